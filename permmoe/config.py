@@ -1,0 +1,159 @@
+"""What can be set, with its unit, its default and its meaning; an unknown key fails and names the nearest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from permmoe.errors import ConfigurationError, nearest
+from permmoe.modality import ADNI_MODALITIES, Modality
+
+
+class Configuration(BaseModel):
+    """Frozen and closed: a typing mistake is an error that names the nearest valid key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return values
+
+    def canonical_json(self) -> str:
+        """One text for one meaning: sorted keys, no white space, defaults written out."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical text, in hexadecimal."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+class VolumeGrid(Configuration):
+    """The voxel grid on which every volume enters a model."""
+
+    shape: tuple[int, int, int] = Field((48, 56, 48), description="voxels left-right, back-front, down-up (RAS)")
+    spacing_mm: float = Field(4.0, gt=0, description="edge of a cubic voxel, mm")
+
+
+class EncoderConfig(Configuration):
+    """How an observed volume becomes tokens. Tabular modalities always take a two-layer perceptron."""
+
+    kind: Literal["pooled", "cnn", "sfcn", "sfcn_lite"] = Field(
+        "pooled", description="pooled voxels + linear; Flex-MoE's six-layer CNN; Peng 2021's SFCN, full or lite"
+    )
+    cells: tuple[int, int, int] = Field((12, 14, 12), description="the coarse grid on which location is kept")
+    dropout: float = Field(0.3, ge=0, lt=1, description="share of the encoder's features dropped while training")
+    tabular_width: int = Field(64, ge=1, description="hidden units of a tabular encoder")
+
+
+class ModelConfig(Configuration):
+    """PerM-MoE, or Flex-MoE where `routers` is `shared`."""
+
+    modalities: tuple[Modality, ...] = Field(ADNI_MODALITIES, description="in the order of M", min_length=1)
+    grid: VolumeGrid = Field(VolumeGrid(), description="for every modality of kind volume")
+    encoder: EncoderConfig = EncoderConfig()
+    routers: Literal["per_modality", "shared"] = "per_modality"
+    tokens: int = Field(4, ge=1, description="tokens a modality, T")
+    width: int = Field(64, ge=1, description="width of a token, d")
+    heads: int = Field(4, ge=1, description="attention heads")
+    experts: int = Field(16, ge=1, description="experts, E")
+    top_k: int = Field(4, ge=1, description="experts a token is sent to, k")
+    expert_hidden: int = Field(128, ge=1, description="hidden units of an expert, h")
+    head_hidden: int = Field(64, ge=1, description="hidden units of the prediction head")
+    dropout: float = Field(0.1, ge=0, lt=1, description="in attention, experts and head, while training")
+    router_noise: bool = Field(True, description="learned Gaussian noise on router logits while training")
+    baseline_centre_points: float = Field(1.5, description="published mean of baseline CDR-SB in MCI, points")
+    baseline_scale_points: float = Field(1.0, gt=0, description="published SD of baseline CDR-SB in MCI, points")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        names = self.names
+        if len(set(names)) != len(names):
+            raise ValueError(f"modalities are named twice: {', '.join(names)}")
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k = {self.top_k} exceeds experts = {self.experts}")
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        if empty := [m.name for m in self.modalities if m.kind == "tabular" and not m.columns]:
+            raise ValueError(f"tabular modalities without columns: {', '.join(empty)}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities' names in order."""
+        return tuple(m.name for m in self.modalities)
+
+
+class TrainConfig(Configuration):
+    """How a model is fitted to visits, at one place."""
+
+    epochs: int = Field(40, ge=1, description="passes over the training visits")
+    warmup_epochs: int = Field(5, ge=0, description="first epochs in which visits come from most to fewest modalities")
+    batch_size: int = Field(32, ge=1, description="visits a step")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled")
+    modality_dropout: float = Field(0.15, ge=0, lt=1, description="chance to withhold an observed modality, never all")
+    auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
+    specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
+    balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")
+    gradient_norm: float = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm")
+    patience_epochs: int = Field(0, ge=0, description="stop after so many epochs without a better validation; 0: never")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device is faster in it")
+    threads: int = Field(1, ge=0, description="CPU threads of one training; results are bitwise equal for equal counts")
+    seed: int = 0
+
+
+class FederationConfig(Configuration):
+    """How sites' training becomes one model."""
+
+    rounds: int = Field(24, ge=1)
+    local_epochs: int = Field(2, ge=1, description="passes over a site's visits each round")
+    aggregation: Literal["modality_fedavg", "zero_fill", "naive_union", "uniform_mean"] = "modality_fedavg"
+    server_optimiser: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
+    server_learning_rate: float = Field(1.0, gt=0, description="η, the server's step")
+    server_momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; β1 of FedAdam")
+    proximal_weight: float = Field(0.0, ge=0, description="μ of FedProx: ½μ‖θ − θ_round‖² added to the local loss")
+    imputed_router_support: float = Field(0.0, ge=0, description="κ: a router's support from a visit it is imputed for")
+    min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
+    round_deadline_seconds: float = Field(3600.0, gt=0)
+    evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
+    min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")
+    max_update_norm: float = Field(1e3, gt=0, description="largest L2 norm of a module's mean change that is accepted")
+    max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
+
+
+ConfigT = TypeVar("ConfigT", bound=Configuration)
+
+
+def read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
+    """Read a YAML file into its configuration. Raises ConfigurationError that says what, where and what next."""
+    if not path.is_file():
+        raise ConfigurationError(f"no configuration file at {path}; name an existing YAML file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} holds no settings; expected lines such as 'name: value'")
+    return parse_config(values, kind, str(path))
+
+
+def parse_config(values: dict[str, Any], kind: type[ConfigT], source: str) -> ConfigT:
+    """Check values against their configuration; `source` names them in the error."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
+        raise ConfigurationError(f"{source} cannot be used:\n" + "\n".join(lines)) from None

@@ -1,0 +1,24 @@
+"""What a model is given: observed inputs only, so that a missing volume costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some visits. Row i of `observed` says which modalities visit i has in this batch (others may be withheld)."""
+
+    inputs: Mapping[str, Float[Tensor, "..."]]
+    """For each modality, the rows of the visits that have it, in batch order: [n_observed, 1, x, y, z] for a volume
+    (or what the encoder's fixed stem makes of it), [n_observed, columns] for a table. A modality that no visit has
+    may be left out."""
+    observed: Bool[Tensor, "batch modality"]
+    baseline: Float[Tensor, " batch"]
+    """CDR-SB at the visit, points."""
+    target: Float[Tensor, " batch"]
+    """Change in CDR-SB at the horizon, points; NaN where unknown."""

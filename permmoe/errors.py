@@ -1,0 +1,29 @@
+"""The one kind of error that a person, not a programmer, can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PermmoeError(Exception):
+    """What happened, where, and what to do next, in a sentence or two.
+
+    Commands print the message without a traceback and exit with status 2. The message may name files of the machine
+    it is shown on; it must never be sent to another machine.
+    """
+
+
+class ConfigurationError(PermmoeError):
+    """A configuration file or a command-line option that cannot be used."""
+
+
+class DataError(PermmoeError):
+    """Tables or images that cannot be used at all (a single broken volume is quarantined instead)."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint naming the known word most like `word`, or all known words where none is near."""
+    choices = list(known)
+    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean {match[0]!r}?" if match else f"known: {', '.join(sorted(choices))}"

@@ -1,0 +1,88 @@
+"""Modalities, and the combinations of them that a visit can have.
+
+With modalities in a fixed order, a combination is both a tuple of names in that order and a bit mask (bit j set =
+modality j observed). The mask indexes the missing bank and the designated experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations as choose
+from typing import Literal
+
+from jaxtyping import Bool, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+Combination = tuple[str, ...]
+"""Names of the observed modalities, in the study's order; never empty."""
+
+
+class Modality(BaseModel):
+    """One kind of measurement of a visit: declared here, never hard-wired elsewhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="column of the manifest that holds it")
+    kind: Literal["volume", "tabular"] = Field("volume", description="a 3-D image, or numbers from the manifest")
+    normalisation: Literal["zscore", "suvr"] = Field(
+        "zscore", description="volumes: z-score over non-zero voxels (MRI), or standardised uptake ratios kept (PET)"
+    )
+    columns: tuple[str, ...] = Field((), description="tabular: numeric columns of the manifest, all present or absent")
+
+
+ADNI_MODALITIES = (
+    Modality(name="t1"),
+    Modality(name="flair"),
+    Modality(name="amyloid", normalisation="suvr"),
+    Modality(name="tau", normalisation="suvr"),
+)
+
+
+def all_combinations(names: Sequence[str]) -> tuple[Combination, ...]:
+    """The 2^|M| − 1 non-empty combinations, fewest modalities first, each in the order of `names`."""
+    return tuple(c for size in range(1, len(names) + 1) for c in choose(names, size))
+
+
+def combination_name(combination: Combination) -> str:
+    """How a combination is written in tables and figures: `t1+amyloid`."""
+    return "+".join(combination)
+
+
+def combination_mask(combination: Iterable[str], names: Sequence[str]) -> int:
+    """The combination's bit mask over `names`. Raises ValueError for a name that is not among them."""
+    return sum(1 << names.index(name) for name in combination)
+
+
+def combination_of(mask: int, names: Sequence[str]) -> Combination:
+    """The inverse of `combination_mask`."""
+    return tuple(name for j, name in enumerate(names) if mask >> j & 1)
+
+
+def observed_masks(observed: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
+    """Each row's observed set as a bit mask."""
+    bits = (1 << i for i in range(observed.shape[1]))
+    return (observed.long() * observed.new_tensor(list(bits), dtype=observed.long().dtype)).sum(1)
+
+
+def bank_pairs(n_modalities: int) -> tuple[tuple[int, int], ...]:
+    """The (observed mask P, missing modality m) pairs that need an embedding: m ∉ P, P not empty; 28 for four."""
+    return tuple(
+        (mask, m) for mask in range(1, 1 << n_modalities) for m in range(n_modalities) if not mask >> m & 1
+    )
+
+
+def designated_expert(mask: int, n_modalities: int, n_experts: int) -> int:
+    """The expert that the specialisation loss ties to an observed set; the full set's is expert 0.
+
+    Incomplete sets, most modalities first and then by mask, take experts 1, 2, … and wrap around among experts 1 to
+    E − 1 when there are more sets than experts. Defined for any number of modalities and experts (the public Flex-MoE
+    code crashes for five modalities with sixteen experts).
+    """
+    full = (1 << n_modalities) - 1
+    if not 0 < mask <= full:
+        raise ValueError(f"observed mask {mask} is not a non-empty subset of {n_modalities} modalities")
+    if mask == full or n_experts == 1:
+        return 0
+    incomplete = sorted(range(1, full), key=lambda other: (-other.bit_count(), other))
+    return 1 + incomplete.index(mask) % (n_experts - 1)
