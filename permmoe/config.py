@@ -112,6 +112,23 @@ class TrainConfig(Configuration):
     seed: int = 0
 
 
+class SplitConfig(Configuration):
+    """Which visits train, steer and judge a model; ignored where a manifest's `split` column already says so."""
+
+    scheme: Literal["subject", "site"] = Field("subject", description="parts share no subject, or no site")
+    validation: float = Field(0.15, ge=0, lt=1, description="share of the visits")
+    test: float = Field(0.25, ge=0, lt=1, description="share of the visits")
+    seed: int = 0
+
+
+class RunConfig(Configuration):
+    """A model trained at one place: `permmoe train --config`."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    split: SplitConfig = SplitConfig()
+
+
 class FederationConfig(Configuration):
     """How sites' training becomes one model."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -22,3 +23,8 @@ class Batch:
     """CDR-SB at the visit, points."""
     target: Float[Tensor, " batch"]
     """Change in CDR-SB at the horizon, points; NaN where unknown."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
+        return Batch(inputs, self.observed.to(device), self.baseline.to(device), self.target.to(device))

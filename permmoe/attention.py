@@ -1,0 +1,39 @@
+"""Self-attention over the tokens of all modalities, observed and imputed: where modalities meet."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+
+
+class FusionAttention(nn.Module):
+    """One pre-norm attention layer, with embeddings that tell modalities and tokens apart.
+
+    The residual comes from the layer's input (the public Flex-MoE code adds the attention's output to itself).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.modality_embedding = nn.Parameter(0.02 * torch.randn(len(config.modalities), 1, width))
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(config.tokens, width))
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.expert_norm = nn.LayerNorm(width)
+        """Applied by the model to what routers and experts see; it belongs to the trunk."""
+
+    def forward(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality token dim"]:
+        """Every token attends to every token of the same visit."""
+        tokens = tokens + (self.modality_embedding + self.position_embedding)
+        flat = tokens.flatten(1, 2)
+        qkv: Tensor = self.to_qkv(self.norm(flat))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return tokens + self.dropout(self.project(mixed)).view_as(tokens)

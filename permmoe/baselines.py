@@ -1,0 +1,105 @@
+"""What a model has to beat: the training mean, a clinical null model, and classical kernels on pooled voxels.
+
+Each takes training and test visits and returns predictions in points as [visit, combination], NaN where a visit lacks
+the combination, so that every method is judged by the same code. Nothing is fitted outside the training visits.
+Unimodal deep models are no separate code: PerMMoE with a single modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from permmoe.data.dataset import VisitData
+from permmoe.modality import all_combinations
+
+Array = np.ndarray
+PENALTIES = np.logspace(-2, 4, 13)
+"""Ridge penalties tried by cross-validation on the training visits."""
+FOLDS = 5
+
+
+def training_mean(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """The training visits' mean change, whoever is asked about."""
+    return _for_all_combinations(test, np.full(len(test), float(train.target.double().mean())))
+
+
+def clinical_null(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """Ridge on baseline CDR-SB and age: what is known without any image. A missing age takes the training mean."""
+    model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+    ages = [v.age_years for v in train.visits if v.age_years is not None]
+    typical_age = float(np.mean(ages)) if ages else 0.0
+    model.fit(_clinical(train, typical_age), train.target.double().numpy())
+    return _for_all_combinations(test, model.predict(_clinical(test, typical_age)))
+
+
+def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """Linear kernel ridge on pooled voxels and baseline CDR-SB, one model a combination.
+
+    Each is trained on the visits that have the combination; the penalty comes from cross-validation among them. With
+    fewer training visits than twice the folds, the combination falls back to the training mean.
+    """
+    combinations = all_combinations(train.names)
+    predictions = np.full((len(test), len(combinations)), np.nan)
+    fallback = float(train.target.double().mean())
+    for column, combination in enumerate(combinations):
+        fit_rows, test_rows = _rows_with(train, combination), _rows_with(test, combination)
+        if not len(test_rows):
+            continue
+        if len(fit_rows) < 2 * FOLDS:
+            predictions[test_rows, column] = fallback
+            continue
+        x, y = _pooled(train, fit_rows, combination), train.target[fit_rows].double().numpy()
+        centre = x.mean(0)
+        folds = KFold(FOLDS, shuffle=True, random_state=0)
+        search = GridSearchCV(KernelRidge(), {"alpha": PENALTIES}, scoring="neg_mean_squared_error", cv=folds)
+        search.fit(x - centre, y - y.mean())
+        predictions[test_rows, column] = search.predict(_pooled(test, test_rows, combination) - centre) + y.mean()
+    return predictions
+
+
+Baseline = Callable[[VisitData, VisitData], Float[Array, "visit combination"]]
+BASELINES: Mapping[str, Baseline] = {
+    "training_mean": training_mean,
+    "clinical_null": clinical_null,
+    "kernel_ridge": kernel_ridge,
+}
+"""By the name that a study uses."""
+
+
+def _clinical(data: VisitData, typical_age: float) -> Float[Array, "visit 2"]:
+    ages = [typical_age if v.age_years is None else v.age_years for v in data.visits]
+    return np.column_stack([data.baseline.double().numpy(), ages])
+
+
+def _for_all_combinations(data: VisitData, prediction: Float[Array, " visit"]) -> Float[Array, "visit combination"]:
+    columns = []
+    for combination in all_combinations(data.names):
+        column = np.full(len(data), np.nan)
+        rows = _rows_with(data, combination)
+        column[rows] = prediction[rows]
+        columns.append(column)
+    return np.column_stack(columns)
+
+
+def _rows_with(data: VisitData, combination: tuple[str, ...]) -> Array:
+    wanted = [data.names.index(name) for name in combination]
+    return np.flatnonzero(data.observed[:, wanted].all(1).numpy())
+
+
+def _pooled(data: VisitData, rows: Array, combination: tuple[str, ...]) -> Float[Array, "visit feature"]:
+    """Baseline CDR-SB and each modality's values scaled to equal total variance, so that none drowns another."""
+    batch = data.batch(torch.from_numpy(rows), None)
+    blocks = [batch.baseline.double().numpy()[:, None]]
+    for name in combination:
+        block = batch.inputs[name].flatten(1).double().numpy()
+        blocks.append(block / np.sqrt(block.shape[1]))
+    return np.concatenate(blocks, axis=1)

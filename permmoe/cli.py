@@ -1,0 +1,208 @@
+"""`permmoe`: make or convert data, train, evaluate and predict at one place."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from permmoe.config import RunConfig, read_config
+from permmoe.data import commands as data_commands
+from permmoe.data.cache import VolumeCache
+from permmoe.data.manifest import read_manifest
+from permmoe.data.visits import Visit, VisitTable
+from permmoe.errors import ConfigurationError, PermmoeError, nearest
+from permmoe.modality import Modality, combination_name
+from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
+from permmoe.runs import load_visits, results_table, train_run
+from permmoe.trainer import EpochReport
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect a manifest.")
+console = Console()
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; beside the manifest if left out.")]
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends with a message and exit status 2, never with a traceback."""
+    try:
+        app()
+    except PermmoeError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+
+
+@app.command()
+def train(
+    manifest: Path,
+    out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run in it goes on.")],
+    config: Annotated[Path | None, typer.Option(help="YAML: model, train, split.")] = None,
+    device: DeviceOption = "auto",
+    cache: CacheOption = None,
+) -> None:
+    """Train a model on the manifest's training visits and judge it on its test visits."""
+    settings = read_config(config, RunConfig) if config else RunConfig()
+    with Progress(
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(), console=console,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("training", total=settings.train.epochs, note="")
+
+        def show(report: EpochReport) -> None:
+            note = f"loss {report.loss:.3f}, validation RMSE {report.validation_rmse:.3f} points"
+            progress.update(task, completed=report.epoch + 1, note=note)
+
+        results = train_run(
+            manifest, out, settings, cache=_cache_folder(cache, manifest), device=_device(device), on_epoch=show
+        )
+    _print_results(results)
+    console.print(f"model in {out / 'model'}, figures in {out / 'results.csv'}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    manifest: Path,
+    part: Annotated[str, typer.Option(help="train, validation, test, or all visits")] = "test",
+    out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Judge a trained model on every modality combination of a manifest's visits."""
+    if part not in ("train", "validation", "test", "all"):
+        raise ConfigurationError(f"no part {part!r}; {nearest(part, ['train', 'validation', 'test', 'all'])}")
+    trained = load_model(model)
+    data, _ = load_visits(manifest, RunConfig(model=trained.config), _cache_folder(cache, manifest))
+    results = results_table(trained, data if part == "all" else data.part(part))
+    _print_results(results)
+    if out:
+        results.to_csv(out, index=False)
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    image: Annotated[list[str] | None, typer.Option(help="MODALITY=FILE, once for each scan of one patient.")] = None,
+    value: Annotated[list[str] | None, typer.Option(help="COLUMN=NUMBER of a tabular modality.")] = None,
+    baseline_cdrsb: Annotated[float | None, typer.Option(min=0, max=18, help="CDR-SB at the visit, points.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Predict every visit of a manifest instead.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Predict the change in CDR-SB of one patient, or of every visit of a manifest."""
+    trained = load_model(model)
+    if manifest is not None:
+        if image or value or baseline_cdrsb is not None:
+            raise ConfigurationError("give either --manifest, or --image with --baseline-cdrsb, not both")
+        visits, quarantine = read_manifest(manifest, trained.config.modalities, need_target=False)
+    else:
+        if baseline_cdrsb is None:
+            raise ConfigurationError("give --baseline-cdrsb, the CDR-SB sum of boxes at the visit (0 to 18 points)")
+        visits, quarantine = _one_patient(trained.config.modalities, image or [], value or [], baseline_cdrsb), None
+    with tempfile.TemporaryDirectory() as scratch:
+        predictions, broken = predict(trained, visits, VolumeCache(Path(scratch)))
+    for item in [*(quarantine or ()), *broken]:
+        typer.echo(f"not used: {item.modality or 'visit'}: {item.reason}", err=True)
+    if not predictions:
+        raise ConfigurationError("nothing to predict from: no input could be used; mend the inputs named above")
+    if as_json:
+        typer.echo(json.dumps({"notice": RESEARCH_NOTICE, "predictions": [p.__dict__ for p in predictions]}))
+        return
+    for p in predictions:
+        _print_prediction(p)
+    console.print(RESEARCH_NOTICE, style="bold")
+
+
+def _one_patient(
+    modalities: tuple[Modality, ...], images: list[str], values: list[str], baseline_cdrsb: float
+) -> VisitTable:
+    volume_names = [m.name for m in modalities if m.kind == "volume"]
+    volumes = {}
+    for name, text in _pairs(images, "--image", volume_names).items():
+        volumes[name] = Path(text)
+        if not volumes[name].is_file():
+            raise ConfigurationError(f"--image {name}: there is no file {text}; check the path")
+    columns = {c for m in modalities for c in m.columns}
+    numbers: dict[str, float] = {}
+    for name, text in _pairs(values, "--value", sorted(columns)).items():
+        try:
+            numbers[name] = float(text)
+        except ValueError:
+            raise ConfigurationError(f"--value {name}: {text!r} is not a number") from None
+    tables = {}
+    for m in modalities:
+        given = [c for c in m.columns if c in numbers]
+        if given and len(given) < len(m.columns):
+            raise ConfigurationError(f"modality {m.name} needs all of its columns: {', '.join(m.columns)}")
+        if given:
+            tables[m.name] = tuple(numbers[c] for c in m.columns)
+    if not volumes and not tables:
+        raise ConfigurationError(
+            f"give at least one input, such as --image {(volume_names or ['NAME'])[0]}=scan.nii.gz; "
+            f"this model knows {', '.join(m.name for m in modalities)}"
+        )
+    visit = Visit("patient", "", "", baseline_cdrsb, None, 0.0, volumes=volumes, tables=tables)
+    return VisitTable((visit,))
+
+
+def _pairs(texts: list[str], option: str, known: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, separator, rest = text.partition("=")
+        if not separator or not rest:
+            raise ConfigurationError(f"{option} {text!r}: expected NAME=…")
+        if name not in known:
+            raise ConfigurationError(f"{option} {name}: unknown name; {nearest(name, known)}")
+        if name in pairs:
+            raise ConfigurationError(f"{option} {name} is given twice; give each once")
+        pairs[name] = rest
+    return pairs
+
+
+def _print_prediction(p: Prediction) -> None:
+    console.print(f"{p.subject_id}: predicted change in CDR-SB [bold]{p.delta_cdrsb:+.2f}[/] points", highlight=False)
+    imputed = ", ".join(p.imputed) or "none"
+    console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
+
+
+def _print_results(results: pd.DataFrame) -> None:
+    names = results.combination.str.split("+").explode().unique()
+    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title="All test visits, CDR-SB points")
+    for row in results[results.stratum.eq("all")].itertuples():
+        name = str(row.combination)
+        if name == combination_name(tuple(names)):
+            table.add_section()
+        if row.n == 0:
+            table.add_row(name, "0", "no visit has it", "", "")
+        else:
+            rmse = f"{row.rmse:.2f} ({row.lower:.2f} to {row.upper:.2f})"
+            table.add_row(name, str(row.n), rmse, f"{row.mae:.2f}", f"{row.r2:.2f}")
+    console.print(table)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigurationError(f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"--device {name}: this PyTorch sees no GPU; use --device cpu, or install a CUDA build")
+    return name
+
+
+def _cache_folder(cache: Path | None, manifest: Path) -> Path:
+    return cache or manifest.parent / ".permmoe-cache"

@@ -1,0 +1,163 @@
+"""The average brain on any voxel grid: tissue, regions, and how it gives way when tissue is lost.
+
+Tissue is the ICBM152 2009a symmetric template (Fonov et al. 2011, NeuroImage 54:313) that nilearn packages: T1, grey
+and white matter at 1 mm, skull stripped. Every map is sampled from it with a Gaussian in millimetres, so that two
+grids see the same brain at two resolutions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from permmoe.config import VolumeGrid
+from permmoe.data.cohort import regions
+from permmoe.data.cohort.fields import separable, spline_bases
+from permmoe.errors import DataError
+
+CENTRE_MM = (0.0, -18.0, 18.0)
+"""MNI point at the middle of every grid; puts 91×109×91 voxels of 2 mm exactly where FSL's MNI152 has them."""
+
+FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 80.0)
+
+Axes = tuple[Float[np.ndarray, " x"], Float[np.ndarray, " y"], Float[np.ndarray, " z"]]
+Bases = tuple[Float32[np.ndarray, "x i"], Float32[np.ndarray, "y j"], Float32[np.ndarray, "z k"]]
+
+CHANNELS = (
+    "t1", "grey", "white", "ventricles", "periventricular", "hippocampus", "atrophy", "amyloid", "braak_i_ii",
+    "braak_iii_iv", "braak_v_vi", "striatum", "choroid_plexus", "cerebellum",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The template on one grid. `voxels` are those of the brain, in C order."""
+
+    grid: VolumeGrid
+    axes_mm: Axes
+    affine: Float[np.ndarray, "4 4"]
+    brain: Bool[np.ndarray, "x y z"]
+    points_mm: Float32[np.ndarray, "voxels 3"]
+    channels: Float32[np.ndarray, "grid_voxels channels"]
+    """`CHANNELS` over the whole grid: T1 relative to 1, tissue and region fractions from 0 to 1."""
+    ventricle_pull: Float32[np.ndarray, "voxels 3"]
+    mesial_pull: Float32[np.ndarray, "voxels 3"]
+    """Towards the inside of the ventricles, and of hippocampus and entorhinal cortex; 1 at its steepest."""
+    bases: dict[float, Bases]
+    """Spline bases of `FIELD_SPACINGS_MM` on this grid."""
+
+
+def grid_axes(grid: VolumeGrid) -> Axes:
+    """Voxel centres along each axis, MNI millimetres, increasing (RAS)."""
+    x, y, z = (
+        centre + (np.arange(n) - (n - 1) / 2) * grid.spacing_mm
+        for n, centre in zip(grid.shape, CENTRE_MM, strict=True)
+    )
+    return x, y, z
+
+
+@lru_cache(maxsize=2)
+def load_anatomy(grid: VolumeGrid) -> Anatomy:
+    """Sample the template onto a grid (once a process). Raises DataError where nilearn's data are not installed."""
+    axes = grid_axes(grid)
+    affine = np.diag([grid.spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = [axis[0] for axis in axes]
+    tissue = {name: _read_template(name) for name in ("t1", "gm", "wm")}
+    template_axes = _template_axes()
+    on_grid = _gaussian_matrices(template_axes, axes, max(0.45 * grid.spacing_mm, 0.7))
+    t1, grey, white = (separable(tissue[name], on_grid) for name in ("t1", "gm", "wm"))
+    head = separable((tissue["t1"] > 0).astype(np.float32), on_grid)
+    brain = (head > 0.5) & (t1 > 0.05)
+
+    coarse_axes = (template_axes[0][::2], template_axes[1][::2], template_axes[2][::2])
+    coarse = {name: volume[::2, ::2, ::2] for name, volume in tissue.items()}
+    points = _points(coarse_axes)
+    fluid = np.clip(1 - coarse["gm"] - coarse["wm"], 0, 1) * (coarse["t1"] > 0)
+    cavity = fluid * regions.membership(points, regions.VENTRICLES).reshape(fluid.shape)
+    mesial_balls = (*regions.HIPPOCAMPUS, *regions.ENTORHINAL)
+    mesial = coarse["gm"] * regions.membership(points, mesial_balls).reshape(fluid.shape)
+    ventricles = separable(cavity, _gaussian_matrices(coarse_axes, axes, max(0.45 * grid.spacing_mm, 1.4)))
+    near_ventricles = separable(cavity, _gaussian_matrices(coarse_axes, axes, 5.0))
+
+    everywhere = _points(axes)
+
+    def region(balls: tuple[regions.Ball, ...]) -> Float32[np.ndarray, "x y z"]:
+        return regions.membership(everywhere, balls).reshape(grid.shape)
+
+    cerebellum = region(regions.CEREBELLUM)
+    cortex = grey * (1 - cerebellum)
+    maps = {
+        "t1": t1,
+        "grey": grey,
+        "white": white,
+        "ventricles": np.clip(ventricles * 1.3, 0, 1),
+        "periventricular": np.clip(near_ventricles / 0.25, 0, 1) * white * (1 - cerebellum),
+        "hippocampus": region(regions.HIPPOCAMPUS) * grey,
+        "atrophy": region(regions.ATROPHY_CORTEX) * cortex,
+        "amyloid": region(regions.AMYLOID_CORTEX) * cortex,
+        "braak_i_ii": region(regions.BRAAK_I_II) * cortex,
+        "braak_iii_iv": region(regions.BRAAK_III_IV) * cortex,
+        "braak_v_vi": region(regions.BRAAK_V_VI) * cortex,
+        "striatum": region(regions.STRIATUM) * np.clip(grey + 0.3, 0, 1),
+        "choroid_plexus": region(regions.CHOROID_PLEXUS),
+        "cerebellum": cerebellum * grey,
+    }
+    return Anatomy(
+        grid=grid,
+        axes_mm=axes,
+        affine=affine,
+        brain=brain,
+        points_mm=everywhere[brain.reshape(-1)].astype(np.float32),
+        channels=np.stack([maps[name].reshape(-1) for name in CHANNELS], axis=1),
+        ventricle_pull=_pull(cavity, coarse_axes, axes, reach_mm=6.0, steepest=0.16)[brain],
+        mesial_pull=_pull(mesial, coarse_axes, axes, reach_mm=4.0, steepest=0.26)[brain],
+        bases={spacing: spline_bases(axes, spacing) for spacing in FIELD_SPACINGS_MM},
+    )
+
+
+def _read_template(name: str) -> Float32[np.ndarray, "x y z"]:
+    package = find_spec("nilearn")
+    folder = Path(next(iter(package.submodule_search_locations or [""]))) if package else Path()
+    path = folder / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    if not path.is_file():
+        raise DataError(f"the ICBM152 template is not at {path}; reinstall the nilearn package, which brings it")
+    return np.asarray(nib.load(path).dataobj).astype(np.float32) / np.float32(255)
+
+
+def _template_axes() -> Axes:
+    return np.arange(197) - 98.0, np.arange(233) - 134.0, np.arange(189) - 72.0
+
+
+def _gaussian_matrices(source: Axes, target: Axes, sigma_mm: float, slope_axis: int | None = None) -> Bases:
+    """Matrices that sample a smoothed map at target points; along `slope_axis`, sample its derivative times sigma."""
+    x, y, z = (
+        _gaussian(s, t, sigma_mm, is_slope=axis == slope_axis)
+        for axis, (s, t) in enumerate(zip(source, target, strict=True))
+    )
+    return x, y, z
+
+
+def _gaussian(
+    source: Float[np.ndarray, " n"], target: Float[np.ndarray, " m"], sigma_mm: float, *, is_slope: bool
+) -> Float32[np.ndarray, "m n"]:
+    t = (source - target[:, None]) / sigma_mm
+    kernel = np.exp(-(t**2) / 2) * ((source[1] - source[0]) / (sigma_mm * np.sqrt(2 * np.pi)))
+    return (kernel * t if is_slope else kernel).astype(np.float32)
+
+
+def _pull(
+    mask: Float32[np.ndarray, "i j k"], source: Axes, target: Axes, reach_mm: float, steepest: float
+) -> Float32[np.ndarray, "x y z 3"]:
+    """Where a structure lies from each voxel: the gradient of its smoothed mask, its longest vector about 1."""
+    slopes = [separable(mask, _gaussian_matrices(source, target, reach_mm, axis)) for axis in range(3)]
+    return np.stack(slopes, axis=-1) / np.float32(steepest)
+
+
+def _points(axes: Axes) -> Float[np.ndarray, "points 3"]:
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,0 +1,208 @@
+"""From a subject's hidden state to four images: warp the template, lose tissue, add uptake, pass the scanner.
+
+Anatomy and lesions are functions of millimetres and of the subject alone; noise is drawn per voxel and modality from
+streams of its own. So a modality looks the same whether or not the others are rendered, and a 2 mm image shows the
+brain of the 4 mm one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+from scipy import ndimage, sparse
+from scipy.special import expit
+
+from permmoe.data.cohort.anatomy import CHANNELS, Anatomy
+from permmoe.data.cohort.fields import draw_coefficients, separable
+from permmoe.data.cohort.randomness import Purpose, stream
+from permmoe.data.cohort.scanners import SHADING_SPACING_MM, Scanner
+from permmoe.data.cohort.settings import ImageModality
+from permmoe.data.cohort.subjects import Subject
+
+Volume = Float32[np.ndarray, "x y z"]
+Voxels = Float32[np.ndarray, " voxels"]
+
+_FWHM_TO_SIGMA = 1 / 2.3548
+_PET_GRAIN_SIGMA_MM = 3.2
+"""Correlation length of noise in a reconstructed PET image."""
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A subject's tissue at each brain voxel, after warp and atrophy; fractions from 0 to 1."""
+
+    channels: dict[str, Voxels]
+    thinning: Voxels
+    """Share of the voxel that grey matter lost to fluid."""
+    grey: Voxels
+    white: Voxels
+    fluid: Voxels
+
+
+def render(
+    subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, modalities: Iterable[ImageModality]
+) -> dict[ImageModality, Volume]:
+    """The subject's images on the anatomy's grid: MRI in scanner units, PET as SUVR (cerebellar grey matter is 1)."""
+    head = _head(subject, anatomy, seed)
+    painters = {"t1": _t1, "flair": _flair, "amyloid": _amyloid, "tau": _tau}
+    return {name: painters[name](head, subject, scanner, anatomy, seed) for name in modalities}
+
+
+def _head(subject: Subject, anatomy: Anatomy, seed: int) -> _Head:
+    rng = stream(seed, Purpose.ANATOMY, subject.index)
+    latents, age = subject.latents, subject.person.age_z
+    warp_mm = np.stack([_field(rng, anatomy, 28.0) for _ in range(3)], axis=1) * np.float32(1.4)
+    unevenness = _field(rng, anatomy, 20.0)
+    widening_mm = 3.2 * latents.neurodegeneration + 0.6 * age + rng.normal(0, 0.8) - 0.6
+    shrinkage_mm = 1.6 * latents.neurodegeneration + 2.6 * latents.hippocampal_loss + rng.normal(0, 0.3) - 0.3
+    size = rng.normal(1.0, 0.02) * (1.010 if subject.person.sex == "Male" else 0.990)
+    source_mm = (
+        anatomy.points_mm / np.float32(size)
+        + warp_mm
+        + np.float32(widening_mm) * anatomy.ventricle_pull
+        - np.float32(shrinkage_mm) * anatomy.mesial_pull
+    )
+    channels = dict(zip(CHANNELS, _sample(anatomy, source_mm).T, strict=True))
+    grey = channels["grey"]
+    everywhere = 0.04 + 0.04 * age + 0.10 * latents.neurodegeneration
+    thinning = np.clip(
+        np.float32(0.32 * latents.neurodegeneration) * channels["atrophy"]
+        + np.float32(0.28 * latents.hippocampal_loss) * channels["hippocampus"]
+        + (np.float32(everywhere) + np.float32(0.04) * unevenness) * grey,
+        0,
+        0.65,
+    )
+    grey, white = grey - np.minimum(thinning, grey), channels["white"]
+    return _Head(channels, thinning, grey, white, np.clip(1 - grey - white, 0, 1))
+
+
+def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Float32[np.ndarray, "voxels channels"]:
+    """Trilinear interpolation of all channels at once, as one sparse product; beyond the grid, its edge."""
+    shape = np.array(anatomy.grid.shape)
+    origin = np.array([axis[0] for axis in anatomy.axes_mm], np.float32)
+    position = np.clip((source_mm - origin) / np.float32(anatomy.grid.spacing_mm), 0, (shape - 1.001).astype(np.float32))
+    lower = position.astype(np.int32)
+    upper_weight = position - lower
+    strides = (shape[1] * shape[2], shape[2], 1)
+    corners, weights = np.zeros((len(lower), 1), np.int32), np.ones((len(lower), 1), np.float32)
+    for axis in range(3):
+        step = (lower[:, axis, None] + np.array([0, 1], np.int32)) * np.int32(strides[axis])
+        share = np.stack([1 - upper_weight[:, axis], upper_weight[:, axis]], axis=1)
+        corners = (corners[:, :, None] + step[:, None]).reshape(len(lower), -1)
+        weights = (weights[:, :, None] * share[:, None]).reshape(len(lower), -1)
+    row_ends = np.arange(0, 8 * len(lower) + 1, 8, dtype=np.int32)
+    matrix = sparse.csr_array((weights.reshape(-1), corners.reshape(-1), row_ends), shape=(len(lower), shape.prod()))
+    return matrix @ anatomy.channels
+
+
+def _t1(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+    rng = stream(seed, Purpose.T1, subject.index)
+    signal = head.channels["t1"] - np.float32(0.60) * head.thinning
+    return _mri(signal, scanner.mri_contrast, scanner.t1_shading, scanner, anatomy, rng)
+
+
+def _flair(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+    """Lesions grow from the ventricles outwards through a patchy threshold, so that volume follows the latent."""
+    rng = stream(seed, Purpose.FLAIR, subject.index)
+    channels, vascular = head.channels, subject.latents.vascular
+    patches = _field(stream(seed, Purpose.LESIONS, subject.index), anatomy, 11.0)
+    reach = channels["periventricular"] * np.float32(0.95 + 0.25 * vascular) + np.float32(0.14) * patches
+    reach += np.float32(0.06 * vascular)
+    lesions = head.white * expit(np.float32(9) * (reach - np.float32(0.70)))
+    signal = (
+        np.float32(0.72) * head.grey
+        + np.float32(0.52) * head.white
+        + np.float32(0.10) * head.fluid
+        + np.float32(0.75) * lesions
+        + np.float32(0.08) * (channels["t1"] - np.float32(0.6))
+    )
+    return _mri(signal, 2 - scanner.mri_contrast, scanner.flair_shading, scanner, anatomy, rng)
+
+
+def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+    rng = stream(seed, Purpose.AMYLOID, subject.index)
+    tracer, load = scanner.amyloid_tracer(subject.phase.name), subject.latents.amyloid
+    gain = 1 + scanner.tracer_shift * (tracer.gain - 1)
+    white_uptake = 1.55 + scanner.tracer_shift * (tracer.white_matter - 1.55)
+    channels, asymmetry = head.channels, _asymmetry(anatomy, rng)
+    diffuse = np.clip(head.grey - channels["cerebellum"], 0, None)
+    uptake = (
+        np.float32(0.98) * head.grey
+        + np.float32(1.05 * gain * load) * channels["amyloid"] * asymmetry
+        + np.float32(0.40 * gain * max(load, 0.0)) * diffuse
+        + np.float32(white_uptake) * head.white
+        + np.float32(0.25) * head.fluid
+    )
+    return _pet(uptake, scanner.amyloid_calibration, head, scanner, anatomy, rng)
+
+
+def _tau(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+    """Braak stages light up one after another; striatum and choroid plexus bind the tracer without tau."""
+    rng = stream(seed, Purpose.TAU, subject.index)
+    tau, channels = subject.latents.tau, head.channels
+
+    def stage(onset: float) -> float:
+        return float(expit((tau - onset) / 0.09))
+
+    spread = (
+        np.float32(1.3 * stage(0.30)) * channels["braak_i_ii"]
+        + np.float32(1.5 * max(tau, 0.0) * stage(0.48)) * channels["braak_iii_iv"]
+        + np.float32(1.3 * max(tau, 0.0) * stage(0.72)) * channels["braak_v_vi"]
+    )
+    off_target = np.float32(0.35 * rng.lognormal(0, 0.2)) * channels["striatum"]
+    off_target += np.float32(0.5 * rng.lognormal(0, 0.4)) * channels["choroid_plexus"]
+    uptake = head.grey + spread * _asymmetry(anatomy, rng) + off_target
+    uptake += np.float32(0.95) * head.white + np.float32(0.3) * head.fluid
+    return _pet(uptake, scanner.tau_calibration, head, scanner, anatomy, rng)
+
+
+def _mri(
+    signal: Voxels,
+    contrast: float,
+    shading: Float32[np.ndarray, "i j k"],
+    scanner: Scanner,
+    anatomy: Anatomy,
+    rng: np.random.Generator,
+) -> Volume:
+    """Contrast, the coil's shading (mostly the site's, a little the day's), resolution, magnitude noise and gain."""
+    day = draw_coefficients(rng, SHADING_SPACING_MM) * np.float32(0.04)
+    log_shading = separable(shading + day, anatomy.bases[SHADING_SPACING_MM])[anatomy.brain]
+    shaded = np.clip(signal, 0, None) ** np.float32(contrast) * np.exp(log_shading)
+    blurred = _blur(_volume(shaded, anatomy), scanner.mri_fwhm_mm * _FWHM_TO_SIGMA, anatomy)[anatomy.brain]
+    noise = rng.standard_normal(len(signal), dtype=np.float32) * np.float32(scanner.mri_noise)
+    return _volume(np.abs(blurred + noise) * np.float32(scanner.mri_gain * rng.uniform(0.85, 1.15)), anatomy)
+
+
+def _pet(
+    uptake: Voxels, calibration: float, head: _Head, scanner: Scanner, anatomy: Anatomy, rng: np.random.Generator
+) -> Volume:
+    """Atrophy and ventricles dilute, the scanner blurs; then grainy noise, cerebellar reference and calibration."""
+    log_shading = separable(scanner.pet_shading, anatomy.bases[SHADING_SPACING_MM])[anatomy.brain]
+    diluted = uptake * (1 - np.float32(0.5) * head.channels["ventricles"]) * np.exp(log_shading)
+    blurred = _blur(_volume(diluted, anatomy), scanner.pet_fwhm_mm * _FWHM_TO_SIGMA, anatomy)[anatomy.brain]
+    grain = _blur(rng.standard_normal(anatomy.grid.shape, dtype=np.float32), _PET_GRAIN_SIGMA_MM, anatomy)
+    grain = (grain / grain.std())[anatomy.brain]
+    noisy = np.clip(blurred + grain * np.float32(scanner.pet_noise) * np.sqrt(blurred), 0, None)
+    reference = np.average(noisy, weights=head.channels["cerebellum"])
+    return _volume(noisy * np.float32(calibration * rng.normal(1, 0.015) / reference), anatomy)
+
+
+def _asymmetry(anatomy: Anatomy, rng: np.random.Generator) -> Voxels:
+    return 1 + np.float32(rng.normal(0, 0.10)) * np.sign(anatomy.points_mm[:, 0])
+
+
+def _field(rng: np.random.Generator, anatomy: Anatomy, spacing_mm: float) -> Voxels:
+    return separable(draw_coefficients(rng, spacing_mm), anatomy.bases[spacing_mm])[anatomy.brain]
+
+
+def _blur(volume: Volume, sigma_mm: float, anatomy: Anatomy) -> Volume:
+    return ndimage.gaussian_filter(volume, sigma_mm / anatomy.grid.spacing_mm, mode="constant", truncate=3.0)
+
+
+def _volume(values: Float[np.ndarray, " voxels"], anatomy: Anatomy) -> Volume:
+    volume = np.zeros(anatomy.grid.shape, np.float32)
+    volume[anatomy.brain] = values
+    return volume

@@ -1,0 +1,89 @@
+"""How sites' scanners differ: contrast, shading, resolution, noise, calibration and tracer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from permmoe.data.cohort.fields import draw_coefficients
+from permmoe.data.cohort.randomness import Purpose, stream
+
+SHADING_SPACING_MM = 80.0
+"""Coil and attenuation shading varies over several centimetres."""
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """An amyloid tracer as BIDS names it."""
+
+    bids: str
+    column: str
+    """Of ADNIMERGE, for its summary uptake."""
+    gain: float
+    """Cortical signal for the same load, relative to florbetapir."""
+    white_matter: float
+    """Non-specific uptake in white matter, SUVR."""
+
+
+FLORBETAPIR = Tracer("18FAV45", "AV45", 1.00, 1.55)
+FLORBETABEN = Tracer("18FFBB", "FBB", 0.88, 1.75)
+PITTSBURGH_COMPOUND_B = Tracer("11CPIB", "PIB", 1.15, 1.35)
+TAU_TRACER = "18FAV1451"
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """One site's machines. Shading: coefficients of a smooth field (permmoe.data.cohort.fields), of the log signal."""
+
+    mri_gain: float
+    """Signal of white matter, arbitrary units."""
+    mri_contrast: float
+    """Exponent of the T1 signal; FLAIR takes 2 minus it."""
+    mri_fwhm_mm: float
+    mri_noise: float
+    """Standard deviation, relative to white matter."""
+    t1_shading: Float32[np.ndarray, "x y z"]
+    flair_shading: Float32[np.ndarray, "x y z"]
+    pet_fwhm_mm: float
+    pet_noise: float
+    """Standard deviation where uptake is 1 SUVR."""
+    amyloid_calibration: float
+    tau_calibration: float
+    """Factor on the SUVR."""
+    pet_shading: Float32[np.ndarray, "x y z"]
+    newer_tracer: Tracer
+    """For amyloid, since ADNI3."""
+    tracer_shift: float
+    """How much of the differences between tracers shows; 0: all look like florbetapir."""
+
+    def amyloid_tracer(self, phase: str) -> Tracer:
+        """ADNI1 used Pittsburgh compound B, ADNI-GO and ADNI2 florbetapir; later a site chooses."""
+        return {"ADNI1": PITTSBURGH_COMPOUND_B, "ADNIGO": FLORBETAPIR, "ADNI2": FLORBETAPIR}.get(
+            phase, self.newer_tracer
+        )
+
+
+def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
+    """A site's scanner; at `site_shift` 0 all sites have the same, and differences grow in proportion."""
+    rng = stream(seed, Purpose.SITE, "scanner " + site_code)
+    z = rng.standard_normal(7) * site_shift
+    gain = rng.choice([600.0, 3200.0, 1400.0], p=[0.50, 0.32, 0.18])
+    newer_tracer = FLORBETABEN if rng.random() < 0.3 else FLORBETAPIR
+    t1_shading, flair_shading, pet_shading = (draw_coefficients(rng, SHADING_SPACING_MM) for _ in range(3))
+    return Scanner(
+        mri_gain=float(1000 * (gain / 1000) ** min(site_shift, 1.0)),
+        mri_contrast=float(np.exp(0.14 * z[0])),
+        mri_fwhm_mm=float(2.5 * np.exp(0.30 * np.clip(z[1], -3, 3))),
+        mri_noise=float(0.02 * np.exp(0.35 * np.clip(z[2], -3, 3))),
+        t1_shading=np.float32(0.08 * site_shift) * t1_shading,
+        flair_shading=np.float32(0.08 * site_shift) * flair_shading,
+        pet_fwhm_mm=float(6.5 * np.exp(0.18 * np.clip(z[3], -3, 3))),
+        pet_noise=float(0.05 * np.exp(0.30 * np.clip(z[4], -3, 3))),
+        amyloid_calibration=float(np.exp(0.07 * z[5])),
+        tau_calibration=float(np.exp(0.07 * z[6])),
+        pet_shading=np.float32(0.05 * site_shift) * pet_shading,
+        newer_tracer=newer_tracer,
+        tracer_shift=min(site_shift, 1.0),
+    )

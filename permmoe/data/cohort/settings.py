@@ -1,0 +1,111 @@
+"""What can be set about the synthetic cohort: size, sites, missing data, scanners, grid and layout."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from permmoe.config import Configuration, VolumeGrid
+
+ImageModality = Literal["t1", "flair", "amyloid", "tau"]
+MODALITIES: tuple[ImageModality, ...] = ("t1", "flair", "amyloid", "tau")
+"""The four modalities of the cohort, in the order of `permmoe.modality.ADNI_MODALITIES`."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+LARGEST_COHORT = 6000
+"""Subjects for whom ADNI1 and ADNI-GO, at their largest shares, still have unused RIDs."""
+
+
+class SiteConfig(Configuration):
+    """A hospital: what it collects, and how many subjects it enrols against the others."""
+
+    code: str = Field(pattern=r"^\d{3}$", description="first three digits of its subjects' PTIDs, such as 011")
+    size: float = Field(1.0, gt=0, description="expected number of subjects, relative to the other sites")
+    modalities: tuple[ImageModality, ...] = Field(MODALITIES, min_length=1, description="what it collects at all")
+
+
+_SITES = (
+    SiteConfig(code="011", size=1.6),
+    SiteConfig(code="023", size=1.4),
+    SiteConfig(code="037", size=1.2),
+    SiteConfig(code="041", size=0.9, modalities=("t1", "amyloid", "tau")),
+    SiteConfig(code="067", size=1.1, modalities=("t1", "flair", "amyloid")),
+    SiteConfig(code="073", size=0.7, modalities=("t1", "flair", "amyloid")),
+    SiteConfig(code="099", size=0.8, modalities=("t1", "flair")),
+    SiteConfig(code="127", size=0.3, modalities=("t1",)),
+)
+"""Eight sites: three collect everything, four have tau, two have no PET, two no FLAIR."""
+
+
+class MissingConfig(Configuration):
+    """Why a modality, or a follow-up visit, is not there although the site collects it."""
+
+    t1: Probability = Field(0.02, description="lost completely at random: failed quality control, refusals")
+    flair: Probability = Field(0.04, description="as t1")
+    amyloid: Probability = Field(0.10, description="as t1")
+    tau: Probability = Field(0.12, description="as t1")
+    by_phase: bool = Field(True, description="as in ADNI: no FLAIR in ADNI1, tau from late ADNI2 on")
+    by_severity: float = Field(1.0, ge=0, description="how much more often the frail and the old miss scans; 0: never")
+    mean_follow_up_months: float = Field(150.0, gt=0, description="mean time to drop-out of a subject who is stable")
+    by_decline: float = Field(1.0, ge=0, description="how much sooner those who decline drop out; 0: no sooner")
+
+
+class PhaseShares(Configuration):
+    """Relative number of subjects enrolled in each phase of ADNI; newer phases have FLAIR and tau."""
+
+    adni1: float = Field(0.05, ge=0)
+    adnigo: float = Field(0.05, ge=0)
+    adni2: float = Field(0.20, ge=0)
+    adni3: float = Field(0.40, ge=0)
+    adni4: float = Field(0.30, ge=0)
+
+    @model_validator(mode="after")
+    def _leaves_unused_rids(self) -> Self:
+        total = self.adni1 + self.adnigo + self.adni2 + self.adni3 + self.adni4
+        if total <= 0:
+            raise ValueError("every share is 0; give at least one phase a share")
+        if self.adni1 > 0.30 * total or self.adnigo > 0.15 * total:
+            raise ValueError("adni1 may have at most 30% and adnigo 15% of the subjects: their RID ranges are small")
+        return self
+
+
+class CohortConfig(Configuration):
+    """A synthetic, ADNI-shaped cohort; equal configurations give equal bytes."""
+
+    subjects: int = Field(600, ge=1, le=LARGEST_COHORT)
+    sites: tuple[SiteConfig, ...] | Annotated[int, Field(ge=1, le=130)] = Field(
+        8, description="a declared table, or how many sites, of which every eight repeat the default table"
+    )
+    phases: PhaseShares = PhaseShares()
+    missing: MissingConfig = MissingConfig()
+    site_shift: float = Field(
+        1.0, ge=0, le=3, description="strength of scanner and tracer differences; 0: one scanner for all"
+    )
+    amyloid_tau_correlation: float = Field(
+        0.5, ge=0, le=0.95, description="Pearson correlation of the amyloid and tau latents over subjects"
+    )
+    follow_up_months: int = Field(84, ge=0, le=84, description="last planned visit, months after the index visit")
+    grid: VolumeGrid = VolumeGrid()
+    layout: Literal["bids", "caps"] = Field("bids", description="Clinica's adni-to-bids, or its CAPS")
+    all_modalities: bool = Field(False, description="write all four for everybody, for upper bounds")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _site_codes_are_unique(self) -> Self:
+        codes = [site.code for site in self.site_table]
+        if not codes:
+            raise ValueError("sites is empty; declare at least one site, or give a number")
+        if repeated := sorted({code for code in codes if codes.count(code) > 1}):
+            raise ValueError(f"sites are declared twice: {', '.join(repeated)}")
+        return self
+
+    @property
+    def site_table(self) -> tuple[SiteConfig, ...]:
+        """The sites as declared, or the default table repeated under further codes up to the number asked for."""
+        if not isinstance(self.sites, int):
+            return self.sites
+        used = {site.code for site in _SITES}
+        codes = [*(site.code for site in _SITES), *(c for c in (f"{n:03d}" for n in range(2, 140)) if c not in used)]
+        return tuple(_SITES[i % len(_SITES)].model_copy(update={"code": codes[i]}) for i in range(self.sites))

@@ -1,0 +1,234 @@
+"""The manifest: one CSV row an index visit, the one table in which every layout of images and scores ends.
+
+Columns, in any order; others are ignored:
+
+| column | meaning |
+|---|---|
+| subject_id, site, session | text, kept as written (`011` keeps its zero) |
+| baseline_cdrsb | CDR-SB at the visit, points, 0 to 18 |
+| delta_cdrsb | CDR-SB at the horizon − CDR-SB at the visit, points; needed for training and evaluation only |
+| horizon_months | months from the visit to the outcome; the same in every row |
+| one a volume modality, named like it | the image's path, empty = not collected |
+| the columns of each tabular modality | numbers, all empty = not collected |
+| age_years, phase, split | optional; split is train, validation or test |
+
+A relative path starts at the manifest's folder and may not leave it with `..`; write an absolute path for an image
+that lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
+from permmoe.data.visits import Visit, VisitTable
+from permmoe.errors import DataError, nearest
+from permmoe.modality import Modality
+
+CDRSB_POINTS = (0.0, 18.0)
+IDENTITY = ("subject_id", "site", "session")
+OPTIONAL = ("age_years", "phase", "split")
+SPLITS = ("", "train", "validation", "test")
+
+
+def read_manifest(
+    path: Path, modalities: Sequence[Modality], *, need_target: bool = True
+) -> tuple[VisitTable, Quarantine]:
+    """Read the visits of a manifest, and itemise what cannot be used.
+
+    A row whose scores are missing or impossible is left out, and so is a file that does not exist: its visit goes on
+    with the other modalities, if it has any. Without `need_target` a visit may have no outcome (prediction).
+
+    Raises DataError for a table that cannot be used at all: not a CSV file, columns missing, a subject in two rows,
+    a relative path that leaves the manifest's folder, an unknown split, more than one horizon.
+    """
+    header, rows = _read_rows(path)
+    _require_columns(path, header, modalities, need_target)
+    visits: list[Visit] = []
+    items: list[Quarantined] = []
+    for line, row in rows:
+        visit, left_out = _visit_of(path, line, row, modalities, need_target)
+        items += left_out
+        if visit is not None:
+            visits.append(visit)
+    horizons = sorted({v.horizon_months for v in visits})
+    if len(horizons) > 1:
+        raise DataError(
+            f"{path} mixes horizons of {', '.join(f'{h:g}' for h in horizons)} months; "
+            "keep one horizon a manifest: their changes in CDR-SB are different targets"
+        )
+    return VisitTable(tuple(visits)), Quarantine(tuple(items))
+
+
+def write_manifest(table: VisitTable, path: Path, modalities: Sequence[Modality]) -> None:
+    """Write visits so that `read_manifest` gives them back; the file is complete or absent.
+
+    Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
+    absolute paths.
+    """
+    header = _columns(modalities, need_target=True) + OPTIONAL
+    folder = Path(os.path.abspath(path.parent))
+    write_csv_atomically(path, header, [_row_of(visit, folder, modalities) for visit in table])
+
+
+def _columns(modalities: Sequence[Modality], need_target: bool) -> tuple[str, ...]:
+    """The required columns. Tabular modalities may share a column."""
+    scores = ("baseline_cdrsb", "delta_cdrsb", "horizon_months") if need_target else ("baseline_cdrsb", "horizon_months")
+    images = tuple(m.name for m in modalities if m.kind == "volume")
+    tables = tuple(c for m in modalities if m.kind == "tabular" for c in m.columns)
+    return tuple(dict.fromkeys(IDENTITY + scores + images + tables))
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header and (line number, row) pairs, stripped of white space."""
+    if not path.is_file():
+        raise DataError(f"no manifest at {path}; name an existing CSV file")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as comma-separated text") from None
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
+        raise DataError(f"{path} is not separated by commas; save it as comma-separated text")
+    if repeated := sorted(name for name, n in Counter(header).items() if n > 1):
+        raise DataError(f"{path} has more than one column {repeated[0]!r}; keep one")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, line {line}: {len(row)} cells under {len(header)} column names; "
+                "put quotes around a cell that holds a comma"
+            )
+    return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
+
+
+def _require_columns(path: Path, header: Sequence[str], modalities: Sequence[Modality], need_target: bool) -> None:
+    if absent := [name for name in _columns(modalities, need_target) if name not in header]:
+        spare = [name for name in header if name not in _columns(modalities, need_target)] or list(header)
+        lines = [f"  {name!r}: {nearest(name, spare)}" for name in absent]
+        raise DataError(
+            f"{path} lacks {len(absent)} column(s):\n" + "\n".join(lines) + "\n"
+            "rename or add them; a modality that was never collected is an empty column"
+        )
+
+
+def _visit_of(
+    path: Path, line: int, row: Mapping[str, str], modalities: Sequence[Modality], need_target: bool
+) -> tuple[Visit | None, list[Quarantined]]:
+    """One row's visit, or None where the row is left out, and what was left out of it."""
+    subject = row["subject_id"]
+    where = f"{path.name}:{line}"
+    if row.get("split", "") not in SPLITS:
+        raise DataError(f"{path}, line {line}: split {row['split']!r}; {nearest(row['split'], SPLITS[1:])}, or empty")
+    if reason := _reason_to_refuse(row, need_target):
+        return None, [Quarantined(subject, "", where, reason)]
+    volumes: dict[str, Path] = {}
+    tables: dict[str, tuple[float, ...]] = {}
+    items: list[Quarantined] = []
+    for modality in modalities:
+        if modality.kind == "volume":
+            if row[modality.name]:
+                file = _image_path(path, line, modality.name, row[modality.name])
+                if file.is_file():
+                    volumes[modality.name] = file
+                else:
+                    items.append(Quarantined(subject, modality.name, str(file), "file not found"))
+        else:
+            values = [parse_number(row[column]) for column in modality.columns]
+            if all(value is not None and math.isfinite(value) for value in values):
+                tables[modality.name] = tuple(cast(list[float], values))
+            elif any(value is not None for value in values):
+                items.append(Quarantined(subject, modality.name, where, "a value is missing or not a finite number"))
+    if not volumes and not tables:
+        return None, [*items, Quarantined(subject, "", where, "no modality that can be used")]
+    visit = Visit(
+        subject_id=subject,
+        site=row["site"],
+        session=row["session"],
+        baseline_cdrsb=cast(float, parse_number(row["baseline_cdrsb"])),
+        delta_cdrsb=parse_number(row.get("delta_cdrsb", "")),
+        horizon_months=cast(float, parse_number(row["horizon_months"])),
+        age_years=parse_number(row.get("age_years", "")),
+        phase=row.get("phase", ""),
+        split=cast(Literal["", "train", "validation", "test"], row.get("split", "")),
+        volumes=volumes,
+        tables=tables,
+    )
+    return visit, items
+
+
+def _reason_to_refuse(row: Mapping[str, str], need_target: bool) -> str | None:
+    """Why a row's identity or scores cannot be used, or None where they can."""
+    if not row["subject_id"] or not row["site"]:
+        return "no subject_id or no site"
+    low, high = CDRSB_POINTS
+    baseline, delta = parse_number(row["baseline_cdrsb"]), parse_number(row.get("delta_cdrsb", ""))
+    horizon, age = parse_number(row["horizon_months"]), parse_number(row.get("age_years", ""))
+    if baseline is None:
+        return "no baseline CDR-SB"
+    if not low <= baseline <= high:
+        return "baseline CDR-SB is not a number from 0 to 18"
+    if delta is None and need_target:
+        return "no change in CDR-SB"
+    # The margin forgives decimals such as 0.1 + 17.9 that binary floating point rounds above 18.
+    if delta is not None and not low - 1e-6 <= baseline + delta <= high + 1e-6:
+        return "CDR-SB at the horizon is not a number from 0 to 18"
+    if horizon is None or not 0 < horizon < math.inf:
+        return "horizon is not a positive number of months"
+    if age is not None and not 0 < age < 130:
+        return "age is not a number of years"
+    return None
+
+
+def parse_number(text: str) -> float | None:
+    """The number a cell holds; None where it is empty or says that it is missing; NaN where it is not a number."""
+    if text.strip().lower() in ("", "na", "nan", "n/a", "null", "none"):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _image_path(manifest: Path, line: int, column: str, text: str) -> Path:
+    """The image named by a cell. The rule of the module's header is enforced here, on the text and not through links:
+    data sets kept by git-annex are folders of links to elsewhere."""
+    folder = Path(os.path.abspath(manifest.parent))
+    if not Path(text).is_absolute() and Path(os.path.normpath(text)).parts[0] == os.pardir:
+        raise DataError(
+            f"{manifest}, line {line}, column {column!r}: the path leaves the manifest's folder; "
+            "write an absolute path or move the manifest"
+        )
+    return Path(os.path.normpath(folder / text))
+
+
+def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[object]:
+    cells: dict[str, object] = {
+        "subject_id": visit.subject_id,
+        "site": visit.site,
+        "session": visit.session,
+        "baseline_cdrsb": repr(visit.baseline_cdrsb),
+        "delta_cdrsb": "" if visit.delta_cdrsb is None else repr(visit.delta_cdrsb),
+        "horizon_months": repr(visit.horizon_months),
+        "age_years": "" if visit.age_years is None else repr(visit.age_years),
+        "phase": visit.phase,
+        "split": visit.split,
+    }
+    for modality in modalities:
+        if modality.kind == "volume":
+            cells[modality.name] = _written_path(visit.volumes[modality.name], folder) if modality.name in visit.volumes else ""
+        elif modality.name in visit.tables:
+            cells |= dict(zip(modality.columns, map(repr, visit.tables[modality.name]), strict=True))
+    return [cells.get(name, "") for name in _columns(modalities, need_target=True) + OPTIONAL]
+
+
+def _written_path(image: Path, folder: Path) -> str:
+    absolute = Path(os.path.abspath(image))
+    return (absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute).as_posix()

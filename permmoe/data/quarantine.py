@@ -1,0 +1,62 @@
+"""What could not be used, item by item, with its reason: a broken file never stops a run and never vanishes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One thing that was left out."""
+
+    subject_id: str
+    modality: str
+    """Empty where the whole visit was left out."""
+    file: str
+    """The image, or the table and its row as `manifest.csv:7`; empty where no single file is to blame."""
+    reason: str
+    """A category: no identifier, path or measured value in it, so that counts of it may be logged."""
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Everything that was left out, in the order in which it was met. Quarantines add."""
+
+    items: tuple[Quarantined, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Quarantined]:
+        return iter(self.items)
+
+    def __add__(self, other: Quarantine) -> Quarantine:
+        return Quarantine(self.items + other.items)
+
+    def counts(self) -> dict[str, int]:
+        """How often each reason occurs, most frequent first; names no subject and no file, so it may be logged."""
+        return dict(sorted(Counter(item.reason for item in self.items).items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def write(self, path: Path) -> None:
+        """Write the itemised report as CSV. It names patients and files: it stays at the site."""
+        rows = [(item.subject_id, item.modality, item.file, item.reason) for item in self.items]
+        write_csv_atomically(path, ("subject_id", "modality", "file", "reason"), rows)
+
+
+def write_csv_atomically(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a CSV file that is either complete or absent, readable by its owner only: it names patients."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,207 @@
+"""From an image file to a tensor on the model's grid: the same brain gives the same tensor however it was stored.
+
+Axes are turned to right-anterior-superior, which moves voxels and changes none. An image that then has the grid's
+shape and spacing is on the grid already. Any other is averaged over whole voxels down to about the grid's spacing
+(so that a coarse grid does not pick single noisy voxels) and interpolated once, linearly, onto the grid, placed
+
+- by its coordinates, where it is registered to an MNI template: its name (`space-MNI…`) or its header (form code 3 or
+  4) says so, or its axes are straight and its field of view is centred where templates have it;
+- with the head's centre on the template brain's centre otherwise: coordinates of a scanner say where the head lay in
+  the magnet, nothing about anatomy.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+import torch
+from jaxtyping import Float
+from monai.data import MetaTensor
+from monai.transforms import Orientation, SpatialResample
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from torch import Tensor
+from torch.nn.functional import avg_pool3d
+
+from permmoe.config import VolumeGrid
+from permmoe.errors import PermmoeError
+from permmoe.modality import Modality
+
+Frames = Literal["reject", "mean"]
+"""What becomes of an image with frames over time: left out, or averaged."""
+
+PREPROCESSING_VERSION = 1
+"""Part of every cache key: raise it with any change here that changes a tensor."""
+
+TEMPLATE_ORIGINS_MM = {((91, 109, 91), 2.0): (-90.0, -126.0, -72.0), ((48, 56, 48), 4.0): (-94.0, -130.0, -80.0)}
+"""MNI coordinates of the first voxel's centre: FSL's 2 mm grid, and the 4 mm grid that lies on the same lattice."""
+TEMPLATE_FIELD_CENTRE_MM = (0.0, -18.0, 18.0)
+"""Centre of the field of view of MNI templates (FSL's, SPM's and ICBM's lie within 5 mm of it)."""
+TEMPLATE_BRAIN_CENTRE_MM = (0.0, -22.0, 10.0)
+"""Centre of mass of the ICBM152 brain."""
+FIELD_CENTRE_TOLERANCE_MM = 10.0
+HEAD_HEIGHT_MM = 150.0
+"""From the crown down to below the cerebellum: what lies lower is neck and shoulders."""
+LARGEST_SUVR = 100.0
+"""Uptake ratios are below about 5; counts and activity concentrations are in the thousands."""
+
+
+class BrokenVolume(PermmoeError):
+    """An image that cannot be used. The message is the reason alone, without path or identifier."""
+
+
+def grid_affine(grid: VolumeGrid) -> Float[np.ndarray, "4 4"]:
+    """Voxel indices to MNI coordinates in mm. Grids other than the two named ones share the templates' centre."""
+    shape, spacing = np.array(grid.shape), grid.spacing_mm
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    centred = np.array(TEMPLATE_FIELD_CENTRE_MM) - spacing * (shape - 1) / 2
+    affine[:3, 3] = TEMPLATE_ORIGINS_MM.get((grid.shape, spacing), centred)
+    return affine
+
+
+def read_volume(
+    path: Path, modality: Modality, grid: VolumeGrid, frames: Frames = "reject"
+) -> Float[Tensor, "x y z"]:
+    """One image on the grid, normalised as its modality says. Raises BrokenVolume with the reason where it cannot be.
+
+    `zscore`: mean 0 and SD 1 over non-zero voxels, background stays 0. `suvr`: values as they are.
+    """
+    image = _open(path)
+    affine = _checked_affine(image)
+    voxels = _checked_voxels(image, frames)
+    extent_mm = np.array(voxels.shape) * np.linalg.norm(affine[:3, :3], axis=0)
+    if min(voxels.shape) < 4 or extent_mm.min() < min(grid.shape) * grid.spacing_mm / 4:
+        raise BrokenVolume("field of view is too small")
+    volume = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(affine))
+    volume = Orientation(axcodes="RAS", labels=None)(volume)
+    if not _is_on(grid, volume):
+        is_template_space = _says_template_space(path, image) or _has_template_field(volume)
+        volume = _resampled(_averaged(volume, grid.spacing_mm), grid, is_template_space)
+    return _normalised(volume.as_tensor()[0], modality)
+
+
+def _open(path: Path) -> SpatialImage:
+    try:
+        image = nib.load(path)
+    except FileNotFoundError:
+        raise BrokenVolume("file not found") from None
+    except (EOFError, zlib.error):
+        raise BrokenVolume("compressed file is truncated or damaged") from None
+    except (OSError, ValueError, ImageFileError, HeaderDataError):
+        raise BrokenVolume("header cannot be read") from None
+    if not isinstance(image, SpatialImage):
+        raise BrokenVolume("not an image of voxels")
+    return image
+
+
+def _checked_affine(image: SpatialImage) -> Float[np.ndarray, "4 4"]:
+    affine = np.asarray(image.affine, dtype=np.float64)
+    edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    # The determinant of unit edge vectors is the volume of the voxel that they span: 1 for a box, 0 for a sheet.
+    if not np.isfinite(affine).all() or edges_mm.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / edges_mm)) < 1e-2:
+        raise BrokenVolume("affine is singular")
+    return affine
+
+
+def _checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i j k"]:
+    shape = tuple(image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) < 3 or 0 in shape:
+        raise BrokenVolume("not three-dimensional")
+    if len(shape) > 4 or (len(shape) == 4 and frames == "reject"):
+        raise BrokenVolume("more than three dimensions")
+    try:
+        voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
+    except (EOFError, zlib.error):
+        raise BrokenVolume("compressed file is truncated or damaged") from None
+    except (OSError, ValueError, TypeError):
+        raise BrokenVolume("voxels cannot be read") from None
+    if not np.isfinite(voxels).all():
+        raise BrokenVolume("voxels are not all finite numbers")
+    if not voxels.any():
+        raise BrokenVolume("all voxels are zero")
+    return np.ascontiguousarray(voxels.mean(axis=3) if len(shape) == 4 else voxels, dtype=np.float32)
+
+
+def _is_on(grid: VolumeGrid, volume: MetaTensor) -> bool:
+    directions = volume.affine[:3, :3].numpy()
+    return tuple(volume.shape[1:]) == grid.shape and np.allclose(
+        directions, grid.spacing_mm * np.eye(3), rtol=0, atol=1e-3 * grid.spacing_mm
+    )
+
+
+def _says_template_space(path: Path, image: SpatialImage) -> bool:
+    if re.search(r"_space-MNI", path.name, re.IGNORECASE):
+        return True
+    if not isinstance(image, nib.Nifti1Image):
+        return False
+    form_code = int(image.header["sform_code"]) or int(image.header["qform_code"])
+    return form_code in (3, 4)  # Talairach, MNI 152
+
+
+def _has_template_field(volume: MetaTensor) -> bool:
+    affine = volume.affine.numpy()
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    centre_mm = affine[:3, :3] @ (np.array(volume.shape[1:]) - 1) / 2 + affine[:3, 3]
+    offset_mm = np.abs(centre_mm - TEMPLATE_FIELD_CENTRE_MM)
+    return bool(np.allclose(directions, np.eye(3), rtol=0, atol=1e-3) and offset_mm.max() <= FIELD_CENTRE_TOLERANCE_MM)
+
+
+def _averaged(volume: MetaTensor, spacing_mm: float) -> MetaTensor:
+    """Means over as many whole voxels along each axis as fit into the spacing; the affine follows."""
+    affine = volume.affine.clone()
+    edges_mm = affine[:3, :3].norm(dim=0)
+    window = tuple(max(1, int(spacing_mm / float(edge) + 1e-3)) for edge in edges_mm)
+    if window == (1, 1, 1):
+        return volume
+    steps = torch.tensor(window, dtype=affine.dtype)
+    affine[:3, 3] += affine[:3, :3] @ ((steps - 1) / 2)
+    affine[:3, :3] *= steps
+    pooled = avg_pool3d(volume.as_tensor(), window, ceil_mode=True, count_include_pad=False)
+    return MetaTensor(pooled, affine=affine)
+
+
+def _resampled(volume: MetaTensor, grid: VolumeGrid, is_template_space: bool) -> MetaTensor:
+    target = torch.from_numpy(grid_affine(grid))
+    if not is_template_space:
+        target[:3, 3] += _head_centre_mm(volume) - torch.tensor(TEMPLATE_BRAIN_CENTRE_MM, dtype=torch.float64)
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
+    resampled: MetaTensor = resample(volume, dst_affine=target, spatial_size=grid.shape)
+    if not resampled.any():
+        raise BrokenVolume("nothing of the image lies on the grid")
+    return resampled
+
+
+def _head_centre_mm(volume: MetaTensor) -> Float[Tensor, "3"]:
+    """Centre of mass of the head without the neck, in the image's own coordinates.
+
+    Head is what exceeds a tenth of the robust range, as in FSL's BET (Smith 2002, section 2.1).
+    """
+    values = volume.as_tensor()[0]
+    low, high = np.percentile(values.numpy(), (2, 98))
+    head = (values > low + 0.1 * (high - low)).nonzero().double()
+    if len(head) == 0:
+        head = values.nonzero().double()
+    points_mm = head @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    # A quantile, not the maximum: a few bright voxels of air above the head must not pass for its crown.
+    crown_mm = np.quantile(points_mm[:, 2].numpy(), 0.999)
+    return points_mm[points_mm[:, 2] > crown_mm - HEAD_HEIGHT_MM].mean(dim=0)
+
+
+def _normalised(voxels: Float[Tensor, "x y z"], modality: Modality) -> Float[Tensor, "x y z"]:
+    if modality.normalisation == "suvr":
+        if voxels.max() > LARGEST_SUVR:
+            raise BrokenVolume("values are too large for an uptake ratio (SUVR)")
+        return voxels.contiguous()
+    is_signal = voxels != 0
+    signal = voxels[is_signal].double()
+    spread = signal.std(correction=0)
+    if not spread > 1e-6 * signal.abs().max():
+        raise BrokenVolume("all non-zero voxels are equal")
+    return torch.where(is_signal, (voxels - signal.mean()) / spread, 0.0).float().contiguous()

@@ -1,0 +1,156 @@
+"""How a model is judged: every modality combination, its sample count and its interval.
+
+A combination C is judged on all visits with C ⊆ P_i, the rest of their modalities withheld. Predictions are kept as a
+[visit, combination] array, NaN where C is not a subset; every figure is made from such arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from permmoe.data.dataset import VisitData
+from permmoe.modality import Combination, all_combinations, combination_name
+from permmoe.model import Output, PerMMoE
+
+Array = np.ndarray
+
+STRATA: Mapping[str, Callable[[Float[Array, " visit"], Float[Array, " visit"]], Bool[Array, " visit"]]] = {
+    "all": lambda baseline, target: np.ones(len(target), dtype=bool),
+    "small_change": lambda baseline, target: (target > 0) & (target <= 1),
+    "severe_baseline": lambda baseline, target: baseline > 5,
+}
+"""The paper's strata, from baseline CDR-SB and its change, both in points."""
+
+EVALUATION_BATCH = 256
+"""Visits a forward pass."""
+
+
+@dataclass(frozen=True)
+class ErrorSums:
+    """Sums over visits from which RMSE, MAE and R² follow; sites send these, never single predictions."""
+
+    n: int
+    squared: float
+    """Σ (prediction − target)², squared points."""
+    absolute: float
+    """Σ |prediction − target|, points."""
+    target: float
+    """Σ target, points."""
+    target_squared: float
+    """Σ target², squared points."""
+
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        return ErrorSums(
+            self.n + other.n,
+            self.squared + other.squared,
+            self.absolute + other.absolute,
+            self.target + other.target,
+            self.target_squared + other.target_squared,
+        )
+
+    @property
+    def rmse(self) -> float:
+        """Root mean squared error, points; NaN for no visit."""
+        return float(np.sqrt(self.squared / self.n)) if self.n else float("nan")
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, points; NaN for no visit."""
+        return self.absolute / self.n if self.n else float("nan")
+
+    @property
+    def r2(self) -> float:
+        """1 − squared error over the targets' own variation; NaN where they do not vary."""
+        variation = self.target_squared - self.target**2 / self.n if self.n else 0.0
+        return 1 - self.squared / variation if variation > 1e-9 else float("nan")
+
+
+def error_sums(prediction: Float[Array, " visit"], target: Float[Array, " visit"]) -> ErrorSums:
+    """Sums over the visits whose prediction is not NaN."""
+    known = ~np.isnan(prediction)
+    p, y = prediction[known], target[known]
+    return ErrorSums(
+        int(known.sum()),
+        float(((p - y) ** 2).sum()),
+        float(np.abs(p - y).sum()),
+        float(y.sum()),
+        float((y**2).sum()),
+    )
+
+
+def combination_predictions(model: PerMMoE, data: VisitData) -> Float[Array, "visit combination"]:
+    """The change predicted for each visit from each combination, points; NaN where a modality of it is missing."""
+    combinations = all_combinations(data.names)
+    predictions = np.full((len(data), len(combinations)), np.nan)
+    for column, combination in enumerate(combinations):
+        rows, outputs = _forward(model, data, combination)
+        if len(rows):
+            predictions[rows, column] = torch.cat([o.prediction for o in outputs]).double().cpu().numpy()
+    return predictions
+
+
+def combination_sums(model: PerMMoE, data: VisitData) -> dict[str, ErrorSums]:
+    """Error sums by combination name: what federated evaluation adds up over sites."""
+    predictions, target = combination_predictions(model, data), data.target.double().numpy()
+    return {
+        combination_name(c): error_sums(predictions[:, j], target)
+        for j, c in enumerate(all_combinations(data.names))
+    }
+
+
+def mean_squared_error(sums: Mapping[str, ErrorSums]) -> float:
+    """Squared error in squared points, averaged over the combinations that occur; NaN where none does."""
+    errors = [s.squared / s.n for s in sums.values() if s.n]
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Where tokens go (the paper's Figure 3)."""
+
+    share: Float[Array, "combination modality expert"]
+    """Share of a modality's top-k places that each expert receives; NaN for combinations without a visit."""
+    load_cv: float
+    """Coefficient of variation of the experts' total load."""
+    collapsed_experts: int
+    """Experts with under 1% of the load."""
+
+
+def expert_activation(model: PerMMoE, data: VisitData) -> Activation:
+    """Routing of every combination's tokens, imputed ones included."""
+    combinations = all_combinations(data.names)
+    n_experts = model.config.experts
+    share = np.full((len(combinations), len(data.names), n_experts), np.nan)
+    load = np.zeros(n_experts)
+    for row, combination in enumerate(combinations):
+        _, outputs = _forward(model, data, combination)
+        if outputs:
+            placed = sum((o.routing.gates > 0).double().sum((0, 2)).cpu().numpy() for o in outputs)
+            share[row] = placed / placed.sum(1, keepdims=True)
+            load += placed.sum(0)
+    if not load.sum():
+        return Activation(share, float("nan"), 0)
+    return Activation(share, float(load.std() / load.mean()), int((load < 0.01 * load.sum()).sum()))
+
+
+@torch.no_grad()
+def _forward(model: PerMMoE, data: VisitData, combination: Combination) -> tuple[Array, list[Output]]:
+    """Outputs in evaluation mode for the visits that have the combination, everything else withheld."""
+    wanted = torch.tensor([name in combination for name in data.names])
+    rows = torch.nonzero((data.observed | ~wanted).all(1)).squeeze(1)
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    outputs = [
+        model(data.batch(part, (~wanted).expand(len(part), -1)).to(device))
+        for part in rows.split(EVALUATION_BATCH)
+        if len(part)
+    ]
+    model.train(was_training)
+    return rows.numpy(), outputs

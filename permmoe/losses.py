@@ -1,0 +1,67 @@
+"""What training minimises: squared error, plus λ (balance + specialisation). Functions of one batch, without state."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from permmoe.config import TrainConfig
+from permmoe.data.batch import Batch
+from permmoe.modality import designated_expert, observed_masks
+from permmoe.model import Output
+from permmoe.routers import Routing
+
+
+def total_loss(output: Output, batch: Batch, config: TrainConfig) -> Float[Tensor, ""]:
+    """Mean squared error in squared points plus the weighted auxiliary losses that are switched on.
+
+    Every target must be known: a NaN stays a NaN.
+    """
+    loss = F.mse_loss(output.prediction, batch.target)
+    if config.balance:
+        loss = loss + config.auxiliary_weight * balance_loss(output.routing)
+    if config.specialisation:
+        loss = loss + config.auxiliary_weight * specialisation_loss(output.routing)
+    return loss
+
+
+def balance_loss(routing: Routing) -> Float[Tensor, ""]:
+    """Squared coefficient of variation over experts of importance and of load, added, averaged over the routers.
+
+    Importance is the sum of an expert's gates (Shazeer 2017, equations 6, 7 and 11). The average keeps λ's meaning
+    whether there are one or |M| routers. It couples the visits of a batch: switch it off under per-sample privacy.
+    """
+    importance = routing.gates.sum((0, 2))
+    if len(routing.load) == 1:
+        importance = importance.sum(0, keepdim=True)
+    return (_squared_variation(importance) + _squared_variation(routing.load)).mean()
+
+
+def specialisation_loss(routing: Routing) -> Float[Tensor, ""]:
+    """Cross-entropy between a token's logits and the expert designated for its visit's observed set.
+
+    The mean over all tokens, imputed ones included, of visits that lack a modality; 0 where there are none. Visits
+    with all modalities are left to the balance loss (Flex-MoE, section 3.3).
+    """
+    _, n_modalities, n_tokens, n_experts = routing.logits.shape
+    experts = torch.tensor(_designated(n_modalities, n_experts), device=routing.logits.device)
+    lacks_one = ~routing.observed.all(1)
+    target = experts[observed_masks(routing.observed)]
+    chosen = target.view(-1, 1, 1, 1).expand(-1, n_modalities, n_tokens, 1)
+    log_chance = routing.logits.log_softmax(-1).gather(-1, chosen).mean((1, 2, 3))
+    return -(log_chance * lacks_one).sum() / lacks_one.sum().clamp(min=1)
+
+
+@cache
+def _designated(n_modalities: int, n_experts: int) -> tuple[int, ...]:
+    """By mask; mask 0 has no visit."""
+    return (0, *(designated_expert(mask, n_modalities, n_experts) for mask in range(1, 1 << n_modalities)))
+
+
+def _squared_variation(amount: Float[Tensor, "router expert"]) -> Float[Tensor, " router"]:
+    """Population variance over squared mean: 0 for a single expert."""
+    return amount.var(1, unbiased=False) / amount.mean(1).square()

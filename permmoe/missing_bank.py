@@ -1,0 +1,35 @@
+"""The missing bank: learned tokens that stand in for a modality, given what else was observed (paper, section 2.1)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+from permmoe.modality import bank_pairs, observed_masks
+
+
+class MissingBank(nn.Module):
+    """B[P, m]: one embedding for each observed set P and modality m ∉ P, in the order of `bank_pairs`.
+
+    Each pair has its own, so a combination that was never trained on still has (its initial) tokens.
+    """
+
+    rows: Tensor
+    """[mask, modality] -> row of `embeddings`; −1 where there is none. Follows from |M|, so it is not saved."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        n_modalities = len(config.modalities)
+        pairs = bank_pairs(n_modalities)
+        self.embeddings = nn.Parameter(0.02 * torch.randn(len(pairs), config.tokens, config.width))
+        rows = torch.full((1 << n_modalities, n_modalities), -1)
+        for row, (mask, missing) in enumerate(pairs):
+            rows[mask, missing] = row
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, observed: Bool[Tensor, "batch modality"]) -> Float[Tensor, "missing token dim"]:
+        """Tokens for every unobserved place, row by row of `observed`, no row of which may be empty."""
+        rows = self.rows[observed_masks(observed)][~observed]
+        return self.embeddings.index_select(0, rows)

@@ -1,0 +1,95 @@
+"""Noisy top-k routers: one a modality (PerM-MoE) or one for all (Flex-MoE); that is all in which the two differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+
+NOISE_FLOOR = 1e-2
+"""Least standard deviation of the noise on a logit, as in Shazeer's code."""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where every token went."""
+
+    logits: Float[Tensor, "batch modality token expert"]
+    """Without noise."""
+    gates: Float[Tensor, "batch modality token expert"]
+    """Weights of the experts, summing to 1 over a token's k experts; 0 for all others."""
+    observed: Bool[Tensor, "batch modality"]
+    """False where the modality's tokens came from the missing bank."""
+    load: Float[Tensor, "router expert"]
+    """Tokens each expert received from each router: with noise, their smooth expectation, which has a gradient."""
+
+
+class Routers(nn.Module):
+    """W_m and its noise weights, stacked: [R, d, E] with R = |M| for routers per modality and 1 for a shared one.
+
+    Noise and its weights: Shazeer et al. 2017 (arXiv 1701.06538), equations 3 to 5.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        n_routers = len(config.modalities) if config.routers == "per_modality" else 1
+        shape = (n_routers, config.width, config.experts)
+        self.top_k, self.router_noise = config.top_k, config.router_noise
+        self.weight = nn.Parameter(torch.randn(shape) * config.width**-0.5)
+        self.noise_weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(
+        self, tokens: Float[Tensor, "batch modality token dim"], observed: Bool[Tensor, "batch modality"]
+    ) -> Routing:
+        """Softmax over the k largest (while training: noisy) logits, in fp32 whatever autocast says.
+
+        In half precision near-ties between experts would be decided by rounding.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            by_modality = tokens.float().transpose(0, 1)
+            rows = by_modality.reshape(len(self.weight), -1, tokens.shape[-1])
+            logits = torch.bmm(rows, self.weight)
+            if self.training and self.router_noise:
+                scale = F.softplus(torch.bmm(rows, self.noise_weight)) + NOISE_FLOOR
+                noisy = logits + scale * torch.randn_like(logits)
+                gates, largest = top_k_gates(noisy, self.top_k)
+                load = _smooth_load(logits, noisy, scale, largest, self.top_k)
+            else:
+                gates, _ = top_k_gates(logits, self.top_k)
+                load = (gates > 0).float().sum(1)
+        shape = (*by_modality.shape[:-1], logits.shape[-1])
+        return Routing(logits.view(shape).transpose(0, 1), gates.view(shape).transpose(0, 1), observed, load)
+
+
+def top_k_gates(
+    logits: Float[Tensor, "router row expert"], k: int
+) -> tuple[Float[Tensor, "router row expert"], Float[Tensor, "router row largest"]]:
+    """Softmax over each row's k largest logits, zeros elsewhere; and its k + 1 (at most E) largest logits, sorted."""
+    largest, experts = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
+    gates = largest[..., :k].softmax(-1)
+    return torch.zeros_like(logits).scatter(-1, experts[..., :k], gates), largest
+
+
+def _smooth_load(
+    logits: Float[Tensor, "router row expert"],
+    noisy: Float[Tensor, "router row expert"],
+    scale: Float[Tensor, "router row expert"],
+    largest: Float[Tensor, "router row largest"],
+    k: int,
+) -> Float[Tensor, "router expert"]:
+    """Each expert's expected number of tokens if only its own noise were drawn again (Shazeer 2017, appendix A).
+
+    An expert is chosen when it exceeds the k-th largest noisy logit among the others. With k = E all are.
+    """
+    if largest.shape[-1] == k:
+        return logits.new_full((logits.shape[0], logits.shape[-1]), logits.shape[1])
+    is_chosen = noisy > largest[..., k:]
+    threshold = torch.where(is_chosen, largest[..., k:], largest[..., k - 1 : k])
+    chance = 0.5 + 0.5 * torch.erf((logits - threshold) / (scale * sqrt(2)))
+    return chance.sum(1)

@@ -1,0 +1,144 @@
+"""A model trained and judged at one place, from a manifest to a folder of results.
+
+The folder holds `model/` (the best weights and their card), `last/` (all that a killed run needs to go on),
+`learning.csv`, `results.csv` and `quarantine.csv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.config import RunConfig
+from permmoe.data.cache import VolumeCache
+from permmoe.data.dataset import VisitData
+from permmoe.data.manifest import read_manifest
+from permmoe.data.quarantine import Quarantine
+from permmoe.data.splits import assign_splits
+from permmoe.encoders import fixed_stem
+from permmoe.errors import ConfigurationError, DataError
+from permmoe.evaluation import STRATA, combination_predictions, error_sums
+from permmoe.intervals import resampling_weights, rmse_interval
+from permmoe.modality import all_combinations, combination_name
+from permmoe.model import PerMMoE
+from permmoe.provenance import machine, versions
+from permmoe.trainer import EpochReport, FitState, fit, make_model
+
+BOOTSTRAP_RESAMPLES = 2000
+
+
+def load_visits(manifest: Path, config: RunConfig, cache: Path) -> tuple[VisitData, Quarantine]:
+    """Read a manifest's visits, split, with their volumes. Raises DataError where nothing is left to use."""
+    table, quarantine = read_manifest(manifest, config.model.modalities)
+    split = config.split
+    table = assign_splits(table, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test)
+    data, broken = VisitData.load(table, config.model, VolumeCache(cache), stem=fixed_stem(config.model))
+    if len(data) == 0:
+        raise DataError(f"{manifest} has no usable visit; `permmoe data inspect {manifest}` says why")
+    return data, quarantine + broken
+
+
+def train_run(
+    manifest: Path,
+    out: Path,
+    config: RunConfig,
+    *,
+    cache: Path,
+    device: str = "cpu",
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> pd.DataFrame:
+    """Train, or go on training, in `out`; returns the results table of the test visits.
+
+    A folder begun with another configuration or other data is refused with a ConfigurationError.
+    """
+    data, quarantine = load_visits(manifest, config, cache)
+    out.mkdir(parents=True, exist_ok=True)
+    quarantine.write(out / "quarantine.csv")
+    torch.set_num_threads(config.train.threads or torch.get_num_threads())
+    model = make_model(config.model, config.train.seed).to(device)
+    card = {
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+        "split": config.split.model_dump(mode="json"),
+        "data_digest": data.visits.digest(),
+        "horizon_months": sorted({v.horizon_months for v in data.visits}),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    resume, learning = _resume(out, card)
+
+    def keep(report: EpochReport) -> None:
+        learning.append({"epoch": report.epoch, "loss": report.loss, "validation_rmse": report.validation_rmse})
+        save_checkpoint(out / "last", _tensors(report.state), card | _progress(report.state) | {"learning": learning})
+        if on_epoch:
+            on_epoch(report)
+
+    train = data.part("train")
+    if len(train) == 0:
+        raise DataError(f"{manifest} has no training visit; lower the test and validation shares, or add visits")
+    state = fit(model, train, data.part("validation"), config.train, resume=resume, on_epoch=keep)
+    pd.DataFrame(learning).to_csv(out / "learning.csv", index=False)
+    results = results_table(model, data.part("test"))
+    mean = float(results.loc[results.stratum.eq("all"), "rmse"].mean())
+    save_checkpoint(
+        out / "model", state.best_weights, card | {"best_epoch": state.best_epoch, "metrics": {"test_mean_rmse": mean}}
+    )
+    results.to_csv(out / "results.csv", index=False)
+    return results
+
+
+def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:
+    """RMSE with its interval, MAE and R² for every combination and stratum; n = 0 rows hold no figure."""
+    predictions = combination_predictions(model, data)
+    baseline, target = data.baseline.double().numpy(), data.target.double().numpy()
+    weights = resampling_weights(len(data), BOOTSTRAP_RESAMPLES, seed=0) if len(data) else np.zeros((1, 0))
+    rows: list[dict[str, Any]] = []
+    for stratum, belongs in STRATA.items():
+        inside = belongs(baseline, target)
+        for j, combination in enumerate(all_combinations(data.names)):
+            column = np.where(inside, predictions[:, j], np.nan)
+            sums, interval = error_sums(column, target), rmse_interval(((column - target) ** 2)[None], weights)
+            rows.append(
+                {"combination": combination_name(combination), "stratum": stratum, "n": sums.n, "rmse": sums.rmse,
+                 "mae": sums.mae, "r2": sums.r2, "lower": interval.lower, "upper": interval.upper}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _tensors(state: FitState) -> dict[str, Tensor]:
+    parts: Mapping[str, Mapping[str, Tensor]] = {
+        "weights": state.weights, "best": state.best_weights, "optimiser": state.optimiser,
+    }  # fmt: skip
+    return {f"{part}:{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _progress(state: FitState) -> dict[str, Any]:
+    return {"progress": {"epoch": state.epoch, "best_epoch": state.best_epoch, "best_mse": state.best_mse}}
+
+
+def _resume(out: Path, card: Mapping[str, Any]) -> tuple[FitState | None, list[dict[str, Any]]]:
+    if not (out / "last").exists():
+        return None, []
+    tensors, saved = load_checkpoint(out / "last")
+    for key in ("model", "train", "split", "data_digest"):
+        if saved[key] != card[key]:
+            raise ConfigurationError(
+                f"{out} was begun with another {key.replace('_', ' ')}; name a new folder, or delete this one"
+            )
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
+    for name, tensor in tensors.items():
+        part, key = name.split(":", 1)
+        parts[part][key] = tensor
+    progress = saved["progress"]
+    state = FitState(
+        progress["epoch"], parts["weights"], parts["best"], progress["best_epoch"], progress["best_mse"],
+        parts["optimiser"],
+    )  # fmt: skip
+    return state, list(saved["learning"])

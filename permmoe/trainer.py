@@ -1,0 +1,276 @@
+"""Fitting a model to visits: whole passes over them, each pass reproducible by itself.
+
+Every random choice of an epoch (order, modality dropout, dropout, router noise) comes from one seed made of the run's
+seed and the epoch's number, so that a run resumed after epoch e continues exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from permmoe.config import ModelConfig, TrainConfig
+from permmoe.data.dataset import VisitData
+from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
+from permmoe.losses import total_loss
+from permmoe.modality import observed_masks
+from permmoe.model import PerMMoE
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How much training each part of a model saw, in visits an epoch, modality dropout counted as it happened."""
+
+    visits: float
+    observed: Mapping[str, float]
+    """For each modality, visits in which it was observed."""
+    imputed: Mapping[str, float]
+    """For each modality, visits in which the missing bank stood in for it."""
+    patterns: Mapping[int, float]
+    """For each observed set (a bit mask), visits with exactly that set."""
+    expert_mass: Float[Tensor, " expert"]
+    """Gate mass that each expert received, in visits: the tokens of one visit share a mass of 1."""
+
+
+@dataclass(frozen=True)
+class EpochsRecord:
+    """What some epochs of training did."""
+
+    exposure: Exposure
+    loss_sum: float
+    """Total loss (squared points, auxiliary losses included) summed over the visits of the last epoch."""
+    visits: int
+
+
+@dataclass(frozen=True)
+class FitState:
+    """All that a fit needs to go on after epoch `epoch` as if it had never stopped."""
+
+    epoch: int
+    weights: Mapping[str, Tensor]
+    best_weights: Mapping[str, Tensor]
+    best_epoch: int
+    best_mse: float
+    optimiser: Mapping[str, Tensor]
+    """AdamW's moments and step counts, named `<parameter>/<moment>`."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after an epoch."""
+
+    epoch: int
+    loss: float
+    """Mean training loss a visit."""
+    validation: Mapping[str, ErrorSums]
+    """By combination."""
+    state: FitState
+
+    @property
+    def validation_rmse(self) -> float:
+        """Root of the squared error averaged over combinations, points; NaN without validation visits."""
+        return mean_squared_error(self.validation) ** 0.5
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part, the same on every machine."""
+    text = "\x1f".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def make_model(config: ModelConfig, seed: int) -> PerMMoE:
+    """A freshly initialised model; the same seed gives the same weights and leaves the global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial weights"))
+        return PerMMoE(config)
+
+
+def make_optimiser(model: PerMMoE, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters; weight decay spares biases, norms and single vectors."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, foreach=True)
+
+
+def train_epochs(
+    model: PerMMoE,
+    data: VisitData,
+    config: TrainConfig,
+    *,
+    first_epoch: int,
+    epochs: int,
+    seed: int,
+    proximal_weight: float = 0.0,
+    optimiser: torch.optim.Optimizer | None = None,
+) -> EpochsRecord:
+    """Train in place for some epochs, numbered from `first_epoch` (0 is the first of the whole study).
+
+    `proximal_weight` is FedProx's μ, against the weights at the time of the call. Without `optimiser` a fresh one is
+    made, as a federation's stateless sites do. Raises ValueError for no visits and FloatingPointError where the loss
+    stops being finite, before the step that would spread it.
+    """
+    if len(data) == 0:
+        raise ValueError("no visit to train on")
+    optimiser = optimiser or make_optimiser(model, config)
+    anchor = [p.detach().clone() for p in model.parameters()] if proximal_weight else []
+    tally = _Tally(data, model)
+    loss_sum = 0.0
+    model.train()
+    for epoch in range(first_epoch, first_epoch + epochs):
+        loss_sum = 0.0
+        generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
+        order = epoch_order(data.observed, generator, most_modalities_first=epoch < config.warmup_epochs)
+        withheld = modality_dropout(data.observed, config.modality_dropout, generator)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "noise", epoch))
+            for rows in order.split(config.batch_size):
+                batch = data.batch(rows, withheld[rows]).to(device_of(model))
+                with autocast(model, config):
+                    output = model(batch)
+                    loss = total_loss(output, batch, config)
+                for parameter, start in zip(model.parameters(), anchor, strict=False):
+                    loss = loss + proximal_weight / 2 * (parameter - start).square().sum()
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(f"the training loss became {loss.item()} in epoch {epoch}")
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                optimiser.step()
+                loss_sum += loss.item() * len(rows)
+                tally.add(batch.observed, output.routing.gates)
+    return EpochsRecord(tally.exposure(epochs), loss_sum, len(data))
+
+
+def fit(
+    model: PerMMoE,
+    train: VisitData,
+    validation: VisitData,
+    config: TrainConfig,
+    *,
+    resume: FitState | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> FitState:
+    """Train in place until `config.epochs` or, with patience, until validation stops improving.
+
+    The model ends with the weights of the best validation epoch (the last one where there are no validation visits).
+    `on_epoch` is called after each epoch with a state from which `resume` continues bitwise.
+    """
+    optimiser = make_optimiser(model, config)
+    state = resume
+    if state is not None:
+        model.load_state_dict(dict(state.weights))
+        _load_optimiser(optimiser, model, state.optimiser)
+    best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)
+    best = dict(state.best_weights) if state else _snapshot(model)
+    for epoch in range(state.epoch + 1 if state else 0, config.epochs):
+        if config.patience_epochs and best_epoch >= 0 and epoch - best_epoch > config.patience_epochs:
+            break
+        record = train_epochs(
+            model, train, config, first_epoch=epoch, epochs=1, seed=config.seed, optimiser=optimiser
+        )
+        sums = combination_sums(model, validation)
+        mse = mean_squared_error(sums)
+        if not mse >= best_mse:
+            best_mse, best_epoch, best = mse, epoch, _snapshot(model)
+        state = FitState(epoch, _snapshot(model), best, best_epoch, best_mse, _optimiser_tensors(optimiser, model))
+        if on_epoch:
+            on_epoch(EpochReport(epoch, record.loss_sum / record.visits, sums, state))
+    if state is None:
+        raise ValueError("nothing to train: no epoch was asked for")
+    model.load_state_dict(dict(state.best_weights))
+    return state
+
+
+def epoch_order(
+    observed: Bool[Tensor, "visit modality"], generator: torch.Generator, *, most_modalities_first: bool
+) -> Int[Tensor, " visit"]:
+    """Visits in random order or, in the warm-up, from most to fewest modalities with ties in random order."""
+    order = torch.randperm(len(observed), generator=generator)
+    if most_modalities_first:
+        order = order[observed[order].sum(1).argsort(descending=True, stable=True)]
+    return order
+
+
+def modality_dropout(
+    observed: Bool[Tensor, "visit modality"], rate: float, generator: torch.Generator
+) -> Bool[Tensor, "visit modality"]:
+    """Which observed modalities to withhold: each with chance `rate`, never all of a visit's."""
+    withheld = observed & (torch.rand(observed.shape, generator=generator) < rate)
+    keep_one = (observed & ~withheld).any(1, keepdim=True)
+    return withheld & keep_one
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device
+
+
+def autocast(model: PerMMoE, config: TrainConfig) -> AbstractContextManager[object]:
+    """Mixed precision where the configuration asks for it or, at `auto`, where it was measured to be faster.
+
+    That is on GPUs with bf16, and on CPUs with AMX tiles for the convolutional encoders; the pooled encoder's small
+    products gain nothing. Elsewhere everything stays fp32.
+    """
+    device = device_of(model)
+    wanted = config.precision == "bf16"
+    if config.precision == "auto":
+        if device.type == "cuda":
+            wanted = torch.cuda.is_bf16_supported()
+        else:
+            wanted = model.config.encoder.kind != "pooled" and torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+
+
+class _Tally:
+    """Counts exposure batch by batch."""
+
+    def __init__(self, data: VisitData, model: PerMMoE) -> None:
+        self.names = data.names
+        self.masks = torch.zeros(1 << len(data.names), dtype=torch.float64)
+        self.mass = torch.zeros(model.config.experts, dtype=torch.float64)
+
+    def add(
+        self,
+        observed: Bool[Tensor, "batch modality"],
+        gates: Float[Tensor, "batch modality token expert"],
+    ) -> None:
+        self.masks += torch.bincount(observed_masks(observed.cpu()), minlength=len(self.masks))
+        self.mass += gates.detach().double().sum((0, 1, 2)).cpu() / (gates.shape[1] * gates.shape[2])
+
+    def exposure(self, epochs: int) -> Exposure:
+        visits = {mask: float(n) / epochs for mask, n in enumerate(self.masks.tolist()) if n}
+        seen = {
+            name: sum(n for mask, n in visits.items() if mask >> j & 1) for j, name in enumerate(self.names)
+        }
+        total = sum(visits.values())
+        imputed = {name: total - n for name, n in seen.items()}
+        return Exposure(total, seen, imputed, visits, (self.mass / epochs).float())
+
+
+def _snapshot(model: PerMMoE) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().clone() for name, p in model.state_dict().items()}
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer, model: PerMMoE) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state[parameter].items()
+    }
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, model: PerMMoE, tensors: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter_name, key = name.rsplit("/", 1)
+        parameter = parameters[parameter_name]
+        device = torch.device("cpu") if key == "step" else parameter.device
+        optimiser.state[parameter][key] = value.clone().to(device)

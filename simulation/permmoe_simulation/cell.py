@@ -1,0 +1,199 @@
+"""Run one cell: train a method on a partition with a seed, and keep what the tables need.
+
+A cell's folder holds `predictions.npz` (test visits × combinations), `learning.csv`, `rounds.csv` and
+`activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished cell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from permmoe.baselines import BASELINES
+from permmoe.config import ModelConfig
+from permmoe.data.cache import VolumeCache
+from permmoe.data.dataset import VisitData
+from permmoe.data.splits import assign_splits
+from permmoe.data.visits import VisitTable
+from permmoe.encoders import fixed_stem
+from permmoe.evaluation import Activation, ErrorSums, combination_predictions, expert_activation, mean_squared_error
+from permmoe.modality import all_combinations, combination_name
+from permmoe.model import PerMMoE
+from permmoe.provenance import machine, versions
+from permmoe.trainer import EpochReport, fit, make_model
+from permmoe_simulation.federation import train_federation
+from permmoe_simulation.partition import Sites, partition
+from permmoe_simulation.study import Cell
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method did on a partition."""
+
+    predictions: Float[Array, "visit combination"]
+    """For the test visits in the order of `test_visits`, points."""
+    learning: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of step, step_kind, combination, rmse (validation visits, points)."""
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    activation: Activation | None = None
+
+
+def split_and_partition(visits: VisitTable, cell: Cell) -> tuple[Sites, Sites]:
+    """The cell's sites, their visits split, and the sites left out."""
+    split = cell.split
+    table = assign_splits(visits, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test)
+    return partition(table, cell.model.names, cell.partition, cell.seed)
+
+
+def joined(sites: Sites) -> VisitTable:
+    """All sites' visits, in the order of site names."""
+    return VisitTable(tuple(visit for table in sites.values() for visit in table))
+
+
+def test_visits(sites: Sites) -> VisitTable:
+    """The visits that a cell is judged on, in order."""
+    return joined(sites).where(lambda visit: visit.split == "test")
+
+
+def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
+    """Run a cell unless `folder` already holds it finished; safe to call from two processes at once.
+
+    `visits` is the study's whole table. The work is done in a folder of its own, renamed when it is complete.
+    """
+    if (folder / "card.json").exists():
+        return folder
+    torch.set_num_threads(cell.train.threads or 1)
+    work = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    started = time.perf_counter()
+    sites, _ = split_and_partition(visits, cell)
+    outcome = RUNNERS[cell.method.kind](cell, sites, VolumeCache(cache), work)
+    test = test_visits(sites)
+    np.savez(
+        work / "predictions.npz",
+        subject=np.array([v.subject_id for v in test]),
+        baseline=np.array([v.baseline_cdrsb for v in test]),
+        target=np.array([v.delta_cdrsb for v in test], dtype=np.float64),
+        prediction=outcome.predictions,
+    )
+    if outcome.learning:
+        pd.DataFrame(outcome.learning).to_csv(work / "learning.csv", index=False)
+    if outcome.rounds:
+        pd.DataFrame(outcome.rounds).to_csv(work / "rounds.csv", index=False)
+    if outcome.activation:
+        a = outcome.activation
+        np.savez(work / "activation.npz", share=a.share, load_cv=a.load_cv, collapsed=a.collapsed_experts)
+    card = {
+        "cell": cell.model_dump(mode="json"),
+        "digest": cell.digest(),
+        "seconds": round(time.perf_counter() - started, 3),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    (work / "card.json").write_text(json.dumps(card, indent=1))
+    return _publish(work, folder)
+
+
+def _publish(work: Path, folder: Path) -> Path:
+    shutil.rmtree(work / "federation", ignore_errors=True)
+    if not (folder / "card.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            work.rename(folder)
+        except OSError:  # another process finished the same cell in this moment; both hold the same figures
+            shutil.rmtree(work, ignore_errors=True)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _baseline(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+    data = _load(joined(sites), cell.model, cache)
+    return Outcome(BASELINES[cell.method.baseline](data.part("train"), data.part("test")))
+
+
+def _centralised(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+    data = _load(joined(sites), cell.model, cache)
+    model = make_model(cell.model, cell.train.seed)
+    curve: dict[int, Mapping[str, ErrorSums]] = {}
+
+    def keep(report: EpochReport) -> None:
+        curve[report.epoch + 1] = report.validation
+
+    fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
+    test = data.part("test")
+    return Outcome(
+        combination_predictions(model, test), _learning(curve, "epoch"), activation=expert_activation(model, test)
+    )
+
+
+def _local(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+    """Every site by itself: its test visits are judged by the model that only its own visits trained."""
+    curve: dict[int, dict[str, ErrorSums]] = {}
+
+    def keep(report: EpochReport) -> None:
+        at = curve.setdefault(report.epoch + 1, {})
+        for name, sums in report.validation.items():
+            at[name] = at[name] + sums if name in at else sums
+
+    predictions = []
+    for table in sites.values():
+        data = _load(table, cell.model, cache)
+        model = make_model(cell.model, cell.train.seed)
+        fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
+        predictions.append(combination_predictions(model, data.part("test")))
+    return Outcome(np.concatenate(predictions), _learning(curve, "epoch"))
+
+
+def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+    federation = train_federation(cell, sites, cache.folder, work / "federation")
+    model = PerMMoE(cell.model)
+    model.load_state_dict(dict(federation.weights))
+    test = _load(joined(sites), cell.model, cache).part("test")
+    return Outcome(
+        combination_predictions(model, test),
+        _learning(federation.evaluations, "round"),
+        federation.rounds,
+        expert_activation(model, test),
+    )
+
+
+RUNNERS = {"baseline": _baseline, "centralised": _centralised, "local": _local, "federated": _federated}
+
+
+def _load(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitData:
+    data, _ = VisitData.load(table, model, cache, stem=fixed_stem(model))
+    return data
+
+
+def _learning(curve: Mapping[int, Mapping[str, ErrorSums]], step_kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for step, sums in sorted(curve.items()):
+        mean = {"combination": "mean", "rmse": mean_squared_error(sums) ** 0.5}
+        single = [{"combination": name, "rmse": s.rmse} for name, s in sums.items() if s.n]
+        rows += [{"step": step, "step_kind": step_kind, **row} for row in [mean, *single]]
+    return rows
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """A finished cell's test visits: subject, baseline, target, and a column a combination with the prediction."""
+    card = json.loads((folder / "card.json").read_text())
+    names = [m["name"] for m in card["cell"]["model"]["modalities"]]
+    columns = [combination_name(c) for c in all_combinations(names)]
+    with np.load(folder / "predictions.npz") as saved:
+        visits = pd.DataFrame({key: saved[key] for key in ("subject", "baseline", "target")})
+        return pd.concat([visits, pd.DataFrame(saved["prediction"], columns=columns)], axis=1)

@@ -1,0 +1,512 @@
+"""The sections that answer how well each method predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+
+import numpy as np
+import pandas as pd
+
+from permmoe_simulation.report.cells import (
+    MEAN,
+    STRATA,
+    Difference,
+    Score,
+    Scores,
+    differences,
+    in_order,
+    mean_rmse,
+    scores,
+    subjects,
+)
+from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, Text, count, interval, number, signed
+from permmoe_simulation.report.figures import Curve, Mark, Panel, Row, learning_curves, row_plot
+from permmoe_simulation.report.style import BETTER, MUTED, WORSE, Look
+from permmoe_simulation.report.view import View, by_regime
+
+RMSE_LABEL = "RMSE (CDR-SB points; further left is better)"
+NO_SUBJECT = "no subject"
+VERDICT_LOOKS = {
+    "better": Look(BETTER, "o"),
+    "worse": Look(WORSE, "s"),
+    "unclear": Look(MUTED, "o", is_filled=False),
+}
+VERDICT_LEGEND = (
+    ("interval below zero: method better", VERDICT_LOOKS["better"]),
+    ("above zero: method worse", VERDICT_LOOKS["worse"]),
+    ("interval holds zero: no clear difference", VERDICT_LOOKS["unclear"]),
+)
+PAIRS_PER_FIGURE = 3
+
+
+def rmse_section(view: View) -> Section:
+    """The main figure: every combination, every method."""
+    missing = [view.label(m) for m in in_order([*view.summary.methods, *view.methods])
+               if m not in set(view.pooled["method"])]  # fmt: skip
+    items = by_regime(view, lambda regime: [_rmse_plot(view, scores(view.pooled, regime, "all"))])
+    if missing:
+        items.append(Text(f"Without results averaged over seeds, and so not shown: {', '.join(missing)}."))
+    return Section("rmse", "Error by combination of modalities", items)
+
+
+def differences_section(view: View) -> Section:
+    """Paired differences: all pairs at a glance, then by combination."""
+    comparisons = view.study.comparisons
+    title = "Paired differences"
+    if comparisons is None or comparisons.empty:
+        return Section("differences", title, [Text("Not available: this study wrote no comparisons.csv.")])
+    regimes = in_order(comparisons["regime"], view.regimes)
+    items: list[Item] = [*_overview(view, comparisons, regimes)]
+    for j, regime in enumerate(regimes):
+        blocks = _pair_blocks(view, differences(comparisons, regime, "all"))
+        where = f", regime {regime}" if len(regimes) > 1 else ""
+        if j == 0:
+            items += blocks[:1]
+            blocks = blocks[1:]
+            if blocks:
+                items.append(Fold(f"More differences by combination{where}", blocks))
+        elif blocks:
+            items.append(Fold(f"Differences by combination{where}", blocks))
+    return Section("differences", title, items)
+
+
+def numbers_section(view: View) -> Section:
+    """The same figures to read off: RMSE with intervals, then MAE, R² and the spread over seeds."""
+
+    def build(regime: str) -> list[Item]:
+        found = scores(view.pooled, regime, "all")
+        where = f", regime {regime}" if len(view.regimes) > 1 else ""
+        main = _score_table(view, found, f"RMSE in CDR-SB points with 95% bootstrap intervals over subjects{where}.")
+        return [
+            main,
+            Fold(
+                f"MAE and R²{where}",
+                [
+                    _plain_table(view, found, "Mean absolute error in CDR-SB points", lambda s: s.mae, -1.0),
+                    _plain_table(view, found, "R² on the test subjects", lambda s: s.r2, 1.0),
+                ],
+            ),
+        ]
+
+    items = by_regime(view, build)
+    if len(view.regimes) > 1:
+        items.insert(0, _regime_table(view))
+    spread = _seed_table(view)
+    return Section("numbers", "The numbers", items + ([spread] if spread else []))
+
+
+def strata_section(view: View) -> Section:
+    """Where the paper looks in particular: small changes, and severe baselines."""
+
+    def build(regime: str) -> list[Item]:
+        by_stratum = {name: scores(view.pooled, regime, name) for name in _strata(view)}
+        by_stratum = {name: found for name, found in by_stratum.items() if any(s.n for s in found.values())}
+        where = f", regime {regime}" if len(view.regimes) > 1 else ""
+        if not set(by_stratum) - {"all"}:
+            return [Text(f"No test subject falls into a stratum{where}.")]
+        return [
+            _strata_plot(view, by_stratum),
+            *(
+                Fold(
+                    f"Numbers: {STRATA.get(name, name)}{where}",
+                    [_score_table(view, found, f"RMSE in CDR-SB points, {STRATA.get(name, name)}.")],
+                )
+                for name, found in by_stratum.items()
+                if name != "all"
+            ),
+        ]
+
+    return Section("strata", "Small changes and severe baselines", by_regime(view, build))
+
+
+def learning_section(view: View) -> Section:
+    """RMSE on validation visits while training."""
+    learning = view.study.learning
+    title = "Learning"
+    if learning is None or learning.empty:
+        return Section("learning", title, [Text("Not available: this study wrote no learning.csv.")])
+    return Section("learning", title, by_regime(view, lambda regime: _learning_items(view, learning, regime)))
+
+
+def _rmse_plot(view: View, found: Scores) -> Plot:
+    methods = [m for m in view.methods if any(method == m for method, _ in found)]
+    legend = [(view.label(m), view.looks[m]) for m in methods]
+    offsets = dict(zip(methods, _spread(len(methods)), strict=True))
+    height = max(0.27, 0.085 * len(methods) + 0.12)
+    if not view.are_combinations_few:
+        marks = [
+            mark
+            for row, size in enumerate(view.sizes)
+            for m in methods
+            for mark in _group_marks(view, found, m, row, size, offsets[m])
+        ]
+        svg = row_plot(
+            view.size_rows(), [Panel("", RMSE_LABEL, marks)], view.modalities, row_height=1.6 * height, legend=legend
+        )
+        return Plot(
+            svg,
+            f"RMSE of {count(len(methods), 'method')} by number of modalities; the table below has the numbers.",
+            f"RMSE on the test subjects. Of {len(view.combinations)} combinations, too many to list, each small dot is "
+            "one; the large mark is the mean of its row. The table below lists every combination with its interval.",
+        )
+    notes = {c: subjects(found, c) for c in view.combinations}
+    remarks = {row: NO_SUBJECT for row, c in enumerate(view.combinations) if notes[c] == "0"}
+    remarks |= {row: "not evaluated" for row, c in enumerate(view.combinations) if notes[c] == "–"}
+    marks = [
+        Mark(row, score.rmse, view.looks[m], score.lower, score.upper, offsets[m])
+        for row, c in enumerate(view.combinations)
+        for m in methods
+        if (score := found.get((m, c))) is not None and score.n > 0
+    ]
+    svg = row_plot(
+        view.combination_rows(notes), [Panel("", RMSE_LABEL, marks, remarks)], view.modalities,
+        note_title="n", row_height=height, legend=legend,
+    )  # fmt: skip
+    return Plot(
+        svg,
+        f"Dot plot of RMSE with 95% intervals: {len(view.combinations)} combinations of modalities by "
+        f"{count(len(methods), 'method')}. The table below has the same numbers.",
+        "RMSE on the test subjects when a method sees only the modalities with dark dots, with 95% bootstrap intervals "
+        "over subjects, averaged over seeds. n counts the subjects who have at least these modalities; the rest of "
+        "theirs were withheld. Intervals of the same subjects move together: judge two methods by their paired "
+        "difference below, not by overlap.",
+    )
+
+
+def _group_marks(view: View, found: Scores, method: str, row: int, size: int, offset: float) -> list[Mark]:
+    """A faint dot for each combination of a size, and their mean."""
+    names = [c for c in view.combinations if view.size(c) == size]
+    look = view.looks[method]
+    dots = [Mark(row, found[method, c].rmse, look, offset=offset, is_faint=True) for c in names if (method, c) in found]
+    mean, _ = mean_rmse(found, method, names)
+    return [*dots, Mark(row, mean, look, offset=offset)]
+
+
+def _spread(total: int) -> list[float]:
+    """Offsets that set methods apart within one row."""
+    return [0.0] if total == 1 else [0.72 * (j / (total - 1) - 0.5) * min(1.0, 0.3 + 0.2 * total) for j in range(total)]
+
+
+def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> list[Item]:
+    """All pairs, averaged over combinations, in every stratum."""
+    averaged = comparisons[comparisons["combination"] == MEAN]
+    strata = in_order(averaged["stratum"], STRATA)
+    found = {(regime, s): differences(averaged, regime, s) for regime in regimes for s in strata}
+    keys = list(dict.fromkeys((pair, regime) for (regime, _), pairs in found.items() for pair in pairs))
+    if not keys:
+        return []
+    keys.sort(key=lambda key: _pair_rank(view, key[0]))
+    rows = [
+        Row(
+            f"{view.label(a)} − {view.label(b)}" + (f" ({regime})" if len(regimes) > 1 else ""),
+            starts_group=j > 0 and keys[j - 1][0][0] != a,
+        )
+        for j, ((a, b), regime) in enumerate(keys)
+    ]
+    panels = []
+    for s in strata:
+        cells = [found[regime, s].get(pair, {}).get(MEAN) for pair, regime in keys]
+        remarks = {row: NO_SUBJECT for row, d in enumerate(cells) if d is None or d.verdict == "none"}
+        marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
+        panels.append(Panel(STRATA.get(s, s), "RMSE difference (points)\n← better    worse →", marks, remarks))
+    svg = row_plot(rows, panels, view.modalities, legend=VERDICT_LEGEND, is_difference=True)
+    return [
+        Plot(
+            svg,
+            f"Forest plot of {count(len(keys), 'paired difference')} averaged over combinations. "
+            + " ".join(_sentences(view, found, regimes)),
+            "RMSE of the method named first minus that of its reference, averaged over combinations, with paired 95% "
+            "bootstrap intervals over subjects. Left of zero the first method errs less. Intervals are not widened for "
+            "the number of comparisons.",
+        ),
+        *(Text(sentence) for sentence in _sentences(view, found, regimes)),
+    ]
+
+
+def _sentences(
+    view: View, found: Mapping[tuple[str, str], Mapping[tuple[str, str], Mapping[str, Difference]]], regimes: Sequence[str]
+) -> list[str]:
+    """Which mean differences exclude zero over all test subjects, in words."""
+    lines = []
+    for regime in regimes:
+        where = f"In regime {regime}, on" if len(regimes) > 1 else "On"
+        pairs = found.get((regime, "all"), {})
+        told: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
+        for (a, b), cells in pairs.items():
+            verdict = cells[MEAN].verdict
+            if verdict != "none":
+                told[verdict].append(f"{view.label(a)} against {view.label(b)}")
+        parts = [
+            f"{phrase} for {'; '.join(told[verdict])}"
+            for verdict, phrase in (
+                ("better", "the interval lies below zero (better)"),
+                ("worse", "it lies above zero (worse)"),
+                ("unclear", "it holds zero"),
+            )
+            if told[verdict]
+        ]
+        if parts:
+            lines.append(f"{where} average over combinations, all test subjects: {'. And '.join(parts)}.")
+    return lines
+
+
+def _pair_blocks(view: View, found: Mapping[tuple[str, str], Mapping[str, Difference]]) -> list[Item]:
+    """Forest plots of three pairs each, and one table of all."""
+    pairs = sorted(found, key=lambda pair: _pair_rank(view, pair))
+    if not pairs:
+        return []
+    groups = [pairs[j : j + PAIRS_PER_FIGURE] for j in range(0, len(pairs), PAIRS_PER_FIGURE)]
+    plots = [_pair_plot(view, group, found) for group in groups]
+    return [*plots, Fold("Differences as numbers", [_difference_table(view, pairs, found)])]
+
+
+def _pair_plot(
+    view: View, pairs: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Mapping[str, Difference]]
+) -> Plot:
+    if view.are_combinations_few:
+        shown = list(view.combinations)
+    else:
+        shown = [c for c in view.combinations if view.size(c) in (1, len(view.modalities))]
+    numbers = {c: sorted({found[pair][c].n for pair in pairs if c in found[pair]}) for c in [MEAN, *shown]}
+    notes = {c: "–" if not n else str(n[0]) if len(n) == 1 else f"{n[0]}–{n[-1]}" for c, n in numbers.items()}
+    by_name = {row.label: row for row in view.combination_rows(notes)}
+    rows = [Row("mean of all", note=""), *(by_name[c] for c in shown)]
+    rows[1] = Row(rows[1].label, rows[1].observed, rows[1].note, starts_group=True)
+    panels, told = [], []
+    for pair in pairs:
+        cells = [found[pair].get(c) for c in [MEAN, *shown]]
+        marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
+        remarks = {
+            row: "not compared" if d is None else NO_SUBJECT if d.n == 0 else "no figure"
+            for row, d in enumerate(cells)
+            if d is None or d.verdict == "none"
+        }
+        title = f"{view.label(pair[0])}\n− {view.label(pair[1])}"
+        panels.append(Panel(title, "RMSE difference (points)\n← better    worse →", marks, remarks))
+        told.append(_tally(view, pair, found[pair]))
+    svg = row_plot(rows, panels, view.modalities, note_title="n", legend=VERDICT_LEGEND, is_difference=True)
+    subset = "" if view.are_combinations_few else (
+        f" Of {len(view.combinations)} combinations the figure shows those of one modality and of all; "
+        "the table has the rest."
+    )
+    return Plot(
+        svg,
+        f"Forest plot of paired RMSE differences by combination. {' '.join(told)}",
+        f"RMSE differences on the same test subjects, with paired 95% intervals. {' '.join(told)}{subset}",
+    )
+
+
+def _tally(view: View, pair: tuple[str, str], cells: Mapping[str, Difference]) -> str:
+    verdicts = [d.verdict for c, d in cells.items() if c != MEAN and d.verdict != "none"]
+    total = len(verdicts)
+    return (
+        f"{view.label(pair[0])} against {view.label(pair[1])}: clearly better in {verdicts.count('better')} of "
+        f"{count(total, 'combination')}, clearly worse in {verdicts.count('worse')}."
+    )
+
+
+def _difference_mark(row: int, difference: Difference | None) -> Mark | None:
+    if difference is None or difference.verdict == "none":
+        return None
+    return Mark(row, difference.value, VERDICT_LOOKS[difference.verdict], difference.lower, difference.upper)
+
+
+def _difference_table(
+    view: View, pairs: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Mapping[str, Difference]]
+) -> Table:
+    rows = []
+    for c in [MEAN, *view.combinations]:
+        numbers = {found[pair][c].n for pair in pairs if c in found[pair]}
+        entries = [Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers))) or "–")]
+        for pair in pairs:
+            d = found[pair].get(c)
+            if d is None or d.verdict == "none":
+                entries.append(Entry(NO_SUBJECT if d is not None and d.n == 0 else "–", is_quiet=True))
+            else:
+                strong = d.verdict in ("better", "worse")
+                detail = interval(d.lower, d.upper) + (f", {d.verdict}" if strong else "")
+                entries.append(Entry(signed(d.value), detail, is_strong=strong))
+        rows.append(entries)
+    return Table(
+        "RMSE differences in CDR-SB points, method − reference, with paired 95% intervals. Bold: the interval excludes "
+        "zero.",
+        ["Combination", "n", *(f"{view.label(a)} − {view.label(b)}" for a, b in pairs)],
+        rows,
+    )
+
+
+def _pair_rank(view: View, pair: tuple[str, str]) -> tuple[int, int]:
+    order = list(view.methods)
+    method, reference = (order.index(name) if name in order else len(order) for name in pair)
+    return method, reference
+
+
+def _score_table(view: View, found: Scores, caption: str) -> Table:
+    methods = [m for m in view.methods if any(method == m for method, _ in found)]
+    rows = []
+    for c in view.combinations:
+        best = min((found[m, c].rmse for m in methods if _has_figure(found, m, c)), default=None)
+        rows.append(
+            [Entry(c), Entry(subjects(found, c)), *(_score_entry(found.get((m, c)), best) for m in methods)]
+        )
+    means = {m: mean_rmse(found, m, view.combinations) for m in methods}
+    most = max((number_of for _, number_of in means.values()), default=0)
+    best_mean = min((v for v, n in means.values() if n == most and isfinite(v)), default=None)
+    rows.append(
+        [
+            Entry("mean"),
+            Entry(""),
+            *(
+                Entry(
+                    number(v),
+                    "" if n == most else f"of {n} only",
+                    is_strong=n == most and v == best_mean,
+                    is_quiet=not isfinite(v),
+                )
+                for v, n in means.values()
+            ),
+        ]
+    )
+    return Table(
+        f"{caption} Bold: the lowest in its row, which does not make the difference a clear one. "
+        "The mean weighs combinations equally.",
+        ["Combination", "n", *map(view.label, methods)],
+        rows,
+    )
+
+
+def _plain_table(
+    view: View, found: Scores, caption: str, value: Callable[[Score], float], better: float
+) -> Table:
+    """One number a cell; `better` is 1 where more is better and −1 where less is."""
+    methods = [m for m in view.methods if any(method == m for method, _ in found)]
+    rows = []
+    for c in view.combinations:
+        values = {m: value(found[m, c]) for m in methods if _has_figure(found, m, c)}
+        finite = [v for v in values.values() if isfinite(v)]
+        best = better * max(better * v for v in finite) if finite else None
+        entries = [
+            Entry(number(values[m]), is_strong=values[m] == best)
+            if m in values
+            else Entry(NO_SUBJECT if (m, c) in found and found[m, c].n == 0 else "–", is_quiet=True)
+            for m in methods
+        ]
+        rows.append([Entry(c), Entry(subjects(found, c)), *entries])
+    return Table(f"{caption}. Bold: the best in its row.", ["Combination", "n", *map(view.label, methods)], rows)
+
+
+def _has_figure(found: Scores, method: str, combination: str) -> bool:
+    score = found.get((method, combination))
+    return score is not None and score.n > 0 and isfinite(score.rmse)
+
+
+def _score_entry(score: Score | None, best: float | None) -> Entry:
+    if score is None:
+        return Entry("–", is_quiet=True)
+    if score.n == 0:
+        return Entry(NO_SUBJECT, is_quiet=True)
+    if not isfinite(score.rmse):
+        return Entry("no figure", is_quiet=True)
+    return Entry(number(score.rmse), interval(score.lower, score.upper), is_strong=score.rmse == best)
+
+
+def _regime_table(view: View) -> Table:
+    found = {regime: scores(view.pooled, regime, "all") for regime in view.regimes}
+    rows = [
+        [Entry(regime), *(Entry(number(mean_rmse(found[regime], m, view.combinations)[0])) for m in view.methods)]
+        for regime in view.regimes
+    ]
+    return Table(
+        "Mean RMSE over combinations, in CDR-SB points, by missingness regime.",
+        ["Regime", *map(view.label, view.methods)],
+        rows,
+    )
+
+
+def _seed_table(view: View) -> Table | None:
+    """How much a method's mean RMSE depends on its seed."""
+    results = view.study.results
+    single = results[(results["seed"] != "all") & (results["stratum"] == "all") & (results["n"] > 0)]
+    rows = []
+    for m in view.methods:
+        for regime in view.regimes:
+            chosen = single[(single["method"] == m) & (single["regime"] == regime)]
+            means = chosen.groupby("seed")["rmse"].mean().dropna().to_numpy()
+            if len(means) > 1:
+                name = view.label(m) + (f" ({regime})" if len(view.regimes) > 1 else "")
+                texts = [number(float(v), 3) for v in (means.mean(), np.std(means, ddof=1), means.min(), means.max())]
+                rows.append([Entry(name), Entry(str(len(means))), *map(Entry, texts)])
+    if not rows:
+        return None
+    return Table(
+        "Spread over seeds of the mean RMSE over combinations, in CDR-SB points.",
+        ["Method", "Seeds", "Mean", "Standard deviation", "Lowest", "Highest"],
+        rows,
+    )
+
+
+def _strata(view: View) -> list[str]:
+    return in_order(view.pooled["stratum"], STRATA)
+
+
+def _strata_plot(view: View, by_stratum: Mapping[str, Scores]) -> Plot:
+    rows = [Row(view.label(m)) for m in view.methods]
+    panels = []
+    for name, found in by_stratum.items():
+        numbers = [s.n for s in found.values() if s.n > 0]
+        marks, remarks = [], {}
+        for row, m in enumerate(view.methods):
+            shown = [c for c in view.combinations if _has_figure(found, m, c)]
+            if not shown:
+                remarks[row] = "no figure"
+                continue
+            look = view.looks[m]
+            marks += [Mark(row, found[m, c].rmse, look, is_faint=True) for c in shown]
+            marks.append(Mark(row, mean_rmse(found, m, shown)[0], look))
+        extent = f"{min(numbers)} to {max(numbers)}"
+        panels.append(Panel(STRATA.get(name, name), f"RMSE (points)\nn {extent} a combination", marks, remarks))
+    return Plot(
+        row_plot(rows, panels, view.modalities, row_height=0.3),
+        f"RMSE of {count(len(view.methods), 'method')} in {len(by_stratum)} strata; tables below have the numbers.",
+        "Each small dot is one combination of modalities, the large mark their mean. The scales differ: larger changes "
+        "are harder to hit. Δ is the change in CDR-SB that was to be predicted.",
+    )
+
+
+def _learning_items(view: View, learning: pd.DataFrame, regime: str) -> list[Item]:
+    rows = learning[learning["regime"] == regime]
+    rows = rows[rows["combination"] == MEAN] if (rows["combination"] == MEAN).any() else rows
+    panels = []
+    for step_kind in in_order(rows["step_kind"], ("round", "epoch")):
+        curves = []
+        for m in in_order(rows.loc[rows["step_kind"] == step_kind, "method"], view.methods):
+            chosen = rows[(rows["step_kind"] == step_kind) & (rows["method"] == m)]
+            seeds = [
+                (steps.index.astype(float).tolist(), steps.astype(float).tolist())
+                for _, group in chosen.groupby("seed")
+                for steps in [group.groupby("step")["rmse"].mean()]
+            ]
+            curves.append(Curve(view.label(m), view.looks.get(m, Look(MUTED)), seeds))
+        panels.append((step_kind, curves))
+    if not panels:
+        return [Text(f"Not available for regime {regime}.")]
+    return [
+        Plot(
+            learning_curves(panels),
+            "Validation RMSE by training step: "
+            + "; ".join(f"{c.label}, {_course(c)}" for _, curves in panels for c in curves)
+            + ".",
+            "RMSE on validation visits, averaged over combinations: a thin line for each seed, a thick one for the mean "
+            "over seeds. A federated round and a central epoch are different amounts of work, so compare end levels and "
+            "shapes, not speed.",
+        )
+    ]
+
+
+def _course(curve: Curve) -> str:
+    ends = [(values[0], values[-1]) for _, values in curve.seeds if len(values)]
+    if not ends:
+        return "no figure"
+    first, last = np.mean([e[0] for e in ends]), np.mean([e[1] for e in ends])
+    return f"from {number(float(first))} to {number(float(last))}"

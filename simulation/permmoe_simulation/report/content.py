@@ -1,0 +1,122 @@
+"""What a page is made of, before it is HTML; and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: inline SVG, what it shows for who cannot see it, and how to read it."""
+
+    kind: ClassVar[str] = "plot"
+    svg: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A table's cell: a text, a smaller line below it, and how much of the heat colour lies behind it (0 to 1)."""
+
+    text: str
+    detail: str = ""
+    is_strong: bool = False
+    is_quiet: bool = False
+    heat: float = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column of every row is its header; `numeric` columns (from the second on) are right-aligned."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Entry]]
+    is_prose: bool = False
+    is_from_study: bool = True
+    """Whether its numbers come from the study's data, so that it is labelled synthetic where those are."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Text to copy: a command or a file."""
+
+    kind: ClassVar[str] = "listing"
+    text: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Items shown on request; printed always."""
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    items: Sequence[Item]
+
+
+Item = Text | Plot | Table | Listing | Fold
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of the page."""
+
+    anchor: str
+    title: str
+    items: Sequence[Item] = field(default_factory=tuple)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure with a real minus sign; an en dash where there is none."""
+    if value is None or not isfinite(value):
+        return "–"
+    text = f"{value:,.{digits}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """The same with a plus sign where it is above zero."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and float(text.replace(",", "")) != 0 else text
+
+
+def interval(lower: float | None, upper: float | None, digits: int = 2) -> str:
+    """`1.41 to 1.85`, or nothing where either end is missing."""
+    if lower is None or upper is None or not (isfinite(lower) and isfinite(upper)):
+        return ""
+    return f"{number(lower, digits)} to {number(upper, digits)}"
+
+
+def amount(bytes_: float) -> str:
+    """Bytes in the decimal unit that leaves one to three digits before the point."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(bytes_) >= size:
+            return f"{number(bytes_ / size, 1)} {unit}"
+    return f"{number(bytes_, 0)} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `2 h 05 min`, `3 min 20 s` or `4.2 s`."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{number(seconds, 1)} s"
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """`1 site`, `3 sites`."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

@@ -1,0 +1,133 @@
+"""Read a finished study's folder into values; the report's only input, and checked here once."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from permmoe.errors import DataError
+
+TEXT_COLUMNS = (
+    "method reference regime seed combination stratum step_kind site modality".split()
+)  # a method may be called `null`, a site `007`: never let the reader guess a type
+COLUMNS = {
+    "results": "method regime seed combination stratum n rmse mae r2 lower upper",
+    "comparisons": "method reference regime combination stratum n difference lower upper",
+    "rounds": "method regime seed round site bytes_down bytes_up train_seconds overhead_seconds modules",
+    "learning": "method regime seed step step_kind combination rmse",
+    "activation": "method regime seed combination modality expert share",
+    "routing": "method regime seed load_cv collapsed_experts",
+    "sites": "site train validation test",
+}
+
+
+class Method(BaseModel):
+    """One compared method, as people read it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    description: str = ""
+    kind: Literal["federated", "local", "centralised", "reference"] = "federated"
+
+
+class Goal(BaseModel):
+    """A claim written down before the study ran, and what the study says of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    claim: str
+    difference: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    met: bool | None = Field(None, description="None where the study could not decide")
+
+
+class Summary(BaseModel):
+    """`summary.json`: what the study was, what it found and how to run it again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    study: str
+    synthetic: bool
+    methods: dict[str, Method]
+    modalities: tuple[str, ...] = Field(min_length=1)
+    data: str = ""
+    findings: tuple[str, ...] = ()
+    goals: tuple[Goal, ...] = ()
+    configuration: str = ""
+    command: str = ""
+    versions: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    seeds: tuple[int, ...] = ()
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    date: str = ""
+    failed_cells: tuple[str | dict[str, Any], ...] = ()
+    quarantine: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a report shows. A table that the study did not write is None."""
+
+    summary: Summary
+    results: pd.DataFrame
+    comparisons: pd.DataFrame | None
+    rounds: pd.DataFrame | None
+    learning: pd.DataFrame | None
+    activation: pd.DataFrame | None
+    routing: pd.DataFrame | None
+    sites: pd.DataFrame | None
+    slices: Mapping[str, Float[np.ndarray, "first second"]] | None
+
+
+def read_study(folder: Path) -> Study:
+    """Raises DataError where `summary.json` or `results.csv` is missing, or where any file cannot be understood."""
+    for name in ("summary.json", "results.csv"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} holds no {name}, so it is not the folder of a finished study; run the study first")
+    tables = {name: _read_table(folder / f"{name}.csv") for name in COLUMNS}
+    results = tables.pop("results")
+    assert results is not None  # its file was looked for above
+    return Study(_read_summary(folder / "summary.json"), results, slices=_read_slices(folder / "slices.npz"), **tables)
+
+
+def _read_summary(path: Path) -> Summary:
+    try:
+        return Summary.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        raise DataError(f"{path} cannot be read as a study's summary: {error}. Run the study again") from error
+
+
+def _read_table(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    text = dict.fromkeys(TEXT_COLUMNS, str)
+    try:
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan", "NaN"])
+    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}. Run the study again") from error
+    absent = [column for column in COLUMNS[path.stem].split() if column not in table.columns]
+    if absent:
+        raise DataError(f"{path} lacks the columns {', '.join(absent)}; it was written by another version of the study")
+    return table
+
+
+def _read_slices(path: Path) -> dict[str, Float[np.ndarray, "first second"]] | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as example slices: {error}. Delete it or run the study again") from error

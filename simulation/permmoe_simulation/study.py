@@ -1,0 +1,151 @@
+"""A study as its YAML file declares it, and the grid of cells (method × regime × seed) that it unfolds into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from permmoe.baselines import BASELINES
+from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitConfig, TrainConfig, parse_config
+from permmoe.data.cohort import CohortConfig
+from permmoe.errors import nearest
+from permmoe_simulation.partition import PartitionConfig
+
+
+class DataSource(Configuration):
+    """Either a synthetic cohort, made on demand, or a manifest of real visits."""
+
+    synthetic: CohortConfig | None = None
+    manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if (self.synthetic is None) == (self.manifest is None):
+            raise ValueError("name exactly one of 'synthetic' and 'manifest'")
+        return self
+
+
+class Method(Configuration):
+    """One line of the comparison. The overrides are laid over the study's own settings."""
+
+    kind: Literal["federated", "centralised", "local", "baseline"]
+    label: str
+    description: str = ""
+    baseline: str = Field("", description="kind baseline: which of permmoe.baselines")
+    model: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    federation: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _names_its_baseline(self) -> Self:
+        if self.kind == "baseline" and self.baseline not in BASELINES:
+            raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
+        return self
+
+
+class Claim(Configuration):
+    """A difference whose interval the study is held against: the method's RMSE below the reference's."""
+
+    method: str
+    reference: str
+    combination: str = Field("mean", description="a combination such as t1+tau, or mean: averaged over all")
+
+
+class StudyConfig(Configuration):
+    """A whole study."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str
+    data: DataSource
+    split: SplitConfig = Field(SplitConfig(), description="its seed is added to the study's seeds")
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    federation: FederationConfig = FederationConfig()
+    regimes: dict[str, PartitionConfig] = Field({"site": PartitionConfig()}, min_length=1)
+    methods: dict[str, Method] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs: method, reference")
+    claims: tuple[Claim, ...] = ()
+    bootstrap_resamples: int = Field(2000, ge=100)
+
+    @model_validator(mode="after")
+    def _compares_methods_that_it_has(self) -> Self:
+        pairs = [*self.comparisons, *((c.method, c.reference) for c in self.claims)]
+        for name in (name for pair in pairs for name in pair):
+            if name not in self.methods:
+                raise ValueError(f"no method {name!r}; {nearest(name, self.methods)}")
+        return self
+
+
+class Cell(Configuration):
+    """One method on one regime with one seed, all settings resolved: the unit of work, and of what is kept on disk.
+
+    Its digest names its folder, so a changed setting is a new cell and an unchanged one is never run twice.
+    """
+
+    method: Method
+    regime: str
+    seed: int
+    data_digest: str
+    split: SplitConfig
+    partition: PartitionConfig
+    model: ModelConfig
+    train: TrainConfig
+    federation: FederationConfig
+    engine: Literal["inprocess", "ray"] = "inprocess"
+
+    def digest(self) -> str:
+        """SHA-256 of what the results depend on; a method's label and description do not count."""
+        plain = self.model_copy(update={"method": self.method.model_copy(update={"label": "", "description": ""})})
+        return super(Cell, plain).digest()
+
+
+def cells(study: StudyConfig, data_digest: str, engine: Literal["inprocess", "ray"]) -> list[tuple[str, Cell]]:
+    """(method name, cell) for every method, regime and seed, seeds outermost so that whole comparisons finish early."""
+    return [
+        (name, _cell(study, name, method, regime, seed, data_digest, engine))
+        for seed in study.seeds
+        for regime in study.regimes
+        for name, method in study.methods.items()
+    ]
+
+
+def _cell(
+    study: StudyConfig,
+    name: str,
+    method: Method,
+    regime: str,
+    seed: int,
+    data_digest: str,
+    engine: Literal["inprocess", "ray"],
+) -> Cell:
+    source = f"methods.{name} of study {study.name}"
+    split = study.split.model_copy(update={"seed": study.split.seed + seed})
+    train = parse_config(_overlay(study.train, method.train), TrainConfig, source)
+    return Cell(
+        method=method,
+        regime=regime,
+        seed=seed,
+        data_digest=data_digest,
+        split=split,
+        partition=study.regimes[regime],
+        model=parse_config(_overlay(study.model, method.model), ModelConfig, source),
+        train=train.model_copy(update={"seed": train.seed + seed}),
+        federation=parse_config(_overlay(study.federation, method.federation), FederationConfig, source),
+        engine=engine if method.kind == "federated" else "inprocess",
+    )
+
+
+def _overlay(base: Configuration, changes: Mapping[str, Any]) -> dict[str, Any]:
+    return _merge(base.model_dump(), changes)
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
