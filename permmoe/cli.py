@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -15,35 +14,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from permmoe.command_line import run
 from permmoe.config import RunConfig, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data.cache import VolumeCache
 from permmoe.data.manifest import read_manifest
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.errors import ConfigurationError, PermmoeError, nearest
+from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
 from permmoe.runs import load_visits, results_table, train_run
 from permmoe.trainer import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect a manifest.")
+app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect.")
 console = Console()
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
-CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; beside the manifest if left out.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; default: beside the manifest.")]
 
 
 def main() -> None:
-    """Run the command line; a person's mistake ends with a message and exit status 2, never with a traceback."""
-    try:
-        app()
-    except PermmoeError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", markup=True, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on where it stopped")
-        sys.exit(130)
+    """The installed command."""
+    run(app)
 
 
 @app.command()
@@ -200,7 +193,7 @@ def _device(name: str) -> str:
     except RuntimeError:
         raise ConfigurationError(f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"--device {name}: this PyTorch sees no GPU; use --device cpu, or install a CUDA build")
+        raise ConfigurationError(f"--device {name}: PyTorch sees no GPU; use --device cpu, or install a CUDA build")
     return name
 
 

@@ -106,9 +106,9 @@ class TrainConfig(Configuration):
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
     balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")
     gradient_norm: float = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm")
-    patience_epochs: int = Field(0, ge=0, description="stop after so many epochs without a better validation; 0: never")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device is faster in it")
-    threads: int = Field(1, ge=0, description="CPU threads of one training; results are bitwise equal for equal counts")
+    patience_epochs: int = Field(0, ge=0, description="stop after so many epochs without improvement; 0: never")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
+    threads: int = Field(1, ge=0, description="CPU threads of one training; equal counts give bitwise equal results")
     seed: int = 0
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from permmoe.data.dataset import VisitData
 from permmoe.modality import Combination, all_combinations, combination_name
@@ -99,8 +98,7 @@ def combination_sums(model: PerMMoE, data: VisitData) -> dict[str, ErrorSums]:
     """Error sums by combination name: what federated evaluation adds up over sites."""
     predictions, target = combination_predictions(model, data), data.target.double().numpy()
     return {
-        combination_name(c): error_sums(predictions[:, j], target)
-        for j, c in enumerate(all_combinations(data.names))
+        combination_name(c): error_sums(predictions[:, j], target) for j, c in enumerate(all_combinations(data.names))
     }
 
 

@@ -31,9 +31,7 @@ def resampling_weights(n_subjects: int, resamples: int, seed: int) -> Float[Arra
     return generator.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=resamples).astype(np.float64)
 
 
-def rmse_interval(
-    squared_error: Float[Array, "seed subject"], weights: Float[Array, "resample subject"]
-) -> Interval:
+def rmse_interval(squared_error: Float[Array, "seed subject"], weights: Float[Array, "resample subject"]) -> Interval:
     """RMSE averaged over seeds. A subject that a seed did not test is NaN there and counts for other seeds only."""
     resampled, estimate, n = _mean_rmse(squared_error, weights)
     if n == 0:

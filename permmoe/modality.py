@@ -67,9 +67,7 @@ def observed_masks(observed: Bool[Tensor, "batch modality"]) -> Int[Tensor, " ba
 
 def bank_pairs(n_modalities: int) -> tuple[tuple[int, int], ...]:
     """The (observed mask P, missing modality m) pairs that need an embedding: m ∉ P, P not empty; 28 for four."""
-    return tuple(
-        (mask, m) for mask in range(1, 1 << n_modalities) for m in range(n_modalities) if not mask >> m & 1
-    )
+    return tuple((mask, m) for mask in range(1, 1 << n_modalities) for m in range(n_modalities) if not mask >> m & 1)
 
 
 def designated_expert(mask: int, n_modalities: int, n_experts: int) -> int:

@@ -15,8 +15,8 @@ from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.encoders import fixed_stem
 from permmoe.evaluation import EVALUATION_BATCH
-from permmoe.model import PerMMoE
 from permmoe.modality import Combination
+from permmoe.model import PerMMoE
 
 RESEARCH_NOTICE = "Research software: not a medical device, not validated for clinical decisions."
 

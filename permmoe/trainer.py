@@ -173,9 +173,7 @@ def fit(
     for epoch in range(state.epoch + 1 if state else 0, config.epochs):
         if config.patience_epochs and best_epoch >= 0 and epoch - best_epoch > config.patience_epochs:
             break
-        record = train_epochs(
-            model, train, config, first_epoch=epoch, epochs=1, seed=config.seed, optimiser=optimiser
-        )
+        record = train_epochs(model, train, config, first_epoch=epoch, epochs=1, seed=config.seed, optimiser=optimiser)
         sums = combination_sums(model, validation)
         mse = mean_squared_error(sums)
         if not mse >= best_mse:
@@ -247,9 +245,7 @@ class _Tally:
 
     def exposure(self, epochs: int) -> Exposure:
         visits = {mask: float(n) / epochs for mask, n in enumerate(self.masks.tolist()) if n}
-        seen = {
-            name: sum(n for mask, n in visits.items() if mask >> j & 1) for j, name in enumerate(self.names)
-        }
+        seen = {name: sum(n for mask, n in visits.items() if mask >> j & 1) for j, name in enumerate(self.names)}
         total = sum(visits.values())
         imputed = {name: total - n for name, n in seen.items()}
         return Exposure(total, seen, imputed, visits, (self.mass / epochs).float())

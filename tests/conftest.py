@@ -2,6 +2,4 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(
-    ["permmoe", "permmoe_server", "permmoe_client", "permmoe_simulation"], "beartype.beartype"
-)
+install_import_hook(["permmoe", "permmoe_server", "permmoe_client", "permmoe_simulation"], "beartype.beartype")

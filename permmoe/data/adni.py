@@ -258,7 +258,7 @@ def _read_diagnoses(path: Path) -> dict[tuple[int, str], str]:
 def _combine(
     merged: Sequence[_Row], scored: Sequence[_Row], diagnoses: Mapping[tuple[int, str], str]
 ) -> tuple[dict[int, list[Assessment]], Quarantine]:
-    """ADNIMERGE's rows, then the CDR rows of visits for which ADNIMERGE has no score, with the diagnosis of the visit."""
+    """ADNIMERGE's rows, then the CDR rows of visits that ADNIMERGE has no score for, with the visit's diagnosis."""
     diagnosis = {**diagnoses, **{(r.rid, r.code): r.diagnosis for r in merged if r.diagnosis and r.code}}
     scored_visits = {(r.rid, r.code) for r in merged if r.cdrsb is not None and r.code}
     scored_days = {(r.rid, r.taken) for r in merged if r.cdrsb is not None}

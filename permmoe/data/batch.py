@@ -14,7 +14,7 @@ from torch import Tensor
 class Batch:
     """Some visits. Row i of `observed` says which modalities visit i has in this batch (others may be withheld)."""
 
-    inputs: Mapping[str, Float[Tensor, "..."]]
+    inputs: Mapping[str, Float[Tensor, ...]]
     """For each modality, the rows of the visits that have it, in batch order: [n_observed, 1, x, y, z] for a volume
     (or what the encoder's fixed stem makes of it), [n_observed, columns] for a table. A modality that no visit has
     may be left out."""

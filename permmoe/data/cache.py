@@ -128,7 +128,7 @@ class VolumeCache:
         """SHA-256 of the file, remembered for its path, size and modification time. Raises BrokenVolume."""
         try:
             status = path.stat()
-            named = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+            named = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
             memo = self.folder / "digests" / hashlib.sha256(named.encode()).hexdigest()
             known = _text(memo)
             if re.fullmatch(r"[0-9a-f]{64}", known):

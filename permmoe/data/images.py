@@ -19,7 +19,13 @@ from permmoe.errors import DataError
 
 TRACERS = {"18FAV45": "amyloid", "18FFBB": "amyloid", "11CPIB": "amyloid", "18FAV1451": "tau"}
 """The modality that a BIDS tracer label stands for."""
-FOLDERS = {"anat": "raw", "pet": "raw", "t1_linear": "registered", "flair_linear": "registered", "pet_linear": "registered"}
+FOLDERS = {
+    "anat": "raw",
+    "pet": "raw",
+    "t1_linear": "registered",
+    "flair_linear": "registered",
+    "pet_linear": "registered",
+}
 IMAGE_NAME = re.compile(
     r"sub-(?:ADNI)?(?P<site>\d{3})S(?P<rid>\d{4,5})_ses-(?P<session>[a-z0-9]+)_(?P<entities>.*_)?"
     r"(?P<suffix>T1w|FLAIR|pet)\.nii(?:\.gz)?",
@@ -79,14 +85,16 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _image_of(file: Path, dates: dict[tuple[str, str], date]) -> FoundImage | None:
-    """The image that a file name declares; None where it is something else, such as a segmentation or another tracer."""
+    """The image that a file name declares; None for anything else, such as a segmentation or another tracer."""
     match = IMAGE_NAME.fullmatch(file.name)
     kind = FOLDERS.get(file.parent.name)
     if match is None or kind is None:
         return None
     entities = dict(part.split("-", 1) for part in (match["entities"] or "").split("_") if "-" in part)
     suffix = match["suffix"].lower()
-    modality = TRACERS.get(entities.get("trc", "").upper()) if suffix == "pet" else {"t1w": "t1", "flair": "flair"}[suffix]
+    modality = (
+        TRACERS.get(entities.get("trc", "").upper()) if suffix == "pet" else {"t1w": "t1", "flair": "flair"}[suffix]
+    )
     # pet_linear also keeps intermediate images; only the registered uptake ratio carries both entities.
     if modality is None or (file.parent.name == "pet_linear" and not {"suvr", "space"} <= entities.keys()):
         return None

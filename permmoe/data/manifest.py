@@ -73,13 +73,15 @@ def write_manifest(table: VisitTable, path: Path, modalities: Sequence[Modality]
     absolute paths.
     """
     header = _columns(modalities, need_target=True) + OPTIONAL
-    folder = Path(os.path.abspath(path.parent))
+    folder = _absolute(path.parent)
     write_csv_atomically(path, header, [_row_of(visit, folder, modalities) for visit in table])
 
 
 def _columns(modalities: Sequence[Modality], need_target: bool) -> tuple[str, ...]:
     """The required columns. Tabular modalities may share a column."""
-    scores = ("baseline_cdrsb", "delta_cdrsb", "horizon_months") if need_target else ("baseline_cdrsb", "horizon_months")
+    scores = (
+        ("baseline_cdrsb", "delta_cdrsb", "horizon_months") if need_target else ("baseline_cdrsb", "horizon_months")
+    )
     images = tuple(m.name for m in modalities if m.kind == "volume")
     tables = tuple(c for m in modalities if m.kind == "tabular" for c in m.columns)
     return tuple(dict.fromkeys(IDENTITY + scores + images + tables))
@@ -200,7 +202,7 @@ def parse_number(text: str) -> float | None:
 def _image_path(manifest: Path, line: int, column: str, text: str) -> Path:
     """The image named by a cell. The rule of the module's header is enforced here, on the text and not through links:
     data sets kept by git-annex are folders of links to elsewhere."""
-    folder = Path(os.path.abspath(manifest.parent))
+    folder = _absolute(manifest.parent)
     if not Path(text).is_absolute() and Path(os.path.normpath(text)).parts[0] == os.pardir:
         raise DataError(
             f"{manifest}, line {line}, column {column!r}: the path leaves the manifest's folder; "
@@ -223,12 +225,19 @@ def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[
     }
     for modality in modalities:
         if modality.kind == "volume":
-            cells[modality.name] = _written_path(visit.volumes[modality.name], folder) if modality.name in visit.volumes else ""
+            cells[modality.name] = (
+                _written_path(visit.volumes[modality.name], folder) if modality.name in visit.volumes else ""
+            )
         elif modality.name in visit.tables:
             cells |= dict(zip(modality.columns, map(repr, visit.tables[modality.name]), strict=True))
     return [cells.get(name, "") for name in _columns(modalities, need_target=True) + OPTIONAL]
 
 
 def _written_path(image: Path, folder: Path) -> str:
-    absolute = Path(os.path.abspath(image))
+    absolute = _absolute(image)
     return (absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute).as_posix()
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, and without following links: an image keeps the name that its owner gave it."""
+    return Path(os.path.normpath(path.absolute()))

@@ -55,8 +55,10 @@ def _divide_subjects(subjects: Sequence[str], seed: int, validation: float, test
     n = len(ranked)
     n_test = min(int(test * n + 0.5), n - 1)
     n_held_out = min(n_test + int(validation * n + 0.5), n - 1)
-    parts: list[Split] = ["test"] * n_test + ["validation"] * (n_held_out - n_test) + ["train"] * (n - n_held_out)
-    return dict(zip(ranked, parts, strict=True))
+    return {
+        subject: "test" if place < n_test else "validation" if place < n_held_out else "train"
+        for place, subject in enumerate(ranked)
+    }
 
 
 def _divide_sites(table: VisitTable, seed: int, validation: float, test: float) -> dict[str, Split]:

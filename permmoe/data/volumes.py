@@ -38,10 +38,8 @@ Frames = Literal["reject", "mean"]
 PREPROCESSING_VERSION = 1
 """Part of every cache key: raise it with any change here that changes a tensor."""
 
-TEMPLATE_ORIGINS_MM = {((91, 109, 91), 2.0): (-90.0, -126.0, -72.0), ((48, 56, 48), 4.0): (-94.0, -130.0, -80.0)}
-"""MNI coordinates of the first voxel's centre: FSL's 2 mm grid, and the 4 mm grid that lies on the same lattice."""
 TEMPLATE_FIELD_CENTRE_MM = (0.0, -18.0, 18.0)
-"""Centre of the field of view of MNI templates (FSL's, SPM's and ICBM's lie within 5 mm of it)."""
+"""Centre of FSL's field of view in MNI coordinates; SPM's and ICBM's lie within 5 mm of it."""
 TEMPLATE_BRAIN_CENTRE_MM = (0.0, -22.0, 10.0)
 """Centre of mass of the ICBM152 brain."""
 FIELD_CENTRE_TOLERANCE_MM = 10.0
@@ -51,22 +49,18 @@ LARGEST_SUVR = 100.0
 """Uptake ratios are below about 5; counts and activity concentrations are in the thousands."""
 
 
-class BrokenVolume(PermmoeError):
+class BrokenVolume(PermmoeError):  # noqa: N818 - it reports on a file, not on the program
     """An image that cannot be used. The message is the reason alone, without path or identifier."""
 
 
 def grid_affine(grid: VolumeGrid) -> Float[np.ndarray, "4 4"]:
-    """Voxel indices to MNI coordinates in mm. Grids other than the two named ones share the templates' centre."""
-    shape, spacing = np.array(grid.shape), grid.spacing_mm
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    centred = np.array(TEMPLATE_FIELD_CENTRE_MM) - spacing * (shape - 1) / 2
-    affine[:3, 3] = TEMPLATE_ORIGINS_MM.get((grid.shape, spacing), centred)
+    """Voxel indices to MNI coordinates, mm. All grids share a centre; 91×109×91 at 2 mm is FSL's template grid."""
+    affine = np.diag([grid.spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = TEMPLATE_FIELD_CENTRE_MM - grid.spacing_mm * (np.array(grid.shape) - 1) / 2
     return affine
 
 
-def read_volume(
-    path: Path, modality: Modality, grid: VolumeGrid, frames: Frames = "reject"
-) -> Float[Tensor, "x y z"]:
+def read_volume(path: Path, modality: Modality, grid: VolumeGrid, frames: Frames = "reject") -> Float[Tensor, "x y z"]:
     """One image on the grid, normalised as its modality says. Raises BrokenVolume with the reason where it cannot be.
 
     `zscore`: mean 0 and SD 1 over non-zero voxels, background stays 0. `suvr`: values as they are.
@@ -178,7 +172,7 @@ def _resampled(volume: MetaTensor, grid: VolumeGrid, is_template_space: bool) ->
     return resampled
 
 
-def _head_centre_mm(volume: MetaTensor) -> Float[Tensor, "3"]:
+def _head_centre_mm(volume: MetaTensor) -> Float[Tensor, 3]:
     """Centre of mass of the head without the neck, in the image's own coordinates.
 
     Head is what exceeds a tenth of the robust range, as in FSL's BET (Smith 2002, section 2.1).
@@ -191,7 +185,8 @@ def _head_centre_mm(volume: MetaTensor) -> Float[Tensor, "3"]:
     points_mm = head @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     # A quantile, not the maximum: a few bright voxels of air above the head must not pass for its crown.
     crown_mm = np.quantile(points_mm[:, 2].numpy(), 0.999)
-    return points_mm[points_mm[:, 2] > crown_mm - HEAD_HEIGHT_MM].mean(dim=0)
+    centre_mm: Tensor = points_mm[points_mm[:, 2] > crown_mm - HEAD_HEIGHT_MM].mean(dim=0)
+    return centre_mm
 
 
 def _normalised(voxels: Float[Tensor, "x y z"], modality: Modality) -> Float[Tensor, "x y z"]:

@@ -1,0 +1,1 @@
+"""All that knows federation exists: modules, updates, and their form on the wire."""

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from permmoe.data.dataset import VisitData
 
 from permmoe.baselines import BASELINES
 from permmoe.config import ModelConfig
 from permmoe.data.cache import VolumeCache
-from permmoe.data.dataset import VisitData
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
 from permmoe.encoders import fixed_stem

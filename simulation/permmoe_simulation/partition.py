@@ -87,9 +87,7 @@ def _dirichlet(
     for combination in sorted({v.observed(names) for v in visits}):
         shares[combination] = generator.dirichlet(np.full(config.sites, config.alpha))
     width = len(str(config.sites - 1))
-    return [
-        (f"site{generator.choice(config.sites, p=shares[v.observed(names)]):0{width}d}", v) for v in visits
-    ]
+    return [(f"site{generator.choice(config.sites, p=shares[v.observed(names)]):0{width}d}", v) for v in visits]
 
 
 def _table(
@@ -99,7 +97,7 @@ def _table(
     for site in config.table:
         for name in site.modalities:
             if name not in names:
-                raise ConfigurationError(f"site {site.name} collects {name!r}, no modality here; {nearest(name, names)}")
+                raise ConfigurationError(f"site {site.name} collects unknown {name!r}; {nearest(name, names)}")
     dealt = []
     for visit in visits:
         observed = visit.observed(names)

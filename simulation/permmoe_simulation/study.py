@@ -35,9 +35,9 @@ class Method(Configuration):
     label: str
     description: str = ""
     baseline: str = Field("", description="kind baseline: which of permmoe.baselines")
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    federation: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    federation: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_its_baseline(self) -> Self:

@@ -24,7 +24,8 @@ from permmoe.errors import DataError
 CENTRE_MM = (0.0, -18.0, 18.0)
 """MNI point at the middle of every grid; puts 91×109×91 voxels of 2 mm exactly where FSL's MNI152 has them."""
 
-FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 80.0)
+FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 40.0)
+"""Of lesions, cortical thickness, shape, and scanners' shading."""
 
 Axes = tuple[Float[np.ndarray, " x"], Float[np.ndarray, " y"], Float[np.ndarray, " z"]]
 Bases = tuple[Float32[np.ndarray, "x i"], Float32[np.ndarray, "y j"], Float32[np.ndarray, "z k"]]

@@ -93,10 +93,10 @@ def draw_latents(
     )
     drive = (
         -2.62
-        + 1.60 * amyloid
-        + 2.00 * tau
+        + 1.45 * amyloid
+        + 1.90 * tau
         + 0.70 * neurodegeneration
-        + 1.75 * hippocampal_loss
+        + 2.00 * hippocampal_loss
         + 0.95 * vascular
         + 0.50 * amyloid * tau
         + 0.22 * (severity - 1.5)

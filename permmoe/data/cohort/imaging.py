@@ -18,7 +18,7 @@ from scipy.special import expit
 from permmoe.data.cohort.anatomy import CHANNELS, Anatomy
 from permmoe.data.cohort.fields import draw_coefficients, separable
 from permmoe.data.cohort.randomness import Purpose, stream
-from permmoe.data.cohort.scanners import SHADING_SPACING_MM, Scanner
+from permmoe.data.cohort.scanners import DISTORTION_SPACING_MM, SHADING_SPACING_MM, Scanner
 from permmoe.data.cohort.settings import ImageModality
 from permmoe.data.cohort.subjects import Subject
 
@@ -26,6 +26,8 @@ Volume = Float32[np.ndarray, "x y z"]
 Voxels = Float32[np.ndarray, " voxels"]
 
 _FWHM_TO_SIGMA = 1 / 2.3548
+_LESION_SPACING_MM = 11.0
+_THICKNESS_SPACING_MM = 20.0
 _PET_GRAIN_SIGMA_MM = 3.2
 """Correlation length of noise in a reconstructed PET image."""
 
@@ -46,17 +48,18 @@ def render(
     subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, modalities: Iterable[ImageModality]
 ) -> dict[ImageModality, Volume]:
     """The subject's images on the anatomy's grid: MRI in scanner units, PET as SUVR (cerebellar grey matter is 1)."""
-    head = _head(subject, anatomy, seed)
+    head = _head(subject, scanner, anatomy, seed)
     painters = {"t1": _t1, "flair": _flair, "amyloid": _amyloid, "tau": _tau}
     return {name: painters[name](head, subject, scanner, anatomy, seed) for name in modalities}
 
 
-def _head(subject: Subject, anatomy: Anatomy, seed: int) -> _Head:
+def _head(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> _Head:
     rng = stream(seed, Purpose.ANATOMY, subject.index)
     latents, age = subject.latents, subject.person.age_z
-    warp_mm = np.stack([_field(rng, anatomy, 28.0) for _ in range(3)], axis=1) * np.float32(1.4)
-    unevenness = _field(rng, anatomy, 20.0)
-    widening_mm = 3.2 * latents.neurodegeneration + 0.6 * age + rng.normal(0, 0.8) - 0.6
+    warp = [draw_coefficients(rng, DISTORTION_SPACING_MM) + distortion for distortion in scanner.distortion]
+    warp_mm = np.stack([_on_voxels(field, DISTORTION_SPACING_MM, anatomy) for field in warp], axis=1)
+    unevenness = _on_voxels(draw_coefficients(rng, _THICKNESS_SPACING_MM), _THICKNESS_SPACING_MM, anatomy)
+    widening_mm = 2.6 * latents.neurodegeneration + 0.6 * age + rng.normal(0, 1.1) - 0.4
     shrinkage_mm = 1.6 * latents.neurodegeneration + 2.6 * latents.hippocampal_loss + rng.normal(0, 0.3) - 0.3
     size = rng.normal(1.0, 0.02) * (1.010 if subject.person.sex == "Male" else 0.990)
     source_mm = (
@@ -69,9 +72,9 @@ def _head(subject: Subject, anatomy: Anatomy, seed: int) -> _Head:
     grey = channels["grey"]
     everywhere = 0.04 + 0.04 * age + 0.10 * latents.neurodegeneration
     thinning = np.clip(
-        np.float32(0.32 * latents.neurodegeneration) * channels["atrophy"]
+        np.float32(0.40 * latents.neurodegeneration) * channels["atrophy"]
         + np.float32(0.28 * latents.hippocampal_loss) * channels["hippocampus"]
-        + (np.float32(everywhere) + np.float32(0.04) * unevenness) * grey,
+        + (np.float32(everywhere) + np.float32(0.03) * unevenness) * grey,
         0,
         0.65,
     )
@@ -100,7 +103,8 @@ def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Flo
 
 def _t1(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     rng = stream(seed, Purpose.T1, subject.index)
-    signal = head.channels["t1"] - np.float32(0.60) * head.thinning
+    loss = head.thinning + np.float32(0.7 * subject.latents.hippocampal_loss) * head.channels["hippocampus"]
+    signal = head.channels["t1"] - np.float32(0.65) * np.minimum(loss, 1) + np.float32(scanner.t1_fluid) * head.fluid
     return _mri(signal, scanner.mri_contrast, scanner.t1_shading, scanner, anatomy, rng)
 
 
@@ -108,14 +112,15 @@ def _flair(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, se
     """Lesions grow from the ventricles outwards through a patchy threshold, so that volume follows the latent."""
     rng = stream(seed, Purpose.FLAIR, subject.index)
     channels, vascular = head.channels, subject.latents.vascular
-    patches = _field(stream(seed, Purpose.LESIONS, subject.index), anatomy, 11.0)
+    patch_rng = stream(seed, Purpose.LESIONS, subject.index)
+    patches = _on_voxels(draw_coefficients(patch_rng, _LESION_SPACING_MM), _LESION_SPACING_MM, anatomy)
     reach = channels["periventricular"] * np.float32(0.95 + 0.25 * vascular) + np.float32(0.14) * patches
-    reach += np.float32(0.06 * vascular)
+    reach += np.float32(0.06 * vascular + scanner.lesion_reach)
     lesions = head.white * expit(np.float32(9) * (reach - np.float32(0.70)))
     signal = (
         np.float32(0.72) * head.grey
         + np.float32(0.52) * head.white
-        + np.float32(0.10) * head.fluid
+        + np.float32(max(0.12 + scanner.flair_fluid, 0.0)) * head.fluid
         + np.float32(0.75) * lesions
         + np.float32(0.08) * (channels["t1"] - np.float32(0.6))
     )
@@ -125,7 +130,7 @@ def _flair(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, se
 def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     rng = stream(seed, Purpose.AMYLOID, subject.index)
     tracer, load = scanner.amyloid_tracer(subject.phase.name), subject.latents.amyloid
-    gain = 1 + scanner.tracer_shift * (tracer.gain - 1)
+    gain = scanner.amyloid_sensitivity * (1 + scanner.tracer_shift * (tracer.gain - 1))
     white_uptake = 1.55 + scanner.tracer_shift * (tracer.white_matter - 1.55)
     channels, asymmetry = head.channels, _asymmetry(anatomy, rng)
     diffuse = np.clip(head.grey - channels["cerebellum"], 0, None)
@@ -134,7 +139,7 @@ def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, 
         + np.float32(1.05 * gain * load) * channels["amyloid"] * asymmetry
         + np.float32(0.40 * gain * max(load, 0.0)) * diffuse
         + np.float32(white_uptake) * head.white
-        + np.float32(0.25) * head.fluid
+        + np.float32(0.55) * head.fluid
     )
     return _pet(uptake, scanner.amyloid_calibration, head, scanner, anatomy, rng)
 
@@ -154,8 +159,8 @@ def _tau(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed
     )
     off_target = np.float32(0.35 * rng.lognormal(0, 0.2)) * channels["striatum"]
     off_target += np.float32(0.5 * rng.lognormal(0, 0.4)) * channels["choroid_plexus"]
-    uptake = head.grey + spread * _asymmetry(anatomy, rng) + off_target
-    uptake += np.float32(0.95) * head.white + np.float32(0.3) * head.fluid
+    uptake = head.grey + np.float32(scanner.tau_sensitivity) * spread * _asymmetry(anatomy, rng) + off_target
+    uptake += np.float32(0.95) * head.white + np.float32(0.55) * head.fluid
     return _pet(uptake, scanner.tau_calibration, head, scanner, anatomy, rng)
 
 
@@ -169,7 +174,7 @@ def _mri(
 ) -> Volume:
     """Contrast, the coil's shading (mostly the site's, a little the day's), resolution, magnitude noise and gain."""
     day = draw_coefficients(rng, SHADING_SPACING_MM) * np.float32(0.04)
-    log_shading = separable(shading + day, anatomy.bases[SHADING_SPACING_MM])[anatomy.brain]
+    log_shading = _on_voxels(shading + day, SHADING_SPACING_MM, anatomy)
     shaded = np.clip(signal, 0, None) ** np.float32(contrast) * np.exp(log_shading)
     blurred = _blur(_volume(shaded, anatomy), scanner.mri_fwhm_mm * _FWHM_TO_SIGMA, anatomy)[anatomy.brain]
     noise = rng.standard_normal(len(signal), dtype=np.float32) * np.float32(scanner.mri_noise)
@@ -180,8 +185,8 @@ def _pet(
     uptake: Voxels, calibration: float, head: _Head, scanner: Scanner, anatomy: Anatomy, rng: np.random.Generator
 ) -> Volume:
     """Atrophy and ventricles dilute, the scanner blurs; then grainy noise, cerebellar reference and calibration."""
-    log_shading = separable(scanner.pet_shading, anatomy.bases[SHADING_SPACING_MM])[anatomy.brain]
-    diluted = uptake * (1 - np.float32(0.5) * head.channels["ventricles"]) * np.exp(log_shading)
+    log_shading = _on_voxels(scanner.pet_shading, SHADING_SPACING_MM, anatomy)
+    diluted = uptake * (1 - np.float32(0.3) * head.channels["ventricles"]) * np.exp(log_shading)
     blurred = _blur(_volume(diluted, anatomy), scanner.pet_fwhm_mm * _FWHM_TO_SIGMA, anatomy)[anatomy.brain]
     grain = _blur(rng.standard_normal(anatomy.grid.shape, dtype=np.float32), _PET_GRAIN_SIGMA_MM, anatomy)
     grain = (grain / grain.std())[anatomy.brain]
@@ -194,8 +199,8 @@ def _asymmetry(anatomy: Anatomy, rng: np.random.Generator) -> Voxels:
     return 1 + np.float32(rng.normal(0, 0.10)) * np.sign(anatomy.points_mm[:, 0])
 
 
-def _field(rng: np.random.Generator, anatomy: Anatomy, spacing_mm: float) -> Voxels:
-    return separable(draw_coefficients(rng, spacing_mm), anatomy.bases[spacing_mm])[anatomy.brain]
+def _on_voxels(coefficients: Float32[np.ndarray, "i j k"], spacing_mm: float, anatomy: Anatomy) -> Voxels:
+    return separable(coefficients, anatomy.bases[spacing_mm])[anatomy.brain]
 
 
 def _blur(volume: Volume, sigma_mm: float, anatomy: Anatomy) -> Volume:

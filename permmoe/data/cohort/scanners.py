@@ -10,8 +10,9 @@ from jaxtyping import Float32
 from permmoe.data.cohort.fields import draw_coefficients
 from permmoe.data.cohort.randomness import Purpose, stream
 
-SHADING_SPACING_MM = 80.0
+SHADING_SPACING_MM = 40.0
 """Coil and attenuation shading varies over several centimetres."""
+DISTORTION_SPACING_MM = 28.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class Scanner:
     mri_fwhm_mm: float
     mri_noise: float
     """Standard deviation, relative to white matter."""
+    t1_fluid: float
+    flair_fluid: float
+    """Added to the signal of fluid, relative to white matter: the inversion time's doing."""
+    lesion_reach: float
+    """Added to what makes white matter look like a lesion on FLAIR: slice thickness, repetition time."""
+    distortion: Float32[np.ndarray, "3 x y z"]
+    """Of the gradients, mm along each axis."""
     t1_shading: Float32[np.ndarray, "x y z"]
     flair_shading: Float32[np.ndarray, "x y z"]
     pet_fwhm_mm: float
@@ -52,6 +60,9 @@ class Scanner:
     amyloid_calibration: float
     tau_calibration: float
     """Factor on the SUVR."""
+    amyloid_sensitivity: float
+    tau_sensitivity: float
+    """Factor on specific uptake alone: when after injection the scan starts, and how it is reconstructed."""
     pet_shading: Float32[np.ndarray, "x y z"]
     newer_tracer: Tracer
     """For amyloid, since ADNI3."""
@@ -68,22 +79,29 @@ class Scanner:
 def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
     """A site's scanner; at `site_shift` 0 all sites have the same, and differences grow in proportion."""
     rng = stream(seed, Purpose.SITE, "scanner " + site_code)
-    z = rng.standard_normal(7) * site_shift
+    z = np.clip(rng.standard_normal(12), -2, 2) * site_shift
     gain = rng.choice([600.0, 3200.0, 1400.0], p=[0.50, 0.32, 0.18])
     newer_tracer = FLORBETABEN if rng.random() < 0.3 else FLORBETAPIR
     t1_shading, flair_shading, pet_shading = (draw_coefficients(rng, SHADING_SPACING_MM) for _ in range(3))
+    distortion = np.stack([draw_coefficients(rng, DISTORTION_SPACING_MM) for _ in range(3)])
     return Scanner(
         mri_gain=float(1000 * (gain / 1000) ** min(site_shift, 1.0)),
-        mri_contrast=float(np.exp(0.14 * z[0])),
-        mri_fwhm_mm=float(2.5 * np.exp(0.30 * np.clip(z[1], -3, 3))),
-        mri_noise=float(0.02 * np.exp(0.35 * np.clip(z[2], -3, 3))),
-        t1_shading=np.float32(0.08 * site_shift) * t1_shading,
-        flair_shading=np.float32(0.08 * site_shift) * flair_shading,
-        pet_fwhm_mm=float(6.5 * np.exp(0.18 * np.clip(z[3], -3, 3))),
-        pet_noise=float(0.05 * np.exp(0.30 * np.clip(z[4], -3, 3))),
-        amyloid_calibration=float(np.exp(0.07 * z[5])),
-        tau_calibration=float(np.exp(0.07 * z[6])),
-        pet_shading=np.float32(0.05 * site_shift) * pet_shading,
+        mri_contrast=float(np.exp(0.20 * z[0])),
+        mri_fwhm_mm=float(3.0 * np.exp(0.40 * z[1])),
+        mri_noise=float(0.02 * np.exp(0.35 * z[2])),
+        t1_fluid=float(0.12 * z[3]),
+        flair_fluid=float(0.10 * z[4]),
+        lesion_reach=float(0.12 * z[5]),
+        distortion=np.float32(1.0 * site_shift) * distortion,
+        t1_shading=np.float32(0.10 * site_shift) * t1_shading,
+        flair_shading=np.float32(0.10 * site_shift) * flair_shading,
+        pet_fwhm_mm=float(6.5 * np.exp(0.25 * z[6])),
+        pet_noise=float(0.05 * np.exp(0.30 * z[7])),
+        amyloid_calibration=float(np.exp(0.12 * z[8])),
+        tau_calibration=float(np.exp(0.12 * z[9])),
+        amyloid_sensitivity=float(np.exp(0.25 * z[10])),
+        tau_sensitivity=float(np.exp(0.25 * z[11])),
+        pet_shading=np.float32(0.10 * site_shift) * pet_shading,
         newer_tracer=newer_tracer,
         tracer_shift=min(site_shift, 1.0),
     )

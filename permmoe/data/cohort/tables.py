@@ -132,10 +132,15 @@ def scanners_table(config: CohortConfig) -> pd.DataFrame:
                 "mri_contrast": scanner.mri_contrast,
                 "mri_fwhm_mm": scanner.mri_fwhm_mm,
                 "mri_noise": scanner.mri_noise,
+                "t1_fluid": scanner.t1_fluid,
+                "flair_fluid": scanner.flair_fluid,
+                "lesion_reach": scanner.lesion_reach,
                 "pet_fwhm_mm": scanner.pet_fwhm_mm,
                 "pet_noise": scanner.pet_noise,
                 "amyloid_calibration": scanner.amyloid_calibration,
                 "tau_calibration": scanner.tau_calibration,
+                "amyloid_sensitivity": scanner.amyloid_sensitivity,
+                "tau_sensitivity": scanner.tau_sensitivity,
                 "newer_tracer": scanner.newer_tracer.bids,
             }
         )

@@ -14,7 +14,6 @@ from typing import ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 WIDTH = 9.0
@@ -132,7 +131,7 @@ def drawn(build: Callable[P, Figure]) -> Callable[P, str]:
     def draw(*args: P.args, **kwargs: P.kwargs) -> str:
         with mpl.rc_context(STYLE):
             buffer = io.BytesIO()
-            FigureCanvasSVG(build(*args, **kwargs)).print_svg(buffer, metadata={"Date": None}, dpi=200)
+            build(*args, **kwargs).savefig(buffer, format="svg", dpi=200, metadata={"Date": None})
         return _inline(buffer.getvalue().decode("utf-8"))
 
     return draw

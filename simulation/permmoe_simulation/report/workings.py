@@ -24,7 +24,7 @@ from permmoe_simulation.report.content import (
     duration,
     number,
 )
-from permmoe_simulation.report.figures import Row, activation_map, site_bars, slice_gallery
+from permmoe_simulation.report.figures import Bars, Row, activation_map, site_bars, slice_gallery
 from permmoe_simulation.report.view import View
 
 DOWN, UP, TRAIN, OVERHEAD = "#56b4e9", "#0072b2", "#009e73", "#c9ced4"
@@ -264,22 +264,13 @@ def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
     means = rows.groupby("site", sort=False)[columns].mean().reindex(sites)
     largest = float(means[["bytes_down", "bytes_up"]].to_numpy().max(initial=0.0))
     unit, size = next(((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if largest >= s), ("B", 1.0))
-    svg = site_bars(
-        sites,
-        [
-            (
-                f"{unit} a round",
-                [("down", DOWN, (means["bytes_down"] / size).tolist()), ("up", UP, (means["bytes_up"] / size).tolist())],
-            ),
-            (
-                "seconds a round",
-                [
-                    ("training", TRAIN, means["train_seconds"].tolist()),
-                    ("overhead", OVERHEAD, means["overhead_seconds"].tolist()),
-                ],
-            ),
-        ],
-    )
+    down, up = ((means[c] / size).tolist() for c in ("bytes_down", "bytes_up"))
+    train, overhead = (means[c].tolist() for c in ("train_seconds", "overhead_seconds"))
+    panels = [
+        Bars(f"{unit} a round", [("down, to the site", DOWN, down)], largest / size),
+        Bars(f"{unit} a round", [("up, from the site", UP, up)], largest / size),
+        Bars("seconds a round", [("training", TRAIN, train), ("overhead", OVERHEAD, overhead)]),
+    ]
     n_rounds, n_seeds = rows["round"].nunique(), rows["seed"].nunique()
     caption = (
         f"{view.label(method)}{f', regime {regime}' if len(view.regimes) > 1 else ''}: what each site receives (down) and "
@@ -302,7 +293,7 @@ def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
         ],
     )
     alt = f"Bars of bytes and seconds a round at {count(len(sites), 'site')}; the folded table has the numbers."
-    return [Plot(svg, alt, caption), Fold(f"By site as numbers: {view.label(method)}", [table])]
+    return [Plot(site_bars(sites, panels), alt, caption), Fold(f"By site as numbers: {view.label(method)}", [table])]
 
 
 def _cost_table(view: View, rounds: pd.DataFrame, methods: list[str]) -> Table:

@@ -1,0 +1,188 @@
+"""`permmoe data`: make a synthetic cohort, turn ADNI's downloads into a manifest, look at a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config
+from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.cohort import CohortConfig, write_cohort
+from permmoe.data.manifest import read_manifest, write_manifest
+from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.summary import Distribution, summarise
+from permmoe.data.synthetic import is_synthetic
+from permmoe.data.visits import VisitTable
+from permmoe.data.volumes import BrokenVolume, read_volume
+from permmoe.errors import ConfigurationError
+from permmoe.modality import combination_name
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+ModelOption = Annotated[
+    Path | None, typer.Option(help="YAML with the model's modalities and grid; ADNI's four if left out.")
+]
+GRIDS = {"4mm": VolumeGrid(), "2mm": VolumeGrid(shape=(91, 109, 91), spacing_mm=2.0)}
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="New folder for the cohort.")],
+    config: Annotated[Path | None, typer.Option(help="YAML of the cohort; the options below override it.")] = None,
+    subjects: Annotated[int | None, typer.Option(help="How many subjects.")] = None,
+    sites: Annotated[int | None, typer.Option(help="How many sites.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Equal seeds and settings give equal bytes.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Voxel grid: 4mm (48×56×48) or 2mm (91×109×91).")] = None,
+    layout: Annotated[str | None, typer.Option(help="Clinica's folder layout: bids or caps.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that write at once.")] = 2,
+) -> None:
+    """Write a SYNTHETIC cohort shaped like ADNI: real files of invented subjects. Goes on where it was stopped."""
+    given = (read_config(config, CohortConfig) if config else CohortConfig()).model_dump()
+    if grid is not None and grid not in GRIDS:
+        raise ConfigurationError(f"no grid {grid!r}; use {' or '.join(GRIDS)}, or name any grid in --config")
+    chosen = {
+        "subjects": subjects, "sites": sites, "seed": seed, "grid": GRIDS[grid] if grid else None, "layout": layout,
+    }  # fmt: skip
+    given |= {key: value for key, value in chosen.items() if value is not None}
+    cohort = parse_config(given, CohortConfig, "the cohort's settings")
+    _say(f"writing a synthetic cohort of {cohort.subjects} subjects into {out}")
+    with _progress("subjects") as show:
+        write_cohort(out, cohort, workers=workers, progress=show)
+    _say(
+        f"synthetic cohort in {out}; next: "
+        f"permmoe data adni --tables {out / 'clinical'} --images {out} --out {out / 'manifest.csv'}"
+    )
+
+
+@app.command()
+def adni(
+    tables: Annotated[Path, typer.Option(help="Folder with ADNIMERGE.csv or CDR.csv (and DXSUM.csv).")],
+    images: Annotated[Path, typer.Option(help="Folder in Clinica's BIDS or CAPS layout, or with both in it.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.csv"),
+    horizon: Annotated[float, typer.Option(help="Months from the index visit to the outcome.")] = 24.0,
+    window: Annotated[float, typer.Option(help="How far from the horizon the outcome may lie, months.")] = 3.0,
+    image_window: Annotated[int, typer.Option(help="How far from the index visit an image may lie, days.")] = 90,
+    diagnosis: Annotated[list[str] | None, typer.Option(help="Accepted at the index visit (DX); repeatable.")] = None,
+    model: ModelOption = None,
+) -> None:
+    """Turn ADNI's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
+    modalities = _model(model).modalities
+    rule = parse_config(
+        {
+            "horizon_months": horizon, "window_months": window, "image_window_days": image_window,
+            "diagnoses": tuple(diagnosis or ("MCI",)),
+        },
+        TargetRule,
+        "the target rule",
+    )  # fmt: skip
+    _say(f"reading tables in {tables} and looking for images under {images}")
+    visits, quarantine = adni_visits(tables, images, rule, modalities)
+    report = out.with_suffix(".quarantine.csv")
+    write_manifest(visits, out, modalities)
+    quarantine.write(report)
+    _show_summary(visits, [m.name for m in modalities], horizon)
+    _show_quarantine(quarantine)
+    _say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
+
+
+@app.command()
+def inspect(
+    manifest: Path,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Read every image, too, and say which are broken.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="CSV to itemise the quarantine in; it names patients.")] = None,
+    model: ModelOption = None,
+) -> None:
+    """Count a manifest's visits by site, phase, modality and combination, and say what cannot be used."""
+    settings = _model(model)
+    visits, quarantine = read_manifest(manifest, settings.modalities, need_target=False)
+    if volumes:
+        quarantine += _broken_volumes(visits, settings)
+    horizons = {v.horizon_months for v in visits}
+    _show_summary(visits, settings.names, max(horizons, default=float("nan")))
+    _show_quarantine(quarantine)
+    if report is not None:
+        quarantine.write(report)
+        _say(f"quarantine itemised in {report} (names patients: keep it at the site)")
+
+
+def _model(path: Path | None) -> ModelConfig:
+    return read_config(path, ModelConfig) if path else ModelConfig()
+
+
+def _broken_volumes(visits: VisitTable, model: ModelConfig) -> Quarantine:
+    images = [(v, m) for v in visits for m in model.modalities if m.name in v.volumes]
+    items: list[Quarantined] = []
+    with _progress("volumes") as show:
+        for done, (visit, modality) in enumerate(images, start=1):
+            path = visit.volumes[modality.name]
+            try:
+                read_volume(path, modality, model.grid)
+            except BrokenVolume as broken:
+                items.append(Quarantined(visit.subject_id, modality.name, str(path), str(broken)))
+            show(done, len(images))
+    return Quarantine(tuple(items))
+
+
+def _show_summary(visits: VisitTable, names: Sequence[str], horizon_months: float) -> None:
+    summary = summarise(visits, names)
+    if is_synthetic(visits):
+        _say("SYNTHETIC data: invented subjects; figures say nothing about patients")
+    sites = Table("site", "visits", *names, title="Visits by site and modality")
+    for site, n in summary.by_site.items():
+        sites.add_row(site, str(n), *(str(summary.modality_by_site[site][name]) for name in names))
+    sites.add_section()
+    sites.add_row("all", str(summary.visits), *(str(summary.by_modality[name]) for name in names))
+    combinations = Table("combination", "visits", title="Visits by combination of modalities")
+    for combination, n in summary.by_combination.items():
+        combinations.add_row(combination_name(combination), str(n))
+    groups = Table("phase or split", "visits", title="Visits by phase and split")
+    for phase, n in summary.by_phase.items():
+        groups.add_row(phase or "no phase", str(n))
+    groups.add_section()
+    for split, n in summary.by_split.items():
+        groups.add_row(split or "not yet split", str(n))
+    header = ("CDR-SB, points", "n", "mean", "SD", "quartiles", "zero", "negative")
+    labels = Table(*header, title="Labels")
+    labels.add_row("at the visit", *_cells(summary.baseline))
+    labels.add_row(f"change at {horizon_months:g} months", *_cells(summary.delta))
+    for table in (sites, combinations, groups, labels):
+        Console().print(table)
+
+
+def _cells(d: Distribution) -> tuple[str, ...]:
+    if d.n == 0:
+        return ("0", *[""] * 5)
+    quartiles = " / ".join(f"{q:.1f}" for q in d.quartiles)
+    return str(d.n), f"{d.mean:.2f}", f"{d.deviation:.2f}", quartiles, f"{d.zero_share:.0%}", f"{d.negative_share:.0%}"
+
+
+def _show_quarantine(quarantine: Quarantine) -> None:
+    if not len(quarantine):
+        _say("nothing was left out")
+        return
+    table = Table("reason", "count", title="Left out")
+    for reason, n in quarantine.counts().items():
+        table.add_row(reason, str(n))
+    Console().print(table)
+
+
+def _say(text: str) -> None:
+    Console().print(escape(text), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

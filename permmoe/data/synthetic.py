@@ -1,0 +1,25 @@
+"""Tell synthetic images from a patient's, so that whatever shows figures of them can say so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from permmoe.data.visits import VisitTable
+
+DESCRIPTION_FILE = "dataset_description.json"
+"""BIDS's description of a data set; the synthetic cohort's says `"SYNTHETIC": true`."""
+
+
+def is_synthetic(table: VisitTable) -> bool:
+    """Whether any visit has an image in a folder that is described as synthetic."""
+    folders = {folder for visit in table for image in visit.volumes.values() for folder in image.parents}
+    return any(_says_synthetic(folder / DESCRIPTION_FILE) for folder in folders)
+
+
+def _says_synthetic(description: Path) -> bool:
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("SYNTHETIC") is True

@@ -1,0 +1,149 @@
+"""A model's parameters as named modules, the units that sites are averaged by, and the support of each.
+
+| module | parameters | support of a site |
+|---|---|---|
+| `encoder/<m>` | encoder of modality m | visits with m observed |
+| `router/<m>` | W_m and its noise weights | visits with m observed, + κ × visits with m imputed |
+| `router/shared` | Flex-MoE's only router | visits |
+| `expert/<e>` | FFN_e | gate mass that tokens sent to expert e, visits |
+| `bank/<P>/<m>` | B[P, m] | visits whose observed set is exactly P |
+| `trunk` | embeddings, attention, norms | visits |
+| `head` | prediction head | visits |
+
+Routers, experts and the bank are stacked in the model, so a module may be one slice of a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from permmoe.config import ModelConfig
+from permmoe.modality import bank_pairs, combination_name, combination_of
+from permmoe.model import PerMMoE
+from permmoe.trainer import Exposure
+
+
+@dataclass(frozen=True)
+class Part:
+    """A whole parameter, or its slice at `index` along the first dimension."""
+
+    parameter: str
+    shape: tuple[int, ...]
+    index: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ModuleLayout:
+    """Which parameters make up which module; every element of every parameter belongs to exactly one."""
+
+    parts: Mapping[str, tuple[Part, ...]]
+    """In a fixed order: modules as the model declares their parameters, parts within a module likewise."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every parameter."""
+
+    @classmethod
+    def of(cls, model: PerMMoE) -> ModuleLayout:
+        """The layout of a model. Raises ValueError for a parameter that no module is declared for."""
+        parts: dict[str, list[Part]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != torch.float32:
+                raise ValueError(f"parameter {name} is {parameter.dtype}; federated parameters are float32")
+            shapes[name] = tuple(parameter.shape)
+            owners = _slice_owners(model.config, name)
+            if owners is None:
+                parts.setdefault(_owner(name), []).append(Part(name, shapes[name]))
+                continue
+            for index, owner in enumerate(owners):
+                parts.setdefault(owner, []).append(Part(name, shapes[name][1:], index))
+        return cls({module: tuple(found) for module, found in parts.items()}, shapes)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(self.parts)
+
+    def size(self, module: str) -> int:
+        """Number of elements of a module. Raises KeyError for an unknown one."""
+        return sum(part.size for part in self.parts[module])
+
+    def flatten(self, state: Mapping[str, Tensor], module: str) -> Float32[Tensor, " n"]:
+        """A module's parameters laid end to end; a copy, on the CPU."""
+        pieces = [state[p.parameter] if p.index is None else state[p.parameter][p.index] for p in self.parts[module]]
+        return torch.cat([piece.detach().reshape(-1) for piece in pieces]).cpu()
+
+    def flatten_all(self, state: Mapping[str, Tensor]) -> dict[str, Float32[Tensor, " n"]]:
+        """Every module of a state dict."""
+        return {module: self.flatten(state, module) for module in self.parts}
+
+    def unflatten(self, modules: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of all modules. Raises KeyError where one is absent, ValueError where a size is wrong."""
+        state = {name: torch.empty(shape) for name, shape in self.shapes.items()}
+        for module, parts in self.parts.items():
+            flat = modules[module]
+            if flat.shape != (self.size(module),):
+                raise ValueError(f"module {module} has shape {tuple(flat.shape)}, expected ({self.size(module)},)")
+            for part, piece in zip(parts, flat.split([p.size for p in parts]), strict=True):
+                target = state[part.parameter] if part.index is None else state[part.parameter][part.index]
+                target.copy_(piece.view(part.shape))
+        return state
+
+
+def module_support(config: ModelConfig, exposure: Exposure, imputed_router_support: float = 0.0) -> dict[str, float]:
+    """The support of every module at a site, in visits; the table above, with κ = `imputed_router_support`."""
+    support = {"trunk": exposure.visits, "head": exposure.visits}
+    for name in config.names:
+        support[f"encoder/{name}"] = exposure.observed.get(name, 0.0)
+        if config.routers == "per_modality":
+            support[f"router/{name}"] = exposure.observed.get(
+                name, 0.0
+            ) + imputed_router_support * exposure.imputed.get(name, 0.0)
+    if config.routers == "shared":
+        support["router/shared"] = exposure.visits
+    support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
+    support |= {
+        _bank_name(config, mask, missing): exposure.patterns.get(mask, 0.0)
+        for mask, missing in bank_pairs(len(config.names))
+    }
+    return support
+
+
+def _slice_owners(config: ModelConfig, parameter: str) -> list[str] | None:
+    """The modules that a stacked parameter's slices belong to, in order; None for a parameter that is not stacked."""
+    match parameter.split(".")[0]:
+        case "routers" if config.routers == "shared":
+            return ["router/shared"]
+        case "routers":
+            return [f"router/{name}" for name in config.names]
+        case "experts":
+            return [f"expert/{e}" for e in range(config.experts)]
+        case "missing_bank":
+            return [_bank_name(config, mask, missing) for mask, missing in bank_pairs(len(config.names))]
+    return None
+
+
+def _owner(parameter: str) -> str:
+    """The module of a parameter that is not stacked."""
+    match parameter.split("."):
+        case ["encoders", modality, *_]:
+            return f"encoder/{modality}"
+        case ["attention", *_]:
+            return "trunk"
+        case ["head", *_]:
+            return "head"
+    raise ValueError(f"parameter {parameter} belongs to no module; declare it in permmoe/federated/modules.py")
+
+
+def _bank_name(config: ModelConfig, mask: int, missing: int) -> str:
+    return f"bank/{combination_name(combination_of(mask, config.names))}/{config.names[missing]}"

@@ -1,0 +1,253 @@
+"""Instructions and replies as Flower records: one flat float32 array a module. The only Flower import under permmoe/.
+
+Flower cuts arrays into objects that are sent and stored one by one, so few large arrays travel several times faster
+than one for each parameter. Whatever is read here came from another machine: nothing in it is taken on trust.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from permmoe.config import parse_config
+from permmoe.errors import ConfigurationError
+from permmoe.evaluation import ErrorSums
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.update import ModuleUpdate
+
+Part = Literal["validation", "test"]
+Value = TypeVar("Value")
+
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What a site may call itself: the name ends up in tables and file names."""
+
+
+class MalformedRecord(Exception):
+    """A record that breaks the protocol. `rule` names the broken rule and repeats nothing that was received."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the coordinator asks of a site; the model travels beside it."""
+
+    plan: RoundPlan
+    round: int
+    """From 1."""
+    model_digest: str
+    part: Part = "validation"
+    """Which of its visits a site evaluates; training always takes the training visits."""
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """What a site's training of one round made."""
+
+    site: str
+    round: int
+    model_digest: str
+    """Of the model that the site was sent and started from."""
+    updates: Mapping[str, ModuleUpdate]
+    """Only modules with a support above zero."""
+    visits: float
+    loss_sum: float
+    """Training loss summed over the visits of the last local epoch, squared points."""
+    train_seconds: float
+    overhead_seconds: float
+    """The site's time outside training: reading, checking and writing records."""
+
+
+@dataclass(frozen=True)
+class EvaluationReply:
+    """A site's evaluation of the model, by combination."""
+
+    site: str
+    round: int
+    model_digest: str
+    sums: Mapping[str, ErrorSums]
+
+
+def model_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, whatever the order of the names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        values = np.ascontiguousarray(state[name].detach().cpu().numpy())
+        sha.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
+        sha.update(values.data)
+    return sha.hexdigest()
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Payload of a message, bytes, without Flower's framing."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def write_modules(modules: Mapping[str, Tensor]) -> ArrayRecord:
+    """Flat modules, one array each."""
+    return ArrayRecord({name: Array(flat.numpy()) for name, flat in modules.items()})
+
+
+def read_modules(record: ArrayRecord, layout: ModuleLayout) -> dict[str, Tensor]:
+    """Flat modules of a layout. Raises MalformedRecord: unknown_module, dtype, shape, encoding."""
+    return {name: _read_module(name, array, layout) for name, array in record.items()}
+
+
+def write_instruction(instruction: Instruction, model: ArrayRecord) -> RecordDict:
+    """The message that opens a round at a site."""
+    settings = ConfigRecord(
+        {
+            "plan": instruction.plan.canonical_json(),
+            "round": instruction.round,
+            "model-digest": instruction.model_digest,
+            "part": instruction.part,
+        }
+    )
+    return RecordDict({"model": model, "instruction": settings})
+
+
+def read_instruction(content: RecordDict) -> Instruction:
+    """What the coordinator asks. Raises MalformedRecord for anything incomplete or unknown."""
+    settings = _record(content, "instruction", ConfigRecord)
+    try:
+        plan = parse_config(RoundPlan.model_validate_json(_typed(settings, "plan", str)).model_dump(), RoundPlan, "plan")
+    except (ConfigurationError, ValueError):
+        raise MalformedRecord("plan") from None
+    match _typed(settings, "part", str):
+        case "validation" | "test" as part:
+            return Instruction(plan, _typed(settings, "round", int), _typed(settings, "model-digest", str), part)
+    raise MalformedRecord("part")
+
+
+def read_model(content: RecordDict, instruction: Instruction, layout: ModuleLayout) -> dict[str, Tensor]:
+    """The flat modules that came with an instruction.
+
+    Raises MalformedRecord unless they are complete and have the digest that the instruction names.
+    """
+    modules = read_modules(_record(content, "model", ArrayRecord), layout)
+    if set(modules) != set(layout.modules):
+        raise MalformedRecord("missing_module")
+    if model_digest(modules) != instruction.model_digest:
+        raise MalformedRecord("model_digest")
+    return modules
+
+
+def write_train_reply(reply: TrainReply) -> RecordDict:
+    """A site's answer to a training instruction."""
+    figures = {name: getattr(reply, name) for name in ("visits", "loss_sum", "train_seconds", "overhead_seconds")}
+    return RecordDict(
+        {
+            "reply": _header(reply),
+            "update": write_modules({name: update.weighted_delta for name, update in reply.updates.items()}),
+            "support": MetricRecord({name: update.support for name, update in reply.updates.items()}),
+            "figures": MetricRecord(figures),
+        }
+    )
+
+
+def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
+    """A site's answer, complete and of the right types and shapes; its values are for the server to judge.
+
+    Raises MalformedRecord.
+    """
+    site, number, digest = _read_header(content)
+    deltas = read_modules(_record(content, "update", ArrayRecord), layout)
+    support = _record(content, "support", MetricRecord)
+    figures = _record(content, "figures", MetricRecord)
+    if set(support) - set(deltas):
+        raise MalformedRecord("support_without_update")
+    updates = {name: ModuleUpdate(delta, _number(support, name, "missing_support")) for name, delta in deltas.items()}
+    return TrainReply(
+        site,
+        number,
+        digest,
+        updates,
+        _number(figures, "visits"),
+        _number(figures, "loss_sum"),
+        _number(figures, "train_seconds"),
+        _number(figures, "overhead_seconds"),
+    )
+
+
+def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
+    """A site's answer to an evaluation instruction: for each combination n and four sums."""
+    sums = {name: [float(value) for value in astuple(s)] for name, s in reply.sums.items()}
+    return RecordDict({"reply": _header(reply), "sums": MetricRecord(sums)})
+
+
+def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
+    """A site's sums, of the right types. Raises MalformedRecord."""
+    sums: dict[str, ErrorSums] = {}
+    for name, values in _record(content, "sums", MetricRecord).items():
+        if not isinstance(values, list) or len(values) != 5 or not float(values[0]).is_integer():
+            raise MalformedRecord("sums")
+        n, squared, absolute, target, target_squared = map(float, values)
+        sums[name] = ErrorSums(int(n), squared, absolute, target, target_squared)
+    return EvaluationReply(*_read_header(content), sums)
+
+
+def _header(reply: TrainReply | EvaluationReply) -> ConfigRecord:
+    return ConfigRecord({"site": reply.site, "round": reply.round, "model-digest": reply.model_digest})
+
+
+def _read_header(content: RecordDict) -> tuple[str, int, str]:
+    header = _record(content, "reply", ConfigRecord)
+    site = _typed(header, "site", str)
+    if not SITE_NAME.fullmatch(site):
+        raise MalformedRecord("site_name")
+    return site, _typed(header, "round", int), _typed(header, "model-digest", str)
+
+
+def _read_module(name: str, array: Array, layout: ModuleLayout) -> Tensor:
+    if name not in layout.parts:
+        raise MalformedRecord("unknown_module")
+    if array.dtype != "float32":
+        raise MalformedRecord("dtype")
+    size = layout.size(name)
+    if tuple(array.shape) != (size,):
+        raise MalformedRecord("shape")
+    # A parser of NumPy's format would believe the header's shape; the only header it may have is known beforehand.
+    header = _numpy_header(size)
+    if array.stype != "numpy.ndarray" or len(array.data) != len(header) + 4 * size or array.data[: len(header)] != header:
+        raise MalformedRecord("encoding")
+    return torch.from_numpy(np.frombuffer(array.data, "<f4", offset=len(header)).copy())
+
+
+def _numpy_header(size: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (size,)})
+    return buffer.getvalue()
+
+
+def _record(content: RecordDict, name: str, kind: type[Value]) -> Value:
+    record = content.get(name)
+    if not isinstance(record, kind):
+        raise MalformedRecord(f"missing_{name}")
+    return record
+
+
+def _typed(record: ConfigRecord, name: str, kind: type[Value]) -> Value:
+    value = record.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise MalformedRecord(f"missing_{name.replace('-', '_')}")
+    return value
+
+
+def _number(record: MetricRecord, name: str, rule: str = "") -> float:
+    value = record.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise MalformedRecord(rule or f"missing_{name}")
+    return float(value) if math.isfinite(value) else math.nan

@@ -1,0 +1,39 @@
+"""What a site returns for a module. The type is linear, so plain and secure aggregation are one code path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModuleUpdate:
+    """One site's update of one module, or the sum of several sites' updates; Σ weighted_delta / Σ support is their mean.
+
+    Addition rounds to float32; the server adds in fixed point instead (permmoe_server.aggregation).
+    """
+
+    weighted_delta: Float32[Tensor, " n"]
+    """support × (after − before), the module's parameters laid end to end."""
+    support: float
+    """How much of the data trained the module, visits (permmoe.federated.modules.module_support)."""
+    sites: int = 1
+    """Sites whose support is in the sum."""
+
+    def __add__(self, other: ModuleUpdate) -> ModuleUpdate:
+        return ModuleUpdate(
+            self.weighted_delta + other.weighted_delta, self.support + other.support, self.sites + other.sites
+        )
+
+    @classmethod
+    def zero(cls, size: int) -> ModuleUpdate:
+        """What adds nothing: the update of no site."""
+        return cls(torch.zeros(size), 0.0, 0)
+
+    @classmethod
+    def of(cls, before: Float32[Tensor, " n"], after: Float32[Tensor, " n"], support: float) -> ModuleUpdate:
+        """The update of one site that trained a module."""
+        return cls((after - before) * support, support, 1)

@@ -1,0 +1,86 @@
+"""`python simulation/run.py [STUDY.yaml]`: run a study and write its report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from permmoe.command_line import run
+from permmoe.config import read_config
+from permmoe_simulation.simulate import Progress, run_study
+from permmoe_simulation.study import StudyConfig
+
+DEFAULT_STUDY = Path(__file__).parents[2] / "configs" / "studies" / "default.yaml"
+
+
+class EngineName(StrEnum):
+    """What carries messages between server and sites."""
+
+    inprocess = "inprocess"
+    ray = "ray"
+
+
+def simulate(
+    study: Annotated[Path, typer.Argument(help="The study's YAML file.")] = DEFAULT_STUDY,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; runs/<study> if left out.")] = None,
+    engine: Annotated[EngineName, typer.Option(help="Ray is for many cores or a cluster.")] = EngineName.inprocess,
+    workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = os.cpu_count() or 1,
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds instead of the study's own.")] = "",
+) -> None:
+    """Run every missing cell of a study, then write its tables and report.html."""
+    console = Console()
+    settings = read_config(study, StudyConfig)
+    if seeds:
+        settings = settings.model_copy(update={"seeds": _seeds(seeds)})
+    folder = out or Path("runs") / settings.name
+    command = shlex.join(["python", "simulation/run.py", *sys.argv[1:]])
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
+    with Bar(*columns, console=console) as bar:
+        current: list[TaskID] = []
+
+        def stage(name: str, steps: int) -> None:
+            current.append(bar.add_task(name, total=steps, last=""))
+
+        def step(what: str) -> None:
+            bar.update(current[-1], advance=1, last=what)
+
+        outcome = run_study(
+            settings,
+            folder,
+            engine=engine.value,
+            workers=workers,
+            command=command,
+            progress=Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
+        )
+    for sentence in outcome.findings:
+        console.print(sentence, highlight=False)
+    synthetic = "synthetic data; " if settings.data.synthetic else ""
+    console.print(
+        f"{settings.name}: {synthetic}{len(outcome.failed)} cell(s) failed, {outcome.seconds:.0f} s, "
+        f"report: {outcome.report}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: expected whole numbers such as 0,1,2") from None
+
+
+def main() -> None:
+    """What `simulation/run.py` runs."""
+    run(lambda: typer.run(simulate))

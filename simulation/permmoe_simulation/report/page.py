@@ -1,0 +1,79 @@
+"""Put the sections together and write them as HTML."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from itertools import count
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from permmoe_simulation.report.accuracy import (
+    differences_section,
+    learning_section,
+    numbers_section,
+    rmse_section,
+    strata_section,
+)
+from permmoe_simulation.report.content import Entry, Plot, Table, interval, signed
+from permmoe_simulation.report.files import Goal, Study
+from permmoe_simulation.report.style import with_prefix
+from permmoe_simulation.report.view import view_of
+from permmoe_simulation.report.workings import (
+    costs_section,
+    experts_section,
+    gaps_section,
+    images_section,
+    methods_section,
+    repeat_section,
+    sites_section,
+)
+
+SECTIONS = (
+    rmse_section,
+    methods_section,
+    differences_section,
+    numbers_section,
+    strata_section,
+    learning_section,
+    sites_section,
+    experts_section,
+    costs_section,
+    images_section,
+    gaps_section,
+    repeat_section,
+)
+"""The answer first, then what supports it, then how to repeat it."""
+
+
+def page(study: Study) -> str:
+    """The whole page. Every text of the study is escaped; only figures, drawn here, are taken as they are."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    numbers = count(1)
+
+    def numbered(plot: Plot) -> tuple[int, Markup]:
+        number = next(numbers)
+        return number, Markup(with_prefix(plot.svg, f"figure{number}-"))
+
+    template = environment.from_string((files("permmoe_simulation.report") / "page.html.j2").read_text(encoding="utf-8"))
+    view = view_of(study)
+    return template.render(
+        summary=study.summary,
+        goals=_goals_table(study.summary.goals) if study.summary.goals else None,
+        sections=[build(view) for build in SECTIONS],
+        numbered=numbered,
+    )
+
+
+def _goals_table(goals: tuple[Goal, ...]) -> Table:
+    verdicts = {True: "met", False: "not met", None: "undecided"}
+    rows = [
+        [
+            Entry(goal.claim),
+            Entry(signed(goal.difference), interval(goal.lower, goal.upper)),
+            Entry(verdicts[goal.met], is_strong=True),
+        ]
+        for goal in goals
+    ]
+    header = ["Goal set before the study", "RMSE difference", "Outcome"]
+    return Table("Goals. Differences in CDR-SB points with 95% intervals; below zero is better.", header, rows)

@@ -1,0 +1,239 @@
+"""Run a whole study: the data, every cell that is not on disk yet, the tables, the report.
+
+Everything lies in one folder. `cells/<digest>/` keeps each finished cell, so a study that was killed, changed or
+extended only runs what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.cache import VolumeCache
+from permmoe.data.cohort import write_cohort
+from permmoe.data.manifest import read_manifest
+from permmoe.data.quarantine import Quarantine
+from permmoe.data.visits import VisitTable
+from permmoe.errors import DataError, PermmoeError
+from permmoe.provenance import machine, versions
+from permmoe_simulation.cell import run_cell, split_and_partition
+from permmoe_simulation.report import render_report
+from permmoe_simulation.results import (
+    FinishedCell,
+    StudyErrors,
+    activation_tables,
+    finding,
+    gather,
+    judge_claims,
+)
+from permmoe_simulation.study import Cell, StudyConfig, cells
+
+Engine = Literal["inprocess", "ray"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Callbacks of the one who watches; each may be called often."""
+
+    stage: Callable[[str, int], None]
+    """A new stage begins: its name, and how many steps it has."""
+    step: Callable[[str], None]
+    """A step of it is done: what it was."""
+    note: Callable[[str], None]
+    """Something worth a line of its own."""
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """What a study ended with."""
+
+    report: Path
+    findings: tuple[str, ...]
+    failed: tuple[str, ...]
+    """Cells that did not finish, each with the type of its error."""
+    seconds: float
+
+
+def run_study(
+    study: StudyConfig, out: Path, *, engine: Engine, workers: int, command: str, progress: Progress
+) -> StudyOutcome:
+    """Run what is missing and write the tables and the report. Raises PermmoeError for data that cannot be used."""
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    cache = out / "cache"
+    visits, quarantine = prepare_data(study, out, cache, workers, progress)
+    quarantine.write(out / "quarantine.csv")
+    grid = cells(study, visits.digest(), engine)
+    finished, failed = _run_cells(grid, visits, cache, out / "cells", workers, progress)
+    if not finished:
+        raise PermmoeError(f"no cell of the study finished; the first error: {failed[0]}")
+    progress.stage("report", 1)
+    summary = _write_tables(study, visits, quarantine, finished, failed, grid, cache, out)
+    summary |= {
+        "command": command,
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_memory_mb": _peak_memory_mb(workers),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    report = render_report(out)
+    progress.step("report.html")
+    return StudyOutcome(report, tuple(summary["findings"]), tuple(failed), summary["seconds"])
+
+
+def prepare_data(
+    study: StudyConfig, out: Path, cache: Path, workers: int, progress: Progress
+) -> tuple[VisitTable, Quarantine]:
+    """The study's visits, their volumes in the cache; a synthetic cohort is written first, as files, and read back."""
+    if study.data.synthetic is not None:
+        cohort = study.data.synthetic
+        folder = out / "cohort"
+        progress.stage("synthetic cohort", cohort.subjects)
+        write_cohort(folder, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
+        visits, quarantine = adni_visits(folder / "clinical", folder, TargetRule(), study.model.modalities)
+    else:
+        assert study.data.manifest is not None
+        visits, quarantine = read_manifest(study.data.manifest, study.model.modalities)
+    if len(visits) == 0:
+        raise DataError("the study has no usable visit; `permmoe data inspect` on its manifest says why")
+    progress.stage("volumes", 1)
+    quarantine = quarantine + VolumeCache(cache).build(
+        visits, study.model.modalities, study.model.grid, workers=workers
+    )
+    progress.step("cache")
+    return visits, quarantine
+
+
+def _run_cells(
+    grid: Sequence[tuple[str, Cell]],
+    visits: VisitTable,
+    cache: Path,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> tuple[list[FinishedCell], list[str]]:
+    """Run the cells in worker processes; one that fails is itemised and the rest go on."""
+    progress.stage("cells", len(grid))
+    finished: list[FinishedCell] = []
+    failed: list[str] = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures: dict[Future[Path], tuple[str, Cell]] = {}
+        for name, cell in grid:
+            target = folder / cell.digest()[:16]
+            futures[pool.submit(run_cell, cell, visits, cache, target)] = (name, cell)
+        try:
+            for future in as_completed(futures):
+                name, cell = futures[future]
+                label = f"{name}, {cell.regime}, seed {cell.seed}"
+                error = future.exception()
+                if error is None:
+                    finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()))
+                else:
+                    failed.append(f"{label}: {type(error).__name__}: {error}")
+                    progress.note(f"failed: {failed[-1]}")
+                progress.step(label)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    order = {(name, cell.regime, cell.seed): i for i, (name, cell) in enumerate(grid)}
+    finished.sort(key=lambda c: order[c.method, c.regime, c.seed])
+    return finished, sorted(failed)
+
+
+def _write_tables(
+    study: StudyConfig,
+    visits: VisitTable,
+    quarantine: Quarantine,
+    finished: Sequence[FinishedCell],
+    failed: Sequence[str],
+    grid: Sequence[tuple[str, Cell]],
+    cache: Path,
+    out: Path,
+) -> dict[str, Any]:
+    names = study.model.names
+    errors = StudyErrors(finished, names, study.seeds, study.bootstrap_resamples)
+    errors.results().to_csv(out / "results.csv", index=False)
+    pairs = list(dict.fromkeys([*study.comparisons, *((c.method, c.reference) for c in study.claims)]))
+    comparisons = errors.comparisons(pairs)
+    comparisons.to_csv(out / "comparisons.csv", index=False)
+    activation, routing = activation_tables(finished, names)
+    tables = {
+        "learning": gather(finished, "learning.csv"),
+        "rounds": gather(finished, "rounds.csv"),
+        "activation": activation,
+        "routing": routing,
+        "sites": site_table(grid[0][1], visits),
+    }
+    for name, table in tables.items():
+        if len(table):
+            table.to_csv(out / f"{name}.csv", index=False)
+    if slices := example_slices(visits, study, cache):
+        np.savez(out / "slices.npz", **slices)
+    labels = {name: m.label for name, m in study.methods.items()}
+    goals = judge_claims(study.claims, comparisons, labels) if len(comparisons) else []
+    return {
+        "study": study.name,
+        "synthetic": study.data.synthetic is not None,
+        "data": study.description,
+        "methods": {n: m.model_dump(include={"label", "description", "kind"}) for n, m in study.methods.items()},
+        "modalities": list(names),
+        "findings": [finding(goal) for goal in goals],
+        "goals": goals,
+        "configuration": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
+        "versions": versions(),
+        "machine": machine(),
+        "digests": {"data": visits.digest(), "study": study.digest()},
+        "seeds": list(study.seeds),
+        "failed_cells": list(failed),
+        "quarantine": dict(quarantine.counts()),
+        "left_out_sites": len(split_and_partition(visits, grid[0][1])[1]),
+    }  # fmt: skip
+
+
+def site_table(cell: Cell, visits: VisitTable) -> pd.DataFrame:
+    """Visits of each site by modality and by part, for the partition of one cell."""
+    sites, _ = split_and_partition(visits, cell)
+    rows: list[Mapping[str, Any]] = []
+    for site, table in sites.items():
+        counts = {name: sum(name in v.observed(cell.model.names) for v in table) for name in cell.model.names}
+        parts = {part: sum(v.split == part for v in table) for part in ("train", "validation", "test")}
+        rows.append({"site": site, **counts, **parts})
+    return pd.DataFrame(rows)
+
+
+def example_slices(visits: VisitTable, study: StudyConfig, cache: Path) -> dict[str, np.ndarray]:
+    """The middle axial and coronal slice of each volume modality of a visit that has most of them.
+
+    Only made for synthetic cohorts: a report must not show a patient.
+    """
+    if study.data.synthetic is None:
+        return {}
+    visit = max(visits, key=lambda v: (len(v.volumes), v.subject_id))
+    slices: dict[str, np.ndarray] = {}
+    for modality in study.model.modalities:
+        if modality.name in visit.volumes:
+            volume = VolumeCache(cache).get(visit.volumes[modality.name], modality, study.model.grid)
+            middle = [n // 2 for n in volume.shape]
+            slices[f"{modality.name}_axial"] = np.asarray(volume[:, :, middle[2]], dtype=np.float32)
+            slices[f"{modality.name}_coronal"] = np.asarray(volume[:, middle[1], :], dtype=np.float32)
+    return slices
+
+
+def _peak_memory_mb(workers: int) -> int:
+    """Upper bound: this process's peak, and the largest worker's once for each worker."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + workers * child) // 1024
