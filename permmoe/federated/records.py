@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
@@ -19,8 +18,6 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from permmoe.config import parse_config
-from permmoe.errors import ConfigurationError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -123,8 +120,8 @@ def read_instruction(content: RecordDict) -> Instruction:
     """What the coordinator asks. Raises MalformedRecord for anything incomplete or unknown."""
     settings = _record(content, "instruction", ConfigRecord)
     try:
-        plan = parse_config(RoundPlan.model_validate_json(_typed(settings, "plan", str)).model_dump(), RoundPlan, "plan")
-    except (ConfigurationError, ValueError):
+        plan = RoundPlan.model_validate_json(_typed(settings, "plan", str))
+    except ValueError:
         raise MalformedRecord("plan") from None
     match _typed(settings, "part", str):
         case "validation" | "test" as part:
@@ -221,7 +218,11 @@ def _read_module(name: str, array: Array, layout: ModuleLayout) -> Tensor:
         raise MalformedRecord("shape")
     # A parser of NumPy's format would believe the header's shape; the only header it may have is known beforehand.
     header = _numpy_header(size)
-    if array.stype != "numpy.ndarray" or len(array.data) != len(header) + 4 * size or array.data[: len(header)] != header:
+    if (
+        array.stype != "numpy.ndarray"
+        or len(array.data) != len(header) + 4 * size
+        or array.data[: len(header)] != header
+    ):
         raise MalformedRecord("encoding")
     return torch.from_numpy(np.frombuffer(array.data, "<f4", offset=len(header)).copy())
 
@@ -250,4 +251,4 @@ def _number(record: MetricRecord, name: str, rule: str = "") -> float:
     value = record.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise MalformedRecord(rule or f"missing_{name}")
-    return float(value) if math.isfinite(value) else math.nan
+    return float(value)

@@ -70,16 +70,20 @@ def _head(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> _H
     )
     channels = dict(zip(CHANNELS, _sample(anatomy, source_mm).T, strict=True))
     grey = channels["grey"]
-    everywhere = 0.04 + 0.04 * age + 0.10 * latents.neurodegeneration
     thinning = np.clip(
-        np.float32(0.40 * latents.neurodegeneration) * channels["atrophy"]
+        _cortical_loss(latents.neurodegeneration, channels)
         + np.float32(0.28 * latents.hippocampal_loss) * channels["hippocampus"]
-        + (np.float32(everywhere) + np.float32(0.03) * unevenness) * grey,
+        + (np.float32(0.04 + 0.04 * age) + np.float32(0.03) * unevenness) * grey,
         0,
         0.65,
     )
     grey, white = grey - np.minimum(thinning, grey), channels["white"]
     return _Head(channels, thinning, grey, white, np.clip(1 - grey - white, 0, 1))
+
+
+def _cortical_loss(neurodegeneration: float, channels: dict[str, Voxels]) -> Voxels:
+    """Share of a voxel that turns from grey matter to fluid: mostly where Alzheimer's disease takes it."""
+    return np.float32(neurodegeneration) * (np.float32(0.40) * channels["atrophy"] + np.float32(0.10) * channels["grey"])
 
 
 def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Float32[np.ndarray, "voxels channels"]:
@@ -103,33 +107,38 @@ def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Flo
 
 def _t1(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     rng = stream(seed, Purpose.T1, subject.index)
-    loss = head.thinning + np.float32(0.7 * subject.latents.hippocampal_loss) * head.channels["hippocampus"]
-    signal = head.channels["t1"] - np.float32(0.65) * np.minimum(loss, 1) + np.float32(scanner.t1_fluid) * head.fluid
+    loss = (
+        head.thinning
+        + np.float32(0.7 * subject.latents.hippocampal_loss) * head.channels["hippocampus"]
+        + _cortical_loss(scanner.apparent_atrophy, head.channels)
+    )
+    signal = head.channels["t1"] - np.float32(0.65) * np.minimum(loss, 1)
     return _mri(signal, scanner.mri_contrast, scanner.t1_shading, scanner, anatomy, rng)
 
 
 def _flair(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     """Lesions grow from the ventricles outwards through a patchy threshold, so that volume follows the latent."""
     rng = stream(seed, Purpose.FLAIR, subject.index)
-    channels, vascular = head.channels, subject.latents.vascular
+    channels, vascular = head.channels, subject.latents.vascular + scanner.apparent_lesions
     patch_rng = stream(seed, Purpose.LESIONS, subject.index)
     patches = _on_voxels(draw_coefficients(patch_rng, _LESION_SPACING_MM), _LESION_SPACING_MM, anatomy)
     reach = channels["periventricular"] * np.float32(0.95 + 0.25 * vascular) + np.float32(0.14) * patches
-    reach += np.float32(0.06 * vascular + scanner.lesion_reach)
+    reach += np.float32(0.06 * vascular)
     lesions = head.white * expit(np.float32(9) * (reach - np.float32(0.70)))
     signal = (
         np.float32(0.72) * head.grey
         + np.float32(0.52) * head.white
-        + np.float32(max(0.12 + scanner.flair_fluid, 0.0)) * head.fluid
+        + np.float32(0.12) * head.fluid
         + np.float32(0.75) * lesions
         + np.float32(0.08) * (channels["t1"] - np.float32(0.6))
+        - np.float32(0.60) * _cortical_loss(scanner.apparent_atrophy, channels)
     )
     return _mri(signal, 2 - scanner.mri_contrast, scanner.flair_shading, scanner, anatomy, rng)
 
 
 def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     rng = stream(seed, Purpose.AMYLOID, subject.index)
-    tracer, load = scanner.amyloid_tracer(subject.phase.name), subject.latents.amyloid
+    tracer, load = scanner.amyloid_tracer(subject.phase.name), subject.latents.amyloid + scanner.apparent_amyloid
     gain = scanner.amyloid_sensitivity * (1 + scanner.tracer_shift * (tracer.gain - 1))
     white_uptake = 1.55 + scanner.tracer_shift * (tracer.white_matter - 1.55)
     channels, asymmetry = head.channels, _asymmetry(anatomy, rng)
@@ -147,7 +156,7 @@ def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, 
 def _tau(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     """Braak stages light up one after another; striatum and choroid plexus bind the tracer without tau."""
     rng = stream(seed, Purpose.TAU, subject.index)
-    tau, channels = subject.latents.tau, head.channels
+    tau, channels = subject.latents.tau + scanner.apparent_tau, head.channels
 
     def stage(onset: float) -> float:
         return float(expit((tau - onset) / 0.09))

@@ -45,11 +45,13 @@ class Scanner:
     mri_fwhm_mm: float
     mri_noise: float
     """Standard deviation, relative to white matter."""
-    t1_fluid: float
-    flair_fluid: float
-    """Added to the signal of fluid, relative to white matter: the inversion time's doing."""
-    lesion_reach: float
-    """Added to what makes white matter look like a lesion on FLAIR: slice thickness, repetition time."""
+    apparent_atrophy: float
+    """Added to the atrophy that T1 and FLAIR show, in units of the latent: contrast between cortex and fluid."""
+    apparent_lesions: float
+    """Added to the vascular load that FLAIR shows, in standard deviations: slice thickness, fluid suppression."""
+    apparent_amyloid: float
+    apparent_tau: float
+    """Added to the cortical load that PET shows, in units of the latent: scatter, spill-over, time after injection."""
     distortion: Float32[np.ndarray, "3 x y z"]
     """Of the gradients, mm along each axis."""
     t1_shading: Float32[np.ndarray, "x y z"]
@@ -79,7 +81,7 @@ class Scanner:
 def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
     """A site's scanner; at `site_shift` 0 all sites have the same, and differences grow in proportion."""
     rng = stream(seed, Purpose.SITE, "scanner " + site_code)
-    z = np.clip(rng.standard_normal(12), -2, 2) * site_shift
+    z = np.clip(rng.standard_normal(13), -2, 2) * site_shift
     gain = rng.choice([600.0, 3200.0, 1400.0], p=[0.50, 0.32, 0.18])
     newer_tracer = FLORBETABEN if rng.random() < 0.3 else FLORBETAPIR
     t1_shading, flair_shading, pet_shading = (draw_coefficients(rng, SHADING_SPACING_MM) for _ in range(3))
@@ -89,9 +91,10 @@ def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
         mri_contrast=float(np.exp(0.20 * z[0])),
         mri_fwhm_mm=float(3.0 * np.exp(0.40 * z[1])),
         mri_noise=float(0.02 * np.exp(0.35 * z[2])),
-        t1_fluid=float(0.12 * z[3]),
-        flair_fluid=float(0.10 * z[4]),
-        lesion_reach=float(0.12 * z[5]),
+        apparent_atrophy=float(0.18 * z[3]),
+        apparent_lesions=float(0.60 * z[4]),
+        apparent_amyloid=float(0.25 * z[5]),
+        apparent_tau=float(0.18 * z[12]),
         distortion=np.float32(1.0 * site_shift) * distortion,
         t1_shading=np.float32(0.10 * site_shift) * t1_shading,
         flair_shading=np.float32(0.10 * site_shift) * flair_shading,

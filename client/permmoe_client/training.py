@@ -1,0 +1,90 @@
+"""A site's part of a round: check what the coordinator sent, train or evaluate on the site's own visits, answer."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from flwr.app import RecordDict
+
+from permmoe.evaluation import combination_sums
+from permmoe.federated.modules import ModuleLayout, module_support
+from permmoe.federated.records import (
+    EvaluationReply,
+    Instruction,
+    TrainReply,
+    read_instruction,
+    read_model,
+    write_evaluation_reply,
+    write_train_reply,
+)
+from permmoe.federated.update import ModuleUpdate
+from permmoe.model import PerMMoE
+from permmoe.trainer import derive_seed, train_epochs
+from permmoe_client.site import SiteConfig, site_visits
+
+
+def train_round(content: RecordDict, site: SiteConfig) -> RecordDict:
+    """Train from the weights that came and answer with the change of every module that was trained.
+
+    Raises MalformedRecord for an instruction that breaks the protocol.
+    """
+    started = time.perf_counter()
+    asked, layout, model, before = _opened(content, site)
+    plan = asked.plan
+    data = site_visits(site, plan.model).part("train")
+    opened = time.perf_counter()
+    record = train_epochs(
+        model,
+        data,
+        plan.train,
+        first_epoch=(asked.round - 1) * plan.federation.local_epochs,
+        epochs=plan.federation.local_epochs,
+        seed=derive_seed(plan.train.seed, site.name, asked.round),
+        proximal_weight=plan.federation.proximal_weight,
+    )
+    trained = time.perf_counter()
+    support = module_support(plan.model, record.exposure, plan.federation.imputed_router_support)
+    after = model.state_dict()
+    updates = {
+        module: ModuleUpdate.of(before[module], layout.flatten(after, module), support[module])
+        for module in layout.modules
+        if support[module] > 0
+    }
+    train_seconds = trained - opened
+    overhead_seconds = time.perf_counter() - started - train_seconds
+    return write_train_reply(
+        TrainReply(
+            site.name,
+            asked.round,
+            asked.model_digest,
+            updates,
+            float(record.visits),
+            record.loss_sum,
+            train_seconds,
+            overhead_seconds,
+        )
+    )
+
+
+def evaluate_round(content: RecordDict, site: SiteConfig) -> RecordDict:
+    """Evaluate the weights that came and answer with sums of the combinations that enough subjects have."""
+    asked, _, model, _ = _opened(content, site)
+    sums = combination_sums(model, site_visits(site, asked.plan.model).part(asked.part))
+    # "No metric over fewer subjects leaves the site": the study may be stricter than the site, never laxer.
+    least = max(site.min_cell_count, asked.plan.federation.min_cell_count)
+    told = {name: s for name, s in sums.items() if s.n >= least}
+    return write_evaluation_reply(EvaluationReply(site.name, asked.round, asked.model_digest, told))
+
+
+def _opened(
+    content: RecordDict, site: SiteConfig
+) -> tuple[Instruction, ModuleLayout, PerMMoE, dict[str, torch.Tensor]]:
+    """What is asked, and the model with the weights that came, their digest verified."""
+    torch.set_num_threads(site.threads or torch.get_num_threads())
+    asked = read_instruction(content)
+    model = PerMMoE(asked.plan.model)
+    layout = ModuleLayout.of(model)
+    before = read_model(content, asked, layout)
+    model.load_state_dict(layout.unflatten(before))
+    return asked, layout, model.to(site.device), before

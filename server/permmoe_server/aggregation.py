@@ -1,0 +1,116 @@
+"""Averaging by module: a running sum of weighted changes, divided once (design: modality-aware FedAvg).
+
+    θ_k ← θ_k + step( Σ_s n_{s,k} Δ_{s,k} / Σ_s n_{s,k} )
+
+over the sites s that trained module k, with n_{s,k} its support there. A site that never saw a modality has no say in
+that modality's encoder, and a module that nobody trained stays as it is, bit by bit.
+
+The running sum is kept in 64-bit fixed point with 32 fractional bits. Integers add exactly, so the result does not
+depend on the order in which replies arrive, to the last bit; a masked sum modulo 2^64 can carry the same numbers. Its
+resolution is 2^-32 (2.3e-10) of a weighted change, far under what float32 weights resolve, and its range ±2^31. A
+reply that could push a sum out of the range raises FixedPointOverflow and leaves the sum as it was. Memory is one
+model of 64-bit integers, however many sites take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from permmoe.federated.update import ModuleUpdate
+
+Rule = Literal["modality_fedavg", "zero_fill", "naive_union", "uniform_mean"]
+
+ONE = 1 << 32
+"""1.0 in fixed point."""
+LARGEST = (1 << 63) - 1
+
+
+class FixedPointOverflow(Exception):
+    """A sum that 64 bits could not hold."""
+
+
+@dataclass(frozen=True)
+class ModuleSum:
+    """The running sum of one module, in fixed point."""
+
+    change: Int64[Tensor, " n"]
+    """Σ weight × mean change."""
+    weight: int
+    """Σ weight of the sites that trained the module."""
+    reach: int
+    """No element of `change` is further from zero."""
+
+
+@dataclass(frozen=True)
+class RunningSum:
+    """All replies folded so far."""
+
+    modules: Mapping[str, ModuleSum] = field(default_factory=dict)
+    visits: int = 0
+    """Σ training visits of all sites, in fixed point."""
+    sites: int = 0
+
+
+def fold(
+    running: RunningSum, updates: Mapping[str, ModuleUpdate], visits: float, rule: Rule = "modality_fedavg"
+) -> RunningSum:
+    """Add one site's updates, trained on so many visits. Raises FixedPointOverflow and adds nothing."""
+    modules = dict(running.modules)
+    for name, update in updates.items():
+        weight = _weight(rule, update, visits)
+        change, reach = to_fixed_point(update.weighted_delta.double() * (weight / update.support))
+        if (before := modules.get(name)) is not None:
+            reach += before.reach
+            if reach > LARGEST:
+                raise FixedPointOverflow(f"the sum of module {name}")
+            change = change.add_(before.change)
+        modules[name] = ModuleSum(change, (before.weight if before else 0) + round(weight * ONE), reach)
+    return RunningSum(modules, running.visits + round(visits * ONE), running.sites + 1)
+
+
+def mean_changes(
+    running: RunningSum, parameters: Mapping[str, Tensor], rule: Rule = "modality_fedavg"
+) -> Iterator[tuple[str, Float32[Tensor, " n"]]]:
+    """The mean change of every module that some site trained, one at a time. `parameters` are those of the round."""
+    for name, module in running.modules.items():
+        match rule:
+            case "modality_fedavg" | "uniform_mean":
+                mean = module.change.double() / module.weight
+            case "zero_fill":
+                mean = module.change.double() / running.visits
+            case "naive_union":
+                absent = (running.visits - module.weight) / running.visits
+                mean = module.change.double() / running.visits - absent * parameters[name].double()
+        yield name, mean.float()
+
+
+def to_fixed_point(values: Float64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
+    """Values to the nearest 2^-32, and the largest magnitude among them. Raises FixedPointOverflow out of range."""
+    scaled = (values * ONE).round_()
+    reach = float(scaled.abs().max()) if len(scaled) else 0.0
+    # 2^63 itself is a float64, 2^63 − 1 is not; NaN fails the comparison as well.
+    if not reach < 2.0**63:
+        raise FixedPointOverflow("a weighted change")
+    return scaled.to(torch.int64), int(reach)
+
+
+def _weight(rule: Rule, update: ModuleUpdate, visits: float) -> float:
+    """What a site that trained a module counts for in it.
+
+    `modality_fedavg`: the module's own support. `uniform_mean`: 1 (FedMEMA's masked mean). `zero_fill`: the site's
+    visits, and sites without the module count theirs with a change of zero (plain FedAvg, absent modules sent back
+    untouched). `naive_union`: likewise, but absent parameters count as zeros, the common bug that shrinks rare modules.
+    """
+    match rule:
+        case "modality_fedavg":
+            return update.support
+        case "uniform_mean":
+            return 1.0
+        case "zero_fill" | "naive_union":
+            return visits

@@ -1,0 +1,119 @@
+"""The coordinator's Flower app: read the plan, run the rounds, keep everything that a killed run needs to go on.
+
+`run_config` names `plan`, a JSON file of permmoe.federated.plan.RoundPlan, and `out`, a folder that will hold
+`last/` (weights and server moments after the newest round), `rounds.jsonl` (one record a round) and, at the end,
+`model/` (the weights alone, as `permmoe predict` reads them). Started again on the same folder it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from pydantic import ValidationError
+from torch import Tensor
+
+from permmoe.errors import ConfigurationError
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.provenance import machine, versions
+from permmoe.trainer import make_model
+from permmoe_server.rounds import FederationState, RoundRecord, run_rounds
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a study to its end. Raises ConfigurationError for a plan that cannot be used or is not the folder's own."""
+    plan = read_plan(_path(context, "plan"))
+    out = _path(context, "out")
+    model = make_model(plan.model, plan.train.seed)
+    layout = ModuleLayout.of(model)
+    state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
+    out.mkdir(parents=True, exist_ok=True)
+    rounds = out / "rounds.jsonl"
+    _forget_later_rounds(rounds, state.round)
+    for state, record in run_rounds(grid, plan, layout, state):  # noqa: B020
+        # The record first: a round whose checkpoint was not written is forgotten and run again.
+        with rounds.open("a") as file:
+            file.write(record_json(record) + "\n")
+        save_checkpoint(out / "last", _tensors(state, layout), _card(plan, state))
+    save_checkpoint(out / "model", layout.unflatten(state.weights), _card(plan, state))
+
+
+def read_plan(path: Path) -> RoundPlan:
+    """The plan of a study. Raises ConfigurationError."""
+    try:
+        return RoundPlan.model_validate_json(path.read_text())
+    except OSError:
+        raise ConfigurationError(f"no plan can be read at {path}; name an existing JSON file") from None
+    except ValidationError as error:
+        raise ConfigurationError(f"{path} is not a plan that can be used: {error}") from None
+
+
+def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationState | None:
+    """Where a study in this folder stands; None where it has not begun.
+
+    Raises ConfigurationError where it was begun with another plan; more or fewer rounds are no other plan.
+    """
+    if not (out / "last").exists():
+        return None
+    tensors, card = load_checkpoint(out / "last")
+    if _comparable(RoundPlan.model_validate(card["plan"])) != _comparable(plan):
+        raise ConfigurationError(f"{out} holds a study with another plan; name a new folder, or delete this one")
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, key = name.split(":", 1)
+        if kind == "weights":
+            weights[key] = tensor
+        else:
+            moments.setdefault(key, {})[kind] = tensor
+    return FederationState(card["round"], layout.flatten_all(weights), moments)
+
+
+def record_json(record: RoundRecord) -> str:
+    """A round's record on one line."""
+    return json.dumps(asdict(record), separators=(",", ":"))
+
+
+def _tensors(state: FederationState, layout: ModuleLayout) -> dict[str, Tensor]:
+    weights = {f"weights:{name}": tensor for name, tensor in layout.unflatten(state.weights).items()}
+    return weights | {
+        f"{moment}:{module}": tensor for module, named in state.moments.items() for moment, tensor in named.items()
+    }
+
+
+def _card(plan: RoundPlan, state: FederationState) -> Mapping[str, Any]:
+    return {
+        "model": plan.model.model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json"),
+        "round": state.round,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _comparable(plan: RoundPlan) -> RoundPlan:
+    return plan.model_copy(update={"federation": plan.federation.model_copy(update={"rounds": 1})})
+
+
+def _forget_later_rounds(rounds: Path, done: int) -> None:
+    """Drop records of rounds whose checkpoint was not written, and a line that a kill cut short."""
+    lines = rounds.read_text().splitlines() if rounds.exists() else []
+    kept = lines[:done]
+    if kept != lines:
+        rounds.write_text("".join(line + "\n" for line in kept))
+
+
+def _path(context: Context, key: str) -> Path:
+    if key not in context.run_config:
+        raise ConfigurationError(f"the run configuration lacks {key!r}; pass --run-config '{key}=\"/path\"'")
+    return Path(str(context.run_config[key]))

@@ -1,0 +1,254 @@
+"""The protocol of a federated study, round by round, as straight code over Flower's Grid.
+
+1. Send every connected site the plan, the round's number, the model and its digest.
+2. Fold each reply into the running sum as it arrives; a reply that breaks a rule is rejected alone.
+3. With replies of `min_sites` sites or more: divide, and let the server optimiser step, module by module.
+4. Every `evaluate_every` rounds: send the new model, add up the sums that sites return.
+
+Every wait is bounded by `round_deadline_seconds`: a site that is late or gone is left out and joins a later round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import fsum
+
+from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from permmoe.evaluation import ErrorSums
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import (
+    Instruction,
+    Part,
+    content_bytes,
+    model_digest,
+    write_instruction,
+    write_modules,
+)
+from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training
+from permmoe_server.aggregation import FixedPointOverflow, RunningSum, fold, mean_changes
+from permmoe_server.optimisers import Moments, server_step
+
+POLL_SECONDS = 0.1
+PULL_AT_ONCE = 8
+"""Replies that are in memory together, at most."""
+
+
+@dataclass(frozen=True)
+class FederationState:
+    """All that the next round needs; a study resumed from it ends with the same weights as an undisturbed one."""
+
+    round: int
+    """Rounds done."""
+    weights: Mapping[str, Tensor]
+    """Flat parameters by module."""
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What one node did in a round."""
+
+    node: int
+    site: str = ""
+    """Empty where no reply was accepted."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+    visits: float = 0.0
+    train_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    """The site's time outside training and ours for checking and folding; waiting and transport are in neither."""
+    modules: tuple[str, ...] = ()
+    rejected: str | None = None
+    """The rule that its reply broke, `no_reply`, or the type of the error that it had."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The sums of all sites that answered, by combination."""
+
+    sums: Mapping[str, ErrorSums]
+    sites: tuple[str, ...]
+    rejected: Mapping[int, str]
+    """Node -> why its reply was left out."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round as it is remembered."""
+
+    round: int
+    is_aggregated: bool
+    """False where fewer than `min_sites` replies were accepted: the model stayed as it was."""
+    sites: tuple[SiteRecord, ...]
+    train_loss: float
+    """Mean over the accepted sites' visits, squared points; NaN without any."""
+    seconds: float
+    validation: Evaluation | None = None
+    test: Evaluation | None = None
+    """Only after the last round."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as the protocol sees it: monotonic seconds, and a pause of so many."""
+
+    now: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+
+
+def run_rounds(
+    grid: Grid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, clock: Clock = Clock()
+) -> Iterator[tuple[FederationState, RoundRecord]]:
+    """Run the rounds that `state` has not done yet, yielding the state and the record after each."""
+    federation = plan.federation
+    for number in range(state.round + 1, federation.rounds + 1):
+        started = clock.now()
+        _wait_for_sites(grid, federation.min_sites, federation.round_deadline_seconds, clock)
+        state, record = _train(grid, plan, layout, state, number, clock)
+        if federation.evaluate_every and number % federation.evaluate_every == 0:
+            record = replace(record, validation=evaluate(grid, plan, state, "validation", clock))
+        if federation.evaluate_every and number == federation.rounds:
+            record = replace(record, test=evaluate(grid, plan, state, "test", clock))
+        yield state, replace(record, seconds=clock.now() - started)
+
+
+def _train(
+    grid: Grid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, number: int, clock: Clock
+) -> tuple[FederationState, RoundRecord]:
+    federation = plan.federation
+    asked = Instruction(plan, number, model_digest(state.weights))
+    content = write_instruction(asked, write_modules(state.weights))
+    bytes_down = content_bytes(content)
+    running, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
+    for node, message in _exchange(grid, content, MessageType.TRAIN, asked, clock):
+        arrived = clock.now()
+        record = SiteRecord(node, bytes_down=bytes_down)
+        try:
+            reply_content = _content(message)
+            record = replace(record, bytes_up=content_bytes(reply_content))
+            reply = accept_training(reply_content, asked, layout, losses)
+            running = fold(running, reply.updates, reply.visits, federation.aggregation)
+        except FixedPointOverflow:
+            records.append(replace(record, rejected="fixed_point_range"))
+        except RejectedReply as rejection:
+            records.append(replace(record, rejected=rejection.rule))
+        else:
+            losses[reply.site] = reply.loss_sum
+            records.append(
+                replace(
+                    record,
+                    site=reply.site,
+                    visits=reply.visits,
+                    train_seconds=reply.train_seconds,
+                    overhead_seconds=reply.overhead_seconds + clock.now() - arrived,
+                    modules=tuple(reply.updates),
+                )
+            )
+    is_aggregated = running.sites >= federation.min_sites
+    weights, moments = dict(state.weights), dict(state.moments)
+    if is_aggregated:
+        for module, change in mean_changes(running, state.weights, federation.aggregation):
+            weights[module], moments[module] = server_step(
+                federation, state.weights[module], change, state.moments.get(module, {})
+            )
+    visits = fsum(record.visits for record in records)
+    loss = fsum(losses.values()) / visits if visits else float("nan")
+    records.sort(key=lambda r: (r.site, r.node))
+    return (
+        FederationState(number, weights, moments),
+        RoundRecord(number, is_aggregated, tuple(records), loss, seconds=0.0),
+    )
+
+
+def evaluate(grid: Grid, plan: RoundPlan, state: FederationState, part: Part, clock: Clock = Clock()) -> Evaluation:
+    """Let every site evaluate the model on a part of its visits, and add up what it may tell."""
+    asked = Instruction(plan, state.round, model_digest(state.weights), part)
+    content = write_instruction(asked, write_modules(state.weights))
+    by_site: dict[str, Mapping[str, ErrorSums]] = {}
+    rejected: dict[int, str] = {}
+    for node, message in _exchange(grid, content, MessageType.EVALUATE, asked, clock):
+        try:
+            reply = accept_evaluation(_content(message), asked, by_site)
+        except RejectedReply as rejection:
+            rejected[node] = rejection.rule
+        else:
+            by_site[reply.site] = reply.sums
+    total: dict[str, ErrorSums] = {}
+    # In the order of names, not of arrival: floating-point sums depend on the order.
+    for site in sorted(by_site):
+        for name, sums in by_site[site].items():
+            total[name] = total[name] + sums if name in total else sums
+    return Evaluation(total, tuple(sorted(by_site)), rejected)
+
+
+def _exchange(
+    grid: Grid, content: RecordDict, message_type: str, asked: Instruction, clock: Clock
+) -> Iterator[tuple[int, Message | None]]:
+    """Send the content to every connected node and yield (node, reply) in the order of arrival.
+
+    A node that is silent until the deadline comes last, with None. Replies are matched by the message that they answer:
+    the error that Flower makes for a lost node names the coordinator as its sender.
+    """
+    deadline_seconds = asked.plan.federation.round_deadline_seconds
+    deadline = clock.now() + deadline_seconds
+    nodes: dict[str, int] = {}
+    unsent: list[int] = []
+    for node in grid.get_node_ids():
+        message = Message(content, node, message_type, ttl=deadline_seconds, group_id=str(asked.round))
+        # One at a time: where a message cannot be stored, some grids return None for it and some nothing.
+        identifiers = [identifier for identifier in grid.push_messages([message]) if identifier]
+        nodes |= dict.fromkeys(identifiers, node)
+        unsent += [] if identifiers else [node]
+    waiting = set(nodes)
+    while waiting and clock.now() < deadline:
+        n_waiting = len(waiting)
+        for identifiers in _slices(sorted(waiting), PULL_AT_ONCE):
+            for reply in grid.pull_messages(identifiers):
+                answered = reply.metadata.reply_to_message_id
+                if answered in nodes:
+                    waiting.discard(answered)
+                    yield nodes[answered], reply
+        if len(waiting) == n_waiting:
+            clock.pause(POLL_SECONDS)
+    for node in sorted([*unsent, *(nodes[identifier] for identifier in waiting)]):
+        yield node, None
+
+
+def _content(message: Message | None) -> RecordDict:
+    """A reply's content. Raises RejectedReply for silence or an error, of which only the type is kept."""
+    if message is None:
+        raise RejectedReply("no_reply")
+    if message.has_error():
+        raise RejectedReply(_error_type(message.error))
+    return message.content
+
+
+def _error_type(error: Error) -> str:
+    """The name of the exception where the site sent just that, else Flower's name of the error's code.
+
+    An error's text may name a patient or a path; whatever is not a single word is dropped unread.
+    """
+    reason = error.reason or ""
+    if reason.isidentifier() and len(reason) <= 64:
+        return reason
+    names = {code: name for name, code in vars(ErrorCode).items() if isinstance(code, int)}
+    return names.get(error.code, "UNKNOWN")
+
+
+def _wait_for_sites(grid: Grid, min_sites: int, deadline_seconds: float, clock: Clock) -> None:
+    """Return once enough nodes are connected, or at the deadline: the round then fails by its quorum."""
+    deadline = clock.now() + deadline_seconds
+    while len(list(grid.get_node_ids())) < min_sites and clock.now() < deadline:
+        clock.pause(POLL_SECONDS)
+
+
+def _slices(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
