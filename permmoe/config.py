@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -75,7 +75,7 @@ class ModelConfig(Configuration):
     baseline_scale_points: float = Field(1.0, gt=0, description="published SD of baseline CDR-SB in MCI, points")
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
+    def _is_consistent(self) -> ModelConfig:
         names = self.names
         if len(set(names)) != len(names):
             raise ValueError(f"modalities are named twice: {', '.join(names)}")

@@ -49,7 +49,7 @@ class TokenEncoder(nn.Module):
             is_kept = torch.rand(features.shape, device=features.device) >= self.dropout
             features = features * is_kept / (1 - self.dropout)
         tokens: Tensor = self.project(features)
-        return tokens.unflatten(1, (self.tokens, self.width))
+        return tokens.view(-1, self.tokens, self.width)
 
 
 def fixed_stem(config: ModelConfig) -> Stem:

@@ -74,7 +74,13 @@ def write_study(
         "goals": [
             {"claim": "Better than local training", "difference": -0.21, "lower": -0.3, "upper": -0.12, "met": True},
             {"claim": "Better than Flex-MoE", "difference": 0.01, "lower": -0.03, "upper": 0.05, "met": False},
-            {"claim": "Within 0.05 points of centralised", "difference": None, "lower": None, "upper": None, "met": None},
+            {
+                "claim": "Within 0.05 points of centralised",
+                "difference": None,
+                "lower": None,
+                "upper": None,
+                "met": None,
+            },
         ],
         "configuration": "seeds: [0, 1, 2]\nmodel:\n  experts: 7\n  top_k: 2\n",
         "command": "python simulation/run.py configs/study.yaml",
@@ -130,8 +136,16 @@ def _write_accuracy(
                 pair = {"method": methods[0], "reference": reference, "regime": regime, "stratum": stratum}
                 for j, combination in enumerate(["mean", *combinations]):
                     is_empty = stratum == "severe_baseline" and j == len(combinations)
-                    own = np.mean([errors[methods[0], c] for c in combinations]) if j == 0 else errors[methods[0], combination]
-                    other = np.mean([errors[reference, c] for c in combinations]) if j == 0 else errors[reference, combination]
+                    own = (
+                        np.mean([errors[methods[0], c] for c in combinations])
+                        if j == 0
+                        else errors[methods[0], combination]
+                    )
+                    other = (
+                        np.mean([errors[reference, c] for c in combinations])
+                        if j == 0
+                        else errors[reference, combination]
+                    )
                     row = pair | {"combination": combination, "n": 0 if is_empty else 131 - 5 * min(j, 20)}
                     if not is_empty:
                         half = 0.04 if j == 0 else 0.04 + 0.006 * min(j, 20)
@@ -202,7 +216,9 @@ def _write_routing(
         for method in methods[:2]:
             for seed in seeds:
                 run = {"method": method, "regime": regime, "seed": seed}
-                routing.append(run | {"load_cv": 0.4 + 0.3 * rng.random(), "collapsed_experts": int(rng.integers(0, 3))})
+                routing.append(
+                    run | {"load_cv": 0.4 + 0.3 * rng.random(), "collapsed_experts": int(rng.integers(0, 3))}
+                )
                 if seed != seeds[0]:
                     continue
                 for j, combination in enumerate(combinations):

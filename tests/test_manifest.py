@@ -1,6 +1,7 @@
 """The manifest keeps what it can, itemises what it cannot, and says in a sentence why a table is of no use."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -170,41 +171,42 @@ number = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=8)
 
 
-@st.composite
-def tables(draw: st.DrawFn, folder: Path) -> VisitTable:
-    subjects = draw(st.lists(text, unique=True, max_size=5))
-    visits = []
-    for subject in subjects:
-        baseline = draw(st.floats(0, 18))
-        fluid = draw(st.none() | st.tuples(number, number))
-        visits.append(
-            Visit(
-                subject_id=subject,
-                site=draw(text),
-                session=draw(text),
-                baseline_cdrsb=baseline,
-                delta_cdrsb=draw(st.none() | st.floats(-baseline, 18 - baseline)),
-                horizon_months=24.0,
-                age_years=draw(st.none() | st.floats(40, 100)),
-                phase=draw(st.sampled_from(["", "ADNI3"])),
-                split=draw(st.sampled_from(["", "train", "validation", "test"])),
-                volumes={"t1": draw(st.sampled_from([folder / "a.nii.gz", folder.parent / "b, c.nii.gz"]))},
-                tables={} if fluid is None else {"fluid": fluid},
-            )
-        )
-    return VisitTable(tuple(visits))
+rows = st.fixed_dictionaries(
+    {
+        "subject_id": text,
+        "site": text,
+        "session": text,
+        "baseline_cdrsb": st.floats(0, 18),
+        "age_years": st.none() | st.floats(40, 100),
+        "phase": st.sampled_from(["", "ADNI3"]),
+        "split": st.sampled_from(["", "train", "validation", "test"]),
+    }
+)
+outcomes = st.none() | st.floats(0, 18)
+fluids = st.none() | st.tuples(number, number)
+files = st.sampled_from(["m/a.nii.gz", "b, c.nii.gz"])
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_written_manifest_reads_back_equal(tmp_path: Path, data: st.DataObject) -> None:
-    folder = tmp_path / "m"
-    folder.mkdir(exist_ok=True)
-    (folder / "a.nii.gz").write_bytes(b"")
-    (tmp_path / "b, c.nii.gz").write_bytes(b"")
-    table = data.draw(tables(folder))
-    write_manifest(table, folder / "manifest.csv", T1_AND_FLUID)
-    back, quarantine = read_manifest(folder / "manifest.csv", T1_AND_FLUID, need_target=False)
+@given(st.lists(st.tuples(rows, outcomes, fluids, files), max_size=5, unique_by=lambda drawn: drawn[0]["subject_id"]))
+def test_written_manifest_reads_back_equal(tmp_path: Path, drawn: list[tuple[dict[str, Any], Any, Any, str]]) -> None:
+    (tmp_path / "m").mkdir(exist_ok=True)
+    for name in ("m/a.nii.gz", "b, c.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    table = VisitTable(
+        tuple(
+            Visit(
+                **row,
+                horizon_months=24.0,
+                delta_cdrsb=None if outcome is None else outcome - row["baseline_cdrsb"],
+                volumes={"t1": tmp_path / file},
+                tables={} if fluid is None else {"fluid": fluid},
+            )
+            for row, outcome, fluid, file in drawn
+        )
+    )
+    write_manifest(table, tmp_path / "m" / "manifest.csv", T1_AND_FLUID)
+    back, quarantine = read_manifest(tmp_path / "m" / "manifest.csv", T1_AND_FLUID, need_target=False)
     assert back == table
     assert len(quarantine) == 0
 

@@ -124,6 +124,17 @@ def test_an_empty_input_is_the_same_as_none() -> None:
         dict(batch.inputs) | {"volume1": torch.empty(0, 1, 2, 3, 5)}, batch.observed, batch.baseline, batch.target
     )
     assert_same(model.eval()(empty), model(batch))
+    train_step(model, empty)
+    assert all(p.grad is None for p in model.encoders["volume1"].parameters())
+
+
+def test_experts_add_to_the_tokens_instead_of_replacing_them() -> None:
+    model, batch = model_and_batch()
+    seen: list[Tensor] = []
+    model.attention.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    nn.init.zeros_(model.experts.w2)
+    prediction = model.eval()(batch).prediction
+    assert torch.equal(prediction, model.head(seen[0], batch.baseline))
 
 
 def test_inputs_that_disagree_with_the_observed_pattern_are_refused() -> None:
@@ -212,7 +223,7 @@ def test_nothing_is_kept_between_forward_calls() -> None:
 
     def living_tensors() -> int:
         gc.collect()
-        return sum(isinstance(o, Tensor) for o in gc.get_objects())
+        return sum(type(o) in (Tensor, nn.Parameter) for o in gc.get_objects())
 
     train_step(model, batch)
     names, alive = attributes(), living_tensors()

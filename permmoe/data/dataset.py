@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,14 +28,6 @@ MEMORY_BUDGET_BYTES = 4 * 2**30
 ABSENT = -1
 
 
-class Rows(Protocol):
-    """One modality's inputs, one row for each visit that has it."""
-
-    def read(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-        """The rows of an index, in fp32."""
-        ...
-
-
 @dataclass(frozen=True)
 class MemoryRows:
     """Rows in memory, fp16 or fp32."""
@@ -56,6 +48,10 @@ class FileRows:
     def read(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
         volumes = np.stack([np.load(self.files[row], allow_pickle=False) for row in index.tolist()])
         return _stemmed(torch.from_numpy(volumes)[:, None], self.stem).float()
+
+
+Rows = MemoryRows | FileRows
+"""One modality's inputs, one row for each visit that has it; `read` gives rows in fp32."""
 
 
 @dataclass(frozen=True)

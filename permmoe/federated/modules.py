@@ -94,7 +94,7 @@ class ModuleLayout:
             flat = modules[module]
             if flat.shape != (self.size(module),):
                 raise ValueError(f"module {module} has shape {tuple(flat.shape)}, expected ({self.size(module)},)")
-            for part, piece in zip(parts, flat.split([p.size for p in parts]), strict=True):
+            for part, piece in zip(parts, torch.split(flat, [p.size for p in parts]), strict=True):
                 target = state[part.parameter] if part.index is None else state[part.parameter][part.index]
                 target.copy_(piece.view(part.shape))
         return state

@@ -30,7 +30,7 @@ SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """What a site may call itself: the name ends up in tables and file names."""
 
 
-class MalformedRecord(Exception):
+class MalformedRecord(Exception):  # noqa: N818 - a verdict on what was received, not a fault
     """A record that breaks the protocol. `rule` names the broken rule and repeats nothing that was received."""
 
     def __init__(self, rule: str) -> None:
@@ -181,8 +181,10 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
 
 def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
     """A site's answer to an evaluation instruction: for each combination n and four sums."""
-    sums = {name: [float(value) for value in astuple(s)] for name, s in reply.sums.items()}
-    return RecordDict({"reply": _header(reply), "sums": MetricRecord(sums)})
+    sums = MetricRecord()
+    for name, s in reply.sums.items():
+        sums[name] = [float(value) for value in astuple(s)]
+    return RecordDict({"reply": _header(reply), "sums": sums})
 
 
 def read_evaluation_reply(content: RecordDict) -> EvaluationReply:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ModuleUpdate:
-    """One site's update of one module, or the sum of several sites' updates; Σ weighted_delta / Σ support is their mean.
+    """One site's update of one module, or a sum of several sites': Σ weighted_delta / Σ support is their mean change.
 
     Addition rounds to float32; the server adds in fixed point instead (permmoe_server.aggregation).
     """

@@ -2,7 +2,7 @@
 
 | rule | a reply is rejected because |
 |---|---|
-| missing_…, encoding, sums, site_name | a record is absent, or is not what the protocol says (permmoe.federated.records) |
+| missing_…, encoding, sums, site_name | a record is absent or not what permmoe.federated.records asks for |
 | unknown_module, dtype, shape | an array is not a module of this model |
 | wrong_round, model_digest | it answers another round, or started from another model |
 | duplicate_reply | its site has answered this round already |
@@ -38,7 +38,7 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 
 
-class RejectedReply(Exception):
+class RejectedReply(Exception):  # noqa: N818 - a verdict on what was received, not a fault
     """A reply that is left out of the round. `rule` names the broken rule and repeats nothing that was received."""
 
     def __init__(self, rule: str) -> None:

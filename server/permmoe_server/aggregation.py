@@ -8,7 +8,7 @@ that modality's encoder, and a module that nobody trained stays as it is, bit by
 The running sum is kept in 64-bit fixed point with 32 fractional bits. Integers add exactly, so the result does not
 depend on the order in which replies arrive, to the last bit; a masked sum modulo 2^64 can carry the same numbers. Its
 resolution is 2^-32 (2.3e-10) of a weighted change, far under what float32 weights resolve, and its range ±2^31. A
-reply that could push a sum out of the range raises FixedPointOverflow and leaves the sum as it was. Memory is one
+reply that could push a sum out of the range raises FixedPointOverflowError and leaves the sum as it was. Memory is one
 model of 64-bit integers, however many sites take part.
 """
 
@@ -31,7 +31,7 @@ ONE = 1 << 32
 LARGEST = (1 << 63) - 1
 
 
-class FixedPointOverflow(Exception):
+class FixedPointOverflowError(Exception):
     """A sum that 64 bits could not hold."""
 
 
@@ -60,7 +60,7 @@ class RunningSum:
 def fold(
     running: RunningSum, updates: Mapping[str, ModuleUpdate], visits: float, rule: Rule = "modality_fedavg"
 ) -> RunningSum:
-    """Add one site's updates, trained on so many visits. Raises FixedPointOverflow and adds nothing."""
+    """Add one site's updates, trained on so many visits. Raises FixedPointOverflowError and adds nothing."""
     modules = dict(running.modules)
     for name, update in updates.items():
         weight = _weight(rule, update, visits)
@@ -68,7 +68,7 @@ def fold(
         if (before := modules.get(name)) is not None:
             reach += before.reach
             if reach > LARGEST:
-                raise FixedPointOverflow(f"the sum of module {name}")
+                raise FixedPointOverflowError(f"the sum of module {name}")
             change = change.add_(before.change)
         modules[name] = ModuleSum(change, (before.weight if before else 0) + round(weight * ONE), reach)
     return RunningSum(modules, running.visits + round(visits * ONE), running.sites + 1)
@@ -91,12 +91,12 @@ def mean_changes(
 
 
 def to_fixed_point(values: Float64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
-    """Values to the nearest 2^-32, and the largest magnitude among them. Raises FixedPointOverflow out of range."""
+    """Values to the nearest 2^-32, and the largest magnitude among them. Raises FixedPointOverflowError."""
     scaled = (values * ONE).round_()
     reach = float(scaled.abs().max()) if len(scaled) else 0.0
     # 2^63 itself is a float64, 2^63 − 1 is not; NaN fails the comparison as well.
     if not reach < 2.0**63:
-        raise FixedPointOverflow("a weighted change")
+        raise FixedPointOverflowError("a weighted change")
     return scaled.to(torch.int64), int(reach)
 
 

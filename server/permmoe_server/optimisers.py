@@ -32,14 +32,14 @@ def server_step(
     v ← β2 v + (1 − β2)Δ², θ + ηm/(√v + τ), without bias correction.
     """
     rate, momentum = config.server_learning_rate, config.server_momentum
-    zero = torch.zeros_like(change)
     match config.server_optimiser:
         case "fedavg":
             return parameters + rate * change, {}
         case "fedavgm":
-            first = momentum * moments.get("first", zero) + change
+            first = change + momentum * moments["first"] if "first" in moments else change
             return parameters + rate * first, {"first": first}
         case "fedadam":
+            zero = torch.zeros_like(change)
             first = momentum * moments.get("first", zero) + (1 - momentum) * change
             second = ADAM_SECOND_DECAY * moments.get("second", zero) + (1 - ADAM_SECOND_DECAY) * change.square()
             step = rate * first / (second.sqrt() + ADAM_ADAPTIVITY)

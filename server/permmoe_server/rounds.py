@@ -32,7 +32,7 @@ from permmoe.federated.records import (
     write_modules,
 )
 from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training
-from permmoe_server.aggregation import FixedPointOverflow, RunningSum, fold, mean_changes
+from permmoe_server.aggregation import FixedPointOverflowError, RunningSum, fold, mean_changes
 from permmoe_server.optimisers import Moments, server_step
 
 POLL_SECONDS = 0.1
@@ -135,7 +135,7 @@ def _train(
             record = replace(record, bytes_up=content_bytes(reply_content))
             reply = accept_training(reply_content, asked, layout, losses)
             running = fold(running, reply.updates, reply.visits, federation.aggregation)
-        except FixedPointOverflow:
+        except FixedPointOverflowError:
             records.append(replace(record, rejected="fixed_point_range"))
         except RejectedReply as rejection:
             records.append(replace(record, rejected=rejection.rule))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message.message import make_message
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -100,7 +101,7 @@ class InProcessGrid(Grid):
                 continue
             identifier = uuid4().hex
             message.metadata.__dict__["_message_id"] = identifier
-            sent = Message(metadata=message.metadata, content=self._carried(message.content))
+            sent = make_message(metadata=message.metadata, content=self._carried(message.content))
             self.bytes_down[node] += content_bytes(message.content)
             self._jobs[identifier] = Job(sent, self._submitted(sent, node))
             identifiers.append(identifier)
@@ -144,7 +145,7 @@ class InProcessGrid(Grid):
             reply, context = _work(self._app, job.message, self._contexts[node])
         self._contexts[node] = context
         if reply.has_content():
-            reply = Message(metadata=reply.metadata, content=self._carried(reply.content))
+            reply = make_message(metadata=reply.metadata, content=self._carried(reply.content))
             self.bytes_up[node] += content_bytes(reply.content)
         reply.metadata.__dict__["_message_id"] = uuid4().hex
         return reply

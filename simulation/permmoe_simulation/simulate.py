@@ -102,7 +102,8 @@ def prepare_data(
         folder = out / "cohort"
         progress.stage("synthetic cohort", cohort.subjects)
         write_cohort(folder, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
-        visits, quarantine = adni_visits(folder / "clinical", folder, TargetRule(), study.model.modalities)
+        found, quarantine = adni_visits(folder / "clinical", folder, TargetRule(), study.model.modalities)
+        visits = found.where(lambda visit: visit.delta_cdrsb is not None)
     else:
         assert study.data.manifest is not None
         visits, quarantine = read_manifest(study.data.manifest, study.model.modalities)

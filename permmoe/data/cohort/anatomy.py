@@ -57,8 +57,7 @@ class Anatomy:
 def grid_axes(grid: VolumeGrid) -> Axes:
     """Voxel centres along each axis, MNI millimetres, increasing (RAS)."""
     x, y, z = (
-        centre + (np.arange(n) - (n - 1) / 2) * grid.spacing_mm
-        for n, centre in zip(grid.shape, CENTRE_MM, strict=True)
+        centre + (np.arange(n) - (n - 1) / 2) * grid.spacing_mm for n, centre in zip(grid.shape, CENTRE_MM, strict=True)
     )
     return x, y, z
 
@@ -149,7 +148,7 @@ def _gaussian(
 ) -> Float32[np.ndarray, "m n"]:
     t = (source - target[:, None]) / sigma_mm
     kernel = np.exp(-(t**2) / 2) * ((source[1] - source[0]) / (sigma_mm * np.sqrt(2 * np.pi)))
-    return (kernel * t if is_slope else kernel).astype(np.float32)
+    return np.asarray(kernel * t if is_slope else kernel, np.float32)
 
 
 def _pull(

@@ -38,7 +38,7 @@ def separable(
     on_x, on_y, on_z = matrices
     partial = values @ on_z.T
     partial = on_y @ partial
-    return np.tensordot(on_x, partial, axes=(1, 0))
+    return np.asarray(np.tensordot(on_x, partial, axes=(1, 0)))
 
 
 def _control_points(axis: int, spacing_mm: float) -> Float[np.ndarray, " n"]:
@@ -51,4 +51,4 @@ def _basis(
 ) -> Float32[np.ndarray, "n m"]:
     t = np.abs(mm[:, None] - control_mm) / spacing_mm
     inner, outer = 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6
-    return np.where(t < 1, inner, outer).astype(np.float32)
+    return np.asarray(np.where(t < 1, inner, outer), np.float32)

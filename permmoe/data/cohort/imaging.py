@@ -83,14 +83,16 @@ def _head(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> _H
 
 def _cortical_loss(neurodegeneration: float, channels: dict[str, Voxels]) -> Voxels:
     """Share of a voxel that turns from grey matter to fluid: mostly where Alzheimer's disease takes it."""
-    return np.float32(neurodegeneration) * (np.float32(0.40) * channels["atrophy"] + np.float32(0.10) * channels["grey"])
+    vulnerability = np.float32(0.40) * channels["atrophy"] + np.float32(0.10) * channels["grey"]
+    return np.float32(neurodegeneration) * vulnerability
 
 
 def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Float32[np.ndarray, "voxels channels"]:
     """Trilinear interpolation of all channels at once, as one sparse product; beyond the grid, its edge."""
     shape = np.array(anatomy.grid.shape)
     origin = np.array([axis[0] for axis in anatomy.axes_mm], np.float32)
-    position = np.clip((source_mm - origin) / np.float32(anatomy.grid.spacing_mm), 0, (shape - 1.001).astype(np.float32))
+    last = (shape - 1.001).astype(np.float32)
+    position = np.clip((source_mm - origin) / np.float32(anatomy.grid.spacing_mm), 0, last)
     lower = position.astype(np.int32)
     upper_weight = position - lower
     strides = (shape[1] * shape[2], shape[2], 1)
@@ -102,7 +104,7 @@ def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Flo
         weights = (weights[:, :, None] * share[:, None]).reshape(len(lower), -1)
     row_ends = np.arange(0, 8 * len(lower) + 1, 8, dtype=np.int32)
     matrix = sparse.csr_array((weights.reshape(-1), corners.reshape(-1), row_ends), shape=(len(lower), shape.prod()))
-    return matrix @ anatomy.channels
+    return np.asarray(matrix @ anatomy.channels)
 
 
 def _t1(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
@@ -205,15 +207,16 @@ def _pet(
 
 
 def _asymmetry(anatomy: Anatomy, rng: np.random.Generator) -> Voxels:
-    return 1 + np.float32(rng.normal(0, 0.10)) * np.sign(anatomy.points_mm[:, 0])
+    return np.asarray(1 + np.float32(rng.normal(0, 0.10)) * np.sign(anatomy.points_mm[:, 0]))
 
 
 def _on_voxels(coefficients: Float32[np.ndarray, "i j k"], spacing_mm: float, anatomy: Anatomy) -> Voxels:
-    return separable(coefficients, anatomy.bases[spacing_mm])[anatomy.brain]
+    return np.asarray(separable(coefficients, anatomy.bases[spacing_mm])[anatomy.brain])
 
 
 def _blur(volume: Volume, sigma_mm: float, anatomy: Anatomy) -> Volume:
-    return ndimage.gaussian_filter(volume, sigma_mm / anatomy.grid.spacing_mm, mode="constant", truncate=3.0)
+    sigma_voxels = sigma_mm / anatomy.grid.spacing_mm
+    return np.asarray(ndimage.gaussian_filter(volume, sigma_voxels, mode="constant", truncate=3.0))
 
 
 def _volume(values: Float[np.ndarray, " voxels"], anatomy: Anatomy) -> Volume:

@@ -72,4 +72,4 @@ def membership(points_mm: Float[np.ndarray, "points 3"], balls: tuple[Ball, ...]
     for *centre, radius in balls:
         squared = sum((axis - np.float32(c)) ** 2 for axis, c in zip(mirrored, centre, strict=True))
         np.maximum(deepest, np.float32(radius) - np.sqrt(squared), out=deepest)
-    return expit(deepest / np.float32(_EDGE_MM))
+    return np.asarray(expit(deepest / np.float32(_EDGE_MM)))

@@ -81,7 +81,8 @@ class Scanner:
 def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
     """A site's scanner; at `site_shift` 0 all sites have the same, and differences grow in proportion."""
     rng = stream(seed, Purpose.SITE, "scanner " + site_code)
-    z = np.clip(rng.standard_normal(13), -2, 2) * site_shift
+    # Away from 0, so that eight sites always differ in earnest, whatever the seed.
+    z = rng.choice([-1.0, 1.0], 13) * rng.uniform(0.5, 1.5, 13) * site_shift
     gain = rng.choice([600.0, 3200.0, 1400.0], p=[0.50, 0.32, 0.18])
     newer_tracer = FLORBETABEN if rng.random() < 0.3 else FLORBETAPIR
     t1_shading, flair_shading, pet_shading = (draw_coefficients(rng, SHADING_SPACING_MM) for _ in range(3))
@@ -91,9 +92,9 @@ def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
         mri_contrast=float(np.exp(0.20 * z[0])),
         mri_fwhm_mm=float(3.0 * np.exp(0.40 * z[1])),
         mri_noise=float(0.02 * np.exp(0.35 * z[2])),
-        apparent_atrophy=float(0.18 * z[3]),
-        apparent_lesions=float(0.60 * z[4]),
-        apparent_amyloid=float(0.25 * z[5]),
+        apparent_atrophy=float(0.45 * z[3]),
+        apparent_lesions=float(1.20 * z[4]),
+        apparent_amyloid=float(0.50 * z[5]),
         apparent_tau=float(0.18 * z[12]),
         distortion=np.float32(1.0 * site_shift) * distortion,
         t1_shading=np.float32(0.10 * site_shift) * t1_shading,
@@ -102,8 +103,8 @@ def site_scanner(seed: int, site_code: str, site_shift: float) -> Scanner:
         pet_noise=float(0.05 * np.exp(0.30 * z[7])),
         amyloid_calibration=float(np.exp(0.12 * z[8])),
         tau_calibration=float(np.exp(0.12 * z[9])),
-        amyloid_sensitivity=float(np.exp(0.25 * z[10])),
-        tau_sensitivity=float(np.exp(0.25 * z[11])),
+        amyloid_sensitivity=float(np.exp(0.30 * z[10])),
+        tau_sensitivity=float(np.exp(0.30 * z[11])),
         pet_shading=np.float32(0.10 * site_shift) * pet_shading,
         newer_tracer=newer_tracer,
         tracer_shift=min(site_shift, 1.0),

@@ -176,7 +176,8 @@ def _visits(
     """
     rng = stream(config.seed, Purpose.VISITS, index)
     decline = max(latents.decline_points_per_year, 0.0)
-    stays_months = rng.exponential(config.missing.mean_follow_up_months / (1 + 0.45 * config.missing.by_decline * decline))
+    hazard = (1 + 0.45 * config.missing.by_decline * decline) / config.missing.mean_follow_up_months
+    stays_months = rng.exponential(1 / hazard)
     n = len(PLANNED_MONTHS)
     ratings, mmse_noise, volume_noise, jitter_days = (rng.standard_normal(n + 1) for _ in range(4))
     skipped, form_lost, diagnosis_lost = (rng.random(n) for _ in range(3))

@@ -10,9 +10,9 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import permmoe
 from permmoe.data.cohort import tables
@@ -56,7 +56,8 @@ def write_cohort(
 
     The bytes do not depend on `workers`; with more than one, the caller's main module must be importable (processes
     are spawned). `progress` is told (subjects done, subjects in all). One writer at a time in a folder.
-    Raises DataError where the folder holds anything else, another configuration's cohort included.
+    Raises DataError where the folder holds anything else, another configuration's cohort included, and where a worker
+    process was killed.
     """
     if _is_finished(folder, config):
         if progress:
@@ -81,19 +82,20 @@ def _is_finished(folder: Path, config: CohortConfig) -> bool:
     if not folder.is_dir():
         raise DataError(f"{folder} is a file; name a new or empty folder for the synthetic cohort")
     description, writing = folder / DESCRIPTION_FILE, folder / WRITING_FILE
-    for marker in (description, writing):
-        if marker.exists():
-            if _recorded_identity(marker) != _identity(config):
-                raise DataError(
-                    f"{folder} holds another data set or a cohort of other settings (see {marker.name}); "
-                    "name a new folder, or remove this one"
-                )
-            if marker == description:
-                writing.unlink(missing_ok=True)
-            return marker == description
-    if any(folder.iterdir()):
+    marker = next((file for file in (description, writing) if file.exists()), None)
+    if marker is None:
+        # A first marker cut off by a kill is the one trace that a start may leave.
+        if all(entry.name.endswith(_PARTIAL_SUFFIX) for entry in folder.iterdir()):
+            return False
         raise DataError(f"{folder} is not empty and holds no synthetic cohort; name a new or empty folder")
-    return False
+    if _recorded_identity(marker) != _identity(config):
+        raise DataError(
+            f"{folder} holds another data set, or a cohort of other settings (see {marker.name}); "
+            "name a new folder, or remove this one"
+        )
+    if marker == description:
+        writing.unlink(missing_ok=True)
+    return marker == description
 
 
 def _identity(config: CohortConfig) -> dict[str, str | int]:
@@ -128,9 +130,15 @@ def _write_subjects(folder: Path, config: CohortConfig, workers: int) -> Iterato
             yield _write_subject(folder, config, index)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, config.subjects), mp_context=spawn) as pool:
-        count = config.subjects
-        yield from pool.map(_write_subject, [folder] * count, [config] * count, range(count), chunksize=4)
+    count = config.subjects
+    try:
+        with ProcessPoolExecutor(min(workers, count), mp_context=spawn) as pool:
+            yield from pool.map(_write_subject, [folder] * count, [config] * count, range(count), chunksize=4)
+    except BrokenProcessPool:
+        raise DataError(
+            f"a process that wrote into {folder} was killed, often for lack of memory; "
+            "run the same again, with fewer workers: it goes on where it stopped"
+        ) from None
 
 
 def _write_subject(folder: Path, config: CohortConfig, index: int) -> int:
@@ -188,7 +196,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + _PARTIAL_SUFFIX)
     partial.write_bytes(content)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _json(values: dict[str, object]) -> str:

@@ -20,12 +20,25 @@ from permmoe_simulation.report.cells import (
     scores,
     subjects,
 )
-from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, Text, count, interval, number, signed
+from permmoe_simulation.report.content import (
+    Entry,
+    Fold,
+    Item,
+    Plot,
+    Section,
+    Table,
+    Text,
+    count,
+    interval,
+    number,
+    signed,
+)
 from permmoe_simulation.report.figures import Curve, Mark, Panel, Row, learning_curves, row_plot
 from permmoe_simulation.report.style import BETTER, MUTED, WORSE, Look
 from permmoe_simulation.report.view import View, by_regime
 
 RMSE_LABEL = "RMSE (CDR-SB points; further left is better)"
+DIFFERENCE_LABEL = "RMSE difference (points)\n← better | worse →"
 NO_SUBJECT = "no subject"
 VERDICT_LOOKS = {
     "better": Look(BETTER, "o"),
@@ -33,9 +46,14 @@ VERDICT_LOOKS = {
     "unclear": Look(MUTED, "o", is_filled=False),
 }
 VERDICT_LEGEND = (
-    ("interval below zero: method better", VERDICT_LOOKS["better"]),
-    ("above zero: method worse", VERDICT_LOOKS["worse"]),
-    ("interval holds zero: no clear difference", VERDICT_LOOKS["unclear"]),
+    ("better: 95% interval below zero", VERDICT_LOOKS["better"]),
+    ("worse: interval above zero", VERDICT_LOOKS["worse"]),
+    ("no clear difference: interval holds zero", VERDICT_LOOKS["unclear"]),
+)
+VERDICT_PHRASES = (
+    ("better", "clearly better"),
+    ("worse", "clearly worse"),
+    ("unclear", "without a clear difference"),
 )
 PAIRS_PER_FIGURE = 3
 
@@ -209,7 +227,7 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
         cells = [found[regime, s].get(pair, {}).get(MEAN) for pair, regime in keys]
         remarks = {row: NO_SUBJECT for row, d in enumerate(cells) if d is None or d.verdict == "none"}
         marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
-        panels.append(Panel(STRATA.get(s, s), "RMSE difference (points)\n← better    worse →", marks, remarks))
+        panels.append(Panel(STRATA.get(s, s), DIFFERENCE_LABEL, marks, remarks))
     svg = row_plot(rows, panels, view.modalities, legend=VERDICT_LEGEND, is_difference=True)
     return [
         Plot(
@@ -225,7 +243,9 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
 
 
 def _sentences(
-    view: View, found: Mapping[tuple[str, str], Mapping[tuple[str, str], Mapping[str, Difference]]], regimes: Sequence[str]
+    view: View,
+    found: Mapping[tuple[str, str], Mapping[tuple[str, str], Mapping[str, Difference]]],
+    regimes: Sequence[str],
 ) -> list[str]:
     """Which mean differences exclude zero over all test subjects, in words."""
     lines = []
@@ -237,17 +257,9 @@ def _sentences(
             verdict = cells[MEAN].verdict
             if verdict != "none":
                 told[verdict].append(f"{view.label(a)} against {view.label(b)}")
-        parts = [
-            f"{phrase} for {'; '.join(told[verdict])}"
-            for verdict, phrase in (
-                ("better", "the interval lies below zero (better)"),
-                ("worse", "it lies above zero (worse)"),
-                ("unclear", "it holds zero"),
-            )
-            if told[verdict]
-        ]
+        parts = [f"{phrase}: {', '.join(told[verdict])}" for verdict, phrase in VERDICT_PHRASES if told[verdict]]
         if parts:
-            lines.append(f"{where} average over combinations, all test subjects: {'. And '.join(parts)}.")
+            lines.append(f"{where} average over combinations, all test subjects: {'; '.join(parts)}.")
     return lines
 
 
@@ -283,12 +295,16 @@ def _pair_plot(
             if d is None or d.verdict == "none"
         }
         title = f"{view.label(pair[0])}\n− {view.label(pair[1])}"
-        panels.append(Panel(title, "RMSE difference (points)\n← better    worse →", marks, remarks))
+        panels.append(Panel(title, DIFFERENCE_LABEL, marks, remarks))
         told.append(_tally(view, pair, found[pair]))
     svg = row_plot(rows, panels, view.modalities, note_title="n", legend=VERDICT_LEGEND, is_difference=True)
-    subset = "" if view.are_combinations_few else (
-        f" Of {len(view.combinations)} combinations the figure shows those of one modality and of all; "
-        "the table has the rest."
+    subset = (
+        ""
+        if view.are_combinations_few
+        else (
+            f" Of {len(view.combinations)} combinations the figure shows those of one modality and of all; "
+            "the table has the rest."
+        )
     )
     return Plot(
         svg,
@@ -347,38 +363,30 @@ def _score_table(view: View, found: Scores, caption: str) -> Table:
     rows = []
     for c in view.combinations:
         best = min((found[m, c].rmse for m in methods if _has_figure(found, m, c)), default=None)
-        rows.append(
-            [Entry(c), Entry(subjects(found, c)), *(_score_entry(found.get((m, c)), best) for m in methods)]
-        )
+        rows.append([Entry(c), Entry(subjects(found, c)), *(_score_entry(found.get((m, c)), best) for m in methods)])
     means = {m: mean_rmse(found, m, view.combinations) for m in methods}
     most = max((number_of for _, number_of in means.values()), default=0)
     best_mean = min((v for v, n in means.values() if n == most and isfinite(v)), default=None)
-    rows.append(
-        [
-            Entry("mean"),
-            Entry(""),
-            *(
-                Entry(
-                    number(v),
-                    "" if n == most else f"of {n} only",
-                    is_strong=n == most and v == best_mean,
-                    is_quiet=not isfinite(v),
-                )
-                for v, n in means.values()
-            ),
-        ]
-    )
+    total = [
+        Entry(
+            number(v),
+            "" if n == most else f"of {n} only",
+            is_strong=n == most and v == best_mean,
+            is_quiet=not isfinite(v),
+        )
+        for v, n in means.values()
+    ]
+    rows.append([Entry("mean"), Entry(""), *total])
     return Table(
         f"{caption} Bold: the lowest in its row, which does not make the difference a clear one. "
         "The mean weighs combinations equally.",
         ["Combination", "n", *map(view.label, methods)],
         rows,
+        has_total=True,
     )
 
 
-def _plain_table(
-    view: View, found: Scores, caption: str, value: Callable[[Score], float], better: float
-) -> Table:
+def _plain_table(view: View, found: Scores, caption: str, value: Callable[[Score], float], better: float) -> Table:
     """One number a cell; `better` is 1 where more is better and −1 where less is."""
     methods = [m for m in view.methods if any(method == m for method, _ in found)]
     rows = []

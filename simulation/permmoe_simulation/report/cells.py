@@ -90,9 +90,7 @@ def scores(results: pd.DataFrame, regime: str, stratum: str) -> dict[tuple[str, 
     }
 
 
-def differences(
-    comparisons: pd.DataFrame, regime: str, stratum: str
-) -> dict[tuple[str, str], dict[str, Difference]]:
+def differences(comparisons: pd.DataFrame, regime: str, stratum: str) -> dict[tuple[str, str], dict[str, Difference]]:
     """By (method, reference) and combination."""
     rows = comparisons[(comparisons["regime"] == regime) & (comparisons["stratum"] == stratum)]
     found: dict[tuple[str, str], dict[str, Difference]] = {}

@@ -39,13 +39,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column of every row is its header; `numeric` columns (from the second on) are right-aligned."""
+    """The first column of every row is its header; the others are right-aligned unless they are prose."""
 
     kind: ClassVar[str] = "table"
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Entry]]
     is_prose: bool = False
+    has_total: bool = False
+    """Whether the last row sums up the others."""
     is_from_study: bool = True
     """Whether its numbers come from the study's data, so that it is labelled synthetic where those are."""
 

@@ -105,9 +105,11 @@ def row_plot(
     is_difference: bool = False,
 ) -> Figure:
     """Rows against panels. A difference has its zero line in the middle and one scale for all panels."""
-    has_titles = any(panel.title for panel in panels)
-    top = (legend_height([label for label, _ in legend]) if legend else 0.0) + (0.3 if has_titles else 0.0)
-    head, foot, body = _head_height(rows, modalities, is_bare=not has_titles), 0.62, row_height * len(rows)
+    title_lines = max(len(panel.title.splitlines()) for panel in panels)
+    has_axis_above = title_lines == 0 and row_height * len(rows) > 4
+    top = legend_height([label for label, _ in legend]) if legend else 0.0
+    head = max(_gutter_head(rows, modalities), 0.3 * has_axis_above, 0.16 * title_lines + 0.16)
+    foot, body = 0.62, row_height * len(rows)
     figure = canvas(top + head + body + foot)
     left = _gutter(figure, rows, modalities, foot, body, note_title)
     width = (WIDTH - 0.12 - left - GAP * (len(panels) - 1)) / len(panels)
@@ -118,11 +120,11 @@ def row_plot(
         _points(axes, panel, shared or _value_limits(panel.marks))
         if is_difference:
             axes.axvline(0, color=INK, linewidth=0.9, zorder=1.5)
-        axes.xaxis.set_major_locator(MaxNLocator(max(3, int(width / 0.55)), min_n_ticks=3))
+        axes.xaxis.set_major_locator(MaxNLocator(max(3, int(width / 0.6)), steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
         axes.set_xlabel(panel.x_label)
         room = int(width / CHARACTER)
         axes.set_title("\n".join(shorten(line, room) for line in panel.title.splitlines()), loc="left", pad=7)
-        if not has_titles and row_height * len(rows) > 4:
+        if has_axis_above:
             axes.tick_params(top=True, labeltop=True, length=2)
     if legend:
         add_legend(figure, legend)
@@ -199,7 +201,7 @@ def activation_map(
     per_line = min(len(modalities), 5)
     lines = -(-len(modalities) // per_line)
     body, gap, foot = 0.2 * len(rows), 0.72, 0.98
-    head = max(0.3, _head_height(rows, modalities, is_bare=False))
+    head = max(0.3, _gutter_head(rows, modalities))
     figure = canvas(foot + lines * body + (lines - 1) * gap + head)
     peak = max((float(np.nanmax(s)) for s in shares.values() if np.isfinite(s).any()), default=1.0) or 1.0
     image = None
@@ -240,13 +242,14 @@ def slice_gallery(
     per_line = min(4, max(2, len(modalities)))
     size = min(2.1, (WIDTH - 0.1 * (per_line - 1)) / per_line)
     blocks = -(-len(modalities) // per_line)
-    block_height = size * len(views) + 0.32
-    figure = canvas(blocks * block_height)
+    block_height, foot = size * len(views) + 0.32, 0.12
+    figure = canvas(blocks * block_height + foot)
     for j, modality in enumerate(modalities):
         block, column = divmod(j, per_line)
         for k, view in enumerate(views):
-            bottom = (blocks - block) * block_height - 0.28 - (k + 1) * size
+            bottom = foot + (blocks - block) * block_height - 0.28 - (k + 1) * size
             axes = place(figure, column * (size + 0.1), bottom, size, size - 0.06)
+            axes.set_anchor("NW")
             axes.set_axis_off()
             axes.set_facecolor("black")
             picture = slices.get(f"{modality}_{view}")
@@ -255,19 +258,23 @@ def slice_gallery(
             else:
                 low, high = np.nanpercentile(picture, (1, 99))
                 axes.imshow(
-                    picture.T, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-6), interpolation="bicubic"
+                    picture.T,
+                    cmap="gray",
+                    origin="lower",
+                    vmin=low,
+                    vmax=max(high, low + 1e-6),
+                    interpolation="bicubic",
                 )
             if k == 0:
                 axes.set_title(shorten(modality, 24), loc="left", pad=5)
     return figure
 
 
-def _head_height(rows: Sequence[Row], modalities: Sequence[str], *, is_bare: bool) -> float:
-    """Inches above the rows: slanted modality names need more than a line of numbers."""
+def _gutter_head(rows: Sequence[Row], modalities: Sequence[str]) -> float:
+    """Inches that the modality names need above the rows."""
     if all(row.observed is None for row in rows):
         return 0.1
-    slanted = CHARACTER * max(map(len, modalities)) * 0.75 + 0.18
-    return max(0.28 if is_bare else 0.1, slanted if _is_slanted(modalities) else 0.28)
+    return CHARACTER * max(map(len, modalities)) * 0.75 + 0.18 if _is_slanted(modalities) else 0.28
 
 
 def _column_width(modalities: Sequence[str]) -> float:

@@ -95,7 +95,9 @@ def read_study(folder: Path) -> Study:
     """Raises DataError where `summary.json` or `results.csv` is missing, or where any file cannot be understood."""
     for name in ("summary.json", "results.csv"):
         if not (folder / name).is_file():
-            raise DataError(f"{folder} holds no {name}, so it is not the folder of a finished study; run the study first")
+            raise DataError(
+                f"{folder} holds no {name}, so it is not the folder of a finished study; run the study first"
+            )
     tables = {name: _read_table(folder / f"{name}.csv") for name in COLUMNS}
     results = tables.pop("results")
     assert results is not None  # its file was looked for above
@@ -130,4 +132,6 @@ def _read_slices(path: Path) -> dict[str, Float[np.ndarray, "first second"]] | N
         with np.load(path, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name], dtype=np.float64) for name in archive.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as example slices: {error}. Delete it or run the study again") from error
+        raise DataError(
+            f"{path} cannot be read as example slices: {error}. Delete it or run the study again"
+        ) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from itertools import count
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from permmoe_simulation.report.accuracy import (
     differences_section,
@@ -17,7 +18,7 @@ from permmoe_simulation.report.accuracy import (
 )
 from permmoe_simulation.report.content import Entry, Plot, Table, interval, signed
 from permmoe_simulation.report.files import Goal, Study
-from permmoe_simulation.report.style import with_prefix
+from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.view import view_of
 from permmoe_simulation.report.workings import (
     costs_section,
@@ -45,6 +46,8 @@ SECTIONS = (
 )
 """The answer first, then what supports it, then how to repeat it."""
 
+NAME_WITH_HYPHEN = re.compile(r"\b[A-Z]\w{1,7}-[A-Z]\w{1,7}\b")
+
 
 def page(study: Study) -> str:
     """The whole page. Every text of the study is escaped; only figures, drawn here, are taken as they are."""
@@ -53,9 +56,13 @@ def page(study: Study) -> str:
 
     def numbered(plot: Plot) -> tuple[int, Markup]:
         number = next(numbers)
-        return number, Markup(with_prefix(plot.svg, f"figure{number}-"))
+        svg = with_mark(plot.svg, "synthetic data") if study.summary.synthetic else plot.svg
+        return number, Markup(with_prefix(svg, f"figure{number}-"))
 
-    template = environment.from_string((files("permmoe_simulation.report") / "page.html.j2").read_text(encoding="utf-8"))
+    environment.filters["unbroken"] = _unbroken
+    template = environment.from_string(
+        (files("permmoe_simulation.report") / "page.html.j2").read_text(encoding="utf-8")
+    )
     view = view_of(study)
     return template.render(
         summary=study.summary,
@@ -63,6 +70,11 @@ def page(study: Study) -> str:
         sections=[build(view) for build in SECTIONS],
         numbered=numbered,
     )
+
+
+def _unbroken(text: str) -> Markup:
+    """Keep names such as CDR-SB and PerM-MoE on one line."""
+    return Markup(NAME_WITH_HYPHEN.sub(r'<span class="name">\g<0></span>', str(escape(text))))
 
 
 def _goals_table(goals: tuple[Goal, ...]) -> Table:

@@ -21,6 +21,7 @@ WIDTH = 9.0
 
 INK, MUTED, RULE, BAND = "#1c2127", "#5b6570", "#c9ced4", "#f5f6f8"
 BETTER, WORSE = "#0072b2", "#c44e00"
+MARK = "#8a5a00"
 TEXT_SIZE = 8.5
 CHARACTER = 0.073
 """Inches that a character of figure text takes at most, on average, in the fonts a reader may have."""
@@ -137,14 +138,28 @@ def drawn(build: Callable[P, Figure]) -> Callable[P, str]:
     return draw
 
 
+def with_mark(svg: str, text: str) -> str:
+    """The SVG with a small text in its lower right corner, so that the figure keeps it when it is copied elsewhere."""
+    box = re.search(r'viewBox="\S+ \S+ (\S+) ([^"]+)"', svg)
+    assert box is not None  # `_inline` keeps it
+    width, height = (float(side) for side in box.groups())
+    label = f'<text x="{width:.1f}" y="{height - 3:.1f}" text-anchor="end" font-size="7" fill="{MARK}">{text}</text>'
+    return svg.removesuffix("</svg>") + label + "</svg>"
+
+
 def with_prefix(svg: str, prefix: str) -> str:
     """The SVG with every internal name prefixed, so that several can share a page."""
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    widest = max(map(len, labels), default=1)
-    return max(1, min(len(labels), int(WIDTH / (CHARACTER * widest + 0.45))))
+    """The most columns that fit the page, each as wide as its longest label (a legend is filled column by column)."""
+    for columns in range(len(labels), 1, -1):
+        rows = -(-len(labels) // columns)
+        longest = [max(map(len, labels[j : j + rows])) for j in range(0, len(labels), rows)]
+        if sum(CHARACTER * length + 0.45 for length in longest) <= WIDTH:
+            return columns
+    return 1
 
 
 def _inline(document: str) -> str:

@@ -33,10 +33,15 @@ DOWN, UP, TRAIN, OVERHEAD = "#56b4e9", "#0072b2", "#009e73", "#c9ced4"
 def methods_section(view: View) -> Section:
     """Who is compared, in the order of every figure."""
     rows = [
-        [Entry(method.label), Entry(method.kind), Entry(method.description)]
-        for method in view.summary.methods.values()
+        [Entry(method.label), Entry(method.kind), Entry(method.description)] for method in view.summary.methods.values()
     ]
-    table = Table("Methods", ["Method", "Kind", "What it is"], rows, is_prose=True, is_from_study=False)
+    table = Table(
+        "The methods, in the order of every figure and table.",
+        ["Method", "Kind", "What it is"],
+        rows,
+        is_prose=True,
+        is_from_study=False,
+    )
     facts = [
         f"Seeds: {', '.join(map(str, view.summary.seeds))}." if view.summary.seeds else "",
         f"Missingness regimes: {', '.join(view.regimes)}.",
@@ -65,12 +70,16 @@ def sites_section(view: View) -> Section:
         ]
         for site, line in zip(sites["site"], numbers.to_dict("records"), strict=True)
     ]
-    total = [Entry(f"{len(sites)} sites" if len(sites) > 1 else "1 site"), *(Entry(f"{numbers[c].sum():,}") for c in columns)]
+    total = [
+        Entry(f"{len(sites)} sites" if len(sites) > 1 else "1 site"),
+        *(Entry(f"{numbers[c].sum():,}") for c in columns),
+    ]
     table = Table(
         "Visits with each modality at each site, the darker the more; then the visits of each split. A site with 0 in a "
         "column never trains that modality's encoder and router.",
         ["Site", *modalities, "Train", "Validation", "Test"],
         [*rows, total],
+        has_total=True,
     )
     return Section("sites", title, [table])
 
@@ -203,9 +212,7 @@ def _activation_plot(view: View, activation: pd.DataFrame, method: str) -> Plot:
     )
 
 
-def _shares(
-    rows: pd.DataFrame, groups: list[list[str]], experts: list[str]
-) -> Float[np.ndarray, "row expert"]:
+def _shares(rows: pd.DataFrame, groups: list[list[str]], experts: list[str]) -> Float[np.ndarray, "row expert"]:
     """Share of tokens by group of combinations and expert, averaged within a group; NaN where there is none."""
     table = np.full((max(1, len(groups)), max(1, len(experts))), nan)
     expert_of = {name: j for j, name in enumerate(experts)}

@@ -1,0 +1,235 @@
+"""Averaging by module: the conformance suite of the federation, against a slow and obvious reference."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from permmoe_server.aggregation import (
+    ONE,
+    FixedPointOverflowError,
+    Rule,
+    RunningSum,
+    fold,
+    mean_changes,
+    to_fixed_point,
+)
+from permmoe_server.optimisers import server_step
+
+from permmoe.config import FederationConfig
+from permmoe.federated.update import ModuleUpdate
+
+SIZES = {"encoder/t1": 3, "encoder/tau": 5, "trunk": 7}
+Site = tuple[dict[str, ModuleUpdate], float]
+RULES: tuple[Rule, ...] = ("modality_fedavg", "zero_fill", "naive_union", "uniform_mean")
+
+
+def average(sites: list[Site], rule: Rule = "modality_fedavg", parameters: dict | None = None) -> dict:
+    running = RunningSum()
+    for updates, visits in sites:
+        running = fold(running, updates, visits, rule)
+    parameters = parameters or {name: torch.zeros(size) for name, size in SIZES.items()}
+    return dict(mean_changes(running, parameters, rule))
+
+
+def reference(sites: list[Site]) -> dict[str, list[Fraction]]:
+    """The same in exact fractions, element by element."""
+    means = {}
+    for name, size in SIZES.items():
+        holders = [updates[name] for updates, _ in sites if name in updates]
+        if holders:
+            support = sum(Fraction(u.support) for u in holders)
+            means[name] = [sum(Fraction(float(u.weighted_delta[i])) for u in holders) / support for i in range(size)]
+    return means
+
+
+def update(size: int, support: float, change: float) -> ModuleUpdate:
+    return ModuleUpdate.of(torch.zeros(size), torch.full((size,), change), float(support))
+
+
+@st.composite
+def sites(draw: st.DrawFn, low: float = 0.01) -> list[Site]:
+    """Up to seven sites, each with some of the modules."""
+    found = []
+    for _ in range(draw(st.integers(1, 7))):
+        visits = draw(st.floats(1, 500, width=32))
+        updates = {
+            name: ModuleUpdate(
+                torch.tensor(draw(st.lists(st.floats(-50, 50, width=32), min_size=size, max_size=size))),
+                draw(st.floats(low, 1)) * visits,
+            )
+            for name, size in SIZES.items()
+            if draw(st.booleans())
+        }
+        found.append((updates, visits))
+    return found
+
+
+def test_a_site_without_tau_has_no_say_in_the_tau_encoder() -> None:
+    a = ({"encoder/t1": update(3, 10, 2.0), "encoder/tau": update(5, 10, 2.0)}, 10.0)
+    b = ({"encoder/t1": update(3, 30, 0.0)}, 30.0)
+    for order in ([a, b], [b, a]):
+        means = average(order)
+        assert means["encoder/tau"].tolist() == [2.0] * 5
+        assert means["encoder/t1"].tolist() == [0.5] * 3
+
+
+def test_the_usual_mistakes_are_what_they_are_said_to_be() -> None:
+    a = ({"encoder/t1": update(3, 10, 2.0), "encoder/tau": update(5, 4, 2.0)}, 10.0)
+    b = ({"encoder/t1": update(3, 30, 0.0)}, 30.0)
+    parameters = {name: torch.full((size,), 8.0) for name, size in SIZES.items()}
+    tau = {rule: average([a, b], rule, parameters)["encoder/tau"].tolist() for rule in RULES}
+    assert tau["modality_fedavg"] == [2.0] * 5
+    assert tau["zero_fill"] == [10 * 2.0 / 40] * 5
+    # θ becomes (10 · (8 + 2) + 30 · 0) / 40 = 2.5: shrunk by 5.5.
+    assert tau["naive_union"] == [2.5 - 8.0] * 5
+    assert tau["uniform_mean"] == [2.0] * 5
+    assert average([a, b], "uniform_mean", parameters)["encoder/t1"].tolist() == [1.0] * 3
+
+
+@given(sites())
+def test_the_average_is_that_of_exact_fractions(found: list[Site]) -> None:
+    means, expected = average(found), reference(found)
+    assert means.keys() == expected.keys()
+    for name, values in expected.items():
+        support = sum(u[name].support for u, _ in found if name in u)
+        resolution = len(found) * 50 / ONE / min(support, 1)
+        assert means[name].tolist() == pytest.approx([float(v) for v in values], rel=1e-6, abs=resolution)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(found=sites(), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_the_order_of_replies_changes_no_bit(rule: Rule, found: list[Site], seed: int) -> None:
+    shuffled = found.copy()
+    random.Random(seed).shuffle(shuffled)
+    once, again = average(found, rule), average(shuffled, rule)
+    assert once.keys() == again.keys()
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_plain_float32_sums_would_depend_on_the_order() -> None:
+    values = [1e8, 1.0, -1e8]
+    sums = {sum(torch.tensor(order)).item() for order in (values, [1e8, -1e8, 1.0])}
+    assert len(sums) == 2
+    found = [({"trunk": ModuleUpdate(torch.full((7,), v), 1.0)}, 1.0) for v in values]
+    assert average(found)["trunk"].tolist() == pytest.approx([1 / 3] * 7)
+
+
+@given(sites(low=0.1), st.floats(0.5, 8))
+def test_scaling_every_support_leaves_the_average(found: list[Site], factor: float) -> None:
+    def scaled(u: ModuleUpdate) -> ModuleUpdate:
+        return ModuleUpdate(u.weighted_delta * factor, u.support * factor)
+
+    means = average(found)
+    again = average([({name: scaled(u) for name, u in updates.items()}, visits) for updates, visits in found])
+    assert all(torch.allclose(means[name], again[name], rtol=1e-5, atol=1e-6) for name in means)
+
+
+@given(sites(), st.integers(-3, 3))
+def test_the_average_is_linear_in_the_changes(found: list[Site], factor: int) -> None:
+    times = [
+        ({name: ModuleUpdate(u.weighted_delta * factor, u.support) for name, u in updates.items()}, visits)
+        for updates, visits in found
+    ]
+    means, again = average(found), average(times)
+    assert all(torch.allclose(factor * means[name], again[name], rtol=1e-5, atol=1e-6) for name in means)
+
+
+@given(sites())
+def test_two_sites_with_the_same_update_average_to_it(found: list[Site]) -> None:
+    once, doubled = average(found[:1]), average(found[:1] * 2)
+    assert all(torch.equal(once[name], doubled[name]) for name in once)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_module_that_nobody_trained_is_not_mentioned(rule: Rule) -> None:
+    assert set(average([({"trunk": update(7, 3, 1.0)}, 3.0)], rule)) == {"trunk"}
+    assert average([], rule) == {}
+
+
+def test_a_single_holder_decides_alone_whatever_its_support() -> None:
+    for support in (0.001, 1.0, 3e5):
+        means = average([({"encoder/tau": update(5, support, 0.125)}, 1.0), ({"trunk": update(7, 9, 1.0)}, 9.0)])
+        assert means["encoder/tau"].tolist() == pytest.approx([0.125] * 5, rel=1e-5)
+
+
+def test_a_joining_and_a_leaving_holder_count_in_their_rounds_only() -> None:
+    stays, joins = ({"trunk": update(7, 10, 1.0)}, 10.0), ({"trunk": update(7, 30, 5.0)}, 30.0)
+    rounds = [average(present)["trunk"][0].item() for present in ([stays], [stays, joins], [stays])]
+    assert rounds == [1.0, 4.0, 1.0]
+
+
+def test_an_overflowing_reply_is_an_error_and_leaves_the_sum_untouched() -> None:
+    largest = 2.0**31 * (1 - 2**-20)
+    running = fold(RunningSum(), {"trunk": ModuleUpdate(torch.full((7,), largest), 1.0)}, 1.0)
+    kept = running.modules["trunk"].change.clone()
+    too_much = {"encoder/t1": update(3, 1, 1.0), "trunk": ModuleUpdate(torch.full((7,), largest), 1.0)}
+    with pytest.raises(FixedPointOverflowError):
+        fold(running, too_much, 1.0)
+    assert torch.equal(running.modules["trunk"].change, kept) and set(running.modules) == {"trunk"}
+
+
+@pytest.mark.parametrize("value", [2.0**31, -(2.0**31) - 1, float("inf"), float("nan")])
+def test_a_value_out_of_range_is_an_error(value: float) -> None:
+    with pytest.raises(FixedPointOverflowError):
+        to_fixed_point(torch.tensor([0.0, value], dtype=torch.float64))
+
+
+def test_memory_does_not_grow_with_the_number_of_sites() -> None:
+    running = RunningSum()
+    for _ in range(50):
+        running = fold(running, {"trunk": update(7, 2, 1.0)}, 2.0)
+    assert {name: module.change.numel() for name, module in running.modules.items()} == {"trunk": 7}
+    assert running.sites == 50
+
+
+def steps(optimiser: str, changes: list[list[float]], **more: float) -> list[list[float]]:
+    config = FederationConfig(server_optimiser=optimiser, **more)
+    parameters, moments, path = torch.zeros(3), {}, []
+    for change in changes:
+        parameters, moments = server_step(config, parameters, torch.tensor(change), moments)
+        path.append(parameters.tolist())
+    return path
+
+
+CHANGES = [[1.0, -2.0, 0.5], [0.25, 1.0, 0.0], [-1.0, 3.0, 0.125]]
+
+
+def test_fedavg_adds_the_mean_change() -> None:
+    assert steps("fedavg", CHANGES)[-1] == [0.25, 2.0, 0.625]
+    assert steps("fedavg", CHANGES, server_learning_rate=0.5)[-1] == [0.125, 1.0, 0.3125]
+
+
+@pytest.mark.parametrize("optimiser", ["fedavgm", "fedadam"])
+def test_moments_follow_the_papers_recurrences(optimiser: str) -> None:
+    rate, beta, expected = 0.5, 0.75, [[], [], []]
+    for i in range(3):
+        theta = m = v = 0.0
+        for change in (c[i] for c in CHANGES):
+            if optimiser == "fedavgm":
+                m = beta * m + change
+                theta += rate * m
+            else:
+                m = beta * m + (1 - beta) * change
+                v = 0.99 * v + 0.01 * change**2
+                theta += rate * m / (v**0.5 + 1e-3)
+            expected[i].append(theta)
+    path = steps(optimiser, CHANGES, server_learning_rate=rate, server_momentum=beta)
+    for i in range(3):
+        assert [point[i] for point in path] == pytest.approx(expected[i], rel=1e-5)
+
+
+@pytest.mark.parametrize("optimiser", ["fedavg", "fedavgm", "fedadam"])
+def test_a_step_changes_neither_its_parameters_nor_its_moments_in_place(optimiser: str) -> None:
+    config = FederationConfig(server_optimiser=optimiser)
+    parameters, change = torch.ones(3), torch.tensor([1.0, 2.0, 3.0])
+    _, moments = server_step(config, parameters, change, {})
+    kept = {name: tensor.clone() for name, tensor in moments.items()}
+    server_step(config, parameters, change, moments)
+    assert parameters.tolist() == [1.0] * 3 and change.tolist() == [1.0, 2.0, 3.0]
+    assert all(torch.equal(moments[name], kept[name]) for name in kept)

@@ -1,0 +1,189 @@
+"""Records on the wire: what is written comes back exactly, and what breaks the protocol is refused by rule."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from tiny_federation import MODEL, tiny_plan
+
+from permmoe.evaluation import ErrorSums
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.records import (
+    EvaluationReply,
+    Instruction,
+    MalformedRecord,
+    TrainReply,
+    content_bytes,
+    model_digest,
+    read_evaluation_reply,
+    read_instruction,
+    read_model,
+    read_train_reply,
+    write_evaluation_reply,
+    write_instruction,
+    write_modules,
+    write_train_reply,
+)
+from permmoe.federated.update import ModuleUpdate
+from permmoe.model import PerMMoE
+from permmoe.trainer import make_model
+
+LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
+WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict())
+ASKED = Instruction(tiny_plan(), 7, model_digest(WEIGHTS), "test")
+
+
+def reply() -> TrainReply:
+    updates = {name: ModuleUpdate(torch.rand(LAYOUT.size(name)), 2.5) for name in ("head", "bank/clinical/gene")}
+    return TrainReply("north", 7, ASKED.model_digest, updates, 23.0, 11.5, 1.25, 0.5)
+
+
+def on_the_wire(content: RecordDict) -> RecordDict:
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    objects = {key: thing.deflate() for key, thing in get_all_nested_objects(content).items()}
+    return inflate_object_from_contents(content.object_id, objects)
+
+
+def test_a_training_reply_comes_back_bit_by_bit() -> None:
+    sent = reply()
+    got = read_train_reply(on_the_wire(write_train_reply(sent)), LAYOUT)
+    assert {name: u.support for name, u in got.updates.items()} == {name: u.support for name, u in sent.updates.items()}
+    assert all(torch.equal(got.updates[n].weighted_delta, u.weighted_delta) for n, u in sent.updates.items())
+    figures = ("site", "round", "model_digest", "visits", "loss_sum", "train_seconds", "overhead_seconds")
+    assert all(getattr(got, name) == getattr(sent, name) for name in figures)
+
+
+def test_an_instruction_and_its_model_come_back() -> None:
+    content = on_the_wire(write_instruction(ASKED, write_modules(WEIGHTS)))
+    got = read_instruction(content)
+    assert got == ASKED
+    model = read_model(content, got, LAYOUT)
+    assert all(torch.equal(model[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_sums_come_back_by_combination() -> None:
+    sent = EvaluationReply("north", 7, "d", {"clinical+gene": ErrorSums(11, 7.5, 5.25, -3.0, 13.0)})
+    assert read_evaluation_reply(on_the_wire(write_evaluation_reply(sent))) == sent
+
+
+def test_every_module_is_one_flat_array() -> None:
+    record = write_modules(WEIGHTS)
+    assert {name: array.shape for name, array in record.items()} == {n: (LAYOUT.size(n),) for n in LAYOUT.modules}
+
+
+def test_bytes_count_the_arrays() -> None:
+    size = sum(4 * LAYOUT.size(name) for name in LAYOUT.modules)
+    assert size < content_bytes(RecordDict({"model": write_modules(WEIGHTS)})) < size + 200 * len(WEIGHTS)
+
+
+def test_the_digest_knows_names_shapes_types_and_every_bit_but_no_order() -> None:
+    state = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.zeros(2, 3)}
+    digest = model_digest(state)
+    assert digest == model_digest({"b": state["b"], "a": state["a"]}) and len(digest) == 64
+    nudged = torch.nextafter(state["a"], torch.tensor(9.0))
+    others = [
+        {"a": nudged, "b": state["b"]},
+        {"c": state["a"], "b": state["b"]},
+        {"a": state["a"], "b": torch.zeros(3, 2)},
+        {"a": state["a"], "b": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": state["a"]},
+    ]
+    assert len({digest, *map(model_digest, others)}) == 6
+
+
+def array_of(values: np.ndarray, **claims: object) -> Array:
+    array = Array(values)
+    fields = {"dtype": array.dtype, "shape": array.shape, "stype": array.stype, "data": array.data} | claims
+    return Array(**fields)
+
+
+HEAD = LAYOUT.size("head")
+
+
+def lying_header() -> bytes:
+    """A header that promises an array of 8 TB."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    return buffer.getvalue()
+
+
+ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
+    "unknown module": (lambda c: c["update"].update({"encoder/xray": Array(np.zeros(3, "f4"))}), "unknown_module"),
+    "wrong shape": (lambda c: c["update"].update({"head": Array(np.zeros(HEAD + 1, "f4"))}), "shape"),
+    "two dimensions": (lambda c: c["update"].update({"head": Array(np.zeros((1, HEAD), "f4"))}), "shape"),
+    "float64": (lambda c: c["update"].update({"head": Array(np.zeros(HEAD))}), "dtype"),
+    "float64 said to be float32": (
+        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD), dtype="float32")}),
+        "encoding",
+    ),
+    "truncated": (
+        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=Array(np.zeros(HEAD, "f4")).data[:-1])}),
+        "encoding",
+    ),
+    "a header of 8 TB": (
+        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=lying_header())}),
+        "encoding",
+    ),
+    "another serialiser": (
+        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), stype="pickle")}),
+        "encoding",
+    ),
+    "no support": (lambda c: c["support"].pop("head"), "missing_support"),
+    "support without update": (lambda c: c["support"].update({"trunk": 3.0}), "support_without_update"),
+    "list as support": (lambda c: c["support"].update({"head": [3.0, 4.0]}), "missing_support"),
+    "no visits": (lambda c: c["figures"].pop("visits"), "missing_visits"),
+    "no update": (lambda c: c.pop("update"), "missing_update"),
+    "update of another kind": (lambda c: c.update({"update": ConfigRecord({})}), "missing_update"),
+    "no header": (lambda c: c.pop("reply"), "missing_reply"),
+    "no site": (lambda c: c["reply"].pop("site"), "missing_site"),
+    "a path as site": (lambda c: c["reply"].update({"site": "../../etc"}), "site_name"),
+    "text as round": (lambda c: c["reply"].update({"round": "7"}), "missing_round"),
+    "true as round": (lambda c: c["reply"].update({"round": True}), "missing_round"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_broken_training_reply_is_refused_by_rule(attack: str) -> None:
+    content = write_train_reply(reply())
+    read_train_reply(content, LAYOUT)
+    break_it, rule = ATTACKS[attack]
+    break_it(content)
+    with pytest.raises(MalformedRecord) as refused:
+        read_train_reply(content, LAYOUT)
+    assert refused.value.rule == rule
+
+
+def test_a_site_refuses_a_model_that_is_incomplete_or_not_the_one_that_was_announced() -> None:
+    partial = {name: flat for name, flat in WEIGHTS.items() if name != "head"}
+    with pytest.raises(MalformedRecord, match="missing_module"):
+        read_model(write_instruction(ASKED, write_modules(partial)), ASKED, LAYOUT)
+    changed = WEIGHTS | {"head": torch.nextafter(WEIGHTS["head"], torch.tensor(9.0))}
+    with pytest.raises(MalformedRecord, match="model_digest"):
+        read_model(write_instruction(ASKED, write_modules(changed)), ASKED, LAYOUT)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [("plan", "{}{", "plan"), ("plan", '{"modle":{}}', "plan"), ("part", "train", "part"), ("round", 1.5, "missing_round")],
+)
+def test_a_site_refuses_an_instruction_that_it_does_not_understand(key: str, value: object, rule: str) -> None:
+    content = write_instruction(ASKED, ArrayRecord({}))
+    content["instruction"][key] = value
+    with pytest.raises(MalformedRecord) as refused:
+        read_instruction(content)
+    assert refused.value.rule == rule
+
+
+@pytest.mark.parametrize("values", [3.0, [1.0], [1.5, 0.0, 0.0, 0.0, 0.0], [float("nan"), 0.0, 0.0, 0.0, 0.0]])
+def test_sums_that_are_none_are_refused(values: object) -> None:
+    content = write_evaluation_reply(EvaluationReply("north", 7, "d", {}))
+    content["sums"] = MetricRecord({"clinical": values})
+    with pytest.raises(MalformedRecord, match="sums"):
+        read_evaluation_reply(content)
