@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from permmoe.config import RunConfig
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
@@ -124,7 +124,7 @@ def _progress(state: FitState) -> dict[str, Any]:
 
 
 def _resume(out: Path, card: Mapping[str, Any]) -> tuple[FitState | None, list[dict[str, Any]]]:
-    if not (out / "last").exists():
+    if not has_checkpoint(out / "last"):
         return None, []
     tensors, saved = load_checkpoint(out / "last")
     for key in ("model", "train", "split", "data_digest"):

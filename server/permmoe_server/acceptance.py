@@ -93,7 +93,8 @@ def _check_header(reply: TrainReply | EvaluationReply, asked: Instruction, answe
     # "A change is relative to the model that was sent."
     if reply.model_digest != asked.model_digest:
         raise RejectedReply("model_digest")
-    # "A site counts once a round, however many nodes speak in its name."
+    # "A site counts once a round, however many nodes speak in its name": the first one does. Which node may use which
+    # name is settled where nodes are registered, not here.
     if reply.site in answered:
         raise RejectedReply("duplicate_reply")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -63,7 +63,7 @@ def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationSt
 
     Raises ConfigurationError where it was begun with another plan; more or fewer rounds are no other plan.
     """
-    if not (out / "last").exists():
+    if not has_checkpoint(out / "last"):
         return None
     tensors, card = load_checkpoint(out / "last")
     if _comparable(RoundPlan.model_validate(card["plan"])) != _comparable(plan):

@@ -206,18 +206,18 @@ def _exchange(
         identifiers = [identifier for identifier in grid.push_messages([message]) if identifier]
         nodes |= dict.fromkeys(identifiers, node)
         unsent += [] if identifiers else [node]
-    waiting = set(nodes)
+    waiting = dict(nodes)
     while waiting and clock.now() < deadline:
         n_waiting = len(waiting)
-        for identifiers in _slices(sorted(waiting), PULL_AT_ONCE):
+        for identifiers in _slices(list(waiting), PULL_AT_ONCE):
             for reply in grid.pull_messages(identifiers):
                 answered = reply.metadata.reply_to_message_id
                 if answered in nodes:
-                    waiting.discard(answered)
+                    waiting.pop(answered, None)
                     yield nodes[answered], reply
         if len(waiting) == n_waiting:
             clock.pause(POLL_SECONDS)
-    for node in sorted([*unsent, *(nodes[identifier] for identifier in waiting)]):
+    for node in sorted([*unsent, *waiting.values()]):
         yield node, None
 
 

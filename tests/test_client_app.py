@@ -1,0 +1,176 @@
+"""What a site's app sends, and above all what it does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message, MessageType, RecordDict
+from flwr.common.constant import ErrorCode
+from permmoe_client import site as site_module
+from permmoe_client.app import app
+from permmoe_client.site import SiteConfig, read_site, site_visits
+from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
+from tiny_federation import MODEL, tiny_plan, write_site
+
+from permmoe.errors import ConfigurationError
+from permmoe.evaluation import combination_sums
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import (
+    Instruction,
+    TrainReply,
+    model_digest,
+    read_evaluation_reply,
+    read_train_reply,
+    write_instruction,
+    write_modules,
+)
+from permmoe.model import PerMMoE
+from permmoe.trainer import derive_seed, make_model, train_epochs
+
+LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
+WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict())
+
+
+def instruction(plan: RoundPlan | None = None, number: int = 1, weights: Mapping[str, torch.Tensor] = WEIGHTS, **more: str) -> RecordDict:
+    asked = Instruction(plan or tiny_plan(), number, more.pop("digest", model_digest(weights)), **more)
+    return write_instruction(asked, write_modules(weights))
+
+
+def ask(path: Path | None, content: RecordDict, kind: str = MessageType.TRAIN) -> Message:
+    grid = InProcessGrid(app, [{"site-config": str(path)} if path else {}], is_serialised=True)
+    [reply] = grid.send_and_receive([Message(content, FIRST_NODE, kind, group_id="1")])
+    return reply
+
+
+def trained(path: Path, content: RecordDict) -> TrainReply:
+    reply = ask(path, content)
+    assert reply.has_content(), reply.error
+    return read_train_reply(reply.content, LAYOUT)
+
+
+def test_a_site_returns_only_modules_that_its_visits_trained(tmp_path: Path) -> None:
+    reply = trained(write_site(tmp_path, "west"), instruction())
+    gone = {name for name in LAYOUT.modules if "fluid" in name.split("/")[1].split("+") and not name.startswith("expert")}
+    assert {"encoder/fluid", "router/fluid", "bank/clinical+fluid/gene"} <= gone
+    assert not gone & set(reply.updates)
+    assert {"trunk", "head", "encoder/clinical", "encoder/gene", "bank/clinical/fluid"} <= set(reply.updates)
+    assert all(update.support > 0 for update in reply.updates.values())
+    assert sum(u.support for n, u in reply.updates.items() if n.startswith("expert")) == pytest.approx(reply.visits, rel=1e-3)
+    assert reply.updates["trunk"].support == reply.visits
+
+
+def test_a_change_is_that_of_training_at_the_site_with_its_own_seed(tmp_path: Path) -> None:
+    path = write_site(tmp_path, "north")
+    plan, number = tiny_plan(), 3
+    reply = trained(path, instruction(plan, number))
+    model = PerMMoE(MODEL)
+    model.load_state_dict(LAYOUT.unflatten(WEIGHTS))
+    data = site_visits(read_site(path), MODEL).part("train")
+    seed = derive_seed(plan.train.seed, "north", number)
+    record = train_epochs(model, data, plan.train, first_epoch=4, epochs=2, seed=seed)
+    assert reply.visits == record.visits and reply.loss_sum == record.loss_sum
+    for name, update in reply.updates.items():
+        change = LAYOUT.flatten(model.state_dict(), name) - WEIGHTS[name]
+        assert torch.equal(update.weighted_delta, change * update.support)
+    assert reply.updates["encoder/fluid"].support == record.exposure.observed["fluid"]
+
+
+def test_the_same_instruction_has_the_same_answer_and_another_round_has_another(tmp_path: Path) -> None:
+    path = write_site(tmp_path, "north")
+    first, again, later = (trained(path, instruction(number=n)).updates["trunk"].weighted_delta for n in (4, 4, 5))
+    assert torch.equal(first, again) and not torch.equal(first, later)
+
+
+def test_the_received_model_is_verified_before_anything_else(tmp_path: Path) -> None:
+    reply = ask(write_site(tmp_path, "north"), instruction(digest="0" * 64))
+    assert reply.has_error() and reply.error.reason == "MalformedRecord"
+
+
+@pytest.mark.parametrize("kind", [MessageType.TRAIN, MessageType.EVALUATE])
+def test_an_error_reaches_the_coordinator_as_its_type_alone(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_site(tmp_path, "north")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot read /data/phi/patient-12345.nii")
+
+    monkeypatch.setattr(site_module, "read_manifest", broken)
+    site_visits.cache_clear()
+    with caplog.at_level(logging.DEBUG):
+        reply = ask(path, instruction(), kind)
+    assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION and reply.error.reason == "RuntimeError"
+    assert b"12345" not in reply.deflate()
+    assert "12345" not in caplog.text and "RuntimeError in test_client_app.py, line" in caplog.text
+
+
+def test_an_unusable_site_file_is_an_error_without_its_path(tmp_path: Path) -> None:
+    assert ask(tmp_path / "absent.yaml", instruction()).error.reason == "ConfigurationError"
+    assert ask(None, instruction()).error.reason == "ConfigurationError"
+
+
+def test_no_identifier_leaves_a_site(tmp_path: Path) -> None:
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    path = write_site(tmp_path, "north")
+    for kind in (MessageType.TRAIN, MessageType.EVALUATE):
+        reply = ask(path, instruction(), kind)
+        sent = b"".join(thing.deflate() for thing in get_all_nested_objects(reply.content).values())
+        assert b"north" in sent
+        assert b"north-" not in sent and str(tmp_path).encode() not in sent
+
+
+def sums_of(path: Path, **federation: int) -> dict[str, int]:
+    reply = ask(path, instruction(tiny_plan(**federation), part="test"), MessageType.EVALUATE)
+    return {name: sums.n for name, sums in read_evaluation_reply(reply.content).sums.items()}
+
+
+def test_an_evaluation_is_that_of_the_sites_own_visits(tmp_path: Path) -> None:
+    path = write_site(tmp_path, "north", visits=41)
+    model = PerMMoE(MODEL)
+    model.load_state_dict(LAYOUT.unflatten(WEIGHTS))
+    expected = combination_sums(model, site_visits(read_site(path), MODEL).part("test"))
+    reply = ask(path, instruction(part="test"), MessageType.EVALUATE)
+    assert read_evaluation_reply(reply.content).sums == {name: s for name, s in expected.items() if s.n}
+
+
+def test_cells_with_few_subjects_stay_and_the_stricter_rule_wins(tmp_path: Path) -> None:
+    lax = sums_of(write_site(tmp_path, "north", visits=41), min_cell_count=1)
+    assert lax["clinical"] == 10 and 0 < lax["clinical+fluid+gene"] < 10
+    few = lax["clinical+fluid+gene"]
+    strict_study = sums_of(tmp_path / "north.yaml", min_cell_count=few + 1)
+    strict_site = sums_of(write_site(tmp_path, "north", visits=41, min_cell_count=few + 1), min_cell_count=1)
+    assert strict_study == strict_site == {name: n for name, n in lax.items() if n > few}
+
+
+def test_visits_are_read_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reads = write_site(tmp_path, "north"), []
+    read = site_module.read_manifest
+    monkeypatch.setattr(site_module, "read_manifest", lambda *args: reads.append(args) or read(*args))
+    for number in (1, 2, 3):
+        trained(path, instruction(number=number))
+    assert len(reads) == 1
+
+
+def test_a_site_may_keep_a_modality_to_itself(tmp_path: Path) -> None:
+    reply = trained(write_site(tmp_path, "north", modalities=["clinical", "gene"]), instruction())
+    assert "encoder/fluid" not in reply.updates and "encoder/gene" in reply.updates
+    site = read_site(write_site(tmp_path, "north", modalities=["genes"]))
+    with pytest.raises(ConfigurationError, match="did you mean 'gene'"):
+        site_visits(site, MODEL)
+
+
+def test_a_site_file_with_a_typing_mistake_names_the_nearest_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'threads'"):
+        read_site(write_site(tmp_path, "north", thread=2))
+
+
+def test_paths_of_a_site_file_start_at_its_folder(tmp_path: Path) -> None:
+    site = read_site(write_site(tmp_path, "north"))
+    assert isinstance(site, SiteConfig)
+    assert (site.manifest, site.cache) == (tmp_path / "north.csv", tmp_path / "cache-north")

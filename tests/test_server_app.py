@@ -1,0 +1,104 @@
+"""The coordinator's app: what it leaves on disk, and going on after being killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+from permmoe_client.app import app as client_app
+from permmoe_server.app import app as server_app
+from permmoe_simulation.grid import InProcessGrid, run_in_process
+from tiny_federation import MODEL, node_configs, tiny_plan
+
+from permmoe.checkpoint import load_checkpoint
+from permmoe.errors import ConfigurationError
+from permmoe.model import PerMMoE
+
+
+def start(folder: Path, **federation: object) -> None:
+    settings = {"rounds": 3, "server_optimiser": "fedadam", "server_learning_rate": 0.1} | federation
+    (folder / "plan.json").write_text(tiny_plan(**settings).canonical_json())
+    run_in_process(server_app, client_app, node_configs(folder), run_config(folder))
+
+
+def run_config(folder: Path) -> dict[str, str]:
+    return {"plan": str(folder / "plan.json"), "out": str(folder / "out")}
+
+
+def rounds(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "out" / "rounds.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    start(folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(folder / "out" / "model")[0])
+
+
+def test_a_study_leaves_a_model_and_a_record_of_every_round(undisturbed: Path) -> None:
+    PerMMoE(MODEL).load_state_dict(weights(undisturbed))
+    records = rounds(undisturbed)
+    assert [r["round"] for r in records] == [1, 2, 3]
+    assert [s["site"] for s in records[0]["sites"]] == ["north", "south", "west"]
+    assert records[2]["test"]["sums"]["clinical"]["n"] > 0 and records[0]["test"] is None
+    _, card = load_checkpoint(undisturbed / "out" / "model")
+    assert card["round"] == 3 and card["plan"]["model"] == card["model"] == MODEL.model_dump(mode="json")
+
+
+class PowerCut(Exception):
+    """The machine went dark."""
+
+
+@pytest.mark.parametrize("replies_before", [1, 3, 7, 10])
+def test_a_study_killed_anywhere_ends_with_the_same_weights(
+    replies_before: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull, pulled = InProcessGrid.pull_messages, []
+
+    def failing(grid: InProcessGrid, message_ids: Iterable[str]) -> Iterable[Message]:
+        if len(pulled) == replies_before:
+            raise PowerCut
+        pulled.append(1)
+        return pull(grid, message_ids)
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(InProcessGrid, "pull_messages", failing)
+        start(tmp_path)
+    with (tmp_path / "out" / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 99, "sit')
+    start(tmp_path)
+    resumed, whole = weights(tmp_path), weights(undisturbed)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert [r["round"] for r in rounds(tmp_path)] == [1, 2, 3]
+
+
+def test_a_finished_study_may_be_given_more_rounds(tmp_path: Path, undisturbed: Path) -> None:
+    start(tmp_path, rounds=2)
+    start(tmp_path, rounds=3)
+    longer, whole = weights(tmp_path), weights(undisturbed)
+    assert all(torch.equal(longer[name], whole[name]) for name in whole)
+
+
+def test_a_folder_begun_with_another_plan_is_refused(tmp_path: Path) -> None:
+    start(tmp_path, rounds=1)
+    with pytest.raises(ConfigurationError, match="another plan"):
+        start(tmp_path, rounds=1, local_epochs=1)
+
+
+def test_a_plan_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> None:
+    for text in (None, "{", '{"modle": {}}'):
+        if text is not None:
+            (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(ConfigurationError, match=r"plan\.json"):
+            run_in_process(server_app, client_app, [], run_config(tmp_path))
+    with pytest.raises(ConfigurationError, match="lacks 'plan'"):
+        run_in_process(server_app, client_app, [], {})
