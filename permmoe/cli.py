@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,12 +24,22 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
-from permmoe.runs import load_visits, results_table, train_run
+from permmoe.runs import load_visits, results_table, train_run, trained_config
 from permmoe.trainer import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect.")
 console = Console()
+
+
+class Part(StrEnum):
+    """Visits to evaluate on."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+    all = "all"
+
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; default: beside the manifest.")]
@@ -44,7 +55,17 @@ def train(
     manifest: Path,
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run in it goes on.")],
     config: Annotated[Path | None, typer.Option(help="YAML: model, train, split.")] = None,
-    device: DeviceOption = "auto",
+    device: 
+class Part(StrEnum):
+    """Visits to evaluate on."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+    all = "all"
+
+
+DeviceOption = "auto",
     cache: CacheOption = None,
 ) -> None:
     """Train a model on the manifest's training visits and judge it on its test visits."""
@@ -70,16 +91,14 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     manifest: Path,
-    part: Annotated[str, typer.Option(help="train, validation, test, or all visits")] = "test",
+    part: Annotated[Part, typer.Option(help="Which visits, by the split that the model was trained with.")] = Part.test,
     out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
     cache: CacheOption = None,
 ) -> None:
     """Judge a trained model on every modality combination of a manifest's visits."""
-    if part not in ("train", "validation", "test", "all"):
-        raise ConfigurationError(f"no part {part!r}; {nearest(part, ['train', 'validation', 'test', 'all'])}")
     trained = load_model(model)
-    data, _ = load_visits(manifest, RunConfig(model=trained.config), _cache_folder(cache, manifest))
-    results = results_table(trained, data if part == "all" else data.part(part))
+    data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest))
+    results = results_table(trained, data if part is Part.all else data.part(part.value))
     _print_results(results)
     if out:
         results.to_csv(out, index=False)

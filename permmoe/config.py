@@ -52,7 +52,7 @@ class EncoderConfig(Configuration):
     )
     cells: tuple[int, int, int] = Field((12, 14, 12), description="the coarse grid on which location is kept")
     dropout: float = Field(0.3, ge=0, lt=1, description="share of the encoder's features dropped while training")
-    tabular_width: int = Field(64, ge=1, description="hidden units of a tabular encoder")
+    tabular_width: int = Field(32, ge=1, description="hidden units of a tabular encoder")
 
 
 class ModelConfig(Configuration):
@@ -62,8 +62,8 @@ class ModelConfig(Configuration):
     grid: VolumeGrid = Field(VolumeGrid(), description="for every modality of kind volume")
     encoder: EncoderConfig = EncoderConfig()
     routers: Literal["per_modality", "shared"] = "per_modality"
-    tokens: int = Field(4, ge=1, description="tokens a modality, T")
-    width: int = Field(64, ge=1, description="width of a token, d")
+    tokens: int = Field(1, ge=1, description="tokens a modality, T")
+    width: int = Field(32, ge=1, description="width of a token, d")
     heads: int = Field(4, ge=1, description="attention heads")
     experts: int = Field(16, ge=1, description="experts, E")
     top_k: int = Field(4, ge=1, description="experts a token is sent to, k")
@@ -96,12 +96,12 @@ class ModelConfig(Configuration):
 class TrainConfig(Configuration):
     """How a model is fitted to visits, at one place."""
 
-    epochs: int = Field(40, ge=1, description="passes over the training visits")
+    epochs: int = Field(60, ge=1, description="passes over the training visits")
     warmup_epochs: int = Field(5, ge=0, description="first epochs in which visits come from most to fewest modalities")
     batch_size: int = Field(32, ge=1, description="visits a step")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled")
-    modality_dropout: float = Field(0.15, ge=0, lt=1, description="chance to withhold an observed modality, never all")
+    modality_dropout: float = Field(0.4, ge=0, lt=1, description="chance to withhold an observed modality, never all")
     auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
     balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")

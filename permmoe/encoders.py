@@ -52,6 +52,23 @@ class TokenEncoder(nn.Module):
         return tokens.view(-1, self.tokens, self.width)
 
 
+class Standardise(nn.Module):
+    """(value − mean) / SD of each column, with the constants that the modality declares; no parameters."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        n = len(modality.columns)
+        self.register_buffer("mean", torch.tensor(modality.means or (0.0,) * n), persistent=False)
+        self.register_buffer("deviation", torch.tensor(modality.deviations or (1.0,) * n), persistent=False)
+
+    def forward(self, values: Float[Tensor, "n column"]) -> Float[Tensor, "n column"]:
+        """Columns in their own units in, multiples of their SD out."""
+        return (values - self.mean) / self.deviation
+
+
 def fixed_stem(config: ModelConfig) -> Stem:
     """The encoder's first stage that has no parameters, applied once to volumes on their way into memory.
 
@@ -76,7 +93,8 @@ def encoder(modality: Modality, config: ModelConfig) -> nn.Module:
     """
     settings = config.encoder
     if modality.kind == "tabular":
-        layers = nn.Sequential(nn.Linear(len(modality.columns), settings.tabular_width), nn.GELU())
+        hidden = nn.Linear(len(modality.columns), settings.tabular_width)
+        layers = nn.Sequential(Standardise(modality), hidden, nn.GELU())
         return TokenEncoder(layers, settings.tabular_width, config, config.dropout)
     if settings.kind == "pooled":
         return TokenEncoder(nn.Identity(), prod(pooled_cells(config)), config, settings.dropout)

@@ -11,7 +11,7 @@ from itertools import combinations as choose
 from typing import Literal
 
 from jaxtyping import Bool, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 Combination = tuple[str, ...]
@@ -29,6 +29,17 @@ class Modality(BaseModel):
         "zscore", description="volumes: z-score over non-zero voxels (MRI), or standardised uptake ratios kept (PET)"
     )
     columns: tuple[str, ...] = Field((), description="tabular: numeric columns of the manifest, all present or absent")
+    means: tuple[float, ...] = Field((), description="tabular: what the model subtracts from each column; empty: 0")
+    deviations: tuple[float, ...] = Field((), description="tabular: what it then divides by; empty: 1")
+
+    @model_validator(mode="after")
+    def _scales_every_column(self) -> Modality:
+        for name, values in (("means", self.means), ("deviations", self.deviations)):
+            if values and len(values) != len(self.columns):
+                raise ValueError(f"modality {self.name} has {len(self.columns)} columns but {len(values)} {name}")
+        if min(self.deviations, default=1.0) <= 0:
+            raise ValueError(f"modality {self.name} has a deviation that is not positive")
+        return self
 
 
 ADNI_MODALITIES = (

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from permmoe.config import RunConfig
+from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cache import VolumeCache
-from permmoe.data.dataset import VisitData
+from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
@@ -62,9 +62,13 @@ def train_run(
     out.mkdir(parents=True, exist_ok=True)
     quarantine.write(out / "quarantine.csv")
     torch.set_num_threads(config.train.threads or torch.get_num_threads())
-    model = make_model(config.model, config.train.seed).to(device)
+    train = data.part("train")
+    if len(train) == 0:
+        raise DataError(f"{manifest} has no training visit; lower the test and validation shares, or add visits")
+    settings = fit_scaling(train, config.model)
+    model = make_model(settings, config.train.seed).to(device)
     card = {
-        "model": config.model.model_dump(mode="json"),
+        "model": settings.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
         "split": config.split.model_dump(mode="json"),
         "data_digest": data.visits.digest(),
@@ -80,9 +84,6 @@ def train_run(
         if on_epoch:
             on_epoch(report)
 
-    train = data.part("train")
-    if len(train) == 0:
-        raise DataError(f"{manifest} has no training visit; lower the test and validation shares, or add visits")
     state = fit(model, train, data.part("validation"), config.train, resume=resume, on_epoch=keep)
     pd.DataFrame(learning).to_csv(out / "learning.csv", index=False)
     results = results_table(model, data.part("test"))
@@ -92,6 +93,20 @@ def train_run(
     )
     results.to_csv(out / "results.csv", index=False)
     return results
+
+
+def trained_config(folder: Path) -> RunConfig:
+    """The configuration that a model was trained with, its split included: its test visits stay its test visits.
+
+    A federated model's card names no split, since each site made its own; the default split is returned for it.
+    """
+    _, card = load_checkpoint(folder)
+    source = f"the model card in {folder}"
+    return RunConfig(
+        model=parse_config(card["model"], ModelConfig, source),
+        train=parse_config(card.get("train", {}), TrainConfig, source),
+        split=parse_config(card.get("split", {}), SplitConfig, source),
+    )
 
 
 def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Invented result files in the shape that a study writes. Every number here is drawn from a generator; none was measured."""
+"""Invented result files in the shape that a study writes: numbers drawn from a generator, none of them measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.report.files import COLUMNS
 
 METHODS = {
     "permmoe": ("PerM-MoE", "federated", "One router for each modality, averaged by each module's own support."),
@@ -57,7 +58,7 @@ def write_study(
     summary = {
         "study": "PerM-MoE across eleven hospitals",
         "synthetic": synthetic,
-        "data": "An ADNI-shaped cohort of 630 visits at 11 sites, MCI at the index visit, change in CDR-SB over 24 months.",
+        "data": "An ADNI-shaped cohort: 630 visits at 11 sites, MCI at the index visit, CDR-SB over 24 months.",
         "methods": {
             m: {
                 "label": (labels or {}).get(m, METHODS.get(m, (m,))[0]),
@@ -153,8 +154,7 @@ def _write_accuracy(
                         row |= {"difference": gap, "lower": gap - half, "upper": gap + half}
                     comparisons.append(row)
     pd.DataFrame(results).to_csv(folder / "results.csv", index=False)
-    columns = "method reference regime combination stratum n difference lower upper".split()
-    pd.DataFrame(comparisons, columns=columns).to_csv(folder / "comparisons.csv", index=False)
+    pd.DataFrame(comparisons, columns=COLUMNS["comparisons"].split()).to_csv(folder / "comparisons.csv", index=False)
 
 
 def _write_training(
@@ -195,10 +195,8 @@ def _write_training(
                                     "modules": modules,
                                 }
                             )
-    columns = "method regime seed round site bytes_down bytes_up train_seconds overhead_seconds modules".split()
-    pd.DataFrame(rounds, columns=columns).to_csv(folder / "rounds.csv", index=False)
-    columns = "method regime seed step step_kind combination rmse".split()
-    pd.DataFrame(learning, columns=columns).to_csv(folder / "learning.csv", index=False)
+    pd.DataFrame(rounds, columns=COLUMNS["rounds"].split()).to_csv(folder / "rounds.csv", index=False)
+    pd.DataFrame(learning, columns=COLUMNS["learning"].split()).to_csv(folder / "learning.csv", index=False)
 
 
 def _write_routing(

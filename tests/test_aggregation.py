@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from permmoe.config import FederationConfig
+from permmoe.federated.update import ModuleUpdate
 from permmoe_server.aggregation import (
     ONE,
     FixedPointOverflowError,
@@ -19,9 +22,6 @@ from permmoe_server.aggregation import (
     to_fixed_point,
 )
 from permmoe_server.optimisers import server_step
-
-from permmoe.config import FederationConfig
-from permmoe.federated.update import ModuleUpdate
 
 SIZES = {"encoder/t1": 3, "encoder/tau": 5, "trunk": 7}
 Site = tuple[dict[str, ModuleUpdate], float]

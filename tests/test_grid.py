@@ -10,13 +10,13 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from permmoe_client.app import app as client_app
-from permmoe_server.app import app as server_app
-from permmoe_simulation.grid import FIRST_NODE, InProcessGrid, run_in_process
 from tiny_federation import node_configs, tiny_plan
 from torch import Tensor
 
 from permmoe.checkpoint import load_checkpoint
+from permmoe_client.app import app as client_app
+from permmoe_server.app import app as server_app
+from permmoe_simulation.grid import FIRST_NODE, InProcessGrid, run_in_process
 
 echo = ClientApp()
 

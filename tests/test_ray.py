@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from permmoe_client.app import app as client_app
-from permmoe_server.app import app as server_app
-from permmoe_simulation.engine import Engine, run_federation
 from tiny_federation import node_configs, tiny_plan
 
 from permmoe.checkpoint import load_checkpoint
 from permmoe.errors import ConfigurationError
+from permmoe_client.app import app as client_app
+from permmoe_server.app import app as server_app
+from permmoe_simulation.engine import Engine, run_federation
 
 
 def federated(folder: Path, engine: Engine) -> dict[str, torch.Tensor]:

@@ -124,7 +124,7 @@ ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
         "encoding",
     ),
     "truncated": (
-        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=Array(np.zeros(HEAD, "f4")).data[:-1])}),
+        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=c["update"]["head"].data[:-1])}),
         "encoding",
     ),
     "a header of 8 TB": (
@@ -171,7 +171,12 @@ def test_a_site_refuses_a_model_that_is_incomplete_or_not_the_one_that_was_annou
 
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
-    [("plan", "{}{", "plan"), ("plan", '{"modle":{}}', "plan"), ("part", "train", "part"), ("round", 1.5, "missing_round")],
+    [
+        ("plan", "{}{", "plan"),
+        ("plan", '{"modle":{}}', "plan"),
+        ("part", "train", "part"),
+        ("round", 1.5, "missing_round"),
+    ],
 )
 def test_a_site_refuses_an_instruction_that_it_does_not_understand(key: str, value: object, rule: str) -> None:
     content = write_instruction(ASKED, ArrayRecord({}))

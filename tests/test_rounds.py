@@ -11,8 +11,6 @@ import torch
 from flwr.app import Array, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
-from permmoe_server.rounds import Clock, FederationState, RoundRecord, evaluate, run_rounds
-from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
 from tiny_federation import MODEL, tiny_plan
 
 from permmoe.evaluation import ErrorSums
@@ -28,6 +26,8 @@ from permmoe.federated.records import (
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.trainer import make_model
+from permmoe_server.rounds import Clock, FederationState, RoundRecord, evaluate, run_rounds
+from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
 START = FederationState(0, LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict()))
@@ -96,15 +96,17 @@ def client(
     return app
 
 
-def grid_of(names: Iterable[str], app: ClientApp | None = None, kind: type[InProcessGrid] = InProcessGrid) -> InProcessGrid:
+def grid_of(
+    names: Iterable[str], app: ClientApp | None = None, kind: type[InProcessGrid] = InProcessGrid
+) -> InProcessGrid:
     return kind(app or client(), [{"name": name} for name in names])
 
 
-def run(grid: InProcessGrid, plan: RoundPlan, state: FederationState = START) -> tuple[FederationState, list[RoundRecord]]:
-    records = []
-    for state, record in run_rounds(grid, plan, LAYOUT, state, StillClock()):  # noqa: B020
-        records.append(record)
-    return state, records
+def run(
+    grid: InProcessGrid, plan: RoundPlan, state: FederationState = START
+) -> tuple[FederationState, list[RoundRecord]]:
+    done = list(run_rounds(grid, plan, LAYOUT, state, StillClock()))
+    return done[-1][0], [record for _, record in done]
 
 
 def same_weights(a: FederationState, b: FederationState) -> bool:
@@ -129,7 +131,13 @@ def test_a_round_moves_each_module_by_the_mean_of_its_own_sites() -> None:
 def test_a_record_says_what_each_site_did() -> None:
     _, [record] = run(grid_of(HONEST), ONE_ROUND)
     ant, bee = record.sites
-    assert (ant.site, ant.node, ant.modules, ant.visits, ant.rejected) == ("ant", FIRST_NODE, MODULES["ant"], 10.0, None)
+    assert (ant.site, ant.node, ant.modules, ant.visits, ant.rejected) == (
+        "ant",
+        FIRST_NODE,
+        MODULES["ant"],
+        10.0,
+        None,
+    )
     assert ant.train_seconds == 0.25 and ant.overhead_seconds >= 0.125
     assert ant.bytes_down == bee.bytes_down > 4 * sum(map(LAYOUT.size, LAYOUT.modules))
     assert ant.bytes_up > bee.bytes_up > 4 * (HEAD + LAYOUT.size("encoder/clinical"))
@@ -295,8 +303,8 @@ class GrowingGrid(InProcessGrid):
 
 
 def test_a_site_may_join_between_rounds() -> None:
-    grid, state, present = grid_of([*HONEST, "cat"], kind=GrowingGrid), START, []
-    for state, record in run_rounds(grid, tiny_plan(rounds=2, evaluate_every=0), LAYOUT, state):  # noqa: B020
+    grid, present = grid_of([*HONEST, "cat"], kind=GrowingGrid), []
+    for _, record in run_rounds(grid, tiny_plan(rounds=2, evaluate_every=0), LAYOUT, START):
         present.append([r.site for r in record.sites])
         grid.rounds += 1
     assert present == [["ant", "bee"], ["ant", "bee", "cat"]]

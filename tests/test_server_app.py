@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Message
-from permmoe_client.app import app as client_app
-from permmoe_server.app import app as server_app
-from permmoe_simulation.grid import InProcessGrid, run_in_process
 from tiny_federation import MODEL, node_configs, tiny_plan
 
 from permmoe.checkpoint import load_checkpoint
 from permmoe.errors import ConfigurationError
 from permmoe.model import PerMMoE
+from permmoe_client.app import app as client_app
+from permmoe_server.app import app as server_app
+from permmoe_simulation.grid import InProcessGrid, run_in_process
 
 
 def start(folder: Path, **federation: object) -> None:
@@ -54,7 +54,7 @@ def test_a_study_leaves_a_model_and_a_record_of_every_round(undisturbed: Path) -
     assert card["round"] == 3 and card["plan"]["model"] == card["model"] == MODEL.model_dump(mode="json")
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """The machine went dark."""
 
 
@@ -66,11 +66,11 @@ def test_a_study_killed_anywhere_ends_with_the_same_weights(
 
     def failing(grid: InProcessGrid, message_ids: Iterable[str]) -> Iterable[Message]:
         if len(pulled) == replies_before:
-            raise PowerCut
+            raise PowerCutError
         pulled.append(1)
         return pull(grid, message_ids)
 
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+    with monkeypatch.context() as patch, pytest.raises(PowerCutError):
         patch.setattr(InProcessGrid, "pull_messages", failing)
         start(tmp_path)
     with (tmp_path / "out" / "rounds.jsonl").open("a") as file:

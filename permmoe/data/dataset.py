@@ -55,14 +55,6 @@ Rows = MemoryRows | FileRows
 
 
 @dataclass(frozen=True)
-class TabularScaling:
-    """Mean and SD of each column of each tabular modality."""
-
-    mean: Mapping[str, Float[Tensor, " column"]]
-    deviation: Mapping[str, Float[Tensor, " column"]]
-
-
-@dataclass(frozen=True)
 class VisitData:
     """Visits, and all that a model is given of them. Subsets share the inputs and copy none."""
 
@@ -93,7 +85,7 @@ class VisitData:
 
         A broken volume leaves its visit to the other modalities; a visit with none left is dropped. Where the inputs
         exceed `MEMORY_BUDGET_BYTES`, or `keep_in_memory` is False, batches read from the cache instead.
-        Nothing is fitted here: tabular columns are as measured until `scaled`.
+        Nothing is fitted here: tabular columns stay as measured, the model scales them (`fit_scaling`).
         """
         entries, items = _cached_volumes(table, model, cache)
         visits: list[Visit] = []
@@ -164,32 +156,24 @@ class VisitData:
         rows = [row for row, visit in enumerate(self.visits) if visit.split == split]
         return self.subset(torch.tensor(rows, dtype=torch.long))
 
-    def scaled(self, scaling: TabularScaling) -> VisitData:
-        """The same visits with tabular columns as (value − mean) / SD; volumes untouched."""
-        inputs = dict(self.inputs)
-        for name, mean in scaling.mean.items():
-            everyone = inputs[name]
-            if isinstance(everyone, MemoryRows):
-                inputs[name] = MemoryRows((everyone.rows - mean) / scaling.deviation[name])
-        return replace(self, inputs=inputs)
 
+def fit_scaling(train: VisitData, model: ModelConfig) -> ModelConfig:
+    """The model with each tabular modality's scale declared: mean and SD over the training visits given, and no other.
 
-def fit_scaling(train: VisitData, model: ModelConfig) -> TabularScaling:
-    """Mean and SD over the training visits given, and no other; a constant column keeps its unit.
-
-    Nothing leaks if `train` is `data.part("train")`: fit there, then apply to all parts with `VisitData.scaled`.
-    A modality that no training visit has is left as it is.
+    Nothing leaks if `train` is `data.part("train")`. A constant column keeps its unit, a scale that is declared already
+    stays, and a modality that no training visit has is left as it is.
     """
-    mean: dict[str, Tensor] = {}
-    deviation: dict[str, Tensor] = {}
+    modalities = []
     for column, modality in enumerate(model.modalities):
         stored = train.stored_rows[train.observed[:, column], column]
-        if modality.kind == "tabular" and len(stored):
+        if modality.kind == "tabular" and not modality.means and len(stored):
             values = train.inputs[modality.name].read(stored).double()
             spread = values.std(dim=0, correction=0)
-            mean[modality.name] = values.mean(dim=0).float()
-            deviation[modality.name] = torch.where(spread > 0, spread, 1.0).float()
-    return TabularScaling(mean, deviation)
+            spread = torch.where(spread > 0, spread, 1.0)
+            scale = {"means": tuple(values.mean(dim=0).tolist()), "deviations": tuple(spread.tolist())}
+            modality = modality.model_copy(update=scale)
+        modalities.append(modality)
+    return model.model_copy(update={"modalities": tuple(modalities)})
 
 
 def _cached_volumes(

@@ -15,10 +15,10 @@ from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from pydantic import ValidationError
 from torch import Tensor
 
+from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from permmoe.errors import ConfigurationError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan

@@ -121,7 +121,7 @@ def _publish(work: Path, folder: Path) -> Path:
     return folder
 
 
-def _baseline(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+def _reference(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
     data = _load(joined(sites), cell.model, cache)
     return Outcome(BASELINES[cell.method.baseline](data.part("train"), data.part("test")))
 
@@ -172,7 +172,7 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
     )
 
 
-RUNNERS = {"baseline": _baseline, "centralised": _centralised, "local": _local, "federated": _federated}
+RUNNERS = {"reference": _reference, "centralised": _centralised, "local": _local, "federated": _federated}
 
 
 def _load(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitData:

@@ -31,17 +31,17 @@ class DataSource(Configuration):
 class Method(Configuration):
     """One line of the comparison. The overrides are laid over the study's own settings."""
 
-    kind: Literal["federated", "centralised", "local", "baseline"]
+    kind: Literal["federated", "centralised", "local", "reference"]
     label: str
     description: str = ""
-    baseline: str = Field("", description="kind baseline: which of permmoe.baselines")
+    baseline: str = Field("", description="kind reference: which of permmoe.baselines")
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     federation: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_its_baseline(self) -> Self:
-        if self.kind == "baseline" and self.baseline not in BASELINES:
+        if self.kind == "reference" and self.baseline not in BASELINES:
             raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
         return self
 

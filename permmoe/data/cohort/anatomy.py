@@ -64,7 +64,10 @@ def grid_axes(grid: VolumeGrid) -> Axes:
 
 @lru_cache(maxsize=2)
 def load_anatomy(grid: VolumeGrid) -> Anatomy:
-    """Sample the template onto a grid (once a process). Raises DataError where nilearn's data are not installed."""
+    """Sample the template onto a grid (once a process).
+
+    Raises DataError where nilearn's data are not installed, or where the grid misses the reference region of PET.
+    """
     axes = grid_axes(grid)
     affine = np.diag([grid.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
@@ -91,6 +94,11 @@ def load_anatomy(grid: VolumeGrid) -> Anatomy:
         return regions.membership(everywhere, balls).reshape(grid.shape)
 
     cerebellum = region(regions.CEREBELLUM)
+    if min(grid.shape) < 2 or (cerebellum * grey)[brain].sum() == 0:
+        raise DataError(
+            f"a grid of {'×'.join(map(str, grid.shape))} voxels of {grid.spacing_mm:g} mm does not cover the brain; "
+            "use 48×56×48 of 4 mm, 91×109×91 of 2 mm, or another of about 180×220×180 mm"
+        )
     cortex = grey * (1 - cerebellum)
     maps = {
         "t1": t1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -62,7 +62,7 @@ class PhaseShares(Configuration):
     adni4: float = Field(0.30, ge=0)
 
     @model_validator(mode="after")
-    def _leaves_unused_rids(self) -> Self:
+    def _leaves_unused_rids(self) -> PhaseShares:
         total = self.adni1 + self.adnigo + self.adni2 + self.adni3 + self.adni4
         if total <= 0:
             raise ValueError("every share is 0; give at least one phase a share")
@@ -93,7 +93,7 @@ class CohortConfig(Configuration):
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _site_codes_are_unique(self) -> Self:
+    def _site_codes_are_unique(self) -> CohortConfig:
         codes = [site.code for site in self.site_table]
         if not codes:
             raise ValueError("sites is empty; declare at least one site, or give a number")

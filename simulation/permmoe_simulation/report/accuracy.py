@@ -97,7 +97,9 @@ def numbers_section(view: View) -> Section:
         where = f", regime {regime}" if len(view.regimes) > 1 else ""
         main = _score_table(view, found, f"RMSE in CDR-SB points with 95% bootstrap intervals over subjects{where}.")
         return [
-            main,
+            main
+            if view.are_combinations_few
+            else Fold(f"RMSE of all {len(view.combinations)} combinations{where}", [main]),
             Fold(
                 f"MAE and R²{where}",
                 [
@@ -111,7 +113,9 @@ def numbers_section(view: View) -> Section:
     if len(view.regimes) > 1:
         items.insert(0, _regime_table(view))
     spread = _seed_table(view)
-    return Section("numbers", "The numbers", items + ([spread] if spread else []))
+    if spread:
+        items.append(spread if len(spread.rows) <= 12 else Fold("Spread over seeds", [spread]))
+    return Section("numbers", "The numbers", items)
 
 
 def strata_section(view: View) -> Section:
@@ -505,9 +509,9 @@ def _learning_items(view: View, learning: pd.DataFrame, regime: str) -> list[Ite
             "Validation RMSE by training step: "
             + "; ".join(f"{c.label}, {_course(c)}" for _, curves in panels for c in curves)
             + ".",
-            "RMSE on validation visits, averaged over combinations: a thin line for each seed, a thick one for the mean "
-            "over seeds. A federated round and a central epoch are different amounts of work, so compare end levels and "
-            "shapes, not speed.",
+            "RMSE on validation visits, averaged over combinations: a thin line for each seed, a thick one for the "
+            "mean over seeds. A federated round and a central epoch are different amounts of work, so compare end "
+            "levels and shapes, not speed.",
         )
     ]
 

@@ -18,7 +18,7 @@ MEAN = "mean"
 STRATA = {
     "all": "All test subjects",
     "small_change": "Small change: 0 < Δ ≤ 1",
-    "severe_baseline": "Severe baseline: CDR-SB > 5",
+    "severe_baseline": "Baseline CDR-SB above 5",
 }
 
 

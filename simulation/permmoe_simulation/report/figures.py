@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -36,7 +37,7 @@ from permmoe_simulation.report.style import (
 )
 
 SHARE_COLOURS = LinearSegmentedColormap.from_list("share", ["#f4f7fa", "#9cc3dd", "#2f7fb3", "#0b3c5d"])
-GAP = 0.22
+GAP = 0.3
 NUMBERS = 0.62
 """Inches of the column that holds n."""
 
@@ -109,7 +110,7 @@ def row_plot(
     has_axis_above = title_lines == 0 and row_height * len(rows) > 4
     top = legend_height([label for label, _ in legend]) if legend else 0.0
     head = max(_gutter_head(rows, modalities), 0.3 * has_axis_above, 0.16 * title_lines + 0.16)
-    foot, body = 0.62, row_height * len(rows)
+    foot, body = 0.68, row_height * len(rows)
     figure = canvas(top + head + body + foot)
     left = _gutter(figure, rows, modalities, foot, body, note_title)
     width = (WIDTH - 0.12 - left - GAP * (len(panels) - 1)) / len(panels)
@@ -226,7 +227,7 @@ def activation_map(
                 axes.set_xlabel("expert")
     assert image is not None  # a study has at least one modality
     bar = figure.colorbar(image, cax=place(figure, WIDTH - 2.3, 0.36, 2.2, 0.1), orientation="horizontal")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     bar.ax.xaxis.set_major_locator(MaxNLocator(4))
     figure.text((WIDTH - 2.4) / WIDTH, 0.41 / figure.get_size_inches()[1], "share of the modality's tokens",
@@ -238,7 +239,7 @@ def activation_map(
 def slice_gallery(
     modalities: Sequence[str], slices: Mapping[str, Float[np.ndarray, "first second"]], views: Sequence[str]
 ) -> Figure:
-    """One column for each modality and one line for each view; each picture on its own grey scale (1st-99th centile)."""
+    """One column for each modality and one line for each view; each picture on its own grey scale (centiles 1-99)."""
     per_line = min(4, max(2, len(modalities)))
     size = min(2.1, (WIDTH - 0.1 * (per_line - 1)) / per_line)
     blocks = -(-len(modalities) // per_line)
@@ -316,8 +317,10 @@ def _gutter(
         axes.plot(present, [y] * len(present), "-o", color=INK, markersize=5.2, linewidth=1.4)
     if has_dots and is_labelled:
         for name, x in centres.items():
-            slant = {"rotation": 40, "ha": "left"} if _is_slanted(modalities) else {"rotation": 0, "ha": "center"}
-            axes.annotate(name, (x, -0.5), (0, 6), textcoords="offset points", color=MUTED, va="bottom", **slant)  # type: ignore[arg-type]
+            slant: dict[str, Any] = (
+                {"rotation": 40, "ha": "left"} if _is_slanted(modalities) else {"rotation": 0, "ha": "center"}
+            )
+            axes.annotate(name, (x, -0.5), (0, 6), textcoords="offset points", color=MUTED, va="bottom", **slant)
     if not note_title:
         return width + 0.14
     notes = place(figure, width, bottom, NUMBERS, height)
@@ -364,7 +367,7 @@ def _points(axes: Axes, panel: Panel, limits: tuple[float, float]) -> None:
             axes.plot([mark.value], [y], "o", color=mark.look.colour, markersize=2.6, alpha=0.4,
                       markeredgewidth=0, zorder=2)  # fmt: skip
         else:
-            axes.plot([mark.value], [y], zorder=3, **marker(mark.look))  # type: ignore[arg-type]
+            axes.plot([mark.value], [y], zorder=3, **marker(mark.look))
     for row, remark in panel.remarks.items():
         axes.annotate(remark, (0, row), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
                       va="center", color=MUTED, style="italic", size=TEXT_SIZE - 0.5)  # fmt: skip

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from permmoe.errors import DataError
 
-TEXT_COLUMNS = (
-    "method reference regime seed combination stratum step_kind site modality".split()
-)  # a method may be called `null`, a site `007`: never let the reader guess a type
+# A method may be called `null`, a site `007`: never let the reader guess a type.
+TEXT_COLUMNS = ("method", "reference", "regime", "seed", "combination", "stratum", "step_kind", "site", "modality")
 COLUMNS = {
     "results": "method regime seed combination stratum n rmse mae r2 lower upper",
     "comparisons": "method reference regime combination stratum n difference lower upper",

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,7 +33,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#3
 GREYS = ("#4a525b", "#8a929b", "#2b3036", "#a8afb6")
 SHAPES = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "permmoe",
     "text.parse_math": False,
@@ -113,7 +114,7 @@ def add_legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
     )  # fmt: skip
 
 
-def marker(look: Look, size: float = 5.0) -> dict[str, object]:
+def marker(look: Look, size: float = 5.0) -> dict[str, Any]:
     """Line properties that draw a look's shape; size in points."""
     return {
         "marker": look.shape,
@@ -153,10 +154,10 @@ def with_prefix(svg: str, prefix: str) -> str:
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    """The most columns that fit the page, each as wide as its longest label (a legend is filled column by column)."""
-    for columns in range(len(labels), 1, -1):
-        rows = -(-len(labels) // columns)
-        longest = [max(map(len, labels[j : j + rows])) for j in range(0, len(labels), rows)]
+    """The columns of the legend with the fewest rows that fit the page; matplotlib fills it column by column."""
+    for rows in range(1, len(labels)):
+        columns = -(-len(labels) // rows)
+        longest = [max(map(len, column)) for column in np.array_split(np.asarray(labels, dtype=object), columns)]
         if sum(CHARACTER * length + 0.45 for length in longest) <= WIDTH:
             return columns
     return 1

@@ -1,4 +1,4 @@
-"""The sections that show what happened inside: who has what, which expert works, what a round costs, how to repeat it."""
+"""The sections that show what happened inside: who has what, which expert works, what it costs, how to repeat it."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def sites_section(view: View) -> Section:
         *(Entry(f"{numbers[c].sum():,}") for c in columns),
     ]
     table = Table(
-        "Visits with each modality at each site, the darker the more; then the visits of each split. A site with 0 in a "
-        "column never trains that modality's encoder and router.",
+        "Visits with each modality at each site, the darker the more; then the visits of each split. A site with 0 "
+        "in a column never trains that modality's encoder and router.",
         ["Site", *modalities, "Train", "Validation", "Test"],
         [*rows, total],
         has_total=True,
@@ -135,8 +135,8 @@ def images_section(view: View) -> Section:
     plot = Plot(
         slice_gallery(shown, slices, views),
         f"Axial and coronal slices of one synthetic subject: {', '.join(shown)}.",
-        "One subject of the synthetic cohort, as the model receives it: axial above, coronal below. Each picture has its "
-        "own grey scale.",
+        "One subject of the synthetic cohort, as the model receives it: axial above, coronal below. Each picture has "
+        "its own grey scale.",
     )
     return Section("images", title, [plot])
 
@@ -280,8 +280,9 @@ def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
     ]
     n_rounds, n_seeds = rows["round"].nunique(), rows["seed"].nunique()
     caption = (
-        f"{view.label(method)}{f', regime {regime}' if len(view.regimes) > 1 else ''}: what each site receives (down) and "
-        f"sends (up), and its time, in a round, on average over {count(n_rounds, 'round')} and {count(n_seeds, 'seed')}. "
+        f"{view.label(method)}{f', regime {regime}' if len(view.regimes) > 1 else ''}: what each site receives (down) "
+        f"and sends (up), and its time, in a round, on average over {count(n_rounds, 'round')} and "
+        f"{count(n_seeds, 'seed')}. "
         "Overhead is all of a site's round but the training itself."
     )
     table = Table(
