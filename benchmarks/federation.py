@@ -24,12 +24,6 @@ import yaml
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
-from permmoe_client.app import app as client_app
-from permmoe_server.acceptance import accept_training
-from permmoe_server.aggregation import RunningSum, fold, mean_changes
-from permmoe_server.app import app as server_app
-from permmoe_server.optimisers import server_step
-from permmoe_simulation.engine import Engine, run_federation
 
 from permmoe.config import FederationConfig, ModelConfig, TrainConfig
 from permmoe.federated.modules import ModuleLayout
@@ -39,6 +33,12 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import Modality
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
+from permmoe_client.app import app as client_app
+from permmoe_server.acceptance import accept_training
+from permmoe_server.aggregation import RunningSum, fold, mean_changes
+from permmoe_server.app import app as server_app
+from permmoe_server.optimisers import server_step
+from permmoe_simulation.engine import Engine, run_federation
 
 CLIENTS, ROUNDS, VISITS, COLUMNS = 8, 6, 24, 5
 SMALL = ModelConfig(
@@ -55,7 +55,7 @@ SMALL = ModelConfig(
 )
 LARGE = ModelConfig(width=128, tokens=4)
 """4.8 million parameters."""
-REPLIES = 10
+REPLIES = (10, 40)
 
 
 def overhead_milliseconds(engine: Engine) -> dict[str, float]:
@@ -100,7 +100,7 @@ def write_site(folder: Path, name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def average_ours() -> dict[str, float]:
+def average_ours(n_replies: int) -> dict[str, float]:
     """Check and fold replies as they arrive, divide, step."""
     layout, weights = _large()
     plan = RoundPlan(model=LARGE)
@@ -108,7 +108,7 @@ def average_ours() -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
 
     def replies() -> Iterator[RecordDict]:
-        for i in range(REPLIES):
+        for i in range(n_replies):
             changes = {m: torch.randn(layout.size(m), generator=generator) * 1e-3 for m in layout.modules}
             updates = {m: ModuleUpdate(change * 20, 20.0) for m, change in changes.items()}
             yield write_train_reply(TrainReply(f"site-{i}", 1, asked.model_digest, updates, 20.0, 1.0, 1.0, 0.0))
@@ -125,13 +125,13 @@ def average_ours() -> dict[str, float]:
     return {"seconds": seconds + time.perf_counter() - started, "peak_mb_above_model": _peak_mb() - before}
 
 
-def average_flower() -> dict[str, float]:
+def average_flower(n_replies: int) -> dict[str, float]:
     """Flower's FedAvg, which is given all replies together and checks none of their values."""
     layout, weights = _large()
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     generator = torch.Generator().manual_seed(0)
     before, replies = _peak_mb(), []
-    for node in range(REPLIES):
+    for node in range(n_replies):
         arrays = {m: Array((w + torch.randn(len(w), generator=generator) * 1e-3).numpy()) for m, w in weights.items()}
         content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 20})})
         asked = Message(RecordDict({}), 1001 + node, MessageType.TRAIN)
@@ -158,15 +158,15 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
-        ours, flower = pool.submit(average_ours).result(), pool.submit(average_flower).result()
+        ours = {n: pool.submit(average_ours, n).result() for n in REPLIES}
+        flower = {n: pool.submit(average_flower, n).result() for n in REPLIES}
         here = pool.submit(overhead_milliseconds, "inprocess").result()
         ray = pool.submit(overhead_milliseconds, "ray").result()
     result = {
         "averaging": {
             "parameters": sum(p.numel() for p in make_model(LARGE, 0).parameters()),
-            "replies": REPLIES,
-            "ours": ours,
-            "flower_fedavg": flower,
+            "ours_by_replies": ours,
+            "flower_fedavg_by_replies": flower,
         },
         "overhead_ms_per_client_round": {
             "clients": CLIENTS,

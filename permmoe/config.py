@@ -139,6 +139,7 @@ class FederationConfig(Configuration):
     server_learning_rate: float = Field(1.0, gt=0, description="η, the server's step")
     server_momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; β1 of FedAdam")
     proximal_weight: float = Field(0.0, ge=0, description="μ of FedProx: ½μ‖θ − θ_round‖² added to the local loss")
+    centring_round: bool = Field(True, description="round 1 trains nothing: it sets the encoders' mean inputs")
     imputed_router_support: float = Field(0.0, ge=0, description="κ: a router's support from a visit it is imputed for")
     min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
     round_deadline_seconds: float = Field(3600.0, gt=0)
@@ -146,6 +147,22 @@ class FederationConfig(Configuration):
     min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")
     max_update_norm: float = Field(1e3, gt=0, description="largest L2 norm of a module's mean change that is accepted")
     max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
+
+    def is_centring(self, number: int) -> bool:
+        """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""
+        return self.centring_round and number == 1
+
+    def of_round(self, number: int) -> FederationConfig:
+        """The settings of a round. A mean over all sites' visits has one right weighting and no step size, so the
+        centring round is plain modality-aware averaging, whatever the study compares."""
+        if not self.is_centring(number):
+            return self
+        plain = {"aggregation": "modality_fedavg", "server_optimiser": "fedavg", "server_learning_rate": 1.0}
+        return self.model_copy(update=plain)
+
+    def first_epoch(self, number: int) -> int:
+        """Number of the first local epoch of a round, 0 in the first round that trains."""
+        return (number - 1 - int(self.centring_round)) * self.local_epochs
 
 
 ConfigT = TypeVar("ConfigT", bound=Configuration)

@@ -18,10 +18,15 @@ from torch import Tensor
 
 from permmoe.config import ModelConfig, TrainConfig
 from permmoe.data.dataset import VisitData
+from permmoe.encoders import Centred
 from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
 from permmoe.losses import total_loss
 from permmoe.modality import observed_masks
 from permmoe.model import PerMMoE
+
+
+CENTRING_BATCH = 64
+"""Visits read at a time while inputs are averaged."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,25 @@ def train_epochs(
     return EpochsRecord(tally.exposure(epochs), loss_sum, len(data))
 
 
+@torch.no_grad()
+def centre_inputs(model: PerMMoE, data: VisitData) -> EpochsRecord:
+    """Set the centre of every encoder that has one to the visits' mean input; nothing else is trained.
+
+    The record's exposure says how many visits each mean is over, so that a federation weights the sites' means as it
+    weights their training, and ends with the mean over all sites' visits.
+    """
+    counts = {name: int(n) for name, n in zip(data.names, data.observed.sum(0).tolist(), strict=True)}
+    for column, name in enumerate(data.names):
+        centred = [m for m in model.encoders[name].modules() if isinstance(m, Centred)]
+        rows = data.observed[:, column].nonzero().squeeze(1)
+        if centred and len(rows):
+            total = sum(data.batch(part).inputs[name].double().sum(0) for part in torch.split(rows, CENTRING_BATCH))
+            centred[0].centre.copy_(torch.as_tensor(total) / len(rows))
+    no_mass = torch.zeros(model.config.experts)
+    exposure = Exposure(0.0, {name: float(n) for name, n in counts.items()}, {}, {}, no_mass)
+    return EpochsRecord(exposure, 0.0, len(data))
+
+
 def fit(
     model: PerMMoE,
     train: VisitData,
@@ -165,7 +189,9 @@ def fit(
     """
     optimiser = make_optimiser(model, config)
     state = resume
-    if state is not None:
+    if state is None:
+        centre_inputs(model, train)
+    else:
         model.load_state_dict(dict(state.weights))
         _load_optimiser(optimiser, model, state.optimiser)
     best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)

@@ -174,10 +174,17 @@ def test_an_overflowing_reply_is_an_error_and_leaves_the_sum_untouched() -> None
     assert torch.equal(running.modules["trunk"].change, kept) and set(running.modules) == {"trunk"}
 
 
-@pytest.mark.parametrize("value", [2.0**31, -(2.0**31) - 1, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [2.0**31, -(2.0**31), float("inf"), float("nan")])
 def test_a_value_out_of_range_is_an_error(value: float) -> None:
     with pytest.raises(FixedPointOverflowError):
-        to_fixed_point(torch.tensor([0.0, value], dtype=torch.float64))
+        to_fixed_point(torch.tensor([0.0, value]))
+
+
+def test_fixed_point_rounds_to_the_nearest_and_knows_its_largest_magnitude() -> None:
+    values = torch.tensor([1.0, -0.1, 2.0**-34, 3.0 * 2.0**-33, -7.25])
+    fixed, reach = to_fixed_point(values, 0.3)
+    expected = [round(Fraction(float(v)) * Fraction(0.3) * ONE) for v in values]
+    assert fixed.tolist() == expected and reach == max(map(abs, expected))
 
 
 def test_memory_does_not_grow_with_the_number_of_sites() -> None:

@@ -55,12 +55,11 @@ def test_a_larger_cohort_holds_the_smaller_ones_images(written: Path, tmp_path: 
 
 def test_bids_names_are_those_of_clinica(written: Path) -> None:
     names = [name for name in contents(written) if name.endswith(".nii.gz")]
-    subject = r"sub-ADNI\d{3}S\d{4,5}"
-    stem = rf"({subject})/(ses-M\d{{3}})/{{}}/\1_\2_{{}}\.nii\.gz"
+    stem = r"(sub-ADNI\d{3}S\d{4,5})/(ses-M\d{3})"
     amyloid = r"trc-(?:18FAV45|18FFBB|11CPIB)_pet"
     patterns = [("anat", "T1w"), ("anat", "FLAIR"), ("pet", amyloid), ("pet", "trc-18FAV1451_pet")]
     for folder, suffix in patterns:
-        assert sum(bool(re.fullmatch(stem.format(folder, suffix), name)) for name in names) == 5
+        assert sum(bool(re.fullmatch(rf"{stem}/{folder}/\1_\2_{suffix}\.nii\.gz", name)) for name in names) == 5
     assert len(names) == 20
     assert {"participants.tsv", "clinical/ADNIMERGE.csv", "clinical/CDR.csv", "truth/latents.tsv"} <= contents(
         written
@@ -71,7 +70,8 @@ def test_bids_names_are_those_of_clinica(written: Path) -> None:
 def test_caps_names_are_those_of_clinica(tmp_path: Path) -> None:
     write_cohort(tmp_path / "caps", SMALL.model_copy(update={"subjects": 3, "layout": "caps"}), workers=1)
     names = [name for name in contents(tmp_path / "caps") if name.endswith(".nii.gz")]
-    stem = r"subjects/(sub-ADNI\d{3}S\d{4,5})/(ses-M\d{3})/{}/\1_\2_{}space-MNI152NLin2009cSym_desc-Crop_res-1x1x1_{}"
+    stem = r"subjects/(sub-ADNI\d{3}S\d{4,5})/(ses-M\d{3})"
+    space = "space-MNI152NLin2009cSym_desc-Crop_res-1x1x1"
     patterns = [
         ("t1_linear", "", "T1w"),
         ("flair_linear", "", "FLAIR"),
@@ -79,7 +79,7 @@ def test_caps_names_are_those_of_clinica(tmp_path: Path) -> None:
         ("pet_linear", "trc-18FAV1451_", "suvr-cerebellumPons2_pet"),
     ]
     for folder, tracer, suffix in patterns:
-        pattern = stem.format(folder, tracer, suffix) + r"\.nii\.gz"
+        pattern = rf"{stem}/{folder}/\1_\2_{tracer}{space}_{suffix}\.nii\.gz"
         assert sum(bool(re.fullmatch(pattern, name)) for name in names) == 3
     assert len(names) == 12
 

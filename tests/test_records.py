@@ -131,6 +131,10 @@ ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
         lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=lying_header())}),
         "encoding",
     ),
+    "another byte order": (
+        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, ">f4"), dtype="float32")}),
+        "encoding",
+    ),
     "another serialiser": (
         lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), stype="pickle")}),
         "encoding",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 import torch
 from flwr.app import RecordDict
 
+from permmoe.config import ModelConfig
 from permmoe.evaluation import combination_sums
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.records import (
@@ -20,7 +22,7 @@ from permmoe.federated.records import (
 )
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
-from permmoe.trainer import derive_seed, train_epochs
+from permmoe.trainer import centre_inputs, derive_seed, train_epochs
 from permmoe_client.site import SiteConfig, site_visits
 
 
@@ -34,22 +36,28 @@ def train_round(content: RecordDict, site: SiteConfig) -> RecordDict:
     plan = asked.plan
     data = site_visits(site, plan.model).part("train")
     opened = time.perf_counter()
-    record = train_epochs(
-        model,
-        data,
-        plan.train,
-        first_epoch=(asked.round - 1) * plan.federation.local_epochs,
-        epochs=plan.federation.local_epochs,
-        seed=derive_seed(plan.train.seed, site.name, asked.round),
-        proximal_weight=plan.federation.proximal_weight,
-    )
+    is_centring = plan.federation.is_centring(asked.round)
+    if is_centring:
+        record = centre_inputs(model, data)
+    else:
+        record = train_epochs(
+            model,
+            data,
+            plan.train,
+            first_epoch=plan.federation.first_epoch(asked.round),
+            epochs=plan.federation.local_epochs,
+            seed=derive_seed(plan.train.seed, site.name, asked.round),
+            proximal_weight=plan.federation.proximal_weight,
+        )
     trained = time.perf_counter()
     support = module_support(plan.model, record.exposure, plan.federation.imputed_router_support)
     after = model.state_dict()
+    # A mean over one visit is that patient's image: the rule for metrics holds for means of inputs too.
+    least = _least_cell(asked, site) if is_centring else 0
     updates = {
         module: ModuleUpdate.of(before[module], layout.flatten(after, module), support[module])
         for module in layout.modules
-        if support[module] > 0
+        if support[module] > 0 and support[module] >= least
     }
     train_seconds = trained - opened
     overhead_seconds = time.perf_counter() - started - train_seconds
@@ -71,10 +79,14 @@ def evaluate_round(content: RecordDict, site: SiteConfig) -> RecordDict:
     """Evaluate the weights that came and answer with sums of the combinations that enough subjects have."""
     asked, _, model, _ = _opened(content, site)
     sums = combination_sums(model, site_visits(site, asked.plan.model).part(asked.part))
-    # "No metric over fewer subjects leaves the site": the study may be stricter than the site, never laxer.
-    least = max(site.min_cell_count, asked.plan.federation.min_cell_count)
+    least = _least_cell(asked, site)
     told = {name: s for name, s in sums.items() if s.n >= least}
     return write_evaluation_reply(EvaluationReply(site.name, asked.round, asked.model_digest, told))
+
+
+def _least_cell(asked: Instruction, site: SiteConfig) -> int:
+    """ "No metric over fewer subjects leaves the site": the study may be stricter than the site, never laxer."""
+    return max(site.min_cell_count, asked.plan.federation.min_cell_count)
 
 
 def _opened(
@@ -83,8 +95,14 @@ def _opened(
     """What is asked, and the model with the weights that came, their digest verified."""
     torch.set_num_threads(site.threads or torch.get_num_threads())
     asked = read_instruction(content)
-    model = PerMMoE(asked.plan.model)
-    layout = ModuleLayout.of(model)
+    model, layout = _blank_model(asked.plan.model)
     before = read_model(content, asked, layout)
     model.load_state_dict(layout.unflatten(before))
     return asked, layout, model.to(site.device), before
+
+
+# For a small model, making one takes as long as all else beside training. Every call overwrites all its weights.
+@lru_cache(maxsize=1)
+def _blank_model(config: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:
+    model = PerMMoE(config)
+    return model, ModuleLayout.of(model)

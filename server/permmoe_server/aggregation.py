@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from permmoe.federated.update import ModuleUpdate
@@ -64,7 +64,7 @@ def fold(
     modules = dict(running.modules)
     for name, update in updates.items():
         weight = _weight(rule, update, visits)
-        change, reach = to_fixed_point(update.weighted_delta.double() * (weight / update.support))
+        change, reach = to_fixed_point(update.weighted_delta, weight / update.support)
         if (before := modules.get(name)) is not None:
             reach += before.reach
             if reach > LARGEST:
@@ -90,14 +90,16 @@ def mean_changes(
         yield name, mean.float()
 
 
-def to_fixed_point(values: Float64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], int]:
-    """Values to the nearest 2^-32, and the largest magnitude among them. Raises FixedPointOverflowError."""
-    scaled = (values * ONE).round_()
-    reach = float(scaled.abs().max()) if len(scaled) else 0.0
-    # 2^63 itself is a float64, 2^63 − 1 is not; NaN fails the comparison as well.
+def to_fixed_point(values: Float32[Tensor, " n"], factor: float = 1.0) -> tuple[Int64[Tensor, " n"], int]:
+    """Values times a factor to the nearest 2^-32, and the largest magnitude. Raises FixedPointOverflowError."""
+    scale = factor * ONE
+    low, high = torch.aminmax(values.detach())
+    # Rounding keeps order, so this is the largest magnitude exactly. NaN fails the comparison too, and 2^63 - 1 is no
+    # float64.
+    reach = torch.maximum(-low, high).double().mul(scale).round().item()
     if not reach < 2.0**63:
         raise FixedPointOverflowError("a weighted change")
-    return scaled.to(torch.int64), int(reach)
+    return values.double().mul_(scale).round_().to(torch.int64), int(reach)
 
 
 def _weight(rule: Rule, update: ModuleUpdate, visits: float) -> float:

@@ -122,7 +122,7 @@ def run_rounds(
 def _train(
     grid: Grid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, number: int, clock: Clock
 ) -> tuple[FederationState, RoundRecord]:
-    federation = plan.federation
+    federation = plan.federation.of_round(number)
     asked = Instruction(plan, number, model_digest(state.weights))
     content = write_instruction(asked, write_modules(state.weights))
     bytes_down = content_bytes(content)

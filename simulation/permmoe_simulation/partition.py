@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -37,7 +37,7 @@ class PartitionConfig(Configuration):
     min_training_visits: int = Field(1, ge=1, description="sites with fewer are left out of the study, and itemised")
 
     @model_validator(mode="after")
-    def _has_its_table(self) -> Self:
+    def _has_its_table(self) -> PartitionConfig:
         if (self.kind == "table") != bool(self.table):
             raise ValueError("a list of sites under 'table' goes with kind: table, and only with it")
         names = [site.name for site in self.table]

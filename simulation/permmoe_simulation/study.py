@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ class DataSource(Configuration):
     manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
 
     @model_validator(mode="after")
-    def _is_one_of_them(self) -> Self:
+    def _is_one_of_them(self) -> DataSource:
         if (self.synthetic is None) == (self.manifest is None):
             raise ValueError("name exactly one of 'synthetic' and 'manifest'")
         return self
@@ -40,7 +40,7 @@ class Method(Configuration):
     federation: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _names_its_baseline(self) -> Self:
+    def _names_its_baseline(self) -> Method:
         if self.kind == "reference" and self.baseline not in BASELINES:
             raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
         return self
@@ -72,7 +72,7 @@ class StudyConfig(Configuration):
     bootstrap_resamples: int = Field(2000, ge=100)
 
     @model_validator(mode="after")
-    def _compares_methods_that_it_has(self) -> Self:
+    def _compares_methods_that_it_has(self) -> StudyConfig:
         pairs = [*self.comparisons, *((c.method, c.reference) for c in self.claims)]
         for name in (name for pair in pairs for name in pair):
             if name not in self.methods:

@@ -27,8 +27,11 @@ CENTRE_MM = (0.0, -18.0, 18.0)
 FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 40.0)
 """Of lesions, cortical thickness, shape, and scanners' shading."""
 
-Axes = tuple[Float[np.ndarray, " x"], Float[np.ndarray, " y"], Float[np.ndarray, " z"]]
-Bases = tuple[Float32[np.ndarray, "x i"], Float32[np.ndarray, "y j"], Float32[np.ndarray, "z k"]]
+_LEAST_REFERENCE_MM3 = 10_000.0
+"""Of cerebellar grey matter on the grid; the template has about ten times as much."""
+
+Axes = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
+Bases = tuple[Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"]]
 
 CHANNELS = (
     "t1", "grey", "white", "ventricles", "periventricular", "hippocampus", "atrophy", "amyloid", "braak_i_ii",
@@ -94,7 +97,7 @@ def load_anatomy(grid: VolumeGrid) -> Anatomy:
         return regions.membership(everywhere, balls).reshape(grid.shape)
 
     cerebellum = region(regions.CEREBELLUM)
-    if min(grid.shape) < 2 or (cerebellum * grey)[brain].sum() == 0:
+    if min(grid.shape) < 2 or (cerebellum * grey)[brain].sum() * grid.spacing_mm**3 < _LEAST_REFERENCE_MM3:
         raise DataError(
             f"a grid of {'×'.join(map(str, grid.shape))} voxels of {grid.spacing_mm:g} mm does not cover the brain; "
             "use 48×56×48 of 4 mm, 91×109×91 of 2 mm, or another of about 180×220×180 mm"

@@ -109,7 +109,7 @@ def draw_latents(
     )  # fmt: skip
 
 
-def cdrsb_at(latents: Latents, months: float) -> float:
+def cdrsb_at(latents: Latents, months: int) -> float:
     """Noise-free CDR-SB, points, `months` after the index visit: linear, then mildly accelerating."""
     years = months / 12
     acceleration = min(1 + 0.10 * max(latents.decline_points_per_year, 0.0) * years, 2.2)

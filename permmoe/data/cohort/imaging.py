@@ -94,7 +94,7 @@ def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Flo
     last = (shape - 1.001).astype(np.float32)
     position = np.clip((source_mm - origin) / np.float32(anatomy.grid.spacing_mm), 0, last)
     lower = position.astype(np.int32)
-    upper_weight = position - lower
+    upper_weight = position - lower.astype(np.float32)
     strides = (shape[1] * shape[2], shape[2], 1)
     corners, weights = np.zeros((len(lower), 1), np.int32), np.ones((len(lower), 1), np.float32)
     for axis in range(3):
@@ -159,14 +159,11 @@ def _tau(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed
     """Braak stages light up one after another; striatum and choroid plexus bind the tracer without tau."""
     rng = stream(seed, Purpose.TAU, subject.index)
     tau, channels = subject.latents.tau + scanner.apparent_tau, head.channels
-
-    def stage(onset: float) -> float:
-        return float(expit((tau - onset) / 0.09))
-
+    early, middle, late = expit((tau - np.array([0.30, 0.48, 0.72])) / 0.09)
     spread = (
-        np.float32(1.3 * stage(0.30)) * channels["braak_i_ii"]
-        + np.float32(1.5 * max(tau, 0.0) * stage(0.48)) * channels["braak_iii_iv"]
-        + np.float32(1.3 * max(tau, 0.0) * stage(0.72)) * channels["braak_v_vi"]
+        np.float32(1.3 * early) * channels["braak_i_ii"]
+        + np.float32(1.5 * max(tau, 0.0) * middle) * channels["braak_iii_iv"]
+        + np.float32(1.3 * max(tau, 0.0) * late) * channels["braak_v_vi"]
     )
     off_target = np.float32(0.35 * rng.lognormal(0, 0.2)) * channels["striatum"]
     off_target += np.float32(0.5 * rng.lognormal(0, 0.4)) * channels["choroid_plexus"]

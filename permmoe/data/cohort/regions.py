@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from scipy.special import expit
 
-Ball = tuple[float, float, float, float]
+Ball = tuple[int, int, int, int]
 """Right-hemisphere centre (x, y, z) and radius, mm; the left hemisphere mirrors it."""
 
 _EDGE_MM = 2.0

@@ -52,7 +52,7 @@ class Scanner:
     apparent_amyloid: float
     apparent_tau: float
     """Added to the cortical load that PET shows, in units of the latent: scatter, spill-over, time after injection."""
-    distortion: Float32[np.ndarray, "3 x y z"]
+    distortion: Float32[np.ndarray, "3 i j k"]
     """Of the gradients, mm along each axis."""
     t1_shading: Float32[np.ndarray, "x y z"]
     flair_shading: Float32[np.ndarray, "x y z"]

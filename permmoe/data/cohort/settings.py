@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -104,8 +105,11 @@ class CohortConfig(Configuration):
     @property
     def site_table(self) -> tuple[SiteConfig, ...]:
         """The sites as declared, or the default table repeated under further codes up to the number asked for."""
-        if not isinstance(self.sites, int):
-            return self.sites
-        used = {site.code for site in _SITES}
-        codes = [*(site.code for site in _SITES), *(c for c in (f"{n:03d}" for n in range(2, 140)) if c not in used)]
-        return tuple(_SITES[i % len(_SITES)].model_copy(update={"code": codes[i]}) for i in range(self.sites))
+        return _repeated_sites(self.sites) if isinstance(self.sites, int) else self.sites
+
+
+@lru_cache(maxsize=8)
+def _repeated_sites(count: int) -> tuple[SiteConfig, ...]:
+    used = [site.code for site in _SITES]
+    codes = [*used, *(code for code in (f"{number:03d}" for number in range(2, 140)) if code not in used)]
+    return tuple(_SITES[i % len(_SITES)].model_copy(update={"code": codes[i]}) for i in range(count))

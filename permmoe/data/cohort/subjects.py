@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Float
 
 from permmoe.data.cohort.disease import (
     Demographics,
@@ -43,11 +44,11 @@ class Phase:
 
 
 PHASES = (
-    Phase("ADNI1", range(2, 2000), date(2006, 1, 1), (1, 0, 0.13, 0)),
-    Phase("ADNIGO", range(2000, 3000), date(2010, 1, 1), (1, 1, 1, 0)),
-    Phase("ADNI2", range(3000, 6000), date(2012, 1, 1), (1, 1, 1, 0.12)),
-    Phase("ADNI3", range(6000, 10000), date(2018, 1, 1), (1, 1, 1, 1)),
-    Phase("ADNI4", range(10000, 20000), date(2023, 1, 1), (1, 1, 1, 1)),
+    Phase("ADNI1", range(2, 2000), date(2006, 1, 1), (1.0, 0.0, 0.13, 0.0)),
+    Phase("ADNIGO", range(2000, 3000), date(2010, 1, 1), (1.0, 1.0, 1.0, 0.0)),
+    Phase("ADNI2", range(3000, 6000), date(2012, 1, 1), (1.0, 1.0, 1.0, 0.12)),
+    Phase("ADNI3", range(6000, 10000), date(2018, 1, 1), (1.0, 1.0, 1.0, 1.0)),
+    Phase("ADNI4", range(10000, 20000), date(2023, 1, 1), (1.0, 1.0, 1.0, 1.0)),
 )
 """In the order of `PhaseShares`. RID ranges, and FLAIR and tau by phase, as ADNI publishes them; the rest assumed."""
 
@@ -125,6 +126,7 @@ def draw_subject(config: CohortConfig, index: int) -> Subject:
     )
 
 
+@lru_cache(maxsize=256)
 def case_mix(seed: int, site_code: str) -> float:
     """How sick the subjects are whom a site sees, in units of `draw_latents`."""
     return float(stream(seed, Purpose.SITE, site_code).normal(0, 0.25))
@@ -177,39 +179,43 @@ def _visits(
     rng = stream(config.seed, Purpose.VISITS, index)
     decline = max(latents.decline_points_per_year, 0.0)
     hazard = (1 + 0.45 * config.missing.by_decline * decline) / config.missing.mean_follow_up_months
-    stays_months = rng.exponential(1 / hazard)
-    n = len(PLANNED_MONTHS)
-    ratings, mmse_noise, volume_noise, jitter_days = (rng.standard_normal(n + 1) for _ in range(4))
-    skipped, form_lost, diagnosis_lost = (rng.random(n) for _ in range(3))
+    last_month = min(config.follow_up_months, rng.exponential(1 / hazard))
+    ratings, *noise = rng.standard_normal((5, len(PLANNED_MONTHS)))
+    jitter_days = np.round(5 + 18 * noise[0]).astype(int)
+    skipped, form_lost, diagnosis_lost = rng.random((3, len(PLANNED_MONTHS)))
 
-    def visit(month: int, since_index: int, j: int, diagnosis: str, points: float, cdrsb: float) -> ClinicalVisit:
-        atrophy = min(latents.neurodegeneration + 0.12 * max(latents.tau, 0) * since_index / 12, 2.0)
-        return ClinicalVisit(
-            month=month,
-            day=enrolled + timedelta(days=round(month * DAYS_PER_MONTH + (0 if j == 0 else 5 + 18 * jitter_days[j]))),
-            diagnosis=diagnosis,
-            cdrsb=cdrsb,
-            mmse=int(np.clip(round(29.2 - 1.15 * points + 1.3 * mmse_noise[j]), 0, 30)),
-            hippocampus_mm3=round(7600 - 1500 * atrophy - 700 * latents.hippocampal_loss + 350 * volume_noise[j]),
-            ventricles_mm3=round(24000 * float(np.exp(0.65 * atrophy + 0.2 * volume_noise[-1 - j]))),
-        )
-
-    index_rating = max(0.5, rate_cdrsb(latents.severity_points, ratings[0], 0.22))
-    visits = [visit(index_month, 0, 0, "MCI", latents.severity_points, index_rating)]
+    index_day = enrolled + timedelta(days=round(index_month * DAYS_PER_MONTH))
+    index_rating = max(0.5, rate_cdrsb(latents.severity_points, float(ratings[0]), 0.22))
+    first = ClinicalVisit(index_month, index_day, "MCI", index_rating, *_measures(latents, 0, noise, 0))
+    visits = [first]
     if index_month:
-        visits.insert(0, visit(0, -index_month, n, "CN", 0.2, 0.5 if ratings[n] > 1 else 0.0))
+        well = replace(first, month=0, day=enrolled, diagnosis="CN", cdrsb=0.0, mmse=min(first.mmse + 1, 30))
+        visits.insert(0, well)
     for j, months in enumerate(PLANNED_MONTHS):
-        is_yearly = months % 12 == 0
-        if months == 0 or not months <= min(config.follow_up_months, stays_months):
-            continue
-        if skipped[j] < (0.04 if is_yearly else 0.25):
+        if j == 0 or months > last_month or skipped[j] < (0.04 if months % 12 == 0 else 0.25):
             continue
         points = cdrsb_at(latents, months)
-        rating = rate_cdrsb(points, ratings[j], 0.36)
+        rating = rate_cdrsb(points, float(ratings[j]), 0.36)
         if form_lost[j] < 0.015:
             rating = -1.0 if phase.name == "ADNI1" else -4.0
         diagnosis = "Dementia" if points > 4.0 else "CN" if points < 0.35 else "MCI"
+        day = index_day + timedelta(days=round(months * DAYS_PER_MONTH) + int(jitter_days[j]))
         visits.append(
-            visit(index_month + months, months, j, "" if diagnosis_lost[j] < 0.03 else diagnosis, points, rating)
+            ClinicalVisit(
+                index_month + months,
+                day,
+                "" if diagnosis_lost[j] < 0.03 else diagnosis,
+                rating,
+                *_measures(latents, months, noise, j),
+            )
         )
     return tuple(visits)
+
+
+def _measures(latents: Latents, months: int, noise: list[Float[np.ndarray, " visits"]], j: int) -> tuple[int, int, int]:
+    """MMSE, and the volumes of hippocampus and ventricles in mm³, `months` after the index visit."""
+    atrophy = min(latents.neurodegeneration + 0.12 * max(latents.tau, 0.0) * months / 12, 2.0)
+    mmse = np.clip(29.2 - 1.15 * cdrsb_at(latents, months) + 1.3 * noise[1][j], 0, 30)
+    hippocampus = 7600 - 1500 * atrophy - 700 * latents.hippocampal_loss + 350 * noise[2][j]
+    ventricles = 24000 * np.exp(0.65 * atrophy + 0.2 * noise[3][j])
+    return round(float(mmse)), round(float(hippocampus)), round(float(ventricles))

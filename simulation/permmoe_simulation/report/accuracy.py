@@ -73,7 +73,9 @@ def differences_section(view: View) -> Section:
     comparisons = view.study.comparisons
     title = "Paired differences"
     if comparisons is None or comparisons.empty:
-        return Section("differences", title, [Text("Not available: this study wrote no comparisons.csv.")])
+        return Section(
+            "differences", title, [Text("Not available: the study left no paired differences (comparisons.csv).")]
+        )
     regimes = in_order(comparisons["regime"], view.regimes)
     items: list[Item] = [*_overview(view, comparisons, regimes)]
     for j, regime in enumerate(regimes):
@@ -147,7 +149,7 @@ def learning_section(view: View) -> Section:
     learning = view.study.learning
     title = "Learning"
     if learning is None or learning.empty:
-        return Section("learning", title, [Text("Not available: this study wrote no learning.csv.")])
+        return Section("learning", title, [Text("Not available: the study left no learning curves (learning.csv).")])
     return Section("learning", title, by_regime(view, lambda regime: _learning_items(view, learning, regime)))
 
 
@@ -181,6 +183,7 @@ def _rmse_plot(view: View, found: Scores) -> Plot:
         for m in methods
         if (score := found.get((m, c))) is not None and score.n > 0
     ]
+    averaged = ", averaged over seeds" if (view.pooled["seed"] == "all").any() else ""
     svg = row_plot(
         view.combination_rows(notes), [Panel("", RMSE_LABEL, marks, remarks)], view.modalities,
         note_title="n", row_height=height, legend=legend,
@@ -190,7 +193,7 @@ def _rmse_plot(view: View, found: Scores) -> Plot:
         f"Dot plot of RMSE with 95% intervals: {len(view.combinations)} combinations of modalities by "
         f"{count(len(methods), 'method')}. The table below has the same numbers.",
         "RMSE on the test subjects when a method sees only the modalities with dark dots, with 95% bootstrap intervals "
-        "over subjects, averaged over seeds. n counts the subjects who have at least these modalities; the rest of "
+        f"over subjects{averaged}. n counts the subjects who have at least these modalities; the rest of "
         "theirs were withheld. Intervals of the same subjects move together: judge two methods by their paired "
         "difference below, not by overlap.",
     )

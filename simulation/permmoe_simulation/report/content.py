@@ -62,7 +62,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Fold:
-    """Items shown on request; printed always."""
+    """Items shown on request; open on paper where the browser can."""
 
     kind: ClassVar[str] = "fold"
     title: str

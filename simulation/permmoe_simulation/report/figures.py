@@ -110,7 +110,8 @@ def row_plot(
     has_axis_above = title_lines == 0 and row_height * len(rows) > 4
     top = legend_height([label for label, _ in legend]) if legend else 0.0
     head = max(_gutter_head(rows, modalities), 0.3 * has_axis_above, 0.16 * title_lines + 0.16)
-    foot, body = 0.68, row_height * len(rows)
+    label_lines = max(len(panel.x_label.splitlines()) for panel in panels)
+    foot, body = 0.4 + 0.15 * label_lines, row_height * len(rows)
     figure = canvas(top + head + body + foot)
     left = _gutter(figure, rows, modalities, foot, body, note_title)
     width = (WIDTH - 0.12 - left - GAP * (len(panels) - 1)) / len(panels)
@@ -301,7 +302,7 @@ def _gutter(
     texts = [len(row.label) for row in rows if row.observed is None]
     column = _column_width(modalities)
     width = max(column * len(modalities) if has_dots else 0.0, min(3.4, CHARACTER * max(texts, default=0) + 0.1))
-    axes = place(figure, 0, bottom, width, height)
+    axes = place(figure, 0.0, bottom, width, height)
     _bands(axes, rows)
     axes.set_xlim(0, width)
     axes.set_axis_off()

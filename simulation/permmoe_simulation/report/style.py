@@ -105,7 +105,7 @@ def legend_height(labels: Sequence[str]) -> float:
 def add_legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
     """One row or more of method names along the top edge."""
     labels = [label for label, _ in entries]
-    axes = place(figure, 0, 0, *figure.get_size_inches())
+    axes = place(figure, 0.0, 0.0, *figure.get_size_inches())
     axes.set_axis_off()
     handles = [axes.plot([], [], linestyle="none", label=label, **marker(look))[0] for label, look in entries]
     axes.legend(

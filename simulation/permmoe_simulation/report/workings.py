@@ -55,7 +55,7 @@ def sites_section(view: View) -> Section:
     sites = view.study.sites
     title = "Who has what"
     if sites is None or sites.empty:
-        return Section("sites", title, [Text("Not available: this study wrote no sites.csv.")])
+        return Section("sites", title, [Text("Not available: the study left no table of sites (sites.csv).")])
     modalities = [m for m in view.modalities if m in sites.columns]
     columns = [*modalities, "train", "validation", "test"]
     numbers = sites[columns].apply(pd.to_numeric, errors="coerce").fillna(0).astype(int)
@@ -90,7 +90,7 @@ def experts_section(view: View) -> Section:
     title = "Which expert works"
     items: list[Item] = []
     if activation is None or activation.empty:
-        items.append(Text("Activation maps are not available: this study wrote no activation.csv."))
+        items.append(Text("Activation maps are not available: the study left none (activation.csv)."))
     else:
         # PerM-MoE itself before its rivals, whatever the order of the summary.
         methods = sorted(
@@ -100,7 +100,7 @@ def experts_section(view: View) -> Section:
         items.append(plots[0])
         items += [Fold(f"Activation: {view.label(m)}", [p]) for m, p in zip(methods[1:], plots[1:], strict=True)]
     if routing is None or routing.empty:
-        items.append(Text("Load balance is not available: this study wrote no routing.csv."))
+        items.append(Text("Load balance is not available: the study left none (routing.csv)."))
     else:
         items.append(_routing_table(view, routing))
     return Section("experts", title, items)
@@ -111,7 +111,7 @@ def costs_section(view: View) -> Section:
     rounds = view.study.rounds
     title = "What a round costs"
     if rounds is None or rounds.empty:
-        return Section("costs", title, [Text("Not available: this study wrote no rounds.csv.")])
+        return Section("costs", title, [Text("Not available: the study left no record of rounds (rounds.csv).")])
     methods = in_order(rounds["method"], view.methods)
     blocks = {m: _cost_items(view, rounds[rounds["method"] == m], m) for m in methods}
     first, *others = methods
@@ -127,7 +127,7 @@ def images_section(view: View) -> Section:
         return Section("images", title, [Text(reason)])
     slices = view.study.slices
     if not slices:
-        return Section("images", title, [Text("Not available: this study wrote no slices.npz.")])
+        return Section("images", title, [Text("Not available: the study left no example slices (slices.npz).")])
     views = ("axial", "coronal")
     shown = [m for m in view.modalities if any(f"{m}_{v}" in slices for v in views)]
     if not shown:
