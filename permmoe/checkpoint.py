@@ -46,7 +46,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         card = json.loads((source / CARD_FILE).read_text())
         content = (source / TENSORS_FILE).read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"no checkpoint in {folder}: {Path(str(error.filename)).name} is missing") from None
+        missing = Path(str(error.filename)).name
+        raise DataError(f"no checkpoint in {folder}: {missing} is missing; name the folder that holds it") from None
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}); name a checkpoint's folder") from None
     except ValueError:
         raise DataError(f"{source / CARD_FILE} is damaged; take the folder from a back-up, or train again") from None
     if not isinstance(card, dict) or card.get("tensors_sha256") != hashlib.sha256(content).hexdigest():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import pandas as pd
 import torch
@@ -20,6 +21,7 @@ from permmoe.config import RunConfig, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data.cache import VolumeCache
 from permmoe.data.manifest import read_manifest
+from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality, combination_name
@@ -55,17 +57,7 @@ def train(
     manifest: Path,
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run in it goes on.")],
     config: Annotated[Path | None, typer.Option(help="YAML: model, train, split.")] = None,
-    device: 
-class Part(StrEnum):
-    """Visits to evaluate on."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-    all = "all"
-
-
-DeviceOption = "auto",
+    device: DeviceOption = "auto",
     cache: CacheOption = None,
 ) -> None:
     """Train a model on the manifest's training visits and judge it on its test visits."""
@@ -83,7 +75,7 @@ DeviceOption = "auto",
         results = train_run(
             manifest, out, settings, cache=_cache_folder(cache, manifest), device=_device(device), on_epoch=show
         )
-    _print_results(results)
+    _print_results(results, Part.test)
     console.print(f"model in {out / 'model'}, figures in {out / 'results.csv'}", soft_wrap=True)
 
 
@@ -98,8 +90,8 @@ def evaluate(
     """Judge a trained model on every modality combination of a manifest's visits."""
     trained = load_model(model)
     data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest))
-    results = results_table(trained, data if part is Part.all else data.part(part.value))
-    _print_results(results)
+    results = results_table(trained, data if part is Part.all else data.part(cast(Split, part.value)))
+    _print_results(results, part)
     if out:
         results.to_csv(out, index=False)
 
@@ -122,6 +114,8 @@ def predict_command(
     else:
         if baseline_cdrsb is None:
             raise ConfigurationError("give --baseline-cdrsb, the CDR-SB sum of boxes at the visit (0 to 18 points)")
+        if not math.isfinite(baseline_cdrsb):
+            raise ConfigurationError("--baseline-cdrsb is not a number; give 0 to 18 points")
         visits, quarantine = _one_patient(trained.config.modalities, image or [], value or [], baseline_cdrsb), None
     with tempfile.TemporaryDirectory() as scratch:
         predictions, broken = predict(trained, visits, VolumeCache(Path(scratch)))
@@ -152,7 +146,9 @@ def _one_patient(
         try:
             numbers[name] = float(text)
         except ValueError:
-            raise ConfigurationError(f"--value {name}: {text!r} is not a number") from None
+            numbers[name] = math.nan
+        if not math.isfinite(numbers[name]):
+            raise ConfigurationError(f"--value {name}: {text!r} is not a number")
     tables = {}
     for m in modalities:
         given = [c for c in m.columns if c in numbers]
@@ -189,9 +185,10 @@ def _print_prediction(p: Prediction) -> None:
     console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
 
 
-def _print_results(results: pd.DataFrame) -> None:
+def _print_results(results: pd.DataFrame, part: Part) -> None:
     names = results.combination.str.split("+").explode().unique()
-    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title="All test visits, CDR-SB points")
+    visits = "All visits" if part is Part.all else f"All {part.value} visits"
+    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title=f"{visits}, CDR-SB points")
     for row in results[results.stratum.eq("all")].itertuples():
         name = str(row.combination)
         if name == combination_name(tuple(names)):

@@ -10,15 +10,31 @@ from rich.markup import escape
 
 from permmoe.errors import PermmoeError
 
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
+INTERRUPTED_STATUS = 130
+
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; turn a PermmoeError and an interruption into a line on standard error and an exit status."""
+    """Run a command; turn an error that a person can mend, and an interruption, into a line and an exit status.
+
+    Besides PermmoeError that is a file or folder that cannot be read or written.
+    """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         command()
     except PermmoeError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        console.print(f"[bold red]error:[/] {escape(f'{error.filename}: {error.strerror}')}; mend it or name another")
+        sys.exit(2)
     except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on where it stopped")
-        sys.exit(130)
+        console.print(INTERRUPTED)
+        sys.exit(INTERRUPTED_STATUS)
+    except SystemExit as end:
+        # Typer catches an interruption itself and says nothing.
+        if end.code == INTERRUPTED_STATUS:
+            console.print(INTERRUPTED)
+        raise

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from permmoe.errors import ConfigurationError, nearest
+from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
 
 
@@ -22,10 +22,7 @@ class Configuration(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        refuse_unknown_keys(values, cls.model_fields)
         return values
 
     def canonical_json(self) -> str:
@@ -40,7 +37,9 @@ class Configuration(BaseModel):
 class VolumeGrid(Configuration):
     """The voxel grid on which every volume enters a model."""
 
-    shape: tuple[int, int, int] = Field((48, 56, 48), description="voxels left-right, back-front, down-up (RAS)")
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (48, 56, 48), description="voxels left-right, back-front, down-up (RAS)"
+    )
     spacing_mm: float = Field(4.0, gt=0, description="edge of a cubic voxel, mm")
 
 
@@ -50,7 +49,9 @@ class EncoderConfig(Configuration):
     kind: Literal["pooled", "cnn", "sfcn", "sfcn_lite"] = Field(
         "pooled", description="pooled voxels + linear; Flex-MoE's six-layer CNN; Peng 2021's SFCN, full or lite"
     )
-    cells: tuple[int, int, int] = Field((12, 14, 12), description="the coarse grid on which location is kept")
+    cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (12, 14, 12), description="the coarse grid on which location is kept"
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="share of the encoder's features dropped while training")
     tabular_width: int = Field(32, ge=1, description="hidden units of a tabular encoder")
 
@@ -120,6 +121,12 @@ class SplitConfig(Configuration):
     test: float = Field(0.25, ge=0, lt=1, description="share of the visits")
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _leaves_visits_to_train_on(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation = {self.validation} and test = {self.test} leave no visit to train on")
+        return self
+
 
 class RunConfig(Configuration):
     """A model trained at one place: `permmoe train --config`."""
@@ -174,7 +181,7 @@ def read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
         raise ConfigurationError(f"no configuration file at {path}; name an existing YAML file")
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path} holds no settings; expected lines such as 'name: value'")

@@ -22,6 +22,14 @@ class DataError(PermmoeError):
     """Tables or images that cannot be used at all (a single broken volume is quarantined instead)."""
 
 
+def refuse_unknown_keys(values: object, known: Iterable[str]) -> None:
+    """Raise ValueError for the first key of a mapping that is not known, naming the nearest; others pass."""
+    choices = list(known)
+    for key in values if isinstance(values, dict) else ():
+        if key not in choices:
+            raise ValueError(f"unknown key {key!r}; {nearest(str(key), choices)}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known word most like `word`, or all known words where none is near."""
     choices = list(known)

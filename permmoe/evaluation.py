@@ -71,8 +71,8 @@ class ErrorSums:
 
 
 def error_sums(prediction: Float[Array, " visit"], target: Float[Array, " visit"]) -> ErrorSums:
-    """Sums over the visits whose prediction is not NaN."""
-    known = ~np.isnan(prediction)
+    """Sums over the visits whose prediction and target are known (not NaN)."""
+    known = ~np.isnan(prediction) & ~np.isnan(target)
     p, y = prediction[known], target[known]
     return ErrorSums(
         int(known.sum()),
@@ -129,7 +129,7 @@ def expert_activation(model: PerMMoE, data: VisitData) -> Activation:
     for row, combination in enumerate(combinations):
         _, outputs = _forward(model, data, combination)
         if outputs:
-            placed = sum((o.routing.gates > 0).double().sum((0, 2)).cpu().numpy() for o in outputs)
+            placed = np.sum([(o.routing.gates > 0).double().sum((0, 2)).cpu().numpy() for o in outputs], axis=0)
             share[row] = placed / placed.sum(1, keepdims=True)
             load += placed.sum(0)
     if not load.sum():
@@ -147,7 +147,7 @@ def _forward(model: PerMMoE, data: VisitData, combination: Combination) -> tuple
     device = next(model.parameters()).device
     outputs = [
         model(data.batch(part, (~wanted).expand(len(part), -1)).to(device))
-        for part in rows.split(EVALUATION_BATCH)
+        for part in torch.split(rows, EVALUATION_BATCH)
         if len(part)
     ]
     model.train(was_training)

@@ -27,6 +27,8 @@ class Interval:
 
 def resampling_weights(n_subjects: int, resamples: int, seed: int) -> Float[Array, "resample subject"]:
     """How often each subject is drawn in each bootstrap resample, with replacement."""
+    if n_subjects == 0:
+        return np.zeros((resamples, 0))
     generator = np.random.default_rng(seed)
     return generator.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=resamples).astype(np.float64)
 
@@ -61,7 +63,7 @@ def paired_difference(
             tested |= both.any(0)
     if not estimates:
         return Interval(0, np.nan, np.nan, np.nan)
-    lower, upper = np.nanpercentile(np.nanmean(differences, axis=0), [2.5, 97.5])
+    lower, upper = np.nanpercentile(_mean_of_known(np.stack(differences, axis=1)), [2.5, 97.5])
     return Interval(int(tested.sum()), float(np.mean(estimates)), float(lower), float(upper))
 
 
@@ -77,4 +79,11 @@ def _mean_rmse(
     with np.errstate(invalid="ignore", divide="ignore"):
         resampled = np.sqrt(weights @ squared.T / drawn)
     estimate = np.sqrt(squared.sum(1) / known.sum(1)).mean()
-    return np.nanmean(np.where(drawn > 0, resampled, np.nan), axis=1), float(estimate), int(known.any(0).sum())
+    return _mean_of_known(np.where(drawn > 0, resampled, np.nan)), float(estimate), int(known.any(0).sum())
+
+
+def _mean_of_known(values: Float[Array, "row column"]) -> Float[Array, " row"]:
+    """Each row's mean without its NaNs; NaN, and no warning, where nothing else is in it."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(1) / known.sum(1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations as choose
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+
+from permmoe.errors import refuse_unknown_keys
 
 Combination = tuple[str, ...]
 """Names of the observed modalities, in the study's order; never empty."""
@@ -31,6 +33,12 @@ class Modality(BaseModel):
     columns: tuple[str, ...] = Field((), description="tabular: numeric columns of the manifest, all present or absent")
     means: tuple[float, ...] = Field((), description="tabular: what the model subtracts from each column; empty: 0")
     deviations: tuple[float, ...] = Field((), description="tabular: what it then divides by; empty: 1")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, values: Any) -> Any:
+        refuse_unknown_keys(values, cls.model_fields)
+        return values
 
     @model_validator(mode="after")
     def _scales_every_column(self) -> Modality:

@@ -14,6 +14,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.encoders import fixed_stem
+from permmoe.errors import DataError
 from permmoe.evaluation import EVALUATION_BATCH
 from permmoe.modality import Combination
 from permmoe.model import PerMMoE
@@ -36,8 +37,11 @@ class Prediction:
 def load_model(folder: Path) -> PerMMoE:
     """The model of a checkpoint folder, in evaluation mode. Raises PermmoeError where it cannot be used."""
     state, card = load_checkpoint(folder)
-    model = PerMMoE(parse_config(card["model"], ModelConfig, f"the model card in {folder}"))
-    model.load_state_dict(dict(state))
+    model = PerMMoE(parse_config(card.get("model", {}), ModelConfig, f"the model card in {folder}"))
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError:
+        raise DataError(f"{folder} does not hold the weights of one model; name a run's folder 'model'") from None
     return model.eval()
 
 
@@ -46,7 +50,7 @@ def predict(model: PerMMoE, visits: VisitTable, cache: VolumeCache) -> tuple[lis
     data, quarantine = VisitData.load(visits, model.config, cache, stem=fixed_stem(model.config))
     predictions: list[Prediction] = []
     with torch.no_grad():
-        for rows in torch.arange(len(data)).split(EVALUATION_BATCH):
+        for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
             points = model(data.batch(rows)).prediction.tolist() if len(rows) else []
             for row, value in zip(rows.tolist(), points, strict=True):
                 seen = data.observed[row].tolist()

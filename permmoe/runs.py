@@ -84,7 +84,12 @@ def train_run(
         if on_epoch:
             on_epoch(report)
 
-    state = fit(model, train, data.part("validation"), config.train, resume=resume, on_epoch=keep)
+    try:
+        state = fit(model, train, data.part("validation"), config.train, resume=resume, on_epoch=keep)
+    except FloatingPointError as error:
+        raise ConfigurationError(
+            f"training diverged: {error}; lower train.learning_rate, and name a new folder or delete {out}"
+        ) from None
     pd.DataFrame(learning).to_csv(out / "learning.csv", index=False)
     results = results_table(model, data.part("test"))
     mean = float(results.loc[results.stratum.eq("all"), "rmse"].mean())
@@ -103,7 +108,7 @@ def trained_config(folder: Path) -> RunConfig:
     _, card = load_checkpoint(folder)
     source = f"the model card in {folder}"
     return RunConfig(
-        model=parse_config(card["model"], ModelConfig, source),
+        model=parse_config(card.get("model", {}), ModelConfig, source),
         train=parse_config(card.get("train", {}), TrainConfig, source),
         split=parse_config(card.get("split", {}), SplitConfig, source),
     )
@@ -113,7 +118,7 @@ def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:
     """RMSE with its interval, MAE and R² for every combination and stratum; n = 0 rows hold no figure."""
     predictions = combination_predictions(model, data)
     baseline, target = data.baseline.double().numpy(), data.target.double().numpy()
-    weights = resampling_weights(len(data), BOOTSTRAP_RESAMPLES, seed=0) if len(data) else np.zeros((1, 0))
+    weights = resampling_weights(len(data), BOOTSTRAP_RESAMPLES, seed=0)
     rows: list[dict[str, Any]] = []
     for stratum, belongs in STRATA.items():
         inside = belongs(baseline, target)

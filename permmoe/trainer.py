@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +23,6 @@ from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
 from permmoe.losses import total_loss
 from permmoe.modality import observed_masks
 from permmoe.model import PerMMoE
-
 
 CENTRING_BATCH = 64
 """Visits read at a time while inputs are averaged."""
@@ -81,7 +80,7 @@ class EpochReport:
     @property
     def validation_rmse(self) -> float:
         """Root of the squared error averaged over combinations, points; NaN without validation visits."""
-        return mean_squared_error(self.validation) ** 0.5
+        return sqrt(mean_squared_error(self.validation))
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -120,7 +119,7 @@ def train_epochs(
 
     `proximal_weight` is FedProx's μ, against the weights at the time of the call. Without `optimiser` a fresh one is
     made, as a federation's stateless sites do. Raises ValueError for no visits and FloatingPointError where the loss
-    stops being finite, before the step that would spread it.
+    or its gradient stops being finite, before the step that would spread it.
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
@@ -136,7 +135,7 @@ def train_epochs(
         withheld = modality_dropout(data.observed, config.modality_dropout, generator)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "noise", epoch))
-            for rows in order.split(config.batch_size):
+            for rows in torch.split(order, config.batch_size):
                 batch = data.batch(rows, withheld[rows]).to(device_of(model))
                 with autocast(model, config):
                     output = model(batch)
@@ -147,7 +146,9 @@ def train_epochs(
                     raise FloatingPointError(f"the training loss became {loss.item()} in epoch {epoch}")
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                if not torch.isfinite(norm):
+                    raise FloatingPointError(f"the gradient's norm became {norm.item()} in epoch {epoch}")
                 optimiser.step()
                 loss_sum += loss.item() * len(rows)
                 tally.add(batch.observed, output.routing.gates)
@@ -294,5 +295,4 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, model: PerMMoE, tensors: M
     for name, value in tensors.items():
         parameter_name, key = name.rsplit("/", 1)
         parameter = parameters[parameter_name]
-        device = torch.device("cpu") if key == "step" else parameter.device
-        optimiser.state[parameter][key] = value.clone().to(device)
+        optimiser.state[parameter][key] = value.clone().to(parameter.device)

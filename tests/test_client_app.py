@@ -12,6 +12,9 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from tiny_federation import MODEL, tiny_plan, write_site
 
+from permmoe.config import FederationConfig, VolumeGrid
+from permmoe.data.dataset import MemoryRows, VisitData
+from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation import combination_sums
 from permmoe.federated.modules import ModuleLayout
@@ -25,11 +28,14 @@ from permmoe.federated.records import (
     write_instruction,
     write_modules,
 )
+from permmoe.modality import Modality
 from permmoe.model import PerMMoE
 from permmoe.trainer import derive_seed, make_model, train_epochs
 from permmoe_client import site as site_module
+from permmoe_client import training as training_module
 from permmoe_client.app import app
 from permmoe_client.site import SiteConfig, read_site, site_visits
+from permmoe_server.rounds import FederationState, run_rounds
 from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
@@ -151,6 +157,61 @@ def test_cells_with_few_subjects_stay_and_the_stricter_rule_wins(tmp_path: Path)
     strict_study = sums_of(tmp_path / "north.yaml", min_cell_count=few + 1)
     strict_site = sums_of(write_site(tmp_path, "north", visits=41, min_cell_count=few + 1), min_cell_count=1)
     assert strict_study == strict_site == {name: n for name, n in lax.items() if n > few}
+
+
+IMAGED = MODEL.model_copy(
+    update={
+        "modalities": (Modality(name="t1"), *MODEL.modalities[:1]),
+        "grid": VolumeGrid(shape=(4, 6, 10)),
+        "encoder": MODEL.encoder.model_copy(update={"cells": (2, 3, 5)}),
+    }
+)
+
+
+def imaged_visits(n_images: int, n_others: int, seed: int) -> VisitData:
+    """Training visits with a synthetic pooled t1 image, and others with a table only."""
+    n = n_images + n_others
+    images = torch.randn(n_images, 1, 2, 3, 5, generator=torch.Generator().manual_seed(seed))
+    observed = torch.stack([torch.arange(n) < n_images, torch.arange(n) >= 0], dim=1)
+    return VisitData(
+        visits=VisitTable(tuple(Visit(str(i), "north", "bl", 1.0, 0.5, 24.0, split="train") for i in range(n))),
+        names=IMAGED.names,
+        observed=observed,
+        baseline=torch.ones(n),
+        target=torch.ones(n),
+        stored_rows=torch.where(observed, observed.long().cumsum(0) - 1, -1),
+        inputs={"t1": MemoryRows(images), "clinical": MemoryRows(torch.randn(n, 3))},
+    )
+
+
+def centred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *sites: VisitData) -> tuple[torch.Tensor, set[str]]:
+    """The t1 encoder's centre after a centring round of the sites, and the modules that changed."""
+    by_name = dict(zip(("north", "south", "west"), sites, strict=False))
+    monkeypatch.setattr(training_module, "site_visits", lambda site, model: by_name[site.name])
+    plan = RoundPlan(model=IMAGED, federation=FederationConfig(rounds=1, evaluate_every=0, min_cell_count=5))
+    start = make_model(IMAGED, 3)
+    layout = ModuleLayout.of(start)
+    before = layout.flatten_all(start.state_dict())
+    grid = InProcessGrid(app, [{"site-config": str(write_site(tmp_path, name))} for name in by_name])
+    [(state, _)] = run_rounds(grid, plan, layout, FederationState(0, before))
+    changed = {name for name in before if not torch.equal(before[name], state.weights[name])}
+    return layout.unflatten(state.weights)["encoders.t1.features.centre"], changed
+
+
+def test_a_centring_round_ends_with_the_mean_over_all_sites_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = imaged_visits(7, 4, seed=1), imaged_visits(13, 0, seed=2), imaged_visits(5, 6, seed=3)
+    images = torch.cat([site.inputs["t1"].rows for site in sites])
+    centre, changed = centred(tmp_path, monkeypatch, *sites)
+    assert torch.allclose(centre, images.mean(0), atol=1e-6)
+    assert changed == {"encoder/t1"}
+
+
+def test_a_mean_over_few_patients_stays_at_its_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many, few = imaged_visits(7, 4, seed=1), imaged_visits(4, 9, seed=2)
+    centre, _ = centred(tmp_path, monkeypatch, many, few)
+    assert torch.allclose(centre, many.inputs["t1"].rows.mean(0), atol=1e-6)
 
 
 def test_visits_are_read_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

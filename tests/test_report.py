@@ -257,6 +257,11 @@ def test_section_whose_file_is_missing_says_so_and_the_others_stay(small: Path, 
     assert f"({absent})" not in html.replace(f"({absent})", "", 1)
 
 
+def test_table_without_rows_or_header_counts_as_missing(small: Path) -> None:
+    pd.DataFrame([]).to_csv(small / "comparisons.csv", index=False)
+    assert "(comparisons.csv)" in page(read_study(small))
+
+
 def test_study_with_nothing_but_results_and_summary_has_a_report(small: Path) -> None:
     for name in OPTIONAL:
         (small / name).unlink()
@@ -278,6 +283,7 @@ def test_folder_without_a_study_is_refused_with_the_file_named(small: Path, abse
         ("summary.json", '{"study": "x"}'),
         ("results.csv", ""),
         ("results.csv", "method,regime\na,b\n"),
+        ("results.csv", "\n"),
         ("sites.csv", 'site,train\n"1'),
         ("slices.npz", "not an archive"),
     ],
@@ -432,6 +438,11 @@ def test_failures_and_quarantine_are_itemised(small: Path) -> None:
     parsed = Page(page(read_study(small)))
     assert parsed.table("Runs that failed")[1] == ["flexmoe, 2", "diverged in round 7"]
     assert parsed.table("Image files set aside")[1] == ["truncated gzip", "3"]
+
+
+def test_sites_that_took_no_part_are_counted(small: Path) -> None:
+    change_summary(small, left_out_sites=2)
+    assert "2 more sites took no part" in page(read_study(small))
 
 
 def test_page_says_what_it_is_not(html: str) -> None:

@@ -113,7 +113,7 @@ def same_weights(a: FederationState, b: FederationState) -> bool:
     return all(torch.equal(a.weights[name], b.weights[name]) for name in LAYOUT.modules)
 
 
-ONE_ROUND = tiny_plan(rounds=1, evaluate_every=0, max_update_norm=1e3, max_support=1e4)
+ONE_ROUND = tiny_plan(rounds=1, evaluate_every=0, round_deadline_seconds=60.0, max_update_norm=1e3, max_support=1e4)
 
 
 def test_a_round_moves_each_module_by_the_mean_of_its_own_sites() -> None:
@@ -328,6 +328,14 @@ def test_moments_of_a_module_that_nobody_trained_stay() -> None:
         assert torch.equal(after.moments["encoder/gene"][name], before.moments["encoder/gene"][name])
         assert not torch.equal(after.moments["head"][name], before.moments["head"][name])
     assert torch.equal(after.weights["encoder/gene"], before.weights["encoder/gene"])
+
+
+def test_a_centring_round_is_averaged_plainly_whatever_the_study_compares() -> None:
+    plain, _ = run(grid_of(HONEST), ONE_ROUND)
+    other = {"aggregation": "zero_fill", "server_optimiser": "fedadam", "server_learning_rate": 0.1}
+    centred, _ = run(grid_of(HONEST), tiny_plan(rounds=1, evaluate_every=0, centring_round=True, **other))
+    stepped, _ = run(grid_of(HONEST), tiny_plan(rounds=1, evaluate_every=0, **other))
+    assert same_weights(centred, plain) and not same_weights(stepped, plain)
 
 
 def test_evaluation_adds_sums_over_sites() -> None:

@@ -23,8 +23,15 @@ SITES = {"north": ("clinical", "fluid", "gene"), "south": ("clinical",), "west":
 
 
 def tiny_plan(**federation: object) -> RoundPlan:
-    """Two local epochs a round, no deadline to speak of, small cells allowed."""
-    settings = {"rounds": 3, "local_epochs": 2, "min_cell_count": 1, "round_deadline_seconds": 60.0, **federation}
+    """Two local epochs a round from the first, no deadline to speak of, small cells allowed."""
+    settings = {
+        "rounds": 3,
+        "local_epochs": 2,
+        "centring_round": False,
+        "min_cell_count": 1,
+        "round_deadline_seconds": 600.0,
+        **federation,
+    }
     train = TrainConfig(batch_size=8, modality_dropout=0.3, warmup_epochs=1, seed=17)
     return RoundPlan(model=MODEL, train=train, federation=FederationConfig.model_validate(settings))
 

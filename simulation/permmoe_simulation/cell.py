@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from permmoe.data.dataset import VisitData
 
 from permmoe.baselines import BASELINES
 from permmoe.config import ModelConfig
 from permmoe.data.cache import VolumeCache
+from permmoe.data.dataset import VisitData
 from permmoe.data.splits import assign_splits
-from permmoe.data.visits import VisitTable
+from permmoe.data.visits import Visit, VisitTable
 from permmoe.encoders import fixed_stem
 from permmoe.evaluation import Activation, ErrorSums, combination_predictions, expert_activation, mean_squared_error
 from permmoe.modality import all_combinations, combination_name
@@ -43,8 +43,10 @@ Array = np.ndarray
 class Outcome:
     """What a method did on a partition."""
 
+    test: VisitTable
+    """The visits that it is judged on: those whose images could be read."""
     predictions: Float[Array, "visit combination"]
-    """For the test visits in the order of `test_visits`, points."""
+    """For these visits in order, points."""
     learning: list[dict[str, Any]] = field(default_factory=list)
     """Rows of step, step_kind, combination, rmse (validation visits, points)."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -55,17 +57,12 @@ def split_and_partition(visits: VisitTable, cell: Cell) -> tuple[Sites, Sites]:
     """The cell's sites, their visits split, and the sites left out."""
     split = cell.split
     table = assign_splits(visits, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test)
-    return partition(table, cell.model.names, cell.partition, cell.seed)
+    return partition(table, cell.modalities, cell.partition, cell.seed)
 
 
 def joined(sites: Sites) -> VisitTable:
     """All sites' visits, in the order of site names."""
     return VisitTable(tuple(visit for table in sites.values() for visit in table))
-
-
-def test_visits(sites: Sites) -> VisitTable:
-    """The visits that a cell is judged on, in order."""
-    return joined(sites).where(lambda visit: visit.split == "test")
 
 
 def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
@@ -82,12 +79,11 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
     started = time.perf_counter()
     sites, _ = split_and_partition(visits, cell)
     outcome = RUNNERS[cell.method.kind](cell, sites, VolumeCache(cache), work)
-    test = test_visits(sites)
     np.savez(
         work / "predictions.npz",
-        subject=np.array([v.subject_id for v in test]),
-        baseline=np.array([v.baseline_cdrsb for v in test]),
-        target=np.array([v.delta_cdrsb for v in test], dtype=np.float64),
+        subject=np.array([v.subject_id for v in outcome.test], dtype=np.str_),
+        baseline=np.array([v.baseline_cdrsb for v in outcome.test]),
+        target=np.array([v.delta_cdrsb for v in outcome.test], dtype=np.float64),
         prediction=outcome.predictions,
     )
     if outcome.learning:
@@ -123,7 +119,8 @@ def _publish(work: Path, folder: Path) -> Path:
 
 def _reference(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
     data = _load(joined(sites), cell.model, cache)
-    return Outcome(BASELINES[cell.method.baseline](data.part("train"), data.part("test")))
+    test = data.part("test")
+    return Outcome(test.visits, BASELINES[cell.method.baseline](data.part("train"), test))
 
 
 def _centralised(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
@@ -137,7 +134,10 @@ def _centralised(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Ou
     fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
     test = data.part("test")
     return Outcome(
-        combination_predictions(model, test), _learning(curve, "epoch"), activation=expert_activation(model, test)
+        test.visits,
+        combination_predictions(model, test),
+        _learning(curve, "epoch"),
+        activation=expert_activation(model, test),
     )
 
 
@@ -150,13 +150,16 @@ def _local(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
         for name, sums in report.validation.items():
             at[name] = at[name] + sums if name in at else sums
 
+    tested: list[Visit] = []
     predictions = []
     for table in sites.values():
         data = _load(table, cell.model, cache)
         model = make_model(cell.model, cell.train.seed)
         fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
-        predictions.append(combination_predictions(model, data.part("test")))
-    return Outcome(np.concatenate(predictions), _learning(curve, "epoch"))
+        test = data.part("test")
+        tested += test.visits
+        predictions.append(combination_predictions(model, test))
+    return Outcome(VisitTable(tuple(tested)), np.concatenate(predictions), _learning(curve, "epoch"))
 
 
 def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
@@ -165,6 +168,7 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
     model.load_state_dict(dict(federation.weights))
     test = _load(joined(sites), cell.model, cache).part("test")
     return Outcome(
+        test.visits,
         combination_predictions(model, test),
         _learning(federation.evaluations, "round"),
         federation.rounds,

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from permmoe.command_line import run
-from permmoe.config import read_config
+from permmoe.config import parse_config, read_config
 from permmoe_simulation.simulate import Progress, run_study
 from permmoe_simulation.study import StudyConfig
 
@@ -40,7 +40,7 @@ def simulate(
     console = Console()
     settings = read_config(study, StudyConfig)
     if seeds:
-        settings = settings.model_copy(update={"seeds": _seeds(seeds)})
+        settings = parse_config({**settings.model_dump(), "seeds": _seeds(seeds)}, StudyConfig, "--seeds")
     folder = out or Path("runs") / settings.name
     command = shlex.join(["python", "simulation/run.py", *sys.argv[1:]])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from permmoe.checkpoint import load_checkpoint
 from permmoe.data.manifest import write_manifest
+from permmoe.errors import PermmoeError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
 from permmoe_simulation.engine import run_federation
@@ -34,19 +35,25 @@ class Federation:
 
 
 def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Federation:
-    """Train the cell's model over its sites; `folder` may hold an interrupted run, which goes on."""
+    """Train the cell's model over its sites; `folder` may hold an interrupted run, which goes on.
+
+    Raises PermmoeError for a round that changed nothing: on one machine no site is ever merely late.
+    """
     plan = RoundPlan(model=cell.model, train=cell.train, federation=cell.federation)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(plan.canonical_json())
     nodes = [
-        {"site-config": str(write_site(name, cell, sites, cache, folder / "sites" / name).absolute())}
-        for name in sites
+        {"site-config": str(write_site(name, cell, sites, cache, folder / "sites" / name).absolute())} for name in sites
     ]
     out = folder / "server"
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
     run_federation(server_app, client_app, nodes, run_config, engine=cell.engine)
     weights, _ = load_checkpoint(out / "model")
     records = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    for record in records:
+        if not record["is_aggregated"]:
+            rules = sorted({site["rejected"] for site in record["sites"] if site["rejected"]})
+            raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
     return Federation(weights, dict(_evaluations(records)), [row for record in records for row in _site_rows(record)])
 
 

@@ -15,14 +15,15 @@ from pydantic import Field, model_validator
 
 from permmoe.config import Configuration
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.errors import ConfigurationError, nearest
+from permmoe.errors import ConfigurationError, DataError, nearest
+from permmoe.federated.records import SITE_NAME
 from permmoe.modality import Combination
 
 
 class PartitionSite(Configuration):
     """A hospital of a declared table."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=f"^{SITE_NAME.pattern}$")
     share: float = Field(1.0, gt=0, description="of the visits, relative to the other sites")
     modalities: tuple[str, ...] = Field(min_length=1, description="what it collects; anything else is dropped there")
 
@@ -58,7 +59,7 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
     ordered = sorted(visits, key=lambda v: v.subject_id)
     generator = np.random.default_rng(seed)
     if config.kind == "site":
-        dealt = [(v.site, v) for v in ordered]
+        dealt = [(_site_name(v.site), v) for v in ordered]
     elif config.kind == "dirichlet":
         dealt = _dirichlet(ordered, names, config, generator)
     else:
@@ -73,6 +74,13 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
             f"no site has {config.min_training_visits} training visit(s); lower min_training_visits or the test share"
         )
     return taking_part, {s: t for s, t in sites.items() if s not in taking_part}
+
+
+def _site_name(code: str) -> str:
+    """The code, which also names a folder. Raises DataError where it cannot."""
+    if not SITE_NAME.fullmatch(code):
+        raise DataError(f"site code {code!r} is no name of a site; use a-z, 0-9, '_' and '-' in the manifest")
+    return code
 
 
 def _training_visits(table: VisitTable) -> int:
@@ -102,11 +110,10 @@ def _table(
     for visit in visits:
         observed = visit.observed(names)
         possible = [site for site in config.table if set(site.modalities) & set(observed)]
-        draw = generator.random()
         if not possible:
             continue
         shares = np.array([site.share for site in possible])
-        site = possible[int(np.searchsorted(np.cumsum(shares) / shares.sum(), draw))]
+        site = possible[generator.choice(len(possible), p=shares / shares.sum())]
         dealt.append((site.name, only(visit, site.modalities)))
     return dealt
 

@@ -131,27 +131,37 @@ class StudyErrors:
 
 
 def judge_claims(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Each claim with its paired difference in every regime; met where the whole interval lies below zero."""
+    """Each claim with its paired difference in every regime; met where the whole interval lies below zero.
+
+    Without a subject, or with a method that did not finish, there is nothing to judge: `met` and the figures are None.
+    """
+    nothing = {"regime": "", "n": 0, "difference": None, "lower": None, "upper": None, "met": None}
     judged = []
     for claim in claims:
         where = "averaged over combinations" if claim.combination == "mean" else f"with {claim.combination}"
         text = f"{labels[claim.method]} beats {labels[claim.reference]}, {where}"
+        if not len(comparisons):
+            judged.append({"claim": text, **nothing})
+            continue
         rows = comparisons[
             comparisons.method.eq(claim.method)
             & comparisons.reference.eq(claim.reference)
             & comparisons.combination.eq(claim.combination)
             & comparisons.stratum.eq("all")
         ]
+        if not len(rows):
+            judged.append({"claim": text, **nothing})
         for row in rows.itertuples():
-            judged.append(
-                {"claim": text, "regime": row.regime, "n": int(row.n), "difference": row.difference,
-                 "lower": row.lower, "upper": row.upper, "met": bool(row.upper < 0)}
-            )  # fmt: skip
+            figures = {"n": int(row.n), "difference": row.difference, "lower": row.lower, "upper": row.upper,
+                       "met": bool(row.upper < 0)} if row.n else {}  # fmt: skip
+            judged.append({"claim": text, **nothing, "regime": row.regime, **figures})
     return judged
 
 
 def finding(judged: Mapping[str, Any]) -> str:
     """A claim's outcome as a sentence, whichever way it went."""
+    if judged["met"] is None:
+        return f"{judged['claim']}: not judged, since no test visit was predicted by both."
     d, low, high = judged["difference"], judged["lower"], judged["upper"]
     direction = "lower" if d < 0 else "higher"
     verdict = "the interval excludes zero" if low > 0 or high < 0 else "the interval includes zero"

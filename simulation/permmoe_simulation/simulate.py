@@ -6,12 +6,18 @@ extended only runs what is missing.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import multiprocessing
+import os
 import resource
+import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +26,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from permmoe.config import ModelConfig
 from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
 from permmoe.data.manifest import read_manifest
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
-from permmoe.errors import DataError, PermmoeError
+from permmoe.data.volumes import BrokenVolume
+from permmoe.errors import ConfigurationError, DataError, PermmoeError
 from permmoe.provenance import machine, versions
 from permmoe_simulation.cell import run_cell, split_and_partition
 from permmoe_simulation.report import render_report
@@ -69,19 +77,50 @@ class StudyOutcome:
 def run_study(
     study: StudyConfig, out: Path, *, engine: Engine, workers: int, command: str, progress: Progress
 ) -> StudyOutcome:
-    """Run what is missing and write the tables and the report. Raises PermmoeError for data that cannot be used."""
+    """Run what is missing and write the tables and the report. Raises PermmoeError for data that cannot be used.
+
+    One process at a time works in a folder; a second one waits, and then finds everything done.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"results cannot be written to {out} ({error.strerror}); name another --out") from None
+    with only_process(out, progress.note):
+        return _run_study(study, out, engine=engine, workers=workers, command=command, progress=progress)
+
+
+@contextmanager
+def only_process(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder's lock, which ends with this process however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(f"another process is at work in {folder}; waiting until it is done")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run_study(
+    study: StudyConfig, out: Path, *, engine: Engine, workers: int, command: str, progress: Progress
+) -> StudyOutcome:
     started = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    for unfinished in (out / "cells").glob("*.unfinished"):
+        shutil.rmtree(unfinished)
     cache = out / "cache"
     visits, quarantine = prepare_data(study, out, cache, workers, progress)
     quarantine.write(out / "quarantine.csv")
-    grid = cells(study, visits.digest(), engine)
+    grid = cells(study, data_digest(visits, study.model, VolumeCache(cache)), engine)
+    left_out = sites_left_out(grid, visits)
+    for line in left_out:
+        progress.note(f"left out: {line}")
     finished, failed = _run_cells(grid, visits, cache, out / "cells", workers, progress)
     if not finished:
-        raise PermmoeError(f"no cell of the study finished; the first error: {failed[0]}")
+        raise PermmoeError(f"no cell of the study finished; the first error, told in full above: {failed[0]}")
     progress.stage("report", 1)
     summary = _write_tables(study, visits, quarantine, finished, failed, grid, cache, out)
     summary |= {
+        "left_out_sites": left_out,
         "command": command,
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_mb": _peak_memory_mb(workers),
@@ -117,6 +156,29 @@ def prepare_data(
     return visits, quarantine
 
 
+def data_digest(visits: VisitTable, model: ModelConfig, cache: VolumeCache) -> str:
+    """SHA-256 of the visit table and of every image's content, so that a changed image is not an old cell's."""
+    digest = hashlib.sha256(visits.digest().encode())
+    for visit in visits:
+        for modality in model.modalities:
+            if modality.name in visit.volumes:
+                try:
+                    entry = cache.entry(visit.volumes[modality.name], modality, model.grid).name
+                except BrokenVolume:
+                    entry = "broken"
+                digest.update(entry.encode())
+    return digest.hexdigest()
+
+
+def sites_left_out(grid: Sequence[tuple[str, Cell]], visits: VisitTable) -> list[str]:
+    """A line for each site without enough training visits. Raises ConfigurationError for an impossible partition."""
+    lines = []
+    for cell in {(cell.regime, cell.seed): cell for _, cell in grid}.values():
+        for site, table in split_and_partition(visits, cell)[1].items():
+            lines.append(f"site {site} of {cell.regime}, seed {cell.seed}: too few of its {len(table)} visits train")
+    return lines
+
+
 def _run_cells(
     grid: Sequence[tuple[str, Cell]],
     visits: VisitTable,
@@ -130,7 +192,7 @@ def _run_cells(
     finished: list[FinishedCell] = []
     failed: list[str] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures: dict[Future[Path], tuple[str, Cell]] = {}
         for name, cell in grid:
             target = folder / cell.digest()[:16]
@@ -143,8 +205,8 @@ def _run_cells(
                 if error is None:
                     finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()))
                 else:
-                    failed.append(f"{label}: {type(error).__name__}: {error}")
-                    progress.note(f"failed: {failed[-1]}")
+                    failed.append(f"{label}: {type(error).__name__}")
+                    progress.note(f"failed: {failed[-1]}: {error}")
                 progress.step(label)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -152,6 +214,18 @@ def _run_cells(
     order = {(name, cell.regime, cell.seed): i for i, (name, cell) in enumerate(grid)}
     finished.sort(key=lambda c: order[c.method, c.regime, c.seed])
     return finished, sorted(failed)
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed study end as well; a ProcessPoolExecutor's would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_tables(
@@ -200,7 +274,6 @@ def _write_tables(
         "seeds": list(study.seeds),
         "failed_cells": list(failed),
         "quarantine": dict(quarantine.counts()),
-        "left_out_sites": len(split_and_partition(visits, grid[0][1])[1]),
     }  # fmt: skip
 
 

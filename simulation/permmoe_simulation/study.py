@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from permmoe.baselines import BASELINES
 from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
 from permmoe.errors import nearest
+from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.partition import PartitionConfig
 
 
@@ -46,12 +47,15 @@ class Method(Configuration):
         return self
 
 
+MEAN = "mean"
+
+
 class Claim(Configuration):
     """A difference whose interval the study is held against: the method's RMSE below the reference's."""
 
     method: str
     reference: str
-    combination: str = Field("mean", description="a combination such as t1+tau, or mean: averaged over all")
+    combination: str = Field(MEAN, description="a combination such as t1+tau, or mean: averaged over all")
 
 
 class StudyConfig(Configuration):
@@ -66,7 +70,7 @@ class StudyConfig(Configuration):
     federation: FederationConfig = FederationConfig()
     regimes: dict[str, PartitionConfig] = Field({"site": PartitionConfig()}, min_length=1)
     methods: dict[str, Method] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs: method, reference")
     claims: tuple[Claim, ...] = ()
     bootstrap_resamples: int = Field(2000, ge=100)
@@ -77,6 +81,20 @@ class StudyConfig(Configuration):
         for name in (name for pair in pairs for name in pair):
             if name not in self.methods:
                 raise ValueError(f"no method {name!r}; {nearest(name, self.methods)}")
+        known = (MEAN, *(combination_name(c) for c in all_combinations(self.model.names)))
+        for claim in self.claims:
+            if claim.combination not in known:
+                raise ValueError(f"no combination {claim.combination!r}; {nearest(claim.combination, known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> StudyConfig:
+        if self.split.test == 0 and self.data.synthetic is not None:
+            raise ValueError("split.test is 0; a study is judged on test visits, so give it a share such as 0.25")
+        if self.split.test + self.split.validation >= 1:
+            raise ValueError("split.test and split.validation leave nothing to train on; lower one of them")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one is named twice")
         return self
 
 
@@ -90,6 +108,8 @@ class Cell(Configuration):
     regime: str
     seed: int
     data_digest: str
+    modalities: tuple[str, ...]
+    """The study's, by which visits are dealt out: a method that uses fewer is judged at the same sites."""
     split: SplitConfig
     partition: PartitionConfig
     model: ModelConfig
@@ -98,9 +118,9 @@ class Cell(Configuration):
     engine: Literal["inprocess", "ray"] = "inprocess"
 
     def digest(self) -> str:
-        """SHA-256 of what the results depend on; a method's label and description do not count."""
-        plain = self.model_copy(update={"method": self.method.model_copy(update={"label": "", "description": ""})})
-        return super(Cell, plain).digest()
+        """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
+        method = Method(kind=self.method.kind, label="", baseline=self.method.baseline)
+        return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
 
 
 def cells(study: StudyConfig, data_digest: str, engine: Literal["inprocess", "ray"]) -> list[tuple[str, Cell]]:
@@ -130,6 +150,7 @@ def _cell(
         regime=regime,
         seed=seed,
         data_digest=data_digest,
+        modalities=study.model.names,
         split=split,
         partition=study.regimes[regime],
         model=parse_config(_overlay(study.model, method.model), ModelConfig, source),

@@ -28,7 +28,7 @@ FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 40.0)
 """Of lesions, cortical thickness, shape, and scanners' shading."""
 
 _LEAST_REFERENCE_MM3 = 10_000.0
-"""Of cerebellar grey matter on the grid; the template has about ten times as much."""
+"""Of cerebellar grey matter on the grid; the template has about six times as much."""
 
 Axes = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 Bases = tuple[Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"]]

@@ -66,6 +66,7 @@ class Summary(BaseModel):
     configuration: str = ""
     command: str = ""
     versions: dict[str, str] = {}
+    machine: str = ""
     digests: dict[str, str] = {}
     seeds: tuple[int, ...] = ()
     seconds: float | None = None
@@ -73,6 +74,7 @@ class Summary(BaseModel):
     date: str = ""
     failed_cells: tuple[str | dict[str, Any], ...] = ()
     quarantine: dict[str, int] = {}
+    left_out_sites: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def read_study(folder: Path) -> Study:
             )
     tables = {name: _read_table(folder / f"{name}.csv") for name in COLUMNS}
     results = tables.pop("results")
-    assert results is not None  # its file was looked for above
+    if results is None:
+        raise DataError(f"{folder / 'results.csv'} holds no results; run the study again")
     return Study(_read_summary(folder / "summary.json"), results, slices=_read_slices(folder / "slices.npz"), **tables)
 
 
@@ -116,7 +119,9 @@ def _read_table(path: Path) -> pd.DataFrame | None:
     text = dict.fromkeys(TEXT_COLUMNS, str)
     try:
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=["", "nan", "NaN"])
-    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except pd.errors.EmptyDataError:
+        return None  # how pandas writes a table without rows
+    except (ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}. Run the study again") from error
     absent = [column for column in COLUMNS[path.stem].split() if column not in table.columns]
     if absent:

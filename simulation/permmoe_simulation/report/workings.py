@@ -81,7 +81,9 @@ def sites_section(view: View) -> Section:
         [*rows, total],
         has_total=True,
     )
-    return Section("sites", title, [table])
+    left_out = view.summary.left_out_sites
+    note = [Text(f"{count(left_out, 'more site')} took no part: too few training visits.")] if left_out else []
+    return Section("sites", title, [table, *note])
 
 
 def experts_section(view: View) -> Section:
@@ -173,6 +175,7 @@ def repeat_section(view: View) -> Section:
     facts = [
         f"Finished {summary.date}." if summary.date else "",
         f"Took {duration(summary.seconds)}." if summary.seconds is not None and isfinite(summary.seconds) else "",
+        f"On {summary.machine}." if summary.machine else "",
         f"Peak memory {number(summary.peak_memory_mb, 0)} MB."
         if summary.peak_memory_mb is not None and isfinite(summary.peak_memory_mb)
         else "",
