@@ -86,4 +86,5 @@ def _mean_of_known(values: Float[Array, "row column"]) -> Float[Array, " row"]:
     """Each row's mean without its NaNs; NaN, and no warning, where nothing else is in it."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0.0).sum(1) / known.sum(1)
+        mean: Array = np.where(known, values, 0.0).sum(1) / known.sum(1)
+    return mean

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from permmoe_client.app import app as client_app
-from permmoe_server.app import app as server_app
 from torch import Tensor
 
 from permmoe.checkpoint import load_checkpoint
@@ -18,6 +16,8 @@ from permmoe.data.manifest import write_manifest
 from permmoe.errors import PermmoeError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
+from permmoe_client.app import app as client_app
+from permmoe_server.app import app as server_app
 from permmoe_simulation.engine import run_federation
 from permmoe_simulation.partition import Sites
 from permmoe_simulation.study import Cell

@@ -120,7 +120,8 @@ def _run_study(
     progress.stage("report", 1)
     summary = _write_tables(study, visits, quarantine, finished, failed, grid, cache, out)
     summary |= {
-        "left_out_sites": left_out,
+        "left_out_sites": len(left_out),
+        "left_out": left_out,
         "command": command,
         "seconds": round(time.perf_counter() - started, 1),
         "peak_memory_mb": _peak_memory_mb(workers),
@@ -255,7 +256,8 @@ def _write_tables(
     for name, table in tables.items():
         if len(table):
             table.to_csv(out / f"{name}.csv", index=False)
-    if slices := example_slices(visits, study, cache):
+    slices: dict[str, Any] = example_slices(visits, study, cache)
+    if slices:
         np.savez(out / "slices.npz", **slices)
     labels = {name: m.label for name, m in study.methods.items()}
     goals = judge_claims(study.claims, comparisons, labels) if len(comparisons) else []

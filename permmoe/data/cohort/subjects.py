@@ -195,7 +195,7 @@ def _visits(
         if j == 0 or months > last_month or skipped[j] < (0.04 if months % 12 == 0 else 0.25):
             continue
         points = cdrsb_at(latents, months)
-        rating = rate_cdrsb(points, float(ratings[j]), 0.36)
+        rating = rate_cdrsb(points, float(ratings[j]), 0.40)
         if form_lost[j] < 0.015:
             rating = -1.0 if phase.name == "ADNI1" else -4.0
         diagnosis = "Dementia" if points > 4.0 else "CN" if points < 0.35 else "MCI"

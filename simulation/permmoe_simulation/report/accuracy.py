@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import isfinite
 
 import numpy as np
@@ -11,16 +11,15 @@ import pandas as pd
 from permmoe_simulation.report.cells import (
     MEAN,
     STRATA,
-    Difference,
     Score,
     Scores,
-    differences,
     in_order,
     mean_rmse,
     scores,
     subjects,
 )
 from permmoe_simulation.report.content import (
+    NO_SUBJECT,
     Entry,
     Fold,
     Item,
@@ -31,31 +30,12 @@ from permmoe_simulation.report.content import (
     count,
     interval,
     number,
-    signed,
 )
 from permmoe_simulation.report.figures import Curve, Mark, Panel, Row, learning_curves, row_plot
-from permmoe_simulation.report.style import BETTER, MUTED, WORSE, Look
+from permmoe_simulation.report.style import MUTED, Look
 from permmoe_simulation.report.view import View, by_regime
 
 RMSE_LABEL = "RMSE (CDR-SB points; further left is better)"
-DIFFERENCE_LABEL = "RMSE difference (points)\n← better | worse →"
-NO_SUBJECT = "no subject"
-VERDICT_LOOKS = {
-    "better": Look(BETTER, "o"),
-    "worse": Look(WORSE, "s"),
-    "unclear": Look(MUTED, "o", is_filled=False),
-}
-VERDICT_LEGEND = (
-    ("better: 95% interval below zero", VERDICT_LOOKS["better"]),
-    ("worse: interval above zero", VERDICT_LOOKS["worse"]),
-    ("no clear difference: interval holds zero", VERDICT_LOOKS["unclear"]),
-)
-VERDICT_PHRASES = (
-    ("better", "clearly better"),
-    ("worse", "clearly worse"),
-    ("unclear", "without a clear difference"),
-)
-PAIRS_PER_FIGURE = 3
 
 
 def rmse_section(view: View) -> Section:
@@ -66,29 +46,6 @@ def rmse_section(view: View) -> Section:
     if missing:
         items.append(Text(f"Without results averaged over seeds, and so not shown: {', '.join(missing)}."))
     return Section("rmse", "Error by combination of modalities", items)
-
-
-def differences_section(view: View) -> Section:
-    """Paired differences: all pairs at a glance, then by combination."""
-    comparisons = view.study.comparisons
-    title = "Paired differences"
-    if comparisons is None or comparisons.empty:
-        return Section(
-            "differences", title, [Text("Not available: the study left no paired differences (comparisons.csv).")]
-        )
-    regimes = in_order(comparisons["regime"], view.regimes)
-    items: list[Item] = [*_overview(view, comparisons, regimes)]
-    for j, regime in enumerate(regimes):
-        blocks = _pair_blocks(view, differences(comparisons, regime, "all"))
-        where = f", regime {regime}" if len(regimes) > 1 else ""
-        if j == 0:
-            items += blocks[:1]
-            blocks = blocks[1:]
-            if blocks:
-                items.append(Fold(f"More differences by combination{where}", blocks))
-        elif blocks:
-            items.append(Fold(f"Differences by combination{where}", blocks))
-    return Section("differences", title, items)
 
 
 def numbers_section(view: View) -> Section:
@@ -213,158 +170,6 @@ def _spread(total: int) -> list[float]:
     return [0.0] if total == 1 else [0.72 * (j / (total - 1) - 0.5) * min(1.0, 0.3 + 0.2 * total) for j in range(total)]
 
 
-def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> list[Item]:
-    """All pairs, averaged over combinations, in every stratum."""
-    averaged = comparisons[comparisons["combination"] == MEAN]
-    strata = in_order(averaged["stratum"], STRATA)
-    found = {(regime, s): differences(averaged, regime, s) for regime in regimes for s in strata}
-    keys = list(dict.fromkeys((pair, regime) for (regime, _), pairs in found.items() for pair in pairs))
-    if not keys:
-        return []
-    keys.sort(key=lambda key: _pair_rank(view, key[0]))
-    rows = [
-        Row(
-            f"{view.label(a)} − {view.label(b)}" + (f" ({regime})" if len(regimes) > 1 else ""),
-            starts_group=j > 0 and keys[j - 1][0][0] != a,
-        )
-        for j, ((a, b), regime) in enumerate(keys)
-    ]
-    panels = []
-    for s in strata:
-        cells = [found[regime, s].get(pair, {}).get(MEAN) for pair, regime in keys]
-        remarks = {row: NO_SUBJECT for row, d in enumerate(cells) if d is None or d.verdict == "none"}
-        marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
-        panels.append(Panel(STRATA.get(s, s), DIFFERENCE_LABEL, marks, remarks))
-    svg = row_plot(rows, panels, view.modalities, legend=VERDICT_LEGEND, is_difference=True)
-    return [
-        Plot(
-            svg,
-            f"Forest plot of {count(len(keys), 'paired difference')} averaged over combinations. "
-            + " ".join(_sentences(view, found, regimes)),
-            "RMSE of the method named first minus that of its reference, averaged over combinations, with paired 95% "
-            "bootstrap intervals over subjects. Left of zero the first method errs less. Intervals are not widened for "
-            "the number of comparisons.",
-        ),
-        *(Text(sentence) for sentence in _sentences(view, found, regimes)),
-    ]
-
-
-def _sentences(
-    view: View,
-    found: Mapping[tuple[str, str], Mapping[tuple[str, str], Mapping[str, Difference]]],
-    regimes: Sequence[str],
-) -> list[str]:
-    """Which mean differences exclude zero over all test subjects, in words."""
-    lines = []
-    for regime in regimes:
-        where = f"In regime {regime}, on" if len(regimes) > 1 else "On"
-        pairs = found.get((regime, "all"), {})
-        told: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
-        for (a, b), cells in pairs.items():
-            verdict = cells[MEAN].verdict
-            if verdict != "none":
-                told[verdict].append(f"{view.label(a)} against {view.label(b)}")
-        parts = [f"{phrase}: {', '.join(told[verdict])}" for verdict, phrase in VERDICT_PHRASES if told[verdict]]
-        if parts:
-            lines.append(f"{where} average over combinations, all test subjects: {'; '.join(parts)}.")
-    return lines
-
-
-def _pair_blocks(view: View, found: Mapping[tuple[str, str], Mapping[str, Difference]]) -> list[Item]:
-    """Forest plots of three pairs each, and one table of all."""
-    pairs = sorted(found, key=lambda pair: _pair_rank(view, pair))
-    if not pairs:
-        return []
-    groups = [pairs[j : j + PAIRS_PER_FIGURE] for j in range(0, len(pairs), PAIRS_PER_FIGURE)]
-    plots = [_pair_plot(view, group, found) for group in groups]
-    return [*plots, Fold("Differences as numbers", [_difference_table(view, pairs, found)])]
-
-
-def _pair_plot(
-    view: View, pairs: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Mapping[str, Difference]]
-) -> Plot:
-    if view.are_combinations_few:
-        shown = list(view.combinations)
-    else:
-        shown = [c for c in view.combinations if view.size(c) in (1, len(view.modalities))]
-    numbers = {c: sorted({found[pair][c].n for pair in pairs if c in found[pair]}) for c in [MEAN, *shown]}
-    notes = {c: "–" if not n else str(n[0]) if len(n) == 1 else f"{n[0]}–{n[-1]}" for c, n in numbers.items()}
-    by_name = {row.label: row for row in view.combination_rows(notes)}
-    rows = [Row("mean of all", note=""), *(by_name[c] for c in shown)]
-    rows[1] = Row(rows[1].label, rows[1].observed, rows[1].note, starts_group=True)
-    panels, told = [], []
-    for pair in pairs:
-        cells = [found[pair].get(c) for c in [MEAN, *shown]]
-        marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
-        remarks = {
-            row: "not compared" if d is None else NO_SUBJECT if d.n == 0 else "no figure"
-            for row, d in enumerate(cells)
-            if d is None or d.verdict == "none"
-        }
-        title = f"{view.label(pair[0])}\n− {view.label(pair[1])}"
-        panels.append(Panel(title, DIFFERENCE_LABEL, marks, remarks))
-        told.append(_tally(view, pair, found[pair]))
-    svg = row_plot(rows, panels, view.modalities, note_title="n", legend=VERDICT_LEGEND, is_difference=True)
-    subset = (
-        ""
-        if view.are_combinations_few
-        else (
-            f" Of {len(view.combinations)} combinations the figure shows those of one modality and of all; "
-            "the table has the rest."
-        )
-    )
-    return Plot(
-        svg,
-        f"Forest plot of paired RMSE differences by combination. {' '.join(told)}",
-        f"RMSE differences on the same test subjects, with paired 95% intervals. {' '.join(told)}{subset}",
-    )
-
-
-def _tally(view: View, pair: tuple[str, str], cells: Mapping[str, Difference]) -> str:
-    verdicts = [d.verdict for c, d in cells.items() if c != MEAN and d.verdict != "none"]
-    total = len(verdicts)
-    return (
-        f"{view.label(pair[0])} against {view.label(pair[1])}: clearly better in {verdicts.count('better')} of "
-        f"{count(total, 'combination')}, clearly worse in {verdicts.count('worse')}."
-    )
-
-
-def _difference_mark(row: int, difference: Difference | None) -> Mark | None:
-    if difference is None or difference.verdict == "none":
-        return None
-    return Mark(row, difference.value, VERDICT_LOOKS[difference.verdict], difference.lower, difference.upper)
-
-
-def _difference_table(
-    view: View, pairs: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Mapping[str, Difference]]
-) -> Table:
-    rows = []
-    for c in [MEAN, *view.combinations]:
-        numbers = {found[pair][c].n for pair in pairs if c in found[pair]}
-        entries = [Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers))) or "–")]
-        for pair in pairs:
-            d = found[pair].get(c)
-            if d is None or d.verdict == "none":
-                entries.append(Entry(NO_SUBJECT if d is not None and d.n == 0 else "–", is_quiet=True))
-            else:
-                strong = d.verdict in ("better", "worse")
-                detail = interval(d.lower, d.upper) + (f", {d.verdict}" if strong else "")
-                entries.append(Entry(signed(d.value), detail, is_strong=strong))
-        rows.append(entries)
-    return Table(
-        "RMSE differences in CDR-SB points, method − reference, with paired 95% intervals. Bold: the interval excludes "
-        "zero.",
-        ["Combination", "n", *(f"{view.label(a)} − {view.label(b)}" for a, b in pairs)],
-        rows,
-    )
-
-
-def _pair_rank(view: View, pair: tuple[str, str]) -> tuple[int, int]:
-    order = list(view.methods)
-    method, reference = (order.index(name) if name in order else len(order) for name in pair)
-    return method, reference
-
-
 def _score_table(view: View, found: Scores, caption: str) -> Table:
     methods = [m for m in view.methods if any(method == m for method, _ in found)]
     rows = []
@@ -455,7 +260,8 @@ def _seed_table(view: View) -> Table | None:
     if not rows:
         return None
     return Table(
-        "Spread over seeds of the mean RMSE over combinations, in CDR-SB points.",
+        "Spread over seeds of the mean RMSE over combinations, in CDR-SB points. Where each seed has a split of its "
+        "own, part of it is that of the test subjects.",
         ["Method", "Seeds", "Mean", "Standard deviation", "Lowest", "Highest"],
         rows,
     )

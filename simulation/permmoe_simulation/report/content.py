@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import ClassVar
 
+NO_SUBJECT = "no subject"
+"""What stands where a number would, had there been anyone to count."""
+
 
 @dataclass(frozen=True)
 class Text:

@@ -10,13 +10,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from permmoe_simulation.report.accuracy import (
-    differences_section,
     learning_section,
     numbers_section,
     rmse_section,
     strata_section,
 )
 from permmoe_simulation.report.content import Entry, Plot, Table, interval, signed
+from permmoe_simulation.report.differences import differences_section
 from permmoe_simulation.report.files import Goal, Study
 from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.view import view_of

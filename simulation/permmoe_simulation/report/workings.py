@@ -211,7 +211,7 @@ def _activation_plot(view: View, activation: pd.DataFrame, method: str) -> Plot:
         f"Heat maps of expert activation for {view.label(method)}: {'; '.join(_busiest(shares, experts))}.",
         f"{view.label(method)}, seed {seed}{f', regime {regime}' if len(view.regimes) > 1 else ''}. Each panel shows "
         f"where one modality's tokens go; every line adds up to one. {what}; where a row lacks the panel's modality, "
-        "the tokens come from the missing bank. A dark column is an expert that takes nearly everything.",
+        "the tokens come from the missing bank. A dark column is an expert that serves every combination alike.",
     )
 
 
