@@ -34,7 +34,7 @@ class Experts(nn.Module):
         token, expert = is_sent.nonzero(as_tuple=True)
         place = expert * busiest + (is_sent.cumsum(0) - 1)[token, expert]
         slots = tokens.new_zeros(len(self.w1) * busiest, tokens.shape[1])
-        slots = slots.index_copy(0, place, tokens.index_select(0, token)).view(len(self.w1), busiest, -1)
+        slots = slots.index_copy(0, place, tokens.index_select(0, token)).view(len(self.w1), busiest, tokens.shape[1])
         hidden = F.gelu(torch.baddbmm(self.b1.unsqueeze(1), slots, self.w1))
         outputs = torch.baddbmm(self.b2.unsqueeze(1), hidden, self.w2).flatten(0, 1)
         weighted = outputs.index_select(0, place) * gates[token, expert].unsqueeze(-1)

@@ -55,7 +55,10 @@ def test_training_targets_do_matter(train: VisitData, test: VisitData, name: str
 def test_visits_without_the_combination_get_no_prediction(train: VisitData, test: VisitData, name: str) -> None:
     predictions = BASELINES[name](train, test)
     expected = [
-        [all(test.observed[row, test.names.index(m)] for m in combination) for combination in all_combinations(test.names)]
+        [
+            all(test.observed[row, test.names.index(m)] for m in combination)
+            for combination in all_combinations(test.names)
+        ]
         for row in range(len(test))
     ]
     assert (~np.isnan(predictions)).tolist() == expected

@@ -7,12 +7,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-import permmoe.data.adni
-import permmoe.data.cohort
-import permmoe.federated.plan
-import permmoe_client.site
-import permmoe_simulation.partition
-import permmoe_simulation.study  # noqa: F401
 from permmoe.config import (
     Configuration,
     FederationConfig,
@@ -24,8 +18,13 @@ from permmoe.config import (
     parse_config,
     read_config,
 )
+from permmoe.data.adni import TargetRule
+from permmoe.data.cohort import CohortConfig
 from permmoe.errors import ConfigurationError
+from permmoe.federated.plan import RoundPlan
 from permmoe.modality import Modality
+from permmoe_client.site import SiteConfig
+from permmoe_simulation.partition import PartitionConfig
 from permmoe_simulation.study import StudyConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -36,6 +35,10 @@ def kinds(base: type[BaseModel] = Configuration) -> list[type[BaseModel]]:
     return ours + [further for k in ours for further in kinds(k)]
 
 
+def test_configurations_of_every_audience_are_among_those_checked() -> None:
+    assert {RunConfig, TargetRule, CohortConfig, RoundPlan, SiteConfig, PartitionConfig, StudyConfig} <= set(kinds())
+
+
 @pytest.mark.parametrize("kind", [*kinds(), Modality], ids=lambda k: f"{k.__module__}.{k.__name__}")
 def test_unknown_key_names_the_nearest_in_every_configuration(kind: type[BaseModel]) -> None:
     for key in kind.model_fields:
@@ -44,7 +47,7 @@ def test_unknown_key_names_the_nearest_in_every_configuration(kind: type[BaseMod
 
 
 def test_unknown_key_far_from_all_lists_them() -> None:
-    with pytest.raises(ConfigurationError, match="known: seed, scheme|known: scheme, seed"):
+    with pytest.raises(ConfigurationError, match=r"known: seed, scheme|known: scheme, seed"):
         parse_config({"zzzz": 1}, SplitConfig, "here")
 
 
@@ -106,7 +109,9 @@ def test_every_configuration_that_we_ship_loads(path: Path) -> None:
         (SplitConfig, {"validation": 0.5, "test": 0.5}, "leave no visit to train on"),
     ],
 )
-def test_values_that_cannot_work_are_refused(kind: type[Configuration], values: dict[str, object], message: str) -> None:
+def test_values_that_cannot_work_are_refused(
+    kind: type[Configuration], values: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigurationError, match=message):
         parse_config(values, kind, "here")
 

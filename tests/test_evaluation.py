@@ -116,7 +116,9 @@ def test_sums_of_sites_equal_the_sums_of_all_visits(cut: list[int]) -> None:
     rng = np.random.default_rng(1)
     target, prediction = rng.normal(size=41), rng.normal(size=41)
     prediction[::7] = np.nan
-    parts = [error_sums(p, y) for p, y in zip(np.split(prediction, sorted(cut)), np.split(target, sorted(cut)), strict=True)]
+    parts = [
+        error_sums(p, y) for p, y in zip(np.split(prediction, sorted(cut)), np.split(target, sorted(cut)), strict=True)
+    ]
     pooled, added = error_sums(prediction, target), reduce(add, parts, NOTHING)
     assert added.n == pooled.n == 35
     assert (added.rmse, added.mae, added.r2) == pytest.approx((pooled.rmse, pooled.mae, pooled.r2))

@@ -132,7 +132,9 @@ def test_global_generator_has_no_influence(visits: VisitData, held_out: VisitDat
 
 
 def test_derived_seeds_depend_on_every_part_and_its_place() -> None:
-    seeds = {derive_seed(*parts) for parts in [(1, "a", 2), (1, "a", 3), (1, "b", 2), (11, "a"), (1, "1a"), ("a", 1, 2)]}
+    seeds = {
+        derive_seed(*parts) for parts in [(1, "a", 2), (1, "a", 3), (1, "b", 2), (11, "a"), (1, "1a"), ("a", 1, 2)]
+    }
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(1, "epoch", 2) == derive_seed(1, "epoch", 2)
@@ -314,7 +316,9 @@ def test_a_modality_that_nobody_has_keeps_its_encoder(visits: VisitData) -> None
     for name, value in weights(model).items():
         if name.startswith(f"encoders.{absent}."):
             assert torch.equal(value, before[name])
-    assert not torch.equal(weights(model)[f"encoders.{present}.project.weight"], before[f"encoders.{present}.project.weight"])
+    assert not torch.equal(
+        weights(model)[f"encoders.{present}.project.weight"], before[f"encoders.{present}.project.weight"]
+    )
 
 
 def test_training_lowers_the_loss(visits: VisitData) -> None:

@@ -1,8 +1,9 @@
 """The coordinator's Flower app: read the plan, run the rounds, keep everything that a killed run needs to go on.
 
 `run_config` names `plan`, a JSON file of permmoe.federated.plan.RoundPlan, and `out`, a folder that will hold
-`last/` (weights and server moments after the newest round), `rounds.jsonl` (one record a round) and, at the end,
-`model/` (the weights alone, as `permmoe predict` reads them). Started again on the same folder it goes on.
+`last/` (weights and server moments after the newest round), `rounds.jsonl` (one record a round) and `model/` for
+`permmoe predict`: the weights of the round with the least validation error, or of the newest where nothing is
+evaluated. Started again on the same folder it goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from permmoe.errors import ConfigurationError
+from permmoe.evaluation import mean_squared_error
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.provenance import machine, versions
@@ -40,12 +43,18 @@ def main(grid: Grid, context: Context) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
+    best_mse = _best_so_far(out, state.round)
     for state, record in run_rounds(grid, plan, layout, state):  # noqa: B020
         # The record first: a round whose checkpoint was not written is forgotten and run again.
         with rounds.open("a") as file:
             file.write(record_json(record) + "\n")
         save_checkpoint(out / "last", _tensors(state, layout), _card(plan, state))
-    save_checkpoint(out / "model", layout.unflatten(state.weights), _card(plan, state))
+        mse = mean_squared_error(record.validation.sums) if record.validation else float("nan")
+        # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
+        if not mse >= best_mse:
+            best_mse = mse
+            card = {**_card(plan, state), "validation_mse": None if isnan(mse) else mse}
+            save_checkpoint(out / "model", layout.unflatten(state.weights), card)
 
 
 def read_plan(path: Path) -> RoundPlan:
@@ -99,6 +108,14 @@ def _card(plan: RoundPlan, state: FederationState) -> Mapping[str, Any]:
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def _best_so_far(out: Path, done: int) -> float:
+    """The validation error of the model kept so far; infinite where none is, or only one of a forgotten round."""
+    if not has_checkpoint(out / "model"):
+        return inf
+    _, card = load_checkpoint(out / "model")
+    return inf if card["round"] > done or card["validation_mse"] is None else float(card["validation_mse"])
 
 
 def _comparable(plan: RoundPlan) -> RoundPlan:

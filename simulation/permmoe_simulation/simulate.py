@@ -120,7 +120,7 @@ def _run_study(
     progress.stage("report", 1)
     summary = _write_tables(study, visits, quarantine, finished, failed, grid, cache, out)
     summary |= {
-        "left_out_sites": len(left_out),
+        "left_out_sites": len(split_and_partition(visits, grid[0][1])[1]),
         "left_out": left_out,
         "command": command,
         "seconds": round(time.perf_counter() - started, 1),
@@ -260,7 +260,7 @@ def _write_tables(
     if slices:
         np.savez(out / "slices.npz", **slices)
     labels = {name: m.label for name, m in study.methods.items()}
-    goals = judge_claims(study.claims, comparisons, labels) if len(comparisons) else []
+    goals = judge_claims(study.claims, comparisons, labels)
     return {
         "study": study.name,
         "synthetic": study.data.synthetic is not None,

@@ -91,8 +91,6 @@ class StudyConfig(Configuration):
     def _can_be_judged(self) -> StudyConfig:
         if self.split.test == 0 and self.data.synthetic is not None:
             raise ValueError("split.test is 0; a study is judged on test visits, so give it a share such as 0.25")
-        if self.split.test + self.split.validation >= 1:
-            raise ValueError("split.test and split.validation leave nothing to train on; lower one of them")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one is named twice")
         return self

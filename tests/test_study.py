@@ -1,0 +1,113 @@
+"""A study's file, and the cells that it unfolds into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from permmoe.config import parse_config, read_config
+from permmoe.errors import ConfigurationError
+from permmoe_simulation.study import Cell, StudyConfig, cells
+
+STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.yaml"))
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    methods = {
+        "permmoe": {"kind": "federated", "label": "PerM-MoE"},
+        "null": {"kind": "reference", "label": "null", "baseline": "clinical_null"},
+    }
+    return {"name": "s", "description": "d", "data": {"synthetic": {}}, "methods": methods, **changes}
+
+
+def study(**changes: Any) -> StudyConfig:
+    return parse_config(settings(**changes), StudyConfig, "study.yaml")
+
+
+def one_cell(study: StudyConfig, data: str = "d") -> Cell:
+    return cells(study, data, "inprocess")[0][1]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_that_is_delivered_loads_and_unfolds(path: Path) -> None:
+    loaded = read_config(path, StudyConfig)
+    assert loaded.name == path.stem
+    assert len(cells(loaded, "d", "inprocess")) == len(loaded.methods) * len(loaded.regimes) * len(loaded.seeds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metods": {}}, "'metods'; did you mean 'methods'"),
+        ({"train": {"epocs": 3}}, "'epocs'; did you mean 'epochs'"),
+        ({"comparisons": [["permoe", "null"]]}, "'permoe'; did you mean 'permmoe'"),
+        ({"claims": [{"method": "permmoe", "reference": "nul"}]}, "'nul'; did you mean 'null'"),
+        (
+            {"claims": [{"method": "permmoe", "reference": "null", "combination": "t1+tou"}]},
+            r"'t1\+tou'; did you mean 't1\+tau'",
+        ),
+        ({"methods": {"k": {"kind": "reference", "label": "k", "baseline": "kernel_rige"}}}, "'kernel_ridge'"),
+        ({"data": {}}, "exactly one of"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"split": {"test": 0.0}}, r"split\.test is 0"),
+        ({"split": {"test": 0.7, "validation": 0.4}}, "leave no visit to train on"),
+    ],
+)
+def test_a_mistake_names_where_it_is_and_what_is_meant(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        study(**changes)
+    assert "study.yaml" in str(caught.value)
+
+
+def test_a_mistake_in_an_override_names_the_method_and_the_nearest_key() -> None:
+    methods = {"permmoe": {"kind": "federated", "label": "p", "train": {"learning_rat": 1}}}
+    with pytest.raises(ConfigurationError, match=r"methods\.permmoe.*\n.*did you mean 'learning_rate'"):
+        cells(study(methods=methods), "d", "inprocess")
+
+
+def test_an_override_is_laid_over_nested_settings_and_keeps_the_rest() -> None:
+    encoder = {"kind": "pooled", "cells": [6, 7, 6], "tabular_width": 5}
+    methods = {"p": {"kind": "federated", "label": "p", "model": {"encoder": {"cells": [3, 5, 7]}}}}
+    cell = one_cell(study(model={"encoder": encoder, "width": 64}, methods=methods))
+    assert (cell.model.encoder.cells, cell.model.encoder.tabular_width, cell.model.width) == ((3, 5, 7), 5, 64)
+
+
+def test_seeds_move_split_and_training_and_come_outermost() -> None:
+    unfolded = cells(study(seeds=[3, 5], split={"seed": 10}, train={"seed": 100}), "d", "inprocess")
+    assert [(name, c.seed, c.split.seed, c.train.seed) for name, c in unfolded] == [
+        ("permmoe", 3, 13, 103),
+        ("null", 3, 13, 103),
+        ("permmoe", 5, 15, 105),
+        ("null", 5, 15, 105),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": [7]},
+        {"split": {"test": 0.3}},
+        {"model": {"width": 64}},
+        {"train": {"learning_rate": 0.5}},
+        {"federation": {"rounds": 2}},
+        {"regimes": {"site": {"kind": "dirichlet"}}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_setting_that_matters_is_another_cell(changes: dict[str, Any]) -> None:
+    assert one_cell(study(**changes)).digest() != one_cell(study()).digest()
+
+
+def test_other_data_or_another_baseline_is_another_cell() -> None:
+    assert one_cell(study(), "other").digest() != one_cell(study()).digest()
+    a, b = ({"k": {"kind": "reference", "label": "k", "baseline": name}} for name in ("kernel_ridge", "training_mean"))
+    assert one_cell(study(methods=a)).digest() != one_cell(study(methods=b)).digest()
+
+
+def test_names_and_texts_make_no_other_cell() -> None:
+    renamed = {"another": {"kind": "federated", "label": "x", "description": "y", "train": {"epochs": 60}}}
+    changed = study(name="z", description="z", methods=renamed, regimes={"elsewhere": {"kind": "site"}})
+    assert one_cell(changed).digest() == one_cell(study()).digest()
