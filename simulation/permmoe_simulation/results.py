@@ -175,7 +175,11 @@ def finding(judged: Mapping[str, Any]) -> str:
 
 def gather(cells: Sequence[FinishedCell], file: str) -> pd.DataFrame:
     """One table from the cells' CSV files of that name, led by method, regime and seed; empty where none has it."""
-    frames = [pd.read_csv(cell.folder / file, dtype={"site": str}).assign(**cell.key) for cell in cells if (cell.folder / file).exists()]
+    frames = [
+        pd.read_csv(cell.folder / file, dtype={"site": str}).assign(**cell.key)
+        for cell in cells
+        if (cell.folder / file).exists()
+    ]
     if not frames:
         return pd.DataFrame()
     table = pd.concat(frames, ignore_index=True)
