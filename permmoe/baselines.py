@@ -96,7 +96,7 @@ def _rows_with(data: VisitData, combination: tuple[str, ...]) -> Array:
 
 
 def _pooled(data: VisitData, rows: Array, combination: tuple[str, ...]) -> Float[Array, "visit feature"]:
-    """Baseline CDR-SB and each modality's values scaled to equal total variance, so that none drowns another."""
+    """Baseline CDR-SB, and each modality's values over √(their number), so that more cells do not count for more."""
     batch = data.batch(torch.from_numpy(rows), None)
     blocks = [batch.baseline.double().numpy()[:, None]]
     for name in combination:
