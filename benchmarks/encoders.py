@@ -1,6 +1,6 @@
 """Which encoder learns most in a second: accuracy on held-out synthetic subjects against training time, over seeds.
 
-    python benchmarks/encoders.py [--subjects 300] [--seeds 3] [--encoders pooled,sfcn_lite] [--epochs sfcn_lite=12]
+    python benchmarks/encoders.py [--subjects 800] [--seeds 3] [--encoders pooled,sfcn_lite] [--epochs sfcn_lite=12]
 
 Prints one JSON object: for each encoder, mean R² over the 15 combinations and with all four modalities on test
 visits, by seed, and seconds of training on one thread. The data are synthetic.
@@ -35,7 +35,7 @@ EPOCHS = {"pooled": 60, "sfcn_lite": 20, "sfcn": 12, "cnn": 6}
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", type=int, default=300)
+    parser.add_argument("--subjects", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--encoders", default=",".join(EPOCHS))
     parser.add_argument("--epochs", default="", help="ENCODER=EPOCHS, comma-separated")
