@@ -72,8 +72,7 @@ class Standardise(nn.Module):
 class Centred(nn.Module):
     """Pooled voxels minus the training visits' mean, which is a parameter that no gradient moves.
 
-    Without it the linear map spends its steps on what all brains share: in a federation of eight sites on the synthetic
-    cohort, mean R² over combinations rose from .34 to .39. `permmoe.trainer.centre_inputs` sets it.
+    Without it the linear map spends its steps on what all brains share. `permmoe.trainer.centre_inputs` sets it.
     """
 
     def __init__(self, cells: Shape) -> None:
