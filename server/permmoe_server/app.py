@@ -54,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         if not mse >= best_mse:
             best_mse = mse
             card = {**_card(plan, state), "validation_mse": None if isnan(mse) else mse}
-            save_checkpoint(out / "model", layout.unflatten(state.weights), card)
+            save_checkpoint(out / "model", layout.unflatten(state.judged), card)
 
 
 def read_plan(path: Path) -> RoundPlan:
@@ -79,13 +79,17 @@ def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationSt
         raise ConfigurationError(f"{out} holds a study with another plan; name a new folder, or delete this one")
     weights: dict[str, Tensor] = {}
     moments: dict[str, dict[str, Tensor]] = {}
+    average: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         kind, key = name.split(":", 1)
-        if kind == "weights":
-            weights[key] = tensor
-        else:
-            moments.setdefault(key, {})[kind] = tensor
-    return FederationState(card["round"], layout.flatten_all(weights), moments)
+        match kind:
+            case "weights":
+                weights[key] = tensor
+            case "average":
+                average[key] = tensor
+            case moment:
+                moments.setdefault(key, {})[moment] = tensor
+    return FederationState(card["round"], layout.flatten_all(weights), moments, average)
 
 
 def record_json(record: RoundRecord) -> str:
@@ -95,7 +99,8 @@ def record_json(record: RoundRecord) -> str:
 
 def _tensors(state: FederationState, layout: ModuleLayout) -> dict[str, Tensor]:
     weights = {f"weights:{name}": tensor for name, tensor in layout.unflatten(state.weights).items()}
-    return weights | {
+    average = {f"average:{module}": tensor for module, tensor in state.average.items()}
+    return weights | average | {
         f"{moment}:{module}": tensor for module, named in state.moments.items() for moment, tensor in named.items()
     }
 

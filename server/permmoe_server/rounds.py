@@ -20,6 +20,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from permmoe.config import FederationConfig
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -49,6 +50,13 @@ class FederationState:
     weights: Mapping[str, Tensor]
     """Flat parameters by module."""
     moments: Mapping[str, Moments] = field(default_factory=dict)
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    """Running mean of the weights over rounds, which is judged and kept; empty where the study wants the newest."""
+
+    @property
+    def judged(self) -> Mapping[str, Tensor]:
+        """The weights that are evaluated and kept: the running mean or, without one, the newest."""
+        return self.average or self.weights
 
 
 @dataclass(frozen=True)
@@ -162,15 +170,31 @@ def _train(
     loss = fsum(losses.values()) / visits if visits else float("nan")
     records.sort(key=lambda r: (r.site, r.node))
     return (
-        FederationState(number, weights, moments),
+        FederationState(number, weights, moments, running_mean(state.average, weights, federation, number)),
         RoundRecord(number, is_aggregated, tuple(records), loss, seconds=0.0),
     )
 
 
+def running_mean(
+    average: Mapping[str, Tensor], weights: Mapping[str, Tensor], federation: FederationConfig, number: int
+) -> dict[str, Tensor]:
+    """Exponential mean of the weights over rounds (Polyak and Juditsky 1992), begun in the first round that trains.
+
+    Sites train from the newest weights; the mean is steadier, because what one round's few visits added cancels out.
+    """
+    decay = federation.averaging_decay
+    if not decay or federation.is_centring(number):
+        return {}
+    return {
+        module: average[module].lerp(newest, 1 - decay) if module in average else newest.clone()
+        for module, newest in weights.items()
+    }
+
+
 def evaluate(grid: Grid, plan: RoundPlan, state: FederationState, part: Part, clock: Clock = Clock()) -> Evaluation:
     """Let every site evaluate the model on a part of its visits, and add up what it may tell."""
-    asked = Instruction(plan, state.round, model_digest(state.weights), part)
-    content = write_instruction(asked, write_modules(state.weights))
+    asked = Instruction(plan, state.round, model_digest(state.judged), part)
+    content = write_instruction(asked, write_modules(state.judged))
     by_site: dict[str, Mapping[str, ErrorSums]] = {}
     rejected: dict[int, str] = {}
     for node, message in _exchange(grid, content, MessageType.EVALUATE, asked, clock):
