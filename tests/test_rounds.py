@@ -19,6 +19,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     EvaluationReply,
     TrainReply,
+    model_digest,
     read_instruction,
     write_evaluation_reply,
     write_train_reply,
@@ -318,6 +319,42 @@ def test_a_resumed_study_ends_with_the_same_weights(optimiser: str, stop: int) -
     part, _ = run(grid_of(HONEST), tiny_plan(**plan.federation.model_dump() | {"rounds": stop}))
     resumed, records = run(grid_of(HONEST), plan, part)
     assert same_weights(resumed, whole) and [r.round for r in records] == list(range(stop + 1, 5))
+
+
+@pytest.mark.parametrize("centring_round", [True, False])
+def test_the_running_mean_weights_a_round_by_the_decay_to_the_power_of_its_age(centring_round: bool) -> None:
+    plan = tiny_plan(rounds=4, averaging_decay=0.75, evaluate_every=0, centring_round=centring_round)
+    states = [state for state, _ in run_rounds(grid_of(HONEST), plan, LAYOUT, START)]
+    trained = states[1:] if centring_round else states
+    for module in START.weights:
+        oldest, *later = (state.weights[module].double() for state in trained)
+        ages = range(len(later))
+        expected = 0.75 ** len(later) * oldest + sum(0.25 * 0.75**age * later[-1 - age] for age in ages)
+        assert torch.allclose(states[-1].judged[module].double(), expected, atol=1e-6)
+    if centring_round:
+        assert states[0].judged is states[0].weights
+
+
+def test_sites_evaluate_the_running_mean_and_train_from_the_newest_weights() -> None:
+    seen: dict[str, list[str]] = {"train": [], "evaluate": []}
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        seen["train"].append(read_instruction(message.content).model_digest)
+        return Message(honest_training(message.content, str(context.node_config["name"])), reply_to=message)
+
+    @app.evaluate()
+    def judge(message: Message, context: Context) -> Message:
+        seen["evaluate"].append(read_instruction(message.content).model_digest)
+        return Message(honest_evaluation(message.content, str(context.node_config["name"])), reply_to=message)
+
+    plan = tiny_plan(rounds=3, averaging_decay=0.5, centring_round=False)
+    states = [state for state, _ in run_rounds(InProcessGrid(app, [{"name": "ant"}]), plan, LAYOUT, START)]
+    newest = [model_digest(state.weights) for state in states]
+    mean = [model_digest(state.judged) for state in states]
+    assert seen["train"] == [model_digest(START.weights), *newest[:-1]]
+    assert seen["evaluate"] == [*mean, mean[-1]] and newest[1:] != mean[1:]
 
 
 def test_moments_of_a_module_that_nobody_trained_stay() -> None:

@@ -13,6 +13,7 @@ from tiny_federation import MODEL, node_configs, tiny_plan
 
 from permmoe.checkpoint import load_checkpoint
 from permmoe.errors import ConfigurationError
+from permmoe.federated.modules import ModuleLayout
 from permmoe.model import PerMMoE
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
@@ -20,7 +21,12 @@ from permmoe_simulation.grid import InProcessGrid, run_in_process
 
 
 def start(folder: Path, **federation: object) -> None:
-    settings = {"rounds": 3, "server_optimiser": "fedadam", "server_learning_rate": 0.1} | federation
+    settings = {
+        "rounds": 3,
+        "server_optimiser": "fedadam",
+        "server_learning_rate": 0.1,
+        "averaging_decay": 0.5,
+    } | federation
     (folder / "plan.json").write_text(tiny_plan(**settings).canonical_json())
     run_in_process(server_app, client_app, node_configs(folder), run_config(folder))
 
@@ -52,6 +58,14 @@ def test_a_study_leaves_a_model_and_a_record_of_every_round(undisturbed: Path) -
     assert records[2]["test"]["sums"]["clinical"]["n"] > 0 and records[0]["test"] is None
     _, card = load_checkpoint(undisturbed / "out" / "model")
     assert card["round"] == 3 and card["plan"]["model"] == card["model"] == MODEL.model_dump(mode="json")
+
+
+def test_the_kept_model_is_the_running_mean_and_the_next_round_starts_from_the_newest(undisturbed: Path) -> None:
+    last = load_checkpoint(undisturbed / "out" / "last")[0]
+    kept = ModuleLayout.of(PerMMoE(MODEL)).flatten_all(weights(undisturbed))
+    assert all(torch.equal(last[f"average:{module}"], kept[module]) for module in kept)
+    newest = {name.removeprefix("weights:"): tensor for name, tensor in last.items() if name.startswith("weights:")}
+    assert any(not torch.equal(newest[name], tensor) for name, tensor in weights(undisturbed).items())
 
 
 class PowerCutError(Exception):

@@ -100,9 +100,11 @@ def record_json(record: RoundRecord) -> str:
 def _tensors(state: FederationState, layout: ModuleLayout) -> dict[str, Tensor]:
     weights = {f"weights:{name}": tensor for name, tensor in layout.unflatten(state.weights).items()}
     average = {f"average:{module}": tensor for module, tensor in state.average.items()}
-    return weights | average | {
-        f"{moment}:{module}": tensor for module, named in state.moments.items() for moment, tensor in named.items()
-    }
+    return (
+        weights
+        | average
+        | {f"{moment}:{module}": tensor for module, named in state.moments.items() for moment, tensor in named.items()}
+    )
 
 
 def _card(plan: RoundPlan, state: FederationState) -> Mapping[str, Any]:
