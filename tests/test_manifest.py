@@ -1,7 +1,8 @@
 """The manifest keeps what it can, itemises what it cannot, and says in a sentence why a table is of no use."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -242,3 +243,9 @@ def test_quarantine_report_holds_the_details_that_counts_leave_out(tmp_path: Pat
     assert lines[1:] == ["007,t1,a.nii,broken", "008,tau,b.nii,broken", "009,,,alone"]
     assert quarantine.counts() == {"broken": 2, "alone": 1}
     assert (tmp_path / "report.csv").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_visit_moved_to_another_part_changes_the_digest(part: Literal["train", "validation", "test"]) -> None:
+    visit = Visit("1", "011", "M000", 1.0, 0.0, 24.0)
+    assert VisitTable((replace(visit, split=part),)).digest() != VisitTable((visit,)).digest()

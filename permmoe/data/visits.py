@@ -73,7 +73,7 @@ class VisitTable:
         """SHA-256 over every value but the folder that the files lie in, so that a moved data set keeps its digest."""
         rows = [
             [v.subject_id, v.site, v.session, v.baseline_cdrsb, v.delta_cdrsb, v.horizon_months, v.age_years, v.phase,
-             sorted((m, p.name) for m, p in v.volumes.items()), sorted(v.tables.items())]
+             sorted((m, p.name) for m, p in v.volumes.items()), sorted(v.tables.items()), *filter(None, [v.split])]
             for v in self.visits
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
