@@ -1,0 +1,133 @@
+"""What a hospital is handed: one zip file with everything that it needs to know, and no code."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+
+NODE_KEY = "node.key"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The content of a site's kit."""
+
+    federation: str
+    site: str
+    host: str
+    port: int
+    fingerprint: str
+    """Of the coordinator's key."""
+    authority_pem: bytes
+    signed_roster: bytes
+    node_key: bytes | None
+    """The site's private key where the coordinator made it; None where the hospital keeps its own."""
+
+    def to_zip(self) -> bytes:
+        """The zip file; the private key in it unpacks with mode 0600."""
+        files = {
+            "README.txt": self._readme().encode(),
+            "site.yaml": self._site_template().encode(),
+            "federation.json": self._federation().encode(),
+            "fingerprint.txt": f"{self.fingerprint}\n".encode(),
+            "ca.crt": self.authority_pem,
+            "roster.signed.json": self.signed_roster,
+        }
+        if self.node_key is not None:
+            files[NODE_KEY] = self.node_key
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                entry = zipfile.ZipInfo(f"{self.site}/{name}")
+                entry.external_attr = (0o600 if name == NODE_KEY else 0o644) << 16
+                archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+        return buffer.getvalue()
+
+    def _federation(self) -> str:
+        values = {
+            "federation": self.federation,
+            "site": self.site,
+            "host": self.host,
+            "port": self.port,
+            "authority": "ca.crt",
+            "roster": "roster.signed.json",
+            "key": NODE_KEY,
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+    def _site_template(self) -> str:
+        return f"""\
+# What the hospital decides for itself. This file stays here; relative paths start at its folder.
+
+# What the coordinator knows this site by; it has to stay as it is.
+name: {json.dumps(self.site)}
+
+# The table of visits, made by `permmoe data`.
+manifest: data/manifest.csv
+
+# Folder for preprocessed images. It will hold patients' images: choose an encrypted disk.
+cache: cache
+
+# Modalities to take part with, such as [t1, flair]. Empty: all that the visits have.
+modalities: []
+
+# Where to train: cpu, cuda, cuda:1 ...
+device: cpu
+
+# CPU threads of a training; 0: as many as PyTorch likes.
+threads: 1
+
+# No figure over fewer subjects than this leaves the hospital, whatever a study says.
+min_cell_count: 5
+"""
+
+    def _readme(self) -> str:
+        key = _RECEIVED_KEY if self.node_key is not None else _OWN_KEY
+        return f"""\
+{self.federation}: kit of the site {self.site}
+{"=" * (len(self.federation) + len(self.site) + 19)}
+
+For the hospital's IT. The kit holds settings and keys, no programs and no patient data.
+
+1. Unpack it into a folder that only the account that will run permmoe-client can read:
+
+       umask 077
+       unzip {self.site}.zip
+
+2. Compare the fingerprint of the coordinator's key by telephone, with a number that you did not get with this kit:
+
+       {self.fingerprint[:39]}
+       {self.fingerprint[40:]}
+
+   It has to be the same as that of the file ca.crt, in groups of four:
+
+       openssl x509 -in ca.crt -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256
+
+   Where anything differs, stop and tell the coordinator.
+
+3. {key}
+4. Edit site.yaml: the table of visits, the cache folder, the device. It stays in the hospital.
+
+5. Let this machine reach {self.host}, TCP port {self.port}, outward (TLS). No port has to be open inward.
+
+Files
+  site.yaml           what the hospital decides
+  federation.json     name and address of the federation, and where key, certificate and roster are
+  ca.crt              certificate of the federation's authority: the server has to prove itself with it
+  roster.signed.json  the sites of the federation with their public keys, signed by the coordinator
+  fingerprint.txt     of the coordinator's key
+"""
+
+
+_RECEIVED_KEY = f"""\
+{NODE_KEY} is this site's private key, made by the coordinator. Keep it secret (chmod 600 {NODE_KEY}), and
+   delete the zip file and the message that it came with. A key that never leaves the hospital is better: ask the
+   coordinator for it, and send only the public half.
+"""
+
+_OWN_KEY = f"""\
+Put the private key that you made beside this file as {NODE_KEY} (chmod 600 {NODE_KEY}), or write its path into
+   federation.json. The coordinator has only its public half and never needs more.
+"""
