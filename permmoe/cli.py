@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import pandas as pd
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,6 +22,7 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.manifest import read_manifest
 from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
+from permmoe.devices import training_device
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
@@ -73,7 +73,7 @@ def train(
             progress.update(task, completed=report.epoch + 1, note=note)
 
         results = train_run(
-            manifest, out, settings, cache=_cache_folder(cache, manifest), device=_device(device), on_epoch=show
+            manifest, out, settings, cache=_cache_folder(cache, manifest), device=training_device(device), on_epoch=show
         )
     _print_results(results, Part.test)
     console.print(f"model in {out / 'model'}, figures in {out / 'results.csv'}", soft_wrap=True)
@@ -199,18 +199,6 @@ def _print_results(results: pd.DataFrame, part: Part) -> None:
             rmse = f"{row.rmse:.2f} ({row.lower:.2f} to {row.upper:.2f})"
             table.add_row(name, str(row.n), rmse, f"{row.mae:.2f}", f"{row.r2:.2f}")
     console.print(table)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigurationError(f"--device {name!r} is not a device; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"--device {name}: PyTorch sees no GPU; use --device cpu, or install a CUDA build")
-    return name
 
 
 def _cache_folder(cache: Path | None, manifest: Path) -> Path:

@@ -155,7 +155,9 @@ def test_cells_with_few_subjects_stay_and_the_stricter_rule_wins(tmp_path: Path)
     assert lax["clinical"] == 10 and 0 < lax["clinical+fluid+gene"] < 10
     few = lax["clinical+fluid+gene"]
     strict_study = sums_of(tmp_path / "north.yaml", min_cell_count=few + 1)
-    strict_site = sums_of(write_site(tmp_path, "north", visits=41, min_cell_count=few + 1), min_cell_count=1)
+    strict_site = sums_of(
+        write_site(tmp_path, "north", visits=41, release={"min_cell_count": few + 1}), min_cell_count=1
+    )
     assert strict_study == strict_site == {name: n for name, n in lax.items() if n > few}
 
 

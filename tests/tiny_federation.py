@@ -51,9 +51,9 @@ def write_site(folder: Path, name: str, *, visits: int = 23, **settings: object)
         scores = [f"{rng.uniform(0.5, 4):.2f}", f"{rng.uniform(0, 3):.2f}", "24"]
         lines.append(",".join([f"{name}-{i}", name, "bl", *scores, *values]))
     (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    config = {"name": name, "manifest": f"{name}.csv", "cache": f"cache-{name}", "min_cell_count": 1, **settings}
+    config = {"name": name, "manifest": f"{name}.csv", "cache": f"cache-{name}", "release": {"min_cell_count": 1}}
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config | settings))
     return path
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from permmoe.config import Configuration, ModelConfig, SplitConfig, read_config
+from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.manifest import read_manifest
+from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.encoders import fixed_stem
@@ -19,23 +22,78 @@ from permmoe.errors import ConfigurationError, nearest
 from permmoe.federated.records import SITE_NAME
 
 
+class DataFolders(Configuration):
+    """ADNI-like tables and images in Clinica's layout, turned into index visits when the site starts."""
+
+    tables: Path = Field(description="folder with ADNIMERGE.csv or CDR.csv (and DXSUM.csv)")
+    images: Path = Field(description="folder in Clinica's BIDS or CAPS layout, or with both in it")
+    target: TargetRule = Field(TargetRule(), description="which visit is the index visit, and what its outcome is")
+
+
+class Coordinator(Configuration):
+    """How the site reaches its federation, and what it believes it by: the content of its kit."""
+
+    host: str = Field(description="name or IP address of the server, as in its certificate")
+    port: int = Field(8443, ge=1, le=65535)
+    authority: Path = Field(Path("ca.crt"), description="the federation's certificate authority")
+    roster: Path = Field(Path("roster.signed.json"), description="the sites of the federation, signed")
+    certificate: Path = Field(Path("site.crt"), description="this site's certificate, for TLS")
+    key: Path = Field(Path("node.key"), description="this site's private key, which nobody else may read")
+
+
+class ReleasePolicy(Configuration):
+    """What may leave the site. Whatever the policy does not name stays."""
+
+    modules: tuple[str, ...] = Field(("*",), description="patterns of modules whose updates may leave, as encoder/*")
+    min_cell_count: int = Field(5, ge=1, description="no figure over fewer subjects leaves, whatever the study says")
+    daily_bytes: int = Field(10_000_000_000, ge=0, description="most that leaves in any 24 hours, bytes")
+
+
 class SiteConfig(Configuration):
-    """What a hospital decides for itself; a YAML file on its own machine."""
+    """What a hospital decides for itself; a YAML file on its own machine. Without `coordinator` nothing connects."""
 
     name: str = Field(pattern=f"^{SITE_NAME.pattern}$", description="what the coordinator knows the site by")
-    manifest: Path = Field(description="CSV file of the site's index visits")
+    manifest: Path | None = Field(None, description="CSV file of the site's index visits")
+    folders: DataFolders | None = Field(None, description="tables and images, in place of a manifest")
     cache: Path = Field(description="folder for preprocessed volumes; it will hold patients' images")
     modalities: tuple[str, ...] = Field((), description="modalities to take part with; empty: all that visits have")
     split: SplitConfig = Field(SplitConfig(), description="which visits train, steer and judge")
     threads: int = Field(1, ge=0, description="CPU threads of a training; 0: as many as PyTorch likes")
-    device: str = Field("cpu", description="where to train: cpu, cuda, cuda:1 …")
-    min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves, whatever the study says")
+    device: str = Field("auto", description="where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    release: ReleasePolicy = ReleasePolicy()
+    approved_studies: tuple[str, ...] = Field((), description="digests of studies that may train here; empty: none")
+    coordinator: Coordinator | None = None
+    ledger: Path | None = Field(None, description="folder of the record of all that left, and of approvals")
+    logs: Path | None = Field(None, description="folder of log files; without it they go to standard error")
+    health_socket: Path | None = Field(None, description="Unix socket for gRPC health probes; none: no probes")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> SiteConfig:
+        if (self.manifest is None) == (self.folders is None):
+            raise ValueError("give either 'manifest' or 'folders'")
+        if self.coordinator and self.ledger is None:
+            raise ValueError("a site that connects to a coordinator needs 'ledger', a folder for what left")
+        return self
 
 
 def read_site(path: Path) -> SiteConfig:
     """The site's settings; relative paths start at the file's folder. Raises ConfigurationError."""
-    site = read_config(path, SiteConfig)
-    return site.model_copy(update={"manifest": path.parent / site.manifest, "cache": path.parent / site.cache})
+    return _from_folder(read_config(path, SiteConfig), path.parent)
+
+
+ConfigurationT = TypeVar("ConfigurationT", bound=Configuration)
+
+
+def _from_folder(config: ConfigurationT, folder: Path) -> ConfigurationT:
+    """The configuration with every path in it, however deep, starting at a folder."""
+    changed: dict[str, object] = {}
+    for field in type(config).model_fields:
+        match getattr(config, field):
+            case Path() as path:
+                changed[field] = folder / path.expanduser()
+            case Configuration() as part:
+                changed[field] = _from_folder(part, folder)
+    return config.model_copy(update=changed)
 
 
 # Reading is done once a process: rounds must not wait for it, nor see a manifest that changes between them.
@@ -50,7 +108,7 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
             raise ConfigurationError(
                 f"site {site.name}: the study has no modality {name!r}; {nearest(name, model.names)}"
             )
-    table, quarantine = read_manifest(site.manifest, model.modalities)
+    table, quarantine = _read_visits(site, model)
     if site.modalities:
         restricted = (_restricted(visit, site.modalities) for visit in table)
         table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
@@ -59,6 +117,14 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     data, broken = VisitData.load(table, model, VolumeCache(site.cache), stem=fixed_stem(model))
     (quarantine + broken).write(site.cache / f"quarantine-{site.name}.csv")
     return data
+
+
+def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quarantine]:
+    if site.folders:
+        found, quarantine = adni_visits(site.folders.tables, site.folders.images, site.folders.target, model.modalities)
+        return VisitTable(tuple(visit for visit in found if visit.delta_cdrsb is not None)), quarantine
+    assert site.manifest
+    return read_manifest(site.manifest, model.modalities)
 
 
 def _restricted(visit: Visit, modalities: tuple[str, ...]) -> Visit:

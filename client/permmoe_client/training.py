@@ -9,6 +9,7 @@ import torch
 from flwr.app import RecordDict
 
 from permmoe.config import ModelConfig
+from permmoe.devices import training_device
 from permmoe.evaluation import combination_sums
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.records import (
@@ -86,7 +87,7 @@ def evaluate_round(content: RecordDict, site: SiteConfig) -> RecordDict:
 
 def _least_cell(asked: Instruction, site: SiteConfig) -> int:
     """ "No metric over fewer subjects leaves the site": the study may be stricter than the site, never laxer."""
-    return max(site.min_cell_count, asked.plan.federation.min_cell_count)
+    return max(site.release.min_cell_count, asked.plan.federation.min_cell_count)
 
 
 def _opened(
@@ -98,7 +99,7 @@ def _opened(
     model, layout = _blank_model(asked.plan.model)
     before = read_model(content, asked, layout)
     model.load_state_dict(layout.unflatten(before))
-    return asked, layout, model.to(site.device), before
+    return asked, layout, model.to(training_device(site.device)), before
 
 
 # For a small model, making one takes as long as all else beside training. Every call overwrites all its weights.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from permmoe.config import Configuration, FederationConfig, ModelConfig, TrainConfig
 
 
@@ -11,6 +13,8 @@ class RoundPlan(Configuration):
     `train.epochs` and `train.patience_epochs` play no role: a site trains `federation.local_epochs` a round.
     """
 
+    name: str = Field("study", max_length=100, description="what the study is called")
+    purpose: str = Field("", max_length=2000, description="what it is for, in words that a hospital can approve")
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()

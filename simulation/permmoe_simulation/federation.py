@@ -66,7 +66,8 @@ def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path) -
         "manifest": "manifest.csv",
         "cache": str(cache.absolute()),
         "threads": cell.train.threads,
-        "min_cell_count": cell.federation.min_cell_count,
+        "device": "cpu",
+        "release": {"min_cell_count": cell.federation.min_cell_count},
     }
     (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
     return folder / "site.yaml"
