@@ -1,0 +1,78 @@
+"""Why something was left out, in a sentence for the coordinator: the rules of permmoe_server.acceptance and .gateway.
+
+A sentence stands beside its rule and says nothing about who broke it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+REPLY_RULES: Mapping[str, str] = MappingProxyType(
+    {
+        # not read at all: permmoe.federated.records
+        "encoding": "An array is not written as this version of PerM-MoE writes it.",
+        "sums": "An evaluation does not hold a count and four sums for each combination.",
+        "site_name": "It carries a name that no site can have.",
+        "support_without_update": "It claims data for a module that it sent no update of.",
+        "unknown_module": "It holds a module that this model does not have.",
+        "dtype": "An array is not made of 32-bit floating-point numbers.",
+        "shape": "A module does not have the size that it has in this model.",
+        # read and judged: permmoe_server.acceptance
+        "wrong_round": "It answers another round than the one that was open.",
+        "model_digest": "It started from another model than the one that was sent.",
+        "duplicate_reply": "Its site had answered this round already; the first reply counts.",
+        "empty": "It trained no module.",
+        "not_finite": "A value is NaN or infinite, or a time is negative.",
+        "visits": "Its number of visits is not above 0 and within max_support.",
+        "support_range": "The data behind a module are not above 0 and within max_support.",
+        "norm": "A module changed by more than max_update_norm.",
+        "fixed_point_range": "Adding it could have overflowed the sum over sites.",
+        "unknown_combination": "An evaluation names a combination of modalities that this study does not have.",
+        "min_cell_count": "An evaluation covers fewer than min_cell_count visits of a combination.",
+        "negative_sum": "A sum of squares or of absolute values is negative.",
+        # nothing to judge: permmoe_server.rounds, flwr.common.constant.ErrorCode
+        "no_reply": "The site was silent until the round's deadline.",
+        "NODE_UNAVAILABLE": "The site was not connected when the round was handed out.",
+        "MESSAGE_UNAVAILABLE": "The site did not fetch the round before its deadline.",
+        "REPLY_MESSAGE_UNAVAILABLE": "The site fetched the round and did not answer before its deadline.",
+        "LOAD_CLIENT_APP_EXCEPTION": "The site's installed program could not be loaded; its log says why.",
+        "CLIENT_APP_CRASHED": "The site's program was killed or crashed; its log says more.",
+    }
+)
+"""Rule -> why a reply to a round is left out."""
+
+MISSING_PART = "A part that every reply must have is missing."
+SITE_ERROR = "The site's program stopped with this type of error; the site's log says more."
+
+GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "path": "It asked for something that the gateway does not offer.",
+        "method": "It used another HTTP method than the one its path has.",
+        "query": "Its address had a query string, which no request of a site has.",
+        "body_size": "Its body was, or said it was, too long.",
+        "slow_body": "Its body was not complete in time.",
+        "slow_headers": "Its request head was not complete in time.",
+        "slow_exchange": "It did not take the answer in time and was cut off.",
+        "malformed": "It was not HTTP/1.1.",
+        "rate": "Its address asked too often.",
+        "connections": "Too many connections were open.",
+        "address_connections": "Its address had too many connections open.",
+        "busy": "Too many bytes of other requests were held at that moment.",
+        "upstream": "The superlink behind the gateway was down, or sent too much.",
+        "upstream_slow": "The superlink behind the gateway took too long to answer.",
+    }
+)
+"""Rule -> why the gateway turned a request or a connection away."""
+
+
+def is_reply_rule(rule: str) -> bool:
+    """Whether a word is a rule of ours; any other is the type of an error, in a word that the site chose."""
+    return rule in REPLY_RULES or rule.startswith("missing_")
+
+
+def reply_reason(rule: str) -> str:
+    """Why a reply is left out, from its rule or from the type of the error that its site had."""
+    if rule.startswith("missing_"):
+        return MISSING_PART
+    return REPLY_RULES.get(rule, SITE_ERROR)

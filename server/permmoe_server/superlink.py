@@ -1,0 +1,144 @@
+"""What the coordinator asks of its own superlink: who is connected, start a run, how does it stand.
+
+The one file of the server with private Flower names: `flwr` would do the same from a shell, at two seconds a question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+Answer = TypeVar("Answer")
+
+POINTER = """\
+[project]
+name = "permmoe"
+version = "0.1.0"
+description = "Names the apps that are installed already; holds no code."
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "permmoe"
+fab-include = ["pyproject.toml"]
+
+[tool.flwr.app.components]
+serverapp = "permmoe_server.app:app"
+clientapp = "permmoe_client.app:app"
+
+[tool.flwr.app.config]
+plan = ""
+out = ""
+sites = ""
+"""
+"""What Flower wants instead of a bundle of code: our sites fetch none, and the server has its app installed."""
+
+
+class SuperlinkAway(Exception):  # noqa: N818 - it may be back in a second
+    """The superlink did not answer."""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """A registered key as the superlink sees it."""
+
+    node_id: int
+    public_key: bytes
+    is_online: bool
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How a run stands."""
+
+    is_finished: bool
+    is_completed: bool
+    """Ended by itself and without an error."""
+    detail: str
+
+
+class Superlink:
+    """Questions to the superlink on a port of this machine. Each raises SuperlinkAway where it does not answer."""
+
+    def __init__(self, port: int, authority: Path) -> None:
+        self._client = ControlHttpClient.from_server_address(
+            f"127.0.0.1:{port}",
+            insecure=False,
+            root_certificates=authority.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._client.close()
+
+    def nodes(self) -> tuple[NodeState, ...]:
+        """Every registered key."""
+        answer = _asked(lambda: self._client.ListNodes(ListNodesRequest()))
+        return tuple(
+            NodeState(node.node_id, node.public_key, node.status == "online")
+            for node in answer.nodes_info
+            if node.status != "unregistered"
+        )
+
+    def register(self, public_key: str, name: str) -> int:
+        """Let a site's key in, as OpenSSH writes it; returns the node's identifier."""
+        request = RegisterNodeRequest(public_key=key_bytes(public_key), name=name)
+        return int(_asked(lambda: self._client.RegisterNode(request)).node_id)
+
+    def unregister(self, node_id: int) -> None:
+        """Shut a site's key out."""
+        _asked(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
+
+    def start_run(self, run_config: Mapping[str, str]) -> int:
+        """Start the ServerApp with these settings; returns the run's identifier."""
+        content, _ = build_fab_from_files({"pyproject.toml": POINTER.encode()})
+        request = StartRunRequest(
+            fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})),
+            override_config=user_config_to_proto(dict(run_config)),
+        )
+        return int(_asked(lambda: self._client.StartRun(request)).run_id)
+
+    def run_state(self, run_id: int) -> RunState:
+        """How a run stands."""
+        answer = _asked(lambda: self._client.ListRuns(ListRunsRequest(run_id=run_id)))
+        status = answer.run_dict[run_id].status
+        return RunState(
+            status.status == "finished",
+            status.sub_status == "completed",
+            f"{status.status} {status.sub_status} {status.details}".strip(),
+        )
+
+
+def key_bytes(public_key: str) -> bytes:
+    """A roster's key in the form in which a superlink keeps it."""
+    key = load_ssh_public_key(public_key.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return bytes(public_key_to_bytes(key))
+
+
+def _asked(call: Callable[[], Answer]) -> Answer:
+    try:
+        return call()
+    except httpx.HTTPError as error:
+        raise SuperlinkAway(type(error).__name__) from error
