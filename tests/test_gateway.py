@@ -12,7 +12,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
-from permmoe_server.gateway import FLEET_PATHS, GatewayLimits, Refusals, TokenBuckets, make_gateway, make_server
+from permmoe_server.gateway import FLEET_PATHS, Refusals, TokenBuckets, make_gateway, make_server
+from permmoe_server.settings import GatewayLimits
 
 PULL = b"/v1/fleet/pull-messages"
 MANY = {"requests_per_second": 1e6, "request_burst": 10**6}
@@ -38,11 +39,20 @@ MANY = {"requests_per_second": 1e6, "request_burst": 10**6}
 
 @dataclass(frozen=True)
 class Authority:
-    """Files of a certificate authority of the tests: its certificate, and one for 127.0.0.1 with its key."""
+    """Files of a certificate authority of the tests: its certificate, one for 127.0.0.1 with its key, and a site's."""
 
     ca: Path
     certificate: Path
     key: Path
+    site: Path
+    """Certificate and key in one file."""
+    expired_site: Path
+
+    def trust(self, site: Path | None = None) -> ssl.SSLContext:
+        """What a site of this authority, or of another, connects with."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(site or self.site)
+        return context
 
 
 def make_authority(folder: Path) -> Authority:
@@ -51,22 +61,29 @@ def make_authority(folder: Path) -> Authority:
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"test authority {folder.name}")])
 
-    def sign(subject: x509.Name, public: ec.EllipticCurvePublicKey, is_ca: bool, *more: x509.ExtensionType) -> bytes:
+    def sign(
+        subject: x509.Name, public: ec.EllipticCurvePublicKey, is_ca: bool, *more: x509.ExtensionType, hours: float = 1
+    ) -> bytes:
         builder = x509.CertificateBuilder(issuer_name=ca_name, subject_name=subject, public_key=public)
-        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=1))
-        builder = builder.not_valid_after(now + datetime.timedelta(hours=1))
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=2))
+        builder = builder.not_valid_after(now + datetime.timedelta(hours=hours))
         builder = builder.add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         for extension in more:
             builder = builder.add_extension(extension, critical=False)
         return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    files = Authority(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    serves = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    files = Authority(*(folder / name for name in ("ca.pem", "server.pem", "server.key", "site.pem", "expired.pem")))
     files.ca.write_bytes(sign(ca_name, ca_key.public_key(), True))
-    files.certificate.write_bytes(sign(x509.Name([]), key.public_key(), False, loopback))
-    files.key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files.certificate.write_bytes(sign(x509.Name([]), key.public_key(), False, loopback, serves))
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    files.key.write_bytes(secret)
+    usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])
+    for path, hours in ((files.site, 1), (files.expired_site, -1)):
+        path.write_bytes(secret + sign(x509.Name([]), key.public_key(), False, usage, hours=hours))
     return files
 
 
@@ -206,12 +223,16 @@ OpenDoor = Callable[..., Door]
 def open_door(authority: Authority, upstream: Upstream) -> Iterator[OpenDoor]:
     with ExitStack() as servers:
 
-        def open_(port: int | None = None, ca: Path = authority.ca, **limits: float) -> Door:
+        def open_(
+            port: int | None = None,
+            ca: Path = authority.ca,
+            is_member: Callable[[bytes], bool] = lambda certificate: True,
+            **limits: float,
+        ) -> Door:
             chosen = GatewayLimits(**{**MANY, **limits})
-            app = make_gateway(f"https://127.0.0.1:{upstream.port if port is None else port}", ca, chosen)
-            server = make_server(app, authority.certificate, authority.key, "127.0.0.1", 0)
-            trust = ssl.create_default_context(cafile=str(authority.ca))
-            return Door(servers.enter_context(running(server)), trust, app, upstream)
+            app = make_gateway(f"https://127.0.0.1:{upstream.port if port is None else port}", ca, chosen, is_member)
+            server = make_server(app, authority.certificate, authority.key, authority.ca, "127.0.0.1", 0)
+            return Door(servers.enter_context(running(server)), authority.trust(), app, upstream)
 
         yield open_
 
@@ -270,7 +291,7 @@ def test_flowers_own_client_passes(open_door: OpenDoor, authority: Authority) ->
     door.upstream.reply = b""
     signer = NodeAuthHttpInterceptor(*generate_key_pairs())
     address = f"127.0.0.1:{door.port}"
-    with FleetHttpClient.from_server_address(address, False, str(authority.ca), [signer]) as client:
+    with FleetHttpClient(f"https://{address}", interceptors=[signer], verify=door.trust) as client:
         client.PullMessages(PullMessagesRequest(node=Node(node_id=7)))
     assert {b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"} <= dict(door.upstream.seen[0][2]).keys()
 
@@ -455,10 +476,43 @@ def test_plain_http_gets_no_http_answer(open_door: OpenDoor) -> None:
 
 def test_a_client_with_another_authority_refuses_the_door(open_door: OpenDoor, tmp_path: Path) -> None:
     door, other = open_door(), make_authority(tmp_path / "theirs")
-    trust = ssl.create_default_context(cafile=str(other.ca))
     with pytest.raises(ssl.SSLCertVerificationError):
-        Door(door.port, trust, door.app, door.upstream).connect()
+        Door(door.port, other.trust(), door.app, door.upstream).connect()
     assert door.is_open_to_others()
+
+
+@pytest.mark.parametrize("shown", ["nothing", "another authority's", "an expired one", "the server's own"])
+def test_a_client_without_a_valid_certificate_gets_no_answer_and_one_line(
+    shown: str, open_door: OpenDoor, authority: Authority, tmp_path: Path, lines: queue.Queue[str]
+) -> None:
+    door = open_door()
+    trust = ssl.create_default_context(cafile=str(authority.ca))
+    if shown == "another authority's":
+        trust.load_cert_chain(make_authority(tmp_path / "theirs").site)
+    elif shown == "an expired one":
+        trust.load_cert_chain(authority.expired_site)
+    elif shown == "the server's own":
+        trust.load_cert_chain(authority.certificate, authority.key)
+    # In TLS 1.3 a client believes that it is connected until it reads.
+    with suppress(ssl.SSLError, ConnectionError):
+        assert Door(door.port, trust, door.app, door.upstream).send(post(PULL, b"body")) == b""
+    assert door.upstream.seen == [] and door.refused() == {"handshake": 1}
+    assert lines.get(timeout=5).startswith("refused rule=handshake ") and lines.empty()
+    assert door.is_open_to_others()
+
+
+def test_a_site_that_leaves_the_roster_is_refused_at_its_next_request_on_an_open_connection(
+    open_door: OpenDoor, authority: Authority
+) -> None:
+    roster = {ssl.PEM_cert_to_DER_cert(authority.site.read_text().partition("KEY-----\n")[2])}
+    door = open_door(is_member=roster.__contains__)
+    with door.connect() as client:
+        client.sendall(post(PULL, b"first", close=False))
+        assert status(read_one(client, b"an answer")) == 209
+        roster.clear()
+        client.sendall(post(PULL, b"second", close=False))
+        assert status(read_all(client)) == 403
+    assert [body for _, _, _, body in door.upstream.seen] == [b"first"] and door.refused() == {"not_on_roster": 1}
 
 
 def test_an_address_has_a_bounded_number_of_connections(open_door: OpenDoor) -> None:
@@ -589,4 +643,4 @@ def test_a_superlink_that_does_not_answer_gives_504_and_one_that_answers_too_muc
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8000", "https://127.0.0.1:8000/v1", "127.0.0.1:8000"])
 def test_an_upstream_without_tls_or_with_a_path_is_refused(address: str, authority: Authority) -> None:
     with pytest.raises(ValueError, match="https://127"):
-        make_gateway(address, authority.ca, GatewayLimits())
+        make_gateway(address, authority.ca, GatewayLimits(), lambda certificate: True)

@@ -52,7 +52,7 @@ def new_authority(federation: str, now: datetime, days: int = AUTHORITY_DAYS) ->
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, federation)])
     certificate = (
-        _builder(name, name, key, now, now + timedelta(days=days))
+        _builder(name, name, key.public_key(), now, now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .sign(key, hashes.SHA384())
@@ -72,17 +72,26 @@ def issue_server(authority: Identity, host: str, now: datetime, days: int) -> Id
         )
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "permmoe server")])
-    issuer_key = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
-        _builder(subject, authority.certificate.subject, key, now, end)
+        _issued(authority, subject, key.public_key(), now, end, ExtendedKeyUsageOID.SERVER_AUTH)
         .add_extension(x509.SubjectAlternativeName(_alternative_names(host)), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False)
         .sign(authority.key, hashes.SHA384())
     )
     return Identity(key, certificate)
+
+
+def issue_site(authority: Identity, name: str, public_key: str, now: datetime) -> bytes:
+    """A certificate (PEM) for a key that the site has, by which the gateway lets it in, valid as long as the authority.
+
+    `public_key`: EC P-384 as OpenSSH writes it. That it is on the roster decides; a certificate alone lets nobody in.
+    """
+    key = serialization.load_ssh_public_key(public_key.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = _issued(
+        authority, subject, key, now, authority.certificate.not_valid_after_utc, ExtendedKeyUsageOID.CLIENT_AUTH
+    ).sign(authority.key, hashes.SHA384())
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def new_node_key() -> tuple[bytes, bytes]:
@@ -93,6 +102,16 @@ def new_node_key() -> tuple[bytes, bytes]:
     )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return private, public
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """A certificate from a PEM file. Raises ConfigurationError where there is none."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path} is missing; take it from a back-up") from None
+    except ValueError:
+        raise ConfigurationError(f"{path} is damaged; take it from a back-up") from None
 
 
 def read_identity(certificate: Path, key: Path) -> Identity:
@@ -134,18 +153,37 @@ def write_file(path: Path, content: bytes, *, secret: bool) -> None:
         raise
 
 
+def _issued(
+    authority: Identity,
+    subject: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    end: datetime,
+    usage: x509.ObjectIdentifier,
+) -> x509.CertificateBuilder:
+    """What certificates of servers and of sites have in common: one use, and no right to issue others."""
+    issuer_key = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return (
+        _builder(subject, authority.certificate.subject, key, now, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False)
+    )
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, end: datetime
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, end: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)
         .not_valid_after(end)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 

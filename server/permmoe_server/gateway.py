@@ -2,10 +2,15 @@
 
 One port of the superlink also serves Flower's Control and Runtime services, where a peer without credentials can start
 a run. So the door compares the path as it came over the wire, byte for byte, and sends its own copy of it upstream.
-It does not authenticate sites: that stays with the superlink, which checks each request's signed headers.
+
+Two layers say who is there. TLS lets in only certificates of the federation's own authority, and the door only keys
+that are on the signed roster at that moment: a stranger reaches no parser but TLS's. The superlink then checks each
+request's headers, signed with the same key, and which messages are that node's.
 
 | rule | status | a request or connection is refused because |
 |---|---|---|
+| handshake | none | TLS failed: no certificate, one of another authority, an expired one, or it took too long |
+| not_on_roster | 403 | its certificate's key is not on the roster (any more) |
 | path, method, query | 404, 405, 400 | it is not one of `FLEET_PATHS` with POST, or /health with GET, without a query |
 | body_size | 413 | its body is, or says it is, longer than `body_bytes` |
 | slow_body, slow_headers | 408 | the body or the request head was not complete in time |
@@ -34,11 +39,12 @@ from typing import Any, cast
 
 import httpx
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from permmoe_server.settings import GatewayLimits
 
 _log = logging.getLogger("permmoe.gateway")
 
@@ -63,6 +69,8 @@ HEALTH_PATH = b"/health"
 
 STATUS_BY_RULE = MappingProxyType(
     {
+        "handshake": 0,
+        "not_on_roster": 403,
         "path": 404,
         "method": 405,
         "query": 400,
@@ -93,33 +101,6 @@ _LOGGED_PATH_BYTES = 80
 _LOGGED_METHOD_CHARACTERS = 16
 
 RawHeaders = list[tuple[bytes, bytes]]
-
-
-class GatewayLimits(BaseModel):
-    """How much, how fast and how long. The defaults suit flwr's objects of 5 MiB and a node that polls each second.
-
-    The bytes held are at most `held_bytes` for bodies in both directions, and for each connection a read buffer below
-    0.5 MiB and a reply that it has not read yet.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    body_bytes: int = Field(8 << 20, gt=0, description="longest request body")
-    response_bytes: int = Field(64 << 20, gt=0, description="longest response of the superlink")
-    held_bytes: int = Field(512 << 20, gt=0, description="bodies and responses held at once, over all connections")
-    head_bytes: int = Field(16 << 10, gt=0, description="longest incomplete request head")
-    handshake_seconds: float = Field(10.0, gt=0, description="from the TCP connection to a finished TLS handshake")
-    head_seconds: float = Field(10.0, gt=0, description="from the first byte (or the handshake) to a whole head")
-    body_seconds: float = Field(60.0, gt=0, description="from the head to a whole body")
-    upstream_seconds: float = Field(60.0, gt=0, description="for the superlink to answer in full")
-    reply_seconds: float = Field(60.0, gt=0, description="for the client to take the answer")
-    idle_seconds: int = Field(75, gt=0, description="between two requests of one connection")
-    connections: int = Field(512, gt=0, description="open connections, all addresses")
-    connections_per_address: int = Field(32, gt=0, description="open connections of one address")
-    upstream_connections: int = Field(64, gt=0, description="connections to the superlink")
-    requests_per_second: float = Field(50.0, gt=0, description="tokens that an address gains each second")
-    request_burst: int = Field(200, gt=0, description="tokens that an address can hold")
-    addresses: int = Field(4096, gt=0, description="addresses whose tokens are remembered")
 
 
 class Refusals:
@@ -165,8 +146,10 @@ class TokenBuckets:
         return tokens >= 1
 
 
-def make_gateway(upstream: str, ca: Path, limits: GatewayLimits) -> Starlette:
+def make_gateway(upstream: str, ca: Path, limits: GatewayLimits, is_member: Callable[[bytes], bool]) -> Starlette:
     """The door as an application. `upstream` is https://127.0.0.1:PORT, whose certificate must chain to the file `ca`.
+
+    `is_member` judges a client's certificate (DER), which TLS has verified; it is asked at every request.
 
     `app.state.refusals` counts what was refused. Run it with `serve` or `make_server`: they bound connections and
     request heads, which an application never sees. Raises ValueError for an upstream that is not a bare https origin.
@@ -189,15 +172,20 @@ def make_gateway(upstream: str, ca: Path, limits: GatewayLimits) -> Starlette:
 
     refusals = Refusals()
     # The door stands as middleware, before the router: a router compares decoded paths.
-    door = Middleware(_Door, origin=origin, transport=transport, limits=limits, refusals=refusals)
+    door = Middleware(_Door, origin=origin, transport=transport, limits=limits, refusals=refusals, is_member=is_member)
     app = Starlette(middleware=[door], lifespan=lifespan)
     app.state.limits = limits
     app.state.refusals = refusals
     return app
 
 
-def make_server(gateway: Starlette, certificate: Path, key: Path, host: str, port: int) -> uvicorn.Server:
-    """A server for an application of `make_gateway`, not yet running: `run()` blocks until SIGTERM or `should_exit`."""
+def make_server(
+    gateway: Starlette, certificate: Path, key: Path, client_authority: Path, host: str, port: int
+) -> uvicorn.Server:
+    """A server for an application of `make_gateway`, not yet running: `run()` blocks until SIGTERM or `should_exit`.
+
+    Clients have to show a certificate of the authority in the file `client_authority`.
+    """
     limits: GatewayLimits = gateway.state.limits
     config = uvicorn.Config(
         gateway,
@@ -208,6 +196,8 @@ def make_server(gateway: Starlette, certificate: Path, key: Path, host: str, por
         lifespan="on",
         ssl_certfile=certificate,
         ssl_keyfile=key,
+        ssl_ca_certs=str(client_authority),
+        ssl_cert_reqs=ssl.CERT_REQUIRED,
         # A peer could choose its own address with X-Forwarded-For, and so escape the limits.
         proxy_headers=False,
         server_header=False,
@@ -226,9 +216,9 @@ def make_server(gateway: Starlette, certificate: Path, key: Path, host: str, por
     return _GatewayServer(config)
 
 
-def serve(gateway: Starlette, certificate: Path, key: Path, host: str = "0.0.0.0", port: int = 443) -> None:
+def serve(gateway: Starlette, certificate: Path, key: Path, client_authority: Path, host: str, port: int) -> None:
     """Serve an application of `make_gateway` over TLS until SIGTERM or SIGINT; open exchanges get 5 s to end."""
-    make_server(gateway, certificate, key, host, port).run()
+    make_server(gateway, certificate, key, client_authority, host, port).run()
 
 
 class _Refused(Exception):  # noqa: N818 - a verdict on what was received, not a fault
@@ -277,8 +267,9 @@ class _Door:
         transport: httpx.AsyncHTTPTransport,
         limits: GatewayLimits,
         refusals: Refusals,
+        is_member: Callable[[bytes], bool],
     ) -> None:
-        self._app, self._origin, self._transport = app, origin, transport
+        self._app, self._origin, self._transport, self._is_member = app, origin, transport, is_member
         self._limits, self._refusals = limits, refusals
         self._buckets = TokenBuckets(limits.requests_per_second, limits.request_burst, limits.addresses)
         self._held = _Held(limits.held_bytes)
@@ -308,6 +299,9 @@ class _Door:
         # "An address spends a token for each request, a refused one included."
         if not self._buckets.take(peer):
             raise _Refused("rate")
+        # "The certificate's key is on the roster now."
+        if not self._is_member(scope["state"]["certificate"]):
+            raise _Refused("not_on_roster")
         # "The path as sent equals a listed one byte for byte."
         if scope["raw_path"] not in FLEET_PATHS | {HEALTH_PATH}:
             raise _Refused("path")
@@ -377,6 +371,8 @@ class _GuardedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        verified = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        self.app_state = {**self.app_state, "certificate": verified}
         mine = _network(_address(self.client))
         # "At most `connections` in all, and `connections_per_address` of one address."
         if len(self.connections) > self._limits.connections:
@@ -452,11 +448,11 @@ class _GuardedConnection(H11Protocol):
 
 
 class _GatewayLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers give a TLS handshake a bounded time; uvicorn has no setting for it (60 s)."""
+    """An event loop whose servers give a TLS handshake a bounded time, and note one that fails."""
 
-    def __init__(self, handshake_seconds: float) -> None:
+    def __init__(self, handshake_seconds: float, refusals: Refusals) -> None:
         super().__init__()
-        self._handshake_seconds = handshake_seconds
+        self._handshake_seconds, self._refusals = handshake_seconds, refusals
 
     async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
         bounds: dict[str, Any] = {
@@ -466,11 +462,23 @@ class _GatewayLoop(asyncio.SelectorEventLoop):
         server: asyncio.Server = await super().create_server(*args, **(kwargs | bounds))
         return server
 
+    # asyncio tells nobody of a handshake that failed; this is where it waits for one (Python 3.11 to 3.14).
+    def _make_ssl_transport(self, rawsock: socket, protocol: Any, sslcontext: Any, waiter: Any, **rest: Any) -> Any:
+        peer = _address(rawsock.getpeername())
+
+        def note(handshake: asyncio.Future[None]) -> None:
+            if not handshake.cancelled() and handshake.exception() is not None:
+                self._refusals.note("handshake", peer)
+
+        waiter.add_done_callback(note)
+        return super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **rest)  # type: ignore[misc]
+
 
 class _GatewayServer(uvicorn.Server):
     def run(self, sockets: list[socket] | None = None) -> None:
-        limits: GatewayLimits = cast(Starlette, self.config.app).state.limits
-        with asyncio.Runner(loop_factory=functools.partial(_GatewayLoop, limits.handshake_seconds)) as runner:
+        state = cast(Starlette, self.config.app).state
+        loop = functools.partial(_GatewayLoop, state.limits.handshake_seconds, state.refusals)
+        with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(self.serve(sockets))
 
 

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import dataclass
 
 NODE_KEY = "node.key"
+SITE_CERTIFICATE = "site.crt"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Kit:
     """Of the coordinator's key."""
     authority_pem: bytes
     signed_roster: bytes
+    certificate_pem: bytes
+    """The site's own, for its key."""
     node_key: bytes | None
     """The site's private key where the coordinator made it; None where the hospital keeps its own."""
 
@@ -30,9 +33,9 @@ class Kit:
         files = {
             "README.txt": self._readme().encode(),
             "site.yaml": self._site_template().encode(),
-            "federation.json": self._federation().encode(),
             "fingerprint.txt": f"{self.fingerprint}\n".encode(),
             "ca.crt": self.authority_pem,
+            SITE_CERTIFICATE: self.certificate_pem,
             "roster.signed.json": self.signed_roster,
         }
         if self.node_key is not None:
@@ -45,27 +48,20 @@ class Kit:
                 archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
         return buffer.getvalue()
 
-    def _federation(self) -> str:
-        values = {
-            "federation": self.federation,
-            "site": self.site,
-            "host": self.host,
-            "port": self.port,
-            "authority": "ca.crt",
-            "roster": "roster.signed.json",
-            "key": NODE_KEY,
-        }
-        return json.dumps(values, indent=1) + "\n"
-
     def _site_template(self) -> str:
         return f"""\
 # What the hospital decides for itself. This file stays here; relative paths start at its folder.
+# Check it at any time with: permmoe-client --site site.yaml --check
 
 # What the coordinator knows this site by; it has to stay as it is.
 name: {json.dumps(self.site)}
 
-# The table of visits, made by `permmoe data`.
+# The table of index visits, made by `permmoe data` or by yourself (see client/README.md for its columns).
 manifest: data/manifest.csv
+# In place of a manifest: ADNI-like tables and images in Clinica's BIDS or CAPS layout.
+# folders:
+#   tables: /data/tables
+#   images: /data/caps
 
 # Folder for preprocessed images. It will hold patients' images: choose an encrypted disk.
 cache: cache
@@ -73,14 +69,38 @@ cache: cache
 # Modalities to take part with, such as [t1, flair]. Empty: all that the visits have.
 modalities: []
 
-# Where to train: cpu, cuda, cuda:1 ...
-device: cpu
+# Where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 ...
+device: auto
 
 # CPU threads of a training; 0: as many as PyTorch likes.
-threads: 1
+threads: 0
 
-# No figure over fewer subjects than this leaves the hospital, whatever a study says.
-min_cell_count: 5
+# What may leave the hospital. Whatever is not named stays.
+release:
+  modules: ["*"]            # patterns of model parts whose updates may leave, such as encoder/* or expert/*
+  min_cell_count: 5         # no figure over fewer subjects than this leaves, whatever a study says
+  daily_bytes: 10000000000  # most that leaves in any 24 hours
+
+# Studies that may train here, by their full digest. None may before you say so: here, or with `permmoe-client approve`.
+approved_studies: []
+
+# Signed record of everything that left, and of approvals. Back it up.
+ledger: ledger
+
+# Folder of log files; without it they go to standard error, which systemd keeps.
+# logs: logs
+
+# Unix socket for gRPC health probes; without it there are none. No port is ever opened.
+# health_socket: /run/permmoe/health.sock
+
+# How this site reaches the federation, and what it believes it by.
+coordinator:
+  host: {json.dumps(self.host)}
+  port: {self.port}
+  authority: ca.crt
+  roster: roster.signed.json
+  certificate: {SITE_CERTIFICATE}
+  key: {NODE_KEY}
 """
 
     def _readme(self) -> str:
@@ -108,13 +128,21 @@ For the hospital's IT. The kit holds settings and keys, no programs and no patie
    Where anything differs, stop and tell the coordinator.
 
 3. {key}
-4. Edit site.yaml: the table of visits, the cache folder, the device. It stays in the hospital.
+4. Edit site.yaml: the table of visits, the cache folder, what may leave. It stays in the hospital.
 
-5. Let this machine reach {self.host}, TCP port {self.port}, outward (TLS). No port has to be open inward.
+5. Let this machine reach {self.host}, TCP port {self.port}, outward (TLS; an inspecting proxy will not do). No
+   port has to be open inward.
+
+6. Check everything, then connect:
+
+       permmoe-client --site site.yaml --check
+       permmoe-client --site site.yaml
+
+   Nothing trains until the hospital approved the study: permmoe-client approve shows it in words and asks.
 
 Files
   site.yaml           what the hospital decides
-  federation.json     name and address of the federation, and where key, certificate and roster are
+  {SITE_CERTIFICATE}            this site's certificate: the coordinator's gateway lets in nobody without one
   ca.crt              certificate of the federation's authority: the server has to prove itself with it
   roster.signed.json  the sites of the federation with their public keys, signed by the coordinator
   fingerprint.txt     of the coordinator's key
@@ -129,5 +157,5 @@ _RECEIVED_KEY = f"""\
 
 _OWN_KEY = f"""\
 Put the private key that you made beside this file as {NODE_KEY} (chmod 600 {NODE_KEY}), or write its path into
-   federation.json. The coordinator has only its public half and never needs more.
+   site.yaml. The coordinator has only its public half and never needs more.
 """

@@ -1,0 +1,69 @@
+"""Where everything of a federation lies in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class FederationFolder:
+    """Paths only: nothing here reads or writes."""
+
+    path: Path
+
+    @property
+    def authority(self) -> Path:
+        """The authority's certificate, which every site has."""
+        return self.path / "ca.crt"
+
+    @property
+    def authority_key(self) -> Path:
+        """Whoever has it can add sites."""
+        return self.path / "ca.key"
+
+    @property
+    def server(self) -> Path:
+        """The server's certificate."""
+        return self.path / "server.crt"
+
+    @property
+    def server_key(self) -> Path:
+        return self.path / "server.key"
+
+    @property
+    def roster(self) -> Path:
+        """The sites and their keys, signed."""
+        return self.path / "roster.signed.json"
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "server.yaml"
+
+    @property
+    def kits(self) -> Path:
+        return self.path / "kits"
+
+    @property
+    def studies(self) -> Path:
+        """A folder for each study: its plan, its rounds, its checkpoint, its model."""
+        return self.path / "studies"
+
+    @property
+    def state(self) -> Path:
+        """What the running coordinator keeps; it can be deleted while nothing runs."""
+        return self.path / "state"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def refusals(self) -> Path:
+        """What the gateway turned away since its start, by rule."""
+        return self.state / "refusals.json"
+
+    @property
+    def sites(self) -> Path:
+        """Flower's node identifiers and the sites' names, for the server app."""
+        return self.state / "sites.json"

@@ -1,0 +1,50 @@
+"""Who may pass the gateway at this moment: the holders of the keys on the signed roster."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from permmoe.federated.roster import RosterError, read_roster
+
+LOG = logging.getLogger("permmoe.gateway")
+
+
+class Members:
+    """Answers from the roster's file as it is now: who is taken off is out at the next request, without a restart.
+
+    Raises RosterError at the start for a roster that must not be believed; a later one that must not be is left aside,
+    and the last good one stays.
+    """
+
+    def __init__(self, roster: Path, authority: x509.Certificate) -> None:
+        self._path, self._authority = roster, authority
+        self._seen = self._state()
+        self._keys = self._read()
+
+    def includes(self, certificate: bytes) -> bool:
+        """Whether a certificate (DER), which TLS has verified, is for a key on the roster."""
+        try:
+            state = self._state()
+            if state != self._seen:
+                self._keys, self._seen = self._read(), state
+        except (OSError, RosterError) as error:
+            LOG.error("the roster cannot be read again (%s); the one before it stays in force", type(error).__name__)
+        return _key_of(certificate) in self._keys
+
+    def _state(self) -> tuple[int, int, int]:
+        found = self._path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _read(self) -> frozenset[str]:
+        return frozenset(site.public_key for site in read_roster(self._path.read_bytes(), self._authority).sites)
+
+
+@lru_cache(maxsize=1024)
+def _key_of(certificate: bytes) -> str:
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

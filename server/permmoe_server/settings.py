@@ -1,0 +1,113 @@
+"""What the coordinator decides for the server: server.yaml in the federation's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from permmoe.config import Configuration, read_config
+from permmoe.errors import ConfigurationError
+from permmoe_server.authority import checked_host
+
+
+class GatewayLimits(Configuration):
+    """How much, how fast and how long. The defaults suit flwr's objects of 5 MiB and a node that polls each second.
+
+    The bytes held are at most `held_bytes` for bodies in both directions, and for each connection a read buffer below
+    0.5 MiB and a reply that it has not read yet.
+    """
+
+    body_bytes: int = Field(8 << 20, gt=0, description="longest request body")
+    response_bytes: int = Field(64 << 20, gt=0, description="longest response of the superlink")
+    held_bytes: int = Field(512 << 20, gt=0, description="bodies and responses held at once, over all connections")
+    head_bytes: int = Field(16 << 10, gt=0, description="longest incomplete request head")
+    handshake_seconds: float = Field(10.0, gt=0, description="from the TCP connection to a finished TLS handshake")
+    head_seconds: float = Field(10.0, gt=0, description="from the first byte (or the handshake) to a whole head")
+    body_seconds: float = Field(60.0, gt=0, description="from the head to a whole body")
+    upstream_seconds: float = Field(60.0, gt=0, description="for the superlink to answer in full")
+    reply_seconds: float = Field(60.0, gt=0, description="for the client to take the answer")
+    idle_seconds: int = Field(75, gt=0, description="between two requests of one connection")
+    connections: int = Field(512, gt=0, description="open connections, all addresses")
+    connections_per_address: int = Field(32, gt=0, description="open connections of one address")
+    upstream_connections: int = Field(64, gt=0, description="connections to the superlink")
+    requests_per_second: float = Field(50.0, gt=0, description="tokens that an address gains each second")
+    request_burst: int = Field(200, gt=0, description="tokens that an address can hold")
+    addresses: int = Field(4096, gt=0, description="addresses whose tokens are remembered")
+
+
+class ServerConfig(Configuration):
+    """One coordinator's server."""
+
+    host: str = Field(description="name or IP address that sites reach the server by")
+    port: int = Field(8443, ge=1, le=65535, description="TCP port that sites reach the server by")
+    listen: str = Field("0.0.0.0", description="address that the gateway listens at")
+    certificate_days: int = Field(90, ge=1, description="validity of a server certificate, days")
+    admin_host: str = Field("127.0.0.1", description="address of the status page, which has no login")
+    admin_names: tuple[str, ...] = Field((), description="further names that the status page is asked by")
+    admin_port: int = Field(8081, ge=1, le=65535, description="of the status page, /health and /metrics")
+    health_port: int = Field(8082, ge=1, le=65535, description="of the gRPC health service, on 127.0.0.1")
+    superlink_port: int = Field(8444, ge=1, le=65535, description="of Flower's superlink, on 127.0.0.1")
+    quorum_seconds: float = Field(600.0, gt=0, description="how long a study waits for its first min_sites sites")
+    limits: GatewayLimits = GatewayLimits()
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        try:
+            return checked_host(host)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _has_different_ports(self) -> ServerConfig:
+        ports = (self.port, self.admin_port, self.health_port, self.superlink_port)
+        if len(set(ports)) < len(ports):
+            raise ValueError("port, admin_port, health_port and superlink_port have to differ")
+        return self
+
+
+def read_server(path: Path) -> ServerConfig:
+    """The settings in a server.yaml. Raises ConfigurationError."""
+    return read_config(path, ServerConfig)
+
+
+def server_template(host: str, port: int) -> str:
+    """A server.yaml with every setting that a coordinator may want to change, explained."""
+    default = ServerConfig(host=host, port=port)
+    return f"""\
+# What the coordinator decides for the server.
+
+# Name or IP address that sites reach the server by. After a change: permmoe-server rotate-certificate, and tell the
+# sites, whose site.yaml has the address too.
+host: {json.dumps(host)}
+
+# TCP port that sites reach the server by: the only one that has to be open to them.
+port: {port}
+
+# Address of this machine to listen at for sites; 0.0.0.0 is all of them.
+listen: {default.listen}
+
+# Validity of a server certificate, days. permmoe-server rotate-certificate makes a new one; sites notice nothing.
+certificate_days: {default.certificate_days}
+
+# Status page, /health and /metrics. They have no login: leave them on 127.0.0.1 and use an SSH tunnel, or put a proxy
+# with a login in front and name it in admin_names.
+admin_host: {default.admin_host}
+admin_port: {default.admin_port}
+admin_names: []
+
+# Two more ports, both on 127.0.0.1: the gRPC health service for probes, and Flower's superlink behind the gateway.
+health_port: {default.health_port}
+superlink_port: {default.superlink_port}
+
+# How long a study waits for as many sites as it needs before it gives up, seconds.
+quorum_seconds: {default.quorum_seconds:.0f}
+
+# What the gateway lets a site's address do; every limit of permmoe_server.settings.GatewayLimits can stand here.
+limits:
+  body_bytes: {default.limits.body_bytes}
+  requests_per_second: {default.limits.requests_per_second:.0f}
+  connections_per_address: {default.limits.connections_per_address}
+"""
