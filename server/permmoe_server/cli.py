@@ -1,7 +1,11 @@
-"""`permmoe-server`: found a federation and say which hospitals take part."""
+"""`permmoe-server`: found a federation, say which hospitals take part, and run its studies."""
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from permmoe.command_line import run
+from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
 from permmoe_server import provisioning
 from permmoe_server.federation_folder import FederationFolder
+from permmoe_server.settings import read_server
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
@@ -24,6 +30,51 @@ SiteArgument = Annotated[str, typer.Argument(help="What the site is known by, su
 def main() -> None:
     """The installed command."""
     run(app)
+
+
+@app.callback(invoke_without_command=True)
+def run_coordinator(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="The server.yaml of the federation's folder; runs the coordinator.")
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="YAML file of the study to run; without it the last one goes on.")
+    ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Keep the status page when it has ended.")
+    ] = False,
+) -> None:
+    """Run the coordinator, or one of the commands below."""
+    if context.invoked_subcommand:
+        return
+    if config is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+    if not config.is_file():
+        raise ConfigurationError(f"no file {config}; name the server.yaml that permmoe-server init wrote")
+    folder = FederationFolder(config.resolve().parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # Flower and PyTorch take seconds to import; the other commands need neither.
+    from permmoe_server.coordinator import coordinate
+    from permmoe_server.study import open_study
+
+    coordinate(folder, open_study(folder, study), stop, stay=stay)
+
+
+@app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="The server.yaml of the running coordinator.")] = Path("server.yaml"),
+) -> None:
+    """Ask the running coordinator where it stands."""
+    from permmoe_server.status_text import fetch_status, status_text
+
+    settings = read_server(config)
+    console.print(status_text(fetch_status(settings.admin_host, settings.admin_port)))
 
 
 @app.command()

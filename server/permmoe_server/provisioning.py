@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from permmoe_server.federation_folder import FederationFolder
 from permmoe_server.kit import Kit
 from permmoe_server.settings import read_server, server_template
 
-LOCK_FILE = ".lock"
+LOCK_FILE, RUNNING_FILE = ".lock", ".running"
 
 
 def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> str:
@@ -155,18 +155,29 @@ def server_identity(folder: FederationFolder) -> Identity:
     return read_identity(folder.server, folder.server_key)
 
 
+def running(folder: FederationFolder) -> AbstractContextManager[None]:
+    """Hold the folder as its one running coordinator; sites are added and removed meanwhile.
+
+    Raises ConfigurationError where another one runs.
+    """
+    return _held(folder, RUNNING_FILE, f"a coordinator is running on {folder.path} already; stop it first")
+
+
+def _locked(folder: FederationFolder) -> AbstractContextManager[None]:
+    """Hold the folder against other commands that change it."""
+    return _held(folder, LOCK_FILE, f"another command is changing {folder.path}; repeat this one when it has ended")
+
+
 @contextmanager
-def _locked(folder: FederationFolder) -> Iterator[None]:
-    """Hold the folder alone; the system lets go of the lock when the process ends, however it ends."""
+def _held(folder: FederationFolder, name: str, taken: str) -> Iterator[None]:
+    """Hold a lock alone; the system lets go of it when the process ends, however it ends."""
     _refuse_missing(folder)
-    handle = os.open(folder.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(folder.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError(
-                f"another command is changing {folder.path}; repeat this one when it has ended"
-            ) from None
+            raise ConfigurationError(taken) from None
         yield
     finally:
         os.close(handle)
