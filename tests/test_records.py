@@ -14,6 +14,7 @@ from tiny_federation import MODEL, tiny_plan
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import (
+    PACKED,
     EvaluationReply,
     Instruction,
     MalformedRecord,
@@ -73,14 +74,16 @@ def test_sums_come_back_by_combination() -> None:
     assert read_evaluation_reply(on_the_wire(write_evaluation_reply(sent))) == sent
 
 
-def test_every_module_is_one_flat_array() -> None:
+def test_all_modules_are_one_flat_array() -> None:
     record = write_modules(WEIGHTS)
-    assert {name: array.shape for name, array in record.items()} == {n: (LAYOUT.size(n),) for n in LAYOUT.modules}
+    assert {name: array.shape for name, array in record.items()} == {PACKED: (sum(map(len, WEIGHTS.values())),)}
+    order = list(reversed(WEIGHTS))
+    assert write_modules({name: WEIGHTS[name] for name in order})[PACKED].data == record[PACKED].data
 
 
-def test_bytes_count_the_arrays() -> None:
+def test_bytes_count_the_array() -> None:
     size = sum(4 * LAYOUT.size(name) for name in LAYOUT.modules)
-    assert size < content_bytes(RecordDict({"model": write_modules(WEIGHTS)})) < size + 200 * len(WEIGHTS)
+    assert size < content_bytes(RecordDict({"model": write_modules(WEIGHTS)})) < size + 300
 
 
 def test_the_digest_knows_names_shapes_types_and_every_bit_but_no_order() -> None:
@@ -104,7 +107,11 @@ def array_of(values: np.ndarray, **claims: object) -> Array:
     return Array(**fields)
 
 
-HEAD = LAYOUT.size("head")
+SIZE = sum(update.weighted_delta.numel() for update in reply().updates.values())
+
+
+def send(array: Array) -> Callable[[RecordDict], object]:
+    return lambda content: content["update"].update({PACKED: array})
 
 
 def lying_header() -> bytes:
@@ -115,32 +122,18 @@ def lying_header() -> bytes:
 
 
 ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
-    "unknown module": (lambda c: c["update"].update({"encoder/xray": Array(np.zeros(3, "f4"))}), "unknown_module"),
-    "wrong shape": (lambda c: c["update"].update({"head": Array(np.zeros(HEAD + 1, "f4"))}), "shape"),
-    "two dimensions": (lambda c: c["update"].update({"head": Array(np.zeros((1, HEAD), "f4"))}), "shape"),
-    "float64": (lambda c: c["update"].update({"head": Array(np.zeros(HEAD))}), "dtype"),
-    "float64 said to be float32": (
-        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD), dtype="float32")}),
-        "encoding",
-    ),
-    "truncated": (
-        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=c["update"]["head"].data[:-1])}),
-        "encoding",
-    ),
-    "a header of 8 TB": (
-        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), data=lying_header())}),
-        "encoding",
-    ),
-    "another byte order": (
-        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, ">f4"), dtype="float32")}),
-        "encoding",
-    ),
-    "another serialiser": (
-        lambda c: c["update"].update({"head": array_of(np.zeros(HEAD, "f4"), stype="pickle")}),
-        "encoding",
-    ),
-    "no support": (lambda c: c["support"].pop("head"), "missing_support"),
-    "support without update": (lambda c: c["support"].update({"trunk": 3.0}), "support_without_update"),
+    "unknown module": (lambda c: c["support"].update({"encoder/xray": 3.0}), "unknown_module"),
+    "one value more": (send(Array(np.zeros(SIZE + 1, "f4"))), "shape"),
+    "two dimensions": (send(Array(np.zeros((1, SIZE), "f4"))), "shape"),
+    "float64": (send(Array(np.zeros(SIZE))), "dtype"),
+    "float64 said to be float32": (send(array_of(np.zeros(SIZE), dtype="float32")), "encoding"),
+    "truncated": (lambda c: send(array_of(np.zeros(SIZE, "f4"), data=c["update"][PACKED].data[:-1]))(c), "encoding"),
+    "a header of 8 TB": (send(array_of(np.zeros(SIZE, "f4"), data=lying_header())), "encoding"),
+    "another byte order": (send(array_of(np.zeros(SIZE, ">f4"), dtype="float32")), "encoding"),
+    "another serialiser": (send(array_of(np.zeros(SIZE, "f4"), stype="pickle")), "encoding"),
+    "a second array": (lambda c: c["update"].update({"head": Array(np.zeros(3, "f4"))}), "encoding"),
+    "no support": (lambda c: c["support"].pop("head"), "shape"),
+    "support without update": (lambda c: c["support"].update({"trunk": 3.0}), "shape"),
     "list as support": (lambda c: c["support"].update({"head": [3.0, 4.0]}), "missing_support"),
     "no visits": (lambda c: c["figures"].pop("visits"), "missing_visits"),
     "no update": (lambda c: c.pop("update"), "missing_update"),
@@ -166,7 +159,7 @@ def test_a_broken_training_reply_is_refused_by_rule(attack: str) -> None:
 
 def test_a_site_refuses_a_model_that_is_incomplete_or_not_the_one_that_was_announced() -> None:
     partial = {name: flat for name, flat in WEIGHTS.items() if name != "head"}
-    with pytest.raises(MalformedRecord, match="missing_module"):
+    with pytest.raises(MalformedRecord, match="shape"):
         read_model(write_instruction(ASKED, write_modules(partial)), ASKED, LAYOUT)
     changed = WEIGHTS | {"head": torch.nextafter(WEIGHTS["head"], torch.tensor(9.0))}
     with pytest.raises(MalformedRecord, match="model_digest"):

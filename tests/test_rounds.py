@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, Context, Message, MetricRecord, RecordDict
@@ -17,6 +18,7 @@ from permmoe.evaluation import ErrorSums
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
+    PACKED,
     EvaluationReply,
     TrainReply,
     model_digest,
@@ -35,7 +37,7 @@ START = FederationState(0, LAYOUT.flatten_all(make_model(MODEL, seed=5).state_di
 HEAD = LAYOUT.size("head")
 HONEST = ("ant", "bee")
 VISITS = {"ant": 10.0, "bee": 30.0, "cat": 20.0}
-MODULES = {"ant": ("head", "encoder/clinical", "encoder/gene"), "bee": ("head", "encoder/clinical"), "cat": ("head",)}
+MODULES = {"ant": ("encoder/clinical", "encoder/gene", "head"), "bee": ("encoder/clinical", "head"), "cat": ("head",)}
 
 
 class StillClock(Clock):
@@ -149,7 +151,18 @@ def put(record: str, **values: object) -> Callable[[RecordDict], object]:
 
 
 def head(values: torch.Tensor) -> Callable[[RecordDict], object]:
-    return lambda content: content["update"].update({"head": Array(values.numpy())})
+    """In place of the head, which comes last."""
+
+    def put_head(content: RecordDict) -> None:
+        sent = content["update"][PACKED].numpy()
+        content["update"][PACKED] = Array(np.concatenate([sent[:-HEAD], values.numpy()]))
+
+    return put_head
+
+
+def nothing(content: RecordDict) -> None:
+    content["update"][PACKED] = Array(np.zeros(0, "f4"))
+    content["support"].clear()
 
 
 def one_bad(value: float) -> torch.Tensor:
@@ -161,8 +174,8 @@ ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
     "infinity": (head(one_bad(float("inf"))), "not_finite"),
     "wrong shape": (head(torch.zeros(HEAD + 1)), "shape"),
     "wrong dtype": (head(torch.zeros(HEAD, dtype=torch.float64)), "dtype"),
-    "unknown module": (lambda c: c["update"].update({"backdoor": Array(torch.zeros(3).numpy())}), "unknown_module"),
-    "missing support": (lambda c: c["support"].pop("head"), "missing_support"),
+    "unknown module": (put("support", backdoor=3.0), "unknown_module"),
+    "missing support": (lambda c: c["support"].pop("head"), "shape"),
     "negative support": (put("support", head=-1.0), "support_range"),
     "zero support": (put("support", head=0.0), "support_range"),
     "NaN support": (put("support", head=float("nan")), "support_range"),
@@ -177,7 +190,7 @@ ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
     "another model": (lambda c: c["reply"].update({"model-digest": "0" * 64}), "model_digest"),
     "another site's name": (put("reply", site="ant"), "duplicate_reply"),
     "a name with a path": (put("reply", site="../ant"), "site_name"),
-    "no module": (lambda c: (c["update"].clear(), c["support"].clear()), "empty"),
+    "no module": (nothing, "empty"),
     "no content": (lambda c: c.clear(), "missing_reply"),
 }  # fmt: skip
 

@@ -41,9 +41,7 @@ def run_coordinator(
     study: Annotated[
         Path | None, typer.Option(help="YAML file of the study to run; without it the last one goes on.")
     ] = None,
-    stay: Annotated[
-        bool, typer.Option("--stay", help="Keep the status page when it has ended.")
-    ] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Keep the status page when it has ended.")] = False,
 ) -> None:
     """Run the coordinator, or one of the commands below."""
     if context.invoked_subcommand:

@@ -16,7 +16,7 @@ request's headers, signed with the same key, and which messages are that node's.
 | slow_body, slow_headers | 408 | the body or the request head was not complete in time |
 | slow_exchange | none | the whole exchange took too long (the client does not read): cut off |
 | malformed | 400 | it is not HTTP/1.1 |
-| rate | 429 | its address has no token left |
+| rate | 429 | its certificate has no token left |
 | connections, address_connections, busy | 503 | too many connections, or too many bytes held |
 | upstream, upstream_slow | 502, 504 | the superlink is down, sent too much, or took too long |
 """
@@ -124,24 +124,22 @@ class Refusals:
 
 
 class TokenBuckets:
-    """One token bucket for each address (an IPv6 /64 counts as one); the least recently seen address is forgotten."""
+    """One token bucket for each peer; the least recently seen one is forgotten."""
 
-    def __init__(
-        self, per_second: float, burst: int, addresses: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._per_second, self._burst, self._addresses, self._clock = per_second, burst, addresses, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    def __init__(self, per_second: float, burst: int, peers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second, self._burst, self._peers, self._clock = per_second, burst, peers, clock
+        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, peer: str) -> bool:
-        """Whether this address had a token left, which is then spent."""
-        now, key = self._clock(), _network(peer)
-        tokens, seen = self._buckets.pop(key, (float(self._burst), now))
+    def take(self, peer: bytes) -> bool:
+        """Whether this peer had a token left, which is then spent."""
+        now = self._clock()
+        tokens, seen = self._buckets.pop(peer, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - seen) * self._per_second)
-        self._buckets[key] = (tokens - 1 if tokens >= 1 else tokens, now)
-        if len(self._buckets) > self._addresses:
+        self._buckets[peer] = (tokens - 1 if tokens >= 1 else tokens, now)
+        if len(self._buckets) > self._peers:
             self._buckets.popitem(last=False)
         return tokens >= 1
 
@@ -271,7 +269,7 @@ class _Door:
     ) -> None:
         self._app, self._origin, self._transport, self._is_member = app, origin, transport, is_member
         self._limits, self._refusals = limits, refusals
-        self._buckets = TokenBuckets(limits.requests_per_second, limits.request_burst, limits.addresses)
+        self._buckets = TokenBuckets(limits.requests_per_second, limits.request_burst, limits.sites)
         self._held = _Held(limits.held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -280,7 +278,7 @@ class _Door:
             return
         peer = _address(scope["client"])
         try:
-            path = self._admit(scope, peer)
+            path = self._admit(scope)
             if path == HEALTH_PATH:
                 await _answer(send, 200, [(b"content-type", b"text/plain")], b"ok\n")
             else:
@@ -294,13 +292,14 @@ class _Door:
         except _ClientGone:
             return
 
-    def _admit(self, scope: Scope, peer: str) -> bytes:
+    def _admit(self, scope: Scope) -> bytes:
         """This module's own spelling of the path. Raises _Refused."""
-        # "An address spends a token for each request, a refused one included."
-        if not self._buckets.take(peer):
+        certificate: bytes = scope["state"]["certificate"]
+        # "A certificate spends a token for each request, a refused one included": hospitals may share an address.
+        if not self._buckets.take(certificate):
             raise _Refused("rate")
         # "The certificate's key is on the roster now."
-        if not self._is_member(scope["state"]["certificate"]):
+        if not self._is_member(certificate):
             raise _Refused("not_on_roster")
         # "The path as sent equals a listed one byte for byte."
         if scope["raw_path"] not in FLEET_PATHS | {HEALTH_PATH}:

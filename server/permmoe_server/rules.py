@@ -14,7 +14,6 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "encoding": "An array is not written as this version of PerM-MoE writes it.",
         "sums": "An evaluation does not hold a count and four sums for each combination.",
         "site_name": "It carries a name that no site can have.",
-        "support_without_update": "It claims data for a module that it sent no update of.",
         "unknown_module": "It holds a module that this model does not have.",
         "dtype": "An array is not made of 32-bit floating-point numbers.",
         "shape": "A module does not have the size that it has in this model.",

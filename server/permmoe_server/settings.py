@@ -32,9 +32,9 @@ class GatewayLimits(Configuration):
     connections: int = Field(512, gt=0, description="open connections, all addresses")
     connections_per_address: int = Field(32, gt=0, description="open connections of one address")
     upstream_connections: int = Field(64, gt=0, description="connections to the superlink")
-    requests_per_second: float = Field(50.0, gt=0, description="tokens that an address gains each second")
-    request_burst: int = Field(200, gt=0, description="tokens that an address can hold")
-    addresses: int = Field(4096, gt=0, description="addresses whose tokens are remembered")
+    requests_per_second: float = Field(50.0, gt=0, description="tokens that a site gains each second")
+    request_burst: int = Field(200, gt=0, description="tokens that a site can hold")
+    sites: int = Field(4096, gt=0, description="sites whose tokens are remembered")
 
 
 class ServerConfig(Configuration):
@@ -105,7 +105,7 @@ superlink_port: {default.superlink_port}
 # How long a study waits for as many sites as it needs before it gives up, seconds.
 quorum_seconds: {default.quorum_seconds:.0f}
 
-# What the gateway lets a site's address do; every limit of permmoe_server.settings.GatewayLimits can stand here.
+# What the gateway lets a site do; every limit of permmoe_server.settings.GatewayLimits can stand here.
 limits:
   body_bytes: {default.limits.body_bytes}
   requests_per_second: {default.limits.requests_per_second:.0f}
