@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process, one process a core: the fastest for many small cells, and the same bits every time.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo federation-demo test lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.11")'
@@ -15,6 +15,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed  ## the default study on the embedded synthetic cohort -> runs/default/report.html
 	$(BIN)/python simulation/run.py
+
+federation-demo: $(VENV)/installed  ## a coordinator and three hospitals over TLS -> runs/federation-demo/report.html
+	$(BIN)/python simulation/federation_demo.py
 
 test: $(VENV)/installed  ## every test, on all cores
 	$(BIN)/python -m pytest -n auto --dist loadgroup

@@ -15,6 +15,7 @@ class RoundPlan(Configuration):
 
     name: str = Field("study", max_length=100, description="what the study is called")
     purpose: str = Field("", max_length=2000, description="what it is for, in words that a hospital can approve")
+    is_synthetic: bool = Field(False, description="on invented patients; whatever shows its results then says so")
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()

@@ -1,0 +1,137 @@
+"""`make federation-demo`: a coordinator and three hospitals on this machine, over TLS; one is killed on the way.
+
+The hospitals hold parts of the embedded synthetic cohort and collect different modalities.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+
+from permmoe.command_line import run
+from permmoe.config import SplitConfig, read_config
+from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.cohort import CohortConfig, write_cohort
+from permmoe.data.manifest import write_manifest
+from permmoe.data.splits import assign_splits
+from permmoe.data.visits import VisitTable
+from permmoe.errors import ConfigurationError
+from permmoe.federated.plan import RoundPlan
+from permmoe_server.settings import read_server
+from permmoe_server.status import CoordinatorStatus, last_validation, mean_rmse
+from permmoe_simulation.deployment import Deployment, deploy, ended
+from permmoe_simulation.partition import PartitionConfig, PartitionSite, partition
+
+STUDY = Path(__file__).parents[2] / "configs" / "studies" / "federation-demo.yaml"
+HOSPITALS = (
+    PartitionSite(name="north", share=2, modalities=("t1", "flair", "amyloid", "tau")),
+    PartitionSite(name="south", share=1, modalities=("t1", "flair")),
+    PartitionSite(name="west", share=1, modalities=("t1", "amyloid", "tau")),
+)
+KILLED, KILLED_AFTER_ROUND = "west", 3
+PATIENCE_SECONDS = 600.0
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def federation_demo(
+    out: Annotated[Path, typer.Option(help="Folder of everything; it is made anew.")] = Path("runs/federation-demo"),
+    subjects: Annotated[int, typer.Option(min=60, help="Synthetic subjects, all hospitals.")] = 240,
+) -> None:
+    """Run the demo and say where its report is."""
+    if out.exists() and any(out.iterdir()) and not (out / "federation").exists():
+        raise ConfigurationError(f"{out} is not empty and holds no earlier demo; name another --out")
+    shutil.rmtree(out, ignore_errors=True)
+    plan = read_config(STUDY, RoundPlan)
+    visits = _cohort(out / "cohort", subjects, plan)
+    started = time.monotonic()
+    deployment = _hospitals(out, visits, plan)
+    _say(started, f"federation founded; kits unpacked at {', '.join(deployment.sites)}")
+    processes: list[subprocess.Popen[bytes]] = []
+    with ended(processes):
+        processes.append(deployment.start_server("--study", str(STUDY), "--stay"))
+        clients = {site: deployment.start_client(site) for site in deployment.sites}
+        processes += clients.values()
+        deployment.wait_for(lambda s: s.sites_online == len(clients), "all hospitals online", 120)
+        _say(started, f"{len(clients)} hospitals are connected over mutual TLS")
+        _after_round(deployment, 1)
+        _say(started, "the first round is finished")
+        _after_round(deployment, KILLED_AFTER_ROUND)
+        clients[KILLED].kill()
+        _say(started, f"{KILLED} is killed (kill -9)")
+        _after_round(deployment, KILLED_AFTER_ROUND + 2)
+        processes.append(deployment.start_client(KILLED))
+        _say(started, f"the others went on without {KILLED}; it is started again")
+        status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", PATIENCE_SECONDS)
+        report = _save_page(deployment, out / "report.html")
+    _say(started, f"{status.phase} after {status.rounds_done} of {status.rounds_total} rounds")
+    console.print(_finding(status))
+    console.print(f"synthetic data; model: {deployment.folder.studies}, report: {report}")
+    if status.phase != "finished":
+        raise typer.Exit(1)
+
+
+def _cohort(folder: Path, subjects: int, plan: RoundPlan) -> VisitTable:
+    console.print(f"writing a synthetic cohort of {subjects} subjects to {folder}")
+    cohort = CohortConfig(subjects=subjects, grid=plan.model.grid, seed=1)
+    write_cohort(folder, cohort, workers=os.cpu_count() or 1)
+    visits, _ = adni_visits(folder / "clinical", folder, TargetRule(), plan.model.modalities)
+    return visits.where(lambda visit: visit.delta_cdrsb is not None)
+
+
+def _hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment:
+    split = SplitConfig()
+    dealt = assign_splits(visits, seed=split.seed, scheme="subject", validation=split.validation, test=split.test)
+    sites, _ = partition(dealt, plan.model.names, PartitionConfig(kind="table", table=HOSPITALS), seed=0)
+    own: dict[str, dict[str, Any]] = {
+        name: {"threads": 1, "device": "cpu", "approved_studies": [plan.digest()]} for name in sites
+    }
+    deployment = deploy(out, "Demo federation", own)
+    for name, table in sites.items():
+        data = deployment.sites[name].parent / "data"
+        data.mkdir()
+        write_manifest(table, data / "manifest.csv", plan.model.modalities)
+    return deployment
+
+
+def _after_round(deployment: Deployment, number: int) -> None:
+    deployment.wait_for(
+        lambda s: s.rounds_done >= number or s.phase == "failed", f"the end of round {number}", PATIENCE_SECONDS
+    )
+
+
+def _save_page(deployment: Deployment, path: Path) -> Path:
+    """The coordinator's status page as it is now, which no longer reloads."""
+    settings = read_server(deployment.folder.settings)
+    page = httpx.get(f"http://{settings.admin_host}:{settings.admin_port}/", trust_env=False).text
+    path.write_text(re.sub(r'<meta http-equiv="refresh"[^>]*>\n?', "", page))
+    return path
+
+
+def _finding(status: CoordinatorStatus) -> str:
+    evaluated = last_validation(status.records)
+    if evaluated is None:
+        return "no round was evaluated"
+    scores = ", ".join(f"{name} {score.rmse:.2f} (n = {score.n})" for name, score in evaluated.validation.items())
+    return (
+        f"SYNTHETIC data. Validation RMSE after round {evaluated.round}, CDR-SB points: {scores}; "
+        f"over combinations {mean_rmse(evaluated.validation):.2f}"
+    )
+
+
+def _say(started: float, text: str) -> None:
+    console.print(f"{time.monotonic() - started:6.1f} s  {text}", markup=False)
+
+
+def main() -> None:
+    """What `simulation/federation_demo.py` runs."""
+    run(lambda: typer.run(federation_demo))
