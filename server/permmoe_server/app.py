@@ -27,6 +27,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
+from permmoe_server.prompt_grid import prompt
 from permmoe_server.rounds import FederationState, RoundRecord, run_rounds
 
 app = ServerApp()
@@ -44,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
-    for state, record in run_rounds(grid, plan, layout, state):  # noqa: B020
+    for state, record in run_rounds(prompt(grid), plan, layout, state):  # noqa: B020
         # The record first: a round whose checkpoint was not written is forgotten and run again.
         with rounds.open("a") as file:
             file.write(record_json(record) + "\n")

@@ -11,13 +11,13 @@ Every wait is bounded by `round_deadline_seconds`: a site that is late or gone i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import fsum
+from typing import Protocol
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from permmoe.config import FederationConfig
@@ -103,6 +103,19 @@ class RoundRecord:
     """Only after the last round."""
 
 
+class MessageGrid(Protocol):
+    """What the protocol needs of Flower's Grid."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Nodes that are connected."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send; the identifiers of the messages."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to these messages that are there now; it must not wait for any."""
+
+
 @dataclass(frozen=True)
 class Clock:
     """Time as the protocol sees it: monotonic seconds, and a pause of so many."""
@@ -112,7 +125,7 @@ class Clock:
 
 
 def run_rounds(
-    grid: Grid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, clock: Clock = Clock()
+    grid: MessageGrid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, clock: Clock = Clock()
 ) -> Iterator[tuple[FederationState, RoundRecord]]:
     """Run the rounds that `state` has not done yet, yielding the state and the record after each."""
     federation = plan.federation
@@ -128,7 +141,7 @@ def run_rounds(
 
 
 def _train(
-    grid: Grid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, number: int, clock: Clock
+    grid: MessageGrid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, number: int, clock: Clock
 ) -> tuple[FederationState, RoundRecord]:
     federation = plan.federation.of_round(number)
     asked = Instruction(plan, number, model_digest(state.weights))
@@ -191,7 +204,9 @@ def running_mean(
     }
 
 
-def evaluate(grid: Grid, plan: RoundPlan, state: FederationState, part: Part, clock: Clock = Clock()) -> Evaluation:
+def evaluate(
+    grid: MessageGrid, plan: RoundPlan, state: FederationState, part: Part, clock: Clock = Clock()
+) -> Evaluation:
     """Let every site evaluate the model on a part of its visits, and add up what it may tell."""
     asked = Instruction(plan, state.round, model_digest(state.judged), part)
     content = write_instruction(asked, write_modules(state.judged))
@@ -213,7 +228,7 @@ def evaluate(grid: Grid, plan: RoundPlan, state: FederationState, part: Part, cl
 
 
 def _exchange(
-    grid: Grid, content: RecordDict, message_type: str, asked: Instruction, clock: Clock
+    grid: MessageGrid, content: RecordDict, message_type: str, asked: Instruction, clock: Clock
 ) -> Iterator[tuple[int, Message | None]]:
     """Send the content to every connected node and yield (node, reply) in the order of arrival.
 
@@ -266,7 +281,7 @@ def _error_type(error: Error) -> str:
     return names.get(error.code, "UNKNOWN")
 
 
-def _wait_for_sites(grid: Grid, min_sites: int, deadline_seconds: float, clock: Clock) -> None:
+def _wait_for_sites(grid: MessageGrid, min_sites: int, deadline_seconds: float, clock: Clock) -> None:
     """Return once enough nodes are connected, or at the deadline: the round then fails by its quorum."""
     deadline = clock.now() + deadline_seconds
     while len(list(grid.get_node_ids())) < min_sites and clock.now() < deadline:
