@@ -29,7 +29,7 @@ from permmoe.federated.records import (
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.trainer import make_model
-from permmoe_server.rounds import Clock, FederationState, RoundRecord, evaluate, run_rounds
+from permmoe_server.rounds import Clock, FederationState, NoQuorum, RoundRecord, evaluate, run_rounds
 from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
@@ -421,3 +421,25 @@ def test_a_record_can_be_written_as_json() -> None:
     _, records = run(grid_of([*HONEST, "cat"], client(ATTACKS["NaN"][0])), tiny_plan(rounds=1))
     read = json.loads(record_json(records[0]))
     assert read["sites"][0]["rejected"] == "not_finite" and read["validation"]["sums"]["clinical"]["n"] == 21
+
+
+def test_a_reply_in_another_sites_name_is_rejected_and_the_owner_counts() -> None:
+    names = {FIRST_NODE: "ant", FIRST_NODE + 1: "bee", FIRST_NODE + 2: "cat"}
+    grid = grid_of(("ant", "bee", "cat"), client(put("reply", site="ant")))
+    [(_, record)] = run_rounds(grid, ONE_ROUND, LAYOUT, START, StillClock(), lambda: names)
+    assert {site.site: site.rejected for site in record.sites} == {"ant": None, "bee": None, "cat": "wrong_site"}
+
+
+def test_a_node_that_is_no_site_is_not_asked() -> None:
+    names = {FIRST_NODE: "ant", FIRST_NODE + 1: "bee"}
+    [(_, record)] = run_rounds(grid_of(("ant", "bee", "cat")), ONE_ROUND, LAYOUT, START, StillClock(), lambda: names)
+    assert [site.site for site in record.sites] == ["ant", "bee"]
+
+
+def test_a_study_ends_after_rounds_in_a_row_without_a_quorum() -> None:
+    plan = tiny_plan(rounds=11, evaluate_every=0, round_deadline_seconds=60.0, min_sites=3, max_failed_rounds=2)
+    done = []
+    with pytest.raises(NoQuorum, match="2 rounds in a row"):
+        for _, record in run_rounds(grid_of(HONEST), plan, LAYOUT, START, StillClock()):
+            done.append(record.is_aggregated)
+    assert done == [False, False]

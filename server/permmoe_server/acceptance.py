@@ -5,6 +5,7 @@
 | missing_…, encoding, sums, site_name | a record is absent or not what permmoe.federated.records asks for |
 | unknown_module, dtype, shape | an array is not a module of this model |
 | wrong_round, model_digest | it answers another round, or started from another model |
+| wrong_site | it speaks in the name of another site than the one whose key sent it |
 | duplicate_reply | its site has answered this round already |
 | empty | it trained no module |
 | not_finite | a value is NaN or infinite |
@@ -47,14 +48,21 @@ class RejectedReply(Exception):  # noqa: N818 - a verdict on what was received, 
 
 
 def accept_training(
-    content: RecordDict, asked: Instruction, layout: ModuleLayout, answered: Collection[str]
+    content: RecordDict,
+    asked: Instruction,
+    layout: ModuleLayout,
+    answered: Collection[str],
+    sender: str | None = None,
 ) -> TrainReply:
-    """A training reply that keeps every rule. `answered` names the sites already folded. Raises RejectedReply."""
+    """A training reply that keeps every rule. Raises RejectedReply.
+
+    `answered` names the sites already folded; `sender` is the site whose key sent the reply, None where nobody knows.
+    """
     try:
         reply = read_train_reply(content, layout)
     except MalformedRecord as error:
         raise RejectedReply(error.rule) from None
-    _check_header(reply, asked, answered)
+    _check_header(reply, asked, answered, sender)
     federation = asked.plan.federation
     # "A reply without any trained module is no training."
     if not reply.updates:
@@ -71,13 +79,15 @@ def accept_training(
     return reply
 
 
-def accept_evaluation(content: RecordDict, asked: Instruction, answered: Collection[str]) -> EvaluationReply:
-    """An evaluation reply that keeps every rule. Raises RejectedReply."""
+def accept_evaluation(
+    content: RecordDict, asked: Instruction, answered: Collection[str], sender: str | None = None
+) -> EvaluationReply:
+    """An evaluation reply that keeps every rule; arguments as in `accept_training`. Raises RejectedReply."""
     try:
         reply = read_evaluation_reply(content)
     except MalformedRecord as error:
         raise RejectedReply(error.rule) from None
-    _check_header(reply, asked, answered)
+    _check_header(reply, asked, answered, sender)
     known = {combination_name(c) for c in all_combinations(asked.plan.model.names)}
     for name, sums in reply.sums.items():
         if name not in known:
@@ -86,15 +96,19 @@ def accept_evaluation(content: RecordDict, asked: Instruction, answered: Collect
     return reply
 
 
-def _check_header(reply: TrainReply | EvaluationReply, asked: Instruction, answered: Collection[str]) -> None:
+def _check_header(
+    reply: TrainReply | EvaluationReply, asked: Instruction, answered: Collection[str], sender: str | None
+) -> None:
+    # "A site speaks in its own name."
+    if sender is not None and reply.site != sender:
+        raise RejectedReply("wrong_site")
     # "A reply answers the round that is open."
     if reply.round != asked.round:
         raise RejectedReply("wrong_round")
     # "A change is relative to the model that was sent."
     if reply.model_digest != asked.model_digest:
         raise RejectedReply("model_digest")
-    # "A site counts once a round, however many nodes speak in its name": the first one does. Which node may use which
-    # name is settled where nodes are registered, not here.
+    # "A site counts once a round, however many nodes speak in its name": the first one does.
     if reply.site in answered:
         raise RejectedReply("duplicate_reply")
 

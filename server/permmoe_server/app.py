@@ -3,13 +3,17 @@
 `run_config` names `plan`, a JSON file of permmoe.federated.plan.RoundPlan, and `out`, a folder that will hold
 `last/` (weights and server moments after the newest round), `rounds.jsonl` (one record a round) and `model/` for
 `permmoe predict`: the weights of the round with the least validation error, or of the newest where nothing is
-evaluated. Started again on the same folder it goes on.
+evaluated. Started again on the same folder it goes on. `sites`, where it is given, names a JSON file of
+{node: site}, read anew before each exchange: other nodes are not asked, and none may use another's name.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from math import inf, isnan
 from pathlib import Path
@@ -28,7 +32,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
 from permmoe_server.prompt_grid import prompt
-from permmoe_server.rounds import FederationState, RoundRecord, run_rounds
+from permmoe_server.rounds import FederationState, MessageGrid, RoundRecord, SiteOf, run_rounds
 
 app = ServerApp()
 
@@ -38,24 +42,47 @@ def main(grid: Grid, context: Context) -> None:
     """Run a study to its end. Raises ConfigurationError for a plan that cannot be used or is not the folder's own."""
     plan = read_plan(_path(context, "plan"))
     out = _path(context, "out")
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        _run(prompt(grid), plan, out, _site_reader(context))
+
+
+def _run(grid: MessageGrid, plan: RoundPlan, out: Path, site_of: SiteOf) -> None:
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
-    out.mkdir(parents=True, exist_ok=True)
     rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
-    for state, record in run_rounds(prompt(grid), plan, layout, state):  # noqa: B020
+    for state, record in run_rounds(grid, plan, layout, state, site_of=site_of):  # noqa: B020
         # The record first: a round whose checkpoint was not written is forgotten and run again.
         with rounds.open("a") as file:
             file.write(record_json(record) + "\n")
-        save_checkpoint(out / "last", _tensors(state, layout), _card(plan, state))
+            file.flush()
+            os.fsync(file.fileno())
         mse = mean_squared_error(record.validation.sums) if record.validation else float("nan")
         # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
         if not mse >= best_mse:
             best_mse = mse
             card = {**_card(plan, state), "validation_mse": None if isnan(mse) else mse}
             save_checkpoint(out / "model", layout.unflatten(state.judged), card)
+        # Last of all: a round counts as done when everything of it is on disk.
+        save_checkpoint(out / "last", _tensors(state, layout), _card(plan, state))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the study's folder: the process of a run that was given up may still be at its last round."""
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _site_reader(context: Context) -> SiteOf:
+    if "sites" not in context.run_config:
+        return lambda: None
+    path = _path(context, "sites")
+    return lambda: {int(node): site for node, site in json.loads(path.read_text()).items()}
 
 
 def read_plan(path: Path) -> RoundPlan:

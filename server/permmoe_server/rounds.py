@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import fsum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from permmoe.config import FederationConfig
+from permmoe.errors import PermmoeError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -39,6 +40,10 @@ from permmoe_server.optimisers import Moments, server_step
 POLL_SECONDS = 0.1
 PULL_AT_ONCE = 8
 """Replies that are in memory together, at most."""
+
+
+class NoQuorum(PermmoeError):  # noqa: N818 - says what there was none of
+    """Too few sites answered, round after round."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class SiteRecord:
 
     node: int
     site: str = ""
-    """Empty where no reply was accepted."""
+    """Empty where nobody says which site a node is, and no reply was accepted."""
     bytes_down: int = 0
     bytes_up: int = 0
     visits: float = 0.0
@@ -103,6 +108,7 @@ class RoundRecord:
     """Only after the last round."""
 
 
+@runtime_checkable
 class MessageGrid(Protocol):
     """What the protocol needs of Flower's Grid."""
 
@@ -124,37 +130,63 @@ class Clock:
     pause: Callable[[float], None] = time.sleep
 
 
+SiteOf = Callable[[], Mapping[int, str] | None]
+"""Which node is which site, as it is now; None where nobody says, and a reply's own word is taken for it."""
+
+
 def run_rounds(
-    grid: MessageGrid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, clock: Clock = Clock()
+    grid: MessageGrid,
+    plan: RoundPlan,
+    layout: ModuleLayout,
+    state: FederationState,
+    clock: Clock = Clock(),
+    site_of: SiteOf = lambda: None,
 ) -> Iterator[tuple[FederationState, RoundRecord]]:
-    """Run the rounds that `state` has not done yet, yielding the state and the record after each."""
+    """Run the rounds that `state` has not done yet, yielding the state and the record after each.
+
+    Raises NoQuorum after `max_failed_rounds` rounds in a row that too few sites answered.
+    """
     federation = plan.federation
+    failed_in_a_row = 0
     for number in range(state.round + 1, federation.rounds + 1):
         started = clock.now()
-        _wait_for_sites(grid, federation.min_sites, federation.round_deadline_seconds, clock)
-        state, record = _train(grid, plan, layout, state, number, clock)
+        _wait_for_sites(grid, federation.min_sites, federation.round_deadline_seconds, clock, site_of)
+        state, record = _train(grid, plan, layout, state, number, clock, site_of)
         if federation.evaluate_every and number % federation.evaluate_every == 0:
-            record = replace(record, validation=evaluate(grid, plan, state, "validation", clock))
+            record = replace(record, validation=evaluate(grid, plan, state, "validation", clock, site_of))
         if federation.evaluate_every and number == federation.rounds:
-            record = replace(record, test=evaluate(grid, plan, state, "test", clock))
+            record = replace(record, test=evaluate(grid, plan, state, "test", clock, site_of))
         yield state, replace(record, seconds=clock.now() - started)
+        failed_in_a_row = 0 if record.is_aggregated else failed_in_a_row + 1
+        if failed_in_a_row >= federation.max_failed_rounds:
+            raise NoQuorum(
+                f"{failed_in_a_row} rounds in a row had usable replies of fewer than {federation.min_sites} sites; "
+                "the rounds' record says why each was left out"
+            )
 
 
 def _train(
-    grid: MessageGrid, plan: RoundPlan, layout: ModuleLayout, state: FederationState, number: int, clock: Clock
+    grid: MessageGrid,
+    plan: RoundPlan,
+    layout: ModuleLayout,
+    state: FederationState,
+    number: int,
+    clock: Clock,
+    site_of: SiteOf,
 ) -> tuple[FederationState, RoundRecord]:
     federation = plan.federation.of_round(number)
     asked = Instruction(plan, number, model_digest(state.weights))
     content = write_instruction(asked, write_modules(state.weights))
     bytes_down = content_bytes(content)
     running, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
-    for node, message in _exchange(grid, content, MessageType.TRAIN, asked, clock):
+    sites = site_of()
+    for node, message in _exchange(grid, content, MessageType.TRAIN, asked, clock, sites):
         arrived = clock.now()
-        record = SiteRecord(node, bytes_down=bytes_down)
+        record = SiteRecord(node, sites[node] if sites else "", bytes_down)
         try:
             reply_content = _content(message)
             record = replace(record, bytes_up=content_bytes(reply_content))
-            reply = accept_training(reply_content, asked, layout, losses)
+            reply = accept_training(reply_content, asked, layout, losses, sites[node] if sites else None)
             running = fold(running, reply.updates, reply.visits, federation.aggregation)
         except FixedPointOverflowError:
             records.append(replace(record, rejected="fixed_point_range"))
@@ -205,16 +237,22 @@ def running_mean(
 
 
 def evaluate(
-    grid: MessageGrid, plan: RoundPlan, state: FederationState, part: Part, clock: Clock = Clock()
+    grid: MessageGrid,
+    plan: RoundPlan,
+    state: FederationState,
+    part: Part,
+    clock: Clock = Clock(),
+    site_of: SiteOf = lambda: None,
 ) -> Evaluation:
     """Let every site evaluate the model on a part of its visits, and add up what it may tell."""
     asked = Instruction(plan, state.round, model_digest(state.judged), part)
     content = write_instruction(asked, write_modules(state.judged))
     by_site: dict[str, Mapping[str, ErrorSums]] = {}
     rejected: dict[int, str] = {}
-    for node, message in _exchange(grid, content, MessageType.EVALUATE, asked, clock):
+    sites = site_of()
+    for node, message in _exchange(grid, content, MessageType.EVALUATE, asked, clock, sites):
         try:
-            reply = accept_evaluation(_content(message), asked, by_site)
+            reply = accept_evaluation(_content(message), asked, by_site, sites[node] if sites else None)
         except RejectedReply as rejection:
             rejected[node] = rejection.rule
         else:
@@ -228,9 +266,14 @@ def evaluate(
 
 
 def _exchange(
-    grid: MessageGrid, content: RecordDict, message_type: str, asked: Instruction, clock: Clock
+    grid: MessageGrid,
+    content: RecordDict,
+    message_type: str,
+    asked: Instruction,
+    clock: Clock,
+    sites: Mapping[int, str] | None,
 ) -> Iterator[tuple[int, Message | None]]:
-    """Send the content to every connected node and yield (node, reply) in the order of arrival.
+    """Send the content to every connected node that is a site, and yield (node, reply) in the order of arrival.
 
     A node that is silent until the deadline comes last, with None. Replies are matched by the message that they answer:
     the error that Flower makes for a lost node names the coordinator as its sender.
@@ -239,7 +282,7 @@ def _exchange(
     deadline = clock.now() + deadline_seconds
     nodes: dict[str, int] = {}
     unsent: list[int] = []
-    for node in grid.get_node_ids():
+    for node in _connected(grid, sites):
         message = Message(content, node, message_type, ttl=deadline_seconds, group_id=str(asked.round))
         # One at a time: where a message cannot be stored, some grids return None for it and some nothing.
         identifiers = [identifier for identifier in grid.push_messages([message]) if identifier]
@@ -281,11 +324,15 @@ def _error_type(error: Error) -> str:
     return names.get(error.code, "UNKNOWN")
 
 
-def _wait_for_sites(grid: MessageGrid, min_sites: int, deadline_seconds: float, clock: Clock) -> None:
-    """Return once enough nodes are connected, or at the deadline: the round then fails by its quorum."""
+def _wait_for_sites(grid: MessageGrid, min_sites: int, deadline_seconds: float, clock: Clock, site_of: SiteOf) -> None:
+    """Return once enough sites are connected, or at the deadline: the round then fails by its quorum."""
     deadline = clock.now() + deadline_seconds
-    while len(list(grid.get_node_ids())) < min_sites and clock.now() < deadline:
+    while len(_connected(grid, site_of())) < min_sites and clock.now() < deadline:
         clock.pause(POLL_SECONDS)
+
+
+def _connected(grid: MessageGrid, sites: Mapping[int, str] | None) -> list[int]:
+    return [node for node in grid.get_node_ids() if sites is None or node in sites]
 
 
 def _slices(items: list[str], size: int) -> Iterator[list[str]]:

@@ -19,6 +19,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "shape": "A module does not have the size that it has in this model.",
         # read and judged: permmoe_server.acceptance
         "wrong_round": "It answers another round than the one that was open.",
+        "wrong_site": "It spoke in the name of another site than the one whose key sent it.",
         "model_digest": "It started from another model than the one that was sent.",
         "duplicate_reply": "Its site had answered this round already; the first reply counts.",
         "empty": "It trained no module.",
@@ -46,6 +47,8 @@ SITE_ERROR = "The site's program stopped with this type of error; the site's log
 
 GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
     {
+        "handshake": "It had no certificate of this federation, or an expired one, or TLS failed otherwise.",
+        "not_on_roster": "Its certificate's key is not on the roster.",
         "path": "It asked for something that the gateway does not offer.",
         "method": "It used another HTTP method than the one its path has.",
         "query": "Its address had a query string, which no request of a site has.",
@@ -54,7 +57,7 @@ GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
         "slow_headers": "Its request head was not complete in time.",
         "slow_exchange": "It did not take the answer in time and was cut off.",
         "malformed": "It was not HTTP/1.1.",
-        "rate": "Its address asked too often.",
+        "rate": "It asked too often.",
         "connections": "Too many connections were open.",
         "address_connections": "Its address had too many connections open.",
         "busy": "Too many bytes of other requests were held at that moment.",

@@ -61,7 +61,7 @@ def federation_demo(
         processes.append(deployment.start_server("--study", str(STUDY), "--stay"))
         clients = {site: deployment.start_client(site) for site in deployment.sites}
         processes += clients.values()
-        deployment.wait_for(lambda s: s.sites_online == len(clients), "all hospitals online", 120)
+        deployment.wait_for(lambda s: s.sites_online == len(clients), "all hospitals online", 120.0)
         _say(started, f"{len(clients)} hospitals are connected over mutual TLS")
         _after_round(deployment, 1)
         _say(started, "the first round is finished")

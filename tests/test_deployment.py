@@ -1,0 +1,92 @@
+"""A coordinator and three hospitals as real processes over real TLS, and what happens to them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from federation_processes import deploy_tiny, final_weights, find, kill, network, replayed
+from tiny_federation import SITES, tiny_plan
+
+from permmoe_server.settings import read_server
+from permmoe_server.status import CoordinatorStatus
+from permmoe_simulation.deployment import Deployment, ended, wait_for
+
+# One after the other: each starts eight processes.
+pytestmark = pytest.mark.xdist_group("deployment")
+
+PATIENCE_SECONDS = 150.0
+
+
+def is_over(status: CoordinatorStatus) -> bool:
+    return status.phase in ("finished", "failed")
+
+
+def done(number: int) -> Callable[[CoordinatorStatus], bool]:
+    return lambda status: status.rounds_done >= number or is_over(status)
+
+
+def records(deployment: Deployment) -> list[dict[str, Any]]:
+    [path] = deployment.folder.studies.glob("*/rounds.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doubles_no_update(tmp_path: Path) -> None:
+    plan = tiny_plan(rounds=16, min_sites=2, round_deadline_seconds=60.0)
+    deployment = deploy_tiny(tmp_path / "there", plan)
+    study = ["--study", str(tmp_path / "there" / "study.yaml"), "--stay"]
+    processes: list[subprocess.Popen[bytes]] = []
+    with ended(processes):
+        server = deployment.start_server(*study)
+        clients = {site: deployment.start_client(site) for site in SITES}
+        processes += [server, *clients.values()]
+        for number, program in enumerate(("superlink", "gateway", "server app", "executor"), start=1):
+            deployment.wait_for(done(2 * number), f"round {2 * number}", PATIENCE_SECONDS)
+            kill(wait_for(lambda p=program: find(server.pid, p), f"a running {program}", 30.0))
+        deployment.wait_for(done(10), "round 10", PATIENCE_SECONDS)
+        clients["west"].kill()
+        deployment.wait_for(done(11), "round 11", PATIENCE_SECONDS)
+        processes.append(deployment.start_client("west"))
+        server.kill()
+        server.wait()
+        processes.append(deployment.start_server(*study))
+        status = deployment.wait_for(is_over, "the end", PATIENCE_SECONDS)
+    assert (status.phase, status.rounds_done) == ("finished", 16), status.detail
+    kept = records(deployment)
+    assert [record["round"] for record in kept] == list(range(1, 17))
+    assert {site["site"] for record in kept for site in record["sites"]} == set(SITES)
+    here, there = replayed(tmp_path / "here", plan, kept), final_weights(deployment)
+    assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_a_site_whose_network_is_gone_for_longer_than_a_round_comes_back(tmp_path: Path) -> None:
+    plan = tiny_plan(rounds=60, min_sites=2, round_deadline_seconds=8.0, evaluate_every=0)
+    deployment = deploy_tiny(tmp_path / "there", plan)
+    with network(read_server(deployment.folder.settings).port) as cable:
+        site = yaml.safe_load(deployment.sites["west"].read_text())
+        site["coordinator"]["port"] = cable.port
+        deployment.sites["west"].write_text(yaml.safe_dump(site))
+        processes: list[subprocess.Popen[bytes]] = []
+        with ended(processes):
+            processes.append(deployment.start_server("--study", str(tmp_path / "there" / "study.yaml"), "--stay"))
+            processes += [deployment.start_client(name) for name in SITES]
+            before = deployment.wait_for(lambda s: "west" in took_part(s), "west's first round", PATIENCE_SECONDS)
+            cable.cut()
+            deployment.wait_for(
+                lambda s: s.rounds_done >= before.rounds_done + 2 and "west" not in took_part(s), "rounds without", 60.0
+            )
+            cable.mend()
+            status = deployment.wait_for(lambda s: "west" in took_part(s) or is_over(s), "west again", 60.0)
+    assert "west" in took_part(status) and status.phase == "running"
+    log = (deployment.logs / "west.log").read_text()
+    assert "the coordinator is away" in log or "cannot be reached" in log
+
+
+def took_part(status: CoordinatorStatus) -> set[str]:
+    return set(status.records[-1].trained) if status.records else set()
