@@ -15,7 +15,7 @@ import torch
 import yaml
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from tiny_federation import SITES, write_site
+from tiny_federation import SITES, approve, write_site
 
 from permmoe.checkpoint import load_checkpoint
 from permmoe.federated.plan import RoundPlan
@@ -76,7 +76,7 @@ def replayed(folder: Path, plan: RoundPlan, records: list[dict[str, Any]]) -> Ma
     (folder / "plan.json").write_text(plan.canonical_json())
     nodes = []
     for name in SITES:
-        nodes.append({"site-config": str(write_site(folder, name, approved_studies=[plan.digest()]))})
+        nodes.append({"site-config": str(approve(write_site(folder, name), plan))})
     names = dict(zip(range(FIRST_NODE, FIRST_NODE + len(nodes)), SITES, strict=True))
     accepted = {r["round"]: {site["site"] for site in r["sites"] if site["rejected"] is None} for r in records}
     app = ClientApp()

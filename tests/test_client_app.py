@@ -10,7 +10,7 @@ import pytest
 import torch
 from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
-from tiny_federation import MODEL, tiny_plan, write_site
+from tiny_federation import MODEL, approve, tiny_plan, write_site
 
 from permmoe.config import FederationConfig, VolumeGrid
 from permmoe.data.dataset import MemoryRows, VisitData
@@ -24,6 +24,7 @@ from permmoe.federated.records import (
     TrainReply,
     model_digest,
     read_evaluation_reply,
+    read_instruction,
     read_train_reply,
     write_instruction,
     write_modules,
@@ -49,7 +50,9 @@ def instruction(
     return write_instruction(asked, write_modules(weights))
 
 
-def ask(path: Path | None, content: RecordDict, kind: str = MessageType.TRAIN) -> Message:
+def ask(path: Path | None, content: RecordDict, kind: str = MessageType.TRAIN, *, is_approved: bool = True) -> Message:
+    if path and path.exists() and is_approved:
+        approve(path, read_instruction(content).plan)
     grid = InProcessGrid(app, [{"site-config": str(path)} if path else {}], is_serialised=True)
     [reply] = grid.send_and_receive([Message(content, FIRST_NODE, kind, group_id="1")])
     return reply
@@ -194,7 +197,7 @@ def centred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *sites: VisitData) 
     start = make_model(IMAGED, 3)
     layout = ModuleLayout.of(start)
     before = layout.flatten_all(start.state_dict())
-    grid = InProcessGrid(app, [{"site-config": str(write_site(tmp_path, name))} for name in by_name])
+    grid = InProcessGrid(app, [{"site-config": str(approve(write_site(tmp_path, name), plan))} for name in by_name])
     [(state, _)] = run_rounds(grid, plan, layout, FederationState(0, before))
     changed = {name for name in before if not torch.equal(before[name], state.weights[name])}
     return layout.unflatten(state.weights)["encoders.t1.features.centre"], changed
@@ -242,3 +245,15 @@ def test_paths_of_a_site_file_start_at_its_folder(tmp_path: Path) -> None:
     site = read_site(write_site(tmp_path, "north"))
     assert isinstance(site, SiteConfig)
     assert (site.manifest, site.cache) == (tmp_path / "north.csv", tmp_path / "cache-north")
+
+
+@pytest.mark.parametrize("kind", [MessageType.TRAIN, MessageType.EVALUATE])
+def test_a_study_that_is_not_approved_is_refused_before_any_data_is_read(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = approve(write_site(tmp_path, "north"), tiny_plan())
+    changed = tiny_plan(local_epochs=3)
+    monkeypatch.setattr(site_module, "read_manifest", lambda *args: pytest.fail("the data was read"))
+    reply = ask(path, instruction(changed), kind, is_approved=False)
+    assert reply.error.reason == "StudyNotApproved"
+    assert changed.digest() in caplog.text and "permmoe-client approve" in caplog.text

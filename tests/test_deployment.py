@@ -38,7 +38,7 @@ def records(deployment: Deployment) -> list[dict[str, Any]]:
 
 
 def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doubles_no_update(tmp_path: Path) -> None:
-    plan = tiny_plan(rounds=16, min_sites=2, round_deadline_seconds=60.0)
+    plan = tiny_plan(rounds=16, min_sites=2, round_deadline_seconds=15.0)
     deployment = deploy_tiny(tmp_path / "there", plan)
     study = ["--study", str(tmp_path / "there" / "study.yaml"), "--stay"]
     processes: list[subprocess.Popen[bytes]] = []

@@ -57,6 +57,15 @@ def write_site(folder: Path, name: str, *, visits: int = 23, **settings: object)
     return path
 
 
+def approve(path: Path, plan: RoundPlan) -> Path:
+    """Let the site of this file train a study."""
+    site = yaml.safe_load(path.read_text())
+    site["approved_studies"] = sorted({*site.get("approved_studies", []), plan.digest()})
+    path.write_text(yaml.safe_dump(site))
+    return path
+
+
 def node_configs(folder: Path) -> list[dict[str, str]]:
-    """All three sites on disk, as Flower's nodes are told of them."""
-    return [{"site-config": str(write_site(folder, name))} for name in SITES]
+    """All three sites on disk, as Flower's nodes are told of them; they approved the study in `plan.json`."""
+    plan = RoundPlan.model_validate_json((folder / "plan.json").read_text())
+    return [{"site-config": str(approve(write_site(folder, name), plan))} for name in SITES]

@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from permmoe.errors import ConfigurationError
-from permmoe_client.site import Coordinator
+from permmoe.federated.roster import Roster, read_roster
+from permmoe_client.ledger import Ledger
+from permmoe_client.site import Coordinator, SiteConfig
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -51,6 +53,33 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise ConfigurationError(f"no certificate at {path}; unpack it from the kit") from None
     except ValueError:
         raise ConfigurationError(f"{path} is no certificate, or a damaged one; unpack it from the kit again") from None
+
+
+def open_ledger(site: SiteConfig) -> Ledger | None:
+    """The site's ledger; None for a site that connects to no coordinator. Raises ConfigurationError for its key."""
+    if site.coordinator is None or site.ledger is None:
+        return None
+    return Ledger(site.ledger, site.name, load_key(site.coordinator.key))
+
+
+def check_roster(coordinator: Coordinator, name: str) -> Roster:
+    """The roster of the kit, once it is found signed by the authority and to hold this site with this key.
+
+    Raises ConfigurationError, RosterError.
+    """
+    try:
+        signed = coordinator.roster.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{coordinator.roster}: {error.strerror}; unpack it from the kit") from None
+    roster = read_roster(signed, load_certificate(coordinator.authority))
+    public = load_key(coordinator.key).public_key()
+    own = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    keys = {site.name: site.public_key for site in roster.sites}
+    if keys.get(name) != own:
+        raise ConfigurationError(
+            f"the roster has no site {name!r} with the key {coordinator.key}; use name, roster and key of one kit"
+        )
+    return roster
 
 
 def client_context(coordinator: Coordinator, now: datetime | None = None) -> ssl.SSLContext:

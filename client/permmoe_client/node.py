@@ -17,7 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from permmoe.errors import ConfigurationError
 from permmoe_client.app import app
 from permmoe_client.fleet import Fleet, Refused, Unreachable, connect
-from permmoe_client.identity import client_context, load_key
+from permmoe_client.identity import check_roster, client_context, load_key
 from permmoe_client.site import read_site
 
 LOG = logging.getLogger("permmoe.client")
@@ -38,12 +38,15 @@ class Presence:
 def run_node(path: Path, stop: threading.Event, presence: Presence | None = None) -> None:
     """Take part in the federation until `stop` is set. `path` is the site's YAML file.
 
-    Raises ConfigurationError for settings that cannot connect; everything that may pass is waited out.
+    Raises ConfigurationError for settings that cannot connect, RosterError for a roster that is not the coordinator's;
+    everything that may pass is waited out.
     """
     presence = presence or Presence()
-    coordinator = read_site(path).coordinator
+    site = read_site(path)
+    coordinator = site.coordinator
     if coordinator is None:
         raise ConfigurationError(f"{path} has no 'coordinator'; take that part from the site.yaml of your kit")
+    check_roster(coordinator, site.name)
     tls, key = client_context(coordinator), load_key(coordinator.key)
     where = f"{coordinator.host}:{coordinator.port}"
     pause = FIRST_PAUSE_SECONDS

@@ -1,4 +1,4 @@
-"""A site's part of a round: check what the coordinator sent, train or evaluate on the site's own visits, answer."""
+"""A site's part of a round: check what the coordinator sent, train or evaluate on the site's own visits."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from permmoe.federated.records import (
     EvaluationReply,
     Instruction,
     TrainReply,
-    read_instruction,
     read_model,
-    write_evaluation_reply,
-    write_train_reply,
 )
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
@@ -27,13 +24,13 @@ from permmoe.trainer import centre_inputs, derive_seed, train_epochs
 from permmoe_client.site import SiteConfig, site_visits
 
 
-def train_round(content: RecordDict, site: SiteConfig) -> RecordDict:
+def train_round(asked: Instruction, content: RecordDict, site: SiteConfig) -> TrainReply:
     """Train from the weights that came and answer with the change of every module that was trained.
 
-    Raises MalformedRecord for an instruction that breaks the protocol.
+    Raises MalformedRecord for a model that is not the one that was announced.
     """
     started = time.perf_counter()
-    asked, layout, model, before = _opened(content, site)
+    layout, model, before = _opened(asked, content, site)
     plan = asked.plan
     data = site_visits(site, plan.model).part("train")
     opened = time.perf_counter()
@@ -62,27 +59,25 @@ def train_round(content: RecordDict, site: SiteConfig) -> RecordDict:
     }
     train_seconds = trained - opened
     overhead_seconds = time.perf_counter() - started - train_seconds
-    return write_train_reply(
-        TrainReply(
-            site.name,
-            asked.round,
-            asked.model_digest,
-            updates,
-            float(record.visits),
-            record.loss_sum,
-            train_seconds,
-            overhead_seconds,
-        )
+    return TrainReply(
+        site.name,
+        asked.round,
+        asked.model_digest,
+        updates,
+        float(record.visits),
+        record.loss_sum,
+        train_seconds,
+        overhead_seconds,
     )
 
 
-def evaluate_round(content: RecordDict, site: SiteConfig) -> RecordDict:
+def evaluate_round(asked: Instruction, content: RecordDict, site: SiteConfig) -> EvaluationReply:
     """Evaluate the weights that came and answer with sums of the combinations that enough subjects have."""
-    asked, _, model, _ = _opened(content, site)
+    _, model, _ = _opened(asked, content, site)
     sums = combination_sums(model, site_visits(site, asked.plan.model).part(asked.part))
     least = _least_cell(asked, site)
     told = {name: s for name, s in sums.items() if s.n >= least}
-    return write_evaluation_reply(EvaluationReply(site.name, asked.round, asked.model_digest, told))
+    return EvaluationReply(site.name, asked.round, asked.model_digest, told)
 
 
 def _least_cell(asked: Instruction, site: SiteConfig) -> int:
@@ -91,15 +86,14 @@ def _least_cell(asked: Instruction, site: SiteConfig) -> int:
 
 
 def _opened(
-    content: RecordDict, site: SiteConfig
-) -> tuple[Instruction, ModuleLayout, PerMMoE, dict[str, torch.Tensor]]:
-    """What is asked, and the model with the weights that came, their digest verified."""
+    asked: Instruction, content: RecordDict, site: SiteConfig
+) -> tuple[ModuleLayout, PerMMoE, dict[str, torch.Tensor]]:
+    """The model with the weights that came, their digest verified."""
     torch.set_num_threads(site.threads or torch.get_num_threads())
-    asked = read_instruction(content)
     model, layout = _blank_model(asked.plan.model)
     before = read_model(content, asked, layout)
     model.load_state_dict(layout.unflatten(before))
-    return asked, layout, model.to(training_device(site.device)), before
+    return layout, model.to(training_device(site.device)), before
 
 
 # For a small model, making one takes as long as all else beside training. Every call overwrites all its weights.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Literal, TypeVar
 
@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from permmoe.evaluation import ErrorSums
+from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.update import ModuleUpdate
@@ -30,6 +31,10 @@ Value = TypeVar("Value")
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """What a site may call itself: the name ends up in tables and file names."""
+
+
+LEDGER_HEAD = re.compile(r"[0-9]{1,18} [0-9a-f]{64}")
+"""A ledger's newest entry: its number and SHA-256."""
 
 
 class MalformedRecord(Exception):  # noqa: N818 - a verdict on what was received, not a fault
@@ -68,6 +73,8 @@ class TrainReply:
     train_seconds: float
     overhead_seconds: float
     """The site's time outside training: reading, checking and writing records."""
+    head: Head | None = None
+    """Of the site's ledger, whose newest entry is this reply; None where the site keeps none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class EvaluationReply:
     round: int
     model_digest: str
     sums: Mapping[str, ErrorSums]
+    head: Head | None = None
+    """As in a training reply."""
 
 
 def model_digest(state: Mapping[str, Tensor]) -> str:
@@ -112,8 +121,8 @@ def read_modules(record: ArrayRecord, names: Collection[str], layout: ModuleLayo
     return dict(zip(sizes, torch.split(flat, list(sizes.values())), strict=True))
 
 
-def write_instruction(instruction: Instruction, model: ArrayRecord) -> RecordDict:
-    """The message that opens a round at a site."""
+def write_instruction(instruction: Instruction, model: ArrayRecord, receipts: Iterable[Receipt] = ()) -> RecordDict:
+    """The message that opens a round, the same for every site; receipts are for the ledgers of the sites they name."""
     settings = ConfigRecord(
         {
             "plan": instruction.plan.canonical_json(),
@@ -122,7 +131,15 @@ def write_instruction(instruction: Instruction, model: ArrayRecord) -> RecordDic
             "part": instruction.part,
         }
     )
-    return RecordDict({"model": model, "instruction": settings})
+    by_site = ConfigRecord({receipt.head.site: receipt.line().decode() for receipt in receipts})
+    return RecordDict({"model": model, "instruction": settings, "receipts": by_site})
+
+
+def read_receipt_line(content: RecordDict, site: str) -> bytes | None:
+    """The receipt for a site's ledger that came with an instruction, not verified; None without one."""
+    receipts = content.get("receipts")
+    line = receipts.get(site) if isinstance(receipts, ConfigRecord) else None
+    return line.encode() if isinstance(line, str) else None
 
 
 def read_instruction(content: RecordDict) -> Instruction:
@@ -182,6 +199,7 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
         _number(figures, "loss_sum"),
         _number(figures, "train_seconds"),
         _number(figures, "overhead_seconds"),
+        _read_head(content, site),
     )
 
 
@@ -201,11 +219,25 @@ def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
             raise MalformedRecord("sums")
         n, squared, absolute, target, target_squared = map(float, values)
         sums[name] = ErrorSums(int(n), squared, absolute, target, target_squared)
-    return EvaluationReply(*_read_header(content), sums)
+    site, number, digest = _read_header(content)
+    return EvaluationReply(site, number, digest, sums, _read_head(content, site))
 
 
 def _header(reply: TrainReply | EvaluationReply) -> ConfigRecord:
-    return ConfigRecord({"site": reply.site, "round": reply.round, "model-digest": reply.model_digest})
+    header = ConfigRecord({"site": reply.site, "round": reply.round, "model-digest": reply.model_digest})
+    if reply.head:
+        header["ledger"] = f"{reply.head.sequence} {reply.head.digest}"
+    return header
+
+
+def _read_head(content: RecordDict, site: str) -> Head | None:
+    text = _record(content, "reply", ConfigRecord).get("ledger")
+    if text is None:
+        return None
+    if not isinstance(text, str) or not LEDGER_HEAD.fullmatch(text):
+        raise MalformedRecord("ledger_head")
+    sequence, digest = text.split()
+    return Head(site, int(sequence), digest)
 
 
 def _read_header(content: RecordDict) -> tuple[str, int, str]:

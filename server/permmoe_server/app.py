@@ -27,12 +27,14 @@ from torch import Tensor
 from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation import mean_squared_error
+from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
+from permmoe_server.authority import read_identity
 from permmoe_server.prompt_grid import prompt
-from permmoe_server.rounds import FederationState, MessageGrid, RoundRecord, SiteOf, run_rounds
+from permmoe_server.rounds import Countersigner, FederationState, MessageGrid, RoundRecord, SiteOf, run_rounds
 
 app = ServerApp()
 
@@ -44,17 +46,17 @@ def main(grid: Grid, context: Context) -> None:
     out = _path(context, "out")
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        _run(prompt(grid), plan, out, _site_reader(context))
+        _run(prompt(grid), plan, out, _site_reader(context), _countersigner(context))
 
 
-def _run(grid: MessageGrid, plan: RoundPlan, out: Path, site_of: SiteOf) -> None:
+def _run(grid: MessageGrid, plan: RoundPlan, out: Path, site_of: SiteOf, countersigner: Countersigner | None) -> None:
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
     rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
-    for state, record in run_rounds(grid, plan, layout, state, site_of=site_of):  # noqa: B020
+    for state, record in run_rounds(grid, plan, layout, state, site_of=site_of, countersigner=countersigner):  # noqa: B020
         # The record first: a round whose checkpoint was not written is forgotten and run again.
         with rounds.open("a") as file:
             file.write(record_json(record) + "\n")
@@ -76,6 +78,15 @@ def _alone(out: Path) -> Iterator[None]:
     with (out / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _countersigner(context: Context) -> Countersigner | None:
+    """Signs with the server's key where the run names `server-key` and `server-certificate`."""
+    if "server-key" not in context.run_config:
+        return None
+    path = _path(context, "server-certificate")
+    server = read_identity(path, _path(context, "server-key"))
+    return lambda head: countersign(head, server.key, server.certificate, server.certificate_pem.decode())
 
 
 def _site_reader(context: Context) -> SiteOf:

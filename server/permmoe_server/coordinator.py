@@ -158,7 +158,13 @@ class _Coordinator:
                 f"{self._folder.logs / 'executor.log'} says why"
             )
         self._run_id = self._superlink.start_run(
-            {"plan": str(study.plan_file), "out": str(study.folder), "sites": str(self._folder.sites)}
+            {
+                "plan": str(study.plan_file),
+                "out": str(study.folder),
+                "sites": str(self._folder.sites),
+                "server-key": str(self._folder.server_key),
+                "server-certificate": str(self._folder.server),
+            }
         )
         LOG.info("study %s: started with %d sites, from round %d", study.plan.name, online, done + 1)
         self._board.update(phase="running", detail="")

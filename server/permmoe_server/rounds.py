@@ -23,6 +23,7 @@ from torch import Tensor
 from permmoe.config import FederationConfig
 from permmoe.errors import PermmoeError
 from permmoe.evaluation import ErrorSums
+from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
@@ -57,6 +58,8 @@ class FederationState:
     moments: Mapping[str, Moments] = field(default_factory=dict)
     average: Mapping[str, Tensor] = field(default_factory=dict)
     """Running mean of the weights over rounds, which is judged and kept; empty where the study wants the newest."""
+    receipts: Mapping[str, Receipt] = field(default_factory=dict)
+    """For each site's ledger the newest that was countersigned; it goes out with the next round."""
 
     @property
     def judged(self) -> Mapping[str, Tensor]:
@@ -78,6 +81,8 @@ class SiteRecord:
     overhead_seconds: float = 0.0
     """The site's time outside training and ours for checking and folding; waiting and transport are in neither."""
     modules: tuple[str, ...] = ()
+    ledger: str = ""
+    """SHA-256 of the newest entry of the site's ledger: the coordinator's half of the evidence."""
     rejected: str | None = None
     """The rule that its reply broke, `no_reply`, or the type of the error that it had."""
 
@@ -133,6 +138,9 @@ class Clock:
 SiteOf = Callable[[], Mapping[int, str] | None]
 """Which node is which site, as it is now; None where nobody says, and a reply's own word is taken for it."""
 
+Countersigner = Callable[[Head], Receipt]
+"""Gives a receipt for the newest entry of a site's ledger."""
+
 
 def run_rounds(
     grid: MessageGrid,
@@ -141,6 +149,7 @@ def run_rounds(
     state: FederationState,
     clock: Clock = Clock(),
     site_of: SiteOf = lambda: None,
+    countersigner: Countersigner | None = None,
 ) -> Iterator[tuple[FederationState, RoundRecord]]:
     """Run the rounds that `state` has not done yet, yielding the state and the record after each.
 
@@ -151,7 +160,7 @@ def run_rounds(
     for number in range(state.round + 1, federation.rounds + 1):
         started = clock.now()
         _wait_for_sites(grid, federation.min_sites, federation.round_deadline_seconds, clock, site_of)
-        state, record = _train(grid, plan, layout, state, number, clock, site_of)
+        state, record = _train(grid, plan, layout, state, number, clock, site_of, countersigner)
         if federation.evaluate_every and number % federation.evaluate_every == 0:
             record = replace(record, validation=evaluate(grid, plan, state, "validation", clock, site_of))
         if federation.evaluate_every and number == federation.rounds:
@@ -173,12 +182,14 @@ def _train(
     number: int,
     clock: Clock,
     site_of: SiteOf,
+    countersigner: Countersigner | None,
 ) -> tuple[FederationState, RoundRecord]:
     federation = plan.federation.of_round(number)
     asked = Instruction(plan, number, model_digest(state.weights))
-    content = write_instruction(asked, write_modules(state.weights))
+    content = write_instruction(asked, write_modules(state.weights), state.receipts.values())
     bytes_down = content_bytes(content)
     running, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
+    receipts = dict(state.receipts)
     sites = site_of()
     for node, message in _exchange(grid, content, MessageType.TRAIN, asked, clock, sites):
         arrived = clock.now()
@@ -194,6 +205,8 @@ def _train(
             records.append(replace(record, rejected=rejection.rule))
         else:
             losses[reply.site] = reply.loss_sum
+            if reply.head and countersigner:
+                receipts[reply.site] = countersigner(reply.head)
             records.append(
                 replace(
                     record,
@@ -202,6 +215,7 @@ def _train(
                     train_seconds=reply.train_seconds,
                     overhead_seconds=reply.overhead_seconds + clock.now() - arrived,
                     modules=tuple(reply.updates),
+                    ledger=reply.head.digest if reply.head else "",
                 )
             )
     is_aggregated = running.sites >= federation.min_sites
@@ -215,7 +229,7 @@ def _train(
     loss = fsum(losses.values()) / visits if visits else float("nan")
     records.sort(key=lambda r: (r.site, r.node))
     return (
-        FederationState(number, weights, moments, running_mean(state.average, weights, federation, number)),
+        FederationState(number, weights, moments, running_mean(state.average, weights, federation, number), receipts),
         RoundRecord(number, is_aggregated, tuple(records), loss, seconds=0.0),
     )
 

@@ -50,6 +50,8 @@ clientapp = "permmoe_client.app:app"
 plan = ""
 out = ""
 sites = ""
+server-key = ""
+server-certificate = ""
 """
 """What Flower wants instead of a bundle of code: our sites fetch none, and the server has its app installed."""
 

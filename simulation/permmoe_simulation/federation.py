@@ -43,7 +43,8 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(plan.canonical_json())
     nodes = [
-        {"site-config": str(write_site(name, cell, sites, cache, folder / "sites" / name).absolute())} for name in sites
+        {"site-config": str(write_site(name, cell, sites, cache, folder / "sites" / name, plan).absolute())}
+        for name in sites
     ]
     out = folder / "server"
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
@@ -57,7 +58,7 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     return Federation(weights, dict(_evaluations(records)), [row for record in records for row in _site_rows(record)])
 
 
-def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path) -> Path:
+def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan) -> Path:
     """A hospital's manifest and its site file, as its IT department would have them; returns the site file."""
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(sites[name], folder / "manifest.csv", cell.model.modalities)
@@ -67,6 +68,7 @@ def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path) -
         "cache": str(cache.absolute()),
         "threads": cell.train.threads,
         "device": "cpu",
+        "approved_studies": [plan.digest()],
         "release": {"min_cell_count": cell.federation.min_cell_count},
     }
     (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))

@@ -1,0 +1,194 @@
+"""The site's ledger on disk: `ledger.jsonl`, only ever appended to, and the coordinator's receipts beside it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from permmoe.errors import PermmoeError
+from permmoe.federated.audit import (
+    AuditError,
+    Entry,
+    Head,
+    Kind,
+    check_receipts,
+    is_signed,
+    next_entry,
+    parse_entry,
+    read_chain,
+    read_receipt,
+)
+
+LEDGER_FILE, RECEIPTS_FILE, LOCK_FILE = "ledger.jsonl", "receipts.jsonl", ".lock"
+TAIL_BYTES = 1 << 20
+"""No entry is longer: the last one lies within so many bytes of the end."""
+
+
+class LedgerError(PermmoeError):
+    """The ledger cannot be written or believed; nothing leaves without an entry."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check of the whole ledger found."""
+
+    entries: tuple[Entry, ...]
+    receipted: int
+    """Entries up to this one cannot have been cut off unnoticed."""
+
+
+class Ledger:
+    """One site's ledger. Each call opens the files anew, so processes may share it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        site: str,
+        key: ec.EllipticCurvePrivateKey,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._folder, self._site, self._key, self._now = folder, site, key, now
+
+    @property
+    def path(self) -> Path:
+        """The entries, one a line."""
+        return self._folder / LEDGER_FILE
+
+    def append(self, kind: Kind, facts: Mapping[str, Any]) -> Head:
+        """Add an entry and return its head, once it is on disk. Raises LedgerError, and then the ledger is as before.
+
+        A last line that a kill cut short is moved to a file of its own first.
+        """
+        with self._alone():
+            last = self._last()
+            entry = next_entry(last, kind, facts, self._now().isoformat(timespec="seconds"), self._key)
+            _append(self.path, entry.line())
+        return Head(self._site, entry.sequence, entry.digest())
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, newest last, as they stand there."""
+        for line in _lines(self.path):
+            yield parse_entry(line)
+
+    def decisions(self) -> list[Entry]:
+        """Approvals and revocations that this site's key signed, oldest first."""
+        # Cheap to find without parsing what the others say.
+        lines = (line for line in _lines(self.path) if b'"kind":"approval"' in line or b'"kind":"revocation"' in line)
+        found = []
+        for line in lines:
+            try:
+                entry = parse_entry(line)
+            except AuditError:
+                continue
+            if entry.kind in ("approval", "revocation") and is_signed(entry, self._key.public_key()):
+                found.append(entry)
+        return found
+
+    def bytes_since(self, period: timedelta) -> int:
+        """What left in the time up to now, bytes."""
+        start = self._now() - period
+        total = 0
+        for line in reversed(_lines(self.path)):
+            entry = parse_entry(line)
+            if datetime.fromisoformat(entry.time) < start:
+                break
+            total += int(entry.facts.get("bytes", 0))
+        return total
+
+    def keep_receipt(self, line: bytes, authority: x509.Certificate) -> None:
+        """Keep a receipt of the coordinator's. Raises AuditError for one that is not for this ledger."""
+        receipt = read_receipt(line, authority)
+        if receipt.head.site != self._site:
+            raise AuditError("a receipt is for another site")
+        with self._alone():
+            if receipt.line() not in _lines(self._folder / RECEIPTS_FILE):
+                _append(self._folder / RECEIPTS_FILE, receipt.line())
+
+    def verify(self, authority: x509.Certificate | None) -> Verified:
+        """Check every entry, and every receipt where the authority is known. Raises AuditError."""
+        entries = read_chain(_lines(self.path), self._key.public_key())
+        if authority is None:
+            return Verified(entries, 0)
+        receipts = [read_receipt(line, authority) for line in _lines(self._folder / RECEIPTS_FILE)]
+        return Verified(entries, check_receipts(entries, receipts))
+
+    def _last(self) -> Entry | None:
+        """The newest entry; a torn line after it is put aside."""
+        if not self.path.exists():
+            return None
+        with self.path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            tail = file.read()
+            whole, newline, torn = tail.rpartition(b"\n")
+            if torn:
+                aside = self._folder / f"torn-{self._now():%Y%m%dT%H%M%S}.txt"
+                aside.write_bytes(torn)
+                file.truncate(size - len(torn))
+                os.fsync(file.fileno())
+        if not newline:
+            return None
+        try:
+            return parse_entry(whole.rpartition(b"\n")[2])
+        except AuditError as error:
+            raise LedgerError(
+                f"the last line of {self.path} is {error}; run permmoe-client ledger verify and restore the file from "
+                "a back-up"
+            ) from None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LedgerError(
+                f"{self._folder} cannot be written to ({error.strerror}); mend it or name another"
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line; on failure the file is as it was."""
+    is_new = not path.exists()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    size = os.fstat(handle).st_size
+    try:
+        content = line + b"\n"
+        if os.write(handle, content) < len(content):
+            raise OSError(28, "No space left on device")
+        os.fsync(handle)
+    except OSError as error:
+        os.ftruncate(handle, size)
+        raise LedgerError(
+            f"{path} cannot be written to ({error.strerror}), so nothing may leave; make room, then start again"
+        ) from None
+    finally:
+        os.close(handle)
+    if is_new:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Whole lines; a torn last one is not there."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []

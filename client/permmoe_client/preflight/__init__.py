@@ -1,0 +1,1 @@
+"""`permmoe-client --check`: what a hospital can look at before its site connects. It reads, and changes nothing."""

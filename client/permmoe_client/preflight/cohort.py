@@ -1,0 +1,118 @@
+"""The site's visits, as far as they can be read, and every image of them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from permmoe.config import ModelConfig
+from permmoe.data.adni import adni_visits
+from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest
+from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.visits import VisitTable
+from permmoe.data.volumes import BrokenVolume, read_volume
+from permmoe.errors import DataError
+from permmoe_client.preflight.outcome import Attempt
+from permmoe_client.site import SiteConfig
+
+Progress = Callable[[int, int], None]
+"""Told how many images of how many have been read."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a manifest or the folders hold."""
+
+    absent: tuple[str, ...] = ()
+    """Paths of the settings that are not there, or cannot be read."""
+    absent_columns: tuple[str, ...] = ()
+    repeated_subjects: tuple[str, ...] = ()
+    unknown_split_lines: tuple[int, ...] = ()
+    table: Attempt[VisitTable] = field(default_factory=Attempt)
+    """Every visit that can be used, those without an outcome included, before splits are assigned."""
+    left_out: Quarantine = field(default_factory=Quarantine)
+    """Rows and files that reading the table left out."""
+    broken: Quarantine = field(default_factory=Quarantine)
+    """Images that cannot be used."""
+
+
+def read_cohort(site: SiteConfig, model: ModelConfig, progress: Progress | None = None) -> Cohort:
+    """Read all that can be read; what cannot be used is told and never raised."""
+    cohort = _from_manifest(site.manifest, model) if site.manifest else _from_folders(site, model)
+    table = cohort.table.result
+    if table is None:
+        return cohort
+    wanted = tuple(m for m in site.modalities if m in model.names) or model.names
+    broken = _broken_volumes(table, model, wanted, progress)
+    return Cohort(table=cohort.table, left_out=cohort.left_out, broken=broken)
+
+
+def _from_manifest(path: Path, model: ModelConfig) -> Cohort:
+    try:
+        header, rows = _cells(path)
+    except OSError:
+        return Cohort(absent=(str(path),))
+    except (csv.Error, UnicodeDecodeError) as error:
+        return Cohort(table=Attempt(trouble=str(error)))
+    # Files with one column are no comma-separated tables; `read_manifest` says so better than a list of columns would.
+    absent = tuple(name for name in _training_columns(model) if name not in header) if len(header) > 1 else ()
+    subjects = Counter(row.get("subject_id", "") for _, row in rows)
+    repeated = tuple(sorted(subject for subject, n in subjects.items() if n > 1 and subject))
+    unknown = tuple(line for line, row in rows if row.get("split", "") not in SPLITS)
+    if absent or repeated or unknown:
+        return Cohort(absent_columns=absent, repeated_subjects=repeated, unknown_split_lines=unknown)
+    try:
+        table, left_out = read_manifest(path, model.modalities, need_target=False)
+    except (DataError, OSError) as error:
+        return Cohort(table=Attempt(trouble=str(error)))
+    return Cohort(table=Attempt(table), left_out=left_out)
+
+
+def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:
+    folders = site.folders
+    assert folders
+    absent = tuple(str(folder) for folder in (folders.tables, folders.images) if not folder.is_dir())
+    if absent:
+        return Cohort(absent=absent)
+    try:
+        table, left_out = adni_visits(folders.tables, folders.images, folders.target, model.modalities)
+    except (DataError, OSError) as error:
+        return Cohort(table=Attempt(trouble=str(error)))
+    return Cohort(table=Attempt(table), left_out=left_out)
+
+
+def _training_columns(model: ModelConfig) -> tuple[str, ...]:
+    """What a manifest needs for training; tabular modalities may share a column."""
+    of_modalities = (m.columns if m.kind == "tabular" else (m.name,) for m in model.modalities)
+    scores = ("baseline_cdrsb", "delta_cdrsb", "horizon_months")
+    return tuple(dict.fromkeys((*IDENTITY, *scores, *chain.from_iterable(of_modalities))))
+
+
+def _cells(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
+    """Header and (line number, row) pairs, as they are: the manifest's own reader stops at the first mistake."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, dict(zip(header, map(str.strip, row), strict=False))) for row in reader if any(row)]
+    return header, rows
+
+
+def _broken_volumes(
+    table: VisitTable, model: ModelConfig, wanted: Sequence[str], progress: Progress | None
+) -> Quarantine:
+    """Every image is read to its end, without the cache: a check by another account must leave nothing behind."""
+    images = [(v, m) for v in table for m in model.modalities if m.name in wanted and m.name in v.volumes]
+    items: list[Quarantined] = []
+    for done, (visit, modality) in enumerate(images, start=1):
+        path = visit.volumes[modality.name]
+        try:
+            read_volume(path, modality, model.grid)
+        except BrokenVolume as broken:
+            items.append(Quarantined(visit.subject_id, modality.name, str(path), str(broken)))
+        if progress is not None:
+            progress(done, len(images))
+    return Quarantine(tuple(items))

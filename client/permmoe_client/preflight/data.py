@@ -1,0 +1,353 @@
+"""The site's visits: the table, its labels, the images, and what a training has of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.splits import Split
+from permmoe.data.synthetic import is_synthetic
+from permmoe.errors import DataError, nearest
+from permmoe.modality import combination_name
+from permmoe_client.preflight.facts import Check, Facts
+from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
+
+HORIZON_MONTHS = (6.0, 60.0)
+"""Between these the change in CDR-SB is a question of progression; 2 is a slip of the pen for 2 years."""
+MIN_TRAINING_VISITS = 10
+MAX_MISSING_TARGETS = 0.5
+LARGEST_DEVIATION = 20.0
+"""Of a tabular value from its declared mean, declared deviations: beyond it the unit is another one."""
+PARTS: tuple[Split, ...] = ("train", "validation", "test")
+SHOW = "run the check with --details to see them; that output names patients"
+
+FILE_REASONS = ("file not found", "file cannot be opened")
+SCORE_REASONS = (
+    "no baseline CDR-SB",
+    "baseline CDR-SB is not a number from 0 to 18",
+    "CDR-SB is not a number from 0 to 18",
+    "CDR-SB at the horizon is not a number from 0 to 18",
+    "horizon is not a positive number of months",
+)
+SHAPE_REASONS = ("not three-dimensional", "more than three dimensions", "field of view is too small")
+PLACE_REASONS = ("affine is singular", "nothing of the image lies on the grid")
+VALUE_REASONS = (
+    "voxels are not all finite numbers",
+    "all voxels are zero",
+    "all non-zero voxels are equal",
+    "values are too large for an uptake ratio (SUVR)",
+)
+
+
+def source(facts: Facts) -> Outcome:
+    """A manifest, or folders."""
+    if facts.cohort.absent:
+        return failed(
+            f"cannot be read: {', '.join(facts.cohort.absent)}",
+            "name an existing file in 'manifest' (or folders in 'folders') that this account may read",
+        )
+    return ok("a manifest" if facts.site.manifest else "tables and images")
+
+
+def columns(facts: Facts) -> Outcome:
+    """One a volume modality, and those of tabular ones."""
+    _need_source(facts)
+    if absent := facts.cohort.absent_columns:
+        return failed(
+            f"the manifest lacks {len(absent)} column(s): {', '.join(absent)}",
+            "rename or add them; a modality that was never collected is an empty column",
+        )
+    return ok("every column of the study is there")
+
+
+def unique_subjects(facts: Facts) -> Outcome:
+    """Splits are by subject."""
+    _need_source(facts)
+    if repeated := facts.cohort.repeated_subjects:
+        return failed(
+            f"{len(repeated)} subject(s) have more than one row", f"keep one index visit a subject; {SHOW}", repeated
+        )
+    return ok("no subject has two rows")
+
+
+def split_names(facts: Facts) -> Outcome:
+    """Train, validation, test, or empty."""
+    _need_source(facts)
+    if lines := facts.cohort.unknown_split_lines:
+        return failed(
+            f"{len(lines)} row(s) have an unknown split, first in line {lines[0]}",
+            "write train, validation or test into the column 'split', or leave it empty in every row",
+        )
+    return ok("the column 'split' names known parts, or none")
+
+
+def readable(facts: Facts) -> Outcome:
+    """The reason may quote the table."""
+    _need_source(facts)
+    attempt = facts.cohort.table
+    if attempt.trouble:
+        return failed(
+            "the table cannot be used",
+            "run the check with --details to see why; that output may quote the table",
+            (attempt.trouble,),
+        )
+    return ok(f"{len(attempt.need('data.columns, data.unique_subjects and data.split_names'))} visits")
+
+
+def visits(facts: Facts) -> Outcome:
+    """With a modality that the site takes part with."""
+    table = facts.cohort.table.need("data.readable")
+    usable = sum(bool(visit.observed(facts.wanted)) for visit in table)
+    if not usable:
+        return failed(
+            f"none of {len(table)} visits has any of: {', '.join(facts.wanted) or 'no modality of the study'}",
+            "look at what was left out, and at 'modalities' in the settings",
+        )
+    return ok(f"{usable} of {len(table)} visits have a modality that this site takes part with")
+
+
+def targets(facts: Facts) -> Outcome:
+    """A visit without an outcome trains nothing."""
+    table = facts.cohort.table.need("data.readable")
+    if not len(table):
+        raise Skip("needs data.visits")
+    missing = sum(visit.delta_cdrsb is None for visit in table)
+    told = f"{missing} of {len(table)} visits have no outcome"
+    remedy = "fill the column 'delta_cdrsb', or wait for the follow-up visits"
+    if missing == len(table):
+        return failed(told, remedy)
+    if missing > MAX_MISSING_TARGETS * len(table):
+        return warning(told, remedy)
+    return ok(told)
+
+
+def left_out(facts: Facts) -> Outcome:
+    """Rows that no other check speaks of."""
+    known = FILE_REASONS + SCORE_REASONS
+    items = [item for item in _left_out(facts) if item.reason not in known]
+    return _quarantined(items, "row(s) or cells were left out", "complete these rows, or take them for lost")
+
+
+def scores(facts: Facts) -> Outcome:
+    """CDR-SB is 0 to 18 points, at the visit and at the horizon."""
+    items = [item for item in _left_out(facts) if item.reason in SCORE_REASONS]
+    return _quarantined(items, "row(s) have an impossible or no score", "compare the scores with their source")
+
+
+def files(facts: Facts) -> Outcome:
+    """Every image that the table names."""
+    items = [i for i in (*_left_out(facts), *facts.cohort.broken) if i.reason in FILE_REASONS]
+    return _quarantined(items, "image(s) are not there", "mount the images, or mend the paths in the table")
+
+
+def horizon(facts: Facts) -> Outcome:
+    """In months, the same for everyone."""
+    found = sorted({visit.horizon_months for visit in facts.visits})
+    low, high = HORIZON_MONTHS
+    if outside := [months for months in found if not low <= months <= high]:
+        return warning(
+            f"the horizon is {outside[0]:g} months", f"write months, {low:g} to {high:g}, into 'horizon_months'"
+        )
+    return ok(f"{', '.join(f'{months:g}' for months in found)} months")
+
+
+def label_spread(facts: Facts) -> Outcome:
+    """Where everyone changes alike the column is most likely another one."""
+    changes = {visit.delta_cdrsb for visit in facts.visits}
+    if len(changes) == 1 and len(facts.visits) > 1:
+        return warning("every visit has the same change in CDR-SB", "compare 'delta_cdrsb' with its source")
+    return ok(f"{len(changes)} different changes in CDR-SB")
+
+
+def tabular_units(facts: Facts) -> Outcome:
+    """Against the means and deviations that the study declares."""
+    far: Counter[str] = Counter()
+    for modality in facts.model.modalities:
+        if modality.name not in facts.wanted or not modality.deviations:
+            continue
+        means = modality.means or (0.0,) * len(modality.columns)
+        for visit in facts.visits:
+            scales = zip(
+                modality.columns, visit.tables.get(modality.name, ()), means, modality.deviations, strict=False
+            )
+            far.update(column for column, x, mean, width in scales if abs(x - mean) > LARGEST_DEVIATION * width)
+    if far:
+        told = "; ".join(f"{column} of {n} visit(s)" for column, n in sorted(far.items()))
+        return warning(
+            f"further than {LARGEST_DEVIATION:g} declared deviations from the study's mean: {told}",
+            "compare the columns' units with the study's",
+        )
+    return ok("no value is far from what the study expects")
+
+
+def modality_names(facts: Facts) -> Outcome:
+    """Of the settings."""
+    unknown = [name for name in facts.site.modalities if name not in facts.model.names]
+    if unknown:
+        return failed(
+            f"the study has no modality {unknown[0]!r}; {nearest(unknown[0], facts.model.names)}",
+            "mend 'modalities' in the settings, or leave it empty",
+        )
+    return ok(", ".join(facts.wanted))
+
+
+def modality_counts(facts: Facts) -> Outcome:
+    """Of visits that may train."""
+    found = facts.visits
+    counts = {name: sum(name in visit.observed((name,)) for visit in found) for name in facts.wanted}
+    told = ", ".join(f"{name} {n}" for name, n in counts.items())
+    if empty := [name for name in facts.site.modalities if counts.get(name) == 0]:
+        return warning(
+            f"'modalities' names {', '.join(empty)}, which no visit has ({told})",
+            "take it out of the settings, or look at what was left out",
+        )
+    return ok(f"visits: {told}")
+
+
+def combinations(facts: Facts) -> Outcome:
+    """What fewer subjects have than the release policy asks is never told to anybody."""
+    counts = Counter(visit.observed(facts.wanted) for visit in facts.visits)
+    least = facts.site.release.min_cell_count
+    told = ", ".join(f"{combination_name(c)} {n}" for c, n in sorted(counts.items(), key=lambda p: (-p[1], p[0])))
+    if max(counts.values()) < least:
+        return warning(
+            f"no combination of modalities has {least} visits, so no figure leaves: {told}",
+            "gather more visits; 'min_cell_count' protects patients, so lower it only with the data protection officer",
+        )
+    hidden = sum(n < least for n in counts.values())
+    return ok(f"{told}; figures of {hidden} combination(s) stay here")
+
+
+def splits(facts: Facts) -> Outcome:
+    """Someone to train on, someone to steer by, someone to judge by."""
+    try:
+        counts = Counter(visit.split for visit in facts.split_visits)
+    except DataError as error:
+        return failed(str(error), "fill the column 'split' in every row, or leave it empty")
+    told = ", ".join(f"{part} {counts[part]}" for part in PARTS)
+    if not counts["train"]:
+        return failed(told, "let some rows' 'split' be train, or lower the shares in 'split'")
+    share = facts.site.split
+    shares = {"validation": share.validation, "test": share.test}
+    wanted = [part for part in PARTS if shares.get(part) and not counts[part]]
+    if wanted:
+        return warning(f"{told}: nobody for {' or '.join(wanted)}", "gather more visits, or raise the share in 'split'")
+    return ok(told)
+
+
+def training_size(facts: Facts) -> Outcome:
+    """A handful of visits can be read back out of what a model learnt from them."""
+    try:
+        n = sum(visit.split == "train" for visit in facts.split_visits)
+    except DataError:
+        raise Skip("needs data.splits") from None
+    if 0 < n < MIN_TRAINING_VISITS:
+        return warning(
+            f"{n} visits to train on: an update tells much of so few", f"gather {MIN_TRAINING_VISITS} visits or more"
+        )
+    return ok(f"{n} visits to train on")
+
+
+def synthetic(facts: Facts) -> Outcome:
+    """Their description says so."""
+    if is_synthetic(facts.cohort.table.need("data.readable")):
+        return warning(
+            "images are SYNTHETIC: their figures say nothing about patients",
+            "take part in studies of synthetic data only, or name patients' images",
+        )
+    return ok("no image is described as synthetic")
+
+
+def image_files(facts: Facts) -> Outcome:
+    """Opened and read to the end."""
+    elsewhere = (*FILE_REASONS, *SHAPE_REASONS, *PLACE_REASONS, *VALUE_REASONS)
+    items = [item for item in _broken(facts) if item.reason not in elsewhere]
+    return _images(facts, items, "cannot be read", "copy them again from their source")
+
+
+def image_shapes(facts: Facts) -> Outcome:
+    """Three dimensions that hold a head."""
+    items = [item for item in _broken(facts) if item.reason in SHAPE_REASONS]
+    return _images(facts, items, "are no whole 3-D images", "convert the right series again; average dynamic PET first")
+
+
+def image_places(facts: Facts) -> Outcome:
+    """Voxels with a size, on the grid."""
+    items = [item for item in _broken(facts) if item.reason in PLACE_REASONS]
+    return _images(facts, items, "have no usable place in space", "convert them again from DICOM")
+
+
+def image_values(facts: Facts) -> Outcome:
+    """Finite, not all alike, and uptake ratios where those are asked for."""
+    items = [item for item in _broken(facts) if item.reason in VALUE_REASONS]
+    return _images(facts, items, "have no usable values", "look at them; PET has to be SUVR, as pet_linear writes it")
+
+
+def _need_source(facts: Facts) -> None:
+    if facts.cohort.absent:
+        raise Skip("needs data.source")
+
+
+def _left_out(facts: Facts) -> Quarantine:
+    facts.cohort.table.need("data.readable")
+    return facts.cohort.left_out
+
+
+def _broken(facts: Facts) -> Quarantine:
+    facts.cohort.table.need("data.readable")
+    if not facts.image_count:
+        raise Skip("no visit has an image")
+    return facts.cohort.broken
+
+
+def _quarantined(items: Iterable[Quarantined], what: str, remedy: str) -> Outcome:
+    found = Quarantine(tuple(items))
+    if not len(found):
+        return ok("none")
+    return warning(f"{len(found)} {what}: {_reasons(found)}", f"{remedy}; {SHOW}", _lines(found))
+
+
+def _images(facts: Facts, items: Iterable[Quarantined], what: str, remedy: str) -> Outcome:
+    """A broken image leaves its visit to the other modalities; where all are, something greater is wrong."""
+    found = Quarantine(tuple(items))
+    if not len(found):
+        return ok(f"{facts.image_count} images")
+    judge = failed if len(found) == facts.image_count else warning
+    told = f"{len(found)} of {facts.image_count} images {what}: {_reasons(found)}"
+    return judge(told, f"{remedy}; {SHOW}", _lines(found))
+
+
+def _reasons(found: Quarantine) -> str:
+    return "; ".join(f"{reason} ({n})" for reason, n in found.counts().items())
+
+
+def _lines(found: Quarantine) -> tuple[str, ...]:
+    return tuple(" ".join(filter(None, (i.subject_id, i.modality, i.file, i.reason))) for i in found)
+
+
+CHECKS = (
+    Check("data.source", "The data are where the settings say", source),
+    Check("data.columns", "The table has every column", columns),
+    Check("data.unique_subjects", "No subject occurs twice", unique_subjects),
+    Check("data.split_names", "Parts of the data have known names", split_names),
+    Check("data.readable", "The table can be used", readable),
+    Check("data.visits", "There are visits", visits),
+    Check("data.targets", "Visits have outcomes", targets),
+    Check("data.left_out", "Every row is complete", left_out),
+    Check("data.scores", "Every score is possible", scores),
+    Check("data.files", "Every image is there", files),
+    Check("data.horizon", "The horizon is in months", horizon),
+    Check("data.label_spread", "Outcomes differ", label_spread),
+    Check("data.tabular_units", "Numbers are in the study's units", tabular_units),
+    Check("data.modality_names", "The study has the modalities of the settings", modality_names),
+    Check("data.modality_counts", "Visits have the modalities of the settings", modality_counts),
+    Check("data.combinations", "Some figures may leave", combinations),
+    Check("data.splits", "There are visits to train, to steer and to judge", splits),
+    Check("data.training_size", "There are enough visits to train on", training_size),
+    Check("data.synthetic", "The data are patients'", synthetic),
+    Check("data.image_files", "Every image can be read", image_files),
+    Check("data.image_shapes", "Every image is a whole 3-D image", image_shapes),
+    Check("data.image_places", "Every image has its place in space", image_places),
+    Check("data.image_values", "Every image's values make sense", image_values),
+)

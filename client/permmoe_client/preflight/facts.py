@@ -1,0 +1,135 @@
+"""Everything that the checks judge, gathered before any of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from permmoe.config import ModelConfig
+from permmoe.data.splits import assign_splits
+from permmoe.data.visits import VisitTable
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.model import PerMMoE
+from permmoe_client.preflight.cohort import Cohort, Progress, read_cohort
+from permmoe_client.preflight.credentials import Credentials, read_credentials
+from permmoe_client.preflight.line import Line, try_line
+from permmoe_client.preflight.outcome import Outcome, Skip
+from permmoe_client.preflight.surroundings import Surroundings
+from permmoe_client.site import Coordinator, SiteConfig
+
+PENDING_FOLDER = "pending"
+"""In the ledger's folder: studies that were asked for, one file each, named by its digest."""
+MAX_PLAN_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A site's settings, and what they led to."""
+
+    path: Path
+    site: SiteConfig
+    offline: bool
+    model: ModelConfig
+    """Of the first approved study that is at hand, or the default."""
+    layout: ModuleLayout
+    credentials: Credentials
+    line: Line
+    cohort: Cohort
+    plans: Mapping[str, RoundPlan] = field(default_factory=dict)
+    """Studies that were asked for and are whole, by digest."""
+    damaged_plans: tuple[str, ...] = ()
+    """File names of those that are not what their names say."""
+    world: Surroundings = field(default_factory=Surroundings)
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """How the site connects. Raises Skip where it does not."""
+        if self.site.coordinator is None:
+            raise Skip("the settings have no 'coordinator'")
+        return self.site.coordinator
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the model's modalities that the site takes part with."""
+        return tuple(n for n in self.model.names if not self.site.modalities or n in self.site.modalities)
+
+    @property
+    def visits(self) -> VisitTable:
+        """Visits with an outcome and a modality that the site takes part with. Raises Skip where there are none."""
+        table = self.cohort.table.need("data.readable")
+        found = table.where(lambda visit: visit.delta_cdrsb is not None and bool(visit.observed(self.wanted)))
+        if not len(found):
+            raise Skip("needs visits")
+        return found
+
+    @property
+    def split_visits(self) -> VisitTable:
+        """`visits` with their parts. Raises Skip, DataError where only some rows name a part."""
+        split = self.site.split
+        return assign_splits(
+            self.visits, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test
+        )
+
+    @property
+    def image_count(self) -> int:
+        """Images that the cache will hold; 0 while the table cannot be read."""
+        table = self.cohort.table.result
+        return sum(name in visit.volumes for visit in table or () for name in self.wanted)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question, and who answers it. A check may raise Skip."""
+
+    id: str
+    title: str
+    """What is the case where all is well."""
+    judge: Callable[[Facts], Outcome]
+
+
+def gather(
+    path: Path,
+    site: SiteConfig,
+    *,
+    offline: bool,
+    model: ModelConfig | None,
+    world: Surroundings,
+    progress: Progress | None = None,
+) -> Facts:
+    """Read what the settings name, and try the line to the coordinator unless `offline`."""
+    plans, damaged = _read_plans(site.ledger)
+    approved = (plans[digest].model for digest in site.approved_studies if digest in plans)
+    model = model or next(approved, ModelConfig())
+    return Facts(
+        path=path,
+        site=site,
+        offline=offline,
+        model=model,
+        layout=ModuleLayout.of(PerMMoE(model)),
+        credentials=read_credentials(site.coordinator),
+        line=try_line(site.coordinator, world) if site.coordinator and not offline else Line(),
+        cohort=read_cohort(site, model, progress),
+        plans=plans,
+        damaged_plans=damaged,
+        world=world,
+    )
+
+
+def _read_plans(ledger: Path | None) -> tuple[dict[str, RoundPlan], tuple[str, ...]]:
+    plans: dict[str, RoundPlan] = {}
+    damaged: list[str] = []
+    for file in sorted((ledger / PENDING_FOLDER).glob("*.json")) if ledger else ():
+        try:
+            if file.stat().st_size > MAX_PLAN_BYTES:
+                raise ValueError("too large")
+            plan = RoundPlan.model_validate_json(file.read_bytes())
+        except (OSError, ValueError):
+            damaged.append(file.name)
+            continue
+        if plan.digest() == file.stem:
+            plans[file.stem] = plan
+        else:
+            damaged.append(file.name)
+    return plans, tuple(damaged)

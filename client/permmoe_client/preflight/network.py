@@ -1,0 +1,221 @@
+"""The line to the coordinator, and the dates of all certificates on it."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+
+from cryptography import x509
+
+from permmoe_client.preflight.credentials import common_name, is_issued_by
+from permmoe_client.preflight.facts import Check, Facts
+from permmoe_client.preflight.line import Line
+from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
+
+SERVER_DAYS, SITE_DAYS, AUTHORITY_DAYS = 14, 30, 90
+"""How long before a certificate ends people want to hear of it: one command, a new kit, a new federation."""
+PROXY_VARIABLES = ("https_proxy", "all_proxy")
+NEW_SERVER_CERTIFICATE = "tell the coordinator: permmoe-server rotate-cert gives the server a new certificate"
+
+
+def proxy(facts: Facts) -> Outcome:
+    """The client follows these variables as every program of its kind does."""
+    environment = {name.lower(): value for name, value in facts.world.environment.items() if value}
+    found = [name for name in PROXY_VARIABLES if name in environment]
+    host = facts.coordinator.host.lower()
+    exempt = [entry.strip().lower().lstrip("*.") for entry in environment.get("no_proxy", "").split(",")]
+    is_exempt = environment.get("no_proxy") == "*" or any(e and (host == e or host.endswith(f".{e}")) for e in exempt)
+    if not found or is_exempt:
+        return ok("no proxy is set for the coordinator")
+    return warning(
+        f"{' and '.join(name.upper() for name in found)} would lead the connection through a proxy",
+        f"add {host} to NO_PROXY, or unset the variable for permmoe-client's service; "
+        "a proxy that has to be used must pass TLS on unopened (CONNECT)",
+    )
+
+
+def resolves(facts: Facts) -> Outcome:
+    """By the name service of this machine."""
+    attempt = _line(facts).addresses
+    if attempt.trouble:
+        return failed(
+            f"{facts.coordinator.host} has no address here ({attempt.trouble})",
+            f"getent hosts {facts.coordinator.host}: mend the name in 'host', or the name service",
+        )
+    return ok(f"{facts.coordinator.host}: {', '.join(attempt.need('federation.host'))}")
+
+
+def connects(facts: Facts) -> Outcome:
+    """TCP."""
+    attempt = _line(facts).connected
+    where = f"{facts.coordinator.host}, port {facts.coordinator.port}"
+    if attempt.trouble:
+        return failed(
+            f"{where} does not answer ({attempt.trouble})",
+            f"let the firewall pass outgoing TCP to {where}; if it does, ask the coordinator whether the server runs",
+        )
+    attempt.need("network.resolves")
+    return ok(f"{where} answers")
+
+
+def speaks_tls(facts: Facts) -> Outcome:
+    """Whoever it is."""
+    attempt = _line(facts).peer
+    if attempt.trouble:
+        return failed(
+            f"whatever answers there does not speak TLS 1.2 or newer ({attempt.trouble})",
+            "compare 'host' and 'port' with the kit's; a firewall may answer in the coordinator's place",
+        )
+    attempt.need("network.connects")
+    return ok("the other end shows a certificate")
+
+
+def issuer(facts: Facts) -> Outcome:
+    """A proxy that opens TLS has an authority of its own."""
+    authority = facts.credentials.authority.need("files.authority")
+    peer = _peer(facts)
+    if is_issued_by(peer, authority):
+        return ok(f"issued by {common_name(authority.subject)}")
+    if peer.issuer == authority.subject:
+        return failed(
+            "the server's certificate is of another authority with the same name",
+            "was the federation founded anew? Ask the coordinator for a new kit",
+        )
+    return failed(
+        f"the server's certificate is of {common_name(peer.issuer)!r}, not of the federation's authority: most likely "
+        "a proxy opens TLS to inspect it",
+        f"exempt {facts.coordinator.host}, port {facts.coordinator.port}, from TLS inspection; if there is none, "
+        "compare 'host' with the kit's and tell the coordinator",
+    )
+
+
+def server_name(facts: Facts) -> Outcome:
+    """In the subject alternative names, as RFC 9525 asks."""
+    peer, host = _peer(facts), facts.coordinator.host
+    if not _names(peer, host):
+        return failed(
+            f"the server's certificate is not for {host}",
+            f"write the kit's 'host'; if it is {host}, tell the coordinator",
+        )
+    return ok(f"it is for {host}")
+
+
+def server_expiry(facts: Facts) -> Outcome:
+    """Renewal takes the coordinator one command."""
+    return _expiry(facts, _peer(facts), "the server's certificate", SERVER_DAYS, NEW_SERVER_CERTIFICATE)
+
+
+def site_expiry(facts: Facts) -> Outcome:
+    """Renewal takes a new kit."""
+    certificate = facts.credentials.certificate.need("files.certificate")
+    return _expiry(facts, certificate, "the site's certificate", SITE_DAYS, "ask the coordinator for a new kit")
+
+
+def authority_expiry(facts: Facts) -> Outcome:
+    """Its end is the federation's."""
+    authority = facts.credentials.authority.need("files.authority")
+    remedy = "ask the coordinator when the new federation is founded, and for its kit"
+    return _expiry(facts, authority, "the federation's authority", AUTHORITY_DAYS, remedy)
+
+
+def proves_itself(facts: Facts) -> Outcome:
+    """By all of TLS's rules, the federation's authority and no other believed."""
+    attempt = _line(facts).tls_version
+    if not attempt.trouble:
+        attempt.need("network.speaks_tls, files.pair and network.site_expiry")
+        return ok("the server proves itself by the federation's authority")
+    peer, authority = _peer(facts), facts.credentials.authority.need("files.authority")
+    is_current = peer.not_valid_before_utc <= facts.world.now() < peer.not_valid_after_utc
+    if not (is_issued_by(peer, authority) and _names(peer, facts.coordinator.host) and is_current):
+        raise Skip("needs network.issuer, network.server_name and network.server_expiry")
+    return failed(f"TLS fails: {attempt.trouble}", NEW_SERVER_CERTIFICATE)
+
+
+def tls_version(facts: Facts) -> Outcome:
+    """The gateway offers TLS 1.3."""
+    version = _line(facts).tls_version.need("network.proves_itself")
+    if version != "TLSv1.3":
+        return warning(
+            f"{version}, although the coordinator's gateway offers TLS 1.3",
+            "renew this machine's OpenSSL, or ask whether a firewall lowers the version",
+        )
+    return ok(version)
+
+
+def admitted(facts: Facts) -> Outcome:
+    """By certificate and roster."""
+    _line(facts).tls_version.need("network.proves_itself")
+    answer = _line(facts).answer
+    if answer.trouble:
+        return failed(
+            f"the server ended the connection ({answer.trouble}): it did not take the site's certificate",
+            "ask the coordinator for a new kit, and whether this site was removed",
+        )
+    if answer.need("network.proves_itself").status == 403:
+        return failed(
+            "the server knows the site's certificate, but its roster has not the site's key",
+            "ask the coordinator whether this site was removed",
+        )
+    return ok("the server takes the site's certificate")
+
+
+def health(facts: Facts) -> Outcome:
+    """`GET /health`."""
+    status = _line(facts).answer.need("network.admitted").status
+    if status == 403:
+        raise Skip("needs network.admitted")
+    if status != 200:
+        return failed(f"the server answers with HTTP status {status}", "tell the coordinator, or try again later")
+    return ok("the server is well")
+
+
+def _line(facts: Facts) -> Line:
+    """Raises Skip where nothing was tried."""
+    _ = facts.coordinator
+    if facts.offline:
+        raise Skip("nothing is asked of the network while offline", "check again with the network")
+    return facts.line
+
+
+def _peer(facts: Facts) -> x509.Certificate:
+    return _line(facts).peer.need("network.speaks_tls")
+
+
+def _names(certificate: x509.Certificate, host: str) -> bool:
+    """Whether a certificate is for a host: an address, or a name with at most its first label a wildcard."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    try:
+        return ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        wanted = host.lower().rstrip(".")
+        wildcard = "*." + wanted.partition(".")[2]
+        return any(name.lower() in (wanted, wildcard) for name in names.get_values_for_type(x509.DNSName))
+
+
+def _expiry(facts: Facts, certificate: x509.Certificate, what: str, days: int, remedy: str) -> Outcome:
+    end, now = certificate.not_valid_after_utc, facts.world.now()
+    if end <= now:
+        return failed(f"{what} expired on {end:%Y-%m-%d}", remedy)
+    if end - now < timedelta(days=days):
+        return warning(f"{what} expires on {end:%Y-%m-%d}, in {(end - now).days} days", remedy)
+    return ok(f"until {end:%Y-%m-%d}")
+
+
+CHECKS = (
+    Check("network.proxy", "No proxy stands in the way", proxy),
+    Check("network.resolves", "The coordinator's host has an address", resolves),
+    Check("network.connects", "The coordinator's port answers", connects),
+    Check("network.speaks_tls", "The other end speaks TLS", speaks_tls),
+    Check("network.issuer", "The other end is the coordinator's server, no proxy that opens TLS", issuer),
+    Check("network.server_name", "The server's certificate is for this host", server_name),
+    Check("network.server_expiry", f"The server's certificate lasts {SERVER_DAYS} days or more", server_expiry),
+    Check("network.site_expiry", f"The site's certificate lasts {SITE_DAYS} days or more", site_expiry),
+    Check("network.authority_expiry", f"The federation lasts {AUTHORITY_DAYS} days or more", authority_expiry),
+    Check("network.proves_itself", "The server proves itself", proves_itself),
+    Check("network.tls_version", "The connection is TLS 1.3", tls_version),
+    Check("network.admitted", "The server takes the site's certificate", admitted),
+    Check("network.health", "The server says that it is well", health),
+)

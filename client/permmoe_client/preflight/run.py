@@ -1,0 +1,98 @@
+"""All checks, in the order in which someone would mend what they find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from permmoe.config import ModelConfig
+from permmoe.errors import ConfigurationError
+from permmoe_client.preflight import data, federation, files, machine, network, studies
+from permmoe_client.preflight.cohort import Progress
+from permmoe_client.preflight.facts import Check, Facts, gather
+from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok
+from permmoe_client.preflight.report import Finding, Report, Verdict
+from permmoe_client.preflight.surroundings import Surroundings
+from permmoe_client.site import SiteConfig, read_site
+
+CONFIGURATION, CONFIGURATION_TITLE = "configuration.readable", "The settings can be read and name nothing unknown"
+CHECKS: tuple[Check, ...] = (
+    *files.CHECKS,
+    *machine.CHECKS,
+    *federation.CHECKS,
+    *network.CHECKS,
+    *data.CHECKS,
+    *studies.CHECKS,
+)
+
+
+def preflight(
+    path: Path,
+    *,
+    offline: bool = False,
+    model: ModelConfig | None = None,
+    world: Surroundings | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Check a site's settings, files, machine, line, data and studies; `path` is its YAML file.
+
+    Raises nothing for bad input: whatever is wrong is a finding. Writes nothing, and sends nothing but `GET /health`
+    to a server that has proved itself, and that not even while `offline`. `model`: what to judge the data by; without
+    it that of an approved study, or the default. `progress` is told of every image that has been read.
+    """
+    site = _settings(path)
+    if not isinstance(site, SiteConfig):
+        return _stopped(site)
+    try:
+        facts = gather(path, site, offline=offline, model=model, world=world or Surroundings(), progress=progress)
+    except Exception as error:
+        return _stopped(_stumbled(error))
+    good = _finding(CONFIGURATION, CONFIGURATION_TITLE, ok(f"{path}: site {site.name}"))
+    return Report((good, *(_finding(check.id, check.title, _judged(check, facts)) for check in CHECKS)))
+
+
+def _settings(path: Path) -> SiteConfig | Outcome:
+    remedy = "mend the file; the kit's site.yaml shows every setting with its meaning"
+    try:
+        return read_site(path)
+    except ConfigurationError as error:
+        # The error quotes the file, which could be a table of patients that was named by mistake.
+        if path.suffix not in (".yaml", ".yml"):
+            return failed(f"{path} is not a YAML file of settings", "name the site's YAML file", (str(error),))
+        return failed(str(error), remedy)
+    except (OSError, ValueError, RecursionError) as error:
+        return failed(f"{path} cannot be read ({type(error).__name__})", remedy)
+
+
+def _stopped(outcome: Outcome) -> Report:
+    skipped = (Finding(c.id, c.title, Verdict.SKIPPED, f"needs {CONFIGURATION}") for c in CHECKS)
+    return Report((_finding(CONFIGURATION, CONFIGURATION_TITLE, outcome), *skipped))
+
+
+def _judged(check: Check, facts: Facts) -> Outcome:
+    try:
+        return check.judge(facts)
+    except Skip as skip:
+        return Outcome(Verdict.SKIPPED, str(skip), skip.remedy)
+    # A check that stumbles must not hide what the others found.
+    except Exception as error:
+        return _stumbled(error)
+
+
+def _stumbled(error: Exception) -> Outcome:
+    """A path or a text of an error may name a subject, so it is shown on request only."""
+    told = (str(error),)
+    if isinstance(error, OSError):
+        return failed(
+            f"something that it looks at cannot be read ({error.strerror})",
+            "run the check with --details to see what; let this account read it",
+            told,
+        )
+    return failed(
+        f"the check itself ended with {type(error).__name__}",
+        "report this check, with the version of permmoe, to its makers",
+        told,
+    )
+
+
+def _finding(check: str, title: str, outcome: Outcome) -> Finding:
+    return Finding(check, title, outcome.verdict, outcome.detail, outcome.remedy, outcome.items)

@@ -1,0 +1,119 @@
+"""Approvals and the release policy: what may train here, and what may leave."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from permmoe_client.preflight.facts import Check, Facts
+from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+SMALLEST_CELL = 5
+"""As statistical offices ask of tables over persons."""
+BYTES_A_PARAMETER = 4
+
+
+def digests(facts: Facts) -> Outcome:
+    """SHA-256, whole: a beginning could fit another study."""
+    wrong = [digest for digest in facts.site.approved_studies if not DIGEST.fullmatch(digest)]
+    if wrong:
+        return failed(
+            f"{len(wrong)} entry(s) of 'approved_studies' are no digest, first {wrong[0][:70]!r}",
+            "copy all 64 characters, 0-9 and a-f in lower case, as `permmoe-client approve` shows them",
+        )
+    return ok(f"{len(facts.site.approved_studies)} digest(s)")
+
+
+def approved(facts: Facts) -> Outcome:
+    """Nothing trains without."""
+    if not facts.site.approved_studies:
+        return warning("no study is approved, so nothing trains here", "approve one with: permmoe-client approve")
+    return ok(f"{len(facts.site.approved_studies)} approved")
+
+
+def waiting(facts: Facts) -> Outcome:
+    """Asked for by the coordinator, and refused until then."""
+    names = [
+        f"{plan.name!r} ({digest[:12]}…)"
+        for digest, plan in facts.plans.items()
+        if digest not in facts.site.approved_studies
+    ]
+    if names:
+        return warning(
+            f"refused until it is approved: {', '.join(names)}",
+            "read what it is for, and decide: permmoe-client approve",
+        )
+    return ok("no study waits for a decision")
+
+
+def whole(facts: Facts) -> Outcome:
+    """A study is what its digest says."""
+    if facts.damaged_plans:
+        return warning(
+            f"{len(facts.damaged_plans)} file(s) in the ledger's folder of studies are not what their names say",
+            "do not approve these; delete them, and the next round brings them again",
+            facts.damaged_plans,
+        )
+    return ok(f"{len(facts.plans)} at hand")
+
+
+def modules(facts: Facts) -> Outcome:
+    """What the policy names."""
+    allowed = _allowed(facts)
+    total = len(facts.layout.modules)
+    if not allowed:
+        return failed(
+            f"'release.modules' lets none of {total} modules leave, so the site would train in vain",
+            'name modules there, as encoder/* or expert/*, or "*" for all',
+        )
+    return ok(f"updates of {len(allowed)} of {total} modules may leave")
+
+
+def patterns(facts: Facts) -> Outcome:
+    """A pattern that fits nothing is most likely misspelt."""
+    if not _allowed(facts):
+        raise Skip("needs studies.modules")
+    names = facts.layout.modules
+    idle = [p for p in facts.site.release.modules if not any(fnmatchcase(name, p) for name in names)]
+    if idle:
+        kinds = ", ".join(sorted({name.partition("/")[0] for name in names}))
+        return warning(f"'release.modules' names {idle[0]!r}, which fits no module", f"modules are of: {kinds}")
+    return ok("every pattern fits a module")
+
+
+def min_cell_count(facts: Facts) -> Outcome:
+    """The fewer, the more a figure tells of one person."""
+    least = facts.site.release.min_cell_count
+    if least < SMALLEST_CELL:
+        return warning(
+            f"figures over {least} subjects may leave",
+            f"set 'release.min_cell_count' to {SMALLEST_CELL} or more, unless the data are synthetic",
+        )
+    return ok(f"no figure over fewer than {least} subjects leaves")
+
+
+def daily_bytes(facts: Facts) -> Outcome:
+    """One round sends every allowed module once."""
+    needed = BYTES_A_PARAMETER * sum(facts.layout.size(module) for module in _allowed(facts))
+    allowed = facts.site.release.daily_bytes
+    told = f"{allowed:,} bytes a day may leave; a round sends {needed:,}"
+    if allowed < needed:
+        return failed(told, "raise 'release.daily_bytes', or name fewer modules in 'release.modules'")
+    return ok(told)
+
+
+def _allowed(facts: Facts) -> list[str]:
+    return [m for m in facts.layout.modules if any(fnmatchcase(m, p) for p in facts.site.release.modules)]
+
+
+CHECKS = (
+    Check("studies.digests", "Approved studies are named by whole digests", digests),
+    Check("studies.approved", "A study is approved", approved),
+    Check("studies.waiting", "No study waits for a decision", waiting),
+    Check("studies.whole", "Studies at hand are what their digests say", whole),
+    Check("studies.modules", "Some modules' updates may leave", modules),
+    Check("studies.patterns", "Every pattern of modules fits one", patterns),
+    Check("studies.min_cell_count", "Small groups are protected", min_cell_count),
+    Check("studies.daily_bytes", "A round fits into what may leave in a day", daily_bytes),
+)

@@ -1,0 +1,121 @@
+"""A study in words, for the person at a hospital who has to decide whether it may train there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.model import PerMMoE
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and the sentences under it. Some are the coordinator's own words: show them unformatted."""
+
+    heading: str
+    sentences: tuple[str, ...]
+
+
+def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
+    """What the study reads, does, sends and is protected by; the last section holds every setting."""
+    federation, train = plan.federation, plan.train
+    sizes = _module_sizes(plan)
+    megabytes = 4e-6 * sum(sizes.values())
+    volumes = [m.name for m in plan.model.modalities if m.kind == "volume"]
+    tables = [f"{m.name} ({', '.join(m.columns)})" for m in plan.model.modalities if m.kind == "tabular"]
+    reads = [f"Images of these kinds, as far as the visits have them: {', '.join(volumes)}."] if volumes else []
+    reads += [f"Columns of the table of visits: {'; '.join(tables)}."] if tables else []
+    least = federation.min_cell_count
+    centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
+    evaluation = (
+        f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
+        f"sums of errors and outcomes, only where it has {federation.min_cell_count} subjects or more."
+        if federation.evaluate_every
+        else "No evaluation: only updates of the model are sent."
+    )
+    purpose = plain(plan.purpose) or "The coordinator gives no purpose."
+    synthetic = ("It says that it is for synthetic data.",) if plan.is_synthetic else ()
+    return (
+        Section(
+            "The study", (f"Name: {plain(plan.name)}", f"Purpose: {purpose}", *synthetic, f"Digest: {plan.digest()}")
+        ),
+        Section(
+            "What it predicts", ("The change of CDR-SB over two years, in points, from the visit's images and tables.",)
+        ),
+        Section("What it reads here", tuple(reads)),
+        Section(
+            "What this site does",
+            (
+                f"{federation.rounds} rounds of {federation.local_epochs} pass(es) over its training visits, "
+                f"{train.batch_size} visits at a time, from the weights that the coordinator sends.",
+                *(centring if federation.centring_round else ()),
+            ),
+        ),
+        Section(
+            "What leaves, each round",
+            (
+                f"The change of up to {len(sizes)} parts of the model ({', '.join(_families(sizes))}), together up to "
+                f"{megabytes:.1f} MB, and for each part how many visits trained it.",
+                "The number of training visits, the sum of their training loss, and times.",
+                evaluation,
+                "The site's own release policy may hold back parts, and may be stricter about small numbers.",
+            ),
+        ),
+        Section(
+            "What never leaves",
+            ("Images, tables, identifiers of subjects, file names, predictions for a subject, texts of errors.",),
+        ),
+        Section(
+            "What protects it",
+            (
+                "The connection is encrypted, and both sides prove who they are with keys of this federation.",
+                "This study has NO differential privacy and NO secure sum: the coordinator sees this site's own "
+                "update, from which somebody with enough effort may learn about its patients.",
+                f"A round counts with replies of {federation.min_sites} site(s) or more.",
+            ),
+        ),
+        Section("All settings", tuple(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).splitlines())),
+    )
+
+
+def changed_settings(old: RoundPlan, new: RoundPlan) -> tuple[str, ...]:
+    """Where two studies differ: `federation.rounds: 10 -> 12`."""
+    before, after = dict(_leaves(old.model_dump(mode="json"))), dict(_leaves(new.model_dump(mode="json")))
+    return tuple(
+        f"{name}: {plain(str(before.get(name, 'absent')))} -> {plain(str(after.get(name, 'absent')))}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    )
+
+
+def plain(text: str) -> str:
+    """On one line, without what a terminal would obey or show in another order."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _module_sizes(plan: RoundPlan) -> dict[str, int]:
+    layout = ModuleLayout.of(PerMMoE(plan.model))
+    return {module: layout.size(module) for module in layout.modules}
+
+
+def _families(sizes: dict[str, int]) -> list[str]:
+    families: dict[str, int] = {}
+    for module in sizes:
+        families[module.split("/")[0]] = families.get(module.split("/")[0], 0) + 1
+    return [f"{count} {name}" if count > 1 else name for name, count in families.items()]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _leaves(part, f"{path}[{number}]")
+    else:
+        yield path, value
