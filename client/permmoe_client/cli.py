@@ -11,13 +11,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from permmoe.command_line import run
+from permmoe.config import read_config
+from permmoe.errors import ConfigurationError
+from permmoe.federated.plan import RoundPlan
+from permmoe_client.ledger import Ledger
 from permmoe_client.site import SiteConfig, read_site
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
+ledger_app = typer.Typer(no_args_is_help=True, help="The signed record of everything that left.")
+app.add_typer(ledger_app, name="ledger")
+console = Console(highlight=False, soft_wrap=True)
 
 LOG_BYTES, LOG_FILES = 10_000_000, 5
+
+SiteOption = Annotated[Path, typer.Option("--site", help="The site's YAML file.")]
+SITE_FILE = Path("site.yaml")
 
 
 def main() -> None:
@@ -29,6 +42,18 @@ def main() -> None:
 def take_part(
     context: typer.Context,
     site: Annotated[Path | None, typer.Option(help="The site's YAML file.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check everything, change nothing, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: the report for machines.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="With --check: leave out what needs the network.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="With --check: name subjects and files; keep that report here.")
+    ] = False,
+    dry_run: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Train one round offline; write here what would have left.")
+    ] = None,
+    study: Annotated[
+        Path | None, typer.Option(help="With --dry-run: the study's file, if it was neither refused nor approved yet.")
+    ] = None,
 ) -> None:
     """Take part until the process is told to end, or run one of the commands below."""
     if context.invoked_subcommand:
@@ -36,12 +61,25 @@ def take_part(
     if site is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
+    # Flower and PyTorch take seconds to import; a wrong path should not wait for them.
+    if check:
+        from permmoe_client.preflight.run import preflight
+
+        report = preflight(site, offline=offline)
+        console.print(
+            report.to_json(with_items=details) if as_json else report.to_table(with_items=details), markup=False
+        )
+        raise typer.Exit(report.exit_code)
     config = read_site(site)
+    if dry_run:
+        from permmoe_client.dry_run import dry_run as rehearse
+
+        console.print(rehearse(config, _one_study(config, study), dry_run), markup=False)
+        return
     _log_to(config)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Flower and PyTorch take seconds to import; a wrong path should not wait for them.
     from permmoe_client.node import Presence, run_node
 
     presence = Presence()
@@ -50,6 +88,121 @@ def take_part(
 
         serve_health(f"unix:{config.health_socket.resolve()}", lambda: presence.is_connected)
     run_node(site.resolve(), stop, presence)
+
+
+@app.command()
+def approve(
+    site: SiteOption = SITE_FILE,
+    study: Annotated[
+        Path | None, typer.Option(help="The study's file; without it, the study that was refused last.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts of somebody who has read it.")] = False,
+) -> None:
+    """Show a study in words, and let it train here if you say so."""
+    from permmoe.federated.study_words import changed_settings, study_in_words
+    from permmoe_client.approval import forget_pending
+
+    config = read_site(site)
+    ledger = _ledger(config)
+    plan = _one_study(config, study)
+    for section in study_in_words(plan):
+        console.print(Text(f"\n{section.heading}", style="bold"))
+        for sentence in section.sentences:
+            console.print(Text(f"  {sentence}"))
+    earlier = [entry for entry in ledger.decisions() if entry.kind == "approval" and "plan" in entry.facts]
+    if earlier:
+        previous = type(plan).model_validate(earlier[-1].facts["plan"])
+        changes = changed_settings(previous, plan) or ("nothing",)
+        console.print(Text(f"\nDifferent from the study approved on {earlier[-1].time[:10]}", style="bold"))
+        for change in changes:
+            console.print(Text(f"  {change}"))
+    if not yes and not typer.confirm(f"\nMay the study {plan.digest()[:16]}… train at site {config.name}?"):
+        console.print("not approved; nothing was changed")
+        raise typer.Exit(1)
+    facts = {"study": plan.digest(), "study_name": plan.name, "plan": plan.model_dump(mode="json")}
+    head = ledger.append("approval", facts)
+    assert config.ledger
+    forget_pending(config.ledger, plan.digest())
+    console.print(f"approved; entry {head.sequence} of the ledger. It trains from the next round on.")
+
+
+@app.command()
+def revoke(
+    digest: Annotated[str, typer.Argument(help="The study's digest, or its first 8 or more characters.")],
+    site: SiteOption = SITE_FILE,
+) -> None:
+    """Take back an approval that was made with `approve`; from the next round on nothing trains for that study."""
+    config = read_site(site)
+    ledger = _ledger(config)
+    known = {str(entry.facts["study"]) for entry in ledger.decisions()}
+    found = [study for study in known if len(digest) >= 8 and study.startswith(digest)]
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"{digest!r} is not the beginning of one approved study's digest; permmoe-client ledger show lists them"
+        )
+    head = ledger.append("revocation", {"study": found[0]})
+    console.print(f"revoked; entry {head.sequence} of the ledger")
+    if found[0] in config.approved_studies:
+        console.print(f"{site} lists the study under approved_studies too: take it out there as well")
+
+
+@ledger_app.command("verify")
+def verify_ledger(site: SiteOption = SITE_FILE) -> None:
+    """Check that nothing in the ledger was edited, removed, moved or cut off."""
+    from permmoe_client.identity import load_certificate
+
+    config = read_site(site)
+    authority = load_certificate(config.coordinator.authority) if config.coordinator else None
+    found = _ledger(config).verify(authority)
+    console.print(f"{len(found.entries)} entries, each signed by this site and following the one before")
+    console.print(
+        f"entries 1 to {found.receipted} have the coordinator's receipt: none of these can have been cut off"
+        if found.receipted
+        else "no receipt of the coordinator yet: an end that was cut off would not be noticed"
+    )
+
+
+@ledger_app.command("show")
+def show_ledger(
+    site: SiteOption = SITE_FILE,
+    last: Annotated[int, typer.Option(min=1, help="How many of the newest entries.")] = 20,
+) -> None:
+    """List what left, newest last."""
+    table = Table("entry", "time (UTC)", "what", "round", "bytes", "modules or combinations", "study")
+    for entry in list(_ledger(read_site(site)).entries())[-last:]:
+        facts = entry.facts
+        parts = facts.get("modules") or facts.get("combinations") or {}
+        table.add_row(
+            str(entry.sequence),
+            entry.time[:19],
+            entry.kind,
+            str(facts.get("round", "")),
+            f"{facts['bytes']:,}" if "bytes" in facts else "",
+            str(len(parts)) if parts else "",
+            Text(f"{facts.get('study', '')[:12]} {facts.get('study_name', '')}"),
+        )
+    console.print(table)
+
+
+def _ledger(config: SiteConfig) -> Ledger:
+    from permmoe_client.identity import open_ledger
+
+    ledger = open_ledger(config)
+    if ledger is None:
+        raise ConfigurationError("the site has no 'coordinator', so nothing leaves it and it keeps no ledger")
+    return ledger
+
+
+def _one_study(config: SiteConfig, file: Path | None) -> RoundPlan:
+    """The study of a file, or the one that was refused last."""
+    from permmoe_client.approval import pending_studies
+
+    if file:
+        return read_config(file, RoundPlan)
+    pending = pending_studies(config.ledger) if config.ledger else ()
+    if not pending:
+        raise ConfigurationError("no study was refused here; name the coordinator's file of it with --study")
+    return pending[-1]
 
 
 def _log_to(config: SiteConfig) -> None:
