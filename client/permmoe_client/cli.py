@@ -66,9 +66,10 @@ def take_part(
         from permmoe_client.preflight.run import preflight
 
         report = preflight(site, offline=offline)
-        console.print(
-            report.to_json(with_items=details) if as_json else report.to_table(with_items=details), markup=False
-        )
+        if as_json:
+            typer.echo(report.to_json(with_items=details))
+        else:
+            console.print(report.to_table(with_items=details))
         raise typer.Exit(report.exit_code)
     config = read_site(site)
     if dry_run:

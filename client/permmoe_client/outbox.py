@@ -72,7 +72,10 @@ def send_evaluation(
     content = write_evaluation_reply(reply)
     if ledger is None:
         return content
-    facts = {**_common(plan, reply, content), "combinations": {name: bucket(s.n) for name, s in reply.sums.items()}}
+    facts = {
+        **_common(plan, reply, content),
+        "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
+    }
     return write_evaluation_reply(replace(reply, head=_enter(ledger, "evaluation", facts, policy)))
 
 

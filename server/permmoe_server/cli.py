@@ -16,11 +16,12 @@ from rich.table import Table
 from permmoe.command_line import run
 from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
-from permmoe_server import provisioning
+from permmoe_server import provisioning, registry_commands
 from permmoe_server.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(registry_commands.app, name="models")
 console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
@@ -53,7 +54,8 @@ def run_coordinator(
         raise ConfigurationError(f"no file {config}; name the server.yaml that permmoe-server init wrote")
     folder = FederationFolder(config.resolve().parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

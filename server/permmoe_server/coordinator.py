@@ -25,6 +25,7 @@ from permmoe_server.authority import write_file
 from permmoe_server.federation_folder import FederationFolder
 from permmoe_server.processes import Child
 from permmoe_server.programs import prepare, programs
+from permmoe_server.registry import register
 from permmoe_server.round_log import RoundLog, RoundSummary
 from permmoe_server.settings import ServerConfig, read_server
 from permmoe_server.status import CoordinatorStatus, SiteStatus, StatusBoard, last_rounds
@@ -132,8 +133,9 @@ class _Coordinator:
             return False
         self._run_id = None
         if state.is_completed:
-            LOG.info("the study is finished; its model is in %s", study.model)
-            self._board.update(phase="finished", detail="")
+            kept = register(self._folder, study.model, datetime.now(UTC))
+            LOG.info("the study is finished; its model is registered as %s", kept.name)
+            self._board.update(phase="finished", detail=f"Its model is registered as {kept.name}.")
             return True
         LOG.warning("the run ended early (%s); the executor's log says why", state.detail)
         self._wait_until = monotonic() + self._quorum_seconds

@@ -50,6 +50,11 @@ class FederationFolder:
         return self.path / "studies"
 
     @property
+    def models(self) -> Path:
+        """The registry."""
+        return self.path / "models"
+
+    @property
     def state(self) -> Path:
         """What the running coordinator keeps; it can be deleted while nothing runs."""
         return self.path / "state"

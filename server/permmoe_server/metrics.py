@@ -14,7 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from permmoe_server.rules import is_reply_rule
+from permmoe_server.rules import REPLY_RULES
 from permmoe_server.status import PHASES, CoordinatorStatus, last_validation, mean_rmse
 
 SITE_ERROR = "site_error"
@@ -70,7 +70,7 @@ def _counter(name: str, text: str, counts: Counter[str]) -> CounterMetricFamily:
 
 def _rejected(status: CoordinatorStatus) -> Counter[str]:
     rules = (rejection.rule for record in status.records for rejection in record.rejections)
-    return Counter(rule if is_reply_rule(rule) else SITE_ERROR for rule in rules)
+    return Counter(rule if rule in REPLY_RULES else SITE_ERROR for rule in rules)
 
 
 def _scores(status: CoordinatorStatus) -> Iterator[Metric]:

@@ -89,7 +89,7 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
         raise ConfigurationError(
             f"{name!r} cannot name a site; use up to 64 of a-z, 0-9, _ and - that begin with a letter or digit"
         )
-    with _locked(folder):
+    with locked(folder):
         authority, roster = _authority(folder), list_sites(folder)
         if name in roster.names:
             raise ConfigurationError(
@@ -118,7 +118,7 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
 
 def remove_site(folder: FederationFolder, name: str) -> None:
     """Take a site off the roster and delete its kit. Raises ConfigurationError for a name that is not on it."""
-    with _locked(folder):
+    with locked(folder):
         authority, roster = _authority(folder), list_sites(folder)
         if name not in roster.names:
             hint = nearest(name, roster.names) if roster.sites else "no site has been added yet"
@@ -133,7 +133,7 @@ def rotate_certificate(folder: FederationFolder) -> datetime:
     The authority stays, so no site has to do anything. Key and certificate are two files: a kill between them leaves
     two that do not match, which the same command mends.
     """
-    with _locked(folder):
+    with locked(folder):
         server = read_server(folder.settings)
         issued = issue_server(_authority(folder), server.host, datetime.now(UTC), server.certificate_days)
         _write_server(folder, issued)
@@ -163,7 +163,7 @@ def running(folder: FederationFolder) -> AbstractContextManager[None]:
     return _held(folder, RUNNING_FILE, f"a coordinator is running on {folder.path} already; stop it first")
 
 
-def _locked(folder: FederationFolder) -> AbstractContextManager[None]:
+def locked(folder: FederationFolder) -> AbstractContextManager[None]:
     """Hold the folder against other commands that change it."""
     return _held(folder, LOCK_FILE, f"another command is changing {folder.path}; repeat this one when it has ended")
 

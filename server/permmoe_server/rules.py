@@ -11,6 +11,19 @@ from types import MappingProxyType
 REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
         # not read at all: permmoe.federated.records
+        "missing_reply": "It does not say which site, round and model it is about.",
+        "missing_site": "It does not say which site it is from.",
+        "missing_round": "It does not say which round it answers.",
+        "missing_model_digest": "It does not say which model it started from.",
+        "missing_update": "It holds no array of changes.",
+        "missing_support": "It does not say how much data is behind its changes.",
+        "missing_figures": "It lacks the visits, loss and times of the training.",
+        "missing_visits": "It does not say how many visits it trained on.",
+        "missing_loss_sum": "It does not say its training loss.",
+        "missing_train_seconds": "It does not say how long its training took.",
+        "missing_overhead_seconds": "It does not say how long its work beside training took.",
+        "missing_sums": "It holds no sums of errors.",
+        "ledger_head": "What it says of its site's ledger is not a number and a SHA-256.",
         "encoding": "An array is not written as this version of PerM-MoE writes it.",
         "sums": "An evaluation does not hold a count and four sums for each combination.",
         "site_name": "It carries a name that no site can have.",
@@ -38,11 +51,14 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "REPLY_MESSAGE_UNAVAILABLE": "The site fetched the round and did not answer before its deadline.",
         "LOAD_CLIENT_APP_EXCEPTION": "The site's installed program could not be loaded; its log says why.",
         "CLIENT_APP_CRASHED": "The site's program was killed or crashed; its log says more.",
+        # withheld by the hospital: permmoe_client
+        "StudyNotApproved": "The hospital has not approved this study yet; ask it to.",
+        "NotReleased": "The hospital's release policy let nothing of it out; the site's log says why.",
+        "LedgerError": "The site's ledger cannot be written or believed, and nothing leaves without it.",
     }
 )
 """Rule -> why a reply to a round is left out."""
 
-MISSING_PART = "A part that every reply must have is missing."
 SITE_ERROR = "The site's program stopped with this type of error; the site's log says more."
 
 GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
@@ -68,13 +84,6 @@ GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
 """Rule -> why the gateway turned a request or a connection away."""
 
 
-def is_reply_rule(rule: str) -> bool:
-    """Whether a word is a rule of ours; any other is the type of an error, in a word that the site chose."""
-    return rule in REPLY_RULES or rule.startswith("missing_")
-
-
 def reply_reason(rule: str) -> str:
-    """Why a reply is left out, from its rule or from the type of the error that its site had."""
-    if rule.startswith("missing_"):
-        return MISSING_PART
+    """Why a reply is left out; a word that is no rule is the type of an error that its site had, chosen by the site."""
     return REPLY_RULES.get(rule, SITE_ERROR)

@@ -9,9 +9,12 @@ from pathlib import Path
 from permmoe.config import ModelConfig
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
+from permmoe.errors import PermmoeError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
+from permmoe_client.approval import PENDING_FOLDER, is_approved
+from permmoe_client.identity import open_ledger
 from permmoe_client.preflight.cohort import Cohort, Progress, read_cohort
 from permmoe_client.preflight.credentials import Credentials, read_credentials
 from permmoe_client.preflight.line import Line, try_line
@@ -19,8 +22,6 @@ from permmoe_client.preflight.outcome import Outcome, Skip
 from permmoe_client.preflight.surroundings import Surroundings
 from permmoe_client.site import Coordinator, SiteConfig
 
-PENDING_FOLDER = "pending"
-"""In the ledger's folder: studies that were asked for, one file each, named by its digest."""
 MAX_PLAN_BYTES = 1_000_000
 
 
@@ -39,6 +40,8 @@ class Facts:
     cohort: Cohort
     plans: Mapping[str, RoundPlan] = field(default_factory=dict)
     """Studies that were asked for and are whole, by digest."""
+    approved: frozenset[str] = frozenset()
+    """Digests of studies that may train here: listed in the settings, or approved in the ledger."""
     damaged_plans: tuple[str, ...] = ()
     """File names of those that are not what their names say."""
     world: Surroundings = field(default_factory=Surroundings)
@@ -100,8 +103,9 @@ def gather(
 ) -> Facts:
     """Read what the settings name, and try the line to the coordinator unless `offline`."""
     plans, damaged = _read_plans(site.ledger)
-    approved = (plans[digest].model for digest in site.approved_studies if digest in plans)
-    model = model or next(approved, ModelConfig())
+    approved, approved_plans = _read_approvals(site)
+    plans |= approved_plans
+    model = model or next((plans[digest].model for digest in sorted(approved) if digest in plans), ModelConfig())
     return Facts(
         path=path,
         site=site,
@@ -112,9 +116,23 @@ def gather(
         line=try_line(site.coordinator, world) if site.coordinator and not offline else Line(),
         cohort=read_cohort(site, model, progress),
         plans=plans,
+        approved=approved,
         damaged_plans=damaged,
         world=world,
     )
+
+
+def _read_approvals(site: SiteConfig) -> tuple[frozenset[str], dict[str, RoundPlan]]:
+    """The digests of approved studies, and the plans of those that the ledger holds."""
+    try:
+        ledger = open_ledger(site)
+        decisions = ledger.decisions() if ledger else []
+    except (PermmoeError, OSError):
+        # The key's own checks say what is wrong with it.
+        decisions = []
+    plans = {str(e.facts["study"]): RoundPlan.model_validate(e.facts["plan"]) for e in decisions if "plan" in e.facts}
+    known = {*site.approved_studies, *plans}
+    return frozenset(digest for digest in known if is_approved(digest, site.approved_studies, decisions)), plans
 
 
 def _read_plans(ledger: Path | None) -> tuple[dict[str, RoundPlan], tuple[str, ...]]:

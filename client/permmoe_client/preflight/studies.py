@@ -27,18 +27,14 @@ def digests(facts: Facts) -> Outcome:
 
 def approved(facts: Facts) -> Outcome:
     """Nothing trains without."""
-    if not facts.site.approved_studies:
+    if not facts.approved:
         return warning("no study is approved, so nothing trains here", "approve one with: permmoe-client approve")
-    return ok(f"{len(facts.site.approved_studies)} approved")
+    return ok(f"{len(facts.approved)} approved")
 
 
 def waiting(facts: Facts) -> Outcome:
     """Asked for by the coordinator, and refused until then."""
-    names = [
-        f"{plan.name!r} ({digest[:12]}…)"
-        for digest, plan in facts.plans.items()
-        if digest not in facts.site.approved_studies
-    ]
+    names = [f"{plan.name!r} ({digest[:12]}…)" for digest, plan in facts.plans.items() if digest not in facts.approved]
     if names:
         return warning(
             f"refused until it is approved: {', '.join(names)}",
