@@ -10,6 +10,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +41,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def take_part(
-    context: typer.Context,
+    context: click.Context,
     site: Annotated[Path | None, typer.Option(help="The site's YAML file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Check everything, change nothing, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: the report for machines.")] = False,

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +36,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def run_coordinator(
-    context: typer.Context,
+    context: click.Context,
     config: Annotated[
         Path | None, typer.Option(help="The server.yaml of the federation's folder; runs the coordinator.")
     ] = None,
