@@ -152,7 +152,7 @@ class FederationConfig(Configuration):
     centring_round: bool = Field(True, description="round 1 trains nothing: it sets the encoders' mean inputs")
     imputed_router_support: float = Field(0.0, ge=0, description="κ: a router's support from a visit it is imputed for")
     min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
-    max_failed_rounds: int = Field(5, ge=1, description="rounds in a row without enough replies that end a study")
+    max_failed_rounds: int = Field(5, ge=1, description="tries at a round without enough replies that end a study")
     round_deadline_seconds: float = Field(3600.0, gt=0)
     evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
     min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")

@@ -78,7 +78,11 @@ def replayed(folder: Path, plan: RoundPlan, records: list[dict[str, Any]]) -> Ma
     for name in SITES:
         nodes.append({"site-config": str(approve(write_site(folder, name), plan))})
     names = dict(zip(range(FIRST_NODE, FIRST_NODE + len(nodes)), SITES, strict=True))
-    accepted = {r["round"]: {site["site"] for site in r["sites"] if site["rejected"] is None} for r in records}
+    accepted = {
+        r["round"]: {site["site"] for site in r["sites"] if site["rejected"] is None}
+        for r in records
+        if r["is_aggregated"]
+    }
     app = ClientApp()
 
     @app.train()

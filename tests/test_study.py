@@ -11,7 +11,9 @@ from permmoe.config import parse_config, read_config
 from permmoe.errors import ConfigurationError
 from permmoe_simulation.study import Cell, StudyConfig, cells
 
-STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.yaml"))
+# The other files in the folder are studies for permmoe-server.
+CONFIGS = Path(__file__).parents[1] / "configs" / "studies"
+STUDIES = [path for path in sorted(CONFIGS.glob("*.yaml")) if "methods:" in path.read_text()]
 
 
 def settings(**changes: Any) -> dict[str, Any]:

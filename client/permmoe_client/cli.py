@@ -170,7 +170,10 @@ def show_ledger(
     last: Annotated[int, typer.Option(min=1, help="How many of the newest entries.")] = 20,
 ) -> None:
     """List what left, newest last."""
-    table = Table("entry", "time (UTC)", "what", "round", "bytes", "modules or combinations", "study")
+    table = Table(
+        "entry", "time (UTC)", "what", "round", "bytes", "parts", "study", box=None, caption="parts: modules of a "
+        "training, combinations of an evaluation", caption_justify="left",
+    )  # fmt: skip
     for entry in list(_ledger(read_site(site)).entries())[-last:]:
         facts = entry.facts
         parts = facts.get("modules") or facts.get("combinations") or {}
@@ -181,7 +184,7 @@ def show_ledger(
             str(facts.get("round", "")),
             f"{facts['bytes']:,}" if "bytes" in facts else "",
             str(len(parts)) if parts else "",
-            Text(f"{facts.get('study', '')[:12]} {facts.get('study_name', '')}"),
+            Text(f"{facts.get('study', '')[:8]} {facts.get('study_name', '')}"),
         )
     console.print(table)
 

@@ -1,14 +1,14 @@
 """The standard gRPC health service (grpc.health.v1) for the probes of orchestrators, on client and server.
 
-A client offers it on a Unix socket, so that it has no listening port; a server on loopback. Nobody else can ask.
+A client offers it on a Unix socket, so that it has no listening port; a server on loopback. Nobody else can ask. Of the
+service only `Check` is here, which every probe uses; `Watch` is optional (gRPC health checking protocol, "Watch").
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +20,8 @@ from permmoe.errors import ConfigurationError
 LOG = logging.getLogger("permmoe.probe")
 
 SERVICE = "grpc.health.v1.Health"
-WATCH_SECONDS = 1.0
-"""Between two looks on behalf of a watcher."""
-MAX_WATCHERS = 4
 MAX_CHECKS = 2
-"""At the same time: a watcher holds a thread for as long as it stays, and none may starve the checks."""
+"""At the same time."""
 
 
 def serve_health(address: str, is_serving: Callable[[], bool]) -> grpc.Server:
@@ -32,11 +29,11 @@ def serve_health(address: str, is_serving: Callable[[], bool]) -> grpc.Server:
 
     `address` is `unix:/path.sock`, which only this user can open, or an IP address of loopback with a port, such as
     `127.0.0.1:8090`. `is_serving` is asked each time, from another thread; one that raises is not serving. Raises
-    ConfigurationError for any other address, and for one that is taken.
+    ConfigurationError for any other address, and for one that cannot be listened at.
     """
     _check_local(address)
     # Without SO_REUSEPORT a second process on the same port is an error instead of every other answer.
-    server = grpc.server(ThreadPoolExecutor(MAX_CHECKS + MAX_WATCHERS), options=[("grpc.so_reuseport", 0)])
+    server = grpc.server(ThreadPoolExecutor(MAX_CHECKS), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_handler(is_serving),))
     try:
         server.add_insecure_port(address)
@@ -66,51 +63,20 @@ def _check_local(address: str) -> None:
 
 
 def _handler(is_serving: Callable[[], bool]) -> grpc.GenericRpcHandler:
-    watchers = threading.BoundedSemaphore(MAX_WATCHERS)
-
-    def now() -> HealthCheckResponse.ServingStatus:
+    def check(request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
+        if request.service not in ("", SERVICE):
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         try:
             serving = is_serving()
         except Exception as error:
             # gRPC would send the exception's text, which may name a path.
             LOG.error("the health check failed with %s", type(error).__name__)
             serving = False
-        return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse(status=HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
 
-    def check(request: HealthCheckRequest, context: grpc.ServicerContext) -> HealthCheckResponse:
-        if request.service not in ("", SERVICE):
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return HealthCheckResponse(status=now())
-
-    def watch(request: HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[HealthCheckResponse]:
-        ended = threading.Event()
-        if not context.add_callback(ended.set):
-            return
-        if not watchers.acquire(blocking=False):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watchers")
-        try:
-            told: HealthCheckResponse.ServingStatus | None = None
-            while not ended.is_set():
-                known = request.service in ("", SERVICE)
-                status = now() if known else HealthCheckResponse.SERVICE_UNKNOWN
-                if status != told:
-                    yield HealthCheckResponse(status=status)
-                    told = status
-                ended.wait(WATCH_SECONDS)
-        finally:
-            watchers.release()
-
-    def described(handler: Callable[..., grpc.RpcMethodHandler], behaviour: object) -> grpc.RpcMethodHandler:
-        return handler(
-            behaviour,
-            request_deserializer=HealthCheckRequest.FromString,
-            response_serializer=HealthCheckResponse.SerializeToString,
-        )
-
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            "Check": described(grpc.unary_unary_rpc_method_handler, check),
-            "Watch": described(grpc.unary_stream_rpc_method_handler, watch),
-        },
+    method = grpc.unary_unary_rpc_method_handler(
+        check,
+        request_deserializer=HealthCheckRequest.FromString,
+        response_serializer=HealthCheckResponse.SerializeToString,
     )
+    return grpc.method_handlers_generic_handler(SERVICE, {"Check": method})

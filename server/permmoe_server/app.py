@@ -1,9 +1,9 @@
 """The coordinator's Flower app: read the plan, run the rounds, keep everything that a killed run needs to go on.
 
 `run_config` names `plan`, a JSON file of permmoe.federated.plan.RoundPlan, and `out`, a folder that will hold
-`last/` (weights and server moments after the newest round), `rounds.jsonl` (one record a round) and `model/` for
-`permmoe predict`: the weights of the round with the least validation error, or of the newest where nothing is
-evaluated. Started again on the same folder it goes on. `sites`, where it is given, names a JSON file of
+`last/` (weights and server moments after the newest round), `rounds.jsonl` (a record for each try at a round) and
+`model/` for `permmoe predict`: the weights of the round with the least validation error, or of the newest where nothing
+is evaluated. Started again on the same folder it goes on. `sites`, where it is given, names a JSON file of
 {node: site}, read anew before each exchange: other nodes are not asked, and none may use another's name.
 """
 
@@ -62,6 +62,8 @@ def _run(grid: MessageGrid, plan: RoundPlan, out: Path, site_of: SiteOf, counter
             file.write(record_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if not record.is_aggregated:
+            continue
         mse = mean_squared_error(record.validation.sums) if record.validation else float("nan")
         # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
         if not mse >= best_mse:
@@ -170,10 +172,15 @@ def _comparable(plan: RoundPlan) -> RoundPlan:
 
 def _forget_later_rounds(rounds: Path, done: int) -> None:
     """Drop records of rounds whose checkpoint was not written, and a line that a kill cut short."""
-    lines = rounds.read_text().splitlines() if rounds.exists() else []
-    kept = lines[:done]
+    lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
+    kept = [line for line in lines if line.endswith(b"\n") and _happened(json.loads(line), done)]
     if kept != lines:
-        rounds.write_text("".join(line + "\n" for line in kept))
+        rounds.write_bytes(b"".join(kept))
+
+
+def _happened(record: Mapping[str, Any], done: int) -> bool:
+    """Whether a round is done; a try that changed nothing stays in the record whatever came after it."""
+    return record["round"] <= done or not record["is_aggregated"]
 
 
 def _path(context: Context, key: str) -> Path:

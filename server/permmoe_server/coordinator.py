@@ -151,7 +151,7 @@ class _Coordinator:
                 )
             self._board.update(phase="waiting", detail=f"{needed} sites have to be online, {online} are.")
             return False
-        done = len(self._rounds.read()) if self._rounds else 0
+        done = self._board.snapshot().rounds_done
         self._starts = self._starts + 1 if done == self._rounds_at_start else 1
         self._rounds_at_start = done
         if self._starts > MAX_STARTS:

@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 LOG = logging.getLogger("permmoe.server")
 
+Part = Literal["training", "validation", "test"]
+PARTS: tuple[Part, ...] = ("validation", "test")
+"""What a round may evaluate."""
 REMEMBERED_BYTES = 256
 """The end of a line, where its times and error sums stand: no two lines that were ever written share it."""
 
@@ -34,9 +37,11 @@ class Rejection:
     """A reply that was left out, or a node's silence."""
 
     node: int
+    sender: str
+    """The site, or `node 17` where nobody knows which site a node is."""
     rule: str
     """The rule that it broke, `no_reply`, or the type of the error that the site had."""
-    part: Literal["training", "validation", "test"] = "training"
+    part: Part = "training"
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,6 @@ class RoundSummary:
     bytes_up: int = 0
     trained: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Accepted site -> the modules that it trained."""
-    nodes: Mapping[int, str] = field(default_factory=dict)
-    """Node -> the site that it was accepted as."""
     rejections: tuple[Rejection, ...] = ()
     validation: Mapping[str, Score] = field(default_factory=dict)
     """By combination; empty where nothing was evaluated."""
@@ -115,11 +118,15 @@ class RoundLog:
 def summarise(record: Mapping[str, Any]) -> RoundSummary:
     """The summary of a line of `rounds.jsonl`. Raises ValueError, KeyError, TypeError or AttributeError for another."""
     sites = record["sites"]
-    accepted = [site for site in sites if site["rejected"] is None]
-    rejections = [Rejection(int(site["node"]), str(site["rejected"])) for site in sites if site["rejected"] is not None]
-    for part in ("validation", "test"):
+    names = {int(site["node"]): str(site["site"]) for site in sites if site["site"]}
+
+    def rejection(node: int, rule: str, part: Part) -> Rejection:
+        return Rejection(node, names.get(node, f"node {node}"), rule, part)
+
+    rejections = [rejection(int(s["node"]), str(s["rejected"]), "training") for s in sites if s["rejected"] is not None]
+    for part in PARTS:
         for node, rule in (record[part] or {}).get("rejected", {}).items():
-            rejections.append(Rejection(int(node), str(rule), part))
+            rejections.append(rejection(int(node), str(rule), part))
     loss = float(record["train_loss"])
     return RoundSummary(
         round=int(record["round"]),
@@ -128,8 +135,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         train_loss=loss if isfinite(loss) else None,
         bytes_down=sum(int(site["bytes_down"]) for site in sites),
         bytes_up=sum(int(site["bytes_up"]) for site in sites),
-        trained={str(site["site"]): tuple(map(str, site["modules"])) for site in accepted},
-        nodes={int(site["node"]): str(site["site"]) for site in accepted},
+        trained={str(s["site"]): tuple(map(str, s["modules"])) for s in sites if s["rejected"] is None},
         rejections=tuple(rejections),
         validation=_scores(record["validation"]),
         test=_scores(record["test"]),

@@ -5,7 +5,8 @@
 3. With replies of `min_sites` sites or more: divide, and let the server optimiser step, module by module.
 4. Every `evaluate_every` rounds: send the new model, add up the sums that sites return.
 
-Every wait is bounded by `round_deadline_seconds`: a site that is late or gone is left out and joins a later round.
+Every wait is bounded by `round_deadline_seconds`: a site that is late or gone is left out and joins a later round. A
+round with too few replies is tried again, so that a study's rounds are all rounds that trained.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from permmoe_server.aggregation import FixedPointOverflowError, RunningSum, fold
 from permmoe_server.optimisers import Moments, server_step
 
 POLL_SECONDS = 0.1
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 60.0
+"""Pauses after tries at a round that too few sites answered; each is twice the one before."""
 PULL_AT_ONCE = 8
 """Replies that are in memory together, at most."""
 
@@ -99,11 +102,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """A round as it is remembered."""
+    """A try at a round as it is remembered."""
 
     round: int
     is_aggregated: bool
-    """False where fewer than `min_sites` replies were accepted: the model stayed as it was."""
+    """False where fewer than `min_sites` replies were accepted: nothing changed, and the round is tried again."""
     sites: tuple[SiteRecord, ...]
     train_loss: float
     """Mean over the accepted sites' visits, squared points; NaN without any."""
@@ -151,27 +154,33 @@ def run_rounds(
     site_of: SiteOf = lambda: None,
     countersigner: Countersigner | None = None,
 ) -> Iterator[tuple[FederationState, RoundRecord]]:
-    """Run the rounds that `state` has not done yet, yielding the state and the record after each.
+    """Run the rounds that `state` has not done yet, yielding the state and the record after each try at one.
 
-    Raises NoQuorum after `max_failed_rounds` rounds in a row that too few sites answered.
+    A round that too few sites answered is tried again, after a pause; the state is then as before. Raises NoQuorum
+    after `max_failed_rounds` such tries in a row.
     """
     federation = plan.federation
     failed_in_a_row = 0
-    for number in range(state.round + 1, federation.rounds + 1):
-        started = clock.now()
+    while state.round < federation.rounds:
+        number, started = state.round + 1, clock.now()
         _wait_for_sites(grid, federation.min_sites, federation.round_deadline_seconds, clock, site_of)
         state, record = _train(grid, plan, layout, state, number, clock, site_of, countersigner)
+        if not record.is_aggregated:
+            yield state, replace(record, seconds=clock.now() - started)
+            failed_in_a_row += 1
+            if failed_in_a_row >= federation.max_failed_rounds:
+                raise NoQuorum(
+                    f"round {number} was tried {failed_in_a_row} times and had usable replies of fewer than "
+                    f"{federation.min_sites} sites; the rounds' record says why the others were left out"
+                )
+            clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed_in_a_row - 1), LAST_RETRY_SECONDS))
+            continue
+        failed_in_a_row = 0
         if federation.evaluate_every and number % federation.evaluate_every == 0:
             record = replace(record, validation=evaluate(grid, plan, state, "validation", clock, site_of))
         if federation.evaluate_every and number == federation.rounds:
             record = replace(record, test=evaluate(grid, plan, state, "test", clock, site_of))
         yield state, replace(record, seconds=clock.now() - started)
-        failed_in_a_row = 0 if record.is_aggregated else failed_in_a_row + 1
-        if failed_in_a_row >= federation.max_failed_rounds:
-            raise NoQuorum(
-                f"{failed_in_a_row} rounds in a row had usable replies of fewer than {federation.min_sites} sites; "
-                "the rounds' record says why each was left out"
-            )
 
 
 def _train(
@@ -219,18 +228,19 @@ def _train(
                 )
             )
     is_aggregated = running.sites >= federation.min_sites
-    weights, moments = dict(state.weights), dict(state.moments)
-    if is_aggregated:
-        for module, change in mean_changes(running, state.weights, federation.aggregation):
-            weights[module], moments[module] = server_step(
-                federation, state.weights[module], change, state.moments.get(module, {})
-            )
     visits = fsum(record.visits for record in records)
     loss = fsum(losses.values()) / visits if visits else float("nan")
     records.sort(key=lambda r: (r.site, r.node))
+    if not is_aggregated:
+        return replace(state, receipts=receipts), RoundRecord(number, False, tuple(records), loss, seconds=0.0)
+    weights, moments = dict(state.weights), dict(state.moments)
+    for module, change in mean_changes(running, state.weights, federation.aggregation):
+        weights[module], moments[module] = server_step(
+            federation, state.weights[module], change, state.moments.get(module, {})
+        )
     return (
         FederationState(number, weights, moments, running_mean(state.average, weights, federation, number), receipts),
-        RoundRecord(number, is_aggregated, tuple(records), loss, seconds=0.0),
+        RoundRecord(number, True, tuple(records), loss, seconds=0.0),
     )
 
 

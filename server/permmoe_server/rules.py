@@ -51,6 +51,10 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "REPLY_MESSAGE_UNAVAILABLE": "The site fetched the round and did not answer before its deadline.",
         "LOAD_CLIENT_APP_EXCEPTION": "The site's installed program could not be loaded; its log says why.",
         "CLIENT_APP_CRASHED": "The site's program was killed or crashed; its log says more.",
+        "CLIENT_APP_RAISED_EXCEPTION": "The site's program stopped with an error; its log says more.",
+        "MOD_FAILED_PRECONDITION": "Flower refused the round at the site; the site's log says more.",
+        "INVALID_FAB": "The site was sent a program, which no site of ours takes.",
+        "UNKNOWN": "Flower could not say what went wrong; the site's log may.",
         # withheld by the hospital: permmoe_client
         "StudyNotApproved": "The hospital has not approved this study yet; ask it to.",
         "NotReleased": "The hospital's release policy let nothing of it out; the site's log says why.",

@@ -72,7 +72,7 @@ class CoordinatorStatus:
     @property
     def rounds_done(self) -> int:
         """The number of the last round that was done; 0 before the first."""
-        return self.records[-1].round if self.records else 0
+        return next((record.round for record in reversed(self.records) if record.is_aggregated), 0)
 
     @property
     def sites_online(self) -> int:
@@ -99,7 +99,7 @@ class RejectedReplies:
     count: int
     last_round: int
     senders: tuple[str, ...]
-    """Sites, or `node 17` where the node was never accepted as one."""
+    """In alphabetical order."""
 
 
 def headline(status: CoordinatorStatus) -> str:
@@ -162,7 +162,6 @@ def module_support(records: Sequence[RoundSummary]) -> dict[str, ModuleSupport]:
 
 def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, ...]:
     """What was left out, by rule, the most recent first."""
-    names = {node: site for record in records for node, site in record.nodes.items()}
     counts: Counter[str] = Counter()
     last: dict[str, int] = {}
     senders: dict[str, set[str]] = {}
@@ -170,7 +169,7 @@ def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, 
         for rejection in record.rejections:
             counts[rejection.rule] += 1
             last[rejection.rule] = record.round
-            senders.setdefault(rejection.rule, set()).add(names.get(rejection.node, f"node {rejection.node}"))
+            senders.setdefault(rejection.rule, set()).add(rejection.sender)
     return tuple(
         RejectedReplies(rule, reply_reason(rule), counts[rule], last[rule], tuple(sorted(senders[rule])))
         for rule in sorted(last, key=lambda rule: (-last[rule], rule))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
+from permmoe_server.rounds import NoQuorum
 from permmoe_simulation.engine import run_federation
 from permmoe_simulation.partition import Sites
 from permmoe_simulation.study import Cell
@@ -37,9 +39,11 @@ class Federation:
 def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Federation:
     """Train the cell's model over its sites; `folder` may hold an interrupted run, which goes on.
 
-    Raises PermmoeError for a round that changed nothing: on one machine no site is ever merely late.
+    Raises PermmoeError for a round that changed nothing.
     """
-    plan = RoundPlan(model=cell.model, train=cell.train, federation=cell.federation)
+    # On one machine no site is ever merely late: a round that fails once would fail again.
+    federation = cell.federation.model_copy(update={"max_failed_rounds": 1})
+    plan = RoundPlan(model=cell.model, train=cell.train, federation=federation)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(plan.canonical_json())
     nodes = [
@@ -48,13 +52,15 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     ]
     out = folder / "server"
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
-    run_federation(server_app, client_app, nodes, run_config, engine=cell.engine)
-    weights, _ = load_checkpoint(out / "model")
+    # The record says more of why than the exception does.
+    with suppress(NoQuorum):
+        run_federation(server_app, client_app, nodes, run_config, engine=cell.engine)
     records = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     for record in records:
         if not record["is_aggregated"]:
             rules = sorted({site["rejected"] for site in record["sites"] if site["rejected"]})
             raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
+    weights, _ = load_checkpoint(out / "model")
     return Federation(weights, dict(_evaluations(records)), [row for record in records for row in _site_rows(record)])
 
 
