@@ -52,9 +52,10 @@ def federation_demo(
         raise ConfigurationError(f"{out} is not empty and holds no earlier demo; name another --out")
     shutil.rmtree(out, ignore_errors=True)
     plan = read_config(STUDY, RoundPlan)
-    visits = _cohort(out / "cohort", subjects, plan)
+    console.print(f"writing a synthetic cohort of {subjects} subjects to {out / 'cohort'}")
+    visits = demo_cohort(out / "cohort", subjects, plan)
     started = time.monotonic()
-    deployment = _hospitals(out, visits, plan)
+    deployment = demo_hospitals(out, visits, plan)
     _say(started, f"federation founded; kits unpacked at {', '.join(deployment.sites)}")
     processes: list[subprocess.Popen[bytes]] = []
     with ended(processes):
@@ -80,15 +81,16 @@ def federation_demo(
         raise typer.Exit(1)
 
 
-def _cohort(folder: Path, subjects: int, plan: RoundPlan) -> VisitTable:
-    console.print(f"writing a synthetic cohort of {subjects} subjects to {folder}")
+def demo_cohort(folder: Path, subjects: int, plan: RoundPlan) -> VisitTable:
+    """A synthetic cohort, written as files and read back."""
     cohort = CohortConfig(subjects=subjects, grid=plan.model.grid, seed=1)
     write_cohort(folder, cohort, workers=os.cpu_count() or 1)
     visits, _ = adni_visits(folder / "clinical", folder, TargetRule(), plan.model.modalities)
     return visits.where(lambda visit: visit.delta_cdrsb is not None)
 
 
-def _hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment:
+def demo_hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment:
+    """A federation founded, each hospital with its part of the visits and its approval of the study."""
     split = SplitConfig()
     dealt = assign_splits(visits, seed=split.seed, scheme="subject", validation=split.validation, test=split.test)
     sites, _ = partition(dealt, plan.model.names, PartitionConfig(kind="table", table=HOSPITALS), seed=0)

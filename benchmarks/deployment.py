@@ -1,0 +1,125 @@
+"""What a federation costs beside training: `python benchmarks/deployment.py`, on an otherwise idle machine.
+
+A coordinator and three hospitals as real processes over TLS on this machine, on the embedded synthetic cohort: time
+from nothing to the first finished round, overhead of a round, the status page, an idle client. Then the server's memory
+with 3 and with 100 sites that send updates of full size, in one process each. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from permmoe.config import FederationConfig, read_config
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import TrainReply, read_instruction, read_model, write_train_reply
+from permmoe.federated.update import ModuleUpdate
+from permmoe.model import PerMMoE
+from permmoe.provenance import machine, versions
+from permmoe_server.rounds import FederationState, run_rounds
+from permmoe_server.settings import read_server
+from permmoe_simulation.deployment import ended
+from permmoe_simulation.federation_demo import STUDY, demo_cohort, demo_hospitals
+from permmoe_simulation.grid import InProcessGrid
+
+SUBJECTS = 240
+IDLE_SECONDS = 30.0
+PAGE_REQUESTS = 30
+
+
+def deployment_figures() -> dict[str, Any]:
+    """Of real processes."""
+    plan = read_config(STUDY, RoundPlan)
+    with tempfile.TemporaryDirectory() as folder:
+        visits = demo_cohort(Path(folder) / "cohort", SUBJECTS, plan)
+        started = time.monotonic()
+        deployment = demo_hospitals(Path(folder), visits, plan)
+        processes = [deployment.start_server("--study", str(STUDY), "--stay")]
+        with ended(processes):
+            clients = [deployment.start_client(site) for site in deployment.sites]
+            processes += clients
+            deployment.wait_for(lambda s: s.rounds_done >= 1, "the first round", 300.0)
+            first_round = time.monotonic() - started
+            deployment.wait_for(lambda s: s.phase == "finished", "the end", 600.0)
+            [path] = deployment.folder.studies.glob("*/rounds.jsonl")
+            records = [json.loads(line) for line in path.read_text().splitlines()]
+            pages = [_page_seconds(deployment.folder.settings) for _ in range(PAGE_REQUESTS)]
+            # The node asks rarely once nothing has happened for half a minute.
+            time.sleep(35.0)
+            before = [_cpu_seconds(client.pid) for client in clients]
+            time.sleep(IDLE_SECONDS)
+            idle = [(_cpu_seconds(c.pid) - b) / IDLE_SECONDS for c, b in zip(clients, before, strict=True)]
+    # The last round is evaluated twice, the first loads the data.
+    overheads = [r["seconds"] - max(site["train_seconds"] for site in r["sites"]) for r in records[1:-1]]
+    return {
+        "data": "synthetic",
+        "subjects": SUBJECTS,
+        "study_sha256": plan.digest(),
+        "seconds_to_first_round": round(first_round, 1),
+        "round_overhead_seconds": {
+            "median": round(statistics.median(overheads), 2),
+            "largest": round(max(overheads), 2),
+        },
+        "round_overhead_includes": "training and evaluation exchange, checkpoint, polling",
+        "status_page_ms": {"median": round(1e3 * statistics.median(pages), 1), "largest": round(1e3 * max(pages), 1)},
+        "idle_client_core_share": [round(share, 4) for share in idle],
+    }
+
+
+def memory_mb(sites: int) -> int:
+    """Peak memory of a process that serves so many sites, which send updates of every module, MB."""
+    code = f"from deployment import serve; serve({sites})"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", code]
+    return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def serve(sites: int) -> None:
+    """Two rounds with `sites` sites that change every module by nothing; prints this process's peak memory, MB."""
+    base = read_config(STUDY, RoundPlan)
+    plan = base.model_copy(update={"federation": FederationConfig(rounds=2, evaluate_every=0, centring_round=False)})
+    layout = ModuleLayout.of(PerMMoE(plan.model))
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        asked = read_instruction(message.content)
+        before = read_model(message.content, asked, layout)
+        updates = {name: ModuleUpdate(values * 0, 1.0) for name, values in before.items()}
+        reply = TrainReply(f"site{context.node_id}", asked.round, asked.model_digest, updates, 1.0, 1.0, 0.0, 0.0)
+        return Message(write_train_reply(reply), reply_to=message)
+
+    state = FederationState(0, layout.flatten_all(PerMMoE(plan.model).state_dict()))
+    for _, record in run_rounds(InProcessGrid(app, [{}] * sites), plan, layout, state):
+        assert len([site for site in record.sites if site.rejected is None]) == sites
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def _page_seconds(settings_file: Path) -> float:
+    settings = read_server(settings_file)
+    started = time.monotonic()
+    httpx.get(f"http://{settings.admin_host}:{settings.admin_port}/", trust_env=False).raise_for_status()
+    return time.monotonic() - started
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    figures = deployment_figures() | {"server_memory_mb": {sites: memory_mb(sites) for sites in (3, 100)}}
+    print(json.dumps(figures | {"versions": versions(), "machine": machine()}, indent=1))
