@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pkgutil
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -116,3 +120,78 @@ def test_a_plan_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> 
             run_in_process(server_app, client_app, [], run_config(tmp_path))
     with pytest.raises(ConfigurationError, match="lacks 'plan'"):
         run_in_process(server_app, client_app, [], {})
+
+
+STAGES: dict[str, tuple[str, int]] = {
+    "before a round": ("permmoe_server.rounds._wait_for_sites", 2),
+    "while sites train": ("permmoe_simulation.grid.InProcessGrid.push_messages", 5),
+    "while replies arrive": ("permmoe_server.rounds.accept_training", 5),
+    "while aggregating": ("permmoe_server.rounds.server_step", 17),
+    "while sites evaluate": ("permmoe_server.rounds.accept_evaluation", 5),
+    "before the record": ("permmoe_server.app.record_json", 2),
+    "between record and checkpoint": ("permmoe_server.app.mean_squared_error", 2),
+    "while writing a checkpoint": ("permmoe.checkpoint._write", 7),
+    "while replacing the model": ("permmoe.checkpoint._exchange", 3),
+    "while replacing the checkpoint": ("permmoe.checkpoint._exchange", 4),
+    "between two renames": ("pathlib.Path.rename", 6),
+}
+
+
+def run_and_die(folder: Path, function: str, call: int, patch: pytest.MonkeyPatch) -> int:
+    """Run the study in a child process that is killed with SIGKILL at a call of a function; its status."""
+    child = os.fork()
+    if child == 0:
+        calls = []
+        owner, _, name = function.rpartition(".")
+        original = getattr(pkgutil.resolve_name(owner), name)
+
+        def deadly(*args: object, **kwargs: object) -> object:
+            calls.append(1)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        patch.setattr(function, deadly)
+        try:
+            start(folder)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_study_killed_with_sigkill_at_any_stage_of_a_round_ends_with_the_same_weights(
+    stage: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = run_and_die(tmp_path, *STAGES[stage], monkeypatch)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    done_before = rounds(tmp_path) if (tmp_path / "out" / "rounds.jsonl").exists() else []
+    assert len(done_before) < 3
+    start(tmp_path)
+    for part in ("last", "model"):
+        resumed, whole = (load_checkpoint(folder / "out" / part)[0] for folder in (tmp_path, undisturbed))
+        assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert [r["round"] for r in rounds(tmp_path)] == [1, 2, 3]
+
+
+def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from permmoe import checkpoint
+
+    write, written = checkpoint._write, []
+
+    def full(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len(written) == 7:
+            path.write_bytes(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(checkpoint, "_write", full)
+        start(tmp_path)
+    assert load_checkpoint(tmp_path / "out" / "last")[1]["round"] == 1
+    start(tmp_path)
+    resumed, whole = weights(tmp_path), weights(undisturbed)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
