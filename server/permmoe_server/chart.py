@@ -41,7 +41,7 @@ def line_chart(lines: Sequence[Line], first: int, last: int, unit: str) -> Marku
     height = max(SHORTEST, LABEL_HEIGHT * len(lines))
     right = WIDTH - RIGHT
 
-    def x(number: float) -> float:
+    def x(number: int) -> float:
         return LEFT + (right - LEFT) * ((number - first) / (last - first) if last > first else 1.0)
 
     def y(value: float) -> float:
@@ -59,7 +59,7 @@ def line_chart(lines: Sequence[Line], first: int, last: int, unit: str) -> Marku
             f'<text class="axis" x="{x(number):.1f}" y="{TOP + height + 20:.1f}" text-anchor="middle">{number}</text>'
         )
     pieces.append(f'<text class="axis" x="{right + 14}" y="{TOP + height + 20:.1f}">round</text>')
-    ends = spread([y(line.points[-1][1]) for line in lines], LABEL_HEIGHT, TOP, TOP + height)
+    ends = spread([y(line.points[-1][1]) for line in lines], LABEL_HEIGHT, float(TOP), TOP + height)
     for line, label_y in zip(lines, ends, strict=True):
         end, value = line.points[-1]
         path = "".join(f"{'L' if j else 'M'}{x(n):.1f} {y(v):.1f}" for j, (n, v) in enumerate(line.points))
