@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -72,6 +73,8 @@ def take_part(
         else:
             console.print(report.to_table(with_items=details))
         raise typer.Exit(report.exit_code)
+    # Flower would call home otherwise.
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     config = read_site(site)
     if dry_run:
         from permmoe_client.dry_run import dry_run as rehearse

@@ -43,11 +43,6 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._started, self._not_before, self._pause = 0.0, 0.0, FIRST_PAUSE_SECONDS
 
-    @property
-    def pid(self) -> int | None:
-        """Of the running process."""
-        return self._process.pid if self._process and self._process.poll() is None else None
-
     def tend(self) -> None:
         """Start it, or start it again where it has ended; one that ends at once is given longer and longer pauses."""
         now = self._clock()

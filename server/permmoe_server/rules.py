@@ -46,7 +46,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "negative_sum": "A sum of squares or of absolute values is negative.",
         # nothing to judge: permmoe_server.rounds, flwr.common.constant.ErrorCode
         "no_reply": "The site was silent until the round's deadline.",
-        "NODE_UNAVAILABLE": "The site was not connected when the round was handed out.",
+        "NODE_UNAVAILABLE": "The site lost its connection before its answer was whole.",
         "MESSAGE_UNAVAILABLE": "The site did not fetch the round before its deadline.",
         "REPLY_MESSAGE_UNAVAILABLE": "The site fetched the round and did not answer before its deadline.",
         "LOAD_CLIENT_APP_EXCEPTION": "The site's installed program could not be loaded; its log says why.",

@@ -282,7 +282,7 @@ def _grids(support: Mapping[str, ModuleSupport], accepted: int) -> list[Grid]:
         )
 
     starts = {module[: module.rindex("/") + 1] for module in support if "/" in module}
-    modalities = _unique(m.split("/")[-1] for m in support if m.startswith(("encoder/", "bank/")))
+    modalities = _in_study_order(m.split("/") for m in support if m.startswith(("encoder/", "bank/")))
     banks = sorted((at for at in starts if at.startswith("bank/")), key=lambda at: (at.count("+"), at))
     by_modality = {f"{kind}s": f"{kind}/" for kind in ("encoder", "router") if f"{kind}/" in starts}
     by_modality |= {f"missing bank, {at.split('/')[1]} observed": at for at in banks}
@@ -299,8 +299,15 @@ def _grids(support: Mapping[str, ModuleSupport], accepted: int) -> list[Grid]:
     return grids
 
 
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _in_study_order(modules: Iterable[Sequence[str]]) -> list[str]:
+    """Modalities as the study orders them, which shows in the combinations that banks are named by."""
+    before: dict[str, set[str]] = {}
+    for module in modules:
+        before.setdefault(module[-1], set())
+        observed = module[1].split("+") if len(module) == 3 else []
+        for place, name in enumerate(observed):
+            before.setdefault(name, set()).update(observed[:place])
+    return sorted(before, key=lambda name: (len(before[name]), name))
 
 
 def duration(seconds: float) -> str:
