@@ -26,6 +26,8 @@ from permmoe_server.status import StatusBoard, status_json
 from permmoe_server.status_page import STYLE_HASH, page
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+STALE_SECONDS = 60.0
+"""A coordinator that has not touched its board for this long is stuck."""
 SECURITY_HEADERS = {
     "content-security-policy": (
         f"default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -39,11 +41,11 @@ SECURITY_HEADERS = {
 }
 
 
-def make_admin(board: StatusBoard, hosts: Collection[str] = ()) -> Starlette:
+def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: float = STALE_SECONDS) -> Starlette:
     """The application. `hosts` are names that it may be asked by besides those of loopback, as in a URL, without port.
 
     `/health` is 200 while the federation waits, runs or has finished, and 503 while it starts, once it failed, and when
-    the board has not been updated for a minute; its text is the phase, or `stale`.
+    the board has not been updated for `stale_seconds`; its text is the phase, or `stale`.
     """
     registry = registry_of(board.snapshot)
 
@@ -54,8 +56,9 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = ()) -> Starlette:
         return Response(status_json(board.snapshot()), media_type="application/json")
 
     def health(_: Request) -> Response:
-        word, is_healthy = board.health()
-        return PlainTextResponse(word + "\n", 200 if is_healthy else 503)
+        phase = board.snapshot().phase
+        word = "stale" if board.age_seconds() > stale_seconds else phase
+        return PlainTextResponse(word + "\n", 200 if word in ("waiting", "running", "finished") else 503)
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -46,11 +46,11 @@ class Rejection:
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """A try at a round as the coordinator sees it: the part of permmoe_server.rounds.RoundRecord that is shown."""
+    """A round as the coordinator sees it: the part of permmoe_server.rounds.RoundRecord that is shown."""
 
     round: int
     is_aggregated: bool
-    """False where too few replies were accepted: the model stayed as it was, and the round is tried again."""
+    """False where too few replies were accepted: the model stayed as it was."""
     seconds: float
     train_loss: float | None = None
     """Mean over the accepted sites' visits, squared points; None without any."""
@@ -65,7 +65,7 @@ class RoundSummary:
 
 
 class RoundLog:
-    """The tries at rounds in a study's folder so far. Each call reads what was added since the last one."""
+    """The rounds of a study's folder so far. Each call reads what was added since the last one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,7 +74,7 @@ class RoundLog:
         self._records: tuple[RoundSummary, ...] = ()
 
     def read(self) -> tuple[RoundSummary, ...]:
-        """All that was written so far, oldest first; nothing where there is no file yet.
+        """All rounds written so far; none where there is no file yet.
 
         A last line without its end waits for the next call. A study that resumes may cut its last lines and write
         others: where the file no longer has what was read, it is read again from the start.

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice, takewhile
 from math import sqrt
 from statistics import median
 from typing import Any, Literal
@@ -25,9 +24,6 @@ from permmoe_server.rules import reply_reason
 
 Phase = Literal["starting", "waiting", "running", "finished", "failed"]
 PHASES: tuple[Phase, ...] = ("starting", "waiting", "running", "finished", "failed")
-HEALTHY_PHASES: tuple[Phase, ...] = ("waiting", "running", "finished")
-STALE_SECONDS = 60.0
-"""A coordinator that has not touched its board for this long is stuck."""
 RECENT_ROUNDS = 10
 """Rounds that the expected time of the next one is taken from."""
 
@@ -66,7 +62,7 @@ class CoordinatorStatus:
     """A sentence that says more about the phase, such as what it waits for; empty where there is nothing to add."""
     rounds_total: int = 0
     records: tuple[RoundSummary, ...] = ()
-    """Tries at rounds as permmoe_server.round_log.RoundLog reads them, oldest first."""
+    """As permmoe_server.round_log.RoundLog reads them, oldest first."""
     sites: tuple[SiteStatus, ...] = ()
     refusals: Mapping[str, int] = field(default_factory=dict)
     """Gateway rule -> requests and connections that it turned away."""
@@ -89,9 +85,9 @@ class ModuleSupport:
     """How many sites trained a module."""
 
     last: int
-    """In the last round that is done."""
+    """In the last round."""
     ever: int
-    """In any round that is done."""
+    """In any round."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +113,12 @@ def headline(status: CoordinatorStatus) -> str:
             return f"No study is set; {sites}"
         case "waiting":
             return f"Waiting for sites before round {min(done + 1, total)} of {total}; {sites}"
-        case "running" if tries := failed_tries(status.records):
-            return f"Round {done + 1} of {total} is tried again: {tries} had replies of too few sites; {sites}"
         case "running":
             return f"Round {min(done + 1, total)} of {total} is running; {sites}"
         case "finished":
             return f"Finished: {done} of {total} rounds are done; {sites}"
         case "failed":
             return f"Failed after {done} of {total} rounds; {sites}"
-
-
-def failed_tries(records: Sequence[RoundSummary]) -> int:
-    """Tries at the round to come that too few sites answered."""
-    return sum(1 for _ in takewhile(lambda record: not record.is_aggregated, reversed(records)))
 
 
 def mean_rmse(scores: Mapping[str, Score]) -> float | None:
@@ -163,20 +152,12 @@ def last_validation(records: Sequence[RoundSummary]) -> RoundSummary | None:
 def module_support(records: Sequence[RoundSummary]) -> dict[str, ModuleSupport]:
     """Module -> how many sites trained it, in the order in which modules were first trained."""
     ever: dict[str, set[str]] = {}
-    newest: dict[str, tuple[str, ...]] = {}
-    last: Mapping[str, tuple[str, ...]] = {}
     for record in records:
-        if not record.is_aggregated:
-            continue
-        last = record.trained
-        for site, modules in last.items():
-            # Most sites train in every round what they trained in the one before (RoundLog shares the tuple).
-            if newest.get(site) is not modules:
-                newest[site] = modules
-                for module in modules:
-                    ever.setdefault(module, set()).add(site)
-    sites_now = Counter(module for modules in last.values() for module in modules)
-    return {module: ModuleSupport(sites_now[module], len(sites)) for module, sites in ever.items()}
+        for site, modules in record.trained.items():
+            for module in modules:
+                ever.setdefault(module, set()).add(site)
+    last = Counter(module for modules in records[-1].trained.values() for module in modules) if records else Counter()
+    return {module: ModuleSupport(last[module], len(sites)) for module, sites in ever.items()}
 
 
 def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, ...]:
@@ -201,10 +182,8 @@ def last_rounds(records: Sequence[RoundSummary]) -> dict[str, int]:
 
 
 def round_seconds(records: Sequence[RoundSummary]) -> float | None:
-    """Median time of the recent rounds that are done; None before the first."""
-    done = (record.seconds for record in reversed(records) if record.is_aggregated)
-    recent = list(islice(done, RECENT_ROUNDS))
-    return median(recent) if recent else None
+    """Median time of the recent rounds; None before the first."""
+    return median(record.seconds for record in records[-RECENT_ROUNDS:]) if records else None
 
 
 def seconds_left(status: CoordinatorStatus) -> float | None:
@@ -262,8 +241,3 @@ class StatusBoard:
     def age_seconds(self) -> float:
         """Since the last update."""
         return self._clock() - self._updated
-
-    def health(self) -> tuple[str, bool]:
-        """The phase, or `stale` after STALE_SECONDS without an update, and whether that is a healthy state."""
-        phase = self._status.phase
-        return ("stale", False) if self.age_seconds() > STALE_SECONDS else (phase, phase in HEALTHY_PHASES)
