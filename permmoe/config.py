@@ -136,6 +136,25 @@ class RunConfig(Configuration):
     split: SplitConfig = SplitConfig()
 
 
+class PrivacyConfig(Configuration):
+    """Differential privacy of a patient, inside each site: DP-SGD (Abadi et al. 2016, arXiv 1607.00133)."""
+
+    noise_multiplier: float | None = Field(None, gt=0, description="σ: SD of a step's noise over max_gradient_norm")
+    target_epsilon: float | None = Field(None, gt=0, description="in place of σ: ε that a whole study may cost a site")
+    delta: float = Field(1e-5, gt=0, lt=1, description="chance that ε does not hold")
+    max_gradient_norm: float = Field(1.0, gt=0, description="each patient's gradient is clipped to this L2 norm")
+    patients_per_step: int = Field(32, ge=1, description="expected size of a step's Poisson sample, patients")
+    count_noise: float = Field(
+        4.0, gt=0, description="SD of the noise on a site's counts, drawn once a study, patients"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_noise(self) -> PrivacyConfig:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError("give either 'noise_multiplier' or 'target_epsilon'")
+        return self
+
+
 class FederationConfig(Configuration):
     """How sites' training becomes one model."""
 
@@ -158,6 +177,23 @@ class FederationConfig(Configuration):
     min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")
     max_update_norm: float = Field(1e3, gt=0, description="largest L2 norm of a module's mean change that is accepted")
     max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
+    secure: bool = Field(False, description="secure sum: nobody sees a site's update, counts or modalities")
+    secure_threshold: float = Field(
+        2 / 3, ge=0.5, lt=1, description="a round survives while more than this share of its sites answers"
+    )
+    stage_deadline_seconds: float = Field(120.0, gt=0, description="secure: for each stage after the training")
+    min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained is not released")
+    privacy: PrivacyConfig | None = Field(None, description="patient-level differential privacy; none by default")
+
+    @model_validator(mode="after")
+    def _promises_what_it_can_keep(self) -> FederationConfig:
+        if self.secure and self.aggregation != "modality_fedavg":
+            raise ValueError(f"aggregation = {self.aggregation} cannot be summed securely; use modality_fedavg")
+        if self.privacy and self.evaluate_every:
+            raise ValueError("evaluations are not differentially private; set evaluate_every to 0")
+        if self.privacy and self.centring_round:
+            raise ValueError("means of inputs are not differentially private; set centring_round to false")
+        return self
 
     def is_centring(self, number: int) -> bool:
         """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""

@@ -11,15 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from permmoe.config import FederationConfig
+from permmoe.federated.fixed_point import FixedPointOverflowError, to_fixed_point
 from permmoe.federated.update import ModuleUpdate
 from permmoe_server.aggregation import (
     ONE,
-    FixedPointOverflowError,
     Rule,
     RunningSum,
     fold,
     mean_changes,
-    to_fixed_point,
 )
 from permmoe_server.optimisers import server_step
 

@@ -5,11 +5,10 @@
 over the sites s that trained module k, with n_{s,k} its support there. A site that never saw a modality has no say in
 that modality's encoder, and a module that nobody trained stays as it is, bit by bit.
 
-The running sum is kept in 64-bit fixed point with 32 fractional bits. Integers add exactly, so the result does not
-depend on the order in which replies arrive, to the last bit; a masked sum modulo 2^64 can carry the same numbers. Its
-resolution is 2^-32 (2.3e-10) of a weighted change, far under what float32 weights resolve, and its range ±2^31. A
-reply that could push a sum out of the range raises FixedPointOverflowError and leaves the sum as it was. Memory is one
-model of 64-bit integers, however many sites take part.
+The running sum is kept in fixed point (permmoe.federated.fixed_point), so the result does not depend on the order in
+which replies arrive, to the last bit, and a secure sum ends with the same. A reply that could push a sum out of the
+range raises FixedPointOverflowError and leaves the sum as it was. Memory is one model of 64-bit integers, however many
+sites take part.
 """
 
 from __future__ import annotations
@@ -18,21 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from permmoe.federated.fixed_point import LARGEST, ONE, FixedPointOverflowError, to_fixed_point
 from permmoe.federated.update import ModuleUpdate
 
 Rule = Literal["modality_fedavg", "zero_fill", "naive_union", "uniform_mean"]
-
-ONE = 1 << 32
-"""1.0 in fixed point."""
-LARGEST = (1 << 63) - 1
-
-
-class FixedPointOverflowError(Exception):
-    """A sum that 64 bits could not hold."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +79,6 @@ def mean_changes(
                 absent = (running.visits - module.weight) / running.visits
                 mean = module.change.double() / running.visits - absent * parameters[name].double()
         yield name, mean.float()
-
-
-def to_fixed_point(values: Float32[Tensor, " n"], factor: float = 1.0) -> tuple[Int64[Tensor, " n"], int]:
-    """Values times a factor to the nearest 2^-32, and the largest magnitude. Raises FixedPointOverflowError."""
-    scale = factor * ONE
-    low, high = torch.aminmax(values.detach())
-    # Rounding keeps order, so this is the largest magnitude exactly. NaN fails the comparison too, and 2^63 - 1 is no
-    # float64.
-    reach = torch.maximum(-low, high).double().mul(scale).round().item()
-    if not reach < 2.0**63:
-        raise FixedPointOverflowError("a weighted change")
-    return values.double().mul_(scale).round_().to(torch.int64), int(reach)
 
 
 def _weight(rule: Rule, update: ModuleUpdate, visits: float) -> float:

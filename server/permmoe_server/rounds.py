@@ -25,6 +25,7 @@ from permmoe.config import FederationConfig
 from permmoe.errors import PermmoeError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.audit import Head, Receipt
+from permmoe.federated.fixed_point import FixedPointOverflowError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
@@ -36,7 +37,7 @@ from permmoe.federated.records import (
     write_modules,
 )
 from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training
-from permmoe_server.aggregation import FixedPointOverflowError, RunningSum, fold, mean_changes
+from permmoe_server.aggregation import RunningSum, fold, mean_changes
 from permmoe_server.optimisers import Moments, server_step
 
 POLL_SECONDS = 0.1

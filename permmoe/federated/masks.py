@@ -1,0 +1,91 @@
+"""Keys, masks and shares of the secure sum, composed of a library's primitives; no I/O.
+
+Key agreement: X25519 (RFC 7748) and HKDF-SHA-256 (RFC 5869). Masks: AES-256 in counter mode, each with a key of its
+own, so that the counter starts at zero. Envelopes between sites: ChaCha20-Poly1305 (RFC 8439), a key for each message.
+Shares: Shamir 1979 over GF(2^128), pycryptodome's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from Crypto.Protocol.SecretSharing import Shamir
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from jaxtyping import UInt
+
+KEY_BYTES = 32
+SEED_BYTES = 16
+"""What one Shamir share carries."""
+CHUNK_BYTES = 1 << 18
+"""Of a mask at a time: it stays in the processor's cache."""
+ZEROS = bytes(CHUNK_BYTES)
+
+
+def derive(secret: bytes, session: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes from a secret, another one for each session and purpose."""
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=session, info=b"permmoe secure sum 1\0" + purpose.encode()).derive(
+        secret
+    )
+
+
+def public_bytes(key: X25519PrivateKey) -> bytes:
+    """The public half, 32 bytes."""
+    return key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def private_bytes(key: X25519PrivateKey) -> bytes:
+    """The private half, 32 bytes."""
+    return key.private_bytes(serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption())
+
+
+def agree(own: X25519PrivateKey, peer: bytes) -> bytes:
+    """The secret that two keys share. Raises ValueError for a peer's key that is none."""
+    return own.exchange(X25519PublicKey.from_public_bytes(peer))
+
+
+def add_mask(numbers: UInt[np.ndarray, " n"], key: bytes, *, is_added: bool = True) -> None:
+    """Add a key's mask to numbers in place, modulo 2^32 or 2^64 as their type says; or take it away again."""
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    step = CHUNK_BYTES // numbers.itemsize
+    buffer = bytearray(CHUNK_BYTES)
+    mask = np.frombuffer(buffer, numbers.dtype.newbyteorder("<"))
+    combine = np.add if is_added else np.subtract
+    for start in range(0, len(numbers), step):
+        piece = numbers[start : start + step]
+        encryptor.update_into(ZEROS[: piece.nbytes], buffer)
+        combine(piece, mask[: len(piece)], out=piece)
+
+
+def seal(key: bytes, content: bytes, context: bytes) -> bytes:
+    """Encrypt for the one other holder of a key that is used once."""
+    return ChaCha20Poly1305(key).encrypt(bytes(12), content, context)
+
+
+def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes | None:
+    """What was sealed with this key in this context; None for anything else."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(bytes(12), sealed, context)
+    except (InvalidTag, ValueError):
+        return None
+
+
+def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
+    """Shares 1 to `count` of a secret of whole seeds; any `threshold` of them give it back, fewer say nothing."""
+    seeds = [secret[i : i + SEED_BYTES] for i in range(0, len(secret), SEED_BYTES)]
+    shares = [dict(Shamir.split(threshold, count, seed, False)) for seed in seeds]
+    return [b"".join(bytes(of_seed[number]) for of_seed in shares) for number in range(1, count + 1)]
+
+
+def combine(shares: Mapping[int, bytes]) -> bytes:
+    """The secret from shares by their numbers; a wrong or missing share gives another secret, so check what comes."""
+    length = len(next(iter(shares.values())))
+    return b"".join(
+        Shamir.combine([(number, share[i : i + SEED_BYTES]) for number, share in shares.items()], False)
+        for i in range(0, length, SEED_BYTES)
+    )
