@@ -195,6 +195,11 @@ class FederationConfig(Configuration):
             raise ValueError("means of inputs are not differentially private; set centring_round to false")
         return self
 
+    @property
+    def least_sites(self) -> int:
+        """Sites without which a round cannot succeed: in a smaller secure sum no module could have `min_holders`."""
+        return max(self.min_sites, self.min_holders) if self.secure else self.min_sites
+
     def is_centring(self, number: int) -> bool:
         """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""
         return self.centring_round and number == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -16,17 +16,35 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
-from permmoe.federated.audit import AuditError
+from permmoe.federated.audit import AuditError, Kind
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, read_instruction, read_receipt_line
+from permmoe.federated.secure_sum import Blocks, SecureSumRefused
+from permmoe.federated.secure_update import (
+    evaluation_blocks,
+    evaluation_numbers,
+    training_blocks,
+    training_numbers,
+)
+from permmoe_client import secure
 from permmoe_client.approval import StudyNotApproved, remember_pending, require_approval
 from permmoe_client.identity import load_certificate, open_ledger
 from permmoe_client.ledger import Ledger, LedgerError
-from permmoe_client.outbox import NotReleased, send_evaluation, send_training
+from permmoe_client.outbox import (
+    NotReleased,
+    enter,
+    evaluation_facts,
+    prepared_training,
+    send_evaluation,
+    send_training,
+)
 from permmoe_client.site import SiteConfig, read_site
-from permmoe_client.training import evaluate_round, train_round
+from permmoe_client.training import evaluate_round, model_layout, train_round
 
 LOG = logging.getLogger("permmoe.client")
+
+VERDICTS = (StudyNotApproved, NotReleased, LedgerError, AuditError, SecureSumRefused, secure.AlreadyAnswered)
+"""Errors whose texts are our own: they name no patient and no path of data."""
 
 app = ClientApp()
 
@@ -43,32 +61,85 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context, _evaluate)
 
 
-def _train(asked: Instruction, content: RecordDict, site: SiteConfig, ledger: Ledger | None) -> RecordDict:
-    return send_training(train_round(asked, content, site), asked.plan, site.release, ledger)
+@app.query("secure_share")
+def secure_share(message: Message, context: Context) -> Message:
+    """The secure sum's second stage."""
+    return _answer(message, context, secure.share)
 
 
-def _evaluate(asked: Instruction, content: RecordDict, site: SiteConfig, ledger: Ledger | None) -> RecordDict:
-    return send_evaluation(evaluate_round(asked, content, site), asked.plan, site.release, ledger)
+@app.query("secure_mask")
+def secure_mask(message: Message, context: Context) -> Message:
+    """Its third."""
+    return _answer(message, context, secure.mask)
 
 
-Work = Callable[[Instruction, RecordDict, SiteConfig, Ledger | None], RecordDict]
+@app.query("secure_count")
+def secure_count(message: Message, context: Context) -> Message:
+    """Its fourth."""
+    return _answer(message, context, secure.count)
 
 
-def _answer(message: Message, context: Context, work: Work) -> Message:
+@app.query("secure_open")
+def secure_open(message: Message, context: Context) -> Message:
+    """Its fifth."""
+    return _answer(message, context, secure.open_blocks)
+
+
+def _train(content: RecordDict, site: SiteConfig) -> RecordDict:
+    asked, ledger = _approved(content, site)
+    if not asked.plan.federation.secure:
+        return send_training(train_round(asked, content, site), asked, site.release, ledger)
+    ground = secure.check_ground(asked, content, site, ledger, "training")
+    reply, facts = prepared_training(train_round(asked, content, site), asked, site.release)
+    blocks = training_blocks(model_layout(asked.plan.model))
+    return _begin_sum(site, ledger, ground, blocks, training_numbers(reply), "training", facts)
+
+
+def _evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
+    asked, ledger = _approved(content, site)
+    if not asked.plan.federation.secure:
+        return send_evaluation(evaluate_round(asked, content, site), asked, site.release, ledger)
+    ground = secure.check_ground(asked, content, site, ledger, "evaluation")
+    reply = evaluate_round(asked, content, site)
+    blocks = evaluation_blocks(asked.plan.model.names)
+    facts = evaluation_facts(reply, asked)
+    return _begin_sum(site, ledger, ground, blocks, evaluation_numbers(reply), "evaluation", facts)
+
+
+def _begin_sum(
+    site: SiteConfig,
+    ledger: Ledger | None,
+    ground: secure.Ground,
+    blocks: Blocks,
+    numbers: secure.Numbers,
+    kind: Kind,
+    facts: Mapping[str, object],
+) -> RecordDict:
+    """Enter a secure sum; the ledger's entry is written when the masked input is about to leave."""
+    assert ledger
+    told = {**facts, "roster": ground.roster_serial}
+    return secure.begin(site, ground, blocks, numbers, lambda size: enter(ledger, kind, told, size, site.release))
+
+
+def _answer(message: Message, context: Context, work: Callable[[RecordDict, SiteConfig], RecordDict]) -> Message:
     try:
         if "site-config" not in context.node_config:
             raise ConfigurationError("the node's configuration lacks 'site-config', the path of the site's YAML file")
         site = read_site(Path(str(context.node_config["site-config"])))
-        asked = read_instruction(message.content)
-        ledger = open_ledger(site)
-        # "Nothing of the site's data is read for a study that it has not approved."
-        _check_approval(asked.plan, site, ledger)
-        _keep_receipt(message.content, site, ledger)
-        return Message(work(asked, message.content, site, ledger), reply_to=message)
+        return Message(work(message.content, site), reply_to=message)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         LOG.error("%s in %s, line %s%s", type(error).__name__, Path(last.filename).name, last.lineno, _advice(error))
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__), reply_to=message)
+
+
+def _approved(content: RecordDict, site: SiteConfig) -> tuple[Instruction, Ledger | None]:
+    """What is asked, by a study that this site approved, and the site's ledger."""
+    asked, ledger = read_instruction(content), open_ledger(site)
+    # "Nothing of the site's data is read for a study that it has not approved."
+    _check_approval(asked.plan, site, ledger)
+    _keep_receipt(content, site, ledger)
+    return asked, ledger
 
 
 def _check_approval(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None) -> None:
@@ -87,5 +158,5 @@ def _keep_receipt(content: RecordDict, site: SiteConfig, ledger: Ledger | None) 
 
 
 def _advice(error: Exception) -> str:
-    """What the site's own log may say besides: our own verdicts name no patient and no path of data."""
-    return f": {error}" if isinstance(error, StudyNotApproved | NotReleased | LedgerError | AuditError) else ""
+    """What the site's own log may say besides the error's type."""
+    return f": {error}" if isinstance(error, VERDICTS) else ""

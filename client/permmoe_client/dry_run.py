@@ -20,11 +20,13 @@ from permmoe.federated.records import (
     model_digest,
     read_evaluation_reply,
     read_train_reply,
+    write_evaluation_reply,
     write_instruction,
     write_modules,
+    write_train_reply,
 )
 from permmoe.trainer import make_model
-from permmoe_client.outbox import send_evaluation, send_training
+from permmoe_client.outbox import prepared_training
 from permmoe_client.site import SiteConfig
 from permmoe_client.training import evaluate_round, train_round
 
@@ -44,9 +46,9 @@ def dry_run(site: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     weights = layout.flatten_all(model.state_dict())
     asked = Instruction(plan, 2 if plan.federation.centring_round else 1, model_digest(weights))
     content = write_instruction(asked, write_modules(weights))
-    training = send_training(train_round(asked, content, site), plan, site.release, None)
+    training = write_train_reply(prepared_training(train_round(asked, content, site), asked, site.release)[0])
     reply = read_train_reply(training, layout)
-    evaluation = send_evaluation(evaluate_round(asked, content, site), plan, site.release, None)
+    evaluation = write_evaluation_reply(evaluate_round(asked, content, site))
     sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
     (folder / "training.bin").write_bytes(_wire(training))
     (folder / "evaluation.bin").write_bytes(_wire(evaluation))

@@ -19,6 +19,7 @@ from permmoe.federated.audit import Head, Kind
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     EvaluationReply,
+    Instruction,
     TrainReply,
     content_bytes,
     model_digest,
@@ -30,7 +31,6 @@ from permmoe_client.site import ReleasePolicy
 
 DAY = timedelta(days=1)
 BUCKETS = (1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-PRIVACY = "none: neither differential privacy nor secure sum"
 
 
 class NotReleased(PermmoeError):  # noqa: N818 - the policy's verdict
@@ -43,18 +43,29 @@ def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
     return replace(reply, updates=allowed)
 
 
-def send_training(reply: TrainReply, plan: RoundPlan, policy: ReleasePolicy, ledger: Ledger | None) -> RecordDict:
+def send_training(reply: TrainReply, asked: Instruction, policy: ReleasePolicy, ledger: Ledger | None) -> RecordDict:
     """What may be sent, its entry written. Raises NotReleased, LedgerError."""
+    reply, facts = prepared_training(reply, asked, policy)
+    # "Only studies with the secure sum", where the site says so.
+    if policy.require_secure:
+        raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
+    content = write_train_reply(reply)
+    if ledger is None:
+        return content
+    return write_train_reply(replace(reply, head=enter(ledger, "training", facts, content_bytes(content), policy)))
+
+
+def prepared_training(
+    reply: TrainReply, asked: Instruction, policy: ReleasePolicy
+) -> tuple[TrainReply, dict[str, object]]:
+    """What of a training may leave, plain or masked, and what the ledger will say of it. Raises NotReleased."""
     reply = released(reply, policy)
     figures = [update.support for update in reply.updates.values()] + [reply.loss_sum, reply.visits]
     # "Nothing that is not a number leaves": it could carry anything, and the coordinator would reject it.
     if not all(math.isfinite(figure) for figure in figures):
         raise NotReleased("the training gave a support or a loss that is not a number; nothing was sent")
-    content = write_train_reply(reply)
-    if ledger is None:
-        return content
-    facts = {
-        **_common(plan, reply, content),
+    return reply, {
+        **_common(asked, "training"),
         "visits": bucket(reply.visits),
         "modules": {
             name: {"bytes": 4 * update.weighted_delta.numel(), "support": bucket(update.support)}
@@ -62,21 +73,38 @@ def send_training(reply: TrainReply, plan: RoundPlan, policy: ReleasePolicy, led
         },
         "update_sha256": model_digest({name: update.weighted_delta for name, update in reply.updates.items()}),
     }
-    return write_train_reply(replace(reply, head=_enter(ledger, "training", facts, policy)))
 
 
 def send_evaluation(
-    reply: EvaluationReply, plan: RoundPlan, policy: ReleasePolicy, ledger: Ledger | None
+    reply: EvaluationReply, asked: Instruction, policy: ReleasePolicy, ledger: Ledger | None
 ) -> RecordDict:
     """What may be sent, its entry written. Raises NotReleased, LedgerError."""
+    if policy.require_secure:
+        raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
     content = write_evaluation_reply(reply)
     if ledger is None:
         return content
-    facts = {
-        **_common(plan, reply, content),
+    head = enter(ledger, "evaluation", evaluation_facts(reply, asked), content_bytes(content), policy)
+    return write_evaluation_reply(replace(reply, head=head))
+
+
+def evaluation_facts(reply: EvaluationReply, asked: Instruction) -> dict[str, object]:
+    """What the ledger will say of an evaluation."""
+    return {
+        **_common(asked, asked.part),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
     }
-    return write_evaluation_reply(replace(reply, head=_enter(ledger, "evaluation", facts, policy)))
+
+
+def enter(ledger: Ledger, kind: Kind, facts: Mapping[str, object], size: int, policy: ReleasePolicy) -> Head:
+    """Write the entry of what is about to leave, so many bytes. Raises NotReleased, LedgerError."""
+    # "No more than daily_bytes leaves in any 24 hours."
+    if ledger.bytes_since(DAY) + size > policy.daily_bytes:
+        raise NotReleased(
+            f"sending {size:,} bytes more would pass the {policy.daily_bytes:,} bytes that release.daily_bytes lets "
+            "out in 24 hours; raise it in site.yaml, or wait"
+        )
+    return ledger.append(kind, {**facts, "bytes": size})
 
 
 def bucket(count: float) -> str:
@@ -88,24 +116,20 @@ def bucket(count: float) -> str:
     return f"{lower}-{higher[0] - 1}" if higher else f"{lower} or more"
 
 
-def _common(plan: RoundPlan, reply: TrainReply | EvaluationReply, content: RecordDict) -> dict[str, object]:
+def _common(asked: Instruction, purpose: str) -> dict[str, object]:
+    plan = asked.plan
     return {
         "study": plan.digest(),
         "study_name": plan.name,
-        "round": reply.round,
-        "model_sha256": reply.model_digest,
-        "bytes": content_bytes(content),
-        "privacy": PRIVACY,
+        "round": asked.round,
+        "purpose": purpose,
+        "model_sha256": asked.model_digest,
+        "privacy": protections(plan),
     }
 
 
-def _enter(ledger: Ledger, kind: Kind, facts: Mapping[str, object], policy: ReleasePolicy) -> Head:
-    # "No more than daily_bytes leaves in any 24 hours."
-    size = facts["bytes"]
-    assert isinstance(size, int)
-    if ledger.bytes_since(DAY) + size > policy.daily_bytes:
-        raise NotReleased(
-            f"sending {size:,} bytes more would pass the {policy.daily_bytes:,} bytes that release.daily_bytes lets "
-            "out in 24 hours; raise it in site.yaml, or wait"
-        )
-    return ledger.append(kind, facts)
+def protections(plan: RoundPlan) -> str:
+    """What protects what leaves in this study, in words."""
+    parts = ["secure sum"] if plan.federation.secure else []
+    parts += ["patient-level differential privacy"] if plan.federation.privacy else []
+    return " and ".join(parts) or "none: neither differential privacy nor secure sum"

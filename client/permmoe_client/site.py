@@ -41,12 +41,25 @@ class Coordinator(Configuration):
     key: Path = Field(Path("node.key"), description="this site's private key, which nobody else may read")
 
 
+class PrivacyBudget(Configuration):
+    """What a patient of this site may lose, over all studies together. It is spent as the ledger says."""
+
+    epsilon: float = Field(gt=0, description="ε")
+    delta: float = Field(1e-5, gt=0, lt=1, description="δ")
+
+
 class ReleasePolicy(Configuration):
     """What may leave the site. Whatever the policy does not name stays."""
 
     modules: tuple[str, ...] = Field(("*",), description="patterns of modules whose updates may leave, as encoder/*")
     min_cell_count: int = Field(5, ge=1, description="no figure over fewer subjects leaves, whatever the study says")
     daily_bytes: int = Field(10_000_000_000, ge=0, description="most that leaves in any 24 hours, bytes")
+    require_secure: bool = Field(False, description="only studies with the secure sum: no update leaves unmasked")
+    min_cohort: int = Field(3, ge=3, description="secure: a sum over fewer sites is refused, whatever the study says")
+    min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained stays masked")
+    min_secure_threshold: float = Field(
+        0.5, ge=0.5, lt=1, description="secure: least secure_threshold of a study that is accepted"
+    )
 
 
 class SiteConfig(Configuration):
@@ -61,6 +74,9 @@ class SiteConfig(Configuration):
     threads: int = Field(1, ge=0, description="CPU threads of a training; 0: as many as PyTorch likes")
     device: str = Field("auto", description="where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
     release: ReleasePolicy = ReleasePolicy()
+    privacy_budget: PrivacyBudget | None = Field(
+        None, description="with it only studies with differential privacy may train, until it is spent"
+    )
     approved_studies: tuple[str, ...] = Field((), description="digests of studies that may train here; empty: none")
     coordinator: Coordinator | None = None
     ledger: Path | None = Field(None, description="folder of the record of all that left, and of approvals")

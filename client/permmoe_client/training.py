@@ -96,6 +96,11 @@ def _opened(
     return layout, model.to(training_device(site.device)), before
 
 
+def model_layout(config: ModelConfig) -> ModuleLayout:
+    """The modules of a study's model."""
+    return _blank_model(config)[1]
+
+
 # For a small model, making one takes as long as all else beside training. Every call overwrites all its weights.
 @lru_cache(maxsize=1)
 def _blank_model(config: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:

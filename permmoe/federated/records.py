@@ -117,7 +117,7 @@ def read_modules(record: ArrayRecord, names: Collection[str], layout: ModuleLayo
     if set(record) != {PACKED}:
         raise MalformedRecord("encoding")
     sizes = {name: layout.size(name) for name in sorted(names)}
-    flat = _read_array(record[PACKED], sum(sizes.values()))
+    flat = torch.from_numpy(read_array(record[PACKED], sum(sizes.values()), "<f4"))
     return dict(zip(sizes, torch.split(flat, list(sizes.values())), strict=True))
 
 
@@ -144,14 +144,14 @@ def read_receipt_line(content: RecordDict, site: str) -> bytes | None:
 
 def read_instruction(content: RecordDict) -> Instruction:
     """What the coordinator asks. Raises MalformedRecord for anything incomplete or unknown."""
-    settings = _record(content, "instruction", ConfigRecord)
+    settings = record_of(content, "instruction", ConfigRecord)
     try:
-        plan = RoundPlan.model_validate_json(_typed(settings, "plan", str))
+        plan = RoundPlan.model_validate_json(typed(settings, "plan", str))
     except ValueError:
         raise MalformedRecord("plan") from None
-    match _typed(settings, "part", str):
+    match typed(settings, "part", str):
         case "validation" | "test" as part:
-            return Instruction(plan, _typed(settings, "round", int), _typed(settings, "model-digest", str), part)
+            return Instruction(plan, typed(settings, "round", int), typed(settings, "model-digest", str), part)
     raise MalformedRecord("part")
 
 
@@ -160,7 +160,7 @@ def read_model(content: RecordDict, instruction: Instruction, layout: ModuleLayo
 
     Raises MalformedRecord unless they are complete and have the digest that the instruction names.
     """
-    modules = read_modules(_record(content, "model", ArrayRecord), layout.modules, layout)
+    modules = read_modules(record_of(content, "model", ArrayRecord), layout.modules, layout)
     if model_digest(modules) != instruction.model_digest:
         raise MalformedRecord("model_digest")
     return modules
@@ -186,9 +186,9 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
     """
     site, number, digest = _read_header(content)
     # A module is sent exactly where a support is: the supports' names say what the array holds.
-    support = _record(content, "support", MetricRecord)
-    figures = _record(content, "figures", MetricRecord)
-    deltas = read_modules(_record(content, "update", ArrayRecord), tuple(support), layout)
+    support = record_of(content, "support", MetricRecord)
+    figures = record_of(content, "figures", MetricRecord)
+    deltas = read_modules(record_of(content, "update", ArrayRecord), tuple(support), layout)
     updates = {name: ModuleUpdate(delta, _number(support, name, "missing_support")) for name, delta in deltas.items()}
     return TrainReply(
         site,
@@ -199,7 +199,7 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
         _number(figures, "loss_sum"),
         _number(figures, "train_seconds"),
         _number(figures, "overhead_seconds"),
-        _read_head(content, site),
+        read_head(content, site),
     )
 
 
@@ -214,13 +214,13 @@ def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
 def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
     """A site's sums, of the right types. Raises MalformedRecord."""
     sums: dict[str, ErrorSums] = {}
-    for name, values in _record(content, "sums", MetricRecord).items():
+    for name, values in record_of(content, "sums", MetricRecord).items():
         if not isinstance(values, list) or len(values) != 5 or not float(values[0]).is_integer():
             raise MalformedRecord("sums")
         n, squared, absolute, target, target_squared = map(float, values)
         sums[name] = ErrorSums(int(n), squared, absolute, target, target_squared)
     site, number, digest = _read_header(content)
-    return EvaluationReply(site, number, digest, sums, _read_head(content, site))
+    return EvaluationReply(site, number, digest, sums, read_head(content, site))
 
 
 def _header(reply: TrainReply | EvaluationReply) -> ConfigRecord:
@@ -230,8 +230,9 @@ def _header(reply: TrainReply | EvaluationReply) -> ConfigRecord:
     return header
 
 
-def _read_head(content: RecordDict, site: str) -> Head | None:
-    text = _record(content, "reply", ConfigRecord).get("ledger")
+def read_head(content: RecordDict, site: str) -> Head | None:
+    """The head of a site's ledger that came with its reply. Raises MalformedRecord."""
+    text = record_of(content, "reply", ConfigRecord).get("ledger")
     if text is None:
         return None
     if not isinstance(text, str) or not LEDGER_HEAD.fullmatch(text):
@@ -241,43 +242,46 @@ def _read_head(content: RecordDict, site: str) -> Head | None:
 
 
 def _read_header(content: RecordDict) -> tuple[str, int, str]:
-    header = _record(content, "reply", ConfigRecord)
-    site = _typed(header, "site", str)
+    header = record_of(content, "reply", ConfigRecord)
+    site = typed(header, "site", str)
     if not SITE_NAME.fullmatch(site):
         raise MalformedRecord("site_name")
-    return site, _typed(header, "round", int), _typed(header, "model-digest", str)
+    return site, typed(header, "round", int), typed(header, "model-digest", str)
 
 
-def _read_array(array: Array, size: int) -> Tensor:
-    if array.dtype != "float32":
+def read_array(array: Array, size: int, kind: Literal["<f4", "<u8"]) -> np.ndarray:
+    """A flat array of so many float32 or uint64 numbers; a copy. Raises MalformedRecord."""
+    if array.dtype != np.dtype(kind).name:
         raise MalformedRecord("dtype")
     if tuple(array.shape) != (size,):
         raise MalformedRecord("shape")
     # A parser of NumPy's format would believe the header's shape; the only header it may have is known beforehand.
-    header = _numpy_header(size)
+    header = _numpy_header(size, kind)
     if (
         array.stype != "numpy.ndarray"
-        or len(array.data) != len(header) + 4 * size
+        or len(array.data) != len(header) + np.dtype(kind).itemsize * size
         or array.data[: len(header)] != header
     ):
         raise MalformedRecord("encoding")
-    return torch.from_numpy(np.frombuffer(array.data, "<f4", offset=len(header)).copy())
+    return np.frombuffer(array.data, kind, offset=len(header)).copy()
 
 
-def _numpy_header(size: int) -> bytes:
+def _numpy_header(size: int, kind: str) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (size,)})
+    np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": (size,)})
     return buffer.getvalue()
 
 
-def _record(content: RecordDict, name: str, kind: type[Value]) -> Value:
+def record_of(content: RecordDict, name: str, kind: type[Value]) -> Value:
+    """A record of a message, of this kind. Raises MalformedRecord."""
     record = content.get(name)
     if not isinstance(record, kind):
         raise MalformedRecord(f"missing_{name}")
     return record
 
 
-def _typed(record: ConfigRecord, name: str, kind: type[Value]) -> Value:
+def typed(record: ConfigRecord, name: str, kind: type[Value]) -> Value:
+    """A value of a record, of this kind. Raises MalformedRecord."""
     value = record.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise MalformedRecord(f"missing_{name.replace('-', '_')}")

@@ -115,6 +115,16 @@ def read_roster(
     return roster
 
 
+def site_keys(roster: Roster) -> dict[str, ec.EllipticCurvePublicKey]:
+    """Every site's key, ready to verify with."""
+    keys: dict[str, ec.EllipticCurvePublicKey] = {}
+    for site in roster.sites:
+        key = serialization.load_ssh_public_key(site.public_key.encode())
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        keys[site.name] = key
+    return keys
+
+
 def fingerprint(signer: x509.Certificate | ec.EllipticCurvePublicKey) -> str:
     """SHA-256 of the signer's public key (DER, SubjectPublicKeyInfo): 16 groups of four, to read out by telephone."""
     der = _signing_key(signer).public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -35,6 +35,8 @@ from permmoe.federated import masks
 from permmoe.federated.fixed_point import LARGEST
 
 ALGORITHM = ec.ECDSA(hashes.SHA256())
+SIGNATURE_BYTES = 104
+"""The most that DER takes for a signature with P-384."""
 ADVERTISED, MASKED = b"permmoe secure advertisement 1\0", b"permmoe secure input 1\0"
 """Signed before the text, so that no signature passes for one of another purpose."""
 
@@ -252,9 +254,7 @@ class SiteSum:
             hashlib.sha256(self._count_seed).digest(),
             hashlib.sha256(self._input_seed).digest(),
         )
-        return replace(
-            unsigned, signature=self._key.sign(ADVERTISED + self._session.digest() + unsigned.content(), ALGORITHM)
-        )
+        return replace(unsigned, signature=_signed(self._key, ADVERTISED + self._session.digest() + unsigned.content()))
 
     def share(self, sites: Sequence[Advertisement], t: int) -> dict[str, bytes]:
         """Stage 2: sealed shares for every other site of the cohort, which is checked here."""
@@ -315,7 +315,7 @@ class SiteSum:
         for name in peers:
             pair = masks.agree(self._mask, self._cohort[name].mask_key)
             _add_pair(pair, salt, bits, numbers, is_added=self._site < name)
-        signature = self._key.sign(_masked_text(self._cohort, [*peers, self._site], self._site, bits), ALGORITHM)
+        signature = _signed(self._key, _masked_text(self._cohort, [*peers, self._site], self._site, bits))
         return MaskedInput(self._site, bits, numbers, signature)
 
     def count(self, arrived: Collection[str]) -> CountShares:
@@ -564,9 +564,15 @@ def _is_same(one: Evidence, other: Evidence) -> bool:
     )
 
 
+def _signed(key: ec.EllipticCurvePrivateKey, text: bytes) -> bytes:
+    """A signature of always the same length, zeros behind it: DER's own varies by some bytes."""
+    return key.sign(text, ALGORITHM).ljust(SIGNATURE_BYTES, b"\0")
+
+
 def _verifies(key: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool:
     try:
-        key.verify(signature, text, ALGORITHM)
-    except InvalidSignature:
+        # DER says its own length in the second byte.
+        key.verify(signature[: 2 + signature[1]], text, ALGORITHM)
+    except (InvalidSignature, IndexError):
         return False
-    return True
+    return len(signature) == SIGNATURE_BYTES

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from permmoe.config import FederationConfig
 from permmoe.evaluation import ErrorSums
+from permmoe.federated.fixed_point import ONE
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import (
     EvaluationReply,
@@ -37,6 +38,7 @@ from permmoe.federated.records import (
 )
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
+from permmoe_server.aggregation import RunningSum
 
 
 class RejectedReply(Exception):  # noqa: N818 - a verdict on what was received, not a fault
@@ -77,6 +79,18 @@ def accept_training(
     for update in reply.updates.values():
         _check_update(update, federation)
     return reply
+
+
+def is_acceptable(running: RunningSum, federation: FederationConfig) -> bool:
+    """Whether a secure sum keeps the rules that a single reply would be held to; nobody can hold a masked one to them.
+
+    Every module's support is at most `max_support` visits a site, its mean change no longer than `max_update_norm`.
+    """
+    return all(
+        module.weight <= federation.max_support * running.sites * ONE
+        and _norm(module.change.double() / module.weight) <= federation.max_update_norm
+        for module in running.modules.values()
+    )
 
 
 def accept_evaluation(

@@ -65,6 +65,12 @@ def fold(
     return RunningSum(modules, running.visits + round(visits * ONE), running.sites + 1)
 
 
+def running_sum(changes: Mapping[str, tuple[Int64[Tensor, " n"], int]], visits: float, sites: int) -> RunningSum:
+    """What a secure sum gave, as if the sites' updates had been folded: Σ support × change and Σ support by module."""
+    modules = {name: ModuleSum(change, weight, LARGEST) for name, (change, weight) in changes.items()}
+    return RunningSum(modules, round(visits * ONE), sites)
+
+
 def mean_changes(
     running: RunningSum, parameters: Mapping[str, Tensor], rule: Rule = "modality_fedavg"
 ) -> Iterator[tuple[str, Float32[Tensor, " n"]]]:

@@ -4,7 +4,8 @@
 `last/` (weights and server moments after the newest round), `rounds.jsonl` (a record for each try at a round) and
 `model/` for `permmoe predict`: the weights of the round with the least validation error, or of the newest where nothing
 is evaluated. Started again on the same folder it goes on. `sites`, where it is given, names a JSON file of
-{node: site}, read anew before each exchange: other nodes are not asked, and none may use another's name.
+{node: site}, read anew before each exchange: other nodes are not asked, and none may use another's name. `roster` and
+`authority`, which a secure study needs, name the signed roster and the certificate that it is verified with.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ from permmoe.evaluation import mean_squared_error
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.roster import read_roster, site_keys
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
-from permmoe_server.authority import read_identity
+from permmoe_server.authority import load_certificate, read_identity
+from permmoe_server.exchange import MessageGrid, SiteOf
 from permmoe_server.prompt_grid import prompt
-from permmoe_server.rounds import Countersigner, FederationState, MessageGrid, RoundRecord, SiteOf, run_rounds
+from permmoe_server.rounds import Countersigner, FederationState, RosterOf, RoundRecord, run_rounds
+from permmoe_server.secure_rounds import SignedRoster
 
 app = ServerApp()
 
@@ -46,23 +50,35 @@ def main(grid: Grid, context: Context) -> None:
     out = _path(context, "out")
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        _run(prompt(grid), plan, out, _site_reader(context), _countersigner(context))
+        _run(prompt(grid), plan, out, _site_reader(context), _countersigner(context), _roster_reader(context))
 
 
-def _run(grid: MessageGrid, plan: RoundPlan, out: Path, site_of: SiteOf, countersigner: Countersigner | None) -> None:
+def _run(
+    grid: MessageGrid,
+    plan: RoundPlan,
+    out: Path,
+    site_of: SiteOf,
+    countersigner: Countersigner | None,
+    roster_of: RosterOf | None,
+) -> None:
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
     rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
-    for state, record in run_rounds(grid, plan, layout, state, site_of=site_of, countersigner=countersigner):  # noqa: B020
+    for state, record in run_rounds(  # noqa: B020
+        grid, plan, layout, state, site_of=site_of, countersigner=countersigner, roster_of=roster_of
+    ):
         # The record first: a round whose checkpoint was not written is forgotten and run again.
         with rounds.open("a") as file:
             file.write(record_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
         if not record.is_aggregated:
+            if record.is_spent:
+                # Its number is used up: a study that goes on from here must not ask for it again.
+                save_checkpoint(out / "last", _tensors(state, layout), _card(plan, state))
             continue
         mse = mean_squared_error(record.validation.sums) if record.validation else float("nan")
         # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
@@ -89,6 +105,19 @@ def _countersigner(context: Context) -> Countersigner | None:
     path = _path(context, "server-certificate")
     server = read_identity(path, _path(context, "server-key"))
     return lambda head: countersign(head, server.key, server.certificate, server.certificate_pem.decode())
+
+
+def _roster_reader(context: Context) -> RosterOf | None:
+    """Reads the roster that a secure study needs, where the run names `roster` and `authority`, its signer."""
+    if "roster" not in context.run_config:
+        return None
+    path, authority = _path(context, "roster"), load_certificate(_path(context, "authority"))
+
+    def read() -> SignedRoster:
+        signed = path.read_bytes()
+        return SignedRoster(signed, site_keys(read_roster(signed, authority)))
+
+    return read
 
 
 def _site_reader(context: Context) -> SiteOf:

@@ -142,7 +142,7 @@ class _Coordinator:
         return False
 
     def _start_when_enough(self, study: Study, sites: tuple[_Site, ...]) -> bool:
-        online, needed = sum(site.is_online for site in sites), study.plan.federation.min_sites
+        online, needed = sum(site.is_online for site in sites), study.plan.federation.least_sites
         if online < needed:
             if monotonic() > self._wait_until:
                 raise StudyFailed(
@@ -164,6 +164,8 @@ class _Coordinator:
                 "plan": str(study.plan_file),
                 "out": str(study.folder),
                 "sites": str(self._folder.sites),
+                "roster": str(self._folder.roster),
+                "authority": str(self._folder.authority),
                 "server-key": str(self._folder.server_key),
                 "server-certificate": str(self._folder.server),
             }

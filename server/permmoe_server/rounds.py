@@ -5,24 +5,23 @@
 3. With replies of `min_sites` sites or more: divide, and let the server optimiser step, module by module.
 4. Every `evaluate_every` rounds: send the new model, add up the sums that sites return.
 
+With `secure: true` steps 1 and 2 and the adding of 4 are a secure sum (permmoe_server.secure_rounds); 3 is the same.
+
 Every wait is bounded by `round_deadline_seconds`: a site that is late or gone is left out and joins a later round. A
 round with too few replies is tried again, so that a study's rounds are all rounds that trained.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import fsum
-from typing import Protocol, runtime_checkable
+from math import fsum, nan
 
-from flwr.app import Error, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import MessageType
 from torch import Tensor
 
 from permmoe.config import FederationConfig
-from permmoe.errors import PermmoeError
+from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.fixed_point import FixedPointOverflowError
@@ -36,15 +35,24 @@ from permmoe.federated.records import (
     write_instruction,
     write_modules,
 )
-from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training
-from permmoe_server.aggregation import RunningSum, fold, mean_changes
+from permmoe.federated.secure_update import evaluation_blocks, read_evaluation, read_training, training_blocks
+from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training, is_acceptable
+from permmoe_server.aggregation import RunningSum, fold, mean_changes, running_sum
+from permmoe_server.exchange import (
+    SYSTEM_CLOCK,
+    Clock,
+    MessageGrid,
+    SiteOf,
+    connected,
+    content_of,
+    exchange,
+    wait_for_sites,
+)
 from permmoe_server.optimisers import Moments, server_step
+from permmoe_server.secure_rounds import Participant, SignedRoster, new_session, sum_securely
 
-POLL_SECONDS = 0.1
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 60.0
 """Pauses after tries at a round that too few sites answered; each is twice the one before."""
-PULL_AT_ONCE = 8
-"""Replies that are in memory together, at most."""
 
 
 class NoQuorum(PermmoeError):  # noqa: N818 - says what there was none of
@@ -115,35 +123,23 @@ class RoundRecord:
     validation: Evaluation | None = None
     test: Evaluation | None = None
     """Only after the last round."""
+    is_secure: bool = False
+    """Sites gave masked inputs: of `sites`, visits, times and modules are nobody's to know."""
+    holders: Mapping[str, int] = field(default_factory=dict)
+    """Secure: how many sites trained each module."""
+    visits: float = 0.0
+    """Of all accepted sites."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Secure: how long each stage took."""
+    is_spent: bool = False
+    """Secure: sites have given their input to this number and will not again, so a failed try uses it up."""
 
-
-@runtime_checkable
-class MessageGrid(Protocol):
-    """What the protocol needs of Flower's Grid."""
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Nodes that are connected."""
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send; the identifiers of the messages."""
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to these messages that are there now; it must not wait for any."""
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Time as the protocol sees it: monotonic seconds, and a pause of so many."""
-
-    now: Callable[[], float] = time.monotonic
-    pause: Callable[[float], None] = time.sleep
-
-
-SiteOf = Callable[[], Mapping[int, str] | None]
-"""Which node is which site, as it is now; None where nobody says, and a reply's own word is taken for it."""
 
 Countersigner = Callable[[Head], Receipt]
 """Gives a receipt for the newest entry of a site's ledger."""
+
+RosterOf = Callable[[], SignedRoster]
+"""The federation's roster as it is now."""
 
 
 def run_rounds(
@@ -151,23 +147,37 @@ def run_rounds(
     plan: RoundPlan,
     layout: ModuleLayout,
     state: FederationState,
-    clock: Clock = Clock(),
+    clock: Clock = SYSTEM_CLOCK,
     site_of: SiteOf = lambda: None,
     countersigner: Countersigner | None = None,
+    roster_of: RosterOf | None = None,
 ) -> Iterator[tuple[FederationState, RoundRecord]]:
     """Run the rounds that `state` has not done yet, yielding the state and the record after each try at one.
 
-    A round that too few sites answered is tried again, after a pause; the state is then as before. Raises NoQuorum
-    after `max_failed_rounds` such tries in a row.
+    A round that too few sites answered is tried again, after a pause; the state is then as before. With the secure sum
+    a site gives its input to a round once: a try that failed after that is followed by the next number. Raises NoQuorum
+    after `max_failed_rounds` failed tries in a row, ConfigurationError for a secure study without `roster_of`.
     """
     federation = plan.federation
     failed_in_a_row = 0
     while state.round < federation.rounds:
         number, started = state.round + 1, clock.now()
-        _wait_for_sites(grid, federation.min_sites, federation.round_deadline_seconds, clock, site_of)
-        state, record = _train(grid, plan, layout, state, number, clock, site_of, countersigner)
+        wait_for_sites(grid, federation.least_sites, federation.round_deadline_seconds, clock, site_of)
+        if federation.secure:
+            state, record = _train_securely(
+                grid, plan, layout, state, number, clock, site_of, countersigner, _roster(roster_of)
+            )
+        else:
+            state, record = _train(grid, plan, layout, state, number, clock, site_of, countersigner)
         if not record.is_aggregated:
+            if record.is_spent and not federation.is_centring(number):
+                state = replace(state, round=number)
             yield state, replace(record, seconds=clock.now() - started)
+            if record.is_spent and federation.is_centring(number):
+                raise NoQuorum(
+                    "the first round failed after sites had given their input, and they give it once; start the study "
+                    "under another name"
+                )
             failed_in_a_row += 1
             if failed_in_a_row >= federation.max_failed_rounds:
                 raise NoQuorum(
@@ -178,9 +188,9 @@ def run_rounds(
             continue
         failed_in_a_row = 0
         if federation.evaluate_every and number % federation.evaluate_every == 0:
-            record = replace(record, validation=evaluate(grid, plan, state, "validation", clock, site_of))
+            record = replace(record, validation=evaluate(grid, plan, state, "validation", clock, site_of, roster_of))
         if federation.evaluate_every and number == federation.rounds:
-            record = replace(record, test=evaluate(grid, plan, state, "test", clock, site_of))
+            record = replace(record, test=evaluate(grid, plan, state, "test", clock, site_of, roster_of))
         yield state, replace(record, seconds=clock.now() - started)
 
 
@@ -201,11 +211,13 @@ def _train(
     running, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
     receipts = dict(state.receipts)
     sites = site_of()
-    for node, message in _exchange(grid, content, MessageType.TRAIN, asked, clock, sites):
+    contents = dict.fromkeys(connected(grid, sites), content)
+    deadline = federation.round_deadline_seconds
+    for node, message in exchange(grid, contents, MessageType.TRAIN, str(number), deadline, clock):
         arrived = clock.now()
         record = SiteRecord(node, sites[node] if sites else "", bytes_down)
         try:
-            reply_content = _content(message)
+            reply_content = content_of(message)
             record = replace(record, bytes_up=content_bytes(reply_content))
             reply = accept_training(reply_content, asked, layout, losses, sites[node] if sites else None)
             running = fold(running, reply.updates, reply.visits, federation.aggregation)
@@ -232,17 +244,87 @@ def _train(
     visits = fsum(record.visits for record in records)
     loss = fsum(losses.values()) / visits if visits else float("nan")
     records.sort(key=lambda r: (r.site, r.node))
+    remembered = RoundRecord(number, is_aggregated, tuple(records), loss, seconds=0.0, visits=visits)
     if not is_aggregated:
-        return replace(state, receipts=receipts), RoundRecord(number, False, tuple(records), loss, seconds=0.0)
+        return replace(state, receipts=receipts), remembered
+    return _stepped(state, federation, number, running, receipts), remembered
+
+
+def _train_securely(
+    grid: MessageGrid,
+    plan: RoundPlan,
+    layout: ModuleLayout,
+    state: FederationState,
+    number: int,
+    clock: Clock,
+    site_of: SiteOf,
+    countersigner: Countersigner | None,
+    roster: SignedRoster,
+) -> tuple[FederationState, RoundRecord]:
+    federation = plan.federation.of_round(number)
+    asked = Instruction(plan, number, model_digest(state.weights))
+    content = write_instruction(asked, write_modules(state.weights), state.receipts.values())
+    session = new_session(plan.digest(), "training", number, asked.model_digest)
+    blocks = training_blocks(layout)
+    outcome = sum_securely(grid, session, content, MessageType.TRAIN, blocks, federation, roster, clock, site_of())
+    receipts = dict(state.receipts)
+    for participant in outcome.participants:
+        if participant.head and countersigner:
+            receipts[participant.site] = countersigner(participant.head)
+    trained = read_training(outcome.opened) if outcome.opened else None
+    running = running_sum(trained.changes, trained.visits, len(outcome.arrived)) if trained else RunningSum()
+    is_aggregated = bool(running.modules) and is_acceptable(running, federation)
+    record = RoundRecord(
+        number,
+        is_aggregated,
+        tuple(sorted((_site_record(p, outcome.arrived) for p in outcome.participants), key=lambda r: (r.site, r.node))),
+        # Under differential privacy no loss leaves a site.
+        trained.loss_sum / trained.visits if trained and trained.visits > 0 and not federation.privacy else nan,
+        seconds=0.0,
+        is_secure=True,
+        holders={n: c for n, c in outcome.opened.holders.items() if n in layout.parts} if outcome.opened else {},
+        visits=trained.visits if trained else 0.0,
+        stage_seconds=outcome.stage_seconds,
+        is_spent=outcome.is_spent and not is_aggregated,
+    )
+    if not is_aggregated:
+        return replace(state, receipts=receipts), record
+    return _stepped(state, federation, number, running, receipts), record
+
+
+def _site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:
+    """A site whose input is in the sum took part, even where it went silent after that."""
+    is_in_sum = participant.site in arrived
+    return SiteRecord(
+        participant.node,
+        participant.site,
+        participant.bytes_down,
+        participant.bytes_up,
+        ledger=participant.head.digest if participant.head else "",
+        rejected=None if is_in_sum else participant.rejected,
+    )
+
+
+def _stepped(
+    state: FederationState,
+    federation: FederationConfig,
+    number: int,
+    running: RunningSum,
+    receipts: Mapping[str, Receipt],
+) -> FederationState:
+    """The state after a round: plain and secure sums end here alike."""
     weights, moments = dict(state.weights), dict(state.moments)
     for module, change in mean_changes(running, state.weights, federation.aggregation):
         weights[module], moments[module] = server_step(
             federation, state.weights[module], change, state.moments.get(module, {})
         )
-    return (
-        FederationState(number, weights, moments, running_mean(state.average, weights, federation, number), receipts),
-        RoundRecord(number, True, tuple(records), loss, seconds=0.0),
-    )
+    return FederationState(number, weights, moments, running_mean(state.average, weights, federation, number), receipts)
+
+
+def _roster(roster_of: RosterOf | None) -> SignedRoster:
+    if roster_of is None:
+        raise ConfigurationError("the study is secure, so the coordinator needs the federation's signed roster")
+    return roster_of()
 
 
 def running_mean(
@@ -266,18 +348,32 @@ def evaluate(
     plan: RoundPlan,
     state: FederationState,
     part: Part,
-    clock: Clock = Clock(),
+    clock: Clock = SYSTEM_CLOCK,
     site_of: SiteOf = lambda: None,
+    roster_of: RosterOf | None = None,
 ) -> Evaluation:
     """Let every site evaluate the model on a part of its visits, and add up what it may tell."""
     asked = Instruction(plan, state.round, model_digest(state.judged), part)
     content = write_instruction(asked, write_modules(state.judged))
+    if plan.federation.secure:
+        session = new_session(plan.digest(), part, state.round, asked.model_digest)
+        blocks = evaluation_blocks(plan.model.names)
+        outcome = sum_securely(
+            grid, session, content, MessageType.EVALUATE, blocks, plan.federation, _roster(roster_of), clock, site_of()
+        )
+        return Evaluation(
+            read_evaluation(outcome.opened) if outcome.opened else {},
+            outcome.arrived,
+            {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
+        )
     by_site: dict[str, Mapping[str, ErrorSums]] = {}
     rejected: dict[int, str] = {}
     sites = site_of()
-    for node, message in _exchange(grid, content, MessageType.EVALUATE, asked, clock, sites):
+    contents = dict.fromkeys(connected(grid, sites), content)
+    deadline = plan.federation.round_deadline_seconds
+    for node, message in exchange(grid, contents, MessageType.EVALUATE, str(state.round), deadline, clock):
         try:
-            reply = accept_evaluation(_content(message), asked, by_site, sites[node] if sites else None)
+            reply = accept_evaluation(content_of(message), asked, by_site, sites[node] if sites else None)
         except RejectedReply as rejection:
             rejected[node] = rejection.rule
         else:
@@ -288,78 +384,3 @@ def evaluate(
         for name, sums in by_site[site].items():
             total[name] = total[name] + sums if name in total else sums
     return Evaluation(total, tuple(sorted(by_site)), rejected)
-
-
-def _exchange(
-    grid: MessageGrid,
-    content: RecordDict,
-    message_type: str,
-    asked: Instruction,
-    clock: Clock,
-    sites: Mapping[int, str] | None,
-) -> Iterator[tuple[int, Message | None]]:
-    """Send the content to every connected node that is a site, and yield (node, reply) in the order of arrival.
-
-    A node that is silent until the deadline comes last, with None. Replies are matched by the message that they answer:
-    the error that Flower makes for a lost node names the coordinator as its sender.
-    """
-    deadline_seconds = asked.plan.federation.round_deadline_seconds
-    deadline = clock.now() + deadline_seconds
-    nodes: dict[str, int] = {}
-    unsent: list[int] = []
-    for node in _connected(grid, sites):
-        message = Message(content, node, message_type, ttl=deadline_seconds, group_id=str(asked.round))
-        # One at a time: where a message cannot be stored, some grids return None for it and some nothing.
-        identifiers = [identifier for identifier in grid.push_messages([message]) if identifier]
-        nodes |= dict.fromkeys(identifiers, node)
-        unsent += [] if identifiers else [node]
-    waiting = dict(nodes)
-    while waiting and clock.now() < deadline:
-        n_waiting = len(waiting)
-        for identifiers in _slices(list(waiting), PULL_AT_ONCE):
-            for reply in grid.pull_messages(identifiers):
-                answered = reply.metadata.reply_to_message_id
-                if answered in nodes:
-                    waiting.pop(answered, None)
-                    yield nodes[answered], reply
-        if len(waiting) == n_waiting:
-            clock.pause(POLL_SECONDS)
-    for node in sorted([*unsent, *waiting.values()]):
-        yield node, None
-
-
-def _content(message: Message | None) -> RecordDict:
-    """A reply's content. Raises RejectedReply for silence or an error, of which only the type is kept."""
-    if message is None:
-        raise RejectedReply("no_reply")
-    if message.has_error():
-        raise RejectedReply(_error_type(message.error))
-    return message.content
-
-
-def _error_type(error: Error) -> str:
-    """The name of the exception where the site sent just that, else Flower's name of the error's code.
-
-    An error's text may name a patient or a path; whatever is not a single word is dropped unread.
-    """
-    reason = error.reason or ""
-    if reason.isidentifier() and len(reason) <= 64:
-        return reason
-    names = {code: name for name, code in vars(ErrorCode).items() if isinstance(code, int)}
-    return names.get(error.code, "UNKNOWN")
-
-
-def _wait_for_sites(grid: MessageGrid, min_sites: int, deadline_seconds: float, clock: Clock, site_of: SiteOf) -> None:
-    """Return once enough sites are connected, or at the deadline: the round then fails by its quorum."""
-    deadline = clock.now() + deadline_seconds
-    while len(_connected(grid, site_of())) < min_sites and clock.now() < deadline:
-        clock.pause(POLL_SECONDS)
-
-
-def _connected(grid: MessageGrid, sites: Mapping[int, str] | None) -> list[int]:
-    return [node for node in grid.get_node_ids() if sites is None or node in sites]
-
-
-def _slices(items: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -19,8 +19,11 @@ from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
+from permmoe_server.federation_folder import FederationFolder
 from permmoe_server.rounds import NoQuorum
+from permmoe_simulation.deployment import deploy
 from permmoe_simulation.engine import run_federation
+from permmoe_simulation.grid import FIRST_NODE
 from permmoe_simulation.partition import Sites
 from permmoe_simulation.study import Cell
 
@@ -46,12 +49,15 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     plan = RoundPlan(model=cell.model, train=cell.train, federation=federation)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(plan.canonical_json())
-    nodes = [
-        {"site-config": str(write_site(name, cell, sites, cache, folder / "sites" / name, plan).absolute())}
-        for name in sites
-    ]
     out = folder / "server"
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
+    if federation.secure or federation.privacy:
+        # Roster, keys and ledgers as in the field: what a site refuses, and what it has spent, hangs on them.
+        files, keys = _provisioned_sites(cell, sites, cache, folder / "provisioned", plan)
+        run_config |= keys
+    else:
+        files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan) for name in sites}
+    nodes = [{"site-config": str(path.absolute())} for path in files.values()]
     # The record says more of why than the exception does.
     with suppress(NoQuorum):
         run_federation(server_app, client_app, nodes, run_config, engine=cell.engine)
@@ -68,17 +74,42 @@ def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, p
     """A hospital's manifest and its site file, as its IT department would have them; returns the site file."""
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(sites[name], folder / "manifest.csv", cell.model.modalities)
-    site = {
-        "name": name,
-        "manifest": "manifest.csv",
+    site = {"name": name, "manifest": "manifest.csv", **_own_settings(cell, cache, plan)}
+    (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
+    return folder / "site.yaml"
+
+
+def _provisioned_sites(
+    cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Hospitals with a kit each: their site files, and what the coordinator's app is told of keys and roster."""
+    # A federation that is there is of a run that was interrupted, and goes on with its ledgers.
+    is_there = (folder / "federation").exists()
+    own = {name: {"manifest": "manifest.csv", **_own_settings(cell, cache, plan)} for name in sites}
+    found = None if is_there else deploy(folder, "Simulation", own)
+    files = dict(found.sites) if found else {name: folder / "hospitals" / name / "site.yaml" for name in sites}
+    for name, path in files.items():
+        write_manifest(sites[name], path.parent / "manifest.csv", cell.model.modalities)
+    federation = FederationFolder((folder / "federation").absolute())
+    names = folder / "sites.json"
+    names.write_text(json.dumps({str(FIRST_NODE + i): name for i, name in enumerate(files)}))
+    return files, {
+        "sites": str(names.absolute()),
+        "roster": str(federation.roster),
+        "authority": str(federation.authority),
+        "server-key": str(federation.server_key),
+        "server-certificate": str(federation.server),
+    }
+
+
+def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
+    return {
         "cache": str(cache.absolute()),
         "threads": cell.train.threads,
         "device": "cpu",
         "approved_studies": [plan.digest()],
         "release": {"min_cell_count": cell.federation.min_cell_count},
     }
-    (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
-    return folder / "site.yaml"
 
 
 def _evaluations(records: list[dict[str, Any]]) -> list[tuple[int, dict[str, ErrorSums]]]:
