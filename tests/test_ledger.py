@@ -18,7 +18,8 @@ from tiny_federation import tiny_plan
 
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.audit import AuditError, Head, countersign, read_receipt
-from permmoe.federated.records import EvaluationReply, TrainReply, read_train_reply
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import EvaluationReply, Instruction, TrainReply, read_train_reply
 from permmoe.federated.update import ModuleUpdate
 from permmoe_client.ledger import Ledger, LedgerError
 from permmoe_client.outbox import NotReleased, bucket, send_evaluation, send_training
@@ -197,6 +198,10 @@ def test_a_full_disk_is_an_error_that_leaves_the_ledger_as_it_was(tmp_path: Path
     assert len(ledger_of(tmp_path).verify(None).entries) == len(said.split()) > 5
 
 
+def asked(plan: RoundPlan) -> Instruction:
+    return Instruction(plan, 7, "d" * 64)
+
+
 def reply(**support: float) -> TrainReply:
     from test_records import LAYOUT
 
@@ -211,7 +216,7 @@ def test_nothing_leaves_that_the_policy_does_not_name(tmp_path: Path) -> None:
 
     full = reply(head=23.0, trunk=23.0, expert__2=3.5)
     ledger = ledger_of(tmp_path)
-    sent = send_training(full, tiny_plan(), ReleasePolicy(modules=("head", "expert/*")), ledger)
+    sent = send_training(full, asked(tiny_plan()), ReleasePolicy(modules=("head", "expert/*")), ledger)
     got = read_train_reply(sent, LAYOUT)
     assert set(got.updates) == {"head", "expert/2"}
     [entry] = ledger.entries()
@@ -220,9 +225,9 @@ def test_nothing_leaves_that_the_policy_does_not_name(tmp_path: Path) -> None:
 
 def test_an_entry_says_which_and_how_much_but_no_value_and_no_exact_support(tmp_path: Path) -> None:
     ledger, plan = ledger_of(tmp_path), tiny_plan()
-    send_training(reply(), plan, ReleasePolicy(), ledger)
+    send_training(reply(), asked(plan), ReleasePolicy(), ledger)
     sums = {"clinical": ErrorSums(11, 7.5, 5.25, -3.0, 13.0)}
-    send_evaluation(EvaluationReply("north", 7, "d" * 64, sums), plan, ReleasePolicy(), ledger)
+    send_evaluation(EvaluationReply("north", 7, "d" * 64, sums), asked(plan), ReleasePolicy(), ledger)
     training, evaluation = (entry.facts for entry in ledger.entries())
     assert training["study"] == plan.digest() and training["round"] == 7
     assert training["modules"]["head"]["support"] == training["visits"] == "20-49"
@@ -233,21 +238,21 @@ def test_an_entry_says_which_and_how_much_but_no_value_and_no_exact_support(tmp_
 def test_the_daily_limit_counts_the_last_24_hours(tmp_path: Path) -> None:
     clock = StoppedClock()
     ledger, plan = ledger_of(tmp_path, clock), tiny_plan()
-    send_training(reply(), plan, ReleasePolicy(), ledger)
+    send_training(reply(), asked(plan), ReleasePolicy(), ledger)
     [entry] = ledger.entries()
     policy = ReleasePolicy(daily_bytes=2 * entry.facts["bytes"] - 1)
     with pytest.raises(NotReleased, match="daily_bytes"):
-        send_training(reply(), plan, policy, ledger)
+        send_training(reply(), asked(plan), policy, ledger)
     assert len(list(ledger.entries())) == 1
     clock.time += timedelta(hours=25)
-    send_training(reply(), plan, policy, ledger)
+    send_training(reply(), asked(plan), policy, ledger)
     assert len(list(ledger.entries())) == 2
 
 
 @pytest.mark.parametrize("support", [float("nan"), float("inf")])
 def test_what_is_not_a_number_does_not_leave(support: float, tmp_path: Path) -> None:
     with pytest.raises(NotReleased, match="not a number"):
-        send_training(reply(head=support), tiny_plan(), ReleasePolicy(), ledger_of(tmp_path))
+        send_training(reply(head=support), asked(tiny_plan()), ReleasePolicy(), ledger_of(tmp_path))
     assert not (tmp_path / "ledger.jsonl").exists()
 
 
@@ -257,7 +262,7 @@ def test_without_room_for_the_entry_nothing_leaves(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(LedgerError, match="nothing may leave"):
-        send_training(reply(), tiny_plan(), ReleasePolicy(), ledger_of(tmp_path))
+        send_training(reply(), asked(tiny_plan()), ReleasePolicy(), ledger_of(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from permmoe.config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
@@ -32,6 +33,19 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
     reads += [f"Columns of the table of visits: {'; '.join(tables)}."] if tables else []
     least = federation.min_cell_count
     centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
+    if federation.secure:
+        rare = f"fewer than {federation.min_holders} sites"
+        update = (
+            f"The change of all {len(sizes)} parts of the model ({', '.join(_families(sizes))}), how many visits "
+            f"trained each, and the sum of training losses: masked, {2 * megabytes:.1f} MB, the same for every site.",
+            f"The coordinator learns the sums over all sites, never this site's own. What {rare} hold stays masked.",
+        )
+    else:
+        update = (
+            f"The change of up to {len(sizes)} parts of the model ({', '.join(_families(sizes))}), together up to "
+            f"{megabytes:.1f} MB, and for each part how many visits trained it.",
+            "The number of training visits, the sum of their training loss, and times.",
+        )
     evaluation = (
         f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
         f"sums of errors and outcomes, only where it has {federation.min_cell_count} subjects or more."
@@ -59,9 +73,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
         Section(
             "What leaves, each round",
             (
-                f"The change of up to {len(sizes)} parts of the model ({', '.join(_families(sizes))}), together up to "
-                f"{megabytes:.1f} MB, and for each part how many visits trained it.",
-                "The number of training visits, the sum of their training loss, and times.",
+                *update,
                 evaluation,
                 "The site's own release policy may hold back parts, and may be stricter about small numbers.",
             ),
@@ -74,12 +86,38 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
             "What protects it",
             (
                 "The connection is encrypted, and both sides prove who they are with keys of this federation.",
-                "This study has NO differential privacy and NO secure sum: the coordinator sees this site's own "
-                "update, from which somebody with enough effort may learn about its patients.",
-                f"A round counts with replies of {federation.min_sites} site(s) or more.",
+                *_protections(federation),
+                f"A round counts with replies of {federation.least_sites} site(s) or more.",
             ),
         ),
         Section("All settings", tuple(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).splitlines())),
+    )
+
+
+def _protections(federation: FederationConfig) -> tuple[str, ...]:
+    """Both kinds, each said to be there or not."""
+    privacy = federation.privacy
+    if federation.secure:
+        sum_ = (
+            "Secure sum: nobody, the coordinator included, sees this site's update, its counts or which modalities it "
+            f"has, as long as fewer than a {federation.secure_threshold:.2f} share of the sites work against it."
+        )
+    else:
+        sum_ = (
+            "NO secure sum: the coordinator sees this site's own update, from which somebody with enough effort may "
+            "learn about its patients."
+        )
+    if privacy is None:
+        return sum_, "NO differential privacy: what a single patient adds to the model is not limited."
+    noise = (
+        f"noise of {privacy.noise_multiplier:g} times the limit on a patient's gradient at every step"
+        if privacy.noise_multiplier
+        else f"noise so that the whole study costs a patient here at most ε = {privacy.target_epsilon:g}"
+    )
+    return (
+        sum_,
+        f"Differential privacy of every patient: {noise}, at δ = {privacy.delta:g}; `permmoe-client ledger` keeps "
+        "account, and training stops before the site's own privacy_budget is passed.",
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite, sqrt
@@ -57,7 +58,11 @@ class RoundSummary:
     bytes_down: int = 0
     bytes_up: int = 0
     trained: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Accepted site -> the modules that it trained."""
+    """Accepted site -> the modules that it trained; after a secure round none is named, for nobody knows."""
+    holders: Mapping[str, int] = field(default_factory=dict)
+    """Module -> how many sites trained it."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Secure: site that went silent after its input was in -> the stage that it was lost at."""
     rejections: tuple[Rejection, ...] = ()
     validation: Mapping[str, Score] = field(default_factory=dict)
     """By combination; empty where nothing was evaluated."""
@@ -128,6 +133,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         for node, rule in (record[part] or {}).get("rejected", {}).items():
             rejections.append(rejection(int(node), str(rule), part))
     loss = float(record["train_loss"])
+    trained = {str(s["site"]): tuple(map(str, s["modules"])) for s in sites if s["rejected"] is None}
     return RoundSummary(
         round=int(record["round"]),
         is_aggregated=bool(record["is_aggregated"]),
@@ -135,11 +141,19 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         train_loss=loss if isfinite(loss) else None,
         bytes_down=sum(int(site["bytes_down"]) for site in sites),
         bytes_up=sum(int(site["bytes_up"]) for site in sites),
-        trained={str(s["site"]): tuple(map(str, s["modules"])) for s in sites if s["rejected"] is None},
+        trained=trained,
+        holders={str(m): int(n) for m, n in record["holders"].items() if n}
+        if record["is_secure"]
+        else _counts(trained),
+        lost={str(s["site"]): str(s["lost_at"]) for s in sites if s["lost_at"] and s["rejected"] is None},
         rejections=tuple(rejections),
         validation=_scores(record["validation"]),
         test=_scores(record["test"]),
     )
+
+
+def _counts(trained: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    return dict(Counter(module for modules in trained.values() for module in modules))
 
 
 def _scores(evaluation: Mapping[str, Any] | None) -> dict[str, Score]:

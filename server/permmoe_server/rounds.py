@@ -97,6 +97,8 @@ class SiteRecord:
     """SHA-256 of the newest entry of the site's ledger: the coordinator's half of the evidence."""
     rejected: str | None = None
     """The rule that its reply broke, `no_reply`, or the type of the error that it had."""
+    lost_at: str = ""
+    """Secure: the stage at which it went silent or broke a rule; its input may be in the sum all the same."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,7 @@ def _site_record(participant: Participant, arrived: Collection[str]) -> SiteReco
         participant.bytes_up,
         ledger=participant.head.digest if participant.head else "",
         rejected=None if is_in_sum else participant.rejected,
+        lost_at=participant.lost_at,
     )
 
 

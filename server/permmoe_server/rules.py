@@ -55,6 +55,11 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "MOD_FAILED_PRECONDITION": "Flower refused the round at the site; the site's log says more.",
         "INVALID_FAB": "The site was sent a program, which no site of ours takes.",
         "UNKNOWN": "Flower could not say what went wrong; the site's log may.",
+        # a secure sum: permmoe_server.secure_rounds
+        "secure_advertisement": "Its keys for this round are not signed by the site in the roster.",
+        "secure_sum": "Its shares, masked numbers or signature do not fit the round's secure sum.",
+        "AlreadyAnswered": "The site has given its input to this round before, and gives it once.",
+        "SecureSumRefused": "The site refused: too few sites, a peer it does not know, or a rule of its own.",
         # withheld by the hospital: permmoe_client
         "StudyNotApproved": "The hospital has not approved this study yet; ask it to.",
         "NotReleased": "The hospital's release policy let nothing of it out; the site's log says why.",

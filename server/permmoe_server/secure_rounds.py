@@ -72,6 +72,8 @@ class Participant:
     """Of its ledger, whose newest entry is its input."""
     rejected: str | None = None
     """The rule that a reply broke, `no_reply`, or the type of the error that it had; it is out from then on."""
+    lost_at: str = ""
+    """The stage of that reply."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class _Stages:
         take: Callable[[Participant, RecordDict], None],
     ) -> None:
         """Send each node its content and take the replies; whoever gives none that can be taken is out."""
-        started = self.clock.now()
+        started, name = self.clock.now(), message_type.removeprefix("query.secure_")
         for node, content in contents.items():
             self.participants[node].bytes_down += content_bytes(content)
         for node, message in exchange(self.grid, contents, message_type, str(self.session.round), seconds, self.clock):
@@ -119,7 +121,8 @@ class _Stages:
                 participant.rejected = error.rule
             except SecureSumRefused:
                 participant.rejected = "secure_sum"
-        name = message_type.removeprefix("query.secure_")
+            if participant.rejected:
+                participant.lost_at = name
         self.seconds[name] = self.seconds.get(name, 0.0) + self.clock.now() - started
 
     def left(self) -> dict[str, int]:

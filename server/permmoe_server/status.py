@@ -87,7 +87,7 @@ class ModuleSupport:
     last: int
     """In the last round."""
     ever: int
-    """In any round."""
+    """In the round in which most did."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,12 @@ def last_validation(records: Sequence[RoundSummary]) -> RoundSummary | None:
 
 def module_support(records: Sequence[RoundSummary]) -> dict[str, ModuleSupport]:
     """Module -> how many sites trained it, in the order in which modules were first trained."""
-    ever: dict[str, set[str]] = {}
+    most: dict[str, int] = {}
     for record in records:
-        for site, modules in record.trained.items():
-            for module in modules:
-                ever.setdefault(module, set()).add(site)
-    last = Counter(module for modules in records[-1].trained.values() for module in modules) if records else Counter()
-    return {module: ModuleSupport(last[module], len(sites)) for module, sites in ever.items()}
+        for module, n_sites in record.holders.items():
+            most[module] = max(n_sites, most.get(module, 0))
+    last = records[-1].holders if records else {}
+    return {module: ModuleSupport(last.get(module, 0), n_sites) for module, n_sites in most.items()}
 
 
 def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, ...]:

@@ -109,14 +109,14 @@ def free_ports(count: int) -> list[int]:
         return [int(found.getsockname()[1]) for found in sockets]
 
 
-def wait_for(find: Callable[[], Value | None], what: str, seconds: float) -> Value:
+def wait_for(find: Callable[[], Value | None], what: str, seconds: float, poll_seconds: float = POLL_SECONDS) -> Value:
     """The first value found. Raises TooLate."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = find()
         if found is not None:
             return found
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
     raise TooLate(f"{what}: not within {seconds:.0f} s")
 
 

@@ -1,6 +1,7 @@
-"""`make federation-demo`: a coordinator and three hospitals on this machine, over TLS; one is killed on the way.
+"""`make federation-demo`: a coordinator and four hospitals on this machine, over TLS, with the secure sum.
 
-The hospitals hold parts of the embedded synthetic cohort and collect different modalities.
+The hospitals hold parts of the embedded synthetic cohort and collect different modalities. One is killed at the worst
+moment, after its masked input was sent and before anything was unmasked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe_server.settings import read_server
 from permmoe_server.status import CoordinatorStatus, last_validation, mean_rmse
-from permmoe_simulation.deployment import Deployment, deploy, ended
+from permmoe_simulation.deployment import Deployment, deploy, ended, wait_for
 from permmoe_simulation.partition import PartitionConfig, PartitionSite, partition
 
 STUDY = Path(__file__).parents[2] / "configs" / "studies" / "federation-demo.yaml"
@@ -36,8 +37,9 @@ HOSPITALS = (
     PartitionSite(name="north", share=2, modalities=("t1", "flair", "amyloid", "tau")),
     PartitionSite(name="south", share=1, modalities=("t1", "flair")),
     PartitionSite(name="west", share=1, modalities=("t1", "amyloid", "tau")),
+    PartitionSite(name="east", share=1, modalities=("t1", "flair", "amyloid", "tau")),
 )
-KILLED, KILLED_AFTER_ROUND = "west", 3
+KILLED, KILLED_IN_ROUND = "west", 4
 PATIENCE_SECONDS = 600.0
 
 console = Console(highlight=False, soft_wrap=True)
@@ -45,7 +47,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def federation_demo(
     out: Annotated[Path, typer.Option(help="Folder of everything; it is made anew.")] = Path("runs/federation-demo"),
-    subjects: Annotated[int, typer.Option(min=60, help="Synthetic subjects, all hospitals.")] = 240,
+    subjects: Annotated[int, typer.Option(min=60, help="Synthetic subjects, all hospitals.")] = 400,
 ) -> None:
     """Run the demo and say where its report is."""
     if out.exists() and any(out.iterdir()) and not (out / "federation").exists():
@@ -66,10 +68,11 @@ def federation_demo(
         _say(started, f"{len(clients)} hospitals are connected over mutual TLS")
         _after_round(deployment, 1)
         _say(started, "the first round is finished")
-        _after_round(deployment, KILLED_AFTER_ROUND)
+        _after_masked_input(deployment, KILLED_IN_ROUND)
         clients[KILLED].kill()
-        _say(started, f"{KILLED} is killed (kill -9)")
-        _after_round(deployment, KILLED_AFTER_ROUND + 2)
+        _say(started, f"{KILLED} has sent its masked input to round {KILLED_IN_ROUND} and is killed (kill -9)")
+        _say(started, _recovered(_after_round(deployment, KILLED_IN_ROUND)))
+        _after_round(deployment, KILLED_IN_ROUND + 2)
         processes.append(deployment.start_client(KILLED))
         _say(started, f"the others went on without {KILLED}; it is started again")
         status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", PATIENCE_SECONDS)
@@ -105,9 +108,31 @@ def demo_hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment
     return deployment
 
 
-def _after_round(deployment: Deployment, number: int) -> None:
-    deployment.wait_for(
+def _after_round(deployment: Deployment, number: int) -> CoordinatorStatus:
+    return deployment.wait_for(
         lambda s: s.rounds_done >= number or s.phase == "failed", f"the end of round {number}", PATIENCE_SECONDS
+    )
+
+
+def _after_masked_input(deployment: Deployment, number: int) -> None:
+    """Return as soon as the site that is to be killed has given its masked input and nobody has unmasked anything."""
+    log, line = deployment.logs / f"{KILLED}.log", f"round {number}: query.secure_mask answered"
+    wait_for(
+        lambda: True if log.exists() and line in log.read_text() else None,
+        f"{KILLED}'s masked input to round {number}",
+        PATIENCE_SECONDS,
+        poll_seconds=0.005,
+    )
+
+
+def _recovered(status: CoordinatorStatus) -> str:
+    """What became of the input of the site that was killed."""
+    record = next(r for r in status.records if r.round == KILLED_IN_ROUND)
+    if KILLED not in record.lost:
+        return f"round {KILLED_IN_ROUND} ended, and {KILLED} was killed too late or too early to be recovered in it"
+    return (
+        f"round {KILLED_IN_ROUND} is finished: {KILLED} was lost at the stage {record.lost[KILLED]!r}, the others "
+        f"recovered its mask, and the sum holds its input ({record.holders.get('trunk', 0)} sites)"
     )
 
 
