@@ -1,7 +1,7 @@
 """Training with differential privacy of a patient: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), through Opacus.
 
-Each step draws every patient by itself with the same chance (Poisson sampling), clips the gradient that a patient's
-visits cause, whole model at once, and adds Gaussian noise to the sum. Visits meet in nothing: the balance loss, which
+Each step draws every patient by itself with the same chance (Poisson sampling), clips each one's gradient, whole model
+at once, and adds Gaussian noise to the sum. Visits meet in nothing: the balance loss, which
 compares the visits of a batch, is left out, and the specialisation loss is each visit's own.
 
 Whoever knows the seed can draw the samples and the noise again and take them away: it must not come from the study.
@@ -77,21 +77,19 @@ def train_privately(
     steps: int,
     seed: int,
 ) -> PrivateRecord:
-    """Train in place. A patient's visits share one gradient, their mean, so that many visits weigh no more than one.
+    """Train in place. A visit is a patient here: a table of visits holds one index visit for each.
 
     `sample_rate`: chance of each patient to be in a step; the sum is divided by the EXPECTED number of patients, for
     the number that came is private. Raises ValueError for no visits.
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
-    patients = _patients(data)
-    n_patients = int(patients.max()) + 1
     generator = torch.Generator().manual_seed(derive_seed(seed, "samples"))
     optimiser = DPOptimizer(
         make_optimiser(model, config),
         noise_multiplier=noise_multiplier,
         max_grad_norm=privacy.max_gradient_norm,
-        expected_batch_size=max(sample_rate * n_patients, 1e-9),
+        expected_batch_size=max(sample_rate * len(data), 1e-9),
         generator=torch.Generator(device=device_of(model)).manual_seed(derive_seed(seed, "noise")),
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -99,11 +97,8 @@ def train_privately(
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "dropout"))
         for _ in range(steps):
-            is_drawn = torch.rand(n_patients, generator=generator) < sample_rate
-            rows = is_drawn[patients].nonzero().flatten()
-            for parameter, gradient in zip(
-                trained, _patient_gradients(model, data, rows, patients, config, generator), strict=True
-            ):
+            rows = (torch.rand(len(data), generator=generator) < sample_rate).nonzero().flatten()
+            for parameter, gradient in zip(trained, _gradients(model, data, rows, config, generator), strict=True):
                 setattr(parameter, OPACUS_GRADIENTS, gradient)
             optimiser.step()
             optimiser.zero_grad()
@@ -112,30 +107,11 @@ def train_privately(
     return PrivateRecord(steps)
 
 
-def _patient_gradients(
-    model: PerMMoE,
-    data: VisitData,
-    rows: Int[Tensor, " n"],
-    patients: Int[Tensor, " visit"],
-    config: TrainConfig,
-    generator: torch.Generator,
-) -> list[Float[Tensor, "patient ..."]]:
-    """For each trained parameter the mean gradient of each drawn patient's visits; no rows where nobody was drawn."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+def _gradients(
+    model: PerMMoE, data: VisitData, rows: Int[Tensor, " n"], config: TrainConfig, generator: torch.Generator
+) -> list[Float[Tensor, "n ..."]]:
+    """For each trained parameter the gradients of the drawn visits; no rows where nobody was drawn."""
     if not len(rows):
-        return [p.new_zeros(0, *p.shape) for p in trained]
+        return [p.new_zeros(0, *p.shape) for p in model.parameters() if p.requires_grad]
     withheld = modality_dropout(data.observed[rows], config.modality_dropout, generator)
-    batch = data.batch(rows, withheld).to(device_of(model))
-    gradients = per_visit_gradients(model, batch, config)
-    _, place, n_visits = torch.unique(patients[rows], return_inverse=True, return_counts=True)
-    means = []
-    for gradient in gradients.values():
-        weight = (1 / n_visits[place]).to(gradient).view(-1, *[1] * (gradient.ndim - 1))
-        means.append(gradient.new_zeros(len(n_visits), *gradient.shape[1:]).index_add(0, place, gradient * weight))
-    return means
-
-
-def _patients(data: VisitData) -> Int[Tensor, " visit"]:
-    """Each visit's patient, numbered from 0."""
-    numbers = {name: i for i, name in enumerate(sorted({visit.subject_id for visit in data.visits}))}
-    return torch.tensor([numbers[visit.subject_id] for visit in data.visits])
+    return list(per_visit_gradients(model, data.batch(rows, withheld).to(device_of(model)), config).values())

@@ -145,7 +145,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         holders={str(m): int(n) for m, n in record["holders"].items() if n}
         if record["is_secure"]
         else _counts(trained),
-        lost={str(s["site"]): str(s["lost_at"]) for s in sites if s["lost_at"] and s["rejected"] is None},
+        lost={str(s["site"]): str(s["lost_at"]) for s in sites if s.get("lost_at") and s["rejected"] is None},
         rejections=tuple(rejections),
         validation=_scores(record["validation"]),
         test=_scores(record["test"]),
