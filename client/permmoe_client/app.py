@@ -38,12 +38,21 @@ from permmoe_client.outbox import (
     send_evaluation,
     send_training,
 )
+from permmoe_client.privacy import BudgetSpent
 from permmoe_client.site import SiteConfig, read_site
 from permmoe_client.training import evaluate_round, model_layout, train_round
 
 LOG = logging.getLogger("permmoe.client")
 
-VERDICTS = (StudyNotApproved, NotReleased, LedgerError, AuditError, SecureSumRefused, secure.AlreadyAnswered)
+VERDICTS = (
+    StudyNotApproved,
+    NotReleased,
+    LedgerError,
+    AuditError,
+    SecureSumRefused,
+    secure.AlreadyAnswered,
+    BudgetSpent,
+)
 """Errors whose texts are our own: they name no patient and no path of data."""
 
 app = ClientApp()
@@ -88,9 +97,9 @@ def secure_open(message: Message, context: Context) -> Message:
 def _train(content: RecordDict, site: SiteConfig) -> RecordDict:
     asked, ledger = _approved(content, site)
     if not asked.plan.federation.secure:
-        return send_training(train_round(asked, content, site), asked, site.release, ledger)
+        return send_training(train_round(asked, content, site, ledger), asked, site.release, ledger)
     ground = secure.check_ground(asked, content, site, ledger, "training")
-    reply, facts = prepared_training(train_round(asked, content, site), asked, site.release)
+    reply, facts = prepared_training(train_round(asked, content, site, ledger), asked, site.release)
     blocks = training_blocks(model_layout(asked.plan.model))
     return _begin_sum(site, ledger, ground, blocks, training_numbers(reply), "training", facts)
 

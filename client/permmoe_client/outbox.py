@@ -27,6 +27,7 @@ from permmoe.federated.records import (
     write_train_reply,
 )
 from permmoe_client.ledger import Ledger
+from permmoe_client.privacy import spent_facts
 from permmoe_client.site import ReleasePolicy
 
 DAY = timedelta(days=1)
@@ -71,6 +72,7 @@ def prepared_training(
             name: {"bytes": 4 * update.weighted_delta.numel(), "support": bucket(update.support)}
             for name, update in reply.updates.items()
         },
+        **spent_facts(reply.spent),
         "update_sha256": model_digest({name: update.weighted_delta for name, update in reply.updates.items()}),
     }
 

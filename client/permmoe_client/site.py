@@ -79,6 +79,9 @@ class SiteConfig(Configuration):
     )
     approved_studies: tuple[str, ...] = Field((), description="digests of studies that may train here; empty: none")
     coordinator: Coordinator | None = None
+    insecure_noise_seed: int | None = Field(
+        None, description="simulation only: makes the noise of differential privacy reproducible, and so worthless"
+    )
     ledger: Path | None = Field(None, description="folder of the record of all that left, and of approvals")
     logs: Path | None = Field(None, description="folder of log files; without it they go to standard error")
     health_socket: Path | None = Field(None, description="Unix socket for gRPC health probes; none: no probes")

@@ -10,6 +10,7 @@ from flwr.app import RecordDict
 
 from permmoe.config import ModelConfig
 from permmoe.devices import training_device
+from permmoe.errors import ConfigurationError
 from permmoe.evaluation import combination_sums
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.records import (
@@ -21,14 +22,20 @@ from permmoe.federated.records import (
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.trainer import centre_inputs, derive_seed, train_epochs
+from permmoe_client.ledger import Ledger
+from permmoe_client.privacy import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.site import SiteConfig, site_visits
 
 
-def train_round(asked: Instruction, content: RecordDict, site: SiteConfig) -> TrainReply:
+def train_round(asked: Instruction, content: RecordDict, site: SiteConfig, ledger: Ledger | None = None) -> TrainReply:
     """Train from the weights that came and answer with the change of every module that was trained.
 
-    Raises MalformedRecord for a model that is not the one that was announced.
+    Raises MalformedRecord for a model that is not the one that was announced, BudgetSpent for a round that would cost
+    more privacy than may be spent.
     """
+    check_policy(asked.plan, site)
+    if asked.plan.federation.privacy:
+        return _train_privately(asked, content, site, ledger)
     started = time.perf_counter()
     layout, model, before = _opened(asked, content, site)
     plan = asked.plan
@@ -69,6 +76,40 @@ def train_round(asked: Instruction, content: RecordDict, site: SiteConfig) -> Tr
         train_seconds,
         overhead_seconds,
     )
+
+
+def _train_privately(asked: Instruction, content: RecordDict, site: SiteConfig, ledger: Ledger | None) -> TrainReply:
+    """A round with differential privacy: nothing in the reply but noisy changes, and counts with noise."""
+    # With Opacus, which takes seconds to import; sites of other studies need not wait for it.
+    from permmoe.private_trainer import train_privately
+
+    plan = asked.plan
+    privacy = plan.federation.privacy
+    if privacy is None or ledger is None:
+        raise ConfigurationError("differential privacy needs a ledger to keep account in; connect the site with a kit")
+    layout, model, before = _opened(asked, content, site)
+    data = site_visits(site, plan.model).part("train")
+    cost = round_cost(plan, site, ledger, data, _least_cell(asked, site))
+    train_privately(
+        model,
+        data,
+        plan.train,
+        privacy,
+        noise_multiplier=cost.noise_multiplier,
+        sample_rate=cost.sample_rate,
+        steps=cost.steps,
+        seed=noise_seed(site, asked.round),
+    )
+    support = module_support(plan.model, exposure_from(cost.counts, plan), plan.federation.imputed_router_support)
+    after = model.state_dict()
+    updates = {
+        module: ModuleUpdate.of(before[module], layout.flatten(after, module), support[module])
+        for module in layout.modules
+        if support[module] > 0
+    }
+    visits = float(sum(cost.counts.values()))
+    # Times tell how many patients there are, and losses who they are: neither is told.
+    return TrainReply(site.name, asked.round, asked.model_digest, updates, visits, 0.0, 0.0, 0.0, spent=cost.spent)
 
 
 def evaluate_round(asked: Instruction, content: RecordDict, site: SiteConfig) -> EvaluationReply:

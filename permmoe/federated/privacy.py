@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opacus.accountants import PRVAccountant, RDPAccountant
-
 from permmoe.errors import ConfigurationError
 
 EPSILON_ERROR, DELTA_ERROR_SHARE = 1e-3, 1e-3
@@ -37,6 +35,9 @@ def epsilon(spent: Sequence[Spent], delta: float) -> float:
     parts = [s for s in spent if s.steps]
     if not parts:
         return 0.0
+    # Opacus takes seconds to import, and most processes that read records need none of it.
+    from opacus.accountants import PRVAccountant, RDPAccountant
+
     history = [(s.noise_multiplier, s.sample_rate, s.steps) for s in parts]
     bound, accountant = RDPAccountant(), PRVAccountant()
     bound.history = accountant.history = history
@@ -48,7 +49,10 @@ def epsilon(spent: Sequence[Spent], delta: float) -> float:
 def noise_multiplier_for(
     target_epsilon: float, delta: float, sample_rate: float, steps: int, already: Sequence[Spent] = ()
 ) -> float:
-    """The least σ, to three digits, with which so many steps more keep ε within the target. Raises ConfigurationError."""
+    """The least σ, to three digits, that keeps ε within the target for so many steps more.
+
+    Raises ConfigurationError where none does.
+    """
 
     def cost(noise: float) -> float:
         return epsilon([*already, Spent(noise, sample_rate, steps)], delta)

@@ -22,6 +22,7 @@ from permmoe.evaluation import ErrorSums
 from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.privacy import Spent
 from permmoe.federated.update import ModuleUpdate
 
 PACKED = "modules"
@@ -75,6 +76,8 @@ class TrainReply:
     """The site's time outside training: reading, checking and writing records."""
     head: Head | None = None
     """Of the site's ledger, whose newest entry is this reply; None where the site keeps none."""
+    spent: tuple[Spent, ...] = ()
+    """What it cost in differential privacy: for the ledger, never sent."""
 
 
 @dataclass(frozen=True)

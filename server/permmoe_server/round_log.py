@@ -143,7 +143,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         bytes_up=sum(int(site["bytes_up"]) for site in sites),
         trained=trained,
         holders={str(m): int(n) for m, n in record["holders"].items() if n}
-        if record["is_secure"]
+        if record.get("is_secure")
         else _counts(trained),
         lost={str(s["site"]): str(s["lost_at"]) for s in sites if s.get("lost_at") and s["rejected"] is None},
         rejections=tuple(rejections),

@@ -63,6 +63,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         # withheld by the hospital: permmoe_client
         "StudyNotApproved": "The hospital has not approved this study yet; ask it to.",
         "NotReleased": "The hospital's release policy let nothing of it out; the site's log says why.",
+        "BudgetSpent": "The site's privacy budget, or the study's target, does not allow this round.",
         "LedgerError": "The site's ledger cannot be written or believed, and nothing leaves without it.",
     }
 )
