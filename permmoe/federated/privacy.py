@@ -6,8 +6,11 @@ whatever order the parts were released. Neighbouring data sets differ by one pat
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from permmoe.errors import ConfigurationError
 
@@ -35,10 +38,17 @@ def epsilon(spent: Sequence[Spent], delta: float) -> float:
     parts = [s for s in spent if s.steps]
     if not parts:
         return 0.0
+    history = [(s.noise_multiplier, s.sample_rate, s.steps) for s in parts]
+    # Both warn of steps that they take care of: a logarithm of zero, an order at the end of their list.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _composed(history, delta)
+
+
+def _composed(history: list[tuple[float, float, int]], delta: float) -> float:
     # Opacus takes seconds to import, and most processes that read records need none of it.
     from opacus.accountants import PRVAccountant, RDPAccountant
 
-    history = [(s.noise_multiplier, s.sample_rate, s.steps) for s in parts]
     bound, accountant = RDPAccountant(), PRVAccountant()
     bound.history = accountant.history = history
     if (loose := float(bound.get_epsilon(delta))) > LARGEST_COMPOSED:

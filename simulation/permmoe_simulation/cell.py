@@ -1,7 +1,7 @@
 """Run one cell: train a method on a partition with a seed, and keep what the tables need.
 
-A cell's folder holds `predictions.npz` (test visits × combinations), `learning.csv`, `rounds.csv` and
-`activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished cell.
+A cell's folder holds `predictions.npz` (test visits × combinations), `learning.csv`, `rounds.csv`, `privacy.csv`
+and `activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished cell.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Outcome:
     learning: list[dict[str, Any]] = field(default_factory=list)
     """Rows of step, step_kind, combination, rmse (validation visits, points)."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    privacy: list[dict[str, Any]] = field(default_factory=list)
+    """Federated: what each site's patients lost."""
     activation: Activation | None = None
 
 
@@ -90,6 +92,8 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
         pd.DataFrame(outcome.learning).to_csv(work / "learning.csv", index=False)
     if outcome.rounds:
         pd.DataFrame(outcome.rounds).to_csv(work / "rounds.csv", index=False)
+    if outcome.privacy:
+        pd.DataFrame(outcome.privacy).to_csv(work / "privacy.csv", index=False)
     if outcome.activation:
         a = outcome.activation
         np.savez(work / "activation.npz", share=a.share, load_cv=a.load_cv, collapsed=a.collapsed_experts)
@@ -172,6 +176,7 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
         combination_predictions(model, test),
         _learning(federation.evaluations, "round"),
         federation.rounds,
+        federation.privacy,
         expert_activation(model, test),
     )
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import yaml
 from torch import Tensor
 
 from permmoe.checkpoint import load_checkpoint
+from permmoe.config import FederationConfig
 from permmoe.data.manifest import write_manifest
 from permmoe.errors import PermmoeError
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.app import app as client_app
+from permmoe_client.identity import open_ledger
+from permmoe_client.privacy import account
+from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
 from permmoe_server.federation_folder import FederationFolder
 from permmoe_server.rounds import NoQuorum
@@ -37,6 +42,8 @@ class Federation:
     """By round: the sites' validation sums, as far as they may leave a site."""
     rounds: list[dict[str, Any]]
     """A row for each round and site, of the columns of `rounds.csv`."""
+    privacy: list[dict[str, Any]]
+    """A row a site, of the columns of `privacy.csv`: ε of its patients, infinite without differential privacy."""
 
 
 def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Federation:
@@ -67,7 +74,8 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
             rules = sorted({site["rejected"] for site in record["sites"] if site["rejected"]})
             raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
     weights, _ = load_checkpoint(out / "model")
-    return Federation(weights, dict(_evaluations(records)), [row for record in records for row in _site_rows(record)])
+    rows = [row for record in records for row in _site_rows(record)]
+    return Federation(weights, dict(_evaluations(records)), rows, _privacy_rows(files, federation))
 
 
 def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan) -> Path:
@@ -109,7 +117,21 @@ def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
         "device": "cpu",
         "approved_studies": [plan.digest()],
         "release": {"min_cell_count": cell.federation.min_cell_count},
+        **({"insecure_noise_seed": cell.train.seed} if cell.federation.privacy else {}),
     }
+
+
+def _privacy_rows(files: Mapping[str, Path], federation: FederationConfig) -> list[dict[str, Any]]:
+    privacy = federation.privacy
+    rows: list[dict[str, Any]] = []
+    for name, path in files.items():
+        spent = inf
+        if privacy and (ledger := open_ledger(read_site(path))):
+            spent = account(ledger, privacy.delta)
+        rows.append(
+            {"site": name, "secure": federation.secure, "epsilon": spent, "delta": privacy.delta if privacy else 0}
+        )
+    return rows
 
 
 def _evaluations(records: list[dict[str, Any]]) -> list[tuple[int, dict[str, ErrorSums]]]:
@@ -130,6 +152,7 @@ def _site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "train_seconds": round(site["train_seconds"], 6),
             "overhead_seconds": round(site["overhead_seconds"], 6),
             "modules": len(site["modules"]),
+            "round_seconds": round(record["seconds"], 6),
         }
         for site in record["sites"]
     ]

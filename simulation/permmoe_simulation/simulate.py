@@ -249,6 +249,7 @@ def _write_tables(
     tables = {
         "learning": gather(finished, "learning.csv"),
         "rounds": gather(finished, "rounds.csv"),
+        "privacy": gather(finished, "privacy.csv"),
         "activation": activation,
         "routing": routing,
         "sites": site_table(grid[0][1], visits),

@@ -22,6 +22,7 @@ COLUMNS = {
     "results": "method regime seed combination stratum n rmse mae r2 lower upper",
     "comparisons": "method reference regime combination stratum n difference lower upper",
     "rounds": "method regime seed round site bytes_down bytes_up train_seconds overhead_seconds modules",
+    "privacy": "method regime seed site secure epsilon delta",
     "learning": "method regime seed step step_kind combination rmse",
     "activation": "method regime seed combination modality expert share",
     "routing": "method regime seed load_cv collapsed_experts",
@@ -85,6 +86,7 @@ class Study:
     results: pd.DataFrame
     comparisons: pd.DataFrame | None
     rounds: pd.DataFrame | None
+    privacy: pd.DataFrame | None
     learning: pd.DataFrame | None
     activation: pd.DataFrame | None
     routing: pd.DataFrame | None

@@ -18,6 +18,7 @@ from permmoe_simulation.report.accuracy import (
 from permmoe_simulation.report.content import Entry, Plot, Table, interval, signed
 from permmoe_simulation.report.differences import differences_section
 from permmoe_simulation.report.files import Goal, Study
+from permmoe_simulation.report.privacy import privacy_section
 from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.view import view_of
 from permmoe_simulation.report.workings import (
@@ -40,6 +41,7 @@ SECTIONS = (
     sites_section,
     experts_section,
     costs_section,
+    privacy_section,
     images_section,
     gaps_section,
     repeat_section,
@@ -67,7 +69,7 @@ def page(study: Study) -> str:
     return template.render(
         summary=study.summary,
         goals=_goals_table(study.summary.goals) if study.summary.goals else None,
-        sections=[build(view) for build in SECTIONS],
+        sections=[section for build in SECTIONS if (section := build(view))],
         numbered=numbered,
     )
 
