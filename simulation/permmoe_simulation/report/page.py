@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import count
 
@@ -15,9 +16,9 @@ from permmoe_simulation.report.accuracy import (
     rmse_section,
     strata_section,
 )
-from permmoe_simulation.report.content import Entry, Plot, Table, interval, signed
+from permmoe_simulation.report.content import Entry, Plot, Section, Table, interval, signed
 from permmoe_simulation.report.differences import differences_section
-from permmoe_simulation.report.files import Goal, Study
+from permmoe_simulation.report.files import Goal, Study, Summary
 from permmoe_simulation.report.privacy import privacy_section
 from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.view import view_of
@@ -52,26 +53,27 @@ NAME_WITH_HYPHEN = re.compile(r"\b[A-Z]\w{1,7}-[A-Z]\w{1,7}\b")
 
 
 def page(study: Study) -> str:
-    """The whole page. Every text of the study is escaped; only figures, drawn here, are taken as they are."""
+    """The page of a study that compares methods."""
+    view = view_of(study)
+    goals = _goals_table(study.summary.goals) if study.summary.goals else None
+    return rendered(study.summary, [section for build in SECTIONS if (section := build(view))], goals)
+
+
+def rendered(summary: Summary, sections: Sequence[Section], goals: Table | None = None) -> str:
+    """A whole page. Every text is escaped; only figures, drawn by this program, are taken as they are."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     numbers = count(1)
 
     def numbered(plot: Plot) -> tuple[int, Markup]:
         number = next(numbers)
-        svg = with_mark(plot.svg, "synthetic data") if study.summary.synthetic else plot.svg
+        svg = with_mark(plot.svg, "synthetic data") if summary.synthetic else plot.svg
         return number, Markup(with_prefix(svg, f"figure{number}-"))
 
     environment.filters["unbroken"] = _unbroken
     template = environment.from_string(
         (files("permmoe_simulation.report") / "page.html.j2").read_text(encoding="utf-8")
     )
-    view = view_of(study)
-    return template.render(
-        summary=study.summary,
-        goals=_goals_table(study.summary.goals) if study.summary.goals else None,
-        sections=[section for build in SECTIONS if (section := build(view))],
-        numbered=numbered,
-    )
+    return template.render(summary=summary, goals=goals, sections=sections, numbered=numbered)
 
 
 def _unbroken(text: str) -> Markup:

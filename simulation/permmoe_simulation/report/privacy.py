@@ -28,9 +28,7 @@ def privacy_section(view: View) -> Section | None:
     for m in methods:
         of_method = privacy[privacy["method"] == m]
         up, seconds = costs[m]
-        up_ratio, time_ratio = (
-            _ratio(a, b) for a, b in zip(costs[m], costs[plain] if plain else (nan, nan), strict=True)
-        )
+        of_plain = costs[plain] if plain else (nan, nan)
         rows.append(
             [
                 Entry(view.label(m)),
@@ -48,7 +46,8 @@ def privacy_section(view: View) -> Section | None:
     ]
     table = Table(
         "Protection and its price: the largest ε of a patient at any site for the whole study, RMSE in CDR-SB points "
-        "averaged over combinations and seeds, bytes that a site sends in a round, and a round's time; below these, the "
+        "averaged over combinations and seeds, bytes that a site sends in a round, and a round's time; below these, "
+        "the "
         "ratio to the first method without protection. Methods that are not federated send nothing.",
         ["Method", "Secure sum", "ε at most", "Mean RMSE", "Up a round", "A round"],
         rows,
@@ -60,12 +59,13 @@ def privacy_section(view: View) -> Section | None:
 
 
 LIMITS = (
-    "How to read ε: whoever sees everything that a site released, and knows all of its other patients, can tell whether "
+    "How to read ε: whoever sees everything that a site released, and knows all of its other patients, can tell "
+    "whether "
     "one patient took part with odds that are at most exp(ε) times better than before, but for chance δ. It is of the "
-    "training alone: in this simulation the test errors above were computed with all visits in one place. The secure sum "
-    "has no ε: it hides a site among the others, and not a patient from somebody who sees the final model. Noise that is "
-    "drawn at each site for itself costs small sites most. Seeds of the noise are fixed here so that the study can be "
-    "repeated, which no hospital may do."
+    "training alone: in this simulation the test errors above were computed with all visits in one place. The secure "
+    "sum has no ε: it hides a site among the others, and not a patient from somebody who sees the final model. Noise "
+    "that is drawn at each site for itself costs small sites most. Seeds of the noise are fixed here so that the study "
+    "can be repeated, which no hospital may do."
 )
 
 
