@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from permmoe.config import PrivacyConfig, TrainConfig
 from permmoe.data.batch import Batch
@@ -29,7 +30,7 @@ from permmoe.trainer import derive_seed, device_of, make_optimiser, modality_dro
 
 OPACUS_GRADIENTS = "grad_sample"
 """Where Opacus looks for the gradients of single patients, on each parameter."""
-VISITS_AT_ONCE = 8
+VISITS_AT_ONCE = 32
 """Whose gradients are in memory together: each takes as much as the model."""
 
 
@@ -62,7 +63,9 @@ def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> di
 
     per_visit = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different", chunk_size=VISITS_AT_ONCE)
     inputs = dense_inputs(batch, model.config)
-    found: dict[str, Tensor] = per_visit(trained, inputs, batch.observed, batch.baseline, batch.target)
+    # The fused kernels have no batching rule: vmap would call them visit by visit.
+    with sdpa_kernel(SDPBackend.MATH):
+        found: dict[str, Tensor] = per_visit(trained, inputs, batch.observed, batch.baseline, batch.target)
     return {name.removeprefix("model."): gradient for name, gradient in found.items()}
 
 

@@ -52,7 +52,7 @@ def test_the_noise_found_for_a_target_keeps_it_and_little_less_would_not(target:
     already = [Spent(20.0, 1.0, 1)]
     noise = noise_multiplier_for(target, DELTA, 0.25, 100, already)
     assert epsilon([*already, Spent(noise, 0.25, 100)], DELTA) <= target
-    assert epsilon([*already, Spent(noise * 0.995, 0.25, 100)], DELTA) > target
+    assert epsilon([*already, Spent(noise * 0.98, 0.25, 100)], DELTA) > target
 
 
 def test_a_target_that_no_noise_keeps_is_an_error_that_says_what_to_do() -> None:

@@ -25,7 +25,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.privacy import Spent, epsilon, noise_multiplier_for
+from permmoe.federated.privacy import Spent, epsilon, is_within, noise_multiplier_for
 from permmoe.modality import observed_masks
 from permmoe.trainer import Exposure, derive_seed
 from permmoe_client.ledger import Ledger
@@ -130,10 +130,10 @@ def spent_facts(spent: Sequence[Spent]) -> dict[str, object]:
 def _check(limit: float | None, delta: float, spent: Sequence[Spent], what: str) -> None:
     if limit is None:
         return
-    total = epsilon(spent, delta)
-    if total > limit:
+    if not is_within(spent, delta, limit):
         raise BudgetSpent(
-            f"with this round ε would be {total:.3f} at δ = {delta:g}, over {what} of {limit:g}; nothing was trained. "
+            f"with this round ε would be {epsilon(spent, delta):.3f} at δ = {delta:g}, over {what} of {limit:g}; "
+            "nothing was trained. "
             "What was released stays within it"
         )
 

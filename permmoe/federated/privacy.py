@@ -14,12 +14,12 @@ import numpy as np
 
 from permmoe.errors import ConfigurationError
 
-EPSILON_ERROR, DELTA_ERROR_SHARE = 1e-3, 1e-3
+EPSILON_ERROR, DELTA_ERROR_SHARE = 5e-3, 1e-3
 """Of the accountant's numbers, added to what it says; δ's as a share of δ."""
 LARGEST_COMPOSED = 50.0
 """Above this ε, which promises nobody anything, Rényi's bound is told: composing would take minutes."""
 LARGEST_NOISE = 1000.0
-PRECISION = 1e-3
+PRECISION = 5e-3
 
 
 @dataclass(frozen=True)
@@ -35,47 +35,70 @@ class Spent:
 
 def epsilon(spent: Sequence[Spent], delta: float) -> float:
     """ε of everything together; 0 for nothing."""
-    parts = [s for s in spent if s.steps]
-    if not parts:
+    history = _merged(spent)
+    if not history:
         return 0.0
-    history = [(s.noise_multiplier, s.sample_rate, s.steps) for s in parts]
-    # Both warn of steps that they take care of: a logarithm of zero, an order at the end of their list.
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _composed(history, delta)
+    loose = _renyi(history, delta)
+    return loose if loose > LARGEST_COMPOSED else _composed(history, delta)
 
 
-def _composed(history: list[tuple[float, float, int]], delta: float) -> float:
-    # Opacus takes seconds to import, and most processes that read records need none of it.
-    from opacus.accountants import PRVAccountant, RDPAccountant
-
-    bound, accountant = RDPAccountant(), PRVAccountant()
-    bound.history = accountant.history = history
-    if (loose := float(bound.get_epsilon(delta))) > LARGEST_COMPOSED:
-        return loose
-    return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR, delta_error=DELTA_ERROR_SHARE * delta))
+def is_within(spent: Sequence[Spent], delta: float, limit: float) -> bool:
+    """Whether ε of everything together is at most the limit; told at once where the looser bound says so already."""
+    history = _merged(spent)
+    return not history or _renyi(history, delta) <= limit or epsilon(spent, delta) <= limit
 
 
 def noise_multiplier_for(
     target_epsilon: float, delta: float, sample_rate: float, steps: int, already: Sequence[Spent] = ()
 ) -> float:
-    """The least σ, to three digits, that keeps ε within the target for so many steps more.
+    """The least σ, to half a percent, that keeps ε within the target for so many steps more.
 
     Raises ConfigurationError where none does.
     """
 
-    def cost(noise: float) -> float:
-        return epsilon([*already, Spent(noise, sample_rate, steps)], delta)
+    def fits(noise: float) -> bool:
+        return is_within([*already, Spent(noise, sample_rate, steps)], delta, target_epsilon)
 
     low, high = 0.0, 1.0
-    while cost(high) > target_epsilon:
+    is_possible = is_within(already, delta, target_epsilon)
+    while not is_possible or not fits(high):
         low, high = high, 2 * high
-        if high > LARGEST_NOISE:
+        if not is_possible or high > LARGEST_NOISE:
             raise ConfigurationError(
                 f"no noise keeps {steps} steps with sample rate {sample_rate:.3f} within ε = {target_epsilon:g} at "
                 f"δ = {delta:g}; allow a larger ε, or plan fewer rounds"
             )
     while high - low > PRECISION * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if cost(middle) > target_epsilon else (low, middle)
+        low, high = (low, middle) if fits(middle) else (middle, high)
     return high
+
+
+def _merged(spent: Sequence[Spent]) -> list[tuple[float, float, int]]:
+    """(σ, sample rate, steps), equal steps put together: composing takes time for each part."""
+    steps: dict[tuple[float, float], int] = {}
+    for s in spent:
+        steps[s.noise_multiplier, s.sample_rate] = steps.get((s.noise_multiplier, s.sample_rate), 0) + s.steps
+    return [(noise, rate, n) for (noise, rate), n in steps.items() if n]
+
+
+def _renyi(history: list[tuple[float, float, int]], delta: float) -> float:
+    """An upper bound that is some 10% higher and takes no time (Mironov 2017, arXiv 1702.07476)."""
+    # Opacus takes seconds to import, and most processes that read records need none of it.
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = history
+    with warnings.catch_warnings():
+        # That the best order is the last of its list: the bound is one all the same.
+        warnings.simplefilter("ignore")
+        return float(accountant.get_epsilon(delta))
+
+
+def _composed(history: list[tuple[float, float, int]], delta: float) -> float:
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = history
+    with np.errstate(all="ignore"):
+        return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR, delta_error=DELTA_ERROR_SHARE * delta))

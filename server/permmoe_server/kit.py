@@ -80,6 +80,12 @@ release:
   modules: ["*"]            # patterns of model parts whose updates may leave, such as encoder/* or expert/*
   min_cell_count: 5         # no figure over fewer subjects than this leaves, whatever a study says
   daily_bytes: 10000000000  # most that leaves in any 24 hours
+  require_secure: false     # true: only studies with the secure sum; no update leaves unmasked
+  min_cohort: 3             # a secure sum over fewer sites is refused
+  min_holders: 3            # what fewer sites trained stays masked in it
+
+# With a budget only studies with differential privacy may train, until it is spent.
+# privacy_budget: {{epsilon: 8.0, delta: 1.0e-5}}
 
 # Studies that may train here, by their full digest. None may before you say so: here, or with `permmoe-client approve`.
 approved_studies: []

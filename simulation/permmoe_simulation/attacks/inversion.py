@@ -40,4 +40,5 @@ def likeness(found: Float[Tensor, " cell"] | None, images: Float[Tensor, "patien
     centred = images - images.mean(1, keepdim=True)
     own = found - found.mean()
     products: Tensor = (centred @ own).abs()
-    return products / (torch.linalg.vector_norm(centred, dim=1) * torch.linalg.vector_norm(own)).clamp(min=1e-12)
+    lengths: Tensor = torch.linalg.vector_norm(centred, dim=1) * torch.linalg.vector_norm(own)
+    return products / lengths.clamp(min=1e-12)

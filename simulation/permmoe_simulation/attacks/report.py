@@ -99,7 +99,9 @@ def membership_section(study: AttackStudy, membership: Membership) -> Section:
             Text(finding),
             Plot(
                 row_plot(
-                    [Row(name) for name in names], [Panel("", "AUC of the better attack (0.5: guessing)", marks)], ()
+                    [Row(name) for name in names],
+                    [Panel("", "AUC of the better attack (0.5: guessing)", marks)],
+                    study.model.names,
                 ),
                 f"Dot plot of the attack's AUC by protection: {finding}",
                 f"AUC with 95% intervals over {study.membership_trials} synthetic trials.",
