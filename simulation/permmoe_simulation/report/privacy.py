@@ -33,7 +33,7 @@ def privacy_section(view: View) -> Section | None:
             [
                 Entry(view.label(m)),
                 Entry("yes" if of_method["secure"].any() else "no"),
-                Entry(_epsilon(of_method["epsilon"].max()), f"δ = {of_method['delta'].max():g}"),
+                _largest(of_method),
                 Entry(number(rmse[m], 3)),
                 Entry(amount(up), _ratio(up, of_plain[0])),
                 Entry(duration(seconds), _ratio(seconds, of_plain[1])),
@@ -111,6 +111,11 @@ def _costs(rounds: pd.DataFrame) -> tuple[float, float]:
 
 def _is_protected(rows: pd.DataFrame) -> bool:
     return bool(rows["secure"].any() or rows["epsilon"].map(isfinite).any())
+
+
+def _largest(rows: pd.DataFrame) -> Entry:
+    epsilon = float(rows["epsilon"].max())
+    return Entry(_epsilon(epsilon), f"δ = {rows['delta'].max():g}" if isfinite(epsilon) else "")
 
 
 def _epsilon(value: float) -> str:
