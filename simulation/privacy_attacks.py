@@ -1,4 +1,4 @@
-"""Attack a federated round on this machine: `python simulation/privacy_attacks.py [configs/studies/NAME.yaml]`."""
+"""Attack one round of a federation of synthetic patients: `python simulation/privacy_attacks.py [STUDY.yaml]`."""
 
 from permmoe_simulation.attacks.cli import main
 

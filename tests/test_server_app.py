@@ -123,7 +123,7 @@ def test_a_plan_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> 
 
 
 STAGES: dict[str, tuple[str, int]] = {
-    "before a round": ("permmoe_server.rounds._wait_for_sites", 2),
+    "before a round": ("permmoe_server.rounds.wait_for_sites", 2),
     "while sites train": ("permmoe_simulation.grid.InProcessGrid.push_messages", 5),
     "while replies arrive": ("permmoe_server.rounds.accept_training", 5),
     "while aggregating": ("permmoe_server.rounds.server_step", 17),
@@ -142,17 +142,17 @@ def run_and_die(folder: Path, function: str, call: int, patch: pytest.MonkeyPatc
     child = os.fork()
     if child == 0:
         calls = []
-        owner, _, name = function.rpartition(".")
-        original = getattr(pkgutil.resolve_name(owner), name)
-
-        def deadly(*args: object, **kwargs: object) -> object:
-            calls.append(1)
-            if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-
-        patch.setattr(function, deadly)
         try:
+            owner, _, name = function.rpartition(".")
+            original = getattr(pkgutil.resolve_name(owner), name)
+
+            def deadly(*args: object, **kwargs: object) -> object:
+                calls.append(1)
+                if len(calls) == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*args, **kwargs)
+
+            patch.setattr(function, deadly)
             start(folder)
         finally:
             os._exit(1)

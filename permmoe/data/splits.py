@@ -73,8 +73,9 @@ def _divide_sites(table: VisitTable, seed: int, validation: float, test: float) 
         division[site] = part
         filled[part] += sizes[site]
     for part in shares:
-        spare = sorted((s for s in division if division[s] == "train"), key=lambda s: (sizes[s], _rank(seed, s)))
-        if part not in division.values() and len(spare) > 1:
+        sites_of = Counter(division.values())
+        spare = sorted((s for s in division if sites_of[division[s]] > 1), key=lambda s: (sizes[s], _rank(seed, s)))
+        if part not in sites_of and spare:
             division[spare[0]] = part
     return division
 
