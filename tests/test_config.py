@@ -25,8 +25,8 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe.modality import Modality
 from permmoe_client.site import SiteConfig
-from permmoe_simulation.partition import PartitionConfig
 from permmoe_simulation.attacks.study import AttackStudy
+from permmoe_simulation.partition import PartitionConfig
 from permmoe_simulation.study import StudyConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
