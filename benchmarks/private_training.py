@@ -52,9 +52,8 @@ def main() -> None:
     print(f"{machine()}; {versions()}; seed 0; {arguments.visits} visits of random numbers, default model, one thread")
     for name, found in seconds.items():
         middle = statistics.median(found)
-        print(
-            f"{name:14s} {1e3 * middle:7.1f} ms ({1e3 * min(found):.1f} to {1e3 * max(found):.1f}), × {middle / plain:.1f}"
-        )
+        extent = f"{1e3 * min(found):.1f} to {1e3 * max(found):.1f}"
+        print(f"{name:14s} {1e3 * middle:7.1f} ms ({extent}), × {middle / plain:.1f}")
 
 
 def _visit(config: ModelConfig) -> Batch:
