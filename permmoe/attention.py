@@ -19,7 +19,7 @@ class FusionAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
-        self.heads = config.heads
+        self.heads, self.is_switched_on = config.heads, config.attention
         self.modality_embedding = nn.Parameter(0.02 * torch.randn(len(config.modalities), 1, width))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(config.tokens, width))
         self.norm = nn.LayerNorm(width)
@@ -32,6 +32,8 @@ class FusionAttention(nn.Module):
     def forward(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality token dim"]:
         """Every token attends to every token of the same visit."""
         tokens = tokens + (self.modality_embedding + self.position_embedding)
+        if not self.is_switched_on:
+            return tokens
         flat = tokens.flatten(1, 2)
         qkv: Tensor = self.to_qkv(self.norm(flat))
         q, k, v = qkv.view(*flat.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)

@@ -67,6 +67,10 @@ class ModelConfig(Configuration):
     width: int = Field(32, ge=1, description="width of a token, d")
     heads: int = Field(4, ge=1, description="attention heads")
     experts: int = Field(16, ge=1, description="experts, E")
+    bank: Literal["learned", "unconditioned", "zeros", "random"] = Field(
+        "learned", description="what stands in for m: B[P, m]; one B[m] whatever P is; nothing; fixed random tokens"
+    )
+    attention: bool = Field(True, description="false: modalities meet in the head alone")
     top_k: int = Field(4, ge=1, description="experts a token is sent to, k")
     expert_hidden: int = Field(128, ge=1, description="hidden units of an expert, h")
     head_hidden: int = Field(64, ge=1, description="hidden units of the prediction head")
@@ -98,7 +102,8 @@ class TrainConfig(Configuration):
     """How a model is fitted to visits, at one place."""
 
     epochs: int = Field(60, ge=1, description="passes over the training visits")
-    warmup_epochs: int = Field(5, ge=0, description="first epochs in which visits come from most to fewest modalities")
+    warmup_epochs: int = Field(5, ge=0, description="first epochs in which visits come in the warm-up order")
+    warmup_order: Literal["most_first", "fewest_first"] = Field("most_first", description="by number of modalities")
     batch_size: int = Field(32, ge=1, description="visits a step")
     learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled")
@@ -160,7 +165,10 @@ class FederationConfig(Configuration):
 
     rounds: int = Field(24, ge=1)
     local_epochs: int = Field(2, ge=1, description="passes over a site's visits each round")
-    aggregation: Literal["modality_fedavg", "zero_fill", "naive_union", "uniform_mean"] = "modality_fedavg"
+    aggregation: Literal[
+        "modality_fedavg", "zero_fill", "naive_union", "uniform_mean", "site_weight", "counted_encoders",
+        "unscaled_support",
+    ] = Field("modality_fedavg", description="how sites are weighed, module by module")  # fmt: skip
     server_optimiser: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
     server_learning_rate: float = Field(1.0, gt=0, description="η, the server's step")
     server_momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; β1 of FedAdam")
@@ -169,6 +177,10 @@ class FederationConfig(Configuration):
     )
     proximal_weight: float = Field(0.0, ge=0, description="μ of FedProx: ½μ‖θ − θ_round‖² added to the local loss")
     centring_round: bool = Field(True, description="round 1 trains nothing: it sets the encoders' mean inputs")
+    private_modules: tuple[str, ...] = Field(
+        (), description="patterns such as head or encoder/*: each site keeps its own (BLOSSOM's private blocks)"
+    )
+    drift_correction: bool = Field(False, description="SCAFFOLD: sites steer against their own drift of the last round")
     imputed_router_support: float = Field(0.0, ge=0, description="κ: a router's support from a visit it is imputed for")
     min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
     max_failed_rounds: int = Field(5, ge=1, description="tries at a round without enough replies that end a study")
@@ -189,6 +201,10 @@ class FederationConfig(Configuration):
     def _promises_what_it_can_keep(self) -> FederationConfig:
         if self.secure and self.aggregation != "modality_fedavg":
             raise ValueError(f"aggregation = {self.aggregation} cannot be summed securely; use modality_fedavg")
+        if self.drift_correction and (self.server_optimiser != "fedavg" or self.server_learning_rate != 1):
+            raise ValueError("drift_correction reads the mean change off the model; use fedavg at rate 1 at the server")
+        if self.privacy and (self.drift_correction or self.private_modules):
+            raise ValueError("drift_correction and private_modules are not accounted for under differential privacy")
         if self.privacy and self.evaluate_every:
             raise ValueError("evaluations are not differentially private; set evaluate_every to 0")
         if self.privacy and self.centring_round:

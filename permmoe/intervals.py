@@ -25,6 +25,16 @@ class Interval:
     upper: float
 
 
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A paired difference in RMSE, with what a test of it against zero says."""
+
+    p_value: float
+    """Two-sided, from the same resamples: twice the smaller share of them beyond zero; never below 2 / resamples."""
+    effect_size: float
+    """Cohen's d of paired values: mean over subjects of the difference in squared error, over its SD."""
+
+
 def resampling_weights(n_subjects: int, resamples: int, seed: int) -> Float[Array, "resample subject"]:
     """How often each subject is drawn in each bootstrap resample, with replacement."""
     if n_subjects == 0:
@@ -46,25 +56,63 @@ def paired_difference(
     method: Sequence[Float[Array, "seed subject"]],
     reference: Sequence[Float[Array, "seed subject"]],
     weights: Float[Array, "resample subject"],
-) -> Interval:
+) -> Difference:
     """RMSE of the method − RMSE of the reference, averaged over the combinations listed, on the same subjects.
 
     Combinations without a subject are left out of the average; n is the number of subjects in any of them.
     """
+    found = paired_resamples(method, reference, weights)
+    if found is None:
+        return Difference(0, np.nan, np.nan, np.nan, np.nan, np.nan)
+    resampled, estimate, n = found
+    lower, upper = np.nanpercentile(resampled, [2.5, 97.5])
+    beyond = min((resampled <= 0).mean(), (resampled >= 0).mean())
+    p_value = float(np.clip(2 * beyond, 2 / len(resampled), 1.0))
+    # Of each subject first over its seeds and combinations: one subject, one value.
+    change = _mean_of_known(np.concatenate([a - b for a, b in zip(method, reference, strict=True)]).T)
+    change = change[~np.isnan(change)]
+    spread = change.std(ddof=1) if len(change) > 1 else 0.0
+    effect = float(change.mean() / spread) if spread > 0 else 0.0
+    return Difference(n, estimate, float(lower), float(upper), p_value, effect)
+
+
+def share_of_gap(
+    method: Sequence[Float[Array, "seed subject"]],
+    lower: Sequence[Float[Array, "seed subject"]],
+    upper: Sequence[Float[Array, "seed subject"]],
+    weights: Float[Array, "resample subject"],
+) -> Interval:
+    """(RMSE of lower − RMSE of method) / (RMSE of lower − RMSE of upper), each averaged over the combinations listed.
+
+    1 where the method is as good as `upper`, 0 where it is as bad as `lower`; on the same subjects throughout.
+    """
+    gained = paired_resamples(lower, method, weights)
+    gap = paired_resamples(lower, upper, weights)
+    if gained is None or gap is None or not gap[1]:
+        return Interval(0, np.nan, np.nan, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low, high = np.nanpercentile(gained[0] / gap[0], [2.5, 97.5])
+    return Interval(min(gained[2], gap[2]), gained[1] / gap[1], float(low), float(high))
+
+
+def paired_resamples(
+    a: Sequence[Float[Array, "seed subject"]],
+    b: Sequence[Float[Array, "seed subject"]],
+    weights: Float[Array, "resample subject"],
+) -> tuple[Float[Array, " resample"], float, int] | None:
+    """Resampled RMSE differences a − b, their estimate, and the number of subjects; None without a subject."""
     differences, estimates, tested = [], [], np.zeros(weights.shape[1], dtype=bool)
-    for a, b in zip(method, reference, strict=True):
-        both = ~np.isnan(a) & ~np.isnan(b)
-        a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
-        resampled_a, estimate_a, n = _mean_rmse(a, weights)
-        resampled_b, estimate_b, _ = _mean_rmse(b, weights)
+    for one, other in zip(a, b, strict=True):
+        both = ~np.isnan(one) & ~np.isnan(other)
+        resampled_one, estimate_one, n = _mean_rmse(np.where(both, one, np.nan), weights)
+        resampled_other, estimate_other, _ = _mean_rmse(np.where(both, other, np.nan), weights)
         if n:
-            differences.append(resampled_a - resampled_b)
-            estimates.append(estimate_a - estimate_b)
+            differences.append(resampled_one - resampled_other)
+            estimates.append(estimate_one - estimate_other)
             tested |= both.any(0)
     if not estimates:
-        return Interval(0, np.nan, np.nan, np.nan)
-    lower, upper = np.nanpercentile(_mean_of_known(np.stack(differences, axis=1)), [2.5, 97.5])
-    return Interval(int(tested.sum()), float(np.mean(estimates)), float(lower), float(upper))
+        return None
+    return _mean_of_known(np.stack(differences, axis=1)), float(np.mean(estimates)), int(tested.sum())
 
 
 def _mean_rmse(

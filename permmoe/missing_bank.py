@@ -13,7 +13,8 @@ from permmoe.modality import bank_pairs, observed_masks
 class MissingBank(nn.Module):
     """B[P, m]: one embedding for each observed set P and modality m ∉ P, in the order of `bank_pairs`.
 
-    Each pair has its own, so a combination that was never trained on still has (its initial) tokens.
+    Each pair has its own, so a combination that was never trained on still has (its initial) tokens. For ablation
+    `ModelConfig.bank` makes it one embedding a modality, whatever P is, or tokens that are never trained.
     """
 
     rows: Tensor
@@ -23,10 +24,15 @@ class MissingBank(nn.Module):
         super().__init__()
         n_modalities = len(config.modalities)
         pairs = bank_pairs(n_modalities)
-        self.embeddings = nn.Parameter(0.02 * torch.randn(len(pairs), config.tokens, config.width))
+        is_conditioned = config.bank != "unconditioned"
+        n_rows = len(pairs) if is_conditioned else n_modalities
+        scale = {"zeros": 0.0, "random": 1.0}.get(config.bank, 0.02)
+        is_learned = config.bank in ("learned", "unconditioned")
+        tokens = scale * torch.randn(n_rows, config.tokens, config.width)
+        self.embeddings = nn.Parameter(tokens, requires_grad=is_learned)
         rows = torch.full((1 << n_modalities, n_modalities), -1)
         for row, (mask, missing) in enumerate(pairs):
-            rows[mask, missing] = row
+            rows[mask, missing] = row if is_conditioned else missing
         self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, observed: Bool[Tensor, "batch modality"]) -> Float[Tensor, "missing token dim"]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -114,24 +115,29 @@ def train_epochs(
     seed: int,
     proximal_weight: float = 0.0,
     optimiser: torch.optim.Optimizer | None = None,
+    drift: Mapping[str, Tensor] | None = None,
 ) -> EpochsRecord:
     """Train in place for some epochs, numbered from `first_epoch` (0 is the first of the whole study).
 
-    `proximal_weight` is FedProx's μ, against the weights at the time of the call. Without `optimiser` a fresh one is
-    made, as a federation's stateless sites do. Raises ValueError for no visits and FloatingPointError where the loss
-    or its gradient stops being finite, before the step that would spread it.
+    `proximal_weight` is FedProx's μ, against the weights at the time of the call. `drift`, by parameter name, is added
+    to the parameters in equal parts after each step (SCAFFOLD's correction, whatever the optimiser). Without
+    `optimiser` a fresh one is made, as a federation's stateless sites do. Raises ValueError for no visits and
+    FloatingPointError where the loss or its gradient stops being finite, before the step that would spread it.
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
     optimiser = optimiser or make_optimiser(model, config)
     anchor = [p.detach().clone() for p in model.parameters()] if proximal_weight else []
+    n_steps = epochs * -(-len(data) // config.batch_size)
+    nudges = [(p, drift[name] / n_steps) for name, p in model.named_parameters() if name in drift] if drift else []
     tally = _Tally(data, model)
     loss_sum = 0.0
     model.train()
     for epoch in range(first_epoch, first_epoch + epochs):
         loss_sum = 0.0
         generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
-        order = epoch_order(data.observed, generator, most_modalities_first=epoch < config.warmup_epochs)
+        by_size = config.warmup_order if epoch < config.warmup_epochs else None
+        order = epoch_order(data.observed, generator, by_size)
         withheld = modality_dropout(data.observed, config.modality_dropout, generator)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "noise", epoch))
@@ -150,6 +156,9 @@ def train_epochs(
                 if not torch.isfinite(norm):
                     raise FloatingPointError(f"the gradient's norm became {norm.item()} in epoch {epoch}")
                 optimiser.step()
+                with torch.no_grad():
+                    for parameter, nudge in nudges:
+                        parameter.add_(nudge)
                 loss_sum += loss.item() * len(rows)
                 tally.add(batch.observed, output.routing.gates)
     return EpochsRecord(tally.exposure(epochs), loss_sum, len(data))
@@ -181,18 +190,19 @@ def fit(
     config: TrainConfig,
     *,
     resume: FitState | None = None,
+    is_centred: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> FitState:
     """Train in place until `config.epochs` or, with patience, until validation stops improving.
 
     The model ends with the weights of the best validation epoch (the last one where there are no validation visits).
-    `on_epoch` is called after each epoch with a state from which `resume` continues bitwise.
+    `is_centred`: the model brings the centres of its inputs along, and keeps them. `on_epoch` is called after each epoch with a state from which `resume` continues bitwise.
     """
     optimiser = make_optimiser(model, config)
     state = resume
-    if state is None:
+    if state is None and not is_centred:
         centre_inputs(model, train)
-    else:
+    elif state is not None:
         model.load_state_dict(dict(state.weights))
         _load_optimiser(optimiser, model, state.optimiser)
     best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)
@@ -215,12 +225,14 @@ def fit(
 
 
 def epoch_order(
-    observed: Bool[Tensor, "visit modality"], generator: torch.Generator, *, most_modalities_first: bool
+    observed: Bool[Tensor, "visit modality"],
+    generator: torch.Generator,
+    by_size: Literal["most_first", "fewest_first"] | None,
 ) -> Int[Tensor, " visit"]:
-    """Visits in random order or, in the warm-up, from most to fewest modalities with ties in random order."""
+    """Visits in random order or, in the warm-up, by their number of modalities with ties in random order."""
     order = torch.randperm(len(observed), generator=generator)
-    if most_modalities_first:
-        order = order[observed[order].sum(1).argsort(descending=True, stable=True)]
+    if by_size:
+        order = order[observed[order].sum(1).argsort(descending=by_size == "most_first", stable=True)]
     return order
 
 

@@ -16,7 +16,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import PermmoeError
 from permmoe_simulation.cell import read_predictions, run_cell, split_and_partition
 from permmoe_simulation.federation import train_federation
-from permmoe_simulation.simulate import Progress, data_digest, prepare_data
+from permmoe_simulation.sources import Progress, data_digest, prepare_data
 from permmoe_simulation.study import Cell, StudyConfig, cells
 
 pytestmark = pytest.mark.xdist_group("study")
@@ -28,14 +28,15 @@ QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[VisitTable, Path]:
     """The synthetic visits, and the folder that their volumes are cached in."""
     out = tmp_path_factory.mktemp("cells")
-    return prepare_data(STUDY, out, out / "cache", 1, QUIET)[0], out / "cache"
+    data = prepare_data(STUDY.data, STUDY.model, out, 1, QUIET)
+    return data.visits, data.cache
 
 
 def cell_of(method: str, **changes: object) -> Cell:
     study = parse_config(
         settings(methods={method: METHODS[method] | changes}, comparisons=[], claims=[]), StudyConfig, "study"
     )
-    return cells(study, "d", "inprocess")[0][1]
+    return cells(study, dict.fromkeys(study.regimes, "d"), "inprocess")[0][1]
 
 
 def trained(cell: Cell, made: tuple[VisitTable, Path], folder: Path) -> dict[str, np.ndarray]:
@@ -95,7 +96,9 @@ def test_a_method_of_fewer_modalities_is_dealt_the_same_sites() -> None:
         StudyConfig,
         "study",
     )
-    assert {cell.modalities for _, cell in cells(study, "d", "inprocess")} == {("t1", "flair", "amyloid", "tau")}
+    assert {cell.modalities for _, cell in cells(study, dict.fromkeys(study.regimes, "d"), "inprocess")} == {
+        ("t1", "flair", "amyloid", "tau")
+    }
 
 
 def test_a_federation_whose_every_reply_is_refused_fails_instead_of_giving_untrained_weights(

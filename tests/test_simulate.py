@@ -21,7 +21,7 @@ from permmoe.errors import DataError
 from permmoe_simulation.cell import read_predictions
 from permmoe_simulation.cli import main
 from permmoe_simulation.report.files import COLUMNS
-from permmoe_simulation.simulate import Progress, prepare_data
+from permmoe_simulation.sources import Progress, prepare_data
 from permmoe_simulation.study import StudyConfig
 
 pytestmark = pytest.mark.xdist_group("study")
@@ -151,7 +151,7 @@ def test_seeds_of_the_command_line_replace_those_of_the_study(study: Path, finis
 
 def test_a_study_of_a_manifest_is_not_called_synthetic_and_shows_no_image(study: Path, finished: Path) -> None:
     made = parse_config(settings(), StudyConfig, "study")
-    visits, _ = prepare_data(made, finished, finished / "cache", 1, QUIET)
+    visits = prepare_data(made.data, made.model, finished, 1, QUIET).visits
     write_manifest(visits, finished / "manifest.csv", made.model.modalities)
     path = write_settings(
         study.parent / "manifest.yaml",
@@ -213,4 +213,4 @@ def test_a_manifest_without_a_usable_visit_says_what_next(tmp_path: Path) -> Non
     )
     made = parse_config(settings(data={"manifest": str(tmp_path / "m.csv")}), StudyConfig, "study")
     with pytest.raises(DataError, match="permmoe data inspect"):
-        prepare_data(made, tmp_path, tmp_path / "cache", 1, QUIET)
+        prepare_data(made.data, made.model, tmp_path, 1, QUIET)

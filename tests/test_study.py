@@ -29,14 +29,16 @@ def study(**changes: Any) -> StudyConfig:
 
 
 def one_cell(study: StudyConfig, data: str = "d") -> Cell:
-    return cells(study, data, "inprocess")[0][1]
+    return cells(study, dict.fromkeys(study.regimes, data), "inprocess")[0][1]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_that_is_delivered_loads_and_unfolds(path: Path) -> None:
     loaded = read_config(path, StudyConfig)
     assert loaded.name == path.stem
-    assert len(cells(loaded, "d", "inprocess")) == len(loaded.methods) * len(loaded.regimes) * len(loaded.seeds)
+    assert len(cells(loaded, dict.fromkeys(loaded.regimes, "d"), "inprocess")) == len(loaded.methods) * len(
+        loaded.regimes
+    ) * len(loaded.seeds)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_a_mistake_names_where_it_is_and_what_is_meant(changes: dict[str, Any], 
 def test_a_mistake_in_an_override_names_the_method_and_the_nearest_key() -> None:
     methods = {"permmoe": {"kind": "federated", "label": "p", "train": {"learning_rat": 1}}}
     with pytest.raises(ConfigurationError, match=r"methods\.permmoe.*\n.*did you mean 'learning_rate'"):
-        cells(study(methods=methods), "d", "inprocess")
+        cells(study(methods=methods), {"site": "d"}, "inprocess")
 
 
 def test_an_override_is_laid_over_nested_settings_and_keeps_the_rest() -> None:
@@ -78,7 +80,7 @@ def test_an_override_is_laid_over_nested_settings_and_keeps_the_rest() -> None:
 
 
 def test_seeds_move_split_and_training_and_come_outermost() -> None:
-    unfolded = cells(study(seeds=[3, 5], split={"seed": 10}, train={"seed": 100}), "d", "inprocess")
+    unfolded = cells(study(seeds=[3, 5], split={"seed": 10}, train={"seed": 100}), {"site": "d"}, "inprocess")
     assert [(name, c.seed, c.split.seed, c.train.seed) for name, c in unfolded] == [
         ("permmoe", 3, 13, 103),
         ("null", 3, 13, 103),

@@ -143,12 +143,12 @@ def test_derived_seeds_depend_on_every_part_and_its_place() -> None:
 def test_warmup_visits_the_fullest_first_with_ties_in_random_order() -> None:
     observed = torch.tensor([[j < 1 + i % 3 for j in range(3)] for i in range(33)])
     generator = torch.Generator().manual_seed(0)
-    orders = [epoch_order(observed, generator, most_modalities_first=True) for _ in range(2)]
+    orders = [epoch_order(observed, generator, "most_first") for _ in range(2)]
     for order in orders:
         assert sorted(order.tolist()) == list(range(33))
         assert observed[order].sum(1).tolist() == [3] * 11 + [2] * 11 + [1] * 11
     assert not torch.equal(*orders)
-    mixed = epoch_order(observed, generator, most_modalities_first=False)
+    mixed = epoch_order(observed, generator, None)
     assert sorted(mixed.tolist()) == list(range(33))
     assert observed[mixed].sum(1).tolist() != [3] * 11 + [2] * 11 + [1] * 11
 
@@ -156,9 +156,9 @@ def test_warmup_visits_the_fullest_first_with_ties_in_random_order() -> None:
 def test_only_the_warmup_epochs_are_ordered(visits: VisitData, monkeypatch: pytest.MonkeyPatch) -> None:
     ordered: list[bool] = []
 
-    def spy(observed: Tensor, generator: torch.Generator, *, most_modalities_first: bool) -> Tensor:
-        ordered.append(most_modalities_first)
-        return epoch_order(observed, generator, most_modalities_first=most_modalities_first)
+    def spy(observed: Tensor, generator: torch.Generator, by_size: str | None) -> Tensor:
+        ordered.append(by_size == "most_first")
+        return epoch_order(observed, generator, by_size)
 
     monkeypatch.setattr(trainer, "epoch_order", spy)
     train_epochs(make_model(CONFIG, 0), visits, TRAIN, first_epoch=1, epochs=3, seed=0)

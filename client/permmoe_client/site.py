@@ -83,6 +83,7 @@ class SiteConfig(Configuration):
         None, description="simulation only: makes the noise of differential privacy reproducible, and so worthless"
     )
     ledger: Path | None = Field(None, description="folder of the record of all that left, and of approvals")
+    state: Path | None = Field(None, description="folder of what a study keeps at the site alone, as private modules")
     logs: Path | None = Field(None, description="folder of log files; without it they go to standard error")
     health_socket: Path | None = Field(None, description="Unix socket for gRPC health probes; none: no probes")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -23,6 +24,7 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.trainer import centre_inputs, derive_seed, train_epochs
 from permmoe_client.ledger import Ledger
+from permmoe_client.memory import Memory, is_private, needs_memory, recall, remember
 from permmoe_client.privacy import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.site import SiteConfig, site_visits
 
@@ -39,6 +41,8 @@ def train_round(asked: Instruction, content: RecordDict, site: SiteConfig, ledge
     started = time.perf_counter()
     layout, model, before = _opened(asked, content, site)
     plan = asked.plan
+    memory = recall(site, plan) if needs_memory(plan) else Memory()
+    drift = memory.drift(asked.round, before) if plan.federation.drift_correction else {}
     data = site_visits(site, plan.model).part("train")
     opened = time.perf_counter()
     is_centring = plan.federation.is_centring(asked.round)
@@ -53,6 +57,7 @@ def train_round(asked: Instruction, content: RecordDict, site: SiteConfig, ledge
             epochs=plan.federation.local_epochs,
             seed=derive_seed(plan.train.seed, site.name, asked.round),
             proximal_weight=plan.federation.proximal_weight,
+            drift=layout.unflatten({**{m: torch.zeros_like(w) for m, w in before.items()}, **drift}) if drift else None,
         )
     trained = time.perf_counter()
     support = module_support(plan.model, record.exposure, plan.federation.imputed_router_support)
@@ -62,8 +67,10 @@ def train_round(asked: Instruction, content: RecordDict, site: SiteConfig, ledge
     updates = {
         module: ModuleUpdate.of(before[module], layout.flatten(after, module), support[module])
         for module in layout.modules
-        if support[module] > 0 and support[module] >= least
+        if support[module] > 0 and support[module] >= least and not is_private(module, plan)
     }
+    if needs_memory(plan):
+        _remember(asked, site, layout.flatten_all(after), before, drift, [m for m in updates if not is_centring])
     train_seconds = trained - opened
     overhead_seconds = time.perf_counter() - started - train_seconds
     return TrainReply(
@@ -112,6 +119,22 @@ def _train_privately(asked: Instruction, content: RecordDict, site: SiteConfig, 
     return TrainReply(site.name, asked.round, asked.model_digest, updates, visits, 0.0, 0.0, 0.0, spent=cost.spent)
 
 
+def _remember(
+    asked: Instruction,
+    site: SiteConfig,
+    after: Mapping[str, torch.Tensor],
+    before: Mapping[str, torch.Tensor],
+    drift: Mapping[str, torch.Tensor],
+    trained: Sequence[str],
+) -> None:
+    private = {module: weights for module, weights in after.items() if is_private(module, asked.plan)}
+    start, change = {}, {}
+    if asked.plan.federation.drift_correction:
+        start = {module: before[module] for module in trained}
+        change = {module: after[module] - before[module] - drift.get(module, 0.0) for module in trained}
+    remember(site, asked.plan, Memory(asked.round, private, start, change))
+
+
 def evaluate_round(asked: Instruction, content: RecordDict, site: SiteConfig) -> EvaluationReply:
     """Evaluate the weights that came and answer with sums of the combinations that enough subjects have."""
     _, model, _ = _opened(asked, content, site)
@@ -133,6 +156,8 @@ def _opened(
     torch.set_num_threads(site.threads or torch.get_num_threads())
     model, layout = _blank_model(asked.plan.model)
     before = read_model(content, asked, layout)
+    if asked.plan.federation.private_modules:
+        before = {**before, **recall(site, asked.plan).private}
     model.load_state_dict(layout.unflatten(before))
     return layout, model.to(training_device(site.device)), before
 

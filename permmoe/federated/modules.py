@@ -7,6 +7,7 @@
 | `router/shared` | Flex-MoE's only router | visits |
 | `expert/<e>` | FFN_e | gate mass that tokens sent to expert e, visits |
 | `bank/<P>/<m>` | B[P, m] | visits whose observed set is exactly P |
+| `bank/<m>` | B[m] of an unconditioned bank | visits with m imputed |
 | `trunk` | embeddings, attention, norms | visits |
 | `head` | prediction head | visits |
 
@@ -112,11 +113,12 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
     if config.routers == "shared":
         support["router/shared"] = exposure.visits
     support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
-    support |= {
+    if config.bank == "unconditioned":
+        return support | {f"bank/{name}": exposure.imputed.get(name, 0.0) for name in config.names}
+    return support | {
         _bank_name(config, mask, missing): exposure.patterns.get(mask, 0.0)
         for mask, missing in bank_pairs(len(config.names))
     }
-    return support
 
 
 def _slice_owners(config: ModelConfig, parameter: str) -> list[str] | None:
@@ -129,7 +131,7 @@ def _slice_owners(config: ModelConfig, parameter: str) -> list[str] | None:
         case "experts":
             return [f"expert/{e}" for e in range(config.experts)]
         case "missing_bank":
-            return [_bank_name(config, mask, missing) for mask, missing in bank_pairs(len(config.names))]
+            return _bank_names(config)
     return None
 
 
@@ -143,6 +145,13 @@ def _owner(parameter: str) -> str:
         case ["head", *_]:
             return "head"
     raise ValueError(f"parameter {parameter} belongs to no module; declare it in permmoe/federated/modules.py")
+
+
+def _bank_names(config: ModelConfig) -> list[str]:
+    """The bank's modules in the order of its rows."""
+    if config.bank == "unconditioned":
+        return [f"bank/{name}" for name in config.names]
+    return [_bank_name(config, mask, missing) for mask, missing in bank_pairs(len(config.names))]
 
 
 def _bank_name(config: ModelConfig, mask: int, missing: int) -> str:

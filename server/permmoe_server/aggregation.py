@@ -23,7 +23,9 @@ from torch import Tensor
 from permmoe.federated.fixed_point import LARGEST, ONE, FixedPointOverflowError, to_fixed_point
 from permmoe.federated.update import ModuleUpdate
 
-Rule = Literal["modality_fedavg", "zero_fill", "naive_union", "uniform_mean"]
+Rule = Literal[
+    "modality_fedavg", "zero_fill", "naive_union", "uniform_mean", "site_weight", "counted_encoders", "unscaled_support"
+]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def fold(
     """Add one site's updates, trained on so many visits. Raises FixedPointOverflowError and adds nothing."""
     modules = dict(running.modules)
     for name, update in updates.items():
-        weight = _weight(rule, update, visits)
+        weight = _weight(rule, name, update, visits)
         change, reach = to_fixed_point(update.weighted_delta, weight / update.support)
         if (before := modules.get(name)) is not None:
             reach += before.reach
@@ -77,9 +79,11 @@ def mean_changes(
     """The mean change of every module that some site trained, one at a time. `parameters` are those of the round."""
     for name, module in running.modules.items():
         match rule:
-            case "modality_fedavg" | "uniform_mean":
+            case "modality_fedavg" | "uniform_mean" | "site_weight":
                 mean = module.change.double() / module.weight
-            case "zero_fill":
+            case "counted_encoders":
+                mean = module.change.double() / (module.weight if name.startswith("encoder/") else running.visits)
+            case "zero_fill" | "unscaled_support":
                 mean = module.change.double() / running.visits
             case "naive_union":
                 absent = (running.visits - module.weight) / running.visits
@@ -87,17 +91,23 @@ def mean_changes(
         yield name, mean.float()
 
 
-def _weight(rule: Rule, update: ModuleUpdate, visits: float) -> float:
+def _weight(rule: Rule, module: str, update: ModuleUpdate, visits: float) -> float:
     """What a site that trained a module counts for in it.
 
-    `modality_fedavg`: the module's own support. `uniform_mean`: 1 (FedMEMA's masked mean). `zero_fill`: the site's
-    visits, and sites without the module count theirs with a change of zero (plain FedAvg, absent modules sent back
-    untouched). `naive_union`: likewise, but absent parameters count as zeros, the common bug that shrinks rare modules.
+    `modality_fedavg`: the module's own support. `uniform_mean`: 1 (FedMEMA's masked mean). `site_weight`: the site's
+    visits, among the sites that have the module (FLARE: one scalar a site, a denominator a key). `counted_encoders`:
+    support for encoders, plain FedAvg for the rest (FedAMM). `zero_fill`: the site's visits, and sites without the
+    module count theirs with a change of zero (plain FedAvg, absent modules sent back untouched). `naive_union`:
+    likewise, but absent parameters count as zeros, the common bug that shrinks rare modules. `unscaled_support`: the
+    support over all sites' visits, so that a rare module's step is as small as its share of the visits, as it would be
+    in one place.
     """
     match rule:
-        case "modality_fedavg":
+        case "modality_fedavg" | "unscaled_support":
             return update.support
         case "uniform_mean":
             return 1.0
-        case "zero_fill" | "naive_union":
+        case "counted_encoders":
+            return update.support if module.startswith("encoder/") else visits
+        case "zero_fill" | "naive_union" | "site_weight":
             return visits

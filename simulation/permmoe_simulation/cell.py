@@ -28,11 +28,12 @@ from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.encoders import fixed_stem
 from permmoe.evaluation import Activation, ErrorSums, combination_predictions, expert_activation, mean_squared_error
+from permmoe.federated.modules import ModuleLayout
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
 from permmoe.provenance import machine, versions
 from permmoe.trainer import EpochReport, fit, make_model
-from permmoe_simulation.federation import train_federation
+from permmoe_simulation.federation import Federation, train_federation
 from permmoe_simulation.partition import Sites, partition
 from permmoe_simulation.study import Cell
 
@@ -80,10 +81,12 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
     work.mkdir(parents=True)
     started = time.perf_counter()
     sites, _ = split_and_partition(visits, cell)
+    site_of = {visit.subject_id: site for site, table in sites.items() for visit in table}
     outcome = RUNNERS[cell.method.kind](cell, sites, VolumeCache(cache), work)
     np.savez(
         work / "predictions.npz",
         subject=np.array([v.subject_id for v in outcome.test], dtype=np.str_),
+        site=np.array([site_of[v.subject_id] for v in outcome.test], dtype=np.str_),
         baseline=np.array([v.baseline_cdrsb for v in outcome.test]),
         target=np.array([v.delta_cdrsb for v in outcome.test], dtype=np.float64),
         prediction=outcome.predictions,
@@ -159,11 +162,47 @@ def _local(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
     for table in sites.values():
         data = _load(table, cell.model, cache)
         model = make_model(cell.model, cell.train.seed)
-        fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
-        test = data.part("test")
+        train, test = data.part("train"), data.part("test")
+        fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
         tested += test.visits
-        predictions.append(combination_predictions(model, test))
+        predictions.append(_with_known_modalities(model, train, test))
     return Outcome(VisitTable(tuple(tested)), np.concatenate(predictions), _learning(curve, "epoch"))
+
+
+def _with_known_modalities(model: PerMMoE, train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """A hospital knows what it never saw in training: such a modality is not used, the rest of the combination is.
+
+    Where nothing is left of it, the mean change of the training visits is predicted.
+    """
+    known = {name for name, n in zip(train.names, train.observed.sum(0).tolist(), strict=True) if n}
+    combinations = all_combinations(test.names)
+    predictions = combination_predictions(model, test)
+    mean = float(train.target.double().mean())
+    asked = predictions.copy()
+    for column, combination in enumerate(combinations):
+        usable = tuple(name for name in combination if name in known)
+        instead = predictions[:, combinations.index(usable)] if usable else np.full(len(test), mean)
+        asked[:, column] = np.where(np.isnan(predictions[:, column]), np.nan, instead)
+    return asked
+
+
+def _unimodal(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+    """One model a modality, of nothing but that modality, all visits in one place; combinations have no prediction."""
+    everything = _load(joined(sites), cell.model, cache)
+    test = everything.part("test")
+    place = {visit.subject_id: row for row, visit in enumerate(test.visits)}
+    predictions = np.full((len(test), len(all_combinations(cell.model.names))), np.nan)
+    for column, modality in enumerate(cell.model.modalities):
+        config = cell.model.model_copy(update={"modalities": (modality,)})
+        data = _load(joined(sites), config, cache)
+        train, own = data.part("train"), data.part("test")
+        if not len(train) or not len(own):
+            continue
+        model = make_model(config, cell.train.seed)
+        fit(model, train, data.part("validation"), cell.train)
+        rows = [place[visit.subject_id] for visit in own.visits]
+        predictions[rows, column] = combination_predictions(model, own)[:, 0]
+    return Outcome(test.visits, predictions)
 
 
 def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
@@ -171,9 +210,13 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
     model = PerMMoE(cell.model)
     model.load_state_dict(dict(federation.weights))
     test = _load(joined(sites), cell.model, cache).part("test")
+    if cell.method.personal_epochs or federation.private:
+        tested, predictions = _personal(cell, sites, cache, federation)
+    else:
+        tested, predictions = test.visits, combination_predictions(model, test)
     return Outcome(
-        test.visits,
-        combination_predictions(model, test),
+        tested,
+        predictions,
         _learning(federation.evaluations, "round"),
         federation.rounds,
         federation.privacy,
@@ -181,7 +224,34 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
     )
 
 
-RUNNERS = {"reference": _reference, "centralised": _centralised, "local": _local, "federated": _federated}
+def _personal(
+    cell: Cell, sites: Sites, cache: VolumeCache, federation: Federation
+) -> tuple[VisitTable, Float[Array, "visit combination"]]:
+    """Each site's test visits as its own model sees them: with its private modules, fine-tuned where asked for."""
+    tested: list[Visit] = []
+    predictions = []
+    for site, table in sites.items():
+        data = _load(table, cell.model, cache)
+        model = PerMMoE(cell.model)
+        layout = ModuleLayout.of(model)
+        modules = layout.flatten_all(dict(federation.weights)) | dict(federation.private.get(site, {}))
+        model.load_state_dict(layout.unflatten(modules))
+        if cell.method.personal_epochs:
+            tuning = cell.train.model_copy(update={"epochs": cell.method.personal_epochs, "warmup_epochs": 0})
+            fit(model, data.part("train"), data.part("validation"), tuning, is_centred=True)
+        test = data.part("test")
+        tested += test.visits
+        predictions.append(combination_predictions(model, test))
+    return VisitTable(tuple(tested)), np.concatenate(predictions)
+
+
+RUNNERS = {
+    "reference": _reference,
+    "centralised": _centralised,
+    "local": _local,
+    "unimodal": _unimodal,
+    "federated": _federated,
+}
 
 
 def _load(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitData:
@@ -199,10 +269,10 @@ def _learning(curve: Mapping[int, Mapping[str, ErrorSums]], step_kind: str) -> l
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
-    """A finished cell's test visits: subject, baseline, target, and a column a combination with the prediction."""
+    """A finished cell's test visits: subject, site, baseline, target, and a column a combination with the prediction."""
     card = json.loads((folder / "card.json").read_text())
     names = [m["name"] for m in card["cell"]["model"]["modalities"]]
     columns = [combination_name(c) for c in all_combinations(names)]
     with np.load(folder / "predictions.npz") as saved:
-        visits = pd.DataFrame({key: saved[key] for key in ("subject", "baseline", "target")})
+        visits = pd.DataFrame({key: saved[key] for key in ("subject", "site", "baseline", "target")})
         return pd.concat([visits, pd.DataFrame(saved["prediction"], columns=columns)], axis=1)

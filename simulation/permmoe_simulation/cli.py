@@ -16,8 +16,9 @@ from rich.progress import Progress as Bar
 
 from permmoe.command_line import run
 from permmoe.config import parse_config, read_config
-from permmoe_simulation.simulate import Progress, run_study
-from permmoe_simulation.study import StudyConfig
+from permmoe_simulation.simulate import cell_name, run_study
+from permmoe_simulation.sources import Progress
+from permmoe_simulation.study import StudyConfig, at_profile, cells
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "configs" / "studies" / "default.yaml"
 
@@ -34,13 +35,23 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; runs/<study> if left out.")] = None,
     engine: Annotated[EngineName, typer.Option(help="Ray is for many cores or a cluster.")] = EngineName.inprocess,
     workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = os.cpu_count() or 1,
+    profile: Annotated[str, typer.Option(help="Which of the study's profiles.")] = "quick",
+    shared: Annotated[Path, typer.Option(help="Cohorts and volumes that studies share.")] = Path("runs/shared"),
+    only: Annotated[str, typer.Option(help="Run only cells like METHOD/REGIME/SEED; * stands for anything.")] = "*",
+    list_cells: Annotated[bool, typer.Option("--list", help="List the cells and run nothing.")] = False,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds instead of the study's own.")] = "",
 ) -> None:
     """Run every missing cell of a study, then write its tables and report.html."""
     console = Console()
-    settings = read_config(study, StudyConfig)
+    settings = at_profile(read_config(study, StudyConfig), profile)
     if seeds:
         settings = parse_config({**settings.model_dump(), "seeds": _seeds(seeds)}, StudyConfig, "--seeds")
+    if list_cells:
+        grid = cells(settings, dict.fromkeys(settings.regimes, ""), engine.value)
+        for name, cell in grid:
+            print(cell_name(name, cell))
+        console.print(f"{len(grid)} cells", highlight=False)
+        return
     folder = out or Path("runs") / settings.name
     command = shlex.join(["python", "simulation/run.py", *sys.argv[1:]])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -60,6 +71,8 @@ def simulate(
             engine=engine.value,
             workers=workers,
             command=command,
+            shared=shared,
+            only=only,
             progress=Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
         )
     for sentence in outcome.findings:

@@ -21,6 +21,7 @@ from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.app import app as client_app
 from permmoe_client.identity import open_ledger
+from permmoe_client.memory import needs_memory, recall
 from permmoe_client.privacy import account
 from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
@@ -42,6 +43,8 @@ class Federation:
     """By round: the sites' validation sums, as far as they may leave a site."""
     rounds: list[dict[str, Any]]
     """A row for each round and site, of the columns of `rounds.csv`."""
+    private: Mapping[str, Mapping[str, Tensor]]
+    """By site: the modules that it kept to itself, laid end to end."""
     privacy: list[dict[str, Any]]
     """A row a site, of the columns of `privacy.csv`: ε of its patients, infinite without differential privacy."""
 
@@ -75,7 +78,14 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
             raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
     weights, _ = load_checkpoint(out / "model")
     rows = [row for record in records for row in _site_rows(record)]
-    return Federation(weights, dict(_evaluations(records)), rows, _privacy_rows(files, federation))
+    private = {name: recall(read_site(path), plan).private for name, path in files.items() if needs_memory(plan)}
+    return Federation(
+        weights,
+        dict(_evaluations(records)),
+        rows,
+        {name: modules for name, modules in private.items() if modules},
+        _privacy_rows(files, federation),
+    )
 
 
 def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan) -> Path:
@@ -114,6 +124,7 @@ def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
     return {
         "cache": str(cache.absolute()),
         "threads": cell.train.threads,
+        "state": "state",
         "device": "cpu",
         "approved_studies": [plan.digest()],
         "release": {"min_cell_count": cell.federation.min_cell_count},

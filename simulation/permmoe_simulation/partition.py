@@ -1,17 +1,21 @@
-"""Which hospital holds which visit: by ADNI site code, by a Dirichlet draw, or by a declared table.
+"""Which hospital holds which visit, and what of it: by ADNI site code, by a Dirichlet draw, or by a declared table.
 
-A partition is a pure function of the visits, its configuration and a seed. It depends on the set of visits, not on
+On top of that a missingness regime can take modalities away from training and validation visits. Test visits keep
+theirs, so that regimes are compared on the same subjects. A partition is a pure function of the visits, its configuration and a seed. It depends on the set of visits, not on
 their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import combinations as choose
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
+from scipy.stats import rankdata
 
 from permmoe.config import Configuration
 from permmoe.data.visits import Visit, VisitTable
@@ -28,6 +32,19 @@ class PartitionSite(Configuration):
     modalities: tuple[str, ...] = Field(min_length=1, description="what it collects; anything else is dropped there")
 
 
+class Missingness(Configuration):
+    """What is taken away from training and validation visits besides what they lack already, and why (Rubin 1976).
+
+    `mcar`: each modality with chance `rate`. `mar`: the chance grows with the rank of baseline CDR-SB, `mnar`: with
+    that of the outcome itself; its mean is `rate`. `structural`: whole hospitals lack a share `rate` of the modalities,
+    as if for want of a scanner. `exclusive`: each hospital has a single modality. No visit loses all it has to the
+    first three; what is left empty by the other two takes no part in training.
+    """
+
+    kind: Literal["none", "mcar", "mar", "mnar", "structural", "exclusive"] = "none"
+    rate: float = Field(0.5, ge=0, le=1, description="share of the observations that is taken away; exclusive: ignored")
+
+
 class PartitionConfig(Configuration):
     """How visits are dealt out."""
 
@@ -36,6 +53,7 @@ class PartitionConfig(Configuration):
     alpha: float = Field(1.0, gt=0, description="dirichlet: concentration; small means sites of few combinations")
     table: tuple[PartitionSite, ...] = Field((), description="table: the sites")
     min_training_visits: int = Field(1, ge=1, description="sites with fewer are left out of the study, and itemised")
+    missing: Missingness = Missingness()
 
     @model_validator(mode="after")
     def _has_its_table(self) -> PartitionConfig:
@@ -68,12 +86,76 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
     for site, visit in dealt:
         groups.setdefault(site, []).append(visit)
     sites = {site: VisitTable(tuple(groups[site])) for site in sorted(groups)}
+    # A stream of its own: the same visits lie at the same sites whatever is missing there.
+    sites = _thinned(sites, names, config.missing, np.random.default_rng((seed, 1)))
     taking_part = {s: t for s, t in sites.items() if _training_visits(t) >= config.min_training_visits}
     if not taking_part:
         raise ConfigurationError(
             f"no site has {config.min_training_visits} training visit(s); lower min_training_visits or the test share"
         )
     return taking_part, {s: t for s, t in sites.items() if s not in taking_part}
+
+
+def _thinned(
+    sites: Sites, names: tuple[str, ...], config: Missingness, generator: np.random.Generator
+) -> dict[str, VisitTable]:
+    """The sites after the missingness regime; one without a visit is gone."""
+    match config.kind:
+        case "none":
+            return dict(sites)
+        case "structural" | "exclusive":
+            n_kept = 1 if config.kind == "exclusive" else max(1, round((1 - config.rate) * len(names)))
+            kept = _scanners(tuple(sites), names, n_kept, generator)
+            thinned = {site: _where_training(sites[site], partial(only, modalities=kept[site])) for site in sites}
+        case _:
+            chances = _chances(sites, config)
+            thinned = {
+                site: _where_training(
+                    table, lambda v: _withheld(v, names, chances.get(v.subject_id, config.rate), generator)
+                )
+                for site, table in sites.items()
+            }
+    return {site: table for site, table in thinned.items() if len(table)}
+
+
+def _scanners(
+    sites: tuple[str, ...], names: tuple[str, ...], n_kept: int, generator: np.random.Generator
+) -> dict[str, Combination]:
+    """What each site collects: combinations of one size in turn, so that modalities are spread evenly over sites."""
+    possible = list(choose(names, n_kept))
+    first = generator.permutation(len(possible))
+    order = generator.permutation(len(sites))
+    return {sites[s]: possible[first[i % len(possible)]] for i, s in enumerate(order)}
+
+
+def _chances(sites: Sites, config: Missingness) -> dict[str, float]:
+    """Each visit's chance to lose a modality. Linear in the rank of what it depends on, and `rate` on average."""
+    if config.kind == "mcar":
+        return {}
+    visits = [v for table in sites.values() for v in table if v.split != "test"]
+    if config.kind == "mar":
+        cause = np.array([v.baseline_cdrsb for v in visits])
+    else:
+        cause = np.array([np.nan if v.delta_cdrsb is None else v.delta_cdrsb for v in visits])
+    rank = (rankdata(cause, nan_policy="omit") - 0.5) / max(len(visits), 1)
+    rank = np.where(np.isnan(rank), 0.5, rank)
+    rate = config.rate
+    chance = 2 * rate * rank if rate <= 0.5 else 1 - 2 * (1 - rate) * (1 - rank)
+    return {v.subject_id: float(c) for v, c in zip(visits, chance, strict=True)}
+
+
+def _withheld(visit: Visit, names: tuple[str, ...], chance: float, generator: np.random.Generator) -> Visit:
+    """The visit without some of its modalities, but never without all."""
+    observed = visit.observed(names)
+    stays = generator.random(len(observed)) >= chance
+    stays[generator.integers(len(observed))] |= not stays.any()
+    return only(visit, tuple(name for name, kept in zip(observed, stays, strict=True) if kept))
+
+
+def _where_training(table: VisitTable, change: Callable[[Visit], Visit]) -> VisitTable:
+    """The table with its training and validation visits changed; those that nothing is left of are dropped."""
+    changed = [v if v.split == "test" else change(v) for v in table]
+    return VisitTable(tuple(v for v in changed if v.volumes or v.tables))
 
 
 def _site_name(code: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
+from statsmodels.stats.multitest import multipletests
 
 from permmoe.evaluation import STRATA, error_sums
-from permmoe.intervals import Interval, paired_difference, resampling_weights, rmse_interval
+from permmoe.intervals import Difference, paired_difference, resampling_weights, rmse_interval, share_of_gap
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.cell import read_predictions
 from permmoe_simulation.study import Claim
@@ -43,6 +44,8 @@ class Errors:
     prediction: Float[Array, "seed subject combination"]
     target: Float[Array, "seed subject"]
     baseline: Float[Array, "seed subject"]
+    site: Shaped[Array, "seed subject"]
+    """Where a seed's partition put the subject; empty where the seed did not test it."""
 
     def squared(self, combination: int, stratum: str) -> Float[Array, "seed subject"]:
         """Squared errors inside a stratum, squared points."""
@@ -75,7 +78,8 @@ class StudyErrors:
 
         prediction = np.stack([np.stack([column(f, c) for c in self.combinations], axis=1) for f in frames])
         target = np.stack([column(f, "target") for f in frames])
-        return Errors(prediction, target, np.stack([column(f, "baseline") for f in frames]))
+        sites = [np.full(n, "") if f is None else np.asarray(f["site"].fillna(""), dtype=np.str_) for f in frames]
+        return Errors(prediction, target, np.stack([column(f, "baseline") for f in frames]), np.stack(sites))
 
     def results(self) -> pd.DataFrame:
         """A row a method, regime, seed (and `all`: averaged over seeds), combination and stratum."""
@@ -104,7 +108,39 @@ class StudyErrors:
         return {"seed": "all", "n": interval.n, "rmse": interval.estimate, **means,
                 "lower": interval.lower, "upper": interval.upper}  # fmt: skip
 
-    def difference(self, method: str, reference: str, regime: str, combination: str, stratum: str) -> Interval:
+    def by_site(self) -> pd.DataFrame:
+        """A row a method, regime and site: test visits over all seeds, and RMSE averaged over combinations and seeds."""
+        rows: list[dict[str, Any]] = []
+        for (method, regime), errors in self.by_method.items():
+            squared = np.stack([errors.squared(j, "all") for j in range(len(self.combinations))])
+            for site in sorted(set(errors.site.ravel()) - {""}):
+                here = np.where(errors.site == site, squared, np.nan)
+                known = ~np.isnan(here)
+                n = known.sum(2)
+                means = np.where(known, here, 0.0).sum(2)[n > 0] / n[n > 0]
+                visits = int(known.any(0).sum())
+                rows.append({"method": method, "regime": regime, "site": site, "n": visits,
+                             "rmse": float(np.sqrt(means).mean()) if len(means) else np.nan})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def gaps(self, lower: str, upper: str) -> pd.DataFrame:
+        """Which share of the way from one method to another every method gets, by regime and combination."""
+        rows = []
+        for (method, regime), errors in self.by_method.items():
+            if (lower, regime) not in self.by_method or (upper, regime) not in self.by_method:
+                continue
+            low, high = self.by_method[lower, regime], self.by_method[upper, regime]
+            for combination in ["mean", *self.combinations]:
+                chosen = (
+                    range(len(self.combinations)) if combination == "mean" else [self.combinations.index(combination)]
+                )
+                own, least, most = ([e.squared(j, "all") for j in chosen] for e in (errors, low, high))
+                share = share_of_gap(own, least, most, self.weights)
+                rows.append({"method": method, "regime": regime, "combination": combination, "n": share.n,
+                             "share": share.estimate, "lower": share.lower, "upper": share.upper})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def difference(self, method: str, reference: str, regime: str, combination: str, stratum: str) -> Difference:
         """Paired difference in RMSE; `combination` may be `mean`."""
         chosen = range(len(self.combinations)) if combination == "mean" else [self.combinations.index(combination)]
         a, b = self.by_method[method, regime], self.by_method[reference, regime]
@@ -125,9 +161,20 @@ class StudyErrors:
                         rows.append(
                             {"method": method, "reference": reference, "regime": regime, "combination": combination,
                              "stratum": stratum, "n": d.n, "difference": d.estimate, "lower": d.lower,
-                             "upper": d.upper}
+                             "upper": d.upper, "p_value": d.p_value, "effect_size": d.effect_size}
                         )  # fmt: skip
-        return pd.DataFrame(rows)
+        return _holm(pd.DataFrame(rows))
+
+
+def _holm(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """With `p_holm`: Holm's correction over the combinations of one pair, regime and stratum; their mean is no part."""
+    if not len(comparisons):
+        return comparisons
+    corrected = comparisons["p_value"].copy()
+    single = comparisons[comparisons.combination.ne("mean") & comparisons.p_value.notna()]
+    for _, family in single.groupby(["method", "reference", "regime", "stratum"]):
+        corrected[family.index] = multipletests(family["p_value"], method="holm")[1]
+    return comparisons.assign(p_holm=corrected)
 
 
 def judge_claims(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, Any]]:

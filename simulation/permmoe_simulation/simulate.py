@@ -1,7 +1,7 @@
 """Run a whole study: the data, every cell that is not on disk yet, the tables, the report.
 
 Everything lies in one folder. `cells/<digest>/` keeps each finished cell, so a study that was killed, changed or
-extended only runs what is missing.
+extended only runs what is missing. Cohorts and preprocessed volumes may lie in a folder that studies share.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import resource
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,15 +27,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from permmoe.config import ModelConfig
-from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cache import VolumeCache
-from permmoe.data.cohort import write_cohort
-from permmoe.data.manifest import read_manifest
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
-from permmoe.data.volumes import BrokenVolume
-from permmoe.errors import ConfigurationError, DataError, PermmoeError
+from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.provenance import machine, versions
 from permmoe_simulation.cell import run_cell, split_and_partition
 from permmoe_simulation.report import render_report
@@ -46,21 +42,10 @@ from permmoe_simulation.results import (
     gather,
     judge_claims,
 )
-from permmoe_simulation.study import Cell, StudyConfig, cells
+from permmoe_simulation.sources import Progress, StudyData, prepare_data
+from permmoe_simulation.study import Cell, StudyConfig, cells, data_source
 
 Engine = Literal["inprocess", "ray"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Callbacks of the one who watches; each may be called often."""
-
-    stage: Callable[[str, int], None]
-    """A new stage begins: its name, and how many steps it has."""
-    step: Callable[[str], None]
-    """A step of it is done: what it was."""
-    note: Callable[[str], None]
-    """Something worth a line of its own."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +60,27 @@ class StudyOutcome:
 
 
 def run_study(
-    study: StudyConfig, out: Path, *, engine: Engine, workers: int, command: str, progress: Progress
+    study: StudyConfig,
+    out: Path,
+    *,
+    engine: Engine,
+    workers: int,
+    command: str,
+    progress: Progress,
+    shared: Path | None = None,
+    only: str = "*",
 ) -> StudyOutcome:
     """Run what is missing and write the tables and the report. Raises PermmoeError for data that cannot be used.
 
-    One process at a time works in a folder; a second one waits, and then finds everything done.
+    `shared`: folder of cohorts and volumes, the study's own if left out. `only`: a pattern of METHOD/REGIME/SEED; of
+    the other cells only those that are on disk go into the tables. One process at a time works in a folder; a second one waits, and then finds everything done.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"results cannot be written to {out} ({error.strerror}); name another --out") from None
     with only_process(out, progress.note):
-        return _run_study(study, out, engine=engine, workers=workers, command=command, progress=progress)
+        return _run_study(study, out, engine, workers, command, progress, shared or out, only)
 
 
 @contextmanager
@@ -102,25 +96,34 @@ def only_process(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
 
 
 def _run_study(
-    study: StudyConfig, out: Path, *, engine: Engine, workers: int, command: str, progress: Progress
+    study: StudyConfig,
+    out: Path,
+    engine: Engine,
+    workers: int,
+    command: str,
+    progress: Progress,
+    shared: Path,
+    only: str,
 ) -> StudyOutcome:
     started = time.perf_counter()
     for unfinished in (out / "cells").glob("*.unfinished"):
         shutil.rmtree(unfinished)
-    cache = out / "cache"
-    visits, quarantine = prepare_data(study, out, cache, workers, progress)
-    quarantine.write(out / "quarantine.csv")
-    grid = cells(study, data_digest(visits, study.model, VolumeCache(cache)), engine)
-    left_out = sites_left_out(grid, visits)
+    data = _data_by_regime(study, shared, workers, progress)
+    sum((d.quarantine for d in _different(data)), Quarantine(())).write(out / "quarantine.csv")
+    grid = cells(study, {regime: d.digest for regime, d in data.items()}, engine)
+    left_out = sites_left_out(grid, data)
     for line in left_out:
         progress.note(f"left out: {line}")
-    finished, failed = _run_cells(grid, visits, cache, out / "cells", workers, progress)
+    wanted = [(name, cell) for name, cell in grid if _is_wanted(name, cell, only, out / "cells")]
+    if not wanted:
+        raise ConfigurationError(f"no cell is called {only}; `--list` lists them, as METHOD/REGIME/SEED")
+    finished, failed = _run_cells(wanted, data, out / "cells", workers, progress)
     if not finished:
         raise PermmoeError(f"no cell of the study finished; the first error, told in full above: {failed[0]}")
     progress.stage("report", 1)
-    summary = _write_tables(study, visits, quarantine, finished, failed, grid, cache, out)
+    summary = _write_tables(study, data, finished, failed, grid, out)
     summary |= {
-        "left_out_sites": len(split_and_partition(visits, grid[0][1])[1]),
+        "left_out_sites": len(split_and_partition(data[grid[0][1].regime].visits, grid[0][1])[1]),
         "left_out": left_out,
         "command": command,
         "seconds": round(time.perf_counter() - started, 1),
@@ -133,57 +136,47 @@ def _run_study(
     return StudyOutcome(report, tuple(summary["findings"]), tuple(failed), summary["seconds"])
 
 
-def prepare_data(
-    study: StudyConfig, out: Path, cache: Path, workers: int, progress: Progress
-) -> tuple[VisitTable, Quarantine]:
-    """The study's visits, their volumes in the cache; a synthetic cohort is written first, as files, and read back."""
-    if study.data.synthetic is not None:
-        cohort = study.data.synthetic
-        folder = out / "cohort"
-        progress.stage("synthetic cohort", cohort.subjects)
-        write_cohort(folder, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
-        found, quarantine = adni_visits(folder / "clinical", folder, TargetRule(), study.model.modalities)
-        visits = found.where(lambda visit: visit.delta_cdrsb is not None)
-    else:
-        assert study.data.manifest is not None
-        visits, quarantine = read_manifest(study.data.manifest, study.model.modalities)
-    if len(visits) == 0:
-        raise DataError("the study has no usable visit; `permmoe data inspect` on its manifest says why")
-    progress.stage("volumes", 1)
-    quarantine = quarantine + VolumeCache(cache).build(
-        visits, study.model.modalities, study.model.grid, workers=workers
-    )
-    progress.step("cache")
-    return visits, quarantine
+def cell_name(method: str, cell: Cell) -> str:
+    """METHOD/REGIME/SEED, as `--list` shows it and `--only` takes it."""
+    return f"{method}/{cell.regime}/{cell.seed}"
 
 
-def data_digest(visits: VisitTable, model: ModelConfig, cache: VolumeCache) -> str:
-    """SHA-256 of the visit table and of every image's content, so that a changed image is not an old cell's."""
-    digest = hashlib.sha256(visits.digest().encode())
-    for visit in visits:
-        for modality in model.modalities:
-            if modality.name in visit.volumes:
-                try:
-                    entry = cache.entry(visit.volumes[modality.name], modality, model.grid).name
-                except BrokenVolume:
-                    entry = "broken"
-                digest.update(entry.encode())
-    return digest.hexdigest()
+def _is_wanted(method: str, cell: Cell, only: str, folder: Path) -> bool:
+    is_on_disk = (folder / cell.digest()[:16] / "card.json").exists()
+    return is_on_disk or fnmatchcase(cell_name(method, cell), only)
 
 
-def sites_left_out(grid: Sequence[tuple[str, Cell]], visits: VisitTable) -> list[str]:
+def _data_by_regime(study: StudyConfig, shared: Path, workers: int, progress: Progress) -> dict[str, StudyData]:
+    """Each regime's data; those of equal regimes are one object."""
+    found: dict[str, StudyData] = {}
+    shared.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if not (shared / "cells").exists():
+            stack.enter_context(only_process(shared, progress.note))
+        sources = {regime: data_source(study, regime) for regime in study.regimes}
+        for regime, source in sources.items():
+            same = [other for other in found if sources[other] == source]
+            data = found[same[0]] if same else prepare_data(source, study.model, shared, workers, progress)
+            found[regime] = data
+    return found
+
+
+def _different(data: Mapping[str, StudyData]) -> list[StudyData]:
+    return list({d.digest: d for d in data.values()}.values())
+
+
+def sites_left_out(grid: Sequence[tuple[str, Cell]], data: Mapping[str, StudyData]) -> list[str]:
     """A line for each site without enough training visits. Raises ConfigurationError for an impossible partition."""
     lines = []
     for cell in {(cell.regime, cell.seed): cell for _, cell in grid}.values():
-        for site, table in split_and_partition(visits, cell)[1].items():
+        for site, table in split_and_partition(data[cell.regime].visits, cell)[1].items():
             lines.append(f"site {site} of {cell.regime}, seed {cell.seed}: too few of its {len(table)} visits train")
     return lines
 
 
 def _run_cells(
     grid: Sequence[tuple[str, Cell]],
-    visits: VisitTable,
-    cache: Path,
+    data: Mapping[str, StudyData],
     folder: Path,
     workers: int,
     progress: Progress,
@@ -197,7 +190,8 @@ def _run_cells(
         futures: dict[Future[Path], tuple[str, Cell]] = {}
         for name, cell in grid:
             target = folder / cell.digest()[:16]
-            futures[pool.submit(run_cell, cell, visits, cache, target)] = (name, cell)
+            of = data[cell.regime]
+            futures[pool.submit(run_cell, cell, of.visits, of.cache, target)] = (name, cell)
         try:
             for future in as_completed(futures):
                 name, cell = futures[future]
@@ -231,20 +225,20 @@ def _end_with_parent() -> None:
 
 def _write_tables(
     study: StudyConfig,
-    visits: VisitTable,
-    quarantine: Quarantine,
+    data: Mapping[str, StudyData],
     finished: Sequence[FinishedCell],
     failed: Sequence[str],
     grid: Sequence[tuple[str, Cell]],
-    cache: Path,
     out: Path,
 ) -> dict[str, Any]:
+    first = data[grid[0][1].regime]
     names = study.model.names
     errors = StudyErrors(finished, names, study.seeds, study.bootstrap_resamples)
     errors.results().to_csv(out / "results.csv", index=False)
     pairs = list(dict.fromkeys([*study.comparisons, *((c.method, c.reference) for c in study.claims)]))
     comparisons = errors.comparisons(pairs)
     comparisons.to_csv(out / "comparisons.csv", index=False)
+    gaps = errors.gaps(study.gap.lower, study.gap.upper) if study.gap else pd.DataFrame()
     activation, routing = activation_tables(finished, names)
     tables = {
         "learning": gather(finished, "learning.csv"),
@@ -252,12 +246,14 @@ def _write_tables(
         "privacy": gather(finished, "privacy.csv"),
         "activation": activation,
         "routing": routing,
-        "sites": site_table(grid[0][1], visits),
+        "sites": site_table(grid[0][1], first.visits),
+        "site_results": errors.by_site(),
+        "gaps": gaps,
     }
     for name, table in tables.items():
         if len(table):
             table.to_csv(out / f"{name}.csv", index=False)
-    slices: dict[str, Any] = example_slices(visits, study, cache)
+    slices: dict[str, Any] = example_slices(first.visits, study, first.cache)
     if slices:
         np.savez(out / "slices.npz", **slices)
     labels = {name: m.label for name, m in study.methods.items()}
@@ -273,11 +269,17 @@ def _write_tables(
         "configuration": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
         "versions": versions(),
         "machine": machine(),
-        "digests": {"data": visits.digest(), "study": study.digest()},
+        "digests": {"data": _combined(d.visits.digest() for d in _different(data)), "study": study.digest()},
         "seeds": list(study.seeds),
         "failed_cells": list(failed),
-        "quarantine": dict(quarantine.counts()),
+        "quarantine": dict(sum((d.quarantine for d in _different(data)), Quarantine(())).counts()),
     }  # fmt: skip
+
+
+def _combined(digests: Iterable[str]) -> str:
+    """One data set's digest as it is, several as one."""
+    several = list(digests)
+    return several[0] if len(several) == 1 else hashlib.sha256("".join(several).encode()).hexdigest()
 
 
 def site_table(cell: Cell, visits: VisitTable) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from permmoe.baselines import BASELINES
 from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
-from permmoe.errors import nearest
+from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.partition import PartitionConfig
 
@@ -21,6 +21,7 @@ class DataSource(Configuration):
 
     synthetic: CohortConfig | None = None
     manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
+    horizon_months: float = Field(24.0, gt=0, description="synthetic: from the index visit to the outcome")
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> DataSource:
@@ -29,14 +30,30 @@ class DataSource(Configuration):
         return self
 
 
+class Regime(PartitionConfig):
+    """One column of the comparison: how visits are dealt out, and what of the study's data differs."""
+
+    description: str = ""
+    data: dict[str, Any] = Field(default_factory=dict, description="laid over the study's data")
+
+    def partition(self) -> PartitionConfig:
+        """Without what is not about the partition."""
+        return PartitionConfig(**{name: getattr(self, name) for name in PartitionConfig.model_fields})
+
+
 class Method(Configuration):
     """One line of the comparison. The overrides are laid over the study's own settings."""
 
-    kind: Literal["federated", "centralised", "local", "reference"]
+    kind: Literal["federated", "centralised", "local", "unimodal", "reference"]
     label: str
     description: str = ""
     baseline: str = Field("", description="kind reference: which of permmoe.baselines")
     model: dict[str, Any] = Field(default_factory=dict)
+    personal_epochs: int = Field(
+        0,
+        ge=0,
+        description="kind federated: passes over its own visits with which each site then makes the model its own",
+    )
     train: dict[str, Any] = Field(default_factory=dict)
     federation: dict[str, Any] = Field(default_factory=dict)
 
@@ -58,6 +75,22 @@ class Claim(Configuration):
     combination: str = Field(MEAN, description="a combination such as t1+tau, or mean: averaged over all")
 
 
+class Gap(Configuration):
+    """The two methods between which every other one is placed: 0 is as bad as the lower, 1 as good as the upper."""
+
+    lower: str = Field(description="method, such as each hospital by itself")
+    upper: str = Field(description="method, such as all visits in one place")
+
+
+class Profile(Configuration):
+    """One size of a study: which of its methods, regimes and seeds are run, and which settings differ."""
+
+    seeds: tuple[NonNegativeInt, ...] = Field((), description="empty: the study's own")
+    methods: tuple[str, ...] = Field((), description="empty: all")
+    regimes: tuple[str, ...] = Field((), description="empty: all")
+    settings: dict[str, Any] = Field(default_factory=dict, description="laid over the study")
+
+
 class StudyConfig(Configuration):
     """A whole study."""
 
@@ -68,16 +101,20 @@ class StudyConfig(Configuration):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()
-    regimes: dict[str, PartitionConfig] = Field({"site": PartitionConfig()}, min_length=1)
+    regimes: dict[str, Regime] = Field({"site": Regime()}, min_length=1)
     methods: dict[str, Method] = Field(min_length=1)
     seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs: method, reference")
     claims: tuple[Claim, ...] = ()
+    gap: Gap | None = None
+    profiles: dict[str, Profile] = Field(default_factory=dict, description="quick: minutes on two cores; full: all")
     bootstrap_resamples: int = Field(2000, ge=100)
 
     @model_validator(mode="after")
     def _compares_methods_that_it_has(self) -> StudyConfig:
         pairs = [*self.comparisons, *((c.method, c.reference) for c in self.claims)]
+        if self.gap:
+            pairs.append((self.gap.lower, self.gap.upper))
         for name in (name for pair in pairs for name in pair):
             if name not in self.methods:
                 raise ValueError(f"no method {name!r}; {nearest(name, self.methods)}")
@@ -94,6 +131,41 @@ class StudyConfig(Configuration):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one is named twice")
         return self
+
+
+def at_profile(study: StudyConfig, name: str) -> StudyConfig:
+    """The study as a profile runs it; a study without profiles has one size only.
+
+    Comparisons, claims and the gap stay as far as their methods do. Raises ConfigurationError.
+    """
+    if not study.profiles:
+        return study
+    if name not in study.profiles:
+        raise ConfigurationError(f"study {study.name} has no profile {name!r}; {nearest(name, study.profiles)}")
+    profile = study.profiles[name]
+    values = _merge(study.model_dump(exclude={"profiles"}), profile.settings)
+    for kind in ("methods", "regimes"):
+        if chosen := getattr(profile, kind):
+            for wanted in chosen:
+                if wanted not in values[kind]:
+                    known = nearest(wanted, values[kind])
+                    raise ConfigurationError(
+                        f"profile {name} of study {study.name}: no {kind[:-1]} {wanted!r}; {known}"
+                    )
+            values[kind] = {key: value for key, value in values[kind].items() if key in chosen}
+    values["seeds"] = profile.seeds or values["seeds"]
+    methods = values["methods"]
+    values["comparisons"] = [pair for pair in values["comparisons"] if set(pair) <= set(methods)]
+    values["claims"] = [c for c in values["claims"] if c["method"] in methods and c["reference"] in methods]
+    if values["gap"] and not set(values["gap"].values()) <= set(methods):
+        values["gap"] = None
+    return parse_config(values, StudyConfig, f"profile {name} of study {study.name}")
+
+
+def data_source(study: StudyConfig, regime: str) -> DataSource:
+    """A regime's data: the study's, with what the regime lays over it."""
+    values = _merge(study.data.model_dump(), study.regimes[regime].data)
+    return parse_config(values, DataSource, f"regimes.{regime}.data of study {study.name}")
 
 
 class Cell(Configuration):
@@ -117,14 +189,20 @@ class Cell(Configuration):
 
     def digest(self) -> str:
         """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
-        method = Method(kind=self.method.kind, label="", baseline=self.method.baseline)
+        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs"})
+        method = Method(label="", **own)
         return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
 
 
-def cells(study: StudyConfig, data_digest: str, engine: Literal["inprocess", "ray"]) -> list[tuple[str, Cell]]:
-    """(method name, cell) for every method, regime and seed, seeds outermost so that whole comparisons finish early."""
+def cells(
+    study: StudyConfig, data_digests: Mapping[str, str], engine: Literal["inprocess", "ray"]
+) -> list[tuple[str, Cell]]:
+    """(method name, cell) for every method, regime and seed, seeds outermost so that whole comparisons finish early.
+
+    `data_digests` are by regime.
+    """
     return [
-        (name, _cell(study, name, method, regime, seed, data_digest, engine))
+        (name, _cell(study, name, method, regime, seed, data_digests[regime], engine))
         for seed in study.seeds
         for regime in study.regimes
         for name, method in study.methods.items()
@@ -150,7 +228,7 @@ def _cell(
         data_digest=data_digest,
         modalities=study.model.names,
         split=split,
-        partition=study.regimes[regime],
+        partition=study.regimes[regime].partition(),
         model=parse_config(_overlay(study.model, method.model), ModelConfig, source),
         train=train.model_copy(update={"seed": train.seed + seed}),
         federation=parse_config(_overlay(study.federation, method.federation), FederationConfig, source),
