@@ -196,7 +196,8 @@ def fit(
     """Train in place until `config.epochs` or, with patience, until validation stops improving.
 
     The model ends with the weights of the best validation epoch (the last one where there are no validation visits).
-    `is_centred`: the model brings the centres of its inputs along, and keeps them. `on_epoch` is called after each epoch with a state from which `resume` continues bitwise.
+    `is_centred`: the model brings the centres of its inputs along, and keeps them. `on_epoch` is called after each
+    epoch with a state from which `resume` continues bitwise.
     """
     optimiser = make_optimiser(model, config)
     state = resume

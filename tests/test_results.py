@@ -35,6 +35,7 @@ def write_cell(folder: Path, method: str, seed: int, error: float, *, without: s
     np.savez(
         path / "predictions.npz",
         subject=subject,
+        site=np.full(len(subject), "north"),
         baseline=baseline[tested],
         target=target[tested],
         prediction=prediction,

@@ -269,7 +269,7 @@ def _learning(curve: Mapping[int, Mapping[str, ErrorSums]], step_kind: str) -> l
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
-    """A finished cell's test visits: subject, site, baseline, target, and a column a combination with the prediction."""
+    """A finished cell's test visits: subject, site, baseline, target; and a column a combination, the prediction."""
     card = json.loads((folder / "card.json").read_text())
     names = [m["name"] for m in card["cell"]["model"]["modalities"]]
     columns = [combination_name(c) for c in all_combinations(names)]

@@ -8,7 +8,8 @@ from typing import Literal
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from permmoe_simulation.grid import run_in_process
+from permmoe.errors import ConfigurationError
+from permmoe_simulation.grid import Attendance, run_in_process
 from permmoe_simulation.ray_engine import run_on_ray
 
 Engine = Literal["inprocess", "ray"]
@@ -22,6 +23,7 @@ def run_federation(
     *,
     engine: Engine = "inprocess",
     workers: int = 0,
+    attendance: Attendance | None = None,
 ) -> None:
     """Run a server app to its end with one client a node configuration.
 
@@ -29,6 +31,10 @@ def run_federation(
     """
     match engine:
         case "inprocess":
-            run_in_process(server_app, client_app, node_configs, run_config, workers=workers)
+            run_in_process(server_app, client_app, node_configs, run_config, workers=workers, attendance=attendance)
+        case "ray" if attendance:
+            raise ConfigurationError(
+                "sites that join or leave need the engine 'inprocess'; Ray's nodes are always there"
+            )
         case "ray":
             run_on_ray(server_app, client_app, node_configs, run_config, workers=workers)

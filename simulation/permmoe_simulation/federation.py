@@ -16,7 +16,7 @@ from torch import Tensor
 from permmoe.checkpoint import load_checkpoint
 from permmoe.config import FederationConfig
 from permmoe.data.manifest import write_manifest
-from permmoe.errors import PermmoeError
+from permmoe.errors import ConfigurationError, PermmoeError, nearest
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.app import app as client_app
@@ -29,7 +29,7 @@ from permmoe_server.federation_folder import FederationFolder
 from permmoe_server.rounds import NoQuorum
 from permmoe_simulation.deployment import deploy
 from permmoe_simulation.engine import run_federation
-from permmoe_simulation.grid import FIRST_NODE
+from permmoe_simulation.grid import FIRST_NODE, Attendance
 from permmoe_simulation.partition import Sites
 from permmoe_simulation.study import Cell
 
@@ -70,7 +70,9 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     nodes = [{"site-config": str(path.absolute())} for path in files.values()]
     # The record says more of why than the exception does.
     with suppress(NoQuorum):
-        run_federation(server_app, client_app, nodes, run_config, engine=cell.engine)
+        run_federation(
+            server_app, client_app, nodes, run_config, engine=cell.engine, attendance=_attendance(cell, tuple(files))
+        )
     records = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     for record in records:
         if not record["is_aggregated"]:
@@ -86,6 +88,14 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
         {name: modules for name, modules in private.items() if modules},
         _privacy_rows(files, federation),
     )
+
+
+def _attendance(cell: Cell, names: tuple[str, ...]) -> Attendance:
+    """By node. Raises ConfigurationError for a site that the partition does not have."""
+    for name in cell.partition.attendance:
+        if name not in names:
+            raise ConfigurationError(f"attendance names site {name}; {nearest(name, names)}")
+    return {FIRST_NODE + names.index(name): rounds for name, rounds in cell.partition.attendance.items()}
 
 
 def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan) -> Path:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from math import inf
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -26,6 +27,8 @@ from permmoe.federated.records import content_bytes
 
 COORDINATOR_NODE = 1
 FIRST_NODE = 1001
+Attendance = Mapping[int, tuple[int, int]]
+"""First and last round (a message's group) of nodes that are not there in all of them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ class InProcessGrid(Grid):
         *,
         workers: int = 0,
         is_serialised: bool = False,
+        attendance: Attendance | None = None,
     ) -> None:
+        self._attendance = attendance or {}
         self._app, self._is_serialised = client_app, is_serialised
         self._run = Run.create_empty(run_id=secrets.randbits(62) + 1)
         run_settings: UserConfig = dict(run_config or {})
@@ -93,11 +98,12 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Identifiers of the messages; one to an unknown node has none, as in Flower."""
+        """Identifiers of the messages; one to an unknown or absent node has none, as in Flower."""
         identifiers: list[str] = []
         for message in messages:
             node = message.metadata.dst_node_id
-            if node not in self._contexts:
+            first, last = self._attendance.get(node, (0, inf))
+            if node not in self._contexts or not first <= float(message.metadata.group_id) <= last:
                 continue
             identifier = uuid4().hex
             message.metadata.__dict__["_message_id"] = identifier
@@ -169,9 +175,12 @@ def run_in_process(
     *,
     workers: int = 0,
     is_serialised: bool = False,
+    attendance: Attendance | None = None,
 ) -> InProcessGrid:
     """Run a server app to its end; the grid that it ran on, for its counters."""
-    grid = InProcessGrid(client_app, node_configs, run_config, workers=workers, is_serialised=is_serialised)
+    grid = InProcessGrid(
+        client_app, node_configs, run_config, workers=workers, is_serialised=is_serialised, attendance=attendance
+    )
     try:
         server_app(grid, Context(grid.run.run_id, COORDINATOR_NODE, {}, RecordDict(), dict(run_config)))
     finally:

@@ -1,8 +1,8 @@
 """Which hospital holds which visit, and what of it: by ADNI site code, by a Dirichlet draw, or by a declared table.
 
 On top of that a missingness regime can take modalities away from training and validation visits. Test visits keep
-theirs, so that regimes are compared on the same subjects. A partition is a pure function of the visits, its configuration and a seed. It depends on the set of visits, not on
-their order.
+theirs, so that regimes are compared on the same subjects. A partition is a pure function of the visits, its
+configuration and a seed. It depends on the set of visits, not on their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import combinations as choose
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from scipy.stats import rankdata
 
 from permmoe.config import Configuration
@@ -54,6 +54,9 @@ class PartitionConfig(Configuration):
     table: tuple[PartitionSite, ...] = Field((), description="table: the sites")
     min_training_visits: int = Field(1, ge=1, description="sites with fewer are left out of the study, and itemised")
     missing: Missingness = Missingness()
+    attendance: dict[str, tuple[PositiveInt, PositiveInt]] = Field(
+        default_factory=dict, description="first and last round of sites that join late or leave; others: all rounds"
+    )
 
     @model_validator(mode="after")
     def _has_its_table(self) -> PartitionConfig:

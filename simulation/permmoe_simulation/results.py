@@ -109,7 +109,7 @@ class StudyErrors:
                 "lower": interval.lower, "upper": interval.upper}  # fmt: skip
 
     def by_site(self) -> pd.DataFrame:
-        """A row a method, regime and site: test visits over all seeds, and RMSE averaged over combinations and seeds."""
+        """A row a method, regime and site: its test visits, and RMSE averaged over combinations and seeds."""
         rows: list[dict[str, Any]] = []
         for (method, regime), errors in self.by_method.items():
             squared = np.stack([errors.squared(j, "all") for j in range(len(self.combinations))])

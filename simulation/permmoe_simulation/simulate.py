@@ -73,7 +73,8 @@ def run_study(
     """Run what is missing and write the tables and the report. Raises PermmoeError for data that cannot be used.
 
     `shared`: folder of cohorts and volumes, the study's own if left out. `only`: a pattern of METHOD/REGIME/SEED; of
-    the other cells only those that are on disk go into the tables. One process at a time works in a folder; a second one waits, and then finds everything done.
+    the other cells only those that are on disk go into the tables. One process at a time works in a folder; a second
+    one waits, and then finds everything done.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
