@@ -27,6 +27,8 @@ COLUMNS = {
     "activation": "method regime seed combination modality expert share",
     "routing": "method regime seed load_cv collapsed_experts",
     "sites": "site train validation test",
+    "site_results": "method regime site n rmse",
+    "gaps": "method regime combination n share lower upper",
 }
 
 
@@ -37,7 +39,7 @@ class Method(BaseModel):
 
     label: str
     description: str = ""
-    kind: Literal["federated", "local", "centralised", "reference"] = "federated"
+    kind: Literal["federated", "local", "centralised", "unimodal", "reference"] = "federated"
 
 
 class Goal(BaseModel):
@@ -91,6 +93,8 @@ class Study:
     activation: pd.DataFrame | None
     routing: pd.DataFrame | None
     sites: pd.DataFrame | None
+    site_results: pd.DataFrame | None
+    gaps: pd.DataFrame | None
     slices: Mapping[str, Float[np.ndarray, "first second"]] | None
 
 

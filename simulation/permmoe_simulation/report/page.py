@@ -19,7 +19,9 @@ from permmoe_simulation.report.accuracy import (
 from permmoe_simulation.report.content import Entry, Plot, Section, Table, interval, signed
 from permmoe_simulation.report.differences import differences_section
 from permmoe_simulation.report.files import Goal, Study, Summary
+from permmoe_simulation.report.gap import gap_section
 from permmoe_simulation.report.privacy import privacy_section
+from permmoe_simulation.report.ranking import ranking_section
 from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.view import view_of
 from permmoe_simulation.report.workings import (
@@ -36,6 +38,8 @@ SECTIONS = (
     rmse_section,
     methods_section,
     differences_section,
+    ranking_section,
+    gap_section,
     numbers_section,
     strata_section,
     learning_section,
