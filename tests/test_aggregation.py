@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from permmoe_server.optimisers import server_step
 
 SIZES = {"encoder/t1": 3, "encoder/tau": 5, "trunk": 7}
 Site = tuple[dict[str, ModuleUpdate], float]
-RULES: tuple[Rule, ...] = ("modality_fedavg", "zero_fill", "naive_union", "uniform_mean")
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def average(sites: list[Site], rule: Rule = "modality_fedavg", parameters: dict | None = None) -> dict:

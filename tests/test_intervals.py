@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from permmoe.intervals import paired_difference, resampling_weights, rmse_interval
+from permmoe.intervals import paired_difference, resampling_weights, rmse_interval, share_of_gap
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -119,3 +120,39 @@ def test_combinations_without_a_subject_are_left_out_of_the_average() -> None:
     a, b, nobody = np.full((1, 5), 9.0), np.full((1, 5), 4.0), np.full((1, 5), np.nan)
     interval = paired_difference([a, nobody], [b, nobody], resampling_weights(5, 100, seed=0))
     assert (interval.n, interval.estimate, interval.lower, interval.upper) == (5, 1.0, 1.0, 1.0)
+
+
+def test_paired_difference_agrees_with_scipys_bootstrap() -> None:
+    """One seed, one combination, nothing missing: then the cluster bootstrap is the ordinary paired one."""
+    rng = np.random.default_rng(4)
+    a = rng.normal(0, 1.0, 61) ** 2
+    b = a + rng.normal(0.3, 0.4, 61) ** 2
+    found = paired_difference([a[None]], [b[None]], resampling_weights(61, 8000, seed=0))
+    reference = scipy.stats.bootstrap(
+        (a, b), lambda x, y, axis: np.sqrt(x.mean(axis)) - np.sqrt(y.mean(axis)), paired=True, vectorized=True,
+        n_resamples=8000, method="percentile", rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    assert (found.lower, found.upper) == pytest.approx((reference.low, reference.high), abs=0.01)
+    assert found.effect_size == pytest.approx((a - b).mean() / (a - b).std(ddof=1))
+    assert found.p_value == 2 / 8000
+
+
+def test_p_value_is_about_uniform_where_two_methods_are_alike() -> None:
+    rng = np.random.default_rng(5)
+    weights = resampling_weights(59, 400, seed=0)
+    found = []
+    for _ in range(300):
+        a, b = rng.normal(0, 1, (2, 1, 59)) ** 2
+        found.append(paired_difference([a], [b], weights).p_value)
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.04)
+    assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.1)
+
+
+def test_share_of_the_gap_is_nought_at_the_lower_method_one_at_the_upper_and_half_between() -> None:
+    weights = resampling_weights(41, 300, seed=0)
+    error = np.random.default_rng(6).uniform(1, 2, size=(3, 41))
+    low, middle, high = ([(scale * error) ** 2] for scale in (3.0, 2.0, 1.0))
+    for method, share in ((low, 0.0), (middle, 0.5), (high, 1.0)):
+        found = share_of_gap(method, low, high, weights)
+        assert (found.estimate, found.lower, found.upper) == pytest.approx((share, share, share))
+    assert share_of_gap([np.full((3, 41), np.nan)], low, high, weights).n == 0

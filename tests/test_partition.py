@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,67 @@ def test_a_site_code_that_is_no_name_of_a_site_is_refused(code: str) -> None:
 def test_a_table_goes_with_its_kind_and_names_each_site_once(settings: dict[str, object]) -> None:
     with pytest.raises((PermmoeError, ValueError), match="table"):
         PartitionConfig.model_validate(settings)
+
+
+def regime(kind: str, rate: float = 0.5) -> PartitionConfig:
+    return PartitionConfig.model_validate({"missing": {"kind": kind, "rate": rate}})
+
+
+def severe(i: int, n: int) -> Visit:
+    """The later the visit, the sicker at baseline and the less it declines."""
+    split = "test" if i % 5 == 0 else "train"
+    return replace(visit(i, site=f"{i % 7:03d}", split=split), baseline_cdrsb=18 * i / n, delta_cdrsb=-i / n)
+
+
+COMPLETE = VisitTable(tuple(severe(i, 1001) for i in range(1001)))
+TAKEN = ("mcar", "mar", "mnar", "structural", "exclusive")
+
+
+def kept(sites: Sites, part: str) -> dict[str, int]:
+    """Observed modalities of each visit of a part."""
+    return {v.subject_id: len(v.observed(NAMES)) for t in sites.values() for v in t if v.split == part}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_missingness_regime_leaves_test_visits_complete_and_their_sites_the_same(kind: str) -> None:
+    sites, _ = partition(COMPLETE, NAMES, regime(kind), seed=3)
+    before, _ = partition(COMPLETE, NAMES, PartitionConfig(), seed=3)
+    assert set(kept(sites, "test").values()) == {4}
+    assert {s: [v.subject_id for v in t] for s, t in sites.items()} == {
+        s: [v.subject_id for v in t] for s, t in before.items()
+    }
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_missingness_depends_on_the_seed_and_not_on_the_order_of_rows(kind: str) -> None:
+    backwards = VisitTable(tuple(reversed(COMPLETE.visits)))
+    once = partition(COMPLETE, NAMES, regime(kind), 3)
+    assert partition(backwards, NAMES, regime(kind), 3) == once
+    assert partition(COMPLETE, NAMES, regime(kind), 4) != once
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.7])
+@pytest.mark.parametrize("kind", ["mcar", "mar", "mnar"])
+def test_the_share_that_is_taken_is_the_rate_and_every_visit_keeps_one(kind: str, rate: float) -> None:
+    left = list(kept(partition(COMPLETE, NAMES, regime(kind, rate), seed=3)[0], "train").values())
+    assert min(left) >= 1
+    # A visit that would lose all keeps one, which makes the share a little smaller than the rate.
+    assert -0.14 < 1 - sum(left) / (4 * len(left)) - rate < 0.03
+
+
+def test_mar_takes_from_the_severe_and_mnar_from_those_who_decline() -> None:
+    for kind, sicker_lose_more in (("mar", True), ("mnar", False), ("mcar", None)):
+        left = kept(partition(COMPLETE, NAMES, regime(kind), seed=3)[0], "train")
+        early = [n for subject, n in left.items() if int(subject[1:]) < 500]
+        late = [n for subject, n in left.items() if int(subject[1:]) >= 500]
+        lead = sum(early) / len(early) - sum(late) / len(late)
+        assert abs(lead) < 0.25 if sicker_lose_more is None else (lead > 0.5) == sicker_lose_more
+        assert sicker_lose_more is not False or lead < -0.5
+
+
+def test_structural_sites_have_the_same_scanners_for_everyone_and_all_modalities_are_somewhere() -> None:
+    for kind, size in (("structural", 2), ("exclusive", 1)):
+        sites, _ = partition(COMPLETE, NAMES, regime(kind), seed=3)
+        scanners = {site: {v.observed(NAMES) for v in t if v.split == "train"} for site, t in sites.items()}
+        assert all(len(of_site) == 1 and len(next(iter(of_site))) == size for of_site in scanners.values())
+        assert {name for of_site in scanners.values() for c in of_site for name in c} == set(NAMES)

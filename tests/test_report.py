@@ -253,7 +253,7 @@ def test_section_whose_file_is_missing_says_so_and_the_others_stay(small: Path, 
     (small / absent).unlink()
     html = page(read_study(small))
     assert f"({absent})" in html
-    assert html.count("<h2 ") == 12
+    assert html.count("<h2 ") == 13
     assert f"({absent})" not in html.replace(f"({absent})", "", 1)
 
 
@@ -265,7 +265,7 @@ def test_table_without_rows_or_header_counts_as_missing(small: Path) -> None:
 def test_study_with_nothing_but_results_and_summary_has_a_report(small: Path) -> None:
     for name in OPTIONAL:
         (small / name).unlink()
-    assert page(read_study(small)).count("<svg ") == 2
+    assert page(read_study(small)).count("<svg ") == 3
 
 
 @pytest.mark.parametrize("absent", ["summary.json", "results.csv"])

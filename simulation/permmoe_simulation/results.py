@@ -205,17 +205,18 @@ def judge_claims(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Map
     return judged
 
 
-def finding(judged: Mapping[str, Any]) -> str:
+def finding(judged: Mapping[str, Any], *, names_regime: bool = False) -> str:
     """A claim's outcome as a sentence, whichever way it went."""
+    told = f"{judged['regime']}: " if names_regime and judged["regime"] else ""
     if judged["met"] is None:
-        return f"{judged['claim']}: not judged, since no test visit was predicted by both."
+        return f"{told}{judged['claim']}: not judged, since no test visit was predicted by both."
     d, low, high = judged["difference"], judged["lower"], judged["upper"]
     direction = "lower" if d < 0 else "higher"
     verdict = "the interval excludes zero" if low > 0 or high < 0 else "the interval includes zero"
     claim, where = judged["claim"].rsplit(", ", 1)
     method, reference = claim.split(" beats ", 1)
     return (
-        f"RMSE of {method} is {abs(d):.2f} points {direction} than that of {reference} {where} "
+        f"{told}RMSE of {method} is {abs(d):.2f} points {direction} than that of {reference} {where} "
         f"(95% interval {low:+.2f} to {high:+.2f}; {verdict})."
     )
 

@@ -120,8 +120,8 @@ def _plot(view: View, found: Ranks) -> Plot:
         + ", ".join(f"{view.label(found.methods[i])} {number(float(found.mean[i]))}" for i in order)
         + ".",
         f"Mean rank of RMSE over {found.blocks} blocks, each one combination with one seed. Bars are half the critical "
-        f"difference of Nemenyi ({number(found.critical_difference)} ranks at 5%) to either side: methods whose bars do "
-        "not overlap differ. Blocks share subjects and are not independent, so the test is more certain than it should "
+        f"difference of Nemenyi ({number(found.critical_difference)} ranks at 5%) to either side: methods whose bars "
+        "do not overlap differ. Blocks share subjects and are not independent, so the test is more certain than it should "
         "be: the paired differences above, over subjects, decide.",
     )
 
