@@ -121,8 +121,8 @@ def _plot(view: View, found: Ranks) -> Plot:
         + ".",
         f"Mean rank of RMSE over {found.blocks} blocks, each one combination with one seed. Bars are half the critical "
         f"difference of Nemenyi ({number(found.critical_difference)} ranks at 5%) to either side: methods whose bars "
-        "do not overlap differ. Blocks share subjects and are not independent, so the test is more certain than it should "
-        "be: the paired differences above, over subjects, decide.",
+        "do not overlap differ. Blocks share subjects and are not independent, so the test is more certain than it "
+        "should be: the paired differences above, over subjects, decide.",
     )
 
 
