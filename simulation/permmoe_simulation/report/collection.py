@@ -13,11 +13,11 @@ from permmoe_simulation.report.view import View, view_of
 
 HEAD = """# Results
 
-What the studies found at their `quick` profile, written by `python simulation/collect_results.py`; nothing here is typed
-by hand. **Every figure is from synthetic patients** unless a study says otherwise: it says how methods compare on such
-data, and nothing about patients. RMSE is in CDR-SB points, differences are paired over test subjects, brackets are 95%
-bootstrap intervals, and "after Holm" counts combinations that stay significant at 5%. [studies.md](studies.md) says what
-each study asks.
+What the studies found at their `quick` profile, written by `python simulation/collect_results.py`; nothing here is
+typed by hand. **Every figure is from synthetic patients** unless a study says otherwise: it says how methods compare
+on such data, and nothing about patients. RMSE is in CDR-SB points, differences are paired over test subjects, brackets
+are 95% bootstrap intervals, and "after Holm" counts combinations that stay significant at 5%.
+[studies.md](studies.md) says what each study asks.
 """
 
 
@@ -55,7 +55,7 @@ def _pairs(view: View) -> list[str]:
         single = rows[(rows["combination"] != "mean") & (rows["n"] > 0)]
         won, clear = single["difference"] < 0, single["p_holm"] < ALPHA
         found = scores(view.pooled, str(regime), "all")
-        both = [c for c in view.combinations if (a, c) in found and (b, c) in found and found[a, c].n and found[b, c].n]
+        both = [c for c in view.combinations if all((m, c) in found and found[m, c].n for m in (a, b))]
         means = [number(sum(found[m, c].rmse for c in both) / len(both), 3) if both else "–" for m in (a, b)]
         lines.append(
             f"| {view.label(a)} − {view.label(b)} | {regime} | {means[0]}, {means[1]} | {signed(mean['difference'], 3)} "
