@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from permmoe.modality import all_combinations, combination_name
-from permmoe_simulation.results import FinishedCell, StudyErrors, finding, judge_claims
+from permmoe_simulation.results import FinishedCell, StudyErrors, finding, findings, judge_claims
 from permmoe_simulation.study import Claim
 
 NAMES = ("t1", "flair", "tau")
@@ -154,3 +154,18 @@ def test_a_claim_that_cannot_be_judged_is_kept_without_a_number(comparisons: pd.
     assert judged["met"] is judged["difference"] is judged["lower"] is judged["upper"] is None
     assert "PerM-MoE beats null model" in finding(judged) and "not judged" in finding(judged)
     assert "NaN" not in json.dumps(judged)
+
+
+def test_many_claims_are_led_by_a_sentence_that_sums_them_up() -> None:
+    def judged(regime: str, upper: float) -> dict[str, object]:
+        figures = {"difference": upper - 0.1, "lower": upper - 0.2, "upper": upper, "n": 7, "met": upper < 0}
+        return {"claim": "A beats B, averaged over combinations", "regime": regime, **figures}
+
+    many = [judged("steady", -0.1), judged("joining", 0.1), judged("leaving", 0.5), judged("never", 0.1)]
+    first, *others = findings(many, names_regime=True)
+    assert first == (
+        "Of 4 claims 1 holds: A beats B, averaged over combinations (steady). "
+        "1 of the others is reversed beyond chance."
+    )
+    assert len(others) == 4 and others[1].startswith("joining: RMSE of A is 0.00 points")
+    assert findings(many[:3], names_regime=False) == [finding(one) for one in many[:3]]

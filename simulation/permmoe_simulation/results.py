@@ -221,6 +221,21 @@ def finding(judged: Mapping[str, Any], *, names_regime: bool = False) -> str:
     )
 
 
+def findings(judged: Sequence[Mapping[str, Any]], *, names_regime: bool) -> list[str]:
+    """Every claim's outcome as a sentence; where these are many, led by one that sums them up."""
+    sentences = [finding(one, names_regime=names_regime) for one in judged]
+    if len(judged) <= 3:
+        return sentences
+    held = [f"{one['claim']}{' (' + one['regime'] + ')' if names_regime else ''}" for one in judged if one["met"]]
+    refuted = sum(one["met"] is not None and one["lower"] > 0 for one in judged)
+    first = f"Of {len(judged)} claims {len(held) or 'none'} hold{'s' if len(held) == 1 else ''}"
+    first += f": {'; '.join(held)}" if held else ""
+    return [
+        f"{first}. {refuted or 'None'} of the others {'is' if refuted == 1 else 'are'} reversed beyond chance.",
+        *sentences,
+    ]
+
+
 def gather(cells: Sequence[FinishedCell], file: str) -> pd.DataFrame:
     """One table from the cells' CSV files of that name, led by method, regime and seed; empty where none has it."""
     frames = [

@@ -38,7 +38,7 @@ from permmoe_simulation.results import (
     FinishedCell,
     StudyErrors,
     activation_tables,
-    finding,
+    findings,
     gather,
     judge_claims,
 )
@@ -265,7 +265,7 @@ def _write_tables(
         "data": study.description,
         "methods": {n: m.model_dump(include={"label", "description", "kind"}) for n, m in study.methods.items()},
         "modalities": list(names),
-        "findings": [finding(goal, names_regime=len(study.regimes) > 1) for goal in goals],
+        "findings": findings(goals, names_regime=len(study.regimes) > 1),
         "goals": goals,
         "configuration": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
         "versions": versions(),

@@ -57,8 +57,9 @@ def _pairs(view: View) -> list[str]:
         found = scores(view.pooled, str(regime), "all")
         both = [c for c in view.combinations if all((m, c) in found and found[m, c].n for m in (a, b))]
         means = [number(sum(found[m, c].rmse for c in both) / len(both), 3) if both else "–" for m in (a, b)]
+        pair = f"{view.label(a)} − {view.label(b)}"
         lines.append(
-            f"| {view.label(a)} − {view.label(b)} | {regime} | {means[0]}, {means[1]} | {signed(mean['difference'], 3)} "
+            f"| {pair} | {regime} | {means[0]}, {means[1]} | {signed(mean['difference'], 3)} "
             f"({interval(mean['lower'], mean['upper'], 3)}) | {int(won.sum())} of {len(single)} | "
             f"{int((won & clear).sum())} better, {int((~won & clear).sum())} worse |"
         )

@@ -48,6 +48,7 @@ class Goal(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     claim: str
+    regime: str = ""
     difference: float | None = None
     lower: float | None = None
     upper: float | None = None

@@ -87,9 +87,10 @@ def _unbroken(text: str) -> Markup:
 
 def _goals_table(goals: tuple[Goal, ...]) -> Table:
     verdicts = {True: "met", False: "not met", None: "undecided"}
+    several = len({goal.regime for goal in goals}) > 1
     rows = [
         [
-            Entry(goal.claim),
+            Entry(goal.claim, goal.regime if several else ""),
             Entry(signed(goal.difference), interval(goal.lower, goal.upper)),
             Entry(verdicts[goal.met], is_strong=True),
         ]
