@@ -84,12 +84,15 @@ def share_of_gap(
 ) -> Interval:
     """(RMSE of lower − RMSE of method) / (RMSE of lower − RMSE of upper), each averaged over the combinations listed.
 
-    1 where the method is as good as `upper`, 0 where it is as bad as `lower`; on the same subjects throughout.
+    1 where the method is as good as `upper`, 0 where it is as bad as `lower`; on the same subjects throughout. Without
+    a figure where the gap's own 95% interval does not lie above zero: of nothing there is no share.
     """
     gained = paired_resamples(lower, method, weights)
     gap = paired_resamples(lower, upper, weights)
     if gained is None or gap is None or not gap[1]:
         return Interval(0, np.nan, np.nan, np.nan)
+    if not np.nanpercentile(gap[0], 2.5) > 0:
+        return Interval(min(gained[2], gap[2]), np.nan, np.nan, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.nanpercentile(gained[0] / gap[0], [2.5, 97.5])
     return Interval(min(gained[2], gap[2]), gained[1] / gap[1], float(low), float(high))

@@ -156,3 +156,11 @@ def test_share_of_the_gap_is_nought_at_the_lower_method_one_at_the_upper_and_hal
         found = share_of_gap(method, low, high, weights)
         assert (found.estimate, found.lower, found.upper) == pytest.approx((share, share, share))
     assert share_of_gap([np.full((3, 41), np.nan)], low, high, weights).n == 0
+
+
+def test_a_gap_that_may_be_nothing_has_no_shares() -> None:
+    weights = resampling_weights(41, 300, seed=0)
+    rng = np.random.default_rng(7)
+    low, high = (rng.normal(0, 1, size=(1, 41)) ** 2 for _ in range(2))
+    found = share_of_gap([low], [low], [high], weights)
+    assert found.n == 41 and np.isnan([found.estimate, found.lower, found.upper]).all()

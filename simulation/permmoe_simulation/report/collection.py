@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 from permmoe_simulation.report.cells import scores
@@ -78,5 +79,6 @@ def _gaps(view: View) -> list[str]:
             continue
         between = interval(100 * row["lower"], 100 * row["upper"], 0)
         name = view.label(str(row["method"]))
-        lines.append(f"| {name} | {row['regime']} | {number(100 * row['share'], 0)}% | {between} |")
+        share = f"{number(100 * row['share'], 0)}%" if isfinite(row["share"]) else "no gap beyond chance"
+        lines.append(f"| {name} | {row['regime']} | {share} | {between} |")
     return [*lines, ""]

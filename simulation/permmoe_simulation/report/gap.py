@@ -64,7 +64,9 @@ def _plot(view: View, gaps: pd.DataFrame) -> Plot:
             rows.append(Row(label, starts_group=starts))
             d = averaged.loc[(regime, m)]
             if not isfinite(d["share"]) or abs(d["share"]) > WIDEST:
-                remarks[len(rows) - 1] = f"{number(100 * d['share'], 0)}%: outside the figure"
+                is_known = isfinite(d["share"])
+                share = f"{number(100 * d['share'], 0)}%: outside the figure"
+                remarks[len(rows) - 1] = share if is_known else "no gap beyond chance"
                 continue
             lower, upper = max(d["lower"], -WIDEST), min(d["upper"], WIDEST)
             marks.append(Mark(len(rows) - 1, d["share"], view.looks[m], lower, upper))
