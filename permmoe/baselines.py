@@ -7,14 +7,13 @@ Unimodal deep models are no separate code: PerMMoE with a single modality.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -42,7 +41,7 @@ def clinical_null(train: VisitData, test: VisitData) -> Float[Array, "visit comb
 
 
 def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
-    """Linear kernel ridge on pooled voxels and baseline CDR-SB, one model a combination.
+    """Linear kernel ridge on pooled voxels, standardised tabular columns and baseline CDR-SB, one model a combination.
 
     Each is trained on the visits that have the combination; the penalty comes from cross-validation among them. With
     fewer training visits than twice the folds, the combination falls back to the training mean.
@@ -57,13 +56,34 @@ def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combi
         if len(fit_rows) < 2 * FOLDS:
             predictions[test_rows, column] = fallback
             continue
-        x, y = _pooled(train, fit_rows, combination), train.target[fit_rows].double().numpy()
+        blocks = _pooled(train, fit_rows, combination)
+        deviations = [1.0, *(_deviations(block) for block in blocks[1:])]  # baseline CDR-SB stays in points
+        x, y = _joined(blocks, deviations), train.target[fit_rows].double().numpy()
         centre = x.mean(0)
-        folds = KFold(FOLDS, shuffle=True, random_state=0)
-        search = GridSearchCV(KernelRidge(), {"alpha": PENALTIES}, scoring="neg_mean_squared_error", cv=folds)
-        search.fit(x - centre, y - y.mean())
-        predictions[test_rows, column] = search.predict(_pooled(test, test_rows, combination) - centre) + y.mean()
+        slope = _cross_validated(x - centre, y - y.mean())
+        asked = _joined(_pooled(test, test_rows, combination), deviations)
+        predictions[test_rows, column] = (asked - centre) @ slope + y.mean()
     return predictions
+
+
+def _cross_validated(x: Float[Array, "visit feature"], y: Float[Array, " visit"]) -> Float[Array, " feature"]:
+    """The slopes of the penalty with the least squared error over the folds, the smallest of equally good ones."""
+    errors = np.zeros(len(PENALTIES))
+    for fitted, held_out in KFold(FOLDS, shuffle=True, random_state=0).split(x):
+        residuals = x[held_out] @ _slopes(x[fitted], y[fitted]) - y[held_out, None]
+        errors += (residuals**2).mean(0)
+    return _slopes(x, y)[:, errors.argmin()]
+
+
+def _slopes(x: Float[Array, "visit feature"], y: Float[Array, " visit"]) -> Float[Array, "feature penalty"]:
+    """Ridge of every penalty from one decomposition, of x xᵀ or of xᵀ x, whichever is smaller."""
+    if x.shape[0] <= x.shape[1]:
+        spectrum, q = np.linalg.eigh(x @ x.T)
+        slopes: Array = x.T @ (q @ ((q.T @ y)[:, None] / (spectrum[:, None] + PENALTIES)))
+        return slopes
+    spectrum, q = np.linalg.eigh(x.T @ x)
+    slopes = q @ ((q.T @ (x.T @ y))[:, None] / (spectrum[:, None] + PENALTIES))
+    return slopes
 
 
 Baseline = Callable[[VisitData, VisitData], Float[Array, "visit combination"]]
@@ -95,11 +115,22 @@ def _rows_with(data: VisitData, combination: tuple[str, ...]) -> Array:
     return np.flatnonzero(data.observed[:, wanted].all(1).numpy())
 
 
-def _pooled(data: VisitData, rows: Array, combination: tuple[str, ...]) -> Float[Array, "visit feature"]:
-    """Baseline CDR-SB, and each modality's values over √(their number), so that more cells do not count for more."""
+def _pooled(data: VisitData, rows: Array, combination: tuple[str, ...]) -> list[Array]:
+    """Baseline CDR-SB, then each modality's values: a volume's cells, or a table's columns, whose rows are flat."""
     batch = data.batch(torch.from_numpy(rows), None)
-    blocks = [batch.baseline.double().numpy()[:, None]]
-    for name in combination:
-        block = batch.inputs[name].flatten(1).double().numpy()
-        blocks.append(block / np.sqrt(block.shape[1]))
-    return np.concatenate(blocks, axis=1)
+    blocks = [batch.baseline[:, None], *(batch.inputs[name] for name in combination)]
+    return [block.double().numpy() for block in blocks]
+
+
+def _deviations(block: Float[Array, "visit ..."]) -> Float[Array, " column"] | float:
+    """What a modality's values are divided by: the SD of each column of a table, where it varies, and 1 for voxels."""
+    if block.ndim > 2:
+        return 1.0
+    spread = block.std(0)
+    return np.where(spread > 0, spread, 1.0)
+
+
+def _joined(blocks: Sequence[Array], deviations: Sequence[Array | float]) -> Float[Array, "visit feature"]:
+    """Features side by side, each block over √(its width), so that a modality of more cells does not count for more."""
+    scaled = [(block / by).reshape(len(block), -1) for block, by in zip(blocks, deviations, strict=True)]
+    return np.concatenate([block / np.sqrt(block.shape[1]) for block in scaled], axis=1)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from model_batches import small_config
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import GridSearchCV, KFold
 from small_visits import small_visits
 
 import permmoe.baselines as baselines
 from permmoe.baselines import BASELINES, clinical_null, kernel_ridge, training_mean
-from permmoe.data.dataset import VisitData
+from permmoe.data.dataset import MemoryRows, VisitData
 from permmoe.data.visits import VisitTable
 from permmoe.evaluation import error_sums
 from permmoe.modality import all_combinations
@@ -105,6 +107,34 @@ def test_kernel_ridge_is_ridge_on_the_values_themselves(
     slope = np.linalg.solve(centred.T @ centred + 3.0 * np.eye(x.shape[1]), centred.T @ (y - y.mean()))
     expected = (values(test, tested) - x.mean(0)) @ slope + y.mean()
     np.testing.assert_allclose(kernel_ridge(train, test)[tested.numpy(), 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [13, 61], ids=["fewer visits than features", "fewer features than visits"])
+def test_one_decomposition_finds_the_penalty_and_the_slopes_of_a_grid_search(n: int) -> None:
+    drawn = np.random.default_rng(7)
+    x = drawn.normal(size=(n, 31))
+    y = x @ drawn.normal(size=31) + 3 * drawn.normal(size=n)
+    folds = KFold(baselines.FOLDS, shuffle=True, random_state=0)
+    grid = {"alpha": baselines.PENALTIES}
+    search = GridSearchCV(KernelRidge(), grid, scoring="neg_mean_squared_error", cv=folds).fit(x, y)
+    asked = drawn.normal(size=(5, 31))
+    np.testing.assert_allclose(asked @ baselines._cross_validated(x, y), search.predict(asked), rtol=1e-6)
+
+
+def test_kernel_ridge_does_not_depend_on_the_units_of_a_table_s_columns(train: VisitData, test: VisitData) -> None:
+    def in_other_units(data: VisitData) -> VisitData:
+        rows = data.inputs["table0"]
+        assert isinstance(rows, MemoryRows)
+        return replace(data, inputs={**data.inputs, "table0": MemoryRows(1000 * rows.rows - 5)})
+
+    predictions = kernel_ridge(in_other_units(train), in_other_units(test))
+    np.testing.assert_allclose(predictions, kernel_ridge(train, test), rtol=1e-4)
+
+
+def test_kernel_ridge_takes_a_column_that_never_varies(train: VisitData, test: VisitData) -> None:
+    constant = {**train.inputs, "table0": MemoryRows(torch.ones_like(train.inputs["table0"].rows))}  # type: ignore[union-attr]
+    predictions = kernel_ridge(replace(train, inputs=constant), test)
+    assert (np.isfinite(predictions) == np.isfinite(kernel_ridge(train, test))).all()
 
 
 def test_kernel_ridge_learns_what_is_in_the_images(train: VisitData, test: VisitData) -> None:
