@@ -23,10 +23,11 @@ from jaxtyping import Float
 from permmoe.baselines import BASELINES
 from permmoe.config import ModelConfig
 from permmoe.data.cache import VolumeCache
-from permmoe.data.dataset import VisitData
+from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.encoders import fixed_stem
+from permmoe.errors import ConfigurationError
 from permmoe.evaluation import Activation, ErrorSums, combination_predictions, expert_activation, mean_squared_error
 from permmoe.federated.modules import ModuleLayout
 from permmoe.modality import all_combinations, combination_name
@@ -132,7 +133,7 @@ def _reference(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
 
 def _centralised(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
     data = _load(joined(sites), cell.model, cache)
-    model = make_model(cell.model, cell.train.seed)
+    model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed)
     curve: dict[int, Mapping[str, ErrorSums]] = {}
 
     def keep(report: EpochReport) -> None:
@@ -161,8 +162,8 @@ def _local(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
     predictions = []
     for table in sites.values():
         data = _load(table, cell.model, cache)
-        model = make_model(cell.model, cell.train.seed)
         train, test = data.part("train"), data.part("test")
+        model = make_model(fit_scaling(train, cell.model), cell.train.seed)
         fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
         tested += test.visits
         predictions.append(_with_known_modalities(model, train, test))
@@ -198,7 +199,7 @@ def _unimodal(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outco
         train, own = data.part("train"), data.part("test")
         if not len(train) or not len(own):
             continue
-        model = make_model(config, cell.train.seed)
+        model = make_model(fit_scaling(train, config), cell.train.seed)
         fit(model, train, data.part("validation"), cell.train)
         rows = [place[visit.subject_id] for visit in own.visits]
         predictions[rows, column] = combination_predictions(model, own)[:, 0]
@@ -206,6 +207,7 @@ def _unimodal(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outco
 
 
 def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outcome:
+    _require_declared_scales(cell.model)
     federation = train_federation(cell, sites, cache.folder, work / "federation")
     model = PerMMoE(cell.model)
     model.load_state_dict(dict(federation.weights))
@@ -222,6 +224,16 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
         federation.privacy,
         expert_activation(model, test),
     )
+
+
+def _require_declared_scales(model: ModelConfig) -> None:
+    """Nobody in a federation sees all training visits: what a table's columns are scaled by has to be declared."""
+    bare = [m.name for m in model.modalities if m.kind == "tabular" and not (m.means and m.deviations)]
+    if bare:
+        raise ConfigurationError(
+            f"a federation cannot fit the scale of {', '.join(bare)}; "
+            "declare `means` and `deviations` of the columns there, from a publication"
+        )
 
 
 def _personal(

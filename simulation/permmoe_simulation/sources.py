@@ -1,4 +1,4 @@
-"""The data of a study's regimes: a synthetic cohort, written once for all studies that use it, or a manifest."""
+"""The data of a study's regimes: a cohort written once for all studies that use it, a manifest, a public table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
 from permmoe.data.manifest import read_manifest
+from permmoe.data.public_tables import table_visits
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import BrokenVolume
@@ -56,6 +57,8 @@ def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: 
         rule = TargetRule(horizon_months=source.horizon_months)
         found, quarantine = adni_visits(files / "clinical", files, rule, model.modalities)
         visits = found.where(lambda visit: visit.delta_cdrsb is not None)
+    elif source.table is not None:
+        visits, quarantine = table_visits(source.table, model.modalities)
     else:
         assert source.manifest is not None
         visits, quarantine = read_manifest(source.manifest, model.modalities)

@@ -11,22 +11,26 @@ from pydantic import Field, NonNegativeInt, model_validator
 from permmoe.baselines import BASELINES
 from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
+from permmoe.data.public_tables import TABLES
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.partition import PartitionConfig
 
 
 class DataSource(Configuration):
-    """Either a synthetic cohort, made on demand, or a manifest of real visits."""
+    """A synthetic cohort, made on demand; a manifest of real visits; or a real, public table of patients."""
 
     synthetic: CohortConfig | None = None
     manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
+    table: str | None = Field(None, description="which of permmoe.data.public_tables")
     horizon_months: float = Field(24.0, gt=0, description="synthetic: from the index visit to the outcome")
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> DataSource:
-        if (self.synthetic is None) == (self.manifest is None):
-            raise ValueError("name exactly one of 'synthetic' and 'manifest'")
+        if sum(source is not None for source in (self.synthetic, self.manifest, self.table)) != 1:
+            raise ValueError("name exactly one of 'synthetic', 'manifest' and 'table'")
+        if self.table is not None and self.table not in TABLES:
+            raise ValueError(f"unknown table {self.table!r}; {nearest(self.table, TABLES)}")
         return self
 
 
