@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from permmoe.modality import all_combinations, combination_name
-from permmoe_simulation.results import FinishedCell, StudyErrors, finding, findings, judge_claims
-from permmoe_simulation.study import Claim
+from permmoe_simulation.results import FinishedCell, StudyErrors, axis_scale, cell_costs
 
 NAMES = ("t1", "flair", "tau")
 COMBINATIONS = [combination_name(c) for c in all_combinations(NAMES)]
-LABELS = {"good": "PerM-MoE", "bad": "null model"}
 SEEDS = (3, 5)
 
 
@@ -116,56 +112,125 @@ def test_a_pair_of_which_one_did_not_finish_is_not_compared(errors: StudyErrors)
     assert len(errors.comparisons([("good", "absent")])) == 0
 
 
-def compared(**changes: Any) -> pd.DataFrame:
-    row = {"method": "good", "reference": "bad", "regime": "site", "combination": "mean", "stratum": "all", "n": 31}
-    return pd.DataFrame([row | {"difference": -0.2, "lower": -0.3, "upper": -0.1} | changes])
+def slow_resampled(
+    cells: list[FinishedCell], method: str, combination: str, weights: np.ndarray, subjects: list[str]
+) -> np.ndarray:
+    """RMSE over the subjects of each resample, one after the other, averaged over seeds."""
+    column = COMBINATIONS.index(combination)
+    resampled = []
+    for drawn in weights:
+        by_seed = []
+        for cell in (c for c in cells if c.method == method):
+            with np.load(cell.folder / "predictions.npz") as saved:
+                error = (saved["prediction"][:, column] - saved["target"]) ** 2
+                times = np.array([drawn[subjects.index(s)] for s in saved["subject"]])
+                inside = ~np.isnan(error)
+                by_seed.append((times[inside] @ error[inside] / times[inside].sum()) ** 0.5)
+        resampled.append(np.mean(by_seed))
+    return np.array(resampled)
 
 
-CLAIM = Claim(method="good", reference="bad")
-
-
-@pytest.mark.parametrize(
-    ("difference", "lower", "upper", "met", "sentence"),
-    [
-        (-0.2, -0.3, -0.1, True, "0.20 points lower than that of null model averaged over combinations"),
-        (-0.2, -0.5, 0.1, False, "(95% interval -0.50 to +0.10; the interval includes zero)"),
-        (0.2, 0.1, 0.3, False, "0.20 points higher"),
-    ],
-)
-def test_a_claim_is_judged_by_its_interval_and_told_whichever_way_it_went(
-    difference: float, lower: float, upper: float, met: bool, sentence: str
+def test_a_percent_change_has_the_interval_of_the_percentages_of_all_resamples(
+    errors: StudyErrors, finished: list[FinishedCell]
 ) -> None:
-    [judged] = judge_claims([CLAIM], compared(difference=difference, lower=lower, upper=upper), LABELS)
-    assert judged["met"] is met
-    assert sentence in finding(judged)
+    changes, _ = errors.percent_changes([("good", "bad")])
+    row = changes.query("combination == 'flair' and stratum == 'all'").iloc[0]
+    subjects = sorted({s for c in finished for s in np.load(c.folder / "predictions.npz")["subject"]})
+    good, bad = (slow_resampled(finished, m, "flair", errors.weights, subjects) for m in ("good", "bad"))
+    low, high = np.percentile(100 * (good / bad - 1), [2.5, 97.5])
+    assert (row.lower, row.upper) == pytest.approx((low, high))
+    rmse = {(c.method, c.seed): slow_row(c, "flair", "all")["rmse"] for c in finished}
+    means = [np.mean([rmse[m, s] for s in SEEDS]) for m in ("good", "bad")]
+    assert row.percent == pytest.approx(100 * (means[0] / means[1] - 1))
+    assert row.n == errors.comparisons([("good", "bad")]).query("combination == 'flair' and stratum == 'all'").n.iloc[0]
 
 
-@pytest.mark.parametrize(
-    "comparisons",
-    [
-        compared(n=0, difference=np.nan, lower=np.nan, upper=np.nan),
-        compared(method="other"),
-        pd.DataFrame(),
-    ],
-    ids=["nobody tested", "method absent", "nothing compared"],
-)
-def test_a_claim_that_cannot_be_judged_is_kept_without_a_number(comparisons: pd.DataFrame) -> None:
-    [judged] = judge_claims([CLAIM], comparisons, LABELS)
-    assert judged["met"] is judged["difference"] is judged["lower"] is judged["upper"] is None
-    assert "PerM-MoE beats null model" in finding(judged) and "not judged" in finding(judged)
-    assert "NaN" not in json.dumps(judged)
+def test_the_mean_percent_change_is_that_of_the_combinations_that_somebody_has(errors: StudyErrors) -> None:
+    changes, wins = errors.percent_changes([("good", "bad")])
+    changes = changes.query("stratum == 'all'").set_index("combination")
+    single = changes.drop(index=["mean", "t1+flair+tau"])
+    assert changes.loc["mean", "percent"] == pytest.approx(single.percent.mean())
+    assert changes.loc["t1+flair+tau", "n"] == 0 and np.isnan(changes.loc["t1+flair+tau", "percent"])
+    won = wins.query("stratum == 'all'").iloc[0]
+    assert (won.wins, won.combinations) == ((single.percent < 0).sum(), 6) == (6, 6)
+    assert won.lower <= won.wins <= won.upper
 
 
-def test_many_claims_are_led_by_a_sentence_that_sums_them_up() -> None:
-    def judged(regime: str, upper: float) -> dict[str, object]:
-        figures = {"difference": upper - 0.1, "lower": upper - 0.2, "upper": upper, "n": 7, "met": upper < 0}
-        return {"claim": "A beats B, averaged over combinations", "regime": regime, **figures}
+def test_equal_methods_change_by_nothing_and_win_nowhere(tmp_path: Path) -> None:
+    cells = [write_cell(tmp_path, "same", 3, 1.0), write_cell(tmp_path, "also", 3, 1.0)]
+    changes, wins = StudyErrors(cells, NAMES, (3,), 200, ["all"]).percent_changes([("same", "also")])
+    assert changes.query("n > 0")[["percent", "lower", "upper"]].eq(0).all(axis=None)
+    assert wins[["wins", "lower", "upper"]].eq(0).all(axis=None)
 
-    many = [judged("steady", -0.1), judged("joining", 0.1), judged("leaving", 0.5), judged("never", 0.1)]
-    first, *others = findings(many, names_regime=True)
-    assert first == (
-        "Of 4 claims 1 holds: A beats B, averaged over combinations (steady). "
-        "1 of the others is reversed beyond chance."
-    )
-    assert len(others) == 4 and others[1].startswith("joining: RMSE of A is 0.00 points")
-    assert findings(many[:3], names_regime=False) == [finding(one) for one in many[:3]]
+
+def test_drift_is_judged_on_the_subjects_who_have_all_modalities(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "good", 3, 1.0, without="t1+tau")
+    with np.load(cell.folder / "predictions.npz") as saved:
+        arrays = dict(saved)
+    arrays["prediction"][7:, COMBINATIONS.index("t1+flair+tau")] = np.nan
+    np.savez(cell.folder / "predictions.npz", **arrays)
+    drift = StudyErrors([cell], NAMES, (3,), 200).drift().set_index("combination")
+    error = (arrays["prediction"] - arrays["target"][:, None])[:7]
+    expected = np.sqrt((error[:, 0] ** 2).mean()) - np.sqrt((error[:, -1] ** 2).mean())
+    assert drift.loc["t1", "n"] == 7 and drift.loc["t1", "difference"] == pytest.approx(expected)
+    assert drift.loc["t1+tau", "n"] == 0
+    assert drift.loc["mean", "difference"] == pytest.approx(drift.drop(index="mean").difference.mean())
+    assert "t1+flair+tau" not in drift.index
+
+
+def test_a_method_without_a_prediction_from_all_modalities_has_no_drift(tmp_path: Path) -> None:
+    assert len(StudyErrors([write_cell(tmp_path, "unimodal", 3, 1.0)], NAMES, (3,), 200).drift()) == 0
+
+
+@pytest.fixture
+def along(tmp_path: Path) -> StudyErrors:
+    """Two methods at three places of an axis, one of them twice as wrong at the last."""
+    cells = []
+    for regime, worse in (("near", 1.0), ("middle", 1.5), ("far", 2.0)):
+        for method, error in (("good", 0.5), ("bad", worse)):
+            cell = write_cell(tmp_path / regime, method, 3, error)
+            cells.append(FinishedCell(method, regime, 3, cell.folder))
+    return StudyErrors(cells, NAMES, (3,), 200)
+
+
+AXIS = {"near": 0.0, "middle": 1.0, "far": 4.0}
+
+
+def test_a_trend_is_the_least_squares_slope_of_the_paired_differences(along: StudyErrors) -> None:
+    row = along.trends(AXIS, [("good", "bad")], ["mean", "tau"]).set_index("combination").loc["tau"]
+    differences = [along.difference("good", "bad", regime, "tau", "all").estimate for regime in AXIS]
+    slope, _ = np.polyfit(list(AXIS.values()), differences, 1)
+    assert row.slope == pytest.approx(slope) and row.lower <= slope <= row.upper < 0
+
+
+def test_the_trend_of_a_pair_that_did_not_finish_everywhere_is_not_told(along: StudyErrors) -> None:
+    del along.by_method["bad", "far"]
+    assert len(along.trends(AXIS, [("good", "bad")], ["mean"])) == 0
+
+
+def test_the_rmse_along_an_axis_is_the_mean_over_the_combinations_of_each_regime(along: StudyErrors) -> None:
+    rows = along.along_axis(AXIS, ["mean", "tau"]).set_index(["method", "regime", "combination"])
+    results = along.results().query("seed == 'all' and stratum == 'all' and n > 0")
+    for regime, value in AXIS.items():
+        own = results.query("method == 'bad' and regime == @regime").set_index("combination")
+        mean, tau = (rows.loc[("bad", regime, c)] for c in ("mean", "tau"))
+        assert mean.rmse == pytest.approx(own.rmse.mean()) and mean.value == value
+        assert (tau.rmse, tau.lower, tau.upper) == pytest.approx(tuple(own.loc["tau", ["rmse", "lower", "upper"]]))
+
+
+def test_an_axis_is_logarithmic_where_it_spans_more_than_twentyfold() -> None:
+    assert axis_scale([24.0, 84.0]) == axis_scale([0.0, 0.5, 0.95]) == axis_scale([-500.0, 500.0]) == "linear"
+    assert axis_scale([10.0, 30.0, 500.0]) == "log"
+
+
+def test_an_outcome_without_strata_is_judged_on_all_subjects_alone(finished: list[FinishedCell]) -> None:
+    errors = StudyErrors(finished, NAMES, SEEDS, 200, ["all"])
+    assert set(errors.results().stratum) == set(errors.comparisons([("good", "bad")]).stratum) == {"all"}
+
+
+def test_the_memory_of_a_cell_is_told_where_its_card_has_it(finished: list[FinishedCell]) -> None:
+    assert "peak_memory_mb" not in cell_costs(finished)
+    path = finished[0].folder / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 7.0, "peak_memory_mb": 311}))
+    costs = cell_costs(finished)
+    assert costs.peak_memory_mb.iloc[0] == 311 and costs.peak_memory_mb.isna().sum() == len(finished) - 1

@@ -9,7 +9,7 @@ import pytest
 
 from permmoe.config import parse_config, read_config
 from permmoe.errors import ConfigurationError
-from permmoe_simulation.study import Cell, StudyConfig, cells
+from permmoe_simulation.study import Cell, StudyConfig, at_profile, cells
 
 # The other files in the folder are studies for permmoe-server.
 CONFIGS = Path(__file__).parents[1] / "configs" / "studies"
@@ -26,6 +26,9 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 def study(**changes: Any) -> StudyConfig:
     return parse_config(settings(**changes), StudyConfig, "study.yaml")
+
+
+PUBLISHED = {"source": "A 2025", "method": "permmoe", "reference": "null"}
 
 
 def one_cell(study: StudyConfig, data: str = "d") -> Cell:
@@ -53,6 +56,12 @@ def test_every_study_that_is_delivered_loads_and_unfolds(path: Path) -> None:
             r"'t1\+tou'; did you mean 't1\+tau'",
         ),
         ({"methods": {"k": {"kind": "reference", "label": "k", "baseline": "kernel_rige"}}}, "'kernel_ridge'"),
+        ({"published": [PUBLISHED | {"reference": "nul"}]}, "'nul'; did you mean 'null'"),
+        ({"published": [PUBLISHED | {"percent": {"flare": -8.6}}]}, "'flare'; did you mean 'flair'"),
+        ({"published": [PUBLISHED | {"percent_by_stratum": {"small_chang": -1}}]}, "did you mean 'small_change'"),
+        ({"published": [PUBLISHED | {"wins": "eleven"}]}, "wins"),
+        ({"axis": "sites"}, "regime 'site' lacks a value"),
+        ({"regimes": {"near": {"value": 3}}}, "regime 'near' lacks an axis"),
         ({"data": {}}, "exactly one of"),
         ({"seeds": [1, 1]}, "twice"),
         ({"seeds": [-1]}, "greater than or equal to 0"),
@@ -115,3 +124,25 @@ def test_names_and_texts_make_no_other_cell() -> None:
     renamed = {"another": {"kind": "federated", "label": "x", "description": "y", "train": {"epochs": 60}}}
     changed = study(name="z", description="z", methods=renamed, regimes={"elsewhere": {"kind": "site"}})
     assert one_cell(changed).digest() == one_cell(study()).digest()
+
+
+def test_what_the_report_is_told_makes_no_other_cell() -> None:
+    told = study(
+        axis="sites",
+        regimes={"site": {"value": 11}},
+        outcome={"name": "progression", "unit": "points"},
+        published=[PUBLISHED | {"percent": {"tau": -3.6}, "reference_better": ["amyloid+tau"], "wins": "11 of 15"}],
+    )
+    assert one_cell(told).digest() == one_cell(study()).digest()
+
+
+def test_the_papers_strata_are_of_its_own_outcome_only() -> None:
+    assert study().outcome.strata == ("all", "small_change", "severe_baseline")
+    assert study(outcome={"name": "disease progression", "unit": "points"}).outcome.strata == ("all",)
+
+
+def test_published_pairs_are_compared_and_leave_with_their_methods() -> None:
+    profiles = {"quick": {"methods": ["permmoe"]}, "full": {}}
+    whole = study(published=[PUBLISHED], profiles=profiles)
+    assert whole.pairs == (("permmoe", "null"),)
+    assert at_profile(whole, "quick").pairs == () and at_profile(whole, "full").pairs == whole.pairs

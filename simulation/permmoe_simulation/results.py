@@ -1,23 +1,30 @@
-"""From finished cells to the tables of a study: results, paired comparisons, learning, rounds, activation."""
+"""From finished cells to the tables of a study: results, paired comparisons and what follows from them, activation."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from statsmodels.stats.multitest import multipletests
 
 from permmoe.evaluation import STRATA, error_sums
-from permmoe.intervals import Difference, paired_difference, resampling_weights, rmse_interval, share_of_gap
+from permmoe.intervals import (
+    Difference,
+    paired_difference,
+    paired_resamples,
+    resampling_weights,
+    rmse_interval,
+    share_of_gap,
+)
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.cell import read_predictions
-from permmoe_simulation.study import Claim
 
 Array = np.ndarray
 
@@ -57,9 +64,17 @@ class Errors:
 class StudyErrors:
     """All methods' errors on common axes, with one set of bootstrap resamples over subjects for all of them."""
 
-    def __init__(self, cells: Sequence[FinishedCell], names: Sequence[str], seeds: Sequence[int], resamples: int):
+    def __init__(
+        self,
+        cells: Sequence[FinishedCell],
+        names: Sequence[str],
+        seeds: Sequence[int],
+        resamples: int,
+        strata: Sequence[str] = tuple(STRATA),
+    ):
         self.combinations = [combination_name(c) for c in all_combinations(names)]
         self.seeds = list(seeds)
+        self.strata = list(strata)
         tables = {(c.method, c.regime, c.seed): read_predictions(c.folder) for c in cells}
         subjects = sorted({s for table in tables.values() for s in table.subject})
         self.weights = resampling_weights(len(subjects), resamples, seed=0)
@@ -85,7 +100,7 @@ class StudyErrors:
         """A row a method, regime, seed (and `all`: averaged over seeds), combination and stratum."""
         rows: list[dict[str, Any]] = []
         for (method, regime), errors in self.by_method.items():
-            for stratum in STRATA:
+            for stratum in self.strata:
                 for j, combination in enumerate(self.combinations):
                     squared = errors.squared(j, stratum)
                     key = {"method": method, "regime": regime, "combination": combination, "stratum": stratum}
@@ -131,9 +146,7 @@ class StudyErrors:
                 continue
             low, high = self.by_method[lower, regime], self.by_method[upper, regime]
             for combination in ["mean", *self.combinations]:
-                chosen = (
-                    range(len(self.combinations)) if combination == "mean" else [self.combinations.index(combination)]
-                )
+                chosen = self._columns(combination)
                 own, least, most = ([e.squared(j, "all") for j in chosen] for e in (errors, low, high))
                 share = share_of_gap(own, least, most, self.weights)
                 rows.append({"method": method, "regime": regime, "combination": combination, "n": share.n,
@@ -142,7 +155,7 @@ class StudyErrors:
 
     def difference(self, method: str, reference: str, regime: str, combination: str, stratum: str) -> Difference:
         """Paired difference in RMSE; `combination` may be `mean`."""
-        chosen = range(len(self.combinations)) if combination == "mean" else [self.combinations.index(combination)]
+        chosen = self._columns(combination)
         a, b = self.by_method[method, regime], self.by_method[reference, regime]
         return paired_difference(
             [a.squared(j, stratum) for j in chosen], [b.squared(j, stratum) for j in chosen], self.weights
@@ -151,19 +164,154 @@ class StudyErrors:
     def comparisons(self, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
         """Paired differences of every pair whose methods both finished, for each combination and their mean."""
         rows = []
-        for method, reference in pairs:
-            for regime in dict.fromkeys(regime for _, regime in self.by_method):
-                if (method, regime) not in self.by_method or (reference, regime) not in self.by_method:
-                    continue
-                for stratum in STRATA:
-                    for combination in ["mean", *self.combinations]:
-                        d = self.difference(method, reference, regime, combination, stratum)
-                        rows.append(
-                            {"method": method, "reference": reference, "regime": regime, "combination": combination,
-                             "stratum": stratum, "n": d.n, "difference": d.estimate, "lower": d.lower,
-                             "upper": d.upper, "p_value": d.p_value, "effect_size": d.effect_size}
-                        )  # fmt: skip
+        for (method, reference, regime), stratum in product(self._finished(pairs), self.strata):
+            for combination in ["mean", *self.combinations]:
+                d = self.difference(method, reference, regime, combination, stratum)
+                rows.append(
+                    {"method": method, "reference": reference, "regime": regime, "combination": combination,
+                     "stratum": stratum, "n": d.n, "difference": d.estimate, "lower": d.lower,
+                     "upper": d.upper, "p_value": d.p_value, "effect_size": d.effect_size}
+                )  # fmt: skip
         return _holm(pd.DataFrame(rows))
+
+    def percent_changes(self, pairs: Sequence[tuple[str, str]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """How many percent a method's RMSE lies above its reference's on the same subjects; and in how many
+        combinations below, of those that have a subject.
+
+        `mean` is the mean of the combinations' percentages. All intervals are from the same resamples.
+        """
+        changes, wins = [], []
+        for (method, reference, regime), stratum in product(self._finished(pairs), self.strata):
+            key = {"method": method, "reference": reference, "regime": regime, "stratum": stratum}
+            a, b = self.by_method[method, regime], self.by_method[reference, regime]
+            found = [self._percent(a.squared(j, stratum), b.squared(j, stratum))
+                     for j in range(len(self.combinations))]  # fmt: skip
+            known = [one for one in found if one is not None]
+            for combination, one in zip(["mean", *self.combinations], [_mean_of(known), *found], strict=True):
+                figures = {"n": 0, "percent": np.nan, "lower": np.nan, "upper": np.nan}
+                if one is not None:
+                    figures = {"n": int(one.tested.sum()), "percent": one.estimate, **_bounds(one.resampled)}
+                changes.append({**key, "combination": combination, **figures})
+            won = np.stack([one.resampled < 0 for one in known]).sum(0) if known else np.zeros(1)
+            wins.append({**key, "combinations": len(known), "wins": sum(one.estimate < 0 for one in known),
+                         **_bounds(won.astype(np.float64))})  # fmt: skip
+        return pd.DataFrame(changes), pd.DataFrame(wins)
+
+    def _percent(self, method: Array, reference: Array) -> Resampled | None:
+        both = ~np.isnan(method) & ~np.isnan(reference)
+        one, other = (_rmse([np.where(both, e, np.nan)], self.weights) for e in (method, reference))
+        if one is None or other is None or other.estimate == 0:
+            return None
+        with np.errstate(invalid="ignore", divide="ignore"):
+            resampled = 100 * (one.resampled / other.resampled - 1)
+        return Resampled(resampled, 100 * (one.estimate / other.estimate - 1), both.any(0))
+
+    def drift(self) -> pd.DataFrame:
+        """RMSE with a combination − RMSE with all modalities, on the subjects who have all of them.
+
+        What a method loses when the others are withheld: their information, and what stands in for it misleads.
+        """
+        rows = []
+        for (method, regime), errors in self.by_method.items():
+            squared = [errors.squared(j, "all") for j in range(len(self.combinations))]
+            *partial, full = squared
+            if not (~np.isnan(full)).any():
+                continue  # it has no prediction from all modalities
+            for combination in ["mean", *self.combinations[:-1]]:
+                chosen = [partial[j] for j in self._columns(combination) if j < len(partial)]
+                d = paired_difference(chosen, [full] * len(chosen), self.weights)
+                rows.append({"method": method, "regime": regime, "combination": combination, "n": d.n,
+                             "difference": d.estimate, "lower": d.lower, "upper": d.upper})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def along_axis(self, values: Mapping[str, float], combinations: Sequence[str]) -> pd.DataFrame:
+        """RMSE of every method by the value of its regime, for each of the combinations; one may be `mean`."""
+        rows = []
+        for (method, regime), errors in self.by_method.items():
+            for combination in combinations:
+                found = _rmse([errors.squared(j, "all") for j in self._columns(combination)], self.weights)
+                if found is not None:
+                    rows.append({"method": method, "regime": regime, "value": values[regime],
+                                 "combination": combination, "n": int(found.tested.sum()), "rmse": found.estimate,
+                                 **_bounds(found.resampled)})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def trends(
+        self, values: Mapping[str, float], pairs: Sequence[tuple[str, str]], combinations: Sequence[str]
+    ) -> pd.DataFrame:
+        """Slope of each pair's paired difference over the axis, by least squares: RMSE for each unit of the axis, or
+        for each tenfold of it where it is logarithmic. Pairs that did not finish everywhere have none."""
+        at = np.array(list(values.values()))
+        position = np.log10(at) if axis_scale(list(at)) == "log" else at
+        centred = position - position.mean()
+        rows = []
+        for (method, reference), combination in product(pairs, combinations):
+            found = []
+            for regime in values:
+                if (method, regime) in self.by_method and (reference, regime) in self.by_method:
+                    a, b = self.by_method[method, regime], self.by_method[reference, regime]
+                    chosen = self._columns(combination)
+                    found.append(paired_resamples([a.squared(j, "all") for j in chosen],
+                                                  [b.squared(j, "all") for j in chosen], self.weights))  # fmt: skip
+            known = [one for one in found if one is not None]
+            if len(known) < len(values):
+                continue
+            slope = centred / (centred**2).sum()
+            rows.append({"method": method, "reference": reference, "combination": combination,
+                         "n": min(n for _, _, n in known), "slope": float(slope @ [e for _, e, _ in known]),
+                         **_bounds(slope @ np.stack([r for r, _, _ in known]))})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def _columns(self, combination: str) -> list[int]:
+        all_of_them = list(range(len(self.combinations)))
+        return all_of_them if combination == "mean" else [self.combinations.index(combination)]
+
+    def _finished(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+        """(method, reference, regime) wherever both finished."""
+        regimes = dict.fromkeys(regime for _, regime in self.by_method)
+        return [(a, b, r) for a, b in pairs for r in regimes if {(a, r), (b, r)} <= self.by_method.keys()]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A figure with what it comes to in every bootstrap resample, and who was tested for it."""
+
+    resampled: Float[Array, " resample"]
+    estimate: float
+    tested: Bool[Array, " subject"]
+
+
+def _rmse(
+    squared: Sequence[Float[Array, "seed subject"]], weights: Float[Array, "resample subject"]
+) -> Resampled | None:
+    """RMSE averaged over seeds and over the combinations that have a subject: its difference from no error at all."""
+    found = paired_resamples(squared, [np.where(np.isnan(e), np.nan, 0.0) for e in squared], weights)
+    if found is None:
+        return None
+    return Resampled(found[0], found[1], np.any([~np.isnan(e) for e in squared], axis=(0, 1)))
+
+
+def _mean_of(figures: Sequence[Resampled]) -> Resampled | None:
+    """Of each resample over the figures that it has."""
+    if not figures:
+        return None
+    table = np.stack([one.resampled for one in figures])
+    known = ~np.isnan(table)
+    with np.errstate(invalid="ignore"):
+        resampled = np.where(known, table, 0.0).sum(0) / known.sum(0)
+    tested = np.any([one.tested for one in figures], axis=0)
+    return Resampled(resampled, float(np.mean([one.estimate for one in figures])), tested)
+
+
+def _bounds(resampled: Float[Array, " resample"]) -> dict[str, float]:
+    """The ends of a 95% interval; resamples without a subject are no part of it."""
+    lower, upper = np.nanpercentile(resampled, [2.5, 97.5])
+    return {"lower": float(lower), "upper": float(upper)}
+
+
+def axis_scale(values: Sequence[float]) -> Literal["linear", "log"]:
+    """How an axis is drawn and fitted: logarithmic where its values span more than a factor of twenty."""
+    return "log" if min(values) > 0 and max(values) / min(values) > 20 else "linear"
 
 
 def _holm(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -175,65 +323,6 @@ def _holm(comparisons: pd.DataFrame) -> pd.DataFrame:
     for _, family in single.groupby(["method", "reference", "regime", "stratum"]):
         corrected[family.index] = multipletests(family["p_value"], method="holm")[1]
     return comparisons.assign(p_holm=corrected)
-
-
-def judge_claims(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Each claim with its paired difference in every regime; met where the whole interval lies below zero.
-
-    Without a subject, or with a method that did not finish, there is nothing to judge: `met` and the figures are None.
-    """
-    nothing = {"regime": "", "n": 0, "difference": None, "lower": None, "upper": None, "met": None}
-    judged = []
-    for claim in claims:
-        where = "averaged over combinations" if claim.combination == "mean" else f"with {claim.combination}"
-        text = f"{labels[claim.method]} beats {labels[claim.reference]}, {where}"
-        if not len(comparisons):
-            judged.append({"claim": text, **nothing})
-            continue
-        rows = comparisons[
-            comparisons.method.eq(claim.method)
-            & comparisons.reference.eq(claim.reference)
-            & comparisons.combination.eq(claim.combination)
-            & comparisons.stratum.eq("all")
-        ]
-        if not len(rows):
-            judged.append({"claim": text, **nothing})
-        for row in rows.itertuples():
-            figures = {"n": int(row.n), "difference": row.difference, "lower": row.lower, "upper": row.upper,
-                       "met": bool(row.upper < 0)} if row.n else {}  # fmt: skip
-            judged.append({"claim": text, **nothing, "regime": row.regime, **figures})
-    return judged
-
-
-def finding(judged: Mapping[str, Any], *, names_regime: bool = False) -> str:
-    """A claim's outcome as a sentence, whichever way it went."""
-    told = f"{judged['regime']}: " if names_regime and judged["regime"] else ""
-    if judged["met"] is None:
-        return f"{told}{judged['claim']}: not judged, since no test visit was predicted by both."
-    d, low, high = judged["difference"], judged["lower"], judged["upper"]
-    direction = "lower" if d < 0 else "higher"
-    verdict = "the interval excludes zero" if low > 0 or high < 0 else "the interval includes zero"
-    claim, where = judged["claim"].rsplit(", ", 1)
-    method, reference = claim.split(" beats ", 1)
-    return (
-        f"{told}RMSE of {method} is {abs(d):.2f} points {direction} than that of {reference} {where} "
-        f"(95% interval {low:+.2f} to {high:+.2f}; {verdict})."
-    )
-
-
-def findings(judged: Sequence[Mapping[str, Any]], *, names_regime: bool) -> list[str]:
-    """Every claim's outcome as a sentence; where these are many, led by one that sums them up."""
-    sentences = [finding(one, names_regime=names_regime) for one in judged]
-    if len(judged) <= 3:
-        return sentences
-    held = [f"{one['claim']}{' (' + one['regime'] + ')' if names_regime else ''}" for one in judged if one["met"]]
-    refuted = sum(one["met"] is not None and one["lower"] > 0 for one in judged)
-    first = f"Of {len(judged)} claims {len(held) or 'none'} hold{'s' if len(held) == 1 else ''}"
-    first += f": {'; '.join(held)}" if held else ""
-    return [
-        f"{first}. {refuted or 'None'} of the others {'is' if refuted == 1 else 'are'} reversed beyond chance.",
-        *sentences,
-    ]
 
 
 def gather(cells: Sequence[FinishedCell], file: str) -> pd.DataFrame:
@@ -248,6 +337,15 @@ def gather(cells: Sequence[FinishedCell], file: str) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True)
     first = ["method", "regime", "seed"]
     return table[first + [c for c in table.columns if c not in first]]
+
+
+def cell_costs(cells: Sequence[FinishedCell]) -> pd.DataFrame:
+    """Seconds of each cell and, where its card tells, the peak memory of its process in MB."""
+    cards = [json.loads((cell.folder / "card.json").read_text()) for cell in cells]
+    wanted = ("seconds", "peak_memory_mb")
+    return pd.DataFrame(
+        [{**cell.key, **{k: card[k] for k in wanted if k in card}} for cell, card in zip(cells, cards, strict=True)]
+    )
 
 
 def activation_tables(cells: Sequence[FinishedCell], names: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:

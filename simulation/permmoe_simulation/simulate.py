@@ -33,17 +33,18 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.provenance import machine, versions
 from permmoe_simulation.cell import run_cell, split_and_partition
+from permmoe_simulation.findings import findings, judge_claims
 from permmoe_simulation.report import render_report
 from permmoe_simulation.results import (
     FinishedCell,
     StudyErrors,
     activation_tables,
-    findings,
+    axis_scale,
+    cell_costs,
     gather,
-    judge_claims,
 )
 from permmoe_simulation.sources import Progress, StudyData, prepare_data
-from permmoe_simulation.study import Cell, StudyConfig, cells, data_source
+from permmoe_simulation.study import MEAN, Cell, StudyConfig, cells, data_source
 
 Engine = Literal["inprocess", "ray"]
 
@@ -234,11 +235,11 @@ def _write_tables(
 ) -> dict[str, Any]:
     first = data[grid[0][1].regime]
     names = study.model.names
-    errors = StudyErrors(finished, names, study.seeds, study.bootstrap_resamples)
+    errors = StudyErrors(finished, names, study.seeds, study.bootstrap_resamples, study.outcome.strata)
     errors.results().to_csv(out / "results.csv", index=False)
-    pairs = list(dict.fromkeys([*study.comparisons, *((c.method, c.reference) for c in study.claims)]))
-    comparisons = errors.comparisons(pairs)
+    comparisons = errors.comparisons(study.pairs)
     comparisons.to_csv(out / "comparisons.csv", index=False)
+    percent_changes, wins = errors.percent_changes(study.pairs)
     gaps = errors.gaps(study.gap.lower, study.gap.upper) if study.gap else pd.DataFrame()
     activation, routing = activation_tables(finished, names)
     tables = {
@@ -250,10 +251,17 @@ def _write_tables(
         "sites": site_table(grid[0][1], first.visits),
         "site_results": errors.by_site(),
         "gaps": gaps,
+        "percent_changes": percent_changes,
+        "wins": wins,
+        "drift": errors.drift(),
+        "costs": cell_costs(finished),
+        **_axis_tables(study, errors),
     }
     for name, table in tables.items():
         if len(table):
             table.to_csv(out / f"{name}.csv", index=False)
+        else:
+            (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier run of the study
     slices: dict[str, Any] = example_slices(first.visits, study, first.cache)
     if slices:
         np.savez(out / "slices.npz", **slices)
@@ -262,10 +270,14 @@ def _write_tables(
     return {
         "study": study.name,
         "synthetic": study.data.synthetic is not None,
+        "source": source_kind(study),
         "data": study.description,
+        "outcome": study.outcome.model_dump(),
+        "axis": _axis(study),
+        "published": [p.model_dump(mode="json") for p in study.published],
         "methods": {n: m.model_dump(include={"label", "description", "kind"}) for n, m in study.methods.items()},
         "modalities": list(names),
-        "findings": findings(goals, names_regime=len(study.regimes) > 1),
+        "findings": findings(goals, study.outcome.unit, names_regime=len(study.regimes) > 1),
         "goals": goals,
         "configuration": yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
         "versions": versions(),
@@ -275,6 +287,33 @@ def _write_tables(
         "failed_cells": list(failed),
         "quarantine": dict(sum((d.quarantine for d in _different(data)), Quarantine(())).counts()),
     }  # fmt: skip
+
+
+def source_kind(study: StudyConfig) -> Literal["synthetic", "manifest", "public"]:
+    """Where the study's visits come from: made by a program, a hospital's or cohort's own, or a public table."""
+    if study.data.synthetic is not None:
+        return "synthetic"
+    return "public" if study.data.manifest is None else "manifest"
+
+
+def _axis(study: StudyConfig) -> dict[str, Any] | None:
+    """The study's axis as the report needs it; None where there are not two places on it."""
+    values = {name: regime.value for name, regime in study.regimes.items() if regime.value is not None}
+    if len(set(values.values())) < 2:
+        return None
+    return {"name": study.axis, "values": values, "scale": axis_scale(list(values.values()))}
+
+
+def _axis_tables(study: StudyConfig, errors: StudyErrors) -> dict[str, pd.DataFrame]:
+    """How errors and differences change along the axis: averaged over combinations, and for those of a claim."""
+    axis = _axis(study)
+    if axis is None:
+        return {"along_axis": pd.DataFrame(), "trends": pd.DataFrame()}
+    combinations = list(dict.fromkeys([MEAN, *(claim.combination for claim in study.claims)]))
+    return {
+        "along_axis": errors.along_axis(axis["values"], combinations),
+        "trends": errors.trends(axis["values"], study.pairs, combinations),
+    }
 
 
 def _combined(digests: Iterable[str]) -> str:

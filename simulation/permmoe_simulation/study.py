@@ -13,6 +13,7 @@ from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitCo
 from permmoe.data.cohort import CohortConfig
 from permmoe.data.public_tables import TABLES
 from permmoe.errors import ConfigurationError, nearest
+from permmoe.evaluation import STRATA
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.partition import PartitionConfig
 
@@ -39,6 +40,7 @@ class Regime(PartitionConfig):
 
     description: str = ""
     data: dict[str, Any] = Field(default_factory=dict, description="laid over the study's data")
+    value: float | None = Field(None, description="where the regime lies on the study's axis")
 
     def partition(self) -> PartitionConfig:
         """Without what is not about the partition."""
@@ -86,6 +88,33 @@ class Gap(Configuration):
     upper: str = Field(description="method, such as all visits in one place")
 
 
+class Outcome(Configuration):
+    """What is predicted, as the report calls it."""
+
+    name: str = "change in CDR-SB"
+    unit: str = Field("CDR-SB points", description="as it stands behind a number of several: `2.1 CDR-SB points`")
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The groups of subjects that are judged by themselves: the paper's, which are told in CDR-SB, or all."""
+        return tuple(STRATA) if "CDR-SB" in self.name else ("all",)
+
+
+class Published(Configuration):
+    """What a publication says of a pair of methods, to stand beside this study's own figures.
+
+    Percentages are changes of the method's RMSE against the reference's; below zero the method is better.
+    """
+
+    source: str = Field(description="publication, data, subjects and seeds")
+    method: str
+    reference: str
+    wins: str = Field("", pattern=r"^(\d+ of \d+)?$", description="combinations in which the method is better")
+    percent: dict[str, float] = Field(default_factory=dict, description="by combination")
+    percent_by_stratum: dict[str, float] = Field(default_factory=dict, description="averaged over combinations")
+    reference_better: tuple[str, ...] = Field((), description="combinations for which it says this, without a figure")
+
+
 class Profile(Configuration):
     """One size of a study: which of its methods, regimes and seeds are run, and which settings differ."""
 
@@ -111,6 +140,9 @@ class StudyConfig(Configuration):
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs: method, reference")
     claims: tuple[Claim, ...] = ()
     gap: Gap | None = None
+    published: tuple[Published, ...] = Field((), description="what others found for the same pairs on other data")
+    axis: str = Field("", description="what the regimes' values count, such as `sites`; every regime then has one")
+    outcome: Outcome = Outcome()
     profiles: dict[str, Profile] = Field(default_factory=dict, description="quick: minutes on two cores; full: all")
     bootstrap_resamples: int = Field(2000, ge=100)
 
@@ -119,14 +151,35 @@ class StudyConfig(Configuration):
         pairs = [*self.comparisons, *((c.method, c.reference) for c in self.claims)]
         if self.gap:
             pairs.append((self.gap.lower, self.gap.upper))
+        pairs += [(p.method, p.reference) for p in self.published]
         for name in (name for pair in pairs for name in pair):
             if name not in self.methods:
                 raise ValueError(f"no method {name!r}; {nearest(name, self.methods)}")
         known = (MEAN, *(combination_name(c) for c in all_combinations(self.model.names)))
-        for claim in self.claims:
-            if claim.combination not in known:
-                raise ValueError(f"no combination {claim.combination!r}; {nearest(claim.combination, known)}")
+        named = [claim.combination for claim in self.claims]
+        named += [name for p in self.published for name in (*p.percent, *p.reference_better)]
+        for name in named:
+            if name not in known:
+                raise ValueError(f"no combination {name!r}; {nearest(name, known)}")
+        for name in (name for p in self.published for name in p.percent_by_stratum):
+            if name not in self.outcome.strata:
+                raise ValueError(f"no stratum {name!r}; {nearest(name, self.outcome.strata)}")
         return self
+
+    @model_validator(mode="after")
+    def _has_values_along_its_axis(self) -> StudyConfig:
+        for name, regime in self.regimes.items():
+            if (regime.value is None) == bool(self.axis):
+                missing = "a value" if self.axis else "an axis that says what the value counts"
+                raise ValueError(f"regime {name!r} lacks {missing}; `axis` and `value` go together, in every regime")
+        return self
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (method, reference) that is compared, each once: declared, claimed and published ones."""
+        claimed = [(c.method, c.reference) for c in self.claims]
+        published = [(p.method, p.reference) for p in self.published]
+        return tuple(dict.fromkeys([*self.comparisons, *claimed, *published]))
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> StudyConfig:
@@ -140,7 +193,7 @@ class StudyConfig(Configuration):
 def at_profile(study: StudyConfig, name: str) -> StudyConfig:
     """The study as a profile runs it; a study without profiles has one size only.
 
-    Comparisons, claims and the gap stay as far as their methods do. Raises ConfigurationError.
+    Comparisons, claims, published figures and the gap stay as far as their methods do. Raises ConfigurationError.
     """
     if not study.profiles:
         return study
@@ -160,7 +213,8 @@ def at_profile(study: StudyConfig, name: str) -> StudyConfig:
     values["seeds"] = profile.seeds or values["seeds"]
     methods = values["methods"]
     values["comparisons"] = [pair for pair in values["comparisons"] if set(pair) <= set(methods)]
-    values["claims"] = [c for c in values["claims"] if c["method"] in methods and c["reference"] in methods]
+    for kind in ("claims", "published"):
+        values[kind] = [c for c in values[kind] if c["method"] in methods and c["reference"] in methods]
     if values["gap"] and not set(values["gap"].values()) <= set(methods):
         values["gap"] = None
     return parse_config(values, StudyConfig, f"profile {name} of study {study.name}")

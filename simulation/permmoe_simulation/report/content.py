@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import floor, isfinite, log10
 from typing import ClassVar
 
 NO_SUBJECT = "no subject"
@@ -92,6 +92,13 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
 
 
+def digits_for(value: float | None) -> int:
+    """Decimals with which a difference still says something: two significant digits, at most four decimals."""
+    if value is None or not isfinite(value) or value == 0:
+        return 2
+    return min(4, max(1, 1 - floor(log10(abs(value)))))
+
+
 def signed(value: float | None, digits: int = 2) -> str:
     """The same with a plus sign where it is above zero."""
     text = number(value, digits)
@@ -103,6 +110,11 @@ def interval(lower: float | None, upper: float | None, digits: int = 2) -> str:
     if lower is None or upper is None or not (isfinite(lower) and isfinite(upper)):
         return ""
     return f"{number(lower, digits)} to {number(upper, digits)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def amount(bytes_: float) -> str:

@@ -29,6 +29,12 @@ COLUMNS = {
     "sites": "site train validation test",
     "site_results": "method regime site n rmse",
     "gaps": "method regime combination n share lower upper",
+    "percent_changes": "method reference regime stratum combination n percent lower upper",
+    "wins": "method reference regime stratum combinations wins lower upper",
+    "drift": "method regime combination n difference lower upper",
+    "along_axis": "method regime value combination n rmse lower upper",
+    "trends": "method reference combination n slope lower upper",
+    "costs": "method regime seed seconds",
 }
 
 
@@ -40,6 +46,39 @@ class Method(BaseModel):
     label: str
     description: str = ""
     kind: Literal["federated", "local", "centralised", "unimodal", "reference"] = "federated"
+
+
+class Outcome(BaseModel):
+    """What was predicted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = "change in CDR-SB"
+    unit: str = "CDR-SB points"
+
+
+class Axis(BaseModel):
+    """What the regimes' values count, and how that is drawn and fitted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    values: dict[str, float]
+    scale: Literal["linear", "log"] = "linear"
+
+
+class Published(BaseModel):
+    """What a publication says of a pair; percentages are changes of RMSE, below zero where the method is better."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    method: str
+    reference: str
+    wins: str = ""
+    percent: dict[str, float] = {}
+    percent_by_stratum: dict[str, float] = {}
+    reference_better: tuple[str, ...] = ()
 
 
 class Goal(BaseModel):
@@ -62,6 +101,10 @@ class Summary(BaseModel):
 
     study: str
     synthetic: bool
+    source: Literal["", "synthetic", "manifest", "public"] = Field("", description="empty: written before it was told")
+    outcome: Outcome = Outcome()
+    axis: Axis | None = None
+    published: tuple[Published, ...] = ()
     methods: dict[str, Method]
     modalities: tuple[str, ...] = Field(min_length=1)
     data: str = ""
@@ -80,6 +123,13 @@ class Summary(BaseModel):
     quarantine: dict[str, int] = {}
     left_out_sites: int = 0
 
+    @property
+    def data_label(self) -> str:
+        """What the figures are of, in two words or a few more."""
+        if self.synthetic:
+            return "synthetic data"
+        return "public data" if self.source == "public" else "data of the manifest"
+
 
 @dataclass(frozen=True)
 class Study:
@@ -96,6 +146,12 @@ class Study:
     sites: pd.DataFrame | None
     site_results: pd.DataFrame | None
     gaps: pd.DataFrame | None
+    percent_changes: pd.DataFrame | None
+    wins: pd.DataFrame | None
+    drift: pd.DataFrame | None
+    along_axis: pd.DataFrame | None
+    trends: pd.DataFrame | None
+    costs: pd.DataFrame | None
     slices: Mapping[str, Float[np.ndarray, "first second"]] | None
 
 
