@@ -13,7 +13,7 @@ from permmoe_simulation.study import Cell, StudyConfig, at_profile, cells
 
 # The other files in the folder are studies for permmoe-server.
 CONFIGS = Path(__file__).parents[1] / "configs" / "studies"
-STUDIES = [path for path in sorted(CONFIGS.glob("*.yaml")) if "methods:" in path.read_text()]
+STUDIES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "methods:" in path.read_text()]
 
 
 def settings(**changes: Any) -> dict[str, Any]:
