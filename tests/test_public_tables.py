@@ -98,5 +98,5 @@ def test_a_mistake_names_the_nearest_word(table: str, modalities: tuple[Modality
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sksurv.datasets", None)
-    with pytest.raises(DataError, match=r"comes with scikit-survival, which is not installed.*\[survival\]"):
+    with pytest.raises(DataError, match=r"scikit-survival, which is not installed.*3\.11 or 3\.12.*\[survival\]"):
         table_visits("whas500", tabular(person=["age"]))

@@ -147,7 +147,7 @@ def _survival() -> ModuleType:
     except ImportError:
         raise DataError(
             "this table comes with scikit-survival, which is not installed; "
-            "install it: pip install --constraint constraints.txt --editable '.[survival]'"
+            "install it, on Python 3.11 or 3.12: pip install --constraint constraints.txt --editable '.[survival]'"
         ) from None
 
 
