@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from permmoe.config import parse_config
+from permmoe.config import parse_config, read_config
+from permmoe.data.public_tables import TABLES, table_visits
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
@@ -27,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "kernel-ridge": {"kind": "reference", "label": "kernel ridge", "baseline": "kernel_ridge"},
     "federated": {"kind": "federated", "label": "federated"},
 }
+STUDIES = sorted((Path(__file__).parents[1] / "configs" / "studies" / "other-modalities").glob("*.yaml"))
 QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
 
 
@@ -106,3 +108,18 @@ def test_a_federation_whose_scales_nobody_declared_is_refused(visits: VisitTable
 def test_a_source_is_one_known_table_or_something_else(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         study(data=data)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_delivered_study_groups_columns_that_its_table_has_and_names_its_unit(path: Path) -> None:
+    delivered = read_config(path, StudyConfig)
+    assert 2 <= len(delivered.model.modalities) <= 8
+    if delivered.data.table is None:
+        assert {m.kind for m in delivered.model.modalities} == {"volume", "tabular"}
+        return
+    if delivered.data.table not in ("diabetes", "breast-cancer"):
+        pytest.importorskip("sksurv")
+    visits, _ = table_visits(delivered.data.table, delivered.model.modalities)
+    assert len(visits) > 0.95 * TABLES[delivered.data.table].patients
+    assert delivered.outcome.unit == TABLES[delivered.data.table].unit
+    assert delivered.model.baseline_centre_points == 0 and "not synthetic" in delivered.description
