@@ -112,10 +112,23 @@ class TrainConfig(Configuration):
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
     balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")
     gradient_norm: float = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm")
+    averaging_decay: float = Field(
+        0.0, ge=0, lt=1, description="of the running mean over epochs that is judged and kept; 0: the newest weights"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="whose weights are kept: of the epoch or round with the least validation error, or the last"
+    )
+    validate_every: int = Field(1, ge=1, description="epochs between validations; the last is always validated")
     patience_epochs: int = Field(0, ge=0, description="stop after so many epochs without improvement; 0: never")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int = Field(1, ge=0, description="CPU threads of one training; equal counts give bitwise equal results")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _stops_for_what_it_keeps(self) -> TrainConfig:
+        if self.patience_epochs and self.keep == "last":
+            raise ValueError("patience_epochs waits for a best epoch, and keep = last asks for none; set one of them")
+        return self
 
 
 class SplitConfig(Configuration):

@@ -134,7 +134,7 @@ def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:
 
 def _tensors(state: FitState) -> dict[str, Tensor]:
     parts: Mapping[str, Mapping[str, Tensor]] = {
-        "weights": state.weights, "best": state.best_weights, "optimiser": state.optimiser,
+        "weights": state.weights, "average": state.average, "best": state.best_weights, "optimiser": state.optimiser,
     }  # fmt: skip
     return {f"{part}:{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
@@ -152,13 +152,13 @@ def _resume(out: Path, card: Mapping[str, Any]) -> tuple[FitState | None, list[d
             raise ConfigurationError(
                 f"{out} was begun with another {key.replace('_', ' ')}; name a new folder, or delete this one"
             )
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimiser": {}}
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "best": {}, "optimiser": {}}
     for name, tensor in tensors.items():
         part, key = name.split(":", 1)
         parts[part][key] = tensor
     progress = saved["progress"]
     state = FitState(
-        progress["epoch"], parts["weights"], parts["best"], progress["best_epoch"], progress["best_mse"],
-        parts["optimiser"],
+        progress["epoch"], parts["weights"], parts["average"], parts["best"], progress["best_epoch"],
+        progress["best_mse"], parts["optimiser"],
     )  # fmt: skip
     return state, list(saved["learning"])

@@ -63,13 +63,15 @@ def fitted(train: VisitData, validation: VisitData, config: TrainConfig = TRAIN)
     return model, states
 
 
+@pytest.mark.parametrize("averaging_decay", [0.0, 0.75])
 @pytest.mark.parametrize("killed_after", [0, 2, 4])
 def test_resumed_fit_ends_with_the_weights_and_optimiser_of_an_undisturbed_one(
-    visits: VisitData, held_out: VisitData, killed_after: int
+    visits: VisitData, held_out: VisitData, killed_after: int, averaging_decay: float
 ) -> None:
-    undisturbed, states = fitted(visits, held_out)
+    config = TRAIN.model_copy(update={"averaging_decay": averaging_decay})
+    undisturbed, states = fitted(visits, held_out, config)
     resumed = make_model(CONFIG, seed=99)
-    last = fit(resumed, visits, held_out, TRAIN, resume=states[killed_after])
+    last = fit(resumed, visits, held_out, config, resume=states[killed_after])
     assert identical(weights(resumed), weights(undisturbed))
     assert identical(dict(last.weights), dict(states[-1].weights))
     assert identical(dict(last.optimiser), dict(states[-1].optimiser))
@@ -234,6 +236,55 @@ def test_early_stopping_restores_the_best_epoch(
     resumed = make_model(CONFIG, 1)
     assert fit(resumed, visits, held_out, config, resume=last).epoch == 3
     assert identical(weights(resumed), weights(model))
+
+
+def test_running_mean_begins_after_the_warm_up_and_is_what_is_judged_and_kept(
+    visits: VisitData, held_out: VisitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[dict[str, Tensor]] = []
+
+    def judge(model: PerMMoE, data: VisitData) -> dict[str, ErrorSums]:
+        judged.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"t1": _scored(1.0)}
+
+    monkeypatch.setattr(trainer, "combination_sums", judge)
+    config = TRAIN.model_copy(update={"epochs": 5, "warmup_epochs": 2, "averaging_decay": 0.75, "keep": "last"})
+    model, states = fitted(visits, held_out, config)
+    assert not states[1].average and identical(judged[1], dict(states[1].weights))
+    for name, kept in weights(model).items():
+        third, fourth, fifth = (state.weights[name].double() for state in states[2:])
+        expected = 0.75**2 * third + 0.25 * 0.75 * fourth + 0.25 * fifth
+        assert torch.allclose(kept.double(), expected, atol=1e-6)
+    assert identical(judged[-1], weights(model)) and not identical(weights(model), dict(states[-1].weights))
+    plain = fitted(visits, held_out, config.model_copy(update={"averaging_decay": 0.0}))[1]
+    assert identical(dict(states[-1].weights), dict(plain[-1].weights)), "training must go on from the newest weights"
+
+
+def test_keeping_the_last_epoch_does_not_look_at_validation(
+    visits: VisitData, held_out: VisitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([1.0, 5.0, 3.0, 4.0, 3.5])
+    monkeypatch.setattr(trainer, "combination_sums", lambda model, data: {"t1": _scored(next(scores))})
+    model, states = fitted(visits, held_out, TRAIN.model_copy(update={"keep": "last"}))
+    assert states[-1].best_epoch == TRAIN.epochs - 1
+    assert identical(weights(model), dict(states[-1].weights))
+
+
+def test_an_epoch_without_a_validation_is_never_kept_as_the_best(
+    visits: VisitData, held_out: VisitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([2.0, 5.0, 3.0])
+    monkeypatch.setattr(trainer, "combination_sums", lambda model, data: {"t1": _scored(next(scores))})
+    model, states = fitted(visits, held_out, TRAIN.model_copy(update={"validate_every": 2}))
+    assert (states[-1].best_epoch, states[-1].best_mse) == (1, 2.0), "epochs 2, 4 and the last are validated"
+    assert identical(weights(model), dict(states[1].weights))
+    with pytest.raises(StopIteration):
+        next(scores)
+
+
+def test_waiting_for_a_best_epoch_while_keeping_the_last_is_refused() -> None:
+    with pytest.raises(ValueError, match="set one of them"):
+        TrainConfig(patience_epochs=2, keep="last")
 
 
 def test_without_validation_visits_the_last_epoch_is_kept(visits: VisitData) -> None:

@@ -82,7 +82,7 @@ def _run(
             continue
         mse = mean_squared_error(record.validation.sums) if record.validation else float("nan")
         # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
-        if not mse >= best_mse:
+        if plan.train.keep == "last" or not mse >= best_mse:
             best_mse = mse
             card = {**_card(plan, state), "validation_mse": None if isnan(mse) else mse}
             save_checkpoint(out / "model", layout.unflatten(state.judged), card)

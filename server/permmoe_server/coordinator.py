@@ -207,6 +207,7 @@ def _first_status(roster: Roster, study: Study | None) -> CoordinatorStatus:
         rounds_total=study.plan.federation.rounds if study else 0,
         sites=tuple(SiteStatus(site.name, False) for site in roster.sites),
         is_synthetic=study.plan.is_synthetic if study else None,
+        keeps_last=study is not None and study.plan.train.keep == "last",
     )
 
 

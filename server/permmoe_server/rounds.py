@@ -36,6 +36,7 @@ from permmoe.federated.records import (
     write_modules,
 )
 from permmoe.federated.secure_update import evaluation_blocks, read_evaluation, read_training, training_blocks
+from permmoe.trainer import running_mean
 from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training, is_acceptable
 from permmoe_server.aggregation import RunningSum, fold, mean_changes, running_sum
 from permmoe_server.exchange import (
@@ -321,29 +322,16 @@ def _stepped(
         weights[module], moments[module] = server_step(
             federation, state.weights[module], change, state.moments.get(module, {})
         )
-    return FederationState(number, weights, moments, running_mean(state.average, weights, federation, number), receipts)
+    average: Mapping[str, Tensor] = {}
+    if federation.averaging_decay and not federation.is_centring(number):
+        average = running_mean(state.average, weights, federation.averaging_decay)
+    return FederationState(number, weights, moments, average, receipts)
 
 
 def _roster(roster_of: RosterOf | None) -> SignedRoster:
     if roster_of is None:
         raise ConfigurationError("the study is secure, so the coordinator needs the federation's signed roster")
     return roster_of()
-
-
-def running_mean(
-    average: Mapping[str, Tensor], weights: Mapping[str, Tensor], federation: FederationConfig, number: int
-) -> dict[str, Tensor]:
-    """Exponential mean of the weights over rounds (Polyak and Juditsky 1992), begun in the first round that trains.
-
-    Sites train from the newest weights; the mean is steadier, because what one round's few visits added cancels out.
-    """
-    decay = federation.averaging_decay
-    if not decay or federation.is_centring(number):
-        return {}
-    return {
-        module: average[module].lerp(newest, 1 - decay) if module in average else newest.clone()
-        for module, newest in weights.items()
-    }
 
 
 def evaluate(

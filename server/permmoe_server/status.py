@@ -68,6 +68,8 @@ class CoordinatorStatus:
     """Gateway rule -> requests and connections that it turned away."""
     is_synthetic: bool | None = None
     """None: not known."""
+    keeps_last: bool = False
+    """Whether the study keeps its last round's model instead of the best round's."""
 
     @property
     def rounds_done(self) -> int:
@@ -129,10 +131,15 @@ def mean_rmse(scores: Mapping[str, Score]) -> float | None:
     return sqrt(sum(score.rmse**2 for score in scores.values()) / len(scores)) if scores else None
 
 
-def best_round(records: Sequence[RoundSummary]) -> int | None:
-    """The round whose model is kept: the first with the least validation error; None where nothing was evaluated."""
-    errors = [(error, record.round) for record in records if (error := mean_rmse(record.validation)) is not None]
-    return min(errors)[1] if errors else None
+def kept_round(status: CoordinatorStatus) -> int | None:
+    """The round whose model is kept; None where no round was evaluated.
+
+    The first with the least validation error or, where the study keeps its last, the last that was evaluated.
+    """
+    judged = [(e, record.round) for record in status.records if (e := mean_rmse(record.validation)) is not None]
+    if not judged:
+        return None
+    return judged[-1][1] if status.keeps_last else min(judged)[1]
 
 
 def rmse_curves(records: Sequence[RoundSummary]) -> dict[str, tuple[tuple[int, float], ...]]:

@@ -20,8 +20,8 @@ from permmoe_server.status import (
     CoordinatorStatus,
     ModuleSupport,
     SiteStatus,
-    best_round,
     headline,
+    kept_round,
     last_validation,
     mean_rmse,
     module_support,
@@ -159,9 +159,9 @@ def _template() -> Template:
 
 
 def _facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
-    pace, left, best = round_seconds(status.records), seconds_left(status), best_round(status.records)
+    pace, left, kept = round_seconds(status.records), seconds_left(status), kept_round(status)
     by_round = {record.round: record for record in status.records}
-    best_rmse = mean_rmse(by_round[best].validation) if best is not None else None
+    kept_rmse = mean_rmse(by_round[kept].validation) if kept is not None else None
     down, up = (sum(getattr(record, name) for record in status.records) for name in ("bytes_down", "bytes_up"))
     return [
         Fact("Phase", status.phase, f"up for {duration((now - status.started).total_seconds())}"),
@@ -173,9 +173,9 @@ def _facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
             "" if left is None else f"about {duration(left)} to go",
         ),
         Fact(
-            "Best mean RMSE",
-            NOTHING if best_rmse is None else f"{best_rmse:.2f}",
-            "" if best is None else f"round {best}, the model that is kept",
+            "Mean RMSE",
+            NOTHING if kept_rmse is None else f"{kept_rmse:.2f}",
+            "" if kept is None else f"round {kept}, the model that is kept",
         ),
         Fact("Sent to sites", size(down), f"{size(up)} received"),
     ]

@@ -13,8 +13,8 @@ from permmoe_server.rules import GATEWAY_RULES, reply_reason
 from permmoe_server.status import (
     CoordinatorStatus,
     StatusError,
-    best_round,
     headline,
+    kept_round,
     last_validation,
     module_support,
     parse_status,
@@ -101,8 +101,7 @@ def _sites(status: CoordinatorStatus, now: datetime) -> Table:
 
 
 def _scores(status: CoordinatorStatus, number: int) -> Table:
-    best = best_round(status.records)
-    title = f"Validation after round {number}, CDR-SB points (the model of round {best} is kept)"
+    title = f"Validation after round {number}, CDR-SB points (the model of round {kept_round(status)} is kept)"
     synthetic = "SYNTHETIC. " if status.is_synthetic else ""
     table = Table("combination", "n", "RMSE", "first", title=synthetic + title, title_justify="left")
     evaluated = last_validation(status.records)
