@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import isfinite
+from math import isfinite, nan
 
 import numpy as np
 import pandas as pd
@@ -33,16 +33,20 @@ from permmoe_simulation.report.content import (
 )
 from permmoe_simulation.report.figures import Curve, Mark, Panel, Row, learning_curves, row_plot
 from permmoe_simulation.report.style import MUTED, Look
-from permmoe_simulation.report.view import View, by_regime
-
-RMSE_LABEL = "RMSE (CDR-SB points; further left is better)"
+from permmoe_simulation.report.view import View, by_regime, spread
 
 
 def rmse_section(view: View) -> Section:
     """The main figure: every combination, every method."""
     missing = [view.label(m) for m in in_order([*view.summary.methods, *view.methods])
                if m not in set(view.pooled["method"])]  # fmt: skip
-    items = by_regime(view, lambda regime: [_rmse_plot(view, scores(view.pooled, regime, "all"))])
+
+    def build(regime: str) -> list[Item]:
+        found = scores(view.pooled, regime, "all")
+        best = _best(view, found, f"In regime {regime}" if len(view.regimes) > 1 else "Here")
+        return [*([Text(best)] if best else []), _rmse_plot(view, found)]
+
+    items = by_regime(view, build)
     if missing:
         items.append(Text(f"Without results averaged over seeds, and so not shown: {', '.join(missing)}."))
     return Section("rmse", "Error by combination of modalities", items)
@@ -54,7 +58,7 @@ def numbers_section(view: View) -> Section:
     def build(regime: str) -> list[Item]:
         found = scores(view.pooled, regime, "all")
         where = f", regime {regime}" if len(view.regimes) > 1 else ""
-        main = _score_table(view, found, f"RMSE in CDR-SB points with 95% bootstrap intervals over subjects{where}.")
+        main = _score_table(view, found, f"RMSE in {view.unit} with 95% bootstrap intervals over subjects{where}.")
         return [
             main
             if view.are_combinations_few
@@ -62,7 +66,7 @@ def numbers_section(view: View) -> Section:
             Fold(
                 f"MAE and R²{where}",
                 [
-                    _plain_table(view, found, "Mean absolute error in CDR-SB points", lambda s: s.mae, -1.0),
+                    _plain_table(view, found, f"Mean absolute error in {view.unit}", lambda s: s.mae, -1.0),
                     _plain_table(view, found, "R² on the test subjects", lambda s: s.r2, 1.0),
                 ],
             ),
@@ -77,8 +81,10 @@ def numbers_section(view: View) -> Section:
     return Section("numbers", "The numbers", items)
 
 
-def strata_section(view: View) -> Section:
-    """Where the paper looks in particular: small changes, and severe baselines."""
+def strata_section(view: View) -> Section | None:
+    """Where the paper looks in particular: small changes, and severe baselines. Nothing for an outcome without them."""
+    if set(_strata(view)) <= {"all"}:
+        return None
 
     def build(regime: str) -> list[Item]:
         by_stratum = {name: scores(view.pooled, regime, name) for name in _strata(view)}
@@ -86,12 +92,14 @@ def strata_section(view: View) -> Section:
         where = f", regime {regime}" if len(view.regimes) > 1 else ""
         if not set(by_stratum) - {"all"}:
             return [Text(f"No test subject falls into a stratum{where}.")]
+        told = [_best(view, found, f"{STRATA.get(name, name)}:") for name, found in by_stratum.items() if name != "all"]
         return [
+            *(Text(sentence) for sentence in told if sentence),
             _strata_plot(view, by_stratum),
             *(
                 Fold(
                     f"Numbers: {STRATA.get(name, name)}{where}",
-                    [_score_table(view, found, f"RMSE in CDR-SB points, {STRATA.get(name, name)}.")],
+                    [_score_table(view, found, f"RMSE in {view.unit}, {STRATA.get(name, name)}.")],
                 )
                 for name, found in by_stratum.items()
                 if name != "all"
@@ -110,10 +118,29 @@ def learning_section(view: View) -> Section:
     return Section("learning", title, by_regime(view, lambda regime: _learning_items(view, learning, regime)))
 
 
+def _rmse_label(view: View) -> str:
+    return f"RMSE ({view.unit}; further left is better)"
+
+
+def _best(view: View, found: Scores, where: str) -> str:
+    """Which method errs least, and the others' level, over the combinations that each of them answers."""
+    means = {m: mean_rmse(found, m, view.combinations) for m in view.methods}
+    most = max((n for _, n in means.values()), default=0)
+    level = {m: v for m, (v, n) in means.items() if n == most and n}
+    if len(level) < 2:
+        return ""
+    order = sorted(level, key=lambda m: level[m])
+    others = ", ".join(f"{view.label(m)} {number(level[m], 3)}" for m in order[1:])
+    return (
+        f"{where} {view.label(order[0])} errs least, {number(level[order[0]], 3)} {view.unit} on average over "
+        f"{count(most, 'combination')}; {others}. Whether a distance is beyond chance, the paired differences tell."
+    )
+
+
 def _rmse_plot(view: View, found: Scores) -> Plot:
     methods = [m for m in view.methods if any(method == m for method, _ in found)]
     legend = [(view.label(m), view.looks[m]) for m in methods]
-    offsets = dict(zip(methods, _spread(len(methods)), strict=True))
+    offsets = dict(zip(methods, spread(len(methods)), strict=True))
     height = max(0.27, 0.085 * len(methods) + 0.12)
     if not view.are_combinations_few:
         marks = [
@@ -123,7 +150,11 @@ def _rmse_plot(view: View, found: Scores) -> Plot:
             for mark in _group_marks(view, found, m, row, size, offsets[m])
         ]
         svg = row_plot(
-            view.size_rows(), [Panel("", RMSE_LABEL, marks)], view.modalities, row_height=1.6 * height, legend=legend
+            view.size_rows(),
+            [Panel("", _rmse_label(view), marks)],
+            view.modalities,
+            row_height=1.6 * height,
+            legend=legend,
         )
         return Plot(
             svg,
@@ -142,7 +173,7 @@ def _rmse_plot(view: View, found: Scores) -> Plot:
     ]
     averaged = ", averaged over seeds" if (view.pooled["seed"] == "all").any() else ""
     svg = row_plot(
-        view.combination_rows(notes), [Panel("", RMSE_LABEL, marks, remarks)], view.modalities,
+        view.combination_rows(notes), [Panel("", _rmse_label(view), marks, remarks)], view.modalities,
         note_title="n", row_height=height, legend=legend,
     )  # fmt: skip
     return Plot(
@@ -163,11 +194,6 @@ def _group_marks(view: View, found: Scores, method: str, row: int, size: int, of
     dots = [Mark(row, found[method, c].rmse, look, offset=offset, is_faint=True) for c in names if (method, c) in found]
     mean, _ = mean_rmse(found, method, names)
     return [*dots, Mark(row, mean, look, offset=offset)]
-
-
-def _spread(total: int) -> list[float]:
-    """Offsets that set methods apart within one row."""
-    return [0.0] if total == 1 else [0.72 * (j / (total - 1) - 0.5) * min(1.0, 0.3 + 0.2 * total) for j in range(total)]
 
 
 def _score_table(view: View, found: Scores, caption: str) -> Table:
@@ -238,7 +264,7 @@ def _regime_table(view: View) -> Table:
         for regime in view.regimes
     ]
     return Table(
-        "Mean RMSE over combinations, in CDR-SB points, by missingness regime.",
+        f"Mean RMSE over combinations, in {view.unit}, by regime.",
         ["Regime", *map(view.label, view.methods)],
         rows,
     )
@@ -260,7 +286,7 @@ def _seed_table(view: View) -> Table | None:
     if not rows:
         return None
     return Table(
-        "Spread over seeds of the mean RMSE over combinations, in CDR-SB points. Where each seed has a split of its "
+        f"Spread over seeds of the mean RMSE over combinations, in {view.unit}. Where each seed has a split of its "
         "own, part of it is that of the test subjects.",
         ["Method", "Seeds", "Mean", "Standard deviation", "Lowest", "Highest"],
         rows,
@@ -286,12 +312,12 @@ def _strata_plot(view: View, by_stratum: Mapping[str, Scores]) -> Plot:
             marks += [Mark(row, found[m, c].rmse, look, is_faint=True) for c in shown]
             marks.append(Mark(row, mean_rmse(found, m, shown)[0], look))
         extent = f"{min(numbers)} to {max(numbers)}"
-        panels.append(Panel(STRATA.get(name, name), f"RMSE (points)\nn {extent} a combination", marks, remarks))
+        panels.append(Panel(STRATA.get(name, name), f"RMSE ({view.unit})\nn {extent} a combination", marks, remarks))
     return Plot(
         row_plot(rows, panels, view.modalities, row_height=0.3),
         f"RMSE of {count(len(view.methods), 'method')} in {len(by_stratum)} strata; tables below have the numbers.",
         "Each small dot is one combination of modalities, the large mark their mean. The scales differ: larger changes "
-        "are harder to hit. Δ is the change in CDR-SB that was to be predicted.",
+        f"are harder to hit. Δ is the {view.summary.outcome.name} that was to be predicted.",
     )
 
 
@@ -312,17 +338,29 @@ def _learning_items(view: View, learning: pd.DataFrame, regime: str) -> list[Ite
         panels.append((step_kind, curves))
     if not panels:
         return [Text(f"Not available for regime {regime}.")]
+    ends = {c.label: end for _, curves in panels for c in curves if isfinite(end := _end(c))}
+    best, *others = sorted(ends, key=lambda name: ends[name]) or [""]
+    lowest = f"{best} ends with the lowest validation RMSE, {number(ends.get(best), 3)} {view.unit}"
+    span = f"the others between {number(ends[others[0]], 3)} and {number(ends[others[-1]], 3)}" if others else ""
+    told = [Text(f"{lowest}; {span}.")] if others else []
     return [
+        *told,
         Plot(
-            learning_curves(panels),
+            learning_curves(panels, view.unit),
             "Validation RMSE by training step: "
             + "; ".join(f"{c.label}, {_course(c)}" for _, curves in panels for c in curves)
             + ".",
             "RMSE on validation visits, averaged over combinations: a thin line for each seed, a thick one for the "
             "mean over seeds. A federated round and a central epoch are different amounts of work, so compare end "
             "levels and shapes, not speed.",
-        )
+        ),
     ]
+
+
+def _end(curve: Curve) -> float:
+    """The last validation RMSE, averaged over seeds."""
+    last = [values[-1] for _, values in curve.seeds if len(values)]
+    return float(np.mean(last)) if last else nan
 
 
 def _course(curve: Curve) -> str:

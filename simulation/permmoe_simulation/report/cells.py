@@ -24,7 +24,7 @@ STRATA = {
 
 @dataclass(frozen=True)
 class Score:
-    """A method's errors on one combination, in CDR-SB points (R² without unit). NaN where there is no figure."""
+    """A method's errors on one combination, in the outcome's unit (R² without one). NaN where there is no figure."""
 
     n: int
     rmse: float
@@ -36,7 +36,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """RMSE of a method minus that of its reference on the same subjects, in CDR-SB points."""
+    """RMSE of a method minus that of its reference on the same subjects, in the outcome's unit."""
 
     n: int
     value: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import floor, isfinite, log10
 from typing import ClassVar
@@ -97,6 +97,12 @@ def digits_for(value: float | None) -> int:
     if value is None or not isfinite(value) or value == 0:
         return 2
     return min(4, max(1, 1 - floor(log10(abs(value)))))
+
+
+def table_digits(values: Iterable[float]) -> int:
+    """Decimals for a table of differences: three for those of a few points, fewer where they are larger."""
+    largest = max((abs(value) for value in values if isfinite(value)), default=0.0)
+    return 3 if largest < 3 else 2 if largest < 30 else 1
 
 
 def signed(value: float | None, digits: int = 2) -> str:

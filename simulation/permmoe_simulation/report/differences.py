@@ -25,12 +25,12 @@ from permmoe_simulation.report.content import (
     count,
     interval,
     signed,
+    table_digits,
 )
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
 from permmoe_simulation.report.style import BETTER, MUTED, WORSE, Look
 from permmoe_simulation.report.view import View
 
-DIFFERENCE_LABEL = "RMSE difference (points)\n← better | worse →"
 VERDICT_LOOKS = {
     "better": Look(BETTER, "o"),
     "worse": Look(WORSE, "s"),
@@ -47,6 +47,11 @@ VERDICT_PHRASES = (
     ("unclear", "without a clear difference"),
 )
 PAIRS_PER_FIGURE = 3
+
+
+def difference_label(unit: str) -> str:
+    """Of an axis."""
+    return f"RMSE difference\n({unit})\n← better | worse →"
 
 
 def differences_section(view: View) -> Section:
@@ -93,9 +98,10 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
         cells = [found[regime, s].get(pair, {}).get(MEAN) for pair, regime in keys]
         remarks = {row: NO_SUBJECT for row, d in enumerate(cells) if d is None or d.verdict == "none"}
         marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
-        panels.append(Panel(STRATA.get(s, s), DIFFERENCE_LABEL, marks, remarks))
+        panels.append(Panel(STRATA.get(s, s), difference_label(view.unit), marks, remarks))
     svg = row_plot(rows, panels, view.modalities, legend=VERDICT_LEGEND, is_difference=True)
     return [
+        *(Text(sentence) for sentence in _sentences(view, found, regimes)),
         Plot(
             svg,
             f"Forest plot of {count(len(keys), 'paired difference')} averaged over combinations. "
@@ -104,7 +110,6 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
             "bootstrap intervals over subjects. Left of zero the first method errs less. Intervals are not widened for "
             "the number of comparisons.",
         ),
-        *(Text(sentence) for sentence in _sentences(view, found, regimes)),
     ]
 
 
@@ -113,20 +118,25 @@ def _sentences(
     found: Mapping[tuple[str, str], Mapping[tuple[str, str], Mapping[str, Difference]]],
     regimes: Sequence[str],
 ) -> list[str]:
-    """Which mean differences exclude zero over all test subjects, in words."""
-    lines = []
+    """Which mean differences exclude zero over all test subjects, in words; a pair's regimes stand together."""
+    where: dict[tuple[str, str], dict[str, list[str]]] = {}
     for regime in regimes:
-        where = f"In regime {regime}, on" if len(regimes) > 1 else "On"
-        pairs = found.get((regime, "all"), {})
-        told: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
-        for (a, b), cells in pairs.items():
-            verdict = cells[MEAN].verdict
-            if verdict != "none":
-                told[verdict].append(f"{view.label(a)} against {view.label(b)}")
-        parts = [f"{phrase}: {', '.join(told[verdict])}" for verdict, phrase in VERDICT_PHRASES if told[verdict]]
-        if parts:
-            lines.append(f"{where} average over combinations, all test subjects: {'; '.join(parts)}.")
-    return lines
+        for pair, cells in found.get((regime, "all"), {}).items():
+            where.setdefault(pair, {}).setdefault(cells[MEAN].verdict, []).append(regime)
+    parts = []
+    for verdict, phrase in VERDICT_PHRASES:
+        pairs = [pair for pair, verdicts in where.items() if verdict in verdicts]
+        if verdict == "unclear":  # a pair that was clear somewhere has been told of
+            pairs = [pair for pair in pairs if not {"better", "worse"} & where[pair].keys()]
+        told = []
+        for a, b in pairs:
+            shown = where[a, b][verdict]
+            names = f" (in {len(shown)} of {len(regimes)} regimes: {', '.join(shown)})" if len(regimes) > 1 else ""
+            told.append(f"{view.label(a)} against {view.label(b)}{names if verdict != 'unclear' else ''}")
+        if told:
+            anywhere = " in any regime" if verdict == "unclear" and len(regimes) > 1 else ""
+            parts.append(f"{phrase}{anywhere}: {', '.join(told)}")
+    return [f"On average over combinations, all test subjects: {'; '.join(parts)}."] if parts else []
 
 
 def _pair_blocks(view: View, found: Mapping[tuple[str, str], Mapping[str, Difference]]) -> list[Item]:
@@ -161,7 +171,7 @@ def _pair_plot(
             if d is None or d.verdict == "none"
         }
         title = f"{view.label(pair[0])}\n− {view.label(pair[1])}"
-        panels.append(Panel(title, DIFFERENCE_LABEL, marks, remarks))
+        panels.append(Panel(title, difference_label(view.unit), marks, remarks))
         told.append(_tally(view, pair, found[pair]))
     svg = row_plot(rows, panels, view.modalities, note_title="n", legend=VERDICT_LEGEND, is_difference=True)
     subset = (
@@ -198,6 +208,7 @@ def _difference_table(
     view: View, pairs: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Mapping[str, Difference]]
 ) -> Table:
     rows = []
+    digits = table_digits(d.value for cells in found.values() for d in cells.values())
     for c in [MEAN, *view.combinations]:
         numbers = {found[pair][c].n for pair in pairs if c in found[pair]}
         entries = [Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers))) or "–")]
@@ -207,11 +218,11 @@ def _difference_table(
                 entries.append(Entry(NO_SUBJECT if d is not None and d.n == 0 else "–", is_quiet=True))
             else:
                 strong = d.verdict in ("better", "worse")
-                detail = interval(d.lower, d.upper) + (f", {d.verdict}" if strong else "")
-                entries.append(Entry(signed(d.value), detail, is_strong=strong))
+                detail = interval(d.lower, d.upper, digits) + (f", {d.verdict}" if strong else "")
+                entries.append(Entry(signed(d.value, digits), detail, is_strong=strong))
         rows.append(entries)
     return Table(
-        "RMSE differences in CDR-SB points, method − reference, with paired 95% intervals. Bold: the interval excludes "
+        f"RMSE differences in {view.unit}, method − reference, with paired 95% intervals. Bold: the interval excludes "
         "zero.",
         ["Combination", "n", *(f"{view.label(a)} − {view.label(b)}" for a, b in pairs)],
         rows,

@@ -134,14 +134,14 @@ def row_plot(
 
 
 @drawn
-def learning_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Figure:
+def learning_curves(panels: Sequence[tuple[str, Sequence[Curve]]], unit: str) -> Figure:
     """RMSE by step: a panel for each kind of step, a thin line for each seed and a thick one for their mean."""
     entries = list({curve.label: curve.look for _, curves in panels for curve in curves}.items())
     top, foot, body = legend_height([label for label, _ in entries]) + 0.08, 0.5, 2.9
     figure = canvas(top + body + foot)
     left = 0.55
     width = (WIDTH - left - 0.1 - 0.5 * (len(panels) - 1)) / len(panels)
-    low, high = _robust_range([v for _, curves in panels for c in curves for _, values in c.seeds for v in values])
+    low, high = robust_range([v for _, curves in panels for c in curves for _, values in c.seeds for v in values])
     for j, (step_kind, curves) in enumerate(panels):
         axes = place(figure, left + j * (width + 0.5), foot, width, body)
         axes.grid(axis="y")
@@ -156,7 +156,7 @@ def learning_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.set_xlabel(step_kind)
         if j == 0:
-            axes.set_ylabel("validation RMSE (CDR-SB points)")
+            axes.set_ylabel(f"validation RMSE ({unit})")
     add_legend(figure, entries)
     return figure
 
@@ -375,17 +375,17 @@ def _points(axes: Axes, panel: Panel, limits: tuple[float, float]) -> None:
 
 
 def _value_limits(marks: Sequence[Mark]) -> tuple[float, float]:
-    return _robust_range([v for mark in marks for v in (mark.value, mark.lower, mark.upper)])
+    return robust_range([v for mark in marks for v in (mark.value, mark.lower, mark.upper)])
 
 
 def _difference_limits(marks: Sequence[Mark]) -> tuple[float, float]:
     """Symmetric about zero, so that the two sides compare by eye."""
-    low, high = _robust_range([v for mark in marks for v in (mark.value, mark.lower, mark.upper)] + [0.0])
+    low, high = robust_range([v for mark in marks for v in (mark.value, mark.lower, mark.upper)] + [0.0])
     reach = max(abs(low), abs(high))
     return -reach, reach
 
 
-def _robust_range(values: Sequence[float]) -> tuple[float, float]:
+def robust_range(values: Sequence[float]) -> tuple[float, float]:
     """The values' range with a margin; far outliers (beyond five times the middle 80% from the median) left out."""
     finite = np.asarray([v for v in values if isfinite(v)], dtype=np.float64)
     if finite.size == 0:

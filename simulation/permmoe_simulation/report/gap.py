@@ -35,17 +35,24 @@ def _shown(view: View, gaps: pd.DataFrame) -> list[str]:
 
 
 def _sentences(view: View, gaps: pd.DataFrame) -> list[str]:
-    averaged = gaps[gaps["combination"] == MEAN]
-    sentences = []
-    for regime in in_order(averaged["regime"], view.regimes):
-        of = averaged[(averaged["regime"] == regime) & averaged["method"].isin(_shown(view, gaps))]
-        if of.empty or not of["share"].notna().any():
+    averaged = gaps[(gaps["combination"] == MEAN) & gaps["method"].isin(_shown(view, gaps))]
+    regimes = in_order(averaged["regime"], view.regimes)
+    told, nothing = [], []
+    for regime in regimes:
+        of = averaged[averaged["regime"] == regime]
+        if not of["share"].notna().any():
+            nothing.append(regime)
             continue
         best = of.loc[of["share"].idxmax()]
-        sentences.append(
-            f"{regime}: {view.label(str(best['method']))} gets furthest, {number(100 * best['share'], 0)}% of the way "
-            f"(95% interval {interval(100 * best['lower'], 100 * best['upper'], 0)})."
+        where = f"{regime}: " if len(regimes) > 1 else ""
+        told.append(
+            f"{where}{view.label(str(best['method']))}, {number(100 * best['share'], 0)}% (95% interval "
+            f"{interval(100 * best['lower'], 100 * best['upper'], 0)}, n = {int(best['n'])})"
         )
+    sentences = [f"Furthest on the way, averaged over combinations, gets {'; '.join(told)}."] if told else []
+    if nothing:
+        where = "" if len(regimes) == 1 else f" in {len(nothing)} of {len(regimes)} regimes ({', '.join(nothing)})"
+        sentences.append(f"There is no gap beyond chance{where}, and so nothing to close.")
     return sentences
 
 
@@ -113,7 +120,7 @@ def _worst_sites(view: View, sites: pd.DataFrame) -> Table:
             entries.append(Entry(number(worst["rmse"]), detail))
         rows.append([Entry(view.label(m)), *entries])
     return Table(
-        "The worst site: RMSE in CDR-SB points on the test visits of the site where it is largest, averaged over "
+        f"The worst site: RMSE in {view.unit} on the test visits of the site where it is largest, averaged over "
         "combinations and seeds; below it the mean over sites, each counting the same.",
         ["Method", *regimes],
         rows,

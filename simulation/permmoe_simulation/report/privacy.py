@@ -45,7 +45,7 @@ def privacy_section(view: View) -> Section | None:
         for m in others
     ]
     table = Table(
-        "Protection and its price: the largest ε of a patient at any site for the whole study, RMSE in CDR-SB points "
+        f"Protection and its price: the largest ε of a patient at any site for the whole study, RMSE in {view.unit} "
         "averaged over combinations and seeds, bytes that a site sends in a round, and a round's time; below these, "
         "the "
         "ratio to the first method without protection. Methods that are not federated send nothing.",
@@ -76,7 +76,7 @@ def _finding(view: View, privacy: pd.DataFrame, rmse: dict[str, float], methods:
     if plain and secure:
         change = rmse[secure[0]] - rmse[plain]
         parts.append(
-            f"The secure sum changes the mean RMSE by {number(change, 3)} points"
+            f"The secure sum changes the mean RMSE by {number(change, 3)} {view.unit}"
             " (what fewer sites than min_holders hold is not released)."
         )
     if plain and private:

@@ -35,6 +35,11 @@ class View:
         return self.summary.modalities
 
     @property
+    def unit(self) -> str:
+        """Of every RMSE and difference."""
+        return self.summary.outcome.unit
+
+    @property
     def are_combinations_few(self) -> bool:
         return len(self.combinations) <= MOST_ROWS
 
@@ -93,3 +98,8 @@ def by_regime(view: View, build: Callable[[str], Sequence[Item]]) -> list[Item]:
         *build(first),
         *(Fold(f"Regime: {regime}", build(regime)) for regime in others),
     ]
+
+
+def spread(total: int) -> list[float]:
+    """Offsets that set methods apart within one row."""
+    return [0.0] if total == 1 else [0.72 * (j / (total - 1) - 0.5) * min(1.0, 0.3 + 0.2 * total) for j in range(total)]

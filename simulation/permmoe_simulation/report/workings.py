@@ -5,9 +5,7 @@ from __future__ import annotations
 from math import isfinite, nan
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from permmoe_simulation.report.cells import in_order
 from permmoe_simulation.report.content import (
@@ -24,7 +22,7 @@ from permmoe_simulation.report.content import (
     duration,
     number,
 )
-from permmoe_simulation.report.figures import Bars, Row, activation_map, site_bars, slice_gallery
+from permmoe_simulation.report.figures import Bars, site_bars, slice_gallery
 from permmoe_simulation.report.view import View
 
 DOWN, UP, TRAIN, OVERHEAD = "#56b4e9", "#0072b2", "#009e73", "#c9ced4"
@@ -86,28 +84,6 @@ def sites_section(view: View) -> Section:
     return Section("sites", title, [table, *note])
 
 
-def experts_section(view: View) -> Section:
-    """Which expert gets which tokens, and whether some get none."""
-    activation, routing = view.study.activation, view.study.routing
-    title = "Which expert works"
-    items: list[Item] = []
-    if activation is None or activation.empty:
-        items.append(Text("Activation maps are not available: the study left none (activation.csv)."))
-    else:
-        # PerM-MoE itself before its rivals, whatever the order of the summary.
-        methods = sorted(
-            in_order(activation["method"], view.methods), key=lambda m: "perm-moe" not in view.label(m).lower()
-        )
-        plots = [_activation_plot(view, activation, m) for m in methods]
-        items.append(plots[0])
-        items += [Fold(f"Activation: {view.label(m)}", [p]) for m, p in zip(methods[1:], plots[1:], strict=True)]
-    if routing is None or routing.empty:
-        items.append(Text("Load balance is not available: the study left none (routing.csv)."))
-    else:
-        items.append(_routing_table(view, routing))
-    return Section("experts", title, items)
-
-
 def costs_section(view: View) -> Section:
     """Bytes and seconds of a round, site by site."""
     rounds = view.study.rounds
@@ -121,9 +97,11 @@ def costs_section(view: View) -> Section:
     return Section("costs", title, [*blocks[first], *folds, _cost_table(view, rounds, methods)])
 
 
-def images_section(view: View) -> Section:
-    """What the model sees: shown for synthetic images only."""
+def images_section(view: View) -> Section | None:
+    """What the model sees: shown for synthetic images only. Nothing for public tables, which have none."""
     title = "Example images"
+    if view.summary.source == "public":
+        return None  # tables without images
     if not view.summary.synthetic:
         reason = "Not shown: a report may be passed on, and the voxels of a patient must not travel with it."
         return Section("images", title, [Text(reason)])
@@ -189,81 +167,6 @@ def repeat_section(view: View) -> Section:
             rows = [[Entry(name), Entry(value)] for name, value in pairs.items()]
             items.append(Fold(title, [Table(title, ["Name", "Value"], rows, is_prose=True, is_from_study=False)]))
     return Section("repeat", "Run it again", items)
-
-
-def _activation_plot(view: View, activation: pd.DataFrame, method: str) -> Plot:
-    rows = activation[activation["method"] == method]
-    regime, seed = str(rows["regime"].iloc[0]), str(rows["seed"].iloc[0])
-    rows = rows[(rows["regime"] == regime) & (rows["seed"] == seed)]
-    experts = sorted(in_order(rows["expert"]), key=lambda e: (len(e), e))
-    known = in_order(rows["combination"])
-    if view.are_combinations_few:
-        lines = [row for row in view.combination_rows() if row.label in known]
-        groups = [[row.label] for row in lines]
-        what = "Rows are combinations"
-    else:
-        lines = view.size_rows()
-        groups = [[c for c in view.combinations if view.size(c) == size] for size in view.sizes]
-        what = "Rows are averages over the combinations of a size"
-    shares = {m: _shares(rows[rows["modality"] == m], groups, experts) for m in view.modalities}
-    return Plot(
-        activation_map(lines or [Row("none")], view.modalities, shares, experts),
-        f"Heat maps of expert activation for {view.label(method)}: {'; '.join(_busiest(shares, experts))}.",
-        f"{view.label(method)}, seed {seed}{f', regime {regime}' if len(view.regimes) > 1 else ''}. Each panel shows "
-        f"where one modality's tokens go; every line adds up to one. {what}; where a row lacks the panel's modality, "
-        "the tokens come from the missing bank. A dark column is an expert that serves every combination alike.",
-    )
-
-
-def _shares(rows: pd.DataFrame, groups: list[list[str]], experts: list[str]) -> Float[np.ndarray, "row expert"]:
-    """Share of tokens by group of combinations and expert, averaged within a group; NaN where there is none."""
-    table = np.full((max(1, len(groups)), max(1, len(experts))), nan)
-    expert_of = {name: j for j, name in enumerate(experts)}
-    for i, group in enumerate(groups):
-        chosen = rows[rows["combination"].isin(group)]
-        for expert, share in chosen.groupby("expert")["share"].mean().items():
-            table[i, expert_of[str(expert)]] = share
-    return table
-
-
-def _busiest(shares: dict[str, Float[np.ndarray, "row expert"]], experts: list[str]) -> list[str]:
-    told = []
-    for modality, table in shares.items():
-        if np.isfinite(table).any():
-            means = np.nan_to_num(table).mean(0)
-            told.append(f"{modality} mostly to expert {experts[int(means.argmax())]} ({number(100 * means.max(), 0)}%)")
-    return told
-
-
-def _routing_table(view: View, routing: pd.DataFrame) -> Table:
-    rows = []
-    for m in in_order(routing["method"], view.methods):
-        for regime in in_order(routing["regime"], view.regimes):
-            chosen = routing[(routing["method"] == m) & (routing["regime"] == regime)]
-            if chosen.empty:
-                continue
-            load, lost = chosen["load_cv"].astype(float), chosen["collapsed_experts"].astype(float)
-            name = view.label(m) + (f" ({regime})" if len(view.regimes) > 1 else "")
-            rows.append(
-                [
-                    Entry(name),
-                    Entry(str(chosen["seed"].nunique())),
-                    Entry(number(load.mean()), _extent(load, 2)),
-                    Entry(number(lost.mean(), 1), _extent(lost, 0)),
-                ]
-            )
-    return Table(
-        "Balance of the experts: mean over seeds, with the lowest and highest below. A load CV of 0 is an even load; a "
-        "collapsed expert receives less than 1% of the tokens.",
-        ["Method", "Seeds", "Load CV", "Collapsed experts"],
-        rows,
-    )
-
-
-def _extent(values: pd.Series[float], digits: int) -> str:
-    if values.notna().sum() < 2:
-        return ""
-    return f"{number(float(values.min()), digits)} to {number(float(values.max()), digits)}"
 
 
 def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
