@@ -98,6 +98,35 @@ def write_study(
     return folder
 
 
+def write_axis(folder: Path, values: dict[str, float], name: str, scale: str) -> None:
+    """Put the study's regimes on an axis: its differences rise from −0.2 by 0.1 a regime, each ± 0.05."""
+    change_summary(folder, axis={"name": name, "values": values, "scale": scale})
+    results = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""])
+    mean = results[(results["seed"] == "all") & (results["stratum"] == "all")]
+    along = mean.groupby(["method", "regime"])[["rmse", "lower", "upper"]].mean().reset_index()
+    along["value"] = along["regime"].map(values)
+    along.assign(combination="mean", n=131).to_csv(folder / "along_axis.csv", index=False)
+    comparisons = pd.read_csv(folder / "comparisons.csv", keep_default_na=False, na_values=[""])
+    at = comparisons["regime"].map({regime: -0.2 + 0.1 * j for j, regime in enumerate(values)})
+    comparisons = comparisons.assign(difference=at, lower=at - 0.05, upper=at + 0.05)
+    comparisons.to_csv(folder / "comparisons.csv", index=False)
+    pairs = comparisons[["method", "reference"]].drop_duplicates()
+    trends = pairs.assign(combination="mean", n=131, slope=0.1, lower=0.05, upper=0.15)
+    trends.to_csv(folder / "trends.csv", index=False)
+
+
+def write_percent_changes(folder: Path, rows: Sequence[tuple[str, str, float, float, float]], wins: str) -> None:
+    """Percentage changes of PerM-MoE against Flex-MoE: combination, stratum, percent, lower, upper; 41 subjects each.
+
+    `wins`: combinations, wins, lower, upper.
+    """
+    pair = {"method": "permmoe", "reference": "flexmoe", "regime": "structural"}
+    table = pd.DataFrame(rows, columns=["combination", "stratum", "percent", "lower", "upper"])
+    table.assign(**pair, n=41).to_csv(folder / "percent_changes.csv", index=False)
+    numbers = dict(zip(("combinations", "wins", "lower", "upper"), map(int, wins.split()), strict=True))
+    pd.DataFrame([pair | {"stratum": "all"} | numbers]).to_csv(folder / "wins.csv", index=False)
+
+
 def change_summary(folder: Path, **changes: object) -> None:
     """Replace some of `summary.json`."""
     path = folder / "summary.json"

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from permmoe_simulation.report.cells import MEAN, Difference, differences, in_order
+from permmoe_simulation.report.cells import MEAN, Difference, differences, in_order, unmirrored
 from permmoe_simulation.report.content import (
     Entry,
     Fold,
@@ -45,16 +45,18 @@ def axis_section(view: View) -> Section | None:
     if axis is None or along is None or along.empty:
         return None
     combinations = in_order(along["combination"], [MEAN])
-    items: list[Item] = [_error_plot(view, axis, along, combinations)]
-    pairs = _pairs(view)
-    for j, pair in enumerate(pairs):
-        told = [sentence for c in combinations if (sentence := crossing_sentence(view, axis, pair, c))]
+    told: list[Item] = []
+    plots: list[Item] = []
+    for j, pair in enumerate(_pairs(view)):
+        sentences = [Text(one) for c in combinations if (one := crossing_sentence(view, axis, pair, c))]
         plot = _difference_plot(view, axis, pair, combinations)
         if plot is None:
             continue
-        block: list[Item] = [*(Text(sentence) for sentence in told), plot]
-        folded = Fold(f"{view.label(pair[0])} against {view.label(pair[1])}", block)
-        items += block if j < PAIRS_SHOWN else [folded]
+        if j < PAIRS_SHOWN:
+            told, plots = [*told, *sentences], [*plots, plot]
+        else:
+            plots.append(Fold(f"{view.label(pair[0])} against {view.label(pair[1])}", [*sentences, plot]))
+    items: list[Item] = [*told, _error_plot(view, axis, along, combinations), *plots]
     items.append(Fold("RMSE along the axis as numbers", [_error_table(view, axis, along, combinations)]))
     return Section("axis", f"Along the axis: {axis.name}", items)
 
@@ -83,7 +85,7 @@ def crossing_sentence(view: View, axis: Axis, pair: tuple[str, str], combination
     where = crossings(at, [d.value for d in cells], axis.scale)
     clear = [(x, d) for x, d in points if d.verdict in ("better", "worse")]
     span = max(at) - min(at)
-    digits = digits_for(span / 50)
+    digits = digits_for(span / 2)
     if where:
         lines = f"The lines of {a} and {b}, {_of(combination)}, cross near {listed([number(x, digits) for x in where])}"
     else:
@@ -138,7 +140,7 @@ def _pairs(view: View) -> list[tuple[str, str]]:
     comparisons = view.study.comparisons
     if comparisons is None or comparisons.empty:
         return []
-    return list(dict.fromkeys(zip(comparisons["method"], comparisons["reference"], strict=True)))
+    return unmirrored(zip(comparisons["method"], comparisons["reference"], strict=True))
 
 
 def _of(combination: str) -> str:
@@ -156,7 +158,7 @@ def _error_plot(view: View, axis: Axis, along: pd.DataFrame, combinations: Seque
         lines = []
         for m in methods:
             rows = along[(along["combination"] == c) & (along["method"] == m)].sort_values("value")
-            columns = (rows[name].tolist() for name in ("value", "rmse", "lower", "upper"))
+            columns = (rows[name].astype(float).tolist() for name in ("value", "rmse", "lower", "upper"))
             lines.append(Line(view.label(m), view.looks[m], *columns))
         panels.append(LinePanel(_title(c), f"RMSE ({view.unit})", lines))
     legend = [(view.label(m), view.looks[m]) for m in methods]
@@ -218,9 +220,22 @@ def _places(value: float) -> int:
     return 0 if value == int(value) else 2
 
 
-def growth_section(view: View) -> Section | None:
-    """How a round's time, bytes and memory grow along the axis; nothing without federations or an axis above zero."""
-    axis, rounds, costs = view.summary.axis, view.study.rounds, view.study.costs
+Quantities = list[tuple[str, str, dict[str, dict[float, float]]]]
+"""Title, unit, and by method the value at each place of the axis."""
+
+
+def growth_sentences(view: View) -> list[str]:
+    """How a round grows, a sentence a method; none where `growth_section` has nothing to show."""
+    axis, rounds = _growing(view)
+    if axis is None or rounds is None:
+        return []
+    quantities = _quantities(view, axis, rounds)
+    methods = in_order(rounds["method"], view.methods)
+    return [sentence for m in methods if (sentence := _growth_sentence(view, axis, m, quantities))]
+
+
+def _growing(view: View) -> tuple[Axis | None, pd.DataFrame | None]:
+    axis, rounds = view.summary.axis, view.study.rounds
     if (
         axis is None
         or rounds is None
@@ -228,15 +243,30 @@ def growth_section(view: View) -> Section | None:
         or "round_seconds" not in rounds
         or min(axis.values.values()) <= 0
     ):
-        return None
+        return None, None
+    return axis, rounds
+
+
+def _quantities(view: View, axis: Axis, rounds: pd.DataFrame) -> Quantities:
+    costs = view.study.costs
     methods = in_order(rounds["method"], view.methods)
     quantities = [
         ("time of a round", "seconds", _by_method(_of_a_round(rounds, "round_seconds"), axis, methods)),
-        ("bytes of a round, all sites", "MB", _by_method(_of_a_round(rounds, "bytes", 1e-6), axis, methods)),
+        ("traffic of all sites in a round", "MB", _by_method(_of_a_round(rounds, "bytes", 1e-6), axis, methods)),
     ]
     if costs is not None and "peak_memory_mb" in costs and costs["peak_memory_mb"].notna().any():
         of = costs[costs["method"].isin(methods)].rename(columns={"peak_memory_mb": "value"})
         quantities.append(("peak memory of the process", "MB", _by_method(of, axis, methods)))
+    return quantities
+
+
+def growth_section(view: View) -> Section | None:
+    """How a round's time, bytes and memory grow along the axis; nothing without federations or an axis above zero."""
+    axis, rounds = _growing(view)
+    if axis is None or rounds is None:
+        return None
+    quantities = _quantities(view, axis, rounds)
+    methods = in_order(rounds["method"], view.methods)
     panels = []
     for title, unit, points in quantities:
         lines = []
@@ -245,12 +275,13 @@ def growth_section(view: View) -> Section | None:
             nothing = [float("nan")] * len(at)
             lines.append(Line(view.label(m), view.looks[m], at, values, nothing, nothing))
         panels.append(LinePanel(title, unit, lines))
-    sentences = [_growth_sentence(view, axis, m, quantities) for m in methods]
+    sentences = growth_sentences(view)
     plot = Plot(
         line_plot(panels, axis.name, "log", legend=[(view.label(m), view.looks[m]) for m in methods],
                   has_log_values=True),
         " ".join(sentences),
-        f"Both axes are logarithmic: a straight line is a power of {axis.name}. Medians over rounds and seeds; bytes "
+        f"Both axes are logarithmic: a straight line is a power of {axis.name}, of which "
+        "1 is growth in proportion and 0 none. Medians over rounds and seeds; bytes "
         "are those sent and received by all sites together. Here all sites share one machine and take turns, so a "
         "round lasts as long as all their trainings together; hospitals train at the same time.",
     )  # fmt: skip
@@ -293,9 +324,7 @@ def _by_method(values: pd.DataFrame, axis: Axis, methods: Sequence[str]) -> dict
     return found
 
 
-def _growth_sentence(
-    view: View, axis: Axis, method: str, quantities: Sequence[tuple[str, str, dict[str, dict[float, float]]]]
-) -> str:
+def _growth_sentence(view: View, axis: Axis, method: str, quantities: Quantities) -> str:
     parts = []
     for title, unit, points in quantities:
         of = points[method]
@@ -304,13 +333,13 @@ def _growth_sentence(
         at, values = list(of), list(of.values())
         first, last = _figure(values[0], unit), _figure(values[-1], unit)
         power = number(exponent(at, values), 2)
-        parts.append(f"the {title} as {axis.name} to the power of {power} ({first} to {last})")
+        parts.append(f"the {title} goes from {first} to {last} (as {axis.name} to the power of {power})")
     if not parts:
         return ""
     low, high = min(axis.values.values()), max(axis.values.values())
     return (
-        f"{view.label(method)}, from {number(low, _places(low))} to {number(high, _places(high))} {axis.name}: "
-        f"{listed(parts)}. A power of 1 is growth in proportion, 0 none."
+        f"With {view.label(method)}, from {number(low, _places(low))} to {number(high, _places(high))} {axis.name}, "
+        f"{listed(parts)}."
     )
 
 

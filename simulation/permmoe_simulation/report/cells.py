@@ -64,6 +64,15 @@ def in_order(values: Iterable[Any], first: Iterable[str] = ()) -> list[str]:
     return known + [name for name in seen if name not in known]
 
 
+def unmirrored(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The distinct pairs, of two that differ only in their order the first."""
+    kept: dict[tuple[str, str], None] = {}
+    for a, b in pairs:
+        if (b, a) not in kept:
+            kept[a, b] = None
+    return list(kept)
+
+
 def combinations_of(modalities: Sequence[str], named: Iterable[str]) -> list[str]:
     """Every combination of the study, fewest modalities first, then any other that the results name."""
     regular = [combination_name(c) for c in all_combinations(modalities)]

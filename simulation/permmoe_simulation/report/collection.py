@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-from permmoe_simulation.report.cells import scores
-from permmoe_simulation.report.content import interval, number, signed
+import pandas as pd
+
+from permmoe_simulation.report.axis import crossing_sentence, growth_sentences
+from permmoe_simulation.report.cells import MEAN, in_order, scores, unmirrored
+from permmoe_simulation.report.content import interval, number, signed, table_digits
+from permmoe_simulation.report.experts import expert_sentences
 from permmoe_simulation.report.files import Study, read_study
+from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
 from permmoe_simulation.report.ranking import ALPHA
 from permmoe_simulation.report.view import View, view_of
 
 HEAD = """# Results
 
-What the studies found at their `quick` profile, written by `python simulation/collect_results.py`; nothing here is
-typed by hand. **Every figure is from synthetic patients** unless a study says otherwise: it says how methods compare
-on such data, and nothing about patients. RMSE is in CDR-SB points, differences are paired over test subjects, brackets
-are 95% bootstrap intervals, and "after Holm" counts combinations that stay significant at 5%.
+What the studies found, written by `python simulation/collect_results.py`; nothing here is typed by hand. **Figures are
+from synthetic patients** unless a study says otherwise: they say how methods compare on such data, and nothing about
+patients. Differences are in RMSE, method − reference, in the study's unit and paired over the n test subjects that both
+predicted; brackets are 95% bootstrap intervals over subjects. "Wins" counts the combinations of modalities in which the
+method errs less, "after Holm" those that stay significant at 5%. Each study's `report.html` has every combination;
 [studies.md](studies.md) says what each study asks.
 """
 
@@ -30,16 +36,67 @@ def collected(folders: Sequence[Path]) -> str:
 def _chapter(study: Study) -> str:
     summary, view = study.summary, view_of(study)
     digests = ", ".join(f"{name} `{value[:8]}`" for name, value in sorted(summary.digests.items()))
-    seeds = ", ".join(map(str, summary.seeds))
-    label = "synthetic data" if summary.synthetic else "data of the manifest"
+    lead = summary.findings if len(summary.findings) <= 2 else summary.findings[:1]
+    told = [*lead, *_published(view), *_axis(view), *_experts(view), *growth_sentences(view)]
+    if summary.failed_cells:
+        told.append(f"{len(summary.failed_cells)} cells failed; their figures are missing.")
     lines = [
         f"\n## {summary.study}\n",
-        f"`{summary.command}` ({summary.date}, {label}, seeds {seeds}, {digests})\n",
-        *(f"- {finding}" for finding in summary.findings),
+        f"*{summary.data_label.capitalize()}, {_seeds(summary.seeds)}, {summary.date}; {digests}.*\n",
+        *(f"{sentence}\n" for sentence in told),
+        *_pairs(view),
+        *_gaps(view),
+        f"Repeat: `{summary.command}`\n",
     ]
-    if summary.failed_cells:
-        lines.append(f"- {len(summary.failed_cells)} cells failed; their figures are missing.")
-    return "\n".join([*lines, "", *_pairs(view), *_gaps(view)]) + "\n"
+    return "\n".join(lines)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"seeds {seeds[0]}-{seeds[-1]}"
+    return f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"
+
+
+def _published(view: View) -> list[str]:
+    """The paper's figures beside ours, in a sentence and a line."""
+    lines = []
+    for published in view.summary.published:
+        for regime in regimes_of(view, published):
+            told = beside(view, published, regime)
+            lines.append(f"**Beside the paper** ({published.source}). {carried_sentence(view, published, told)}")
+            lines.append(
+                "\n".join(
+                    [
+                        f"| claim | paper | ours ({view.summary.data_label}) | n | outcome |",
+                        "|---|---|---|---|---|",
+                        *(
+                            f"| {b.what} | {b.theirs} | {b.ours} ({b.between}) | {b.n or '–'} | {b.verdict} |"
+                            for b in told
+                        ),
+                    ]
+                )
+            )
+    return lines
+
+
+def _axis(view: View) -> list[str]:
+    """Where lines cross along the study's axis, for each pair on average and for the combinations of a claim."""
+    axis, along, trends = view.summary.axis, view.study.along_axis, view.study.trends
+    if axis is None or along is None or trends is None:
+        return []
+    told = []
+    for pair in unmirrored(zip(trends["method"], trends["reference"], strict=True)):
+        sentences = (crossing_sentence(view, axis, pair, c) for c in in_order(along["combination"], [MEAN]))
+        told += [sentence for sentence in sentences if sentence]
+    return [f"**Along the axis ({axis.name}).** {' '.join(told)}"] if told else []
+
+
+def _experts(view: View) -> list[str]:
+    """The paper's failure signatures, of the first two methods with experts, where there is one regime."""
+    routing = view.study.routing
+    if routing is None or routing.empty or len(view.regimes) > 1:
+        return []
+    return [f"**Experts.** {' '.join(expert_sentences(view, in_order(routing['method'], view.methods)[:2]))}"]
 
 
 def _pairs(view: View) -> list[str]:
@@ -47,38 +104,61 @@ def _pairs(view: View) -> list[str]:
     if comparisons is None or comparisons.empty:
         return []
     of_all = comparisons[comparisons["stratum"] == "all"]
+    digits = table_digits(of_all["difference"])
+    several = len(view.regimes) > 1
     lines = [
-        "| pair | regime | mean RMSE | difference | wins | after Holm |",
-        "|---|---|---|---|---|---|",
+        f"| pair |{' regime |' if several else ''} mean RMSE | difference, {view.unit} | n | wins | after Holm |",
+        f"|---|{'---|' if several else ''}---|---|---|---|---|",
     ]
+    shown = unmirrored(zip(of_all["method"], of_all["reference"], strict=True))
     for (a, b, regime), rows in of_all.groupby(["method", "reference", "regime"], sort=False):
-        mean = rows[rows["combination"] == "mean"].iloc[0]
-        single = rows[(rows["combination"] != "mean") & (rows["n"] > 0)]
+        if (a, b) not in shown:
+            continue
+        mean = rows[rows["combination"] == MEAN].iloc[0]
+        single = rows[(rows["combination"] != MEAN) & (rows["n"] > 0)]
         won, clear = single["difference"] < 0, single["p_holm"] < ALPHA
         found = scores(view.pooled, str(regime), "all")
         both = [c for c in view.combinations if all((m, c) in found and found[m, c].n for m in (a, b))]
-        means = [number(sum(found[m, c].rmse for c in both) / len(both), 3) if both else "–" for m in (a, b)]
-        pair = f"{view.label(a)} − {view.label(b)}"
+        means = [number(sum(found[m, c].rmse for c in both) / len(both), digits) if both else "–" for m in (a, b)]
+        difference = f"{signed(mean['difference'], digits)} ({interval(mean['lower'], mean['upper'], digits)})"
+        if mean["lower"] > 0 or mean["upper"] < 0:
+            difference = f"**{difference}**"
         lines.append(
-            f"| {pair} | {regime} | {means[0]}, {means[1]} | {signed(mean['difference'], 3)} "
-            f"({interval(mean['lower'], mean['upper'], 3)}) | {int(won.sum())} of {len(single)} | "
+            f"| {view.label(a)} − {view.label(b)} |{f' {regime} |' if several else ''} {means[0]}, {means[1]} | "
+            f"{difference} | {int(mean['n'])} | {int(won.sum())} of {len(single)} | "
             f"{int((won & clear).sum())} better, {int((~won & clear).sum())} worse |"
         )
     return [*lines, ""]
 
 
 def _gaps(view: View) -> list[str]:
+    """A method a row, a regime a column."""
     gaps = view.study.gaps
     if gaps is None or gaps.empty:
         return []
-    lines = ["Share of the gap that a method closes, averaged over combinations:", "",
-             "| method | regime | share | 95% interval |", "|---|---|---|---|"]  # fmt: skip
-    averaged = gaps[gaps["combination"] == "mean"]
-    for row in averaged.to_dict("records"):
-        if (row["share"], row["lower"]) in ((0.0, 0.0), (1.0, 1.0)):
-            continue
-        between = interval(100 * row["lower"], 100 * row["upper"], 0)
-        name = view.label(str(row["method"]))
-        share = f"{number(100 * row['share'], 0)}%" if isfinite(row["share"]) else "no gap beyond chance"
-        lines.append(f"| {name} | {row['regime']} | {share} | {between} |")
-    return [*lines, ""]
+    averaged = gaps[gaps["combination"] == MEAN]
+    regimes = in_order(averaged["regime"], view.regimes)
+    table = averaged.set_index(["method", "regime"])
+    lines = []
+    for m in in_order(averaged["method"], view.methods):
+        rows = averaged[averaged["method"] == m]
+        if rows["share"].dropna().isin([0.0, 1.0]).all() and rows["share"].notna().any():
+            continue  # an end of the gap
+        cells = [_share(table.loc[(m, r)]) if (m, r) in table.index else "–" for r in regimes]
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {view.label(m)} | {' | '.join(cells)} |")
+    closed = [r for r in regimes if not averaged.loc[averaged["regime"] == r, "share"].notna().any()]
+    nothing = f" No gap beyond chance, and so nothing to close, in: {', '.join(closed)}." if closed else ""
+    numbers = averaged["n"].astype(int)
+    n = str(numbers.min()) if numbers.min() == numbers.max() else f"{numbers.min()} to {numbers.max()}"
+    title = f"Share of the gap that a method closes, averaged over combinations (n = {n}).{nothing}\n"
+    if not lines:
+        return [title]
+    head = [f"| method | {' | '.join(regimes)} |", f"|---|{'---|' * len(regimes)}"]
+    return [title, *head, *lines, ""]
+
+
+def _share(row: pd.Series[float]) -> str:
+    if not isfinite(row["share"]):
+        return "–"
+    return f"{number(100 * row['share'], 0)}% ({interval(100 * row['lower'], 100 * row['upper'], 0)})"

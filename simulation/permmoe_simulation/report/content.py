@@ -100,9 +100,9 @@ def digits_for(value: float | None) -> int:
 
 
 def table_digits(values: Iterable[float]) -> int:
-    """Decimals for a table of differences: three for those of a few points, fewer where they are larger."""
+    """Decimals for a table of differences: three where the largest is about a point."""
     largest = max((abs(value) for value in values if isfinite(value)), default=0.0)
-    return 3 if largest < 3 else 2 if largest < 30 else 1
+    return 4 if largest < 0.03 else 3 if largest < 3 else 2 if largest < 30 else 1
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -88,7 +88,7 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
     keys.sort(key=lambda key: _pair_rank(view, key[0]))
     rows = [
         Row(
-            f"{view.label(a)} − {view.label(b)}" + (f" ({regime})" if len(regimes) > 1 else ""),
+            (f"{regime}: " if len(regimes) > 1 else "") + f"{view.label(a)} − {view.label(b)}",
             starts_group=j > 0 and keys[j - 1][0][0] != a,
         )
         for j, ((a, b), regime) in enumerate(keys)

@@ -164,16 +164,11 @@ def router_consistency(activation: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
-    found = router_consistency(activation)
-    if found.empty:
-        return []
-    regime = in_order(found["regime"], view.regimes)[0]
-    methods = in_order(found["method"], view.methods)
-    of = found[found["regime"] == regime]
+def _consistency_told(view: View, found: pd.DataFrame) -> list[str]:
+    """A sentence a method, and what follows where every router is as good as numbered at random."""
     sentences = []
-    for m in methods:
-        own = of[of["method"] == m]
+    for m in in_order(found["method"], view.methods):
+        own = found[found["method"] == m]
         parts = []
         for is_observed, what in ((True, "observed"), (False, "imputed")):
             rows = own[own["is_observed"] == is_observed]
@@ -181,6 +176,32 @@ def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
                 parts.append(f"{number(rows['sd'].mean(), 3)} for {what} modalities ({number(rows['relative'].mean())} "
                              "of what experts numbered at random would give)")  # fmt: skip
         sentences.append(f"With {view.label(m)} an expert's share varies over seeds by {listed(parts)}.")
+    near = found.groupby("method")["relative"].mean()
+    if (near > 0.9).all():
+        sentences.append("So an expert's number says next to nothing about what it does in another seed.")
+    return sentences
+
+
+def expert_sentences(view: View, methods: list[str]) -> list[str]:
+    """The failure signatures of some methods, in the first regime."""
+    routing, activation = view.study.routing, view.study.activation
+    sentences = []
+    if routing is not None and not routing.empty:
+        sentences.append(_balance_sentence(view, routing[routing["method"].isin(methods)]))
+    if activation is not None and not activation.empty:
+        chosen = activation[(activation["regime"] == view.regimes[0]) & activation["method"].isin(methods)]
+        found = router_consistency(chosen)
+        sentences += _consistency_told(view, found) if len(found) else []
+    return [*sentences, *filter(None, [drift_sentence(view, view.regimes[0], methods)])]
+
+
+def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
+    found = router_consistency(activation[activation["regime"] == in_order(activation["regime"], view.regimes)[0]])
+    if found.empty:
+        return []
+    regime = str(found["regime"].iloc[0])
+    methods = in_order(found["method"], view.methods)
+    sentences = _consistency_told(view, found)
     where = f" Regime {regime}." if len(view.regimes) > 1 else ""
     offsets = dict(zip(methods, spread(len(methods)), strict=True))
     panels = []
@@ -188,7 +209,7 @@ def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
     for is_observed, what in ((True, "observed modalities"), (False, "imputed modalities")):
         marks = []
         for m in methods:
-            own = of[(of["method"] == m) & (of["is_observed"] == is_observed)]
+            own = found[(found["method"] == m) & (found["is_observed"] == is_observed)]
             for j, names in enumerate(_groups(view)):
                 values = own.loc[own["combination"].isin(names), "sd"]
                 marks += [Mark(j, v, view.looks[m], offset=offsets[m], is_faint=True) for v in values]
@@ -198,12 +219,12 @@ def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
     plot = Plot(
         row_plot(rows, panels, view.modalities, legend=[(view.label(m), view.looks[m]) for m in methods]),
         f"Dot plot of the spread of expert shares over seeds by combination. {' '.join(sentences)}",
-        f"Router variance: standard deviation over {int(of['seeds'].max())} seeds of the share of a modality's tokens "
-        "that an expert gets, averaged over experts; a small dot a modality, the large mark their mean. "
+        f"Router variance: standard deviation over {int(found['seeds'].max())} seeds of the share of a modality's "
+        "tokens that an expert gets, averaged over experts; a small dot a modality, the large mark their mean. "
         "An expert's number means the same in two seeds only as far as the specialisation loss ties it to a "
         f"combination, and each seed has a split of its own, so zero is out of reach.{where}",
     )
-    return [Text(" ".join(sentences)), plot, Fold("Router variance by modality", [_consistency_table(view, of)])]
+    return [Text(" ".join(sentences)), plot, Fold("Router variance by modality", [_consistency_table(view, found)])]
 
 
 def _groups(view: View) -> list[list[str]]:
@@ -248,13 +269,10 @@ def _drift_items(view: View) -> list[Item]:
 
 
 def _drift_block(view: View, drift: pd.DataFrame, regime: str) -> list[Item]:
-    seen = drift.groupby("method")["difference"].agg(lambda d: d.abs().max() > 0)
-    methods = [m for m in in_order(drift["method"], view.methods) if seen[m]]  # the others look at no image
+    methods = _seeing(view, drift)
     if not methods:
         return []
-    where = f"In regime {regime}, with" if len(view.regimes) > 1 else "With"
-    sentences = [f"{where} modalities withheld from subjects who have all of them: "
-                 f"{'; '.join(_drift_told(view, drift[drift['method'] == m], m) for m in methods)}."]  # fmt: skip
+    sentences = [drift_sentence(view, regime, methods)]
     groups = [g for g in _groups(view) if set(g) & set(drift["combination"])]
     lines = [row for row, g in zip(view.combination_rows() if view.are_combinations_few else view.size_rows(),
                                    _groups(view), strict=True) if g in groups]  # fmt: skip
@@ -284,14 +302,34 @@ def _drift_block(view: View, drift: pd.DataFrame, regime: str) -> list[Item]:
     return [*map(Text, sentences), plot, Fold("Imputation drift as numbers", [_drift_table(view, drift, methods)])]
 
 
+def _seeing(view: View, drift: pd.DataFrame) -> list[str]:
+    """Methods whose error depends on what they are given."""
+    largest = drift["difference"].abs().groupby(drift["method"]).max()
+    return [m for m in in_order(drift["method"], view.methods) if largest[m] > 0]
+
+
+def drift_sentence(view: View, regime: str, methods: list[str]) -> str:
+    """What the methods lose, in one regime, when modalities are withheld; empty where nobody has all of them."""
+    drift = view.study.drift
+    if drift is None or drift.empty:
+        return ""
+    drift = drift[(drift["regime"] == regime) & drift["method"].isin(methods)]
+    seeing = _seeing(view, drift) if len(drift) else []
+    if not seeing:
+        return ""
+    where = f"In regime {regime}, with" if len(view.regimes) > 1 else "With"
+    told = "; ".join(_drift_told(view, drift[drift["method"] == m], m) for m in seeing)
+    return f"{where} modalities withheld from subjects who have all of them, RMSE changes: {told}."
+
+
 def _drift_told(view: View, drift: pd.DataFrame, method: str) -> str:
     single = drift[drift["combination"] != MEAN].dropna(subset=["difference"])
     mean = drift[drift["combination"] == MEAN].iloc[0]
     worst = single.loc[single["difference"].idxmax()]
     digits = digits_for(float(mean["difference"]))
     return (
-        f"{view.label(method)} errs {signed(mean['difference'], digits)} {view.unit} on average (95% interval "
-        f"{interval(mean['lower'], mean['upper'], digits)}, n = {int(mean['n'])}), worse beyond chance in "
+        f"{view.label(method)} {signed(mean['difference'], digits)} {view.unit} averaged over combinations (95% "
+        f"interval {interval(mean['lower'], mean['upper'], digits)}, n = {int(mean['n'])}), worse beyond chance in "
         f"{int((single['lower'] > 0).sum())} of {count(len(single), 'combination')}, most with {worst['combination']} "
         f"({signed(worst['difference'], digits_for(worst['difference']))})"
     )
@@ -307,7 +345,7 @@ def _drift_table(view: View, drift: pd.DataFrame, methods: list[str]) -> Table:
                 entries.append(Entry("–", is_quiet=True))
                 continue
             row = table.loc[(m, c)]
-            strong = row["lower"] > 0 or row["upper"] < 0
+            strong = bool(row["lower"] > 0 or row["upper"] < 0)
             entries.append(Entry(signed(row["difference"], 3), interval(row["lower"], row["upper"], 3), strong))
         numbers = {int(n) for (_, name), n in table["n"].items() if name == c}
         rows.append([Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers)))), *entries])

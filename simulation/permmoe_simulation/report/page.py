@@ -24,9 +24,9 @@ from permmoe_simulation.report.content import (
     Plot,
     Section,
     Table,
-    digits_for,
     interval,
     signed,
+    table_digits,
 )
 from permmoe_simulation.report.differences import differences_section
 from permmoe_simulation.report.experts import experts_section
@@ -114,10 +114,10 @@ def _goals(summary: Summary) -> Item:
 def _goals_table(goals: tuple[Goal, ...], unit: str) -> Table:
     verdicts = {True: "met", False: "not met", None: "undecided"}
     several = len({goal.regime for goal in goals}) > 1
-    digits = min(3, digits_for(min((abs(g.difference) for g in goals if g.difference), default=None)))
+    digits = table_digits(g.difference for g in goals if g.difference is not None)
     rows = [
         [
-            Entry(goal.claim, goal.regime if several else ""),
+            Entry(f"{goal.claim}, {goal.regime}" if several and goal.regime else goal.claim),
             Entry(signed(goal.difference, digits), interval(goal.lower, goal.upper, digits)),
             Entry(verdicts[goal.met], is_strong=True),
         ]

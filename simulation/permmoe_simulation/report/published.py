@@ -38,7 +38,7 @@ def published_section(view: View) -> Section | None:
     """Nothing where the study names no publication."""
     items: list[Item] = []
     for published in view.summary.published:
-        for regime in _regimes(view, published):
+        for regime in regimes_of(view, published):
             told = beside(view, published, regime)
             where = f"In regime {regime}: " if len(view.regimes) > 1 else ""
             items += [Text(where + carried_sentence(view, published, told)), _plot(view, published, regime)]
@@ -68,7 +68,7 @@ def beside(view: View, published: Published, regime: str) -> list[Beside]:
         found.append(_of_percent(f"with {combination}", theirs, row))
     for stratum, theirs in published.percent_by_stratum.items():
         row = _percent(view, published, regime, MEAN, stratum)
-        found.append(_of_percent(f"averaged over combinations, {STRATA.get(stratum, stratum)}", theirs, row))
+        found.append(_of_percent(f"averaged over combinations, {_stratum(stratum)}", theirs, row))
     for combination in published.reference_better:
         row = _percent(view, published, regime, combination, "all")
         low, high = (row["lower"], row["upper"]) if row else (float("nan"), float("nan"))
@@ -87,7 +87,7 @@ def carried_sentence(view: View, published: Published, told: list[Beside]) -> st
     verdicts: tuple[tuple[Verdict, str, str], ...] = (
         ("carried over", "carried over", "carried over"),
         ("did not", "did not", "did not"),
-        ("cannot be told", "cannot be told, since the interval holds both no difference and theirs", "cannot be told"),
+        ("cannot be told", "cannot be told from chance", "is beyond telling"),
     )
     for verdict, first, empty in verdicts:
         names = [b.what for b in told if b.verdict == verdict]
@@ -95,7 +95,7 @@ def carried_sentence(view: View, published: Published, told: list[Beside]) -> st
     return f"Of the paper's {len(told)} claims about {pair}, {listed(parts)}."
 
 
-def _regimes(view: View, published: Published) -> list[str]:
+def regimes_of(view: View, published: Published) -> list[str]:
     changes = view.study.percent_changes
     if changes is None or changes.empty:
         return []
@@ -105,7 +105,7 @@ def _regimes(view: View, published: Published) -> list[str]:
 
 def _percent(view: View, published: Published, regime: str, combination: str, stratum: str) -> dict[str, Any] | None:
     changes = view.study.percent_changes
-    assert changes is not None  # `_regimes` names none without it
+    assert changes is not None  # `regimes_of` names none without it
     rows = changes[
         (changes["method"] == published.method)
         & (changes["reference"] == published.reference)
@@ -115,6 +115,11 @@ def _percent(view: View, published: Published, regime: str, combination: str, st
         & (changes["n"] > 0)
     ]
     return None if rows.empty else {str(k): v for k, v in rows.iloc[0].to_dict().items()}
+
+
+def _stratum(name: str) -> str:
+    title, _, rule = STRATA.get(name, name).partition(": ")
+    return title.lower() + (f" ({rule})" if rule else "")
 
 
 def _of_percent(what: str, theirs: float, row: dict[str, Any] | None) -> Beside:
@@ -142,8 +147,8 @@ def _of_wins(view: View, published: Published, regime: str) -> Beside:
     total = int(row["combinations"])
     size = won / of * total
     verdict = judged(size, total / 2, float(row["lower"]), float(row["upper"]), size)
-    bounds = f"{interval(row['lower'], row['upper'], 0)} of {total}"
-    return Beside(what, published.wins, f"{int(row['wins'])} of {total}", bounds, "", verdict)
+    bounds = f"{interval(float(row['lower']), float(row['upper']), 0)} of {total}"
+    return Beside(what, published.wins, f"{int(row['wins'])}\u00a0of\u00a0{total}", bounds, "", verdict)
 
 
 def _table(view: View, published: Published, told: list[Beside], where: str) -> Table:
@@ -154,14 +159,13 @@ def _table(view: View, published: Published, told: list[Beside], where: str) -> 
         f"{len(view.summary.seeds)} seeds, with 95% bootstrap intervals of the percentage; other subjects and other "
         "images, so that not the sizes but the directions compare. A claim carried over where our whole interval lies "
         "on its side of no difference; it did not where the interval lies on the other side or has no room for their "
-        f"figure. Their figures for the other {rest} combinations, and intervals of any of them: {NOT_KNOWN}.",
-        ["Claim", "Paper", "Ours", "95% interval", "n", "Outcome"],
+        f"figure. Their figures for the other {rest} combinations, and intervals of any: {NOT_KNOWN}.",
+        ["Claim", "Paper", "Ours", "n", "Outcome"],
         [
             [
                 Entry(b.what),
                 Entry(b.theirs),
-                Entry(b.ours),
-                Entry(b.between),
+                Entry(b.ours, b.between),
                 Entry(b.n),
                 Entry(b.verdict, is_strong=True),
             ]

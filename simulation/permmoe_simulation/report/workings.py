@@ -94,7 +94,11 @@ def costs_section(view: View) -> Section:
     blocks = {m: _cost_items(view, rounds[rounds["method"] == m], m) for m in methods}
     first, *others = methods
     folds = [Fold(f"By site: {view.label(m)}", blocks[m]) for m in others]
-    return Section("costs", title, [*blocks[first], *folds, _cost_table(view, rounds, methods)])
+    return Section(
+        "costs",
+        title,
+        [Text(_cost_sentence(view, rounds, methods)), *blocks[first], *folds, _cost_table(view, rounds, methods)],
+    )
 
 
 def images_section(view: View) -> Section | None:
@@ -208,6 +212,16 @@ def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
     )
     alt = f"Bars of bytes and seconds a round at {count(len(sites), 'site')}; the folded table has the numbers."
     return [Plot(site_bars(sites, panels), alt, caption), Fold(f"By site as numbers: {view.label(method)}", [table])]
+
+
+def _cost_sentence(view: View, rounds: pd.DataFrame, methods: list[str]) -> str:
+    """What a site has to move in a round, by method."""
+    parts = []
+    for m in methods:
+        of = rounds[rounds["method"] == m]
+        down, up = (amount(float(of[c].mean())) for c in ("bytes_down", "bytes_up"))
+        parts.append(f"{down} down and {up} up with {view.label(m)}")
+    return f"In a round a site moves, on average: {'; '.join(parts)}."
 
 
 def _cost_table(view: View, rounds: pd.DataFrame, methods: list[str]) -> Table:
