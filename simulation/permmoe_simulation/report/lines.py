@@ -28,7 +28,7 @@ from permmoe_simulation.report.style import (
 )
 
 MOST_COLUMNS = 3
-BODY, HEAD, FOOT, LEFT, GAP = 2.1, 0.42, 0.5, 0.62, 0.5
+BODY, HEAD, FOOT, LEFT, GAP = 2.1, 0.42, 0.5, 0.76, 0.6
 """Inches: the height of a panel's axes, what is above and below them, and to the left of the first and of others."""
 
 
