@@ -56,6 +56,16 @@ class EncoderConfig(Configuration):
     tabular_width: int = Field(32, ge=1, description="hidden units of a tabular encoder")
 
 
+class RidgeConfig(Configuration):
+    """The closed-form linear partner of the mixture of experts (permmoe.ridge)."""
+
+    cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (5, 6, 5), description="the coarse grid whose voxels it is linear in"
+    )
+    penalty: float = Field(0.1, gt=0, description="of the scaled directions, whose variances sum to about one")
+    share: float = Field(0.5, gt=0, le=1, description="of it in the model's prediction; the rest is the experts'")
+
+
 class ModelConfig(Configuration):
     """PerM-MoE, or Flex-MoE where `routers` is `shared`."""
 
@@ -76,6 +86,8 @@ class ModelConfig(Configuration):
     head_hidden: int = Field(64, ge=1, description="hidden units of the prediction head")
     dropout: float = Field(0.1, ge=0, lt=1, description="in attention, experts and head, while training")
     router_noise: bool = Field(True, description="learned Gaussian noise on router logits while training")
+    unimodal_heads: bool = Field(False, description="while training, each encoder also predicts by itself")
+    ridge: RidgeConfig | None = Field(None, description="predict together with a ridge of every combination")
     baseline_centre_points: float = Field(1.5, description="published mean of baseline CDR-SB in MCI, points")
     baseline_scale_points: float = Field(1.0, gt=0, description="published SD of baseline CDR-SB in MCI, points")
 
@@ -109,6 +121,7 @@ class TrainConfig(Configuration):
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled")
     modality_dropout: float = Field(0.4, ge=0, lt=1, description="chance to withhold an observed modality, never all")
     auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
+    unimodal_weight: float = Field(1.0, ge=0, description="of the unimodal heads' squared error, where there are any")
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
     balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")
     gradient_norm: float = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm")
@@ -189,7 +202,9 @@ class FederationConfig(Configuration):
         0.0, ge=0, lt=1, description="of the running mean over rounds that is judged and kept; 0: the newest round"
     )
     proximal_weight: float = Field(0.0, ge=0, description="μ of FedProx: ½μ‖θ − θ_round‖² added to the local loss")
-    centring_round: bool = Field(True, description="round 1 trains nothing: it sets the encoders' mean inputs")
+    centring_round: bool = Field(
+        True, description="round 1 trains nothing: it sets the encoders' mean inputs and the ridge's moments"
+    )
     private_modules: tuple[str, ...] = Field(
         (), description="patterns such as head or encoder/*: each site keeps its own (BLOSSOM's private blocks)"
     )

@@ -17,16 +17,24 @@ from permmoe.routers import Routing
 
 
 def total_loss(output: Output, batch: Batch, config: TrainConfig) -> Float[Tensor, ""]:
-    """Mean squared error in squared points plus the weighted auxiliary losses that are switched on.
+    """Mean squared error in squared points, the unimodal heads' if there are any, and the auxiliary losses switched on.
 
     Every target must be known: a NaN stays a NaN.
     """
     loss = F.mse_loss(output.prediction, batch.target)
+    if output.unimodal is not None:
+        loss = loss + config.unimodal_weight * unimodal_loss(output.unimodal, batch)
     if config.balance:
         loss = loss + config.auxiliary_weight * balance_loss(output.routing)
     if config.specialisation:
         loss = loss + config.auxiliary_weight * specialisation_loss(output.routing)
     return loss
+
+
+def unimodal_loss(unimodal: Float[Tensor, "batch modality"], batch: Batch) -> Float[Tensor, ""]:
+    """Mean squared error of the unimodal heads over the observed modalities of all visits, squared points."""
+    squared = (unimodal - batch.target[:, None]).square()
+    return squared[batch.observed].mean()
 
 
 def balance_loss(routing: Routing) -> Float[Tensor, ""]:

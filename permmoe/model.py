@@ -15,6 +15,7 @@ from permmoe.data.batch import Batch
 from permmoe.encoders import encoder
 from permmoe.experts import Experts
 from permmoe.missing_bank import MissingBank
+from permmoe.ridge import CombinationRidge
 from permmoe.routers import Routers, Routing
 
 __all__ = ["Output", "PerMMoE", "Routing"]
@@ -27,6 +28,8 @@ class Output:
     prediction: Float[Tensor, " batch"]
     """Change in CDR-SB at the horizon, points."""
     routing: Routing
+    unimodal: Float[Tensor, "batch modality"] | None = None
+    """While training with unimodal heads: what each observed modality predicts by itself, points."""
 
 
 class PerMMoE(nn.Module):
@@ -44,15 +47,33 @@ class PerMMoE(nn.Module):
         self.routers = Routers(config)
         self.experts = Experts(config)
         self.head = Head(config)
+        self.unimodal_heads = nn.ModuleDict(
+            {name: UnimodalHead(config) for name in config.names} if config.unimodal_heads else {}
+        )
+        self.ridge = CombinationRidge(config) if config.ridge else None
 
     def forward(self, batch: Batch) -> Output:
         """Predict for each visit. Raises ValueError where `inputs` and `observed` disagree, or a visit has nothing."""
-        hidden = self.attention(self._tokens(batch))
+        tokens = self._tokens(batch)
+        hidden = self.attention(tokens)
         normed = self.attention.expert_norm(hidden)
         routing: Routing = self.routers(normed, batch.observed)
         mixed = self.experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
         hidden = hidden + F.dropout(mixed, self.config.dropout, self.training)
-        return Output(self.head(hidden, batch.baseline), routing)
+        prediction: Tensor = self.head(hidden, batch.baseline)
+        if self.training:
+            return Output(prediction, routing, self._unimodal(tokens))
+        if self.ridge and self.config.ridge:
+            # Never while training: the experts would learn what is left of visits that the ridge has seen, and on
+            # visits that it has not seen more is left.
+            prediction = torch.lerp(prediction, self.ridge(batch), self.config.ridge.share)
+        return Output(prediction, routing)
+
+    def _unimodal(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality"] | None:
+        if not self.unimodal_heads:
+            return None
+        heads = zip(self.unimodal_heads.values(), tokens.unbind(1), strict=True)
+        return torch.stack([head(own) for head, own in heads], dim=1)
 
     def _tokens(self, batch: Batch) -> Float[Tensor, "batch modality token dim"]:
         """Encodings where a modality was observed, the bank's embeddings elsewhere."""
@@ -71,6 +92,20 @@ class PerMMoE(nn.Module):
         places = torch.cat([visit * observed.shape[1] + modality, (~observed).flatten().nonzero().flatten()])
         rows = torch.cat(pieces)
         return torch.empty_like(rows).index_copy(0, places, rows).view(*observed.shape, *rows.shape[1:])
+
+
+class UnimodalHead(nn.Module):
+    """A linear prediction from one modality's tokens, which makes its encoder learn what the modality says alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.tokens * config.width)
+        self.out = nn.Linear(config.tokens * config.width, 1)
+
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, " batch"]:
+        """Change in CDR-SB, points."""
+        prediction: Tensor = self.out(self.norm(tokens.flatten(1)))
+        return prediction.squeeze(1).float()
 
 
 class Head(nn.Module):

@@ -7,9 +7,10 @@ seed and the epoch's number, so that a run resumed after epoch e continues exact
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, sqrt
 from typing import Literal
 
@@ -25,7 +26,7 @@ from permmoe.losses import total_loss
 from permmoe.modality import observed_masks
 from permmoe.model import PerMMoE
 
-CENTRING_BATCH = 64
+READ_AT_ONCE = 64
 """Visits read at a time while inputs are averaged."""
 
 
@@ -42,6 +43,8 @@ class Exposure:
     """For each observed set (a bit mask), visits with exactly that set."""
     expert_mass: Float[Tensor, " expert"]
     """Gate mass that each expert received, in visits: the tokens of one visit share a mass of 1."""
+    measured: Mapping[int, float] = field(default_factory=dict)
+    """For each observed set, visits whose moments the ridge was set from; empty where only gradients were followed."""
 
 
 @dataclass(frozen=True)
@@ -168,21 +171,36 @@ def train_epochs(
 
 
 @torch.no_grad()
-def centre_inputs(model: PerMMoE, data: VisitData) -> EpochsRecord:
-    """Set the centre of every encoder that has one to the visits' mean input; nothing else is trained.
+def set_means(model: PerMMoE, data: VisitData) -> EpochsRecord:
+    """Set what is a mean over visits: the centre of every encoder that has one, and the ridge's moments.
 
     The record's exposure says how many visits each mean is over, so that a federation weights the sites' means as it
     weights their training, and ends with the mean over all sites' visits.
     """
     counts = {name: int(n) for name, n in zip(data.names, data.observed.sum(0).tolist(), strict=True)}
-    for column, name in enumerate(data.names):
+    features: dict[str, Tensor] = {}
+    rows_of = {name: data.observed[:, column].nonzero().squeeze(1) for column, name in enumerate(data.names)}
+    for name, rows in rows_of.items():
         centred = [m for m in model.encoders[name].modules() if isinstance(m, Centred)]
-        rows = data.observed[:, column].nonzero().squeeze(1)
-        if centred and len(rows):
-            total = sum(data.batch(part).inputs[name].double().sum(0) for part in torch.split(rows, CENTRING_BATCH))
-            centred[0].centre.copy_(torch.as_tensor(total) / len(rows))
+        if not len(rows) or not (centred or model.ridge):
+            continue
+        total, coarse = torch.zeros(1, dtype=torch.float64), []
+        for part in torch.split(rows, READ_AT_ONCE):
+            inputs = data.batch(part).inputs[name]
+            if centred:
+                total = total + inputs.double().sum(0)
+            if model.ridge:
+                coarse.append(model.ridge.features(name, inputs.to(device_of(model))).cpu())
+        if centred:
+            centred[0].centre.copy_(total / len(rows))
+        if coarse:
+            features[name] = torch.cat(coarse)
+    measured: dict[int, float] = {}
+    if model.ridge:
+        model.ridge.set_moments(features, rows_of, data.baseline, data.target)
+        measured = {mask: float(n) for mask, n in Counter(observed_masks(data.observed).tolist()).items()}
     no_mass = torch.zeros(model.config.experts)
-    exposure = Exposure(0.0, {name: float(n) for name, n in counts.items()}, {}, {}, no_mass)
+    exposure = Exposure(0.0, {name: float(n) for name, n in counts.items()}, {}, {}, no_mass, measured)
     return EpochsRecord(exposure, 0.0, len(data))
 
 
@@ -206,7 +224,7 @@ def fit(
     optimiser = make_optimiser(model, config)
     state = resume
     if state is None and not is_centred:
-        centre_inputs(model, train)
+        set_means(model, train)
     elif state is not None:
         model.load_state_dict(dict(state.weights))
         _load_optimiser(optimiser, model, state.optimiser)

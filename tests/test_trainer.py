@@ -22,7 +22,7 @@ from permmoe.model import PerMMoE
 from permmoe.trainer import (
     EpochReport,
     FitState,
-    centre_inputs,
+    set_means,
     derive_seed,
     epoch_order,
     fit,
@@ -328,11 +328,11 @@ def test_no_visit_and_no_epoch_are_refused(visits: VisitData) -> None:
 def test_centre_is_the_mean_over_the_visits_given_and_no_gradient_moves_it(
     visits: VisitData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "CENTRING_BATCH", 3)
+    monkeypatch.setattr(trainer, "READ_AT_ONCE", 3)
     train = visits.subset(torch.arange(17))
     model = make_model(CONFIG, 0)
     before = weights(model)
-    record = centre_inputs(model, train)
+    record = set_means(model, train)
     for column, name in enumerate(CONFIG.names):
         rows = visits.inputs[name]
         assert isinstance(rows, MemoryRows)
@@ -350,7 +350,7 @@ def test_centre_is_the_mean_over_the_visits_given_and_no_gradient_moves_it(
 
 def test_fit_centres_on_the_training_visits_only(visits: VisitData, held_out: VisitData) -> None:
     alone = make_model(CONFIG, TRAIN.seed)
-    centre_inputs(alone, visits)
+    set_means(alone, visits)
     model, _ = fitted(visits, held_out, TRAIN.model_copy(update={"epochs": 1}))
     name = f"encoders.{CONFIG.names[0]}.features.centre"
     assert torch.equal(weights(model)[name], weights(alone)[name])
@@ -361,7 +361,7 @@ def test_a_modality_that_nobody_has_keeps_its_encoder(visits: VisitData) -> None
     model = make_model(CONFIG, 0)
     before = weights(model)
     data = small_visits(CONFIG, 13, observed=observed)
-    centre_inputs(model, data)
+    set_means(model, data)
     train_epochs(model, data, TRAIN, first_epoch=0, epochs=1, seed=0)
     absent, present = CONFIG.names[2], CONFIG.names[0]
     for name, value in weights(model).items():

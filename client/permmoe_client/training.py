@@ -22,7 +22,7 @@ from permmoe.federated.records import (
 )
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
-from permmoe.trainer import centre_inputs, derive_seed, train_epochs
+from permmoe.trainer import derive_seed, set_means, train_epochs
 from permmoe_client.ledger import Ledger
 from permmoe_client.memory import Memory, is_private, needs_memory, recall, remember
 from permmoe_client.privacy import check_policy, exposure_from, noise_seed, round_cost
@@ -47,7 +47,7 @@ def train_round(asked: Instruction, content: RecordDict, site: SiteConfig, ledge
     opened = time.perf_counter()
     is_centring = plan.federation.is_centring(asked.round)
     if is_centring:
-        record = centre_inputs(model, data)
+        record = set_means(model, data)
     else:
         record = train_epochs(
             model,

@@ -2,7 +2,7 @@
 
 | module | parameters | support of a site |
 |---|---|---|
-| `encoder/<m>` | encoder of modality m | visits with m observed |
+| `encoder/<m>` | encoder of modality m, and its unimodal head | visits with m observed |
 | `router/<m>` | W_m and its noise weights | visits with m observed, + κ × visits with m imputed |
 | `router/shared` | Flex-MoE's only router | visits |
 | `expert/<e>` | FFN_e | gate mass that tokens sent to expert e, visits |
@@ -10,14 +10,17 @@
 | `bank/<m>` | B[m] of an unconditioned bank | visits with m imputed |
 | `trunk` | embeddings, attention, norms | visits |
 | `head` | prediction head | visits |
+| `ridge/<m>`, `ridge/<m>/<m'>` | moments of features | visits with m (and m') observed, in the centring round |
+| `ridge/all-visits` | moments of baseline and outcome | visits, in the centring round |
 
 Routers, experts and the bank are stacked in the model, so a module may be one slice of a parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from math import prod
 
 import torch
@@ -27,6 +30,7 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.modality import bank_pairs, combination_name, combination_of
 from permmoe.model import PerMMoE
+from permmoe.ridge import EVERYBODY, block_name
 from permmoe.trainer import Exposure
 
 
@@ -112,6 +116,8 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
             ) + imputed_router_support * exposure.imputed.get(name, 0.0)
     if config.routers == "shared":
         support["router/shared"] = exposure.visits
+    if config.ridge:
+        support |= _ridge_support(config.names, exposure.measured)
     support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
     if config.bank == "unconditioned":
         return support | {f"bank/{name}": exposure.imputed.get(name, 0.0) for name in config.names}
@@ -119,6 +125,15 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
         _bank_name(config, mask, missing): exposure.patterns.get(mask, 0.0)
         for mask, missing in bank_pairs(len(config.names))
     }
+
+
+def _ridge_support(names: Sequence[str], measured: Mapping[int, float]) -> dict[str, float]:
+    """Visits that each block of the ridge's moments is a mean over."""
+    support = {f"ridge/{EVERYBODY}": sum(measured.values())}
+    for i, j in combinations_with_replacement(range(len(names)), 2):
+        both = 1 << i | 1 << j
+        support[f"ridge/{block_name(names[i], names[j])}"] = sum(n for p, n in measured.items() if p & both == both)
+    return support
 
 
 def _slice_owners(config: ModelConfig, parameter: str) -> list[str] | None:
@@ -140,6 +155,10 @@ def _owner(parameter: str) -> str:
     match parameter.split("."):
         case ["encoders", modality, *_]:
             return f"encoder/{modality}"
+        case ["unimodal_heads", modality, *_]:
+            return f"encoder/{modality}"
+        case ["ridge", "moments", block, *_]:
+            return f"ridge/{block}"
         case ["attention", *_]:
             return "trunk"
         case ["head", *_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from permmoe.config import Configuration, FederationConfig, ModelConfig, TrainConfig
 
@@ -19,3 +19,11 @@ class RoundPlan(Configuration):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()
+
+    @model_validator(mode="after")
+    def _sets_and_trains_all_of_the_model(self) -> RoundPlan:
+        if self.model.ridge and not self.federation.centring_round:
+            raise ValueError("model.ridge is set in the centring round; set federation.centring_round or leave it out")
+        if self.model.unimodal_heads and self.federation.privacy:
+            raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
+        return self

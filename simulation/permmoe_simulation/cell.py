@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,7 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     started = time.perf_counter()
+    _forget_peak_memory()
     sites, _ = split_and_partition(visits, cell)
     site_of = {visit.subject_id: site for site, table in sites.items() for visit in table}
     outcome = RUNNERS[cell.method.kind](cell, sites, VolumeCache(cache), work)
@@ -105,11 +108,27 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
         "cell": cell.model_dump(mode="json"),
         "digest": cell.digest(),
         "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
         "versions": versions(),
         "machine": machine(),
     }
     (work / "card.json").write_text(json.dumps(card, indent=1))
     return _publish(work, folder)
+
+
+def _forget_peak_memory() -> None:
+    """A worker runs many cells: each is to know its own peak. Only Linux can forget the peak so far."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident size of this process since it was last forgotten, libraries included."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _publish(work: Path, folder: Path) -> Path:
