@@ -9,10 +9,11 @@ from torch import Tensor
 
 from permmoe.config import TrainConfig
 from permmoe.data.batch import Batch
-from permmoe.losses import balance_loss, specialisation_loss, total_loss
+from permmoe.losses import balance_loss, specialisation_loss, total_loss, unimodal_loss
 from permmoe.modality import designated_expert, observed_masks
 from permmoe.model import Output, PerMMoE
 from permmoe.routers import Routing
+from permmoe.trainer import make_model
 
 
 def routing_of(logits: Tensor, gates: Tensor, observed: Tensor, n_routers: int) -> Routing:
@@ -114,3 +115,29 @@ def test_losses_do_not_depend_on_what_was_computed_before() -> None:
     output, batch = outcome()
     first = total_loss(output, batch, TrainConfig())
     assert torch.equal(total_loss(output, batch, TrainConfig()), first)
+
+
+def test_unimodal_loss_is_over_observed_modalities_only() -> None:
+    config = small_config(n_volumes=3, unimodal_heads=True)
+    batch = random_batch(config, torch.tensor([[True, False, True], [False, True, False]]))
+    by_itself = torch.tensor([[1.0, 99.0, 2.0], [99.0, 5.0, 99.0]])
+    errors = [1.0 - batch.target[0], 2.0 - batch.target[0], 5.0 - batch.target[1]]
+    assert unimodal_loss(by_itself, batch).item() == pytest.approx(float(sum(e**2 for e in errors)) / 3, rel=1e-5)
+
+
+def test_unimodal_heads_train_the_encoders_of_observed_modalities_and_nothing_behind_them() -> None:
+    config = small_config(n_volumes=3, unimodal_heads=True)
+    model = PerMMoE(config).train()
+    batch = random_batch(config, torch.tensor([[True, False, True], [True, False, False]]))
+    output = model(batch)
+    assert output.unimodal is not None
+    unimodal_loss(output.unimodal, batch).backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {name.split(".")[1] for name in trained} == {"volume0", "volume2"}
+    assert {name.split(".")[0] for name in trained} == {"encoders", "unimodal_heads"}
+    assert model.eval()(batch).unimodal is None
+
+
+def test_unimodal_heads_leave_the_initial_weights_of_everything_else_alone() -> None:
+    plain, with_heads = (make_model(small_config(unimodal_heads=u), 7).state_dict() for u in (False, True))
+    assert all(torch.equal(with_heads[name], value) for name, value in plain.items())

@@ -16,9 +16,10 @@ from permmoe.trainer import Exposure, make_model
 SHARED = MODEL.model_copy(update={"routers": "shared"})
 SINGLE = MODEL.model_copy(update={"modalities": MODEL.modalities[:1]})
 ADNI = ModelConfig(width=8, tokens=2, expert_hidden=3, head_hidden=5)
+WITH_PARTNERS = ModelConfig(width=8, tokens=2, unimodal_heads=True, ridge={"cells": (1, 2, 3)})
 
 
-@pytest.mark.parametrize("config", [MODEL, SHARED, SINGLE, ADNI])
+@pytest.mark.parametrize("config", [MODEL, SHARED, SINGLE, ADNI, WITH_PARTNERS])
 def test_every_element_of_every_parameter_belongs_to_exactly_one_module(config: ModelConfig) -> None:
     model = PerMMoE(config)
     state, start = {}, 0
@@ -29,7 +30,7 @@ def test_every_element_of_every_parameter_belongs_to_exactly_one_module(config: 
     assert torch.equal(flat.sort().values, torch.arange(start, dtype=torch.float32))
 
 
-@pytest.mark.parametrize("config", [MODEL, SHARED, SINGLE])
+@pytest.mark.parametrize("config", [MODEL, SHARED, SINGLE, WITH_PARTNERS])
 def test_unflatten_undoes_flatten_bit_by_bit(config: ModelConfig) -> None:
     model = make_model(config, seed=3)
     layout = ModuleLayout.of(model)

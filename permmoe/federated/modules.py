@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from math import prod
+from math import fsum, prod
 
 import torch
 from jaxtyping import Float32
@@ -129,10 +129,10 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
 
 def _ridge_support(names: Sequence[str], measured: Mapping[int, float]) -> dict[str, float]:
     """Visits that each block of the ridge's moments is a mean over."""
-    support = {f"ridge/{EVERYBODY}": sum(measured.values())}
+    support = {f"ridge/{EVERYBODY}": fsum(measured.values())}
     for i, j in combinations_with_replacement(range(len(names)), 2):
         both = 1 << i | 1 << j
-        support[f"ridge/{block_name(names[i], names[j])}"] = sum(n for p, n in measured.items() if p & both == both)
+        support[f"ridge/{block_name(names[i], names[j])}"] = fsum(n for p, n in measured.items() if p & both == both)
     return support
 
 
