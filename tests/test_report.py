@@ -343,6 +343,14 @@ def test_missing_figures_are_dashes_and_break_nothing(small: Path) -> None:
     assert rows[0] == ["t1", "131", *["no figure"] * 4]
 
 
+def test_a_site_whose_reply_was_left_out_breaks_no_figure_of_costs(small: Path) -> None:
+    rounds = pd.read_csv(small / "rounds.csv", dtype={"site": str, "regime": str})
+    rounds.loc[0, "site"] = nan
+    rounds.to_csv(small / "rounds.csv", index=False)
+    parsed = Page(page(read_study(small)))
+    assert not re.search(r"\b(nan|NaN|inf)\b", parsed.text)
+
+
 def test_a_method_that_diverged_does_not_flatten_the_others() -> None:
     look = Look("#000000")
     calm = [Mark(row, 1.5 + 0.1 * row, look, 1.4, 2.1) for row in range(7)]

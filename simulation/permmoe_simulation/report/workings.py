@@ -90,6 +90,8 @@ def costs_section(view: View) -> Section:
     title = "What a round costs"
     if rounds is None or rounds.empty:
         return Section("costs", title, [Text("Not available: the study left no record of rounds (rounds.csv).")])
+    # A site whose reply was left out has no name here; what it cost is not told by site.
+    rounds = rounds[rounds["site"].notna()]
     methods = in_order(rounds["method"], view.methods)
     blocks = {m: _cost_items(view, rounds[rounds["method"] == m], m) for m in methods}
     first, *others = methods
