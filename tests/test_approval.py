@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 from tiny_federation import tiny_plan
 
+from permmoe.config import RidgeConfig
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.study_words import changed_settings, study_in_words
 from permmoe_client.approval import (
@@ -110,6 +111,13 @@ def test_every_setting_stands_in_the_words() -> None:
         name = next(key for key in reversed(path) if isinstance(key, str))
         assert name in text, path
     assert PLAN.digest() in text and "7 subjects or more" in text and "NO differential privacy" in text
+
+
+def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
+    assert "covariances" not in said(tiny_plan(centring_round=True))
+    plan = tiny_plan(centring_round=True)
+    with_ridge = plan.model_copy(update={"model": plan.model.model_copy(update={"ridge": RidgeConfig()})})
+    assert "covariances" in said(with_ridge) and "5 × 6 × 5" in said(with_ridge)
 
 
 def test_a_coordinators_words_cannot_pass_for_ours() -> None:

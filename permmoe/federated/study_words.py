@@ -33,6 +33,11 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
     reads += [f"Columns of the table of visits: {'; '.join(tables)}."] if tables else []
     least = federation.min_cell_count
     centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
+    if plan.model.ridge:
+        centring.append(
+            f"With them it sends covariances: how coarse voxels ({' × '.join(map(str, plan.model.ridge.cells))} a volume), "
+            f"columns, baseline CDR-SB and outcome vary together over its training visits, {least} subjects or more each."
+        )
     if federation.secure:
         rare = f"fewer than {federation.min_holders} sites"
         update = (
