@@ -34,9 +34,10 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
     least = federation.min_cell_count
     centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
     if plan.model.ridge:
+        cells = " × ".join(map(str, plan.model.ridge.cells))
         centring.append(
-            f"With them it sends covariances: how coarse voxels ({' × '.join(map(str, plan.model.ridge.cells))} a volume), "
-            f"columns, baseline CDR-SB and outcome vary together over its training visits, {least} subjects or more each."
+            f"With them it sends covariances: how coarse voxels ({cells} a volume), columns, baseline CDR-SB and "
+            f"outcome vary together over its training visits, {least} subjects or more each."
         )
     if federation.secure:
         rare = f"fewer than {federation.min_holders} sites"
