@@ -15,6 +15,7 @@ import torch
 from flwr.app import Message
 from tiny_federation import MODEL, node_configs, tiny_plan
 
+import permmoe_server.app as server_module
 from permmoe.checkpoint import load_checkpoint
 from permmoe.errors import ConfigurationError
 from permmoe.federated.modules import ModuleLayout
@@ -70,6 +71,19 @@ def test_the_kept_model_is_the_running_mean_and_the_next_round_starts_from_the_n
     assert all(torch.equal(last[f"average:{module}"], kept[module]) for module in kept)
     newest = {name.removeprefix("weights:"): tensor for name, tensor in last.items() if name.startswith("weights:")}
     assert any(not torch.equal(newest[name], tensor) for name, tensor in weights(undisturbed).items())
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("last", 3)])
+def test_a_study_keeps_the_round_that_it_says_it_keeps(
+    keep: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(server_module, "mean_squared_error", lambda sums: next(errors))
+    plan = tiny_plan(rounds=3)
+    plan = plan.model_copy(update={"train": plan.train.model_copy(update={"keep": keep})})
+    (tmp_path / "plan.json").write_text(plan.canonical_json())
+    run_in_process(server_app, client_app, node_configs(tmp_path), run_config(tmp_path))
+    assert load_checkpoint(tmp_path / "out" / "model")[1]["round"] == kept
 
 
 class PowerCutError(Exception):

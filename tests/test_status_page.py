@@ -21,7 +21,15 @@ from permmoe_server.admin import make_admin, serve_admin
 from permmoe_server.gateway import STATUS_BY_RULE
 from permmoe_server.round_log import RoundLog
 from permmoe_server.rules import GATEWAY_RULES, SITE_ERROR, reply_reason
-from permmoe_server.status import CoordinatorStatus, SiteStatus, StatusBoard, headline, parse_status, status_json
+from permmoe_server.status import (
+    CoordinatorStatus,
+    SiteStatus,
+    StatusBoard,
+    headline,
+    kept_round,
+    parse_status,
+    status_json,
+)
 from permmoe_server.status_page import page
 from permmoe_server.status_text import fetch_status, status_text
 
@@ -58,6 +66,16 @@ def status(tmp_path: Path) -> CoordinatorStatus:
         rounds_total=7, records=RoundLog(path).read(), sites=sites, refusals={"handshake": 5, "rate": 0},
         is_synthetic=True,
     )  # fmt: skip
+
+
+def test_the_round_that_is_kept_is_the_best_or_the_last_as_the_study_says(
+    status: CoordinatorStatus, tmp_path: Path
+) -> None:
+    path = tmp_path / "rising.jsonl"
+    path.write_text("".join(line(n, rmse=float(n)) for n in (1, 2, 3)))
+    rising = replace(status, records=RoundLog(path).read())
+    assert kept_round(rising) == 1 and kept_round(replace(rising, keeps_last=True)) == 3
+    assert kept_round(replace(rising, records=())) is None
 
 
 def test_a_record_is_followed_line_by_line_and_a_torn_line_waits(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from permmoe.model import PerMMoE
 from permmoe.trainer import (
     EpochReport,
     FitState,
-    set_means,
     derive_seed,
     epoch_order,
     fit,
     make_model,
     modality_dropout,
+    set_means,
     train_epochs,
 )
 
