@@ -1,0 +1,230 @@
+"""What a user would have otherwise: the published functions in plain fp32 PyTorch, one module after another.
+
+Flex-MoE's six-layer CNN, missing embeddings, attention, and for one modality after the other a noisy top-k router and a
+loop over experts (arXiv 2410.08245 and its code; PerM-MoE, 2509.12234, has one router a modality). As the published
+training loop does, it encodes the volumes that were observed and no others. Nothing is slowed down on purpose: experts
+without a token are skipped, and each has its own parameters. Where permmoe departs from the published code (the
+residual around attention, linear tokens in place of patches) the reference follows permmoe, so that both compute the
+same; tests/test_benchmarks.py shows it, gradients included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+from permmoe.data.batch import Batch
+from permmoe.modality import bank_pairs
+from permmoe.model import Output, PerMMoE
+from permmoe.routers import NOISE_FLOOR, Routing
+
+
+class SixLayerCNN(nn.Module):
+    """Flex-MoE's `Custom3DCNN`, with as many inputs of its last layer as the grid leaves."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        x, y, z = config.grid.shape
+        self.tokens, self.width = config.tokens, config.width
+        self.conv1, self.conv2 = nn.Conv3d(1, 32, 3, padding=1), nn.Conv3d(32, 32, 3, padding=1)
+        self.conv3, self.conv4 = nn.Conv3d(32, 64, 3, padding=1), nn.Conv3d(64, 64, 3, padding=1)
+        self.conv5, self.conv6 = nn.Conv3d(64, 128, 3, padding=1), nn.Conv3d(128, 128, 3, padding=1)
+        self.dropout1, self.dropout2 = nn.Dropout3d(config.encoder.dropout), nn.Dropout3d(config.encoder.dropout)
+        self.dropout3 = nn.Dropout(config.encoder.dropout)
+        # Pooling by 2, 3 and 4, each rounded down, is pooling by 24, rounded down.
+        self.fc = nn.Linear(128 * (x // 24) * (y // 24) * (z // 24), config.tokens * config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = self.dropout1(F.max_pool3d(x, 2))
+        x = F.relu(self.conv3(x))
+        x = F.relu(self.conv4(x))
+        x = self.dropout2(F.max_pool3d(x, 3))
+        x = F.relu(self.conv5(x))
+        x = F.relu(self.conv6(x))
+        x = self.dropout3(F.max_pool3d(x, 4).flatten(1))
+        return self.fc(x).view(-1, self.tokens, self.width)
+
+
+class Router(nn.Module):
+    """Noisy top-k gating (Shazeer et al. 2017), for the tokens of one modality."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.k, self.router_noise = config.top_k, config.router_noise
+        self.weight = nn.Parameter(torch.zeros(config.width, config.experts))
+        self.noise_weight = nn.Parameter(torch.zeros(config.width, config.experts))
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits without noise and gates, [token, expert], and the load of each expert."""
+        clean = tokens @ self.weight
+        logits = clean
+        is_noisy = self.training and self.router_noise
+        if is_noisy:
+            scale = F.softplus(tokens @ self.noise_weight) + NOISE_FLOOR
+            logits = clean + torch.randn_like(clean) * scale
+        n_experts = clean.shape[1]
+        top, chosen = logits.topk(min(self.k + 1, n_experts), dim=1)
+        gates = torch.zeros_like(logits).scatter(1, chosen[:, : self.k], F.softmax(top[:, : self.k], dim=1))
+        if not is_noisy:
+            return clean, gates, (gates > 0).float().sum(0)
+        if self.k == n_experts:
+            return clean, gates, torch.full((n_experts,), float(len(tokens)))
+        # `_prob_in_top_k`: the chance to stay in, or to come in, with noise drawn anew.
+        threshold_if_in, threshold_if_out = top[:, self.k, None], top[:, self.k - 1, None]
+        normal = torch.distributions.Normal(0.0, 1.0)
+        chance_if_in = normal.cdf((clean - threshold_if_in) / scale)
+        chance_if_out = normal.cdf((clean - threshold_if_out) / scale)
+        return clean, gates, torch.where(logits > threshold_if_in, chance_if_in, chance_if_out).sum(0)
+
+
+class LoopedExperts(nn.Module):
+    """Σ_e gate_e · FFN_e(token), one expert after the other, each on the tokens sent to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, h = config.width, config.expert_hidden
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(d, h), nn.GELU(), nn.Linear(h, d)) for _ in range(config.experts)
+        )
+
+    def forward(self, tokens: Tensor, gates: Tensor) -> Tensor:
+        output = torch.zeros_like(tokens)
+        for e, expert in enumerate(self.experts):
+            sent = gates[:, e].nonzero().flatten()
+            if len(sent):
+                output = output.index_add(0, sent, gates[sent, e, None] * expert(tokens[sent]))
+        return output
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, written out as in the published code."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.to_qkv = nn.Linear(config.width, 3 * config.width)
+        self.project = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, n, width = x.shape
+        q, k, v = self.to_qkv(x).reshape(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1)) / sqrt(width // self.heads)
+        mixed = scores.softmax(dim=-1) @ v
+        return self.project(mixed.transpose(1, 2).reshape(batch, n, width))
+
+
+class ReferencePerMMoE(nn.Module):
+    """Encode, fill in, attend, route and mix one modality after the other, predict."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        n_modalities, width = len(config.modalities), config.width
+        self.encoders = nn.ModuleDict({name: SixLayerCNN(config) for name in config.names})
+        self.missing = nn.Parameter(torch.zeros(1 << n_modalities, n_modalities, config.tokens, width))
+        self.modality_embedding = nn.Parameter(torch.zeros(n_modalities, 1, width))
+        self.position_embedding = nn.Parameter(torch.zeros(config.tokens, width))
+        self.norm1, self.attention, self.norm2 = nn.LayerNorm(width), Attention(config), nn.LayerNorm(width)
+        self.dropout1, self.dropout2 = nn.Dropout(config.dropout), nn.Dropout(config.dropout)
+        self.routers = nn.ModuleList(Router(config) for _ in config.names)
+        self.experts = LoopedExperts(config)
+        self.head_norm = nn.LayerNorm(width)
+        self.head1 = nn.Linear(n_modalities * width + 1, config.head_hidden)
+        self.head_dropout = nn.Dropout(config.dropout)
+        self.head2 = nn.Linear(config.head_hidden, 1)
+
+    @classmethod
+    def of(cls, model: PerMMoE) -> ReferencePerMMoE:
+        """The same function as `model`, its weights copied. Only per-modality routers and the six-layer CNN."""
+        reference = cls(model.config)
+        with torch.no_grad():
+            for ours, theirs in corresponding(model.state_dict(), dict(reference.named_parameters()), model.config):
+                theirs.copy_(ours)
+        return reference
+
+    def forward(self, batch: Batch) -> Output:
+        tokens = [self._tokens(m, name, batch) for m, name in enumerate(self.config.names)]
+        return self.fused(tokens, batch)
+
+    def _tokens(self, m: int, name: str, batch: Batch) -> Tensor:
+        """One modality's tokens for every visit: encoded where observed, learned for the observed set elsewhere."""
+        observed = batch.observed[:, m]
+        tokens = torch.zeros(len(observed), self.config.tokens, self.config.width)
+        if observed.any():
+            tokens[observed] = self.encoders[name](batch.inputs[name])
+        if (~observed).any():
+            sets = (batch.observed * 2 ** torch.arange(batch.observed.shape[1])).sum(1)
+            tokens[~observed] = self.missing[sets[~observed], m]
+        return tokens
+
+    def fused(self, tokens: list[Tensor], batch: Batch) -> Output:
+        """All behind the encoders."""
+        x = torch.stack(tokens, dim=1) + self.modality_embedding + self.position_embedding
+        n, n_modalities, n_tokens, width = x.shape
+        flat = x.reshape(n, n_modalities * n_tokens, width)
+        flat = flat + self.dropout1(self.attention(self.norm1(flat)))
+        mixed, logits, gates, loads = [], [], [], []
+        for router, own in zip(self.routers, flat.split(n_tokens, dim=1), strict=True):
+            rows = self.norm2(own).reshape(-1, width)
+            own_logits, own_gates, load = router(rows)
+            mixed.append(own + self.dropout2(self.experts(rows, own_gates).view_as(own)))
+            logits.append(own_logits.view(n, n_tokens, -1))
+            gates.append(own_gates.view(n, n_tokens, -1))
+            loads.append(load)
+        scaled = (batch.baseline - self.config.baseline_centre_points) / self.config.baseline_scale_points
+        summary = torch.cat([self.head_norm(own.mean(1)) for own in mixed] + [scaled[:, None]], dim=1)
+        prediction = self.head2(self.head_dropout(F.gelu(self.head1(summary))))[:, 0]
+        routing = Routing(torch.stack(logits, 1), torch.stack(gates, 1), batch.observed, torch.stack(loads))
+        return Output(prediction, routing)
+
+
+RENAMED = {
+    "attention.modality_embedding": "modality_embedding", "attention.position_embedding": "position_embedding",
+    "attention.norm": "norm1", "attention.expert_norm": "norm2", "attention.to_qkv": "attention.to_qkv",
+    "attention.project": "attention.project", "head.norm": "head_norm", "head.hidden": "head1", "head.out": "head2",
+}  # fmt: skip
+"""permmoe's names of what the reference calls otherwise."""
+
+
+def corresponding(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], config: ModelConfig
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of equal shape of permmoe's parameters (or gradients) and the reference's, views of both."""
+    for name, value in ours.items():
+        match name.split("."):
+            case ["encoders", modality, "features", _, kind]:
+                layers = [n for n in ours if n.startswith(f"encoders.{modality}.features.") and n.endswith(kind)]
+                yield value, theirs[f"encoders.{modality}.conv{layers.index(name) + 1}.{kind}"]
+            case ["encoders", modality, "project", kind]:
+                yield value, theirs[f"encoders.{modality}.fc.{kind}"]
+            case ["missing_bank", _]:
+                for row, (mask, missing) in enumerate(bank_pairs(len(config.modalities))):
+                    yield value[row], theirs["missing"][mask, missing]
+            case ["routers", kind]:
+                for m, own in enumerate(value):
+                    yield own, theirs[f"routers.{m}.{kind}"]
+            case ["experts", kind]:
+                yield from looped_pairs(kind, value, theirs, "experts.experts")
+            case _ if name in RENAMED:
+                yield value, theirs[RENAMED[name]]
+            case [*_, kind]:
+                yield value, theirs[f"{RENAMED[name.removesuffix(f'.{kind}')]}.{kind}"]
+
+
+def looped_pairs(
+    kind: str, stacked: Tensor, theirs: Mapping[str, Tensor], prefix: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices of the stacked w1, b1, w2 or b2, and the layers of the experts in the list."""
+    layer = "0" if kind.endswith("1") else "2"
+    for e, own in enumerate(stacked):
+        if kind.startswith("w"):
+            yield own, theirs[f"{prefix}.{e}.{layer}.weight"].T
+        else:
+            yield own, theirs[f"{prefix}.{e}.{layer}.bias"]
