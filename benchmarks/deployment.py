@@ -85,14 +85,14 @@ def deployment_figures(*, secure: bool) -> dict[str, Any]:
 
 def memory_mb(sites: int) -> int:
     """Peak memory of a process that serves so many sites, which send updates of every module, MB."""
-    code = f"from deployment import serve; serve({sites})"
+    code = f"from deployment import serve; print(serve({sites}))"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", code]
     return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
-def serve(sites: int) -> None:
-    """Two rounds with `sites` sites that change every module by nothing; prints this process's peak memory, MB."""
+def serve(sites: int) -> int:
+    """Two rounds with `sites` sites that change every module by nothing; this process's peak memory, MB."""
     base = read_config(STUDY, RoundPlan)
     plan = base.model_copy(update={"federation": FederationConfig(rounds=2, evaluate_every=0, centring_round=False)})
     layout = ModuleLayout.of(PerMMoE(plan.model))
@@ -109,7 +109,7 @@ def serve(sites: int) -> None:
     state = FederationState(0, layout.flatten_all(PerMMoE(plan.model).state_dict()))
     for _, record in run_rounds(InProcessGrid(app, [{}] * sites), plan, layout, state):
         assert len([site for site in record.sites if site.rejected is None]) == sites
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def _page_seconds(settings_file: Path) -> float:

@@ -68,7 +68,7 @@ def overhead_milliseconds(engine: Engine) -> dict[str, float]:
         federation = FederationConfig(rounds=ROUNDS, local_epochs=1, evaluate_every=0)
         plan = RoundPlan(model=SMALL, train=TrainConfig(batch_size=VISITS), federation=federation)
         (folder / "plan.json").write_text(plan.canonical_json())
-        nodes = [{"site-config": str(write_site(folder, f"site-{i}"))} for i in range(CLIENTS)]
+        nodes = [{"site-config": str(write_site(folder, f"site-{i}", plan))} for i in range(CLIENTS)]
         run_config = {"plan": str(folder / "plan.json"), "out": str(folder / "out")}
         started = time.perf_counter()
         run_federation(server_app, client_app, nodes, run_config, engine=engine, workers=int(engine == "ray"))
@@ -82,8 +82,8 @@ def overhead_milliseconds(engine: Engine) -> dict[str, float]:
     }
 
 
-def write_site(folder: Path, name: str) -> Path:
-    """A synthetic site with tables only."""
+def write_site(folder: Path, name: str, plan: RoundPlan) -> Path:
+    """A synthetic site with tables only, which approved the study."""
     rng = np.random.default_rng(list(name.encode()))
     columns = [column for modality in SMALL.modalities for column in modality.columns]
     with (folder / f"{name}.csv").open("w", newline="") as file:
@@ -95,7 +95,7 @@ def write_site(folder: Path, name: str) -> Path:
             rows.writerow(
                 [f"{name}-{i}", name, "bl", 1.5, rng.uniform(0, 3), 24, "train", *rng.normal(size=len(columns))]
             )
-    site = {"name": name, "manifest": f"{name}.csv", "cache": f"cache-{name}"}
+    site = {"name": name, "manifest": f"{name}.csv", "cache": f"cache-{name}", "approved_studies": [plan.digest()]}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(site))
     return folder / f"{name}.yaml"
 
