@@ -394,6 +394,11 @@ def test_scores_belong_to_their_method_combination_regime_and_stratum(study: Pat
     assert scores(table, "another", "all") == {}
 
 
+def test_a_handful_of_subjects_gives_no_verdict() -> None:
+    assert Difference(9, -0.5, -0.7, -0.3).verdict == "unclear"
+    assert Difference(10, -0.5, -0.7, -0.3).verdict == "better"
+
+
 @pytest.mark.parametrize(
     ("value", "lower", "upper", "verdict"),
     [

@@ -15,6 +15,9 @@ from permmoe.modality import all_combinations, combination_name
 MEAN = "mean"
 """Stands where a combination's name stands, for the average over combinations."""
 
+FEWEST_SUBJECTS = 10
+"""With fewer no difference is called clear: a bootstrap over a handful of subjects knows nothing of the others."""
+
 STRATA = {
     "all": "All test subjects",
     "small_change": "Small change: 0 < Δ ≤ 1",
@@ -45,9 +48,11 @@ class Difference:
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear", "none"]:
-        """Of the method, where the 95% interval excludes zero; `none` where there is no figure."""
+        """Of the method, where the 95% interval excludes zero and subjects are enough; `none` without a figure."""
         if not isfinite(self.value):
             return "none"
+        if self.n < FEWEST_SUBJECTS:
+            return "unclear"
         if self.upper < 0:
             return "better"
         return "worse" if self.lower > 0 else "unclear"

@@ -39,7 +39,7 @@ VERDICT_LOOKS = {
 VERDICT_LEGEND = (
     ("better: 95% interval below zero", VERDICT_LOOKS["better"]),
     ("worse: interval above zero", VERDICT_LOOKS["worse"]),
-    ("no clear difference: interval holds zero", VERDICT_LOOKS["unclear"]),
+    ("no clear difference: interval holds zero, or n < 10", VERDICT_LOOKS["unclear"]),
 )
 VERDICT_PHRASES = (
     ("better", "clearly better"),
