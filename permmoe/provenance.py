@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import version
 
 PACKAGES = ("permmoe", "torch", "flwr", "monai", "nibabel", "nilearn", "numpy", "pandas", "scikit-learn")
@@ -10,7 +11,11 @@ PACKAGES = ("permmoe", "torch", "flwr", "monai", "nibabel", "nilearn", "numpy", 
 
 def versions() -> dict[str, str]:
     """Version of Python and of each package that a result depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+_version = cache(version)
+"""Looked up once a process: it is asked for at every checkpoint, and searches the disk."""
 
 
 def machine() -> str:
