@@ -1,0 +1,192 @@
+"""The goals, a row each: which sides are run, how a figure comes from them, and what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+Pair = Mapping[str, Mapping[str, Any]]
+"""Figures of all sides that were run in one turn, by side."""
+
+HAS_TILES = bool(torch.cpu._is_amx_tile_supported())
+"""AMX tiles, without which a CPU's bf16 is slower than its fp32."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure that is measured again and again."""
+
+    name: str
+    says: str
+    """What is measured, against what."""
+    group: str
+    """Sides of a group take turns; rows of a group are computed from the same runs."""
+    sides: tuple[str, ...]
+    figure: Callable[[Pair], float]
+    unit: Literal["×", "%", "MB"]
+    sense: Literal["at least", "at most", ""]
+    """Empty for a row without a goal: a fast path that permmoe does not take yet, or a size for comparison."""
+    goal: float = 0.0
+    beside: Callable[[Pair], str] = lambda pair: ""
+    """What belongs to the figure: agreement of the two results, absolute sizes."""
+    repeats: bool = True
+    """False where nothing varies: counted, not timed."""
+
+    def is_met(self, median: float) -> bool | None:
+        """Whether a median reaches the goal; None without a goal."""
+        match self.sense:
+            case "at least":
+                return median >= self.goal
+            case "at most":
+                return median <= self.goal
+            case _:
+                return None
+
+
+def faster(ours: str, theirs: str) -> Callable[[Pair], float]:
+    """How many times the seconds of `ours` go into those of `theirs`."""
+    return lambda pair: float(pair[theirs]["seconds"] / pair[ours]["seconds"])
+
+
+def milliseconds(ours: str, theirs: str) -> Callable[[Pair], str]:
+    """Both times."""
+    return lambda pair: f"{1e3 * pair[ours]['seconds']:.3g} ms against {1e3 * pair[theirs]['seconds']:.3g} ms"
+
+
+def same_function(ours: str, theirs: str) -> Callable[[Pair], str]:
+    """Both times, and how far the two predictions differ."""
+
+    def text(pair: Pair) -> str:
+        both = zip(pair[ours]["prediction"], pair[theirs]["prediction"], strict=True)
+        difference = max(abs(a - b) for a, b in both)
+        return f"{milliseconds(ours, theirs)(pair)}; predictions differ by {difference:.1g} points at most"
+
+    return text
+
+
+def share_of_peak(side: str) -> Callable[[Pair], float]:
+    """Arithmetic a second over the best that this machine's matrix product reached in the same turn, per cent."""
+
+    def share(pair: Pair) -> float:
+        peak = max(pair["peaks"]["fp32_gflops"], pair["peaks"]["bf16_gflops"])
+        return float(100 * pair[side]["gflop"] / pair[side]["seconds"] / peak)
+
+    return share
+
+
+def arithmetic(side: str) -> Callable[[Pair], str]:
+    """What a share of the peak is made of."""
+    return lambda pair: (
+        f"{pair[side]['gflop']:.3g} GFLOP a step, {pair[side]['gflop'] / pair[side]['seconds']:.3g} GFLOP/s"
+    )
+
+
+ACCURACIES = ("accuracy_default", "accuracy_cnn")
+"""Sides that are run once: what the encoders learn, beside the rows that compare their speeds."""
+
+ROWS = (
+    Row(
+        "same-cnn-step", "training step, same six-layer CNN, against plain fp32", "step",
+        ("cnn_step", "reference_step"), faster("cnn_step", "reference_step"), "×", "at least",
+        5.0 if HAS_TILES else 1.4, same_function("cnn_step", "reference_step"),
+    ),
+    Row(
+        "default-step", "training step, default encoder, against the reference's CNN", "step",
+        ("default_step", "reference_step"), faster("default_step", "reference_step"), "×", "at least", 15.0,
+        milliseconds("default_step", "reference_step"),
+    ),
+    Row(
+        "default-peak", "share of the machine's peak, default encoder", "step", ("default_step", "peaks"),
+        share_of_peak("default_step"), "%", "at least", 30.0, arithmetic("default_step"),
+    ),
+    Row(
+        "sfcn-peak", "for comparison: the SFCN encoder's share", "step", ("sfcn_step", "peaks"),
+        share_of_peak("sfcn_step"), "%", "", 0.0, arithmetic("sfcn_step"),
+    ),
+    Row(
+        "fusion", "all behind the encoders, batch 8, against loops", "fusion", ("fusion", "fusion_loops"),
+        faster("fusion", "fusion_loops"), "×", "at least", 1.8, milliseconds("fusion", "fusion_loops"),
+    ),
+    Row(
+        "experts", "experts on 32 tokens, against a loop", "experts", ("experts", "experts_loop"),
+        faster("experts", "experts_loop"), "×", "at least", 4.5, milliseconds("experts", "experts_loop"),
+    ),
+    Row(
+        "predict", "prediction, one subject, four modalities, default encoder, against the reference's CNN", "predict",
+        ("predict_default", "predict_reference"), faster("predict_default", "predict_reference"), "×", "at least", 20.0,
+        milliseconds("predict_default", "predict_reference"),
+    ),
+    Row(
+        "predict-cnn", "for comparison: the same prediction with the same CNN", "predict",
+        ("predict_cnn", "predict_reference"), faster("predict_cnn", "predict_reference"), "×", "", 0.0,
+        same_function("predict_cnn", "predict_reference"),
+    ),
+    Row(
+        "bytes", "bytes a round of a T1+FLAIR site, down and up, against the whole model in fp32 both ways", "bytes",
+        ("bytes",), lambda pair: 100 * (pair["bytes"]["down"] + pair["bytes"]["up"]) / (2 * pair["bytes"]["full"]),
+        "%", "at most", 60.0,
+        lambda pair: (
+            f"down {pair['bytes']['down'] / pair['bytes']['full']:.2f}, up "
+            f"{pair['bytes']['up'] / pair['bytes']['full']:.2f} of {pair['bytes']['full'] / 1e6:.2f} MB"
+        ),
+        repeats=False,
+    ),
+    Row(
+        "server-memory", "server memory, 20 to 500 clients", "memory", ("memory_20", "memory_500"),
+        lambda pair: float(pair["memory_500"]["mb"] - pair["memory_20"]["mb"]), "MB", "at most", 5.0,
+        lambda pair: f"{pair['memory_20']['mb']} MB and {pair['memory_500']['mb']} MB, the nodes' own state included",
+    ),
+    Row(
+        "averaging", "averaging 10 replies of 4.8 million parameters, checked, against Flower's, unchecked",
+        "averaging", ("averaging", "averaging_flower"), faster("averaging", "averaging_flower"), "×", "at least", 3.0,
+        lambda pair: (
+            f"{milliseconds('averaging', 'averaging_flower')(pair)}; peak above the model "
+            f"{pair['averaging']['peak_mb_above_model']:.0f} MB against "
+            f"{pair['averaging_flower']['peak_mb_above_model']:.0f} MB"
+        ),
+    ),
+    Row(
+        "simulation", "a simulated round's time beside its local training, default study", "simulation",
+        ("simulation",), lambda pair: 100 * pair["simulation"]["overhead"], "%", "at most", 3.0,
+        lambda pair: (
+            f"{1e3 * pair['simulation']['training_seconds']:.3g} ms of training in a round of "
+            f"{1e3 * pair['simulation']['seconds']:.3g} ms, {pair['simulation']['sites']} sites"
+        ),
+    ),
+    Row(
+        "loader", "loader, share of a training step, default study", "loader", ("loader",),
+        lambda pair: 100 * pair["loader"]["batch_seconds"] / pair["loader"]["step_seconds"], "%", "at most", 5.0,
+        lambda pair: (
+            f"{1e3 * pair['loader']['batch_seconds']:.2g} ms of {1e3 * pair['loader']['step_seconds']:.3g} ms; "
+            f"a 4 mm volume from its file {1e3 * pair['loader']['file_seconds_a_volume']:.2g} ms"
+        ),
+    ),
+)  # fmt: skip
+
+CANDIDATES = (
+    Row(
+        "channels-last", "the same CNN with channels_last_3d weights, against the step as it is", "step",
+        ("cnn_step_channels_last", "cnn_step"), faster("cnn_step_channels_last", "cnn_step"), "×", "", 0.0,
+        same_function("cnn_step_channels_last", "cnn_step"),
+    ),
+    Row(
+        "kept-pages", "channels_last_3d and freed pages kept in the process, against the step as it is", "step",
+        ("cnn_step_kept_pages", "cnn_step"), faster("cnn_step_kept_pages", "cnn_step"), "×", "", 0.0,
+        same_function("cnn_step_kept_pages", "cnn_step"),
+    ),
+    Row(
+        "all-against-reference", "both, against plain fp32", "step", ("cnn_step_kept_pages", "reference_step"),
+        faster("cnn_step_kept_pages", "reference_step"), "×", "", 0.0,
+        same_function("cnn_step_kept_pages", "reference_step"),
+    ),
+)  # fmt: skip
+"""Fast paths that permmoe does not take yet."""
+
+NOT_HERE = (
+    ("gpu-step", "training step on a GPU: bf16, channels_last_3d, no hidden synchronisation, deterministic"),
+    ("half-precision", "bytes a round in half precision, ≤ 30% at equal accuracy"),
+)
+"""Goals that no run can measure yet: no GPU, and a feature that does not exist."""
