@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from page import figure_text
 
 Pair = Mapping[str, Mapping[str, Any]]
 """Figures of all sides that were run in one turn, by side."""
@@ -51,9 +52,14 @@ def faster(ours: str, theirs: str) -> Callable[[Pair], float]:
     return lambda pair: float(pair[theirs]["seconds"] / pair[ours]["seconds"])
 
 
+def ms(seconds: float) -> str:
+    """Seconds as milliseconds with their unit."""
+    return figure_text(1e3 * seconds, "ms")
+
+
 def milliseconds(ours: str, theirs: str) -> Callable[[Pair], str]:
     """Both times."""
-    return lambda pair: f"{1e3 * pair[ours]['seconds']:.3g} ms against {1e3 * pair[theirs]['seconds']:.3g} ms"
+    return lambda pair: f"{ms(pair[ours]['seconds'])} against {ms(pair[theirs]['seconds'])}"
 
 
 def same_function(ours: str, theirs: str) -> Callable[[Pair], str]:
@@ -140,7 +146,7 @@ ROWS = (
         lambda pair: f"{pair['memory_20']['mb']} MB and {pair['memory_500']['mb']} MB, the nodes' own state included",
     ),
     Row(
-        "averaging", "averaging 10 replies of 4.8 million parameters, checked, against Flower's, unchecked",
+        "averaging", "averaging 40 replies of 4.8 million parameters, checked, against Flower's, unchecked",
         "averaging", ("averaging", "averaging_flower"), faster("averaging", "averaging_flower"), "×", "at least", 3.0,
         lambda pair: (
             f"{milliseconds('averaging', 'averaging_flower')(pair)}; peak above the model "
@@ -152,16 +158,16 @@ ROWS = (
         "simulation", "a simulated round's time beside its local training, default study", "simulation",
         ("simulation",), lambda pair: 100 * pair["simulation"]["overhead"], "%", "at most", 3.0,
         lambda pair: (
-            f"{1e3 * pair['simulation']['training_seconds']:.3g} ms of training in a round of "
-            f"{1e3 * pair['simulation']['seconds']:.3g} ms, {pair['simulation']['sites']} sites"
+            f"{ms(pair['simulation']['training_seconds'])} of training in a round of "
+            f"{ms(pair['simulation']['seconds'])}, {pair['simulation']['sites']} sites"
         ),
     ),
     Row(
         "loader", "loader, share of a training step, default study", "loader", ("loader",),
         lambda pair: 100 * pair["loader"]["batch_seconds"] / pair["loader"]["step_seconds"], "%", "at most", 5.0,
         lambda pair: (
-            f"{1e3 * pair['loader']['batch_seconds']:.2g} ms of {1e3 * pair['loader']['step_seconds']:.3g} ms; "
-            f"a 4 mm volume from its file {1e3 * pair['loader']['file_seconds_a_volume']:.2g} ms"
+            f"{ms(pair['loader']['batch_seconds'])} of {ms(pair['loader']['step_seconds'])}; "
+            f"a 4 mm volume from its file {ms(pair['loader']['file_seconds_a_volume'])}"
         ),
     ),
 )  # fmt: skip

@@ -36,6 +36,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.provenance import machine, versions
 
 HERE = Path(__file__).parent
+PEAKS = ("fp32_gflops", "bf16_gflops", "memory_gb_a_second")
 console = Console(highlight=False)
 
 
@@ -69,7 +70,7 @@ def benchmark(
         "peaks": peaks_of(turns),
         "rows": [summary(row, turns) for row in chosen if row in ROWS],
         "candidates": [summary(row, turns) for row in chosen if row in CANDIDATES],
-        "not_measured": [{"name": name, "says": says} for name, says in NOT_HERE],
+        "not_measured": [{"name": name, "says": says} for name, says in NOT_HERE if is_whole],
         "accuracy": {side: once[side] for side in ACCURACIES if side in once},
         "profile": once.get("profile", {}),
         "minutes": round((time.perf_counter() - started) / 60, 1),
@@ -133,7 +134,7 @@ def summary(row: Row, turns: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
 def peaks_of(turns: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
     """The machine's own peaks, medians over the turns."""
     found = [turn["peaks"] for own in turns.values() for turn in own if "peaks" in turn]
-    return {name: statistics.median(f[name] for f in found) for name in found[0]} if found else {}
+    return {name: statistics.median(f[name] for f in found) for name in PEAKS} if found else {}
 
 
 def described_machine() -> dict[str, Any]:
