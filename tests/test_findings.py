@@ -98,5 +98,12 @@ def test_a_sum_of_claims_over_regimes_names_claim_and_regime() -> None:
     many = [judged(r, d, where=w) for w in ("with t1", "with tau", "with flair") for r, d in (("x", 0.01), ("y", 0.02))]
     many[3] = judged("y", -0.4, where="with tau")
     first, *others = findings(many, UNIT, names_regime=True)
-    assert first.startswith("Of 6 tests of 3 claims 1 holds beyond chance: A beats B, with tau, y (−0.40")
+    assert first.startswith("Of 6 tests of 3 claims 1 holds beyond chance: A beats B, with tau, in y (−0.40")
     assert len(others) == 3
+
+
+def test_a_claim_that_holds_in_several_regimes_is_named_once() -> None:
+    many = [judged(r, d, where=w) for w in ("with t1", "with tau", "with flair") for r, d in (("x", 0.01), ("y", 0.02))]
+    many[2:4] = [judged("x", -0.2, where="with tau"), judged("y", -0.4, where="with tau")]
+    first, *_ = findings(many, UNIT, names_regime=True)
+    assert "A beats B, with tau, in x and y (differences between −0.40 and −0.20" in first

@@ -48,9 +48,7 @@ def judge_claims(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Map
 
 def findings(judged: Sequence[Judged], unit: str, *, names_regime: bool) -> list[str]:
     """A sentence a claim, its regimes together; where claims are many, led by one that sums them up."""
-    by_claim: dict[str, list[Judged]] = {}
-    for one in judged:
-        by_claim.setdefault(one["claim"], []).append(one)
+    by_claim = _by_claim(judged)
     sentences = [
         _over_regimes(group, unit) if len(group) > 1 else finding(group[0], unit, names_regime=names_regime)
         for group in by_claim.values()
@@ -107,12 +105,11 @@ def _summary(judged: Sequence[Judged], claims: int, unit: str, names_regime: boo
     unknown = len(judged) - len(held) - len(reversed_) - len(open_)
 
     def named(group: Sequence[Judged]) -> str:
-        if not group or len(group) > MOST_NAMED:
-            return ""
-        texts = [
-            f"{one['claim']}{', ' + one['regime'] if names_regime else ''} ({_figures(one, unit)})" for one in group
-        ]
-        return f": {'; '.join(texts)}"
+        texts = []
+        for claim, ones in _by_claim(group).items():
+            where = f", in {' and '.join(one['regime'] for one in ones)}" if names_regime else ""
+            texts.append(f"{claim}{where} ({_figures(ones[0], unit) if len(ones) == 1 else _range(ones, unit)})")
+        return f": {'; '.join(texts)}" if 0 < len(texts) <= MOST_NAMED else ""
 
     sentences = [f"Of {what} {_count(len(held))} hold{'s' if len(held) == 1 else ''} beyond chance{named(held)}."]
     sentences.append(
@@ -125,6 +122,13 @@ def _summary(judged: Sequence[Judged], claims: int, unit: str, names_regime: boo
     if unknown:
         sentences.append(f"{_count(unknown).capitalize()} could not be judged.")
     return " ".join(sentences)
+
+
+def _by_claim(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    groups: dict[str, list[Judged]] = {}
+    for one in judged:
+        groups.setdefault(one["claim"], []).append(one)
+    return groups
 
 
 def _figures(one: Judged, unit: str = "") -> str:
