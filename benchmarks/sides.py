@@ -396,7 +396,8 @@ def accuracy(scale: Scale, kind: Literal["pooled", "cnn"]) -> Figures:
     else:
         settings = TrainConfig(batch_size=8)
         optimiser = make_optimiser(model, settings)
-        while time.perf_counter() - started < scale.cnn_seconds:
+        started = time.perf_counter()
+        while not epochs or time.perf_counter() - started < scale.cnn_seconds:
             train_epochs(model, train, settings, first_epoch=epochs, epochs=1, seed=0, optimiser=optimiser)
             epochs += 1
     seconds = time.perf_counter() - started
