@@ -1,6 +1,6 @@
 """Every performance goal as a ratio of two things that take turns in processes of their own.
 
-    python benchmarks/run.py [--full] [--only PATTERN] [--pairs 5]
+    python benchmarks/run.py [--full] [--only PATTERN] [--pairs 5] [--page-only]
 
 `make bench` (quick, small grids) and `make bench-full` (the published grid). Prints a table and writes
 docs/performance.json and, from nothing but that, docs/performance.md. Run it on an otherwise idle machine.
@@ -47,8 +47,12 @@ def benchmark(
     only: Annotated[str, typer.Option(help="Rows of this name, * and ? allowed; nothing is written to docs.")] = "*",
     pairs: Annotated[int, typer.Option(min=1, help="Turns of every ratio.")] = 5,
     out: Annotated[Path, typer.Option(help="Written with .json and .md appended.")] = Path("docs/performance"),
+    page_only: Annotated[bool, typer.Option("--page-only", help="Write the page anew from the JSON.")] = False,
 ) -> None:
     """Measure the goals and say which are met."""
+    if page_only:
+        write_page(out)
+        return
     scale = "full" if full else "quick"
     chosen = [row for row in (*ROWS, *CANDIDATES) if fnmatchcase(row.name, only)]
     if not chosen:
@@ -78,10 +82,14 @@ def benchmark(
     console.print(table(result))
     if not is_whole:
         return
-    written = out.with_suffix(".json")
-    written.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    out.with_suffix(".md").write_text(page(json.loads(written.read_text())))
-    console.print(f"{result['minutes']} minutes; written: {written} and {out.with_suffix('.md')}")
+    out.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_page(out)
+    console.print(f"{result['minutes']} minutes; written: {out.with_suffix('.json')} and {out.with_suffix('.md')}")
+
+
+def write_page(out: Path) -> None:
+    """The page, from the JSON beside it."""
+    out.with_suffix(".md").write_text(page(json.loads(out.with_suffix(".json").read_text())))
 
 
 def measured(rows: Sequence[Row], scale: str, pairs: int) -> dict[str, list[Pair]]:
@@ -124,10 +132,10 @@ def summary(row: Row, turns: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
     values = [row.figure(turn) for turn in own]
     median = statistics.median(values)
     nearest = min(range(len(values)), key=lambda i: abs(values[i] - median))
-    goal = f"{row.sense} {figure_text(row.goal, row.unit)}" if row.sense else ""
     return {
-        "name": row.name, "says": row.says, "goal": goal, "unit": row.unit, "median": median, "least": min(values),
-        "most": max(values), "values": values, "is_met": row.is_met(median), "beside": row.beside(own[nearest]),
+        "name": row.name, "says": row.says, "goal": row.wanted, "unit": row.unit, "median": median,
+        "least": min(values), "most": max(values), "values": values, "is_met": row.is_met(median),
+        "beside": row.beside(own[nearest]),
     }  # fmt: skip
 
 
