@@ -342,6 +342,8 @@ def _learning_items(view: View, learning: pd.DataFrame, regime: str) -> list[Ite
     best, *others = sorted(ends, key=lambda name: ends[name]) or [""]
     lowest = f"{best} ends with the lowest validation RMSE, {number(ends.get(best), 3)} {view.unit}"
     span = f"the others between {number(ends[others[0]], 3)} and {number(ends[others[-1]], 3)}" if others else ""
+    if len(others) == 1:
+        span = f"{others[0]} with {number(ends[others[0]], 3)}"
     told = [Text(f"{lowest}; {span}.")] if others else []
     return [
         *told,
