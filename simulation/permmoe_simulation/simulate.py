@@ -68,12 +68,12 @@ def run_study(
     workers: int,
     command: str,
     progress: Progress,
-    shared: Path | None = None,
+    shared: Path,
     only: str = "*",
 ) -> StudyOutcome:
     """Run what is missing and write the tables and the report. Raises PermmoeError for data that cannot be used.
 
-    `shared`: folder of cohorts and volumes, the study's own if left out. `only`: a pattern of METHOD/REGIME/SEED; of
+    `shared`: folder of cohorts and volumes, which may be the study's own. `only`: a pattern of METHOD/REGIME/SEED; of
     the other cells only those that are on disk go into the tables. One process at a time works in a folder; a second
     one waits, and then finds everything done.
     """
@@ -82,7 +82,7 @@ def run_study(
     except OSError as error:
         raise ConfigurationError(f"results cannot be written to {out} ({error.strerror}); name another --out") from None
     with only_process(out, progress.note):
-        return _run_study(study, out, engine, workers, command, progress, shared or out, only)
+        return _run_study(study, out, engine, workers, command, progress, shared, only)
 
 
 @contextmanager
@@ -110,7 +110,11 @@ def _run_study(
     started = time.perf_counter()
     for unfinished in (out / "cells").glob("*.unfinished"):
         shutil.rmtree(unfinished)
-    data = _data_by_regime(study, shared, workers, progress)
+    with ExitStack() as stack:
+        if shared.resolve() != out.resolve():
+            shared.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_process(shared, progress.note))
+        data = _data_by_regime(study, shared, workers, progress)
     sum((d.quarantine for d in _different(data)), Quarantine(())).write(out / "quarantine.csv")
     grid = cells(study, {regime: d.digest for regime, d in data.items()}, engine)
     left_out = sites_left_out(grid, data)
@@ -151,15 +155,10 @@ def _is_wanted(method: str, cell: Cell, only: str, folder: Path) -> bool:
 def _data_by_regime(study: StudyConfig, shared: Path, workers: int, progress: Progress) -> dict[str, StudyData]:
     """Each regime's data; those of equal regimes are one object."""
     found: dict[str, StudyData] = {}
-    shared.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        if not (shared / "cells").exists():
-            stack.enter_context(only_process(shared, progress.note))
-        sources = {regime: data_source(study, regime) for regime in study.regimes}
-        for regime, source in sources.items():
-            same = [other for other in found if sources[other] == source]
-            data = found[same[0]] if same else prepare_data(source, study.model, shared, workers, progress)
-            found[regime] = data
+    sources = {regime: data_source(study, regime) for regime in study.regimes}
+    for regime, source in sources.items():
+        same = [other for other in found if sources[other] == source]
+        found[regime] = found[same[0]] if same else prepare_data(source, study.model, shared, workers, progress)
     return found
 
 
