@@ -12,7 +12,7 @@ import pytest
 from study_files import change_summary, write_axis, write_percent_changes, write_study
 
 from permmoe_simulation.report.axis import axis_section, crossing_sentence, crossings, exponent, growth_section
-from permmoe_simulation.report.cells import unmirrored
+from permmoe_simulation.report.cells import sample_size, unmirrored
 from permmoe_simulation.report.content import Item, Plot, Section, Text, digits_for, listed, table_digits
 from permmoe_simulation.report.experts import drift_sentence, experts_section, router_consistency
 from permmoe_simulation.report.files import read_study
@@ -57,6 +57,13 @@ def along(tmp_path: Path) -> Path:
 
 def view(folder: Path) -> View:
     return view_of(read_study(folder))
+
+
+def test_a_method_that_no_subject_could_judge_does_not_widen_the_sample_size() -> None:
+    assert sample_size([0, 219, 219]) == "219"
+    assert sample_size([219, 145, 0]) == "145–219"
+    assert sample_size([0]) == "0"
+    assert sample_size([]) == "–"
 
 
 def test_study_without_publication_axis_or_drift_has_no_section_of_them(study: Path) -> None:

@@ -117,11 +117,20 @@ def differences(comparisons: pd.DataFrame, regime: str, stratum: str) -> dict[tu
 
 
 def subjects(found: Scores, combination: str) -> str:
-    """n of a combination as text: one number, a range where methods differ, a dash where it was not evaluated."""
-    numbers = sorted({score.n for (_, name), score in found.items() if name == combination})
-    if not numbers:
+    """n of a combination as text."""
+    return sample_size(score.n for (_, name), score in found.items() if name == combination)
+
+
+def sample_size(numbers: Iterable[int]) -> str:
+    """One number, a range where methods differ, a dash where nothing was evaluated.
+
+    A method that no subject could be judged with (n = 0) says so where its figure would stand.
+    """
+    found = sorted(set(numbers))
+    judged = [n for n in found if n] or found
+    if not judged:
         return "–"
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
+    return str(judged[0]) if len(judged) == 1 else f"{judged[0]}–{judged[-1]}"
 
 
 def mean_rmse(found: Scores, method: str, combinations: Iterable[str]) -> tuple[float, int]:

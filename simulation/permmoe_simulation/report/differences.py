@@ -12,6 +12,7 @@ from permmoe_simulation.report.cells import (
     Difference,
     differences,
     in_order,
+    sample_size,
 )
 from permmoe_simulation.report.content import (
     NO_SUBJECT,
@@ -156,8 +157,7 @@ def _pair_plot(
         shown = list(view.combinations)
     else:
         shown = [c for c in view.combinations if view.size(c) in (1, len(view.modalities))]
-    numbers = {c: sorted({found[pair][c].n for pair in pairs if c in found[pair]}) for c in [MEAN, *shown]}
-    notes = {c: "–" if not n else str(n[0]) if len(n) == 1 else f"{n[0]}–{n[-1]}" for c, n in numbers.items()}
+    notes = {c: sample_size(found[pair][c].n for pair in pairs if c in found[pair]) for c in [MEAN, *shown]}
     by_name = {row.label: row for row in view.combination_rows(notes)}
     rows = [Row("mean of all", note=""), *(by_name[c] for c in shown)]
     rows[1] = Row(rows[1].label, rows[1].observed, rows[1].note, starts_group=True)
@@ -210,8 +210,8 @@ def _difference_table(
     rows = []
     digits = table_digits(d.value for cells in found.values() for d in cells.values())
     for c in [MEAN, *view.combinations]:
-        numbers = {found[pair][c].n for pair in pairs if c in found[pair]}
-        entries = [Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers))) or "–")]
+        numbers = [found[pair][c].n for pair in pairs if c in found[pair]]
+        entries = [Entry("mean of all" if c == MEAN else c), Entry(sample_size(numbers))]
         for pair in pairs:
             d = found[pair].get(c)
             if d is None or d.verdict == "none":
