@@ -26,7 +26,7 @@ class Configuration(BaseModel):
         return values
 
     def canonical_json(self) -> str:
-        """One text for one meaning: sorted keys, no white space, defaults written out."""
+        """One text for one meaning: sorted keys, no white space, defaults written out unless excluded."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
@@ -135,6 +135,18 @@ class TrainConfig(Configuration):
     patience_epochs: int = Field(0, ge=0, description="stop after so many epochs without improvement; 0: never")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int = Field(1, ge=0, description="CPU threads of one training; equal counts give bitwise equal results")
+    # Absent from `model_dump` at their defaults, so that digests of older configurations stay what they were.
+    micro_batch: int = Field(
+        0, ge=0, exclude_if=lambda size: size == 0,
+        description="visits computed at a time, where a batch does not fit into memory; 0: the whole batch. Gradients "
+        "add up to the whole batch's up to rounding, but for the balance loss, which compares the visits of a "
+        "micro-batch with each other, and for other random numbers in dropout and router noise",
+    )  # fmt: skip
+    checkpoint_encoders: bool = Field(
+        False, exclude_if=lambda is_on: not is_on,
+        description="compute the encoders' activations again in the backward pass instead of keeping them: less "
+        "memory, more time, the same gradients",
+    )  # fmt: skip
     seed: int = 0
 
     @model_validator(mode="after")

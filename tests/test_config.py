@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_digest_depends_on_meaning_and_not_on_writing() -> None:
     assert written.digest() == TrainConfig().digest()
     assert TrainConfig(seed=1).digest() != TrainConfig().digest()
     assert ModelConfig.model_validate_json(ModelConfig().canonical_json()) == ModelConfig()
+
+
+def test_settings_that_save_memory_leave_digests_alone_until_they_are_used() -> None:
+    saving = TrainConfig(micro_batch=3, checkpoint_encoders=True)
+    assert {"micro_batch", "checkpoint_encoders"}.isdisjoint(json.loads(TrainConfig().canonical_json()))
+    assert {"micro_batch", "checkpoint_encoders"} < json.loads(saving.canonical_json()).keys()
+    assert len({TrainConfig().digest(), saving.digest(), TrainConfig(micro_batch=3).digest()}) == 3
+    assert TrainConfig.model_validate_json(saving.canonical_json()) == saving
 
 
 def test_configuration_cannot_be_changed_by_accident() -> None:
