@@ -1,6 +1,8 @@
 """The same brain gives the same tensor however it was stored, and a broken file gives its reason."""
 
 import gzip
+import subprocess
+import sys
 from itertools import permutations, product
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import nilearn
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
 from scipy import ndimage
 
 from permmoe.config import VolumeGrid
-from permmoe.data.volumes import TEMPLATE_BRAIN_CENTRE_MM, BrokenVolume, grid_affine, read_volume
+from permmoe.data.volumes import TEMPLATE_BRAIN_CENTRE_MM, BrokenVolume, _turned, grid_affine, read_volume
 from permmoe.modality import Modality
 
 MRI = Modality(name="t1")
@@ -89,6 +93,49 @@ def test_all_48_orientations_of_an_image_on_the_grid_give_the_same_tensor(tmp_pa
         stored = turned(image, order, signs)
         nib.save(stored, tmp_path / "turned.nii")
         assert torch.equal(read_volume(tmp_path / "turned.nii", PET, SMALL), torch.from_numpy(noise(SMALL.shape)))
+
+
+@pytest.mark.parametrize("tilt_degrees", [0.0, 4.0, 40.0])
+def test_axes_are_turned_to_the_same_bits_as_by_monai(tilt_degrees: float) -> None:
+    tilt = np.deg2rad(tilt_degrees)
+    rotation = np.eye(4)
+    rotation[1:3, 1:3] = [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
+    oblique = nib.Nifti1Image(noise(SMALL.shape), rotation @ grid_affine(SMALL))
+    for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
+        stored = turned(oblique, order, signs)
+        voxels = np.ascontiguousarray(stored.dataobj)
+        ours = _turned(voxels, stored.affine)
+        image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(stored.affine))
+        theirs = Orientation(axcodes="RAS", labels=None)(image)
+        assert torch.equal(ours.voxels, theirs.as_tensor()[0])
+        assert torch.equal(ours.affine, theirs.affine)
+
+
+LEFT_OUT = """
+import sys
+from pathlib import Path
+import permmoe_client.app, permmoe_server.app, permmoe.cli, permmoe_simulation.simulate
+from permmoe.config import VolumeGrid
+from permmoe.data.volumes import read_volume
+from permmoe.modality import Modality
+for stored in sys.argv[1:]:
+    read_volume(Path(stored), Modality(name="t1"), VolumeGrid(shape=(5, 7, 11), spacing_mm=16.0))
+print("monai" in sys.modules)
+"""
+
+
+def test_monai_is_left_out_of_a_process_until_an_image_is_resampled(tmp_path: Path) -> None:
+    """It takes seconds to import, and every site, server, command and simulation worker is a process."""
+    on_grid = save(tmp_path, noise(SMALL.shape), grid_affine(SMALL), "on_grid.nii")
+    nib.save(turned(nib.load(on_grid), (2, 0, 1), (1, -1, 1)), tmp_path / "turned.nii")
+    finer = save(tmp_path, noise((11, 13, 23)), np.diag([8.0, 8.0, 8.0, 1.0]), "finer.nii")
+
+    def is_imported(*images: Path) -> bool:
+        answer = subprocess.run([sys.executable, "-c", LEFT_OUT, *map(str, images)], capture_output=True, check=True)
+        return answer.stdout.split()[-1] == b"True"
+
+    assert not is_imported(on_grid, tmp_path / "turned.nii")
+    assert is_imported(on_grid, finer)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,14 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import nibabel as nib
 import numpy as np
 import torch
-from jaxtyping import Float
-from monai.data import MetaTensor
-from monai.transforms import Orientation, SpatialResample
+from jaxtyping import Float, Float64
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
@@ -55,6 +54,15 @@ class BrokenVolume(PermmoeError):  # noqa: N818 - it reports on a file, not on t
     """An image that cannot be used. The message is the reason alone, without path or identifier."""
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """Voxels and where they lie."""
+
+    voxels: Float[Tensor, "x y z"]
+    affine: Float64[Tensor, "4 4"]
+    """Voxel indices to the image's own coordinates, mm."""
+
+
 def grid_affine(grid: VolumeGrid) -> Float[np.ndarray, "4 4"]:
     """Voxel indices to MNI coordinates, mm. All grids share a centre; 91×109×91 at 2 mm is FSL's template grid."""
     affine = np.diag([grid.spacing_mm] * 3 + [1.0])
@@ -73,12 +81,11 @@ def read_volume(path: Path, modality: Modality, grid: VolumeGrid, frames: Frames
     extent_mm = np.array(voxels.shape) * np.linalg.norm(affine[:3, :3], axis=0)
     if min(voxels.shape) < 4 or extent_mm.min() < min(grid.shape) * grid.spacing_mm / 4:
         raise BrokenVolume("field of view is too small")
-    volume = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(affine))
-    volume = Orientation(axcodes="RAS", labels=None)(volume)
+    volume = _turned(voxels, affine)
     if not _is_on(grid, volume):
         is_template_space = _says_template_space(path, image) or _has_template_field(volume)
         volume = _resampled(_averaged(volume, grid.spacing_mm), grid, is_template_space)
-    return _normalised(volume.as_tensor()[0], modality)
+    return _normalised(volume.voxels, modality)
 
 
 def _open(path: Path) -> SpatialImage:
@@ -133,9 +140,17 @@ def _checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i
     return np.ascontiguousarray(voxels.mean(axis=3) if len(shape) == 4 else voxels, dtype=np.float32)
 
 
-def _is_on(grid: VolumeGrid, volume: MetaTensor) -> bool:
+def _turned(voxels: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> _Placed:
+    """The same voxels with their axes right, anterior, superior; one that has them already is not copied."""
+    orientation = nib.io_orientation(affine)
+    moved = affine @ nib.orientations.inv_ornt_aff(orientation, voxels.shape)
+    turned = np.ascontiguousarray(nib.apply_orientation(voxels, orientation))
+    return _Placed(torch.from_numpy(turned), torch.from_numpy(moved))
+
+
+def _is_on(grid: VolumeGrid, volume: _Placed) -> bool:
     directions = volume.affine[:3, :3].numpy()
-    return tuple(volume.shape[1:]) == grid.shape and np.allclose(
+    return tuple(volume.voxels.shape) == grid.shape and np.allclose(
         directions, grid.spacing_mm * np.eye(3), rtol=0, atol=1e-3 * grid.spacing_mm
     )
 
@@ -149,15 +164,15 @@ def _says_template_space(path: Path, image: SpatialImage) -> bool:
     return form_code in (3, 4)  # Talairach, MNI 152
 
 
-def _has_template_field(volume: MetaTensor) -> bool:
+def _has_template_field(volume: _Placed) -> bool:
     affine = volume.affine.numpy()
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    centre_mm = affine[:3, :3] @ (np.array(volume.shape[1:]) - 1) / 2 + affine[:3, 3]
+    centre_mm = affine[:3, :3] @ (np.array(volume.voxels.shape) - 1) / 2 + affine[:3, 3]
     offset_mm = np.abs(centre_mm - TEMPLATE_FIELD_CENTRE_MM)
     return bool(np.allclose(directions, np.eye(3), rtol=0, atol=1e-3) and offset_mm.max() <= FIELD_CENTRE_TOLERANCE_MM)
 
 
-def _averaged(volume: MetaTensor, spacing_mm: float) -> MetaTensor:
+def _averaged(volume: _Placed, spacing_mm: float) -> _Placed:
     """Means over as many whole voxels along each axis as fit into the spacing; the affine follows."""
     affine = volume.affine.clone()
     edges_mm = affine[:3, :3].norm(dim=0)
@@ -167,27 +182,32 @@ def _averaged(volume: MetaTensor, spacing_mm: float) -> MetaTensor:
     steps = torch.tensor(window, dtype=affine.dtype)
     affine[:3, 3] += affine[:3, :3] @ ((steps - 1) / 2)
     affine[:3, :3] *= steps
-    pooled = avg_pool3d(volume.as_tensor(), window, ceil_mode=True, count_include_pad=False)
-    return MetaTensor(pooled, affine=affine)
+    pooled = avg_pool3d(volume.voxels[None], window, ceil_mode=True, count_include_pad=False)
+    return _Placed(pooled[0], affine)
 
 
-def _resampled(volume: MetaTensor, grid: VolumeGrid, is_template_space: bool) -> MetaTensor:
+def _resampled(volume: _Placed, grid: VolumeGrid, is_template_space: bool) -> _Placed:
+    # Imported late: MONAI costs every process seconds and 170 MB, and most read from a cache that is filled.
+    from monai.data import MetaTensor
+    from monai.transforms import SpatialResample
+
     target = torch.from_numpy(grid_affine(grid))
     if not is_template_space:
         target[:3, 3] += _head_centre_mm(volume) - torch.tensor(TEMPLATE_BRAIN_CENTRE_MM, dtype=torch.float64)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
-    resampled: MetaTensor = resample(volume, dst_affine=target, spatial_size=grid.shape)
+    image = MetaTensor(volume.voxels[None], affine=volume.affine)
+    resampled = resample(image, dst_affine=target, spatial_size=grid.shape).as_tensor()[0]
     if not resampled.any():
         raise BrokenVolume("nothing of the image lies on the grid")
-    return resampled
+    return _Placed(resampled, target)
 
 
-def _head_centre_mm(volume: MetaTensor) -> Float[Tensor, 3]:
+def _head_centre_mm(volume: _Placed) -> Float[Tensor, 3]:
     """Centre of mass of the head without the neck, in the image's own coordinates.
 
     Head is what exceeds a tenth of the robust range, as in FSL's BET (Smith 2002, section 2.1).
     """
-    values = volume.as_tensor()[0]
+    values = volume.voxels
     low, high = np.percentile(values.numpy(), (2, 98))
     head = (values > low + 0.1 * (high - low)).nonzero().double()
     if len(head) == 0:
