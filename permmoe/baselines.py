@@ -12,10 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import KFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from permmoe.data.dataset import VisitData
 from permmoe.modality import all_combinations
@@ -33,6 +29,11 @@ def training_mean(train: VisitData, test: VisitData) -> Float[Array, "visit comb
 
 def clinical_null(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
     """Ridge on baseline CDR-SB and age: what is known without any image. A missing age takes the training mean."""
+    # Imported late, here and below: a simulation's workers train sites, and scikit-learn takes a second to import.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
     ages = [v.age_years for v in train.visits if v.age_years is not None]
     typical_age = float(np.mean(ages)) if ages else 0.0
@@ -68,6 +69,8 @@ def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combi
 
 def _cross_validated(x: Float[Array, "visit feature"], y: Float[Array, " visit"]) -> Float[Array, " feature"]:
     """The slopes of the penalty with the least squared error over the folds, the smallest of equally good ones."""
+    from sklearn.model_selection import KFold
+
     errors = np.zeros(len(PENALTIES))
     for fitted, held_out in KFold(FOLDS, shuffle=True, random_state=0).split(x):
         residuals = x[held_out] @ _slopes(x[fitted], y[fitted]) - y[held_out, None]

@@ -19,7 +19,6 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.visits import Visit, VisitTable
@@ -101,12 +100,17 @@ def time_lost(
 
 
 def _diabetes() -> Columns:
+    # Imported late, here and below: whoever imports a study does so for its configuration, seldom for these tables.
+    from sklearn.datasets import load_diabetes
+
     frame = load_diabetes(as_frame=True, scaled=False).frame
     names = {"s1": "tc", "s2": "ldl", "s3": "hdl", "s4": "tch", "s5": "ltg", "s6": "glu"}
     return Columns(frame.drop(columns="target").rename(columns=names), frame["target"].to_numpy(float) / 100)
 
 
 def _breast_cancer() -> Columns:
+    from sklearn.datasets import load_breast_cancer
+
     frame = load_breast_cancer(as_frame=True).frame
     values = frame.drop(columns="target").rename(columns=lambda name: name.replace(" ", "_"))
     return Columns(values, 1.0 - frame["target"].to_numpy(float))  # scikit-learn counts benign as 1
