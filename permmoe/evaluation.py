@@ -6,15 +6,15 @@ A combination C is judged on all visits with C ⊆ P_i, the rest of their modali
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from permmoe.data.dataset import VisitData
-from permmoe.modality import Combination, all_combinations, combination_name
+from permmoe.modality import all_combinations, combination_name
 from permmoe.model import Output, PerMMoE
 
 Array = np.ndarray
@@ -27,7 +27,9 @@ STRATA: Mapping[str, Callable[[Float[Array, " visit"], Float[Array, " visit"]], 
 """The paper's strata, from baseline CDR-SB and its change, both in points."""
 
 EVALUATION_BATCH = 256
-"""Visits a forward pass."""
+"""Rows a forward pass; a row is a visit from which one combination is left."""
+CONVOLVED_AT_ONCE = 8
+"""Visits whose whole volumes are encoded together: the feature maps of a single one take some 100 MB at 2 mm."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,9 @@ def error_sums(prediction: Float[Array, " visit"], target: Float[Array, " visit"
 
 def combination_predictions(model: PerMMoE, data: VisitData) -> Float[Array, "visit combination"]:
     """The change predicted for each visit from each combination, points; NaN where a modality of it is missing."""
-    combinations = all_combinations(data.names)
-    predictions = np.full((len(data), len(combinations)), np.nan)
-    for column, combination in enumerate(combinations):
-        rows, outputs = _forward(model, data, combination)
-        if len(rows):
-            predictions[rows, column] = torch.cat([o.prediction for o in outputs]).double().cpu().numpy()
+    predictions = np.full((len(data), len(all_combinations(data.names))), np.nan)
+    for visits, columns, output in _outputs(model, data):
+        predictions[visits, columns] = output.prediction.double().cpu().numpy()
     return predictions
 
 
@@ -124,31 +123,36 @@ def expert_activation(model: PerMMoE, data: VisitData) -> Activation:
     """Routing of every combination's tokens, imputed ones included."""
     combinations = all_combinations(data.names)
     n_experts = model.config.experts
-    share = np.full((len(combinations), len(data.names), n_experts), np.nan)
-    load = np.zeros(n_experts)
-    for row, combination in enumerate(combinations):
-        _, outputs = _forward(model, data, combination)
-        if outputs:
-            placed = np.sum([(o.routing.gates > 0).double().sum((0, 2)).cpu().numpy() for o in outputs], axis=0)
-            share[row] = placed / placed.sum(1, keepdims=True)
-            load += placed.sum(0)
+    placed = np.zeros((len(combinations), len(data.names), n_experts))
+    for _, columns, output in _outputs(model, data):
+        np.add.at(placed, columns, (output.routing.gates > 0).double().sum(2).cpu().numpy())
+    places = placed.sum(2, keepdims=True)
+    share = np.divide(placed, places, out=np.full_like(placed, np.nan), where=places > 0)
+    load = placed.sum((0, 1))
     if not load.sum():
         return Activation(share, float("nan"), 0)
     return Activation(share, float(load.std() / load.mean()), int((load < 0.01 * load.sum()).sum()))
 
 
-@torch.no_grad()
-def _forward(model: PerMMoE, data: VisitData, combination: Combination) -> tuple[Array, list[Output]]:
-    """Outputs in evaluation mode for the visits that have the combination, everything else withheld."""
-    wanted = torch.tensor([name in combination for name in data.names])
-    rows = torch.nonzero((data.observed | ~wanted).all(1)).squeeze(1)
+def _outputs(model: PerMMoE, data: VisitData) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
+    """Every visit with each combination that it has: rows of both, and the outputs in evaluation mode.
+
+    A visit's inputs are encoded once for all of its combinations, and a pass mixes combinations.
+    """
+    device = next(model.parameters()).device
+    members = torch.tensor([[name in c for name in data.names] for c in all_combinations(data.names)])
+    at_once = EVALUATION_BATCH if model.config.encoder.kind == "pooled" else CONVOLVED_AT_ONCE
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    outputs = [
-        model(data.batch(part, (~wanted).expand(len(part), -1)).to(device))
-        for part in torch.split(rows, EVALUATION_BATCH)
-        if len(part)
-    ]
-    model.train(was_training)
-    return rows.numpy(), outputs
+    try:
+        for visits in torch.split(torch.arange(len(data)), at_once) if len(data) else ():
+            has = (data.observed[visits, None] | ~members).all(2)
+            with torch.no_grad():
+                encoded = model.encode(data.batch(visits).to(device))
+            for rows in torch.split(has.nonzero(), EVALUATION_BATCH):
+                place, column = rows.unbind(1)
+                with torch.no_grad():
+                    output = model.fuse(encoded.keeping(place.to(device), members[column].to(device)))
+                yield visits[place].numpy(), column.numpy(), output
+    finally:
+        model.train(was_training)

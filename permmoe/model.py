@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from permmoe.attention import FusionAttention
@@ -18,7 +19,34 @@ from permmoe.missing_bank import MissingBank
 from permmoe.ridge import CombinationRidge
 from permmoe.routers import Routers, Routing
 
-__all__ = ["Output", "PerMMoE", "Routing"]
+__all__ = ["Encoded", "Output", "PerMMoE", "Routing"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some visits' observed inputs behind the encoders, each by itself: all that is the same for every combination."""
+
+    names: tuple[str, ...]
+    """Modalities, in the model's order."""
+    observed: Bool[Tensor, "batch modality"]
+    baseline: Float[Tensor, " batch"]
+    """CDR-SB at the visit, points."""
+    tokens: Mapping[str, Float[Tensor, "n token dim"]]
+    """For each modality that there is, a row for every visit that has it, in batch order."""
+    features: Mapping[str, Float64[Tensor, "n feature"]] = field(default_factory=dict)
+    """The same inputs as the ridge sees them; empty while training and without a ridge."""
+
+    def keeping(self, visits: Int[Tensor, " row"], kept: Bool[Tensor, "row modality"]) -> Encoded:
+        """These visits, any as often as wanted, as if nothing but the kept modalities had been collected."""
+        places = self.observed.long().cumsum(0) - 1
+        rows = {name: places[visits[kept[:, j]], j] for j, name in enumerate(self.names) if name in self.tokens}
+        return Encoded(
+            self.names,
+            kept,
+            self.baseline[visits],
+            {name: tokens[rows[name]] for name, tokens in self.tokens.items()},
+            {name: features[rows[name]] for name, features in self.features.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -54,19 +82,32 @@ class PerMMoE(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Predict for each visit. Raises ValueError where `inputs` and `observed` disagree, or a visit has nothing."""
-        tokens = self._tokens(batch)
+        return self.fuse(self.encode(batch))
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Tokens of all observed inputs."""
+        inputs = {name: batch.inputs[name] for name in self.config.names if len(batch.inputs.get(name, ()))}
+        tokens = {name: self.encoders[name](rows).float() for name, rows in inputs.items()}
+        # Never while training: the experts would learn what is left of visits that the ridge has seen, and on visits
+        # that it has not seen more is left.
+        ridge = None if self.training else self.ridge
+        features = {name: ridge.features(name, rows) for name, rows in inputs.items()} if ridge else {}
+        return Encoded(self.config.names, batch.observed, batch.baseline, tokens, features)
+
+    def fuse(self, encoded: Encoded) -> Output:
+        """From the visits' tokens to their predictions: all of the model behind the encoders. Raises as `forward`."""
+        tokens = self._tokens(encoded)
         hidden = self.attention(tokens)
         normed = self.attention.expert_norm(hidden)
-        routing: Routing = self.routers(normed, batch.observed)
+        routing: Routing = self.routers(normed, encoded.observed)
         mixed = self.experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
         hidden = hidden + F.dropout(mixed, self.config.dropout, self.training)
-        prediction: Tensor = self.head(hidden, batch.baseline)
+        prediction: Tensor = self.head(hidden, encoded.baseline)
         if self.training:
             return Output(prediction, routing, self._unimodal(tokens))
         if self.ridge and self.config.ridge:
-            # Never while training: the experts would learn what is left of visits that the ridge has seen, and on
-            # visits that it has not seen more is left.
-            prediction = torch.lerp(prediction, self.ridge(batch), self.config.ridge.share)
+            linear = self.ridge.predict(encoded.features, encoded.observed, encoded.baseline)
+            prediction = torch.lerp(prediction, linear, self.config.ridge.share)
         return Output(prediction, routing)
 
     def _unimodal(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality"] | None:
@@ -75,18 +116,18 @@ class PerMMoE(nn.Module):
         heads = zip(self.unimodal_heads.values(), tokens.unbind(1), strict=True)
         return torch.stack([head(own) for head, own in heads], dim=1)
 
-    def _tokens(self, batch: Batch) -> Float[Tensor, "batch modality token dim"]:
+    def _tokens(self, encoded: Encoded) -> Float[Tensor, "batch modality token dim"]:
         """Encodings where a modality was observed, the bank's embeddings elsewhere."""
-        observed = batch.observed
+        observed = encoded.observed
         if not bool(observed.any(1).all()):
             raise ValueError("a visit of this batch has no observed modality")
         pieces = []
         for name, n_observed in zip(self.config.names, observed.sum(0).tolist(), strict=True):
-            n_rows = len(batch.inputs[name]) if name in batch.inputs else 0
+            n_rows = len(encoded.tokens.get(name, ()))
             if n_rows != n_observed:
                 raise ValueError(f"{n_observed} visits of this batch have {name}, but its input has {n_rows} rows")
             if n_rows:
-                pieces.append(self.encoders[name](batch.inputs[name]).float())
+                pieces.append(encoded.tokens[name])
         pieces.append(self.missing_bank(observed))
         modality, visit = observed.t().nonzero(as_tuple=True)
         places = torch.cat([visit * observed.shape[1] + modality, (~observed).flatten().nonzero().flatten()])

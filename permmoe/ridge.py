@@ -18,7 +18,7 @@ from math import prod, sqrt
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
@@ -111,17 +111,24 @@ class CombinationRidge(nn.Module):
                 pair = features[first][in_first], features[second][in_second]
                 self._block(block_name(first, second)).set_from(*pair)
 
-    @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Change in CDR-SB at the horizon, points, from whatever each visit has in this batch."""
-        masks = observed_masks(batch.observed)
-        predictions = torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
         features = {name: self.features(name, x) for name, x in batch.inputs.items() if len(x)}
-        places = batch.observed.long().cumsum(0) - 1
+        return self.predict(features, batch.observed, batch.baseline)
+
+    @torch.no_grad()
+    def predict(
+        self, features: Mapping[str, Float64[Tensor, "n feature"]], observed: Bool[Tensor, "batch modality"],
+        baseline: Float[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:  # fmt: skip
+        """The same from features: for each modality, a row for every visit in which it is observed."""
+        masks = observed_masks(observed)
+        predictions = torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
+        places = observed.long().cumsum(0) - 1
         for mask in sorted(set(masks.tolist())):
             chosen = (masks == mask).nonzero().squeeze(1)
             weights = self.weights(mask)
-            found = weights.intercept + weights.baseline * batch.baseline[chosen].double()
+            found = weights.intercept + weights.baseline * baseline[chosen].double()
             for name, own in weights.features.items():
                 rows = places[chosen, self.names.index(name)]
                 found = found + features[name][rows] @ own.to(masks.device)

@@ -22,7 +22,8 @@ def small_visits(config: ModelConfig, n: int, seed: int = 0, *, observed: Tensor
         inputs = {}
         for column, modality in enumerate(config.modalities):
             signal = target[observed[:, column]]
-            shape = (len(modality.columns),) if modality.kind == "tabular" else (1, *pooled_cells(config))
+            volume = pooled_cells(config) if config.encoder.kind == "pooled" else config.grid.shape
+            shape = (len(modality.columns),) if modality.kind == "tabular" else (1, *volume)
             rows = 1.0 + column + torch.randn(len(signal), *shape)
             inputs[modality.name] = MemoryRows(rows + signal.view(-1, *[1] * len(shape)))
         ages = [None if i % 3 == 2 else 60.0 + (7 * i) % 31 for i in range(n)]

@@ -15,6 +15,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from small_visits import small_visits
 
 import permmoe.evaluation as evaluation
+from permmoe.config import EncoderConfig, RidgeConfig, VolumeGrid
 from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
 from permmoe.evaluation import (
@@ -27,7 +28,7 @@ from permmoe.evaluation import (
 )
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
-from permmoe.trainer import make_model
+from permmoe.trainer import make_model, set_means
 
 CONFIG = small_config(n_volumes=2, n_tables=1, dropout=0.3)
 NOTHING = ErrorSums(0, 0.0, 0.0, 0.0, 0.0)
@@ -50,24 +51,47 @@ def alone(data: VisitData, row: int, combination: tuple[str, ...]) -> Batch:
     return Batch(inputs, observed, data.baseline[[row]], data.target[[row]])
 
 
-@pytest.mark.parametrize("visits_a_pass", [3, 256])
-def test_combination_predictions_agree_with_one_visit_at_a_time(
-    model: PerMMoE, visits: VisitData, monkeypatch: pytest.MonkeyPatch, visits_a_pass: int
-) -> None:
-    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", visits_a_pass)
-    predictions = combination_predictions(model, visits)
-    expected = np.full((29, 7), np.nan)
+def one_by_one(model: PerMMoE, data: VisitData) -> np.ndarray:
+    """The slow way: a forward pass for every visit with every combination."""
+    expected = np.full((len(data), 7), np.nan)
     model.eval()
-    for row in range(29):
-        has = {name for name, seen in zip(visits.names, visits.observed[row].tolist(), strict=True) if seen}
-        for column, combination in enumerate(all_combinations(visits.names)):
+    for row in range(len(data)):
+        has = {name for name, seen in zip(data.names, data.observed[row].tolist(), strict=True) if seen}
+        for column, combination in enumerate(all_combinations(data.names)):
             if set(combination) <= has:
                 with torch.no_grad():
-                    expected[row, column] = model(alone(visits, row, combination)).prediction.item()
+                    expected[row, column] = model(alone(data, row, combination)).prediction.item()
     model.train()
+    return expected
+
+
+@pytest.mark.parametrize("with_ridge", [False, True])
+@pytest.mark.parametrize("rows_a_pass", [3, 256])
+def test_combination_predictions_agree_with_one_visit_at_a_time(
+    visits: VisitData, monkeypatch: pytest.MonkeyPatch, rows_a_pass: int, with_ridge: bool
+) -> None:
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", rows_a_pass)
+    model = make_model(CONFIG.model_copy(update={"ridge": RidgeConfig(cells=(1, 3, 2)) if with_ridge else None}), 0)
+    set_means(model, visits)
+    predictions, expected = combination_predictions(model, visits), one_by_one(model, visits)
     assert np.array_equal(np.isnan(predictions), np.isnan(expected))
     assert 0 < np.isnan(expected).sum() < expected.size
     np.testing.assert_allclose(predictions, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "sfcn_lite"])
+def test_a_visit_is_encoded_once_for_all_of_its_combinations(kind: str) -> None:
+    encoder = EncoderConfig.model_validate({"kind": kind, "cells": (2, 3, 5)})
+    config = CONFIG.model_copy(update={"encoder": encoder, "grid": VolumeGrid(shape=(8, 9, 7))})
+    model, data = make_model(config, 0), small_visits(config, 19)
+    encoded = dict.fromkeys(config.names, 0)
+    for name, module in model.encoders.items():
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: encoded.update({name: encoded[name] + len(inputs[0])})
+        )
+    predictions = combination_predictions(model, data)
+    assert list(encoded.values()) == data.observed.sum(0).tolist()
+    np.testing.assert_allclose(predictions, one_by_one(model, data), atol=1e-5)
 
 
 @pytest.mark.parametrize("is_training", [False, True])
