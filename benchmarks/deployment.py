@@ -101,7 +101,7 @@ def serve(sites: int) -> int:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         asked = read_instruction(message.content)
-        before = read_model(message.content, asked, layout)
+        before = read_model(message.content, asked, layout).unpacked(layout)
         updates = {name: ModuleUpdate(values * 0, 1.0) for name, values in before.items()}
         reply = TrainReply(f"site{context.node_id}", asked.round, asked.model_digest, updates, 1.0, 1.0, 0.0, 0.0)
         return Message(write_train_reply(reply), reply_to=message)

@@ -28,7 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from permmoe.config import FederationConfig, ModelConfig, TrainConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import Instruction, TrainReply, model_digest, write_train_reply
+from permmoe.federated.records import Instruction, PackedModel, TrainReply, write_train_reply
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import Modality
 from permmoe.provenance import machine, versions
@@ -104,14 +104,14 @@ def average_ours(n_replies: int) -> dict[str, float]:
     """Check and fold replies as they arrive, divide, step."""
     layout, weights = _large()
     plan = RoundPlan(model=LARGE)
-    asked = Instruction(plan, 1, model_digest(weights))
+    asked = Instruction(plan, 1, PackedModel.of(weights).digest())
     generator = torch.Generator().manual_seed(0)
 
     def replies() -> Iterator[RecordDict]:
         for i in range(n_replies):
             changes = {m: torch.randn(layout.size(m), generator=generator) * 1e-3 for m in layout.modules}
             updates = {m: ModuleUpdate(change * 20, 20.0) for m, change in changes.items()}
-            yield write_train_reply(TrainReply(f"site-{i}", 1, asked.model_digest, updates, 20.0, 1.0, 1.0, 0.0))
+            yield write_train_reply(TrainReply(f"site-{i}", 1, asked.PackedModel, updates, 20.0, 1.0, 1.0, 0.0))
 
     before, seconds, running = _peak_mb(), 0.0, RunningSum()
     for content in replies():

@@ -231,9 +231,7 @@ def site_bytes(scale: Scale) -> Figures:
         Instruction,
         TrainReply,
         content_bytes,
-        model_digest,
         write_instruction,
-        write_modules,
         write_train_reply,
     )
     from permmoe.federated.update import ModuleUpdate

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
 
+Wire = Literal["fp32", "fp16", "int8"]
+"""How numbers travel (permmoe.federated.wire)."""
+
 
 class Configuration(BaseModel):
     """Frozen and closed: a typing mistake is an error that names the nearest valid key."""
@@ -226,6 +229,12 @@ class FederationConfig(Configuration):
     max_failed_rounds: int = Field(5, ge=1, description="tries at a round without enough replies that end a study")
     round_deadline_seconds: float = Field(3600.0, gt=0)
     evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
+    # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    wire: Wire = Field(
+        "fp32",
+        description="changes travel exactly, in half precision or in eight bits; in the last two, models in half",
+        exclude_if=lambda wire: wire == "fp32",
+    )
     min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")
     max_update_norm: float = Field(1e3, gt=0, description="largest L2 norm of a module's mean change that is accepted")
     max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
@@ -243,6 +252,8 @@ class FederationConfig(Configuration):
             raise ValueError(f"aggregation = {self.aggregation} cannot be summed securely; use modality_fedavg")
         if self.drift_correction and (self.server_optimiser != "fedavg" or self.server_learning_rate != 1):
             raise ValueError("drift_correction reads the mean change off the model; use fedavg at rate 1 at the server")
+        if self.wire != "fp32" and (self.secure or self.privacy):
+            raise ValueError(f"wire = {self.wire} is neither masked nor accounted for; use fp32 with secure or privacy")
         if self.privacy and (self.drift_correction or self.private_modules):
             raise ValueError("drift_correction and private_modules are not accounted for under differential privacy")
         if self.privacy and self.evaluate_every:

@@ -21,13 +21,12 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     Instruction,
+    PackedModel,
     TrainReply,
-    model_digest,
     read_evaluation_reply,
     read_instruction,
     read_train_reply,
     write_instruction,
-    write_modules,
 )
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
@@ -46,8 +45,10 @@ WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict())
 def instruction(
     plan: RoundPlan | None = None, number: int = 1, weights: Mapping[str, torch.Tensor] = WEIGHTS, **more: str
 ) -> RecordDict:
-    asked = Instruction(plan or tiny_plan(), number, more.pop("digest", model_digest(weights)), **more)
-    return write_instruction(asked, write_modules(weights))
+    model = PackedModel.of(weights)
+    return write_instruction(
+        Instruction(plan or tiny_plan(), number, more.pop("digest", model.digest()), **more), model
+    )
 
 
 def ask(path: Path | None, content: RecordDict, kind: str = MessageType.TRAIN, *, is_approved: bool = True) -> Message:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
 from tiny_federation import MODEL, tiny_plan
 
 from permmoe.evaluation import ErrorSums
@@ -18,9 +18,10 @@ from permmoe.federated.records import (
     EvaluationReply,
     Instruction,
     MalformedRecord,
+    ModulesMissing,
+    PackedModel,
     TrainReply,
     content_bytes,
-    model_digest,
     read_evaluation_reply,
     read_instruction,
     read_model,
@@ -36,7 +37,8 @@ from permmoe.trainer import make_model
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
 WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict())
-ASKED = Instruction(tiny_plan(), 7, model_digest(WEIGHTS), "test")
+PACKED_MODEL = PackedModel.of(WEIGHTS)
+ASKED = Instruction(tiny_plan(), 7, PACKED_MODEL.digest(), "test")
 
 
 def reply() -> TrainReply:
@@ -62,10 +64,10 @@ def test_a_training_reply_comes_back_bit_by_bit() -> None:
 
 
 def test_an_instruction_and_its_model_come_back() -> None:
-    content = on_the_wire(write_instruction(ASKED, write_modules(WEIGHTS)))
+    content = on_the_wire(write_instruction(ASKED, PACKED_MODEL))
     got = read_instruction(content)
     assert got == ASKED
-    model = read_model(content, got, LAYOUT)
+    model = read_model(content, got, LAYOUT).unpacked(LAYOUT)
     assert all(torch.equal(model[name], WEIGHTS[name]) for name in WEIGHTS)
 
 
@@ -75,30 +77,27 @@ def test_sums_come_back_by_combination() -> None:
 
 
 def test_all_modules_are_one_flat_array() -> None:
-    record = write_modules(WEIGHTS)
-    assert {name: array.shape for name, array in record.items()} == {PACKED: (sum(map(len, WEIGHTS.values())),)}
-    order = list(reversed(WEIGHTS))
-    assert write_modules({name: WEIGHTS[name] for name in order})[PACKED].data == record[PACKED].data
+    record, modules = write_modules(PACKED_MODEL.modules), PACKED_MODEL.modules
+    assert {name: array.shape for name, array in record.items()} == {PACKED: (4 * sum(map(len, WEIGHTS.values())),)}
+    assert write_modules({name: modules[name] for name in reversed(modules)})[PACKED].data == record[PACKED].data
 
 
 def test_bytes_count_the_array() -> None:
     size = sum(4 * LAYOUT.size(name) for name in LAYOUT.modules)
-    assert size < content_bytes(RecordDict({"model": write_modules(WEIGHTS)})) < size + 300
+    assert size < content_bytes(RecordDict({"model": write_modules(PACKED_MODEL.modules)})) < size + 300
 
 
-def test_the_digest_knows_names_shapes_types_and_every_bit_but_no_order() -> None:
-    state = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.zeros(2, 3)}
-    digest = model_digest(state)
-    assert digest == model_digest({"b": state["b"], "a": state["a"]}) and len(digest) == 64
-    nudged = torch.nextafter(state["a"], torch.tensor(9.0))
+def test_the_digest_knows_names_and_every_bit_but_no_order() -> None:
+    weights = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.zeros(2)}
+    digest = PackedModel.of(weights).digest()
+    assert digest == PackedModel.of(dict(reversed(weights.items()))).digest() and len(digest) == 64
     others = [
-        {"a": nudged, "b": state["b"]},
-        {"c": state["a"], "b": state["b"]},
-        {"a": state["a"], "b": torch.zeros(3, 2)},
-        {"a": state["a"], "b": torch.zeros(2, 3, dtype=torch.int32)},
-        {"a": state["a"]},
+        {**weights, "a": torch.nextafter(weights["a"], torch.tensor(9.0))},
+        {"c": weights["a"], "b": weights["b"]},
+        {"a": weights["b"], "b": weights["a"]},
+        {"a": weights["a"]},
     ]
-    assert len({digest, *map(model_digest, others)}) == 6
+    assert len({digest, *(PackedModel.of(other).digest() for other in others)}) == 5
 
 
 def array_of(values: np.ndarray, **claims: object) -> Array:
@@ -107,7 +106,7 @@ def array_of(values: np.ndarray, **claims: object) -> Array:
     return Array(**fields)
 
 
-SIZE = sum(update.weighted_delta.numel() for update in reply().updates.values())
+SIZE = 4 * sum(update.weighted_delta.numel() for update in reply().updates.values())
 
 
 def send(array: Array) -> Callable[[RecordDict], object]:
@@ -123,15 +122,15 @@ def lying_header() -> bytes:
 
 ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
     "unknown module": (lambda c: c["support"].update({"encoder/xray": 3.0}), "unknown_module"),
-    "one value more": (send(Array(np.zeros(SIZE + 1, "f4"))), "shape"),
-    "two dimensions": (send(Array(np.zeros((1, SIZE), "f4"))), "shape"),
+    "one value more": (send(Array(np.zeros(SIZE + 1, "u1"))), "shape"),
+    "two dimensions": (send(Array(np.zeros((1, SIZE), "u1"))), "shape"),
     "float64": (send(Array(np.zeros(SIZE))), "dtype"),
-    "float64 said to be float32": (send(array_of(np.zeros(SIZE), dtype="float32")), "encoding"),
-    "truncated": (lambda c: send(array_of(np.zeros(SIZE, "f4"), data=c["update"][PACKED].data[:-1]))(c), "encoding"),
-    "a header of 8 TB": (send(array_of(np.zeros(SIZE, "f4"), data=lying_header())), "encoding"),
-    "another byte order": (send(array_of(np.zeros(SIZE, ">f4"), dtype="float32")), "encoding"),
-    "another serialiser": (send(array_of(np.zeros(SIZE, "f4"), stype="pickle")), "encoding"),
-    "a second array": (lambda c: c["update"].update({"head": Array(np.zeros(3, "f4"))}), "encoding"),
+    "float64 said to be bytes": (send(array_of(np.zeros(SIZE), dtype="uint8")), "encoding"),
+    "truncated": (lambda c: send(array_of(np.zeros(SIZE, "u1"), data=c["update"][PACKED].data[:-1]))(c), "encoding"),
+    "a header of 8 TB": (send(array_of(np.zeros(SIZE, "u1"), data=lying_header())), "encoding"),
+    "signed bytes said to be unsigned": (send(array_of(np.zeros(SIZE, "i1"), dtype="uint8")), "encoding"),
+    "another serialiser": (send(array_of(np.zeros(SIZE, "u1"), stype="pickle")), "encoding"),
+    "a second array": (lambda c: c["update"].update({"head": Array(np.zeros(3, "u1"))}), "encoding"),
     "no support": (lambda c: c["support"].pop("head"), "shape"),
     "support without update": (lambda c: c["support"].update({"trunk": 3.0}), "shape"),
     "list as support": (lambda c: c["support"].update({"head": [3.0, 4.0]}), "missing_support"),
@@ -157,13 +156,56 @@ def test_a_broken_training_reply_is_refused_by_rule(attack: str) -> None:
     assert refused.value.rule == rule
 
 
-def test_a_site_refuses_a_model_that_is_incomplete_or_not_the_one_that_was_announced() -> None:
-    partial = {name: flat for name, flat in WEIGHTS.items() if name != "head"}
-    with pytest.raises(MalformedRecord, match="shape"):
-        read_model(write_instruction(ASKED, write_modules(partial)), ASKED, LAYOUT)
-    changed = WEIGHTS | {"head": torch.nextafter(WEIGHTS["head"], torch.tensor(9.0))}
-    with pytest.raises(MalformedRecord, match="model_digest"):
-        read_model(write_instruction(ASKED, write_modules(changed)), ASKED, LAYOUT)
+def announced(**changed: torch.Tensor) -> PackedModel:
+    """The model with some modules changed behind the back of its digests."""
+    return PackedModel(PackedModel.of(WEIGHTS | changed).modules, PACKED_MODEL.digests)
+
+
+def test_a_site_refuses_a_model_that_is_not_the_one_that_was_announced() -> None:
+    nudged = torch.nextafter(WEIGHTS["head"], torch.tensor(9.0))
+    other = PackedModel.of(WEIGHTS | {"head": nudged})
+    for model in (announced(head=nudged), other):
+        with pytest.raises(MalformedRecord, match="model_digest"):
+            read_model(write_instruction(ASKED, model), ASKED, LAYOUT)
+
+
+def test_what_a_site_holds_need_not_travel() -> None:
+    travelling = {"head", "trunk"}
+    content = on_the_wire(write_instruction(ASKED, PACKED_MODEL, travelling=travelling))
+    whole = content_bytes(write_instruction(ASKED, PACKED_MODEL))
+    assert content_bytes(content) < whole - 4 * sum(LAYOUT.size(m) for m in set(WEIGHTS) - travelling)
+    got = read_model(content, ASKED, LAYOUT, held=PACKED_MODEL).unpacked(LAYOUT)
+    assert all(torch.equal(got[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_site_that_holds_none_or_another_module_says_so(stale: bool) -> None:
+    held = PackedModel.of(WEIGHTS | {"encoder/gene": WEIGHTS["encoder/gene"] + 1}) if stale else None
+    content = write_instruction(ASKED, PACKED_MODEL, travelling=set(WEIGHTS) - {"encoder/gene"})
+    with pytest.raises(ModulesMissing):
+        read_model(content, ASKED, LAYOUT, held=held)
+    got = read_model(content, ASKED, LAYOUT, held=held, needed={"head"})
+    assert "encoder/gene" not in got.modules and not got.unpacked(LAYOUT)["encoder/gene"].any()
+
+
+@pytest.mark.parametrize(
+    ("attack", "rule"),
+    [
+        (lambda c: c["digests"].pop("head"), "digests"),
+        (lambda c: c["digests"].update({"head": b"short"}), "digests"),
+        (lambda c: c["digests"].update({"head": "0" * 32}), "digests"),
+        (lambda c: c["digests"].update({"head": bytes(32)}), "model_digest"),
+        (lambda c: c["instruction"].update({"travelling": "head backdoor"}), "unknown_module"),
+        (lambda c: c["instruction"].update({"travelling": "head"}), "shape"),
+        (lambda c: c["instruction"].pop("travelling"), "missing_travelling"),
+    ],
+)
+def test_a_site_refuses_an_announcement_that_is_none(attack: Callable[[RecordDict], object], rule: str) -> None:
+    content = write_instruction(ASKED, PACKED_MODEL)
+    attack(content)
+    with pytest.raises(MalformedRecord) as refused:
+        read_model(content, ASKED, LAYOUT)
+    assert refused.value.rule == rule
 
 
 @pytest.mark.parametrize(
@@ -176,7 +218,7 @@ def test_a_site_refuses_a_model_that_is_incomplete_or_not_the_one_that_was_annou
     ],
 )
 def test_a_site_refuses_an_instruction_that_it_does_not_understand(key: str, value: object, rule: str) -> None:
-    content = write_instruction(ASKED, ArrayRecord({}))
+    content = write_instruction(ASKED, PACKED_MODEL)
     content["instruction"][key] = value
     with pytest.raises(MalformedRecord) as refused:
         read_instruction(content)

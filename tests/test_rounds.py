@@ -20,8 +20,8 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     PACKED,
     EvaluationReply,
+    PackedModel,
     TrainReply,
-    model_digest,
     read_instruction,
     write_evaluation_reply,
     write_train_reply,
@@ -29,6 +29,7 @@ from permmoe.federated.records import (
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.trainer import make_model
+from permmoe_server.downlink import Downlink
 from permmoe_server.rounds import Clock, FederationState, NoQuorum, RoundRecord, evaluate, run_rounds
 from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
 
@@ -155,25 +156,37 @@ def head(values: torch.Tensor) -> Callable[[RecordDict], object]:
 
     def put_head(content: RecordDict) -> None:
         sent = content["update"][PACKED].numpy()
-        content["update"][PACKED] = Array(np.concatenate([sent[:-HEAD], values.numpy()]))
+        content["update"][PACKED] = Array(np.concatenate([sent[: -4 * HEAD], values.numpy().view(np.uint8)]))
 
     return put_head
 
 
 def nothing(content: RecordDict) -> None:
-    content["update"][PACKED] = Array(np.zeros(0, "f4"))
+    content["update"][PACKED] = Array(np.zeros(0, np.uint8))
     content["support"].clear()
+
+
+def numbers_in_place_of_bytes(content: RecordDict) -> None:
+    content["update"][PACKED] = Array(content["update"][PACKED].numpy().view("f4"))
 
 
 def one_bad(value: float) -> torch.Tensor:
     return torch.zeros(HEAD).index_fill(0, torch.tensor([HEAD // 2]), value)
 
 
+HARMLESS = {
+    "an empty list": put("reply", note=[]),
+    "an empty text": put("reply", note=""),
+    "an empty list of numbers": put("figures", note=[]),
+}
 ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
     "NaN": (head(one_bad(float("nan"))), "not_finite"),
     "infinity": (head(one_bad(float("inf"))), "not_finite"),
     "wrong shape": (head(torch.zeros(HEAD + 1)), "shape"),
-    "wrong dtype": (head(torch.zeros(HEAD, dtype=torch.float64)), "dtype"),
+    "wrong dtype": (numbers_in_place_of_bytes, "dtype"),
+    "double precision": (head(torch.zeros(HEAD, dtype=torch.float64)), "shape"),
+    "a modality that the study does not have": (put("reply", modalities=["xray"]), "unknown_modality"),
+    "a number as modalities": (put("reply", modalities=3), "modalities"),
     "unknown module": (put("support", backdoor=3.0), "unknown_module"),
     "missing support": (lambda c: c["support"].pop("head"), "shape"),
     "negative support": (put("support", head=-1.0), "support_range"),
@@ -202,6 +215,12 @@ def test_a_bad_reply_is_rejected_alone_and_the_rule_is_recorded(attack: str) -> 
     state, [record] = run(grid_of([*HONEST, "cat"], client(break_it)), ONE_ROUND)
     assert {r.node: r.rejected for r in record.sites} == {FIRST_NODE: None, FIRST_NODE + 1: None, FIRST_NODE + 2: rule}
     assert same_weights(state, expected)
+
+
+@pytest.mark.parametrize("surplus", HARMLESS)
+def test_what_nobody_asked_for_is_passed_over(surplus: str) -> None:
+    _, [record] = run(grid_of([*HONEST, "cat"], client(HARMLESS[surplus])), ONE_ROUND)
+    assert [r.rejected for r in record.sites] == [None] * 3
 
 
 def test_the_attacked_site_would_have_counted_had_it_been_honest() -> None:
@@ -388,9 +407,9 @@ def test_sites_evaluate_the_running_mean_and_train_from_the_newest_weights() -> 
 
     plan = tiny_plan(rounds=3, averaging_decay=0.5, centring_round=False)
     states = [state for state, _ in run_rounds(InProcessGrid(app, [{"name": "ant"}]), plan, LAYOUT, START)]
-    newest = [model_digest(state.weights) for state in states]
-    mean = [model_digest(state.judged) for state in states]
-    assert seen["train"] == [model_digest(START.weights), *newest[:-1]]
+    newest = [PackedModel.of(state.weights).digest() for state in states]
+    mean = [PackedModel.of(state.judged).digest() for state in states]
+    assert seen["train"] == [PackedModel.of(START.weights).digest(), *newest[:-1]]
     assert seen["evaluate"] == [*mean, mean[-1]] and newest[1:] != mean[1:]
 
 
@@ -435,7 +454,9 @@ def test_evaluation_adds_sums_over_sites() -> None:
 def test_a_bad_evaluation_is_rejected_alone(sums: dict[str, list[float]], rule: str) -> None:
     app = client(on_evaluation=lambda content: content.update({"sums": MetricRecord(sums)}))
     plan = tiny_plan(min_cell_count=5)
-    evaluation = evaluate(grid_of([*HONEST, "cat"], app), plan, replace(START, round=1), "validation", StillClock())
+    evaluation = evaluate(
+        grid_of([*HONEST, "cat"], app), plan, Downlink(LAYOUT), replace(START, round=1), "validation", StillClock()
+    )
     assert evaluation.rejected == {FIRST_NODE + 2: rule} and evaluation.sums["clinical"].n == 14
 
 

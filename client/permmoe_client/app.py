@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -61,13 +62,13 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train a round."""
-    return _answer(message, context, _train)
+    return _answer(message, context, partial(_train, state=context.state))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate a model."""
-    return _answer(message, context, _evaluate)
+    return _answer(message, context, partial(_evaluate, state=context.state))
 
 
 @app.query("secure_share")
@@ -94,22 +95,22 @@ def secure_open(message: Message, context: Context) -> Message:
     return _answer(message, context, secure.open_blocks)
 
 
-def _train(content: RecordDict, site: SiteConfig) -> RecordDict:
+def _train(content: RecordDict, site: SiteConfig, state: RecordDict) -> RecordDict:
     asked, ledger = _approved(content, site)
     if not asked.plan.federation.secure:
-        return send_training(train_round(asked, content, site, ledger), asked, site.release, ledger)
+        return send_training(train_round(asked, content, site, ledger, state), asked, site.release, ledger)
     ground = secure.check_ground(asked, content, site, ledger, "training")
-    reply, facts = prepared_training(train_round(asked, content, site, ledger), asked, site.release)
+    reply, facts = prepared_training(train_round(asked, content, site, ledger, state), asked, site.release)
     blocks = training_blocks(model_layout(asked.plan.model))
     return _begin_sum(site, ledger, ground, blocks, training_numbers(reply), "training", facts)
 
 
-def _evaluate(content: RecordDict, site: SiteConfig) -> RecordDict:
+def _evaluate(content: RecordDict, site: SiteConfig, state: RecordDict) -> RecordDict:
     asked, ledger = _approved(content, site)
     if not asked.plan.federation.secure:
-        return send_evaluation(evaluate_round(asked, content, site), asked, site.release, ledger)
+        return send_evaluation(evaluate_round(asked, content, site, state), asked, site.release, ledger)
     ground = secure.check_ground(asked, content, site, ledger, "evaluation")
-    reply = evaluate_round(asked, content, site)
+    reply = evaluate_round(asked, content, site, state)
     blocks = evaluation_blocks(asked.plan.model.names)
     facts = evaluation_facts(reply, asked)
     return _begin_sum(site, ledger, ground, blocks, evaluation_numbers(reply), "evaluation", facts)

@@ -15,14 +15,13 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     Instruction,
+    PackedModel,
     TrainReply,
     content_bytes,
-    model_digest,
     read_evaluation_reply,
     read_train_reply,
     write_evaluation_reply,
     write_instruction,
-    write_modules,
     write_train_reply,
 )
 from permmoe.trainer import make_model
@@ -43,11 +42,12 @@ def dry_run(site: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
-    weights = layout.flatten_all(model.state_dict())
-    asked = Instruction(plan, 2 if plan.federation.centring_round else 1, model_digest(weights))
-    content = write_instruction(asked, write_modules(weights))
-    training = write_train_reply(prepared_training(train_round(asked, content, site), asked, site.release)[0])
-    reply = read_train_reply(training, layout)
+    packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
+    asked = Instruction(plan, 2 if plan.federation.centring_round else 1, packed.digest())
+    content = write_instruction(asked, packed)
+    reply, _ = prepared_training(train_round(asked, content, site), asked, site.release)
+    training = write_train_reply(reply, asked.up_wire)
+    reply = read_train_reply(training, layout, asked.up_wire)
     evaluation = write_evaluation_reply(evaluate_round(asked, content, site))
     sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
     (folder / "training.bin").write_bytes(_wire(training))

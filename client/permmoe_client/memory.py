@@ -1,4 +1,5 @@
-"""What a study keeps at its site between rounds, and never sends: private modules, and the site's own drift.
+"""What a study keeps at its site between rounds, and never sends: private modules, the site's own drift, and what the
+format of the wire took away from its changes.
 
 One checkpoint a study, in the folder that the site names for it. A round whose reply got lost is trained again from
 what is here: private modules have then seen the site's visits once more, the shared ones have not.
@@ -32,6 +33,8 @@ class Memory:
     """The weights that the round began with."""
     change: Flat = field(default_factory=dict)
     """The site's own change in it, without the correction that was added."""
+    residual: Flat = field(default_factory=dict)
+    """What rounding took away from its changes, to be added to the next ones (permmoe.federated.wire)."""
 
     def drift(self, number: int, before: Flat) -> Flat:
         """What to steer by in a round: the mean change of the round before, less the site's own (SCAFFOLD, option II,
@@ -51,7 +54,8 @@ def is_private(module: str, plan: RoundPlan) -> bool:
 
 def needs_memory(plan: RoundPlan) -> bool:
     """Whether a study keeps anything at its sites."""
-    return bool(plan.federation.private_modules) or plan.federation.drift_correction
+    federation = plan.federation
+    return bool(federation.private_modules) or federation.drift_correction or federation.wire != "fp32"
 
 
 def recall(site: SiteConfig, plan: RoundPlan) -> Memory:
@@ -60,7 +64,7 @@ def recall(site: SiteConfig, plan: RoundPlan) -> Memory:
     if not has_checkpoint(folder):
         return Memory()
     tensors, card = load_checkpoint(folder)
-    parts: dict[str, dict[str, Tensor]] = {"private": {}, "start": {}, "change": {}}
+    parts: dict[str, dict[str, Tensor]] = {"private": {}, "start": {}, "change": {}, "residual": {}}
     for name, tensor in tensors.items():
         kind, module = name.split(":", 1)
         parts[kind][module] = tensor
@@ -69,7 +73,9 @@ def recall(site: SiteConfig, plan: RoundPlan) -> Memory:
 
 def remember(site: SiteConfig, plan: RoundPlan, memory: Memory) -> None:
     """Keep it in place of what was kept before."""
-    parts = {"private": memory.private, "start": memory.start, "change": memory.change}
+    parts = {
+        "private": memory.private, "start": memory.start, "change": memory.change, "residual": memory.residual
+    }  # fmt: skip
     tensors = {f"{kind}:{module}": tensor for kind, flat in parts.items() for module, tensor in flat.items()}
     save_checkpoint(_folder(site, plan), tensors, {"round": memory.round})
 
@@ -77,6 +83,6 @@ def remember(site: SiteConfig, plan: RoundPlan, memory: Memory) -> None:
 def _folder(site: SiteConfig, plan: RoundPlan) -> Path:
     if site.state is None:
         raise ConfigurationError(
-            f"site {site.name}: the study keeps modules at its sites; name a folder for them under 'state'"
+            f"site {site.name}: the study keeps something at its sites; name a folder for it under 'state'"
         )
     return site.state / plan.digest()[:16]

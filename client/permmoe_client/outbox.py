@@ -22,8 +22,11 @@ from permmoe.federated.records import (
     Instruction,
     TrainReply,
     content_bytes,
-    model_digest,
+    digest_of,
+    module_digests,
+    pack_updates,
     write_evaluation_reply,
+    write_head,
     write_train_reply,
 )
 from permmoe_client.ledger import Ledger
@@ -40,8 +43,14 @@ class NotReleased(PermmoeError):  # noqa: N818 - the policy's verdict
 
 def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
     """The reply with only the modules that the policy names."""
-    allowed = {n: u for n, u in reply.updates.items() if any(fnmatchcase(n, p) for p in policy.modules)}
-    return replace(reply, updates=allowed)
+
+    def may_leave(module: str) -> bool:
+        return any(fnmatchcase(module, pattern) for pattern in policy.modules)
+
+    allowed = {name: update for name, update in reply.updates.items() if may_leave(name)}
+    # Which modalities the site has would tell of an encoder that it keeps to itself.
+    is_told = all(may_leave(f"encoder/{name}") for name in reply.modalities)
+    return replace(reply, updates=allowed, modalities=reply.modalities if is_told else ())
 
 
 def send_training(reply: TrainReply, asked: Instruction, policy: ReleasePolicy, ledger: Ledger | None) -> RecordDict:
@@ -50,10 +59,10 @@ def send_training(reply: TrainReply, asked: Instruction, policy: ReleasePolicy, 
     # "Only studies with the secure sum", where the site says so.
     if policy.require_secure:
         raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
-    content = write_train_reply(reply)
-    if ledger is None:
-        return content
-    return write_train_reply(replace(reply, head=enter(ledger, "training", facts, content_bytes(content), policy)))
+    content = write_train_reply(reply, asked.up_wire)
+    if ledger:
+        write_head(content, enter(ledger, "training", facts, content_bytes(content), policy))
+    return content
 
 
 def prepared_training(
@@ -65,15 +74,16 @@ def prepared_training(
     # "Nothing that is not a number leaves": it could carry anything, and the coordinator would reject it.
     if not all(math.isfinite(figure) for figure in figures):
         raise NotReleased("the training gave a support or a loss that is not a number; nothing was sent")
+    packed = pack_updates(reply, asked.up_wire)
     return reply, {
         **_common(asked, "training"),
         "visits": bucket(reply.visits),
         "modules": {
-            name: {"bytes": 4 * update.weighted_delta.numel(), "support": bucket(update.support)}
+            name: {"bytes": len(packed[name]), "support": bucket(update.support)}
             for name, update in reply.updates.items()
         },
         **spent_facts(reply.spent),
-        "update_sha256": model_digest({name: update.weighted_delta for name, update in reply.updates.items()}),
+        "update_sha256": digest_of(module_digests(packed)),
     }
 
 
@@ -84,10 +94,9 @@ def send_evaluation(
     if policy.require_secure:
         raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
     content = write_evaluation_reply(reply)
-    if ledger is None:
-        return content
-    head = enter(ledger, "evaluation", evaluation_facts(reply, asked), content_bytes(content), policy)
-    return write_evaluation_reply(replace(reply, head=head))
+    if ledger:
+        write_head(content, enter(ledger, "evaluation", evaluation_facts(reply, asked), content_bytes(content), policy))
+    return content
 
 
 def evaluation_facts(reply: EvaluationReply, asked: Instruction) -> dict[str, object]:

@@ -18,7 +18,7 @@ Routers, experts and the bank are stacked in the model, so a module may be one s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import fsum, prod
@@ -125,6 +125,31 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
         _bank_name(config, mask, missing): exposure.patterns.get(mask, 0.0)
         for mask, missing in bank_pairs(len(config.names))
     }
+
+
+def reachable_modules(config: ModelConfig, names: Collection[str]) -> frozenset[str]:
+    """The modules that a site whose visits have only these modalities can make use of.
+
+    Encoders of other modalities, and what stands for a modality beside an observed set that no visit can have, play no
+    part in its passes. Routers and experts all do: imputed tokens go through them too.
+    """
+    found = {"trunk", "head"} | {f"expert/{e}" for e in range(config.experts)}
+    found |= {f"encoder/{name}" for name in names}
+    found |= {"router/shared"} if config.routers == "shared" else {f"router/{name}" for name in config.names}
+    if config.ridge:
+        own = [name for name in config.names if name in names]
+        pairs = combinations_with_replacement(own, 2)
+        found |= {f"ridge/{EVERYBODY}"} | {f"ridge/{block_name(a, b)}" for a, b in pairs}
+    if config.bank == "unconditioned":
+        return frozenset(found | {f"bank/{name}" for name in config.names})
+    return frozenset(
+        found
+        | {
+            _bank_name(config, mask, missing)
+            for mask, missing in bank_pairs(len(config.names))
+            if set(combination_of(mask, config.names)) <= set(names)
+        }
+    )
 
 
 def _ridge_support(names: Sequence[str], measured: Mapping[int, float]) -> dict[str, float]:

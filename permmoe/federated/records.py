@@ -1,7 +1,8 @@
-"""Instructions and replies as Flower records: all modules in one flat float32 array. The only Flower import in permmoe.
+"""Instructions and replies as Flower records: all modules in one array of bytes. The only Flower import in permmoe.
 
 Flower sends, signs and stores every array by itself, at some 10 ms each: a model of 50 modules travels several times
-faster in one array. Whatever is read here came from another machine: nothing in it is taken on trust.
+faster in one array. A model is announced by the SHA-256 of each of its modules, so that only those need to travel that
+a site can use and does not hold. Whatever is read here came from another machine: nothing in it is taken on trust.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from permmoe.config import Wire
 from permmoe.evaluation import ErrorSums
 from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.privacy import Spent
 from permmoe.federated.update import ModuleUpdate
+from permmoe.federated.wire import Bytes, down_format, pack, packed_size, unpack, up_format
 
 PACKED = "modules"
 """The one array of a record of modules."""
@@ -46,6 +49,10 @@ class MalformedRecord(Exception):  # noqa: N818 - a verdict on what was received
         self.rule = rule
 
 
+class ModulesMissing(Exception):  # noqa: N818 - a request to the server, which sends the whole model again
+    """A module that was not sent, since the site holds it, is not held: the site was restarted, or a reply got lost."""
+
+
 @dataclass(frozen=True)
 class Instruction:
     """What the coordinator asks of a site; the model travels beside it."""
@@ -56,6 +63,12 @@ class Instruction:
     model_digest: str
     part: Part = "validation"
     """Which of its visits a site evaluates; training always takes the training visits."""
+
+    @property
+    def up_wire(self) -> Wire:
+        """How the changes of this round travel."""
+        federation = self.plan.federation
+        return up_format(federation.wire, is_centring=federation.is_centring(self.round))
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ class TrainReply:
     train_seconds: float
     overhead_seconds: float
     """The site's time outside training: reading, checking and writing records."""
+    modalities: tuple[str, ...] = ()
+    """What the site's visits have: modules of other modalities need not travel to it. Empty where it does not say."""
     head: Head | None = None
     """Of the site's ledger, whose newest entry is this reply; None where the site keeps none."""
     spent: tuple[Spent, ...] = ()
@@ -92,50 +107,114 @@ class EvaluationReply:
     """As in a training reply."""
 
 
-def model_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, whatever the order of the names."""
+@dataclass(frozen=True)
+class PackedModel:
+    """A model, or some modules of one, as it travels. Digests are of the bytes that are sent: both sides have them."""
+
+    modules: Mapping[str, Bytes]
+    digests: Mapping[str, bytes]
+    """SHA-256 of every module's bytes."""
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], wire: Wire = "fp32") -> PackedModel:
+        """Flat parameters by module, in the formats of their way down."""
+        modules = {name: pack(values, down_format(name, wire)) for name, values in weights.items()}
+        return cls(modules, module_digests(modules))
+
+    def digest(self) -> str:
+        """One digest of all modules, in hexadecimal."""
+        return digest_of(self.digests)
+
+    def unpacked(self, layout: ModuleLayout, wire: Wire = "fp32") -> dict[str, Tensor]:
+        """Flat parameters of every module of the layout; zeros where a module is not here."""
+        return {
+            name: unpack(self.modules[name], layout.size(name), down_format(name, wire))
+            if name in self.modules
+            else torch.zeros(layout.size(name))
+            for name in layout.modules
+        }
+
+
+def module_digests(modules: Mapping[str, Bytes]) -> dict[str, bytes]:
+    """SHA-256 of every module's bytes."""
+    return {name: hashlib.sha256(packed.data).digest() for name, packed in modules.items()}
+
+
+def digest_of(digests: Mapping[str, bytes]) -> str:
+    """SHA-256 over names and digests of modules, whatever their order, in hexadecimal."""
     sha = hashlib.sha256()
-    for name in sorted(state):
-        values = np.ascontiguousarray(state[name].detach().cpu().numpy())
-        sha.update(f"{name}\0{values.dtype.str}\0{values.shape}\0".encode())
-        sha.update(values.data)
+    for name in sorted(digests):
+        sha.update(f"{name}\0".encode() + digests[name])
     return sha.hexdigest()
 
 
 def content_bytes(content: RecordDict) -> int:
     """Payload of a message, bytes, without Flower's framing."""
-    return sum(record.count_bytes() for record in content.values())
+    return sum(_bytes_of(record) for record in content.values())
 
 
-def write_modules(modules: Mapping[str, Tensor]) -> ArrayRecord:
-    """Flat modules, one after another in the order of their names."""
+def _bytes_of(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
+    # Flower 1.41's own count raises for an empty text or list, which anybody may send.
+    if isinstance(record, ArrayRecord):
+        return record.count_bytes()
+    return sum(len(name) + _value_bytes(value) for name, value in record.items())
+
+
+def _value_bytes(value: object) -> int:
+    match value:
+        case str() | bytes():
+            return len(value)
+        case list():
+            return sum(map(_value_bytes, value))
+        case _:
+            return 8
+
+
+def write_modules(modules: Mapping[str, Bytes]) -> ArrayRecord:
+    """Packed modules, one after another in the order of their names."""
     values = [modules[name] for name in sorted(modules)]
-    return ArrayRecord({PACKED: Array(torch.cat(values).numpy() if values else np.zeros(0, "f4"))})
+    return ArrayRecord({PACKED: Array(np.concatenate(values) if values else np.zeros(0, np.uint8))})
 
 
-def read_modules(record: ArrayRecord, names: Collection[str], layout: ModuleLayout) -> dict[str, Tensor]:
-    """The flat modules of these names. Raises MalformedRecord: unknown_module, dtype, shape, encoding."""
-    if any(name not in layout.parts for name in names):
-        raise MalformedRecord("unknown_module")
+def read_modules(record: ArrayRecord, sizes: Mapping[str, int]) -> dict[str, Bytes]:
+    """Packed modules of these names and sizes, bytes; a copy. Raises MalformedRecord: dtype, shape, encoding."""
     if set(record) != {PACKED}:
         raise MalformedRecord("encoding")
-    sizes = {name: layout.size(name) for name in sorted(names)}
-    flat = torch.from_numpy(read_array(record[PACKED], sum(sizes.values()), "<f4"))
-    return dict(zip(sizes, torch.split(flat, list(sizes.values())), strict=True))
+    names = sorted(sizes)
+    ends = np.cumsum([sizes[name] for name in names])
+    flat = read_array(record[PACKED], int(ends[-1]) if names else 0, "|u1")
+    return dict(zip(names, np.split(flat, ends[:-1]), strict=True)) if names else {}
 
 
-def write_instruction(instruction: Instruction, model: ArrayRecord, receipts: Iterable[Receipt] = ()) -> RecordDict:
-    """The message that opens a round, the same for every site; receipts are for the ledgers of the sites they name."""
+def write_instruction(
+    instruction: Instruction,
+    model: PackedModel,
+    receipts: Iterable[Receipt] = (),
+    travelling: Collection[str] | None = None,
+) -> RecordDict:
+    """The message that opens a round; receipts are for the ledgers of the sites they name.
+
+    `travelling`: the modules that are sent; the site holds the others, or has no use for them. All, if left out.
+    """
+    sent = model.modules if travelling is None else {name: model.modules[name] for name in travelling}
     settings = ConfigRecord(
         {
             "plan": instruction.plan.canonical_json(),
             "round": instruction.round,
             "model-digest": instruction.model_digest,
             "part": instruction.part,
+            "travelling": " ".join(sorted(sent)),
         }
     )
     by_site = ConfigRecord({receipt.head.site: receipt.line().decode() for receipt in receipts})
-    return RecordDict({"model": model, "instruction": settings, "receipts": by_site})
+    return RecordDict(
+        {
+            "model": write_modules(sent),
+            "digests": ConfigRecord(dict(model.digests)),
+            "instruction": settings,
+            "receipts": by_site,
+        }
+    )
 
 
 def read_receipt_line(content: RecordDict, site: str) -> bytes | None:
@@ -158,31 +237,68 @@ def read_instruction(content: RecordDict) -> Instruction:
     raise MalformedRecord("part")
 
 
-def read_model(content: RecordDict, instruction: Instruction, layout: ModuleLayout) -> dict[str, Tensor]:
-    """The flat modules that came with an instruction.
+def read_model(
+    content: RecordDict,
+    instruction: Instruction,
+    layout: ModuleLayout,
+    held: PackedModel | None = None,
+    needed: Collection[str] | None = None,
+) -> PackedModel:
+    """The model that an instruction announces, from what came with it and what the site holds of earlier ones.
 
-    Raises MalformedRecord unless they are complete and have the digest that the instruction names.
+    `needed`: the modules that the site has a use for, all if left out; others are here only if they came or are held.
+    Raises MalformedRecord where the digests are not those of the announced model or a module that came has not its
+    own, ModulesMissing where a needed module neither came nor is held.
     """
-    modules = read_modules(record_of(content, "model", ArrayRecord), layout.modules, layout)
-    if model_digest(modules) != instruction.model_digest:
+    digests = _read_digests(content, layout)
+    if digest_of(digests) != instruction.model_digest:
         raise MalformedRecord("model_digest")
-    return modules
+    names = typed(record_of(content, "instruction", ConfigRecord), "travelling", str).split()
+    if not set(names) <= set(layout.modules):
+        raise MalformedRecord("unknown_module")
+    wire = instruction.plan.federation.wire
+    sizes = {name: packed_size(layout.size(name), down_format(name, wire)) for name in names}
+    came = read_modules(record_of(content, "model", ArrayRecord), sizes)
+    if any(digests[name] != own for name, own in module_digests(came).items()):
+        raise MalformedRecord("model_digest")
+    old = {name: packed for name, packed in held.modules.items() if held.digests[name] == digests[name]} if held else {}
+    modules = {**old, **came}
+    if not set(layout.modules if needed is None else needed) <= set(modules):
+        raise ModulesMissing
+    return PackedModel(modules, {name: digests[name] for name in modules})
 
 
-def write_train_reply(reply: TrainReply) -> RecordDict:
+def _read_digests(content: RecordDict, layout: ModuleLayout) -> dict[str, bytes]:
+    """The digest of every module of a model. Raises MalformedRecord."""
+    found = dict(record_of(content, "digests", ConfigRecord))
+    digests = {name: value for name, value in found.items() if isinstance(value, bytes) and len(value) == 32}
+    if set(found) != set(layout.modules) or len(digests) < len(found):
+        raise MalformedRecord("digests")
+    return digests
+
+
+def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:
     """A site's answer to a training instruction."""
+    header = _header(reply)
+    if reply.modalities:
+        header["modalities"] = list(reply.modalities)
     figures = {name: getattr(reply, name) for name in ("visits", "loss_sum", "train_seconds", "overhead_seconds")}
     return RecordDict(
         {
-            "reply": _header(reply),
-            "update": write_modules({name: update.weighted_delta for name, update in reply.updates.items()}),
+            "reply": header,
+            "update": write_modules(pack_updates(reply, wire)),
             "support": MetricRecord({name: update.support for name, update in reply.updates.items()}),
             "figures": MetricRecord(figures),
         }
     )
 
 
-def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
+def pack_updates(reply: TrainReply, wire: Wire = "fp32") -> dict[str, Bytes]:
+    """The changes of a reply as they travel, by module."""
+    return {name: pack(update.weighted_delta, wire) for name, update in reply.updates.items()}
+
+
+def read_train_reply(content: RecordDict, layout: ModuleLayout, wire: Wire = "fp32") -> TrainReply:
     """A site's answer, complete and of the right types and shapes; its values are for the server to judge.
 
     Raises MalformedRecord.
@@ -190,9 +306,14 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
     site, number, digest = _read_header(content)
     # A module is sent exactly where a support is: the supports' names say what the array holds.
     support = record_of(content, "support", MetricRecord)
+    if any(name not in layout.parts for name in support):
+        raise MalformedRecord("unknown_module")
     figures = record_of(content, "figures", MetricRecord)
-    deltas = read_modules(record_of(content, "update", ArrayRecord), tuple(support), layout)
-    updates = {name: ModuleUpdate(delta, _number(support, name, "missing_support")) for name, delta in deltas.items()}
+    sizes = {name: packed_size(layout.size(name), wire) for name in support}
+    updates = {
+        name: ModuleUpdate(unpack(packed, layout.size(name), wire), _number(support, name, "missing_support"))
+        for name, packed in read_modules(record_of(content, "update", ArrayRecord), sizes).items()
+    }
     return TrainReply(
         site,
         number,
@@ -202,8 +323,16 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout) -> TrainReply:
         _number(figures, "loss_sum"),
         _number(figures, "train_seconds"),
         _number(figures, "overhead_seconds"),
+        _read_modalities(content),
         read_head(content, site),
     )
+
+
+def _read_modalities(content: RecordDict) -> tuple[str, ...]:
+    names = record_of(content, "reply", ConfigRecord).get("modalities", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MalformedRecord("modalities")
+    return tuple(str(name) for name in names)
 
 
 def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
@@ -227,10 +356,12 @@ def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
 
 
 def _header(reply: TrainReply | EvaluationReply) -> ConfigRecord:
-    header = ConfigRecord({"site": reply.site, "round": reply.round, "model-digest": reply.model_digest})
-    if reply.head:
-        header["ledger"] = f"{reply.head.sequence} {reply.head.digest}"
-    return header
+    return ConfigRecord({"site": reply.site, "round": reply.round, "model-digest": reply.model_digest})
+
+
+def write_head(content: RecordDict, head: Head) -> None:
+    """Add the newest entry of the site's ledger, which is that of this very reply."""
+    record_of(content, "reply", ConfigRecord)["ledger"] = f"{head.sequence} {head.digest}"
 
 
 def read_head(content: RecordDict, site: str) -> Head | None:
@@ -252,8 +383,8 @@ def _read_header(content: RecordDict) -> tuple[str, int, str]:
     return site, typed(header, "round", int), typed(header, "model-digest", str)
 
 
-def read_array(array: Array, size: int, kind: Literal["<f4", "<u8"]) -> np.ndarray:
-    """A flat array of so many float32 or uint64 numbers; a copy. Raises MalformedRecord."""
+def read_array(array: Array, size: int, kind: Literal["|u1", "<u8"]) -> np.ndarray:
+    """A flat array of so many bytes or uint64 numbers; a copy. Raises MalformedRecord."""
     if array.dtype != np.dtype(kind).name:
         raise MalformedRecord("dtype")
     if tuple(array.shape) != (size,):

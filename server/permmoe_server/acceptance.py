@@ -7,6 +7,7 @@
 | wrong_round, model_digest | it answers another round, or started from another model |
 | wrong_site | it speaks in the name of another site than the one whose key sent it |
 | duplicate_reply | its site has answered this round already |
+| unknown_modality | it has a modality that the study does not have |
 | empty | it trained no module |
 | not_finite | a value is NaN or infinite |
 | visits, support_range | visits or a support are not above 0 and at most `max_support` |
@@ -61,11 +62,14 @@ def accept_training(
     `answered` names the sites already folded; `sender` is the site whose key sent the reply, None where nobody knows.
     """
     try:
-        reply = read_train_reply(content, layout)
+        reply = read_train_reply(content, layout, asked.up_wire)
     except MalformedRecord as error:
         raise RejectedReply(error.rule) from None
     _check_header(reply, asked, answered, sender)
     federation = asked.plan.federation
+    # "A site has modalities of the study."
+    if not set(reply.modalities) <= set(asked.plan.model.names):
+        raise RejectedReply("unknown_modality")
     # "A reply without any trained module is no training."
     if not reply.updates:
         raise RejectedReply("empty")

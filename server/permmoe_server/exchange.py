@@ -87,7 +87,7 @@ def content_of(message: Message | None) -> RecordDict:
     if message is None:
         raise RejectedReply("no_reply")
     if message.has_error():
-        raise RejectedReply(_error_type(message.error))
+        raise RejectedReply(error_type(message.error))
     return message.content
 
 
@@ -103,7 +103,7 @@ def wait_for_sites(grid: MessageGrid, min_sites: int, deadline_seconds: float, c
         clock.pause(POLL_SECONDS)
 
 
-def _error_type(error: Error) -> str:
+def error_type(error: Error) -> str:
     """The name of the exception where the site sent just that, else Flower's name of the error's code.
 
     An error's text may name a patient or a path; whatever is not a single word is dropped unread.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import fsum, nan
 
 from flwr.app import MessageType
@@ -29,26 +30,17 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     Instruction,
+    PackedModel,
     Part,
     content_bytes,
-    model_digest,
     write_instruction,
-    write_modules,
 )
 from permmoe.federated.secure_update import evaluation_blocks, read_evaluation, read_training, training_blocks
 from permmoe.trainer import running_mean
 from permmoe_server.acceptance import RejectedReply, accept_evaluation, accept_training, is_acceptable
 from permmoe_server.aggregation import RunningSum, fold, mean_changes, running_sum
-from permmoe_server.exchange import (
-    SYSTEM_CLOCK,
-    Clock,
-    MessageGrid,
-    SiteOf,
-    connected,
-    content_of,
-    exchange,
-    wait_for_sites,
-)
+from permmoe_server.downlink import Downlink, ModelExchange
+from permmoe_server.exchange import SYSTEM_CLOCK, Clock, MessageGrid, SiteOf, connected, content_of, wait_for_sites
 from permmoe_server.optimisers import Moments, server_step
 from permmoe_server.secure_rounds import Participant, SignedRoster, new_session, sum_securely
 
@@ -162,6 +154,7 @@ def run_rounds(
     after `max_failed_rounds` failed tries in a row, ConfigurationError for a secure study without `roster_of`.
     """
     federation = plan.federation
+    downlink = Downlink(layout)
     failed_in_a_row = 0
     while state.round < federation.rounds:
         number, started = state.round + 1, clock.now()
@@ -171,7 +164,7 @@ def run_rounds(
                 grid, plan, layout, state, number, clock, site_of, countersigner, _roster(roster_of)
             )
         else:
-            state, record = _train(grid, plan, layout, state, number, clock, site_of, countersigner)
+            state, record = _train(grid, plan, downlink, state, number, clock, site_of, countersigner)
         if not record.is_aggregated:
             if record.is_spent and not federation.is_centring(number):
                 state = replace(state, round=number)
@@ -190,17 +183,20 @@ def run_rounds(
             clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed_in_a_row - 1), LAST_RETRY_SECONDS))
             continue
         failed_in_a_row = 0
+        judged = partial(evaluate, grid, plan, downlink, state, clock=clock, site_of=site_of, roster_of=roster_of)
         if federation.evaluate_every and number % federation.evaluate_every == 0:
-            record = replace(record, validation=evaluate(grid, plan, state, "validation", clock, site_of, roster_of))
+            record = replace(
+                record, validation=evaluate(grid, plan, downlink, state, "validation", clock, site_of, roster_of)
+            )
         if federation.evaluate_every and number == federation.rounds:
-            record = replace(record, test=evaluate(grid, plan, state, "test", clock, site_of, roster_of))
+            record = replace(record, test=judged("test"))
         yield state, replace(record, seconds=clock.now() - started)
 
 
 def _train(
     grid: MessageGrid,
     plan: RoundPlan,
-    layout: ModuleLayout,
+    downlink: Downlink,
     state: FederationState,
     number: int,
     clock: Clock,
@@ -208,21 +204,20 @@ def _train(
     countersigner: Countersigner | None,
 ) -> tuple[FederationState, RoundRecord]:
     federation = plan.federation.of_round(number)
-    asked = Instruction(plan, number, model_digest(state.weights))
-    content = write_instruction(asked, write_modules(state.weights), state.receipts.values())
-    bytes_down = content_bytes(content)
+    model = PackedModel.of(state.weights, federation.wire)
+    asked = Instruction(plan, number, model.digest())
+    sending = ModelExchange(downlink, asked, model, state.receipts.values())
     running, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
     receipts = dict(state.receipts)
     sites = site_of()
-    contents = dict.fromkeys(connected(grid, sites), content)
-    deadline = federation.round_deadline_seconds
-    for node, message in exchange(grid, contents, MessageType.TRAIN, str(number), deadline, clock):
+    nodes = connected(grid, sites)
+    for node, message in sending.replies(grid, nodes, MessageType.TRAIN, federation.round_deadline_seconds, clock):
         arrived = clock.now()
-        record = SiteRecord(node, sites[node] if sites else "", bytes_down)
+        record = SiteRecord(node, sites[node] if sites else "", sending.bytes_down[node])
         try:
             reply_content = content_of(message)
             record = replace(record, bytes_up=content_bytes(reply_content))
-            reply = accept_training(reply_content, asked, layout, losses, sites[node] if sites else None)
+            reply = accept_training(reply_content, asked, downlink.layout, losses, sites[node] if sites else None)
             running = fold(running, reply.updates, reply.visits, federation.aggregation)
         except FixedPointOverflowError:
             records.append(replace(record, rejected="fixed_point_range"))
@@ -230,6 +225,8 @@ def _train(
             records.append(replace(record, rejected=rejection.rule))
         else:
             losses[reply.site] = reply.loss_sum
+            downlink.learn(node, reply.modalities)
+            downlink.confirm(node, asked, model)
             if reply.head and countersigner:
                 receipts[reply.site] = countersigner(reply.head)
             records.append(
@@ -265,8 +262,9 @@ def _train_securely(
     roster: SignedRoster,
 ) -> tuple[FederationState, RoundRecord]:
     federation = plan.federation.of_round(number)
-    asked = Instruction(plan, number, model_digest(state.weights))
-    content = write_instruction(asked, write_modules(state.weights), state.receipts.values())
+    model = PackedModel.of(state.weights)
+    asked = Instruction(plan, number, model.digest())
+    content = write_instruction(asked, model, state.receipts.values())
     session = new_session(plan.digest(), "training", number, asked.model_digest)
     blocks = training_blocks(layout)
     outcome = sum_securely(grid, session, content, MessageType.TRAIN, blocks, federation, roster, clock, site_of())
@@ -337,6 +335,7 @@ def _roster(roster_of: RosterOf | None) -> SignedRoster:
 def evaluate(
     grid: MessageGrid,
     plan: RoundPlan,
+    downlink: Downlink,
     state: FederationState,
     part: Part,
     clock: Clock = SYSTEM_CLOCK,
@@ -344,9 +343,10 @@ def evaluate(
     roster_of: RosterOf | None = None,
 ) -> Evaluation:
     """Let every site evaluate the model on a part of its visits, and add up what it may tell."""
-    asked = Instruction(plan, state.round, model_digest(state.judged), part)
-    content = write_instruction(asked, write_modules(state.judged))
+    model = PackedModel.of(state.judged, plan.federation.wire)
+    asked = Instruction(plan, state.round, model.digest(), part)
     if plan.federation.secure:
+        content = write_instruction(asked, model)
         session = new_session(plan.digest(), part, state.round, asked.model_digest)
         blocks = evaluation_blocks(plan.model.names)
         outcome = sum_securely(
@@ -360,15 +360,17 @@ def evaluate(
     by_site: dict[str, Mapping[str, ErrorSums]] = {}
     rejected: dict[int, str] = {}
     sites = site_of()
-    contents = dict.fromkeys(connected(grid, sites), content)
-    deadline = plan.federation.round_deadline_seconds
-    for node, message in exchange(grid, contents, MessageType.EVALUATE, str(state.round), deadline, clock):
+    sending, nodes = ModelExchange(downlink, asked, model), connected(grid, sites)
+    for node, message in sending.replies(
+        grid, nodes, MessageType.EVALUATE, plan.federation.round_deadline_seconds, clock
+    ):
         try:
             reply = accept_evaluation(content_of(message), asked, by_site, sites[node] if sites else None)
         except RejectedReply as rejection:
             rejected[node] = rejection.rule
         else:
             by_site[reply.site] = reply.sums
+            downlink.confirm(node, asked, model)
     total: dict[str, ErrorSums] = {}
     # In the order of names, not of arrival: floating-point sums depend on the order.
     for site in sorted(by_site):
