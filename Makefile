@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process, one process a core: the fastest for many small cells, and the same bits every time.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo federation-demo test bench bench-full lint clean
+.PHONY: demo federation-demo test bench bench-full scaling lint clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.11")'
@@ -27,6 +27,9 @@ bench: $(VENV)/installed  ## performance goals as ratios, quick -> docs/performa
 
 bench-full: $(VENV)/installed  ## the same on the published grid: hours -> docs/performance.md
 	$(BIN)/python benchmarks/run.py --full
+
+scaling: $(VENV)/installed  ## what grows with hospitals, patients and batches, and how fast -> docs/scaling.md
+	$(BIN)/python benchmarks/scaling.py
 
 lint: $(VENV)/installed  ## style, types and the direction of imports
 	$(BIN)/ruff check .
