@@ -84,6 +84,22 @@ class Centred(nn.Module):
         return pooled - self.centre
 
 
+class Convolution(nn.Conv3d):
+    """A convolution whose result has its channels innermost in memory on a CPU, where that was measured to be faster.
+
+    The layout of the weights decides, and spreads over all layers behind. They are turned for each call, next to
+    nothing beside the convolution, and stay stored as usual: fused optimisers, checkpoints and the wire read memory.
+    """
+
+    def forward(self, inputs: Float[Tensor, "n fan_in x y z"]) -> Float[Tensor, "n width i j k"]:
+        """As nn.Conv3d, up to rounding."""
+        weight = self.weight
+        if weight.device.type == "cpu":
+            # A clone, since `contiguous` would take the first layer's single channel for innermost already.
+            weight = weight.clone(memory_format=torch.channels_last_3d)
+        return F.conv3d(inputs, weight, self.bias, self.stride, self.padding)
+
+
 def fixed_stem(config: ModelConfig) -> Stem:
     """The encoder's first stage that has no parameters, applied once to volumes on their way into memory.
 
@@ -124,7 +140,7 @@ def _six_layer_cnn(grid: Shape, dropout: float) -> tuple[nn.Module, int]:
     """Flex-MoE's image encoder up to its flattening: no norms, whole channels dropped between stages."""
     layers: list[nn.Module] = []
     for (fan_in, width), pool in zip(pairwise((1, 32, 64, 128)), (2, 3, 4), strict=True):
-        layers += [nn.Conv3d(fan_in, width, 3, padding=1), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1)]
+        layers += [Convolution(fan_in, width, 3, padding=1), nn.ReLU(), Convolution(width, width, 3, padding=1)]
         layers += [nn.MaxPool3d(pool), nn.ReLU(), nn.Dropout3d(dropout)]
         grid = _halved(grid, pool)
     if min(grid) == 0:
@@ -138,20 +154,20 @@ def _six_layer_cnn(grid: Shape, dropout: float) -> tuple[nn.Module, int]:
 def _sfcn(grid: Shape, widths: tuple[int, ...]) -> tuple[nn.Module, int]:
     """SFCN with a stride-2 stem; on small grids, only the stages that leave two cells or more on each axis."""
     stem, *stages, last = widths
-    layers: list[nn.Module] = [nn.Conv3d(1, stem, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, stem), nn.ReLU()]
+    layers: list[nn.Module] = [Convolution(1, stem, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, stem), nn.ReLU()]
     grid = _halved((grid[0] + 1, grid[1] + 1, grid[2] + 1), 2)
     fan_in = stem
     for width in stages:
         if min(_halved(grid, 2)) < 2:
             break
-        layers += [nn.Conv3d(fan_in, width, 3, padding=1), nn.MaxPool3d(2), nn.GroupNorm(GROUPS, width), nn.ReLU()]
+        layers += [Convolution(fan_in, width, 3, padding=1), nn.MaxPool3d(2), nn.GroupNorm(GROUPS, width), nn.ReLU()]
         grid, fan_in = _halved(grid, 2), width
     if fan_in == stem:
         raise ConfigurationError(
             "the SFCN encoders need a grid of 7 voxels or more on each axis; "
             "set grid.shape to a finer grid or encoder.kind to pooled"
         )
-    layers += [nn.Conv3d(fan_in, last, 1), nn.GroupNorm(GROUPS, last), nn.ReLU()]
+    layers += [Convolution(fan_in, last, 1), nn.GroupNorm(GROUPS, last), nn.ReLU()]
     return nn.Sequential(*layers), last * prod(grid)
 
 

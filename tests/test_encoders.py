@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from model_batches import small_config
 from torch import Tensor, nn
 
+import permmoe.encoders as encoders
 from permmoe.config import EncoderConfig, ModelConfig, VolumeGrid
 from permmoe.encoders import encoder, fixed_stem
 from permmoe.errors import ConfigurationError
@@ -124,6 +125,40 @@ def test_memory_format_does_not_change_the_result(kind: str) -> None:
     plain = model(volumes)
     last: Any = torch.channels_last_3d
     torch.testing.assert_close(model.to(memory_format=last)(volumes), plain, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["cnn", "sfcn", "sfcn_lite"])
+def test_channels_are_innermost_while_computing_and_nowhere_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against PyTorch's own convolution: the same start, results and gradients; stored as there, bit for bit."""
+    config = config_for(kind, (25, 31, 27), dropout=0.0)
+    volumes = torch.rand(2, 1, 25, 31, 27)
+
+    def computed() -> tuple[nn.Module, Tensor, dict[str, Tensor], list[Tensor]]:
+        torch.manual_seed(0)
+        model = encoder(T1, config)
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        maps: list[Tensor] = []
+        for module in model.modules():
+            if isinstance(module, nn.Conv3d):
+                module.register_forward_hook(lambda _, inputs, output: maps.append(output))
+        tokens: Tensor = model(volumes)
+        tokens.square().sum().backward()  # type: ignore[no-untyped-call]
+        return model, tokens, start, maps
+
+    ours, tokens, start, maps = computed()
+    monkeypatch.setattr(encoders, "Convolution", nn.Conv3d)
+    theirs, expected, expected_start, _ = computed()
+    last: Any = torch.channels_last_3d
+    # PyTorch computes a pointwise convolution of few voxels, the SFCN's last, in another way.
+    assert all(m.is_contiguous(memory_format=last) for m in maps[:-1])
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
+    assert start.keys() == expected_start.keys()
+    assert all(torch.equal(value, expected_start[name]) for name, value in start.items())
+    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert parameter.grad is not None and other.grad is not None
+        assert parameter.is_contiguous() and parameter.grad.is_contiguous(), "fused AdamW reads them as memory lies"
+        scale = other.grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad, other.grad, atol=1e-4 * scale, rtol=1e-3)
 
 
 def test_dropout_drops_its_share_and_keeps_the_expectation() -> None:
