@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from fractions import Fraction
 from typing import get_args
 
@@ -12,12 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from permmoe.config import FederationConfig
-from permmoe.federated.fixed_point import FixedPointOverflowError, to_fixed_point
+from permmoe.federated import fixed_point
+from permmoe.federated.fixed_point import (
+    LARGEST,
+    QUICK,
+    FixedPointOverflowError,
+    Term,
+    add_to,
+    reach_of,
+    to_fixed_point,
+)
 from permmoe.federated.update import ModuleUpdate
 from permmoe_server.aggregation import (
+    AT_ONCE,
     ONE,
     Rule,
     RunningSum,
+    _weight,
     fold,
     mean_changes,
 )
@@ -187,10 +199,76 @@ def test_fixed_point_rounds_to_the_nearest_and_knows_its_largest_magnitude() -> 
     assert fixed.tolist() == expected and reach == max(map(abs, expected))
 
 
+def numbers(size: int) -> st.SearchStrategy[torch.Tensor]:
+    """float32 around the resolution, half-way cases included, and of any magnitude that 64 bits can hold."""
+    halves = st.integers(-(2**24), 2**24).map(lambda n: n * 2.0**-33)
+    wide = st.floats(-(2.0**30), 2.0**30, width=32)
+    return st.lists(halves | wide | st.floats(-1, 1, width=32), min_size=size, max_size=size).map(torch.tensor)
+
+
+FACTORS = st.sampled_from([1.0, 0.3, 1 / 7, 1.0000001])
+
+
+@given(total=st.lists(st.integers(-LARGEST, LARGEST), min_size=11, max_size=11), found=st.data())
+def test_adding_chunk_by_chunk_is_adding_fixed_points_to_the_last_bit(total: list[int], found: st.DataObject) -> None:
+    terms = found.draw(st.lists(st.tuples(numbers(11), FACTORS), max_size=2 * AT_ONCE + 1))
+    ours, expected = torch.tensor(total), torch.tensor(total)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fixed_point, "CHUNK", 4)
+        add_to(ours, [Term(values, factor, reach_of(values, factor)) for values, factor in terms])
+    for values, factor in terms:
+        expected += to_fixed_point(values, factor)[0]
+    assert ours.tolist() == expected.tolist()
+
+
+def test_numbers_around_the_end_of_the_quick_way_are_added_exactly() -> None:
+    end = QUICK / ONE
+    for value in (end * (1 - 2**-24), -end * (1 - 2**-24), end, -end, end * 1.5):
+        total, values = torch.zeros(3, dtype=torch.int64), torch.full((3,), value)
+        add_to(total, [Term(values, 1.0, reach_of(values)), Term(values, 0.75, reach_of(values, 0.75))])
+        assert total.tolist() == [int(value * ONE) + int(value * 0.75 * ONE)] * 3
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(found=st.lists(sites(), min_size=1, max_size=4))
+@settings(max_examples=30)
+def test_replies_that_wait_for_each_other_are_all_in_the_sum(rule: Rule, found: list[list[Site]]) -> None:
+    """The reference adds one after the other, and looks for the largest number; changes are at most 16,500 long."""
+    replies, running, trusting = [site for group in found for site in group], RunningSum(), RunningSum()
+    expected: dict[str, torch.Tensor] = {}
+    for updates, visits in replies:
+        running = fold(running, updates, visits, rule)
+        trusting = fold(trusting, updates, visits, rule, longest=16_500.0)
+        for name, u in updates.items():
+            change, _ = to_fixed_point(u.weighted_delta, _weight(rule, name, u, visits) / u.support)
+            expected[name] = expected[name] + change if name in expected else change
+    for sums in (running, trusting):
+        assert {name: module.change.tolist() for name, module in sums.modules.items()} == {
+            name: change.tolist() for name, change in expected.items()
+        }
+        assert all(module.reach >= module.change.abs().max() for module in sums.modules.values())
+
+
+def test_an_overflow_after_replies_that_wait_adds_nothing() -> None:
+    once, again = RunningSum(), RunningSum()
+    for _ in range(3):
+        fold(once, {"trunk": update(7, 3, 0.1)}, 3.0)
+        fold(again, {"trunk": update(7, 3, 0.1)}, 3.0)
+    with pytest.raises(FixedPointOverflowError):
+        fold(again, {"encoder/t1": update(3, 1, 1.0), "trunk": ModuleUpdate(torch.full((7,), 2.0**31), 1.0)}, 1.0)
+    assert (again.sites, again.visits, set(again.modules)) == (once.sites, once.visits, {"trunk"})
+    assert again.modules["trunk"].change.tolist() == once.modules["trunk"].change.tolist()
+    assert again.modules["trunk"].weight == once.modules["trunk"].weight
+
+
 def test_memory_does_not_grow_with_the_number_of_sites() -> None:
-    running = RunningSum()
+    running, kept = RunningSum(), list[weakref.ref[torch.Tensor]]()
     for _ in range(50):
-        running = fold(running, {"trunk": update(7, 2, 1.0)}, 2.0)
+        changed = update(7, 2, 1.0)
+        kept.append(weakref.ref(changed.weighted_delta))
+        running = fold(running, {"trunk": changed}, 2.0)
+        del changed
+        assert sum(reference() is not None for reference in kept) < AT_ONCE
     assert {name: module.change.numel() for name, module in running.modules.items()} == {"trunk": 7}
     assert running.sites == 50
 

@@ -157,6 +157,6 @@ def _check_sums(sums: ErrorSums, min_cell_count: int) -> None:
 
 
 def _norm(values: Tensor) -> float:
-    norm = float(torch.linalg.vector_norm(values))
+    norm = float(torch.dot(values, values)) ** 0.5
     # Squares overflow float32 long before values do, but never float64; in float32 it takes a fifth of the time.
     return norm if math.isfinite(norm) else float(torch.linalg.vector_norm(values, dtype=torch.float64))

@@ -7,20 +7,25 @@ that modality's encoder, and a module that nobody trained stays as it is, bit by
 
 The running sum is kept in fixed point (permmoe.federated.fixed_point), so the result does not depend on the order in
 which replies arrive, to the last bit, and a secure sum ends with the same. A reply that could push a sum out of the
-range raises FixedPointOverflowError and leaves the sum as it was. Memory is one model of 64-bit integers, however many
-sites take part.
+range raises FixedPointOverflowError and leaves the sum as it was.
+
+The sum of a large model does not fit a processor's cache: to fetch it for every reply would take longer than to add. So
+replies are added AT_ONCE together, chunk by chunk. Memory is one model of 64-bit integers and the replies that wait,
+however many sites take part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil, inf
 from typing import Literal
 
+import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from permmoe.federated.fixed_point import LARGEST, ONE, FixedPointOverflowError, to_fixed_point
+from permmoe.federated.fixed_point import LARGEST, ONE, QUICK, FixedPointOverflowError, Term, add_to, reach_of
 from permmoe.federated.update import ModuleUpdate
 
 Rule = Literal[
@@ -28,7 +33,11 @@ Rule = Literal[
 ]
 
 
-@dataclass(frozen=True)
+AT_ONCE = 8
+"""Replies that wait to be added together, at most: as many as exchange.PULL_AT_ONCE."""
+
+
+@dataclass
 class ModuleSum:
     """The running sum of one module, in fixed point."""
 
@@ -37,40 +46,72 @@ class ModuleSum:
     weight: int
     """Σ weight of the sites that trained the module."""
     reach: int
-    """No element of `change` is further from zero."""
+    """No element of `change`, with all that waits, is further from zero."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunningSum:
-    """All replies folded so far."""
+    """All replies folded so far; `fold` changes it in place."""
 
-    modules: Mapping[str, ModuleSum] = field(default_factory=dict)
     visits: int = 0
     """Σ training visits of all sites, in fixed point."""
     sites: int = 0
+    _modules: dict[str, ModuleSum] = field(default_factory=dict)
+    _waiting: list[Mapping[str, Term]] = field(default_factory=list)
+
+    @property
+    def modules(self) -> Mapping[str, ModuleSum]:
+        """The sums, nothing left waiting."""
+        self._add_waiting()
+        return self._modules
+
+    def _add_waiting(self) -> None:
+        for name, module in self._modules.items():
+            add_to(module.change, [terms[name] for terms in self._waiting if name in terms])
+        self._waiting.clear()
 
 
 def fold(
-    running: RunningSum, updates: Mapping[str, ModuleUpdate], visits: float, rule: Rule = "modality_fedavg"
+    running: RunningSum,
+    updates: Mapping[str, ModuleUpdate],
+    visits: float,
+    rule: Rule = "modality_fedavg",
+    longest: float = inf,
 ) -> RunningSum:
-    """Add one site's updates, trained on so many visits. Raises FixedPointOverflowError and adds nothing."""
-    modules = dict(running.modules)
+    """Add one site's updates, trained on so many visits: the same running sum, which now holds them too.
+
+    The updates must not change afterwards. `longest`: no mean change has a larger norm, as whoever accepted the reply
+    has seen; it saves looking for the largest number. Raises FixedPointOverflowError and adds nothing.
+    """
+    terms, weights = {}, {}
     for name, update in updates.items():
         weight = _weight(rule, name, update, visits)
-        change, reach = to_fixed_point(update.weighted_delta, weight / update.support)
-        if (before := modules.get(name)) is not None:
-            reach += before.reach
-            if reach > LARGEST:
-                raise FixedPointOverflowError(f"the sum of module {name}")
-            change = change.add_(before.change)
-        modules[name] = ModuleSum(change, (before.weight if before else 0) + round(weight * ONE), reach)
-    return RunningSum(modules, running.visits + round(visits * ONE), running.sites + 1)
+        factor = weight / update.support
+        # Twice, since a norm that is added up in float32 may have lost a few per cent of its largest element.
+        bound = 2 * longest * weight * ONE
+        reach = ceil(bound) if bound < QUICK else reach_of(update.weighted_delta, factor)
+        before = running._modules.get(name)
+        if reach + (before.reach if before else 0) > LARGEST:
+            raise FixedPointOverflowError(f"the sum of module {name}")
+        terms[name], weights[name] = Term(update.weighted_delta, factor, reach), round(weight * ONE)
+    for name, term in terms.items():
+        if name not in running._modules:
+            running._modules[name] = ModuleSum(torch.zeros(len(term.values), dtype=torch.int64), 0, 0)
+        module = running._modules[name]
+        module.weight += weights[name]
+        module.reach += term.reach
+    running._waiting.append(terms)
+    running.visits += round(visits * ONE)
+    running.sites += 1
+    if len(running._waiting) == AT_ONCE:
+        running._add_waiting()
+    return running
 
 
 def running_sum(changes: Mapping[str, tuple[Int64[Tensor, " n"], int]], visits: float, sites: int) -> RunningSum:
     """What a secure sum gave, as if the sites' updates had been folded: Σ support × change and Σ support by module."""
     modules = {name: ModuleSum(change, weight, LARGEST) for name, (change, weight) in changes.items()}
-    return RunningSum(modules, round(visits * ONE), sites)
+    return RunningSum(round(visits * ONE), sites, modules)
 
 
 def mean_changes(
@@ -80,11 +121,11 @@ def mean_changes(
     for name, module in running.modules.items():
         match rule:
             case "modality_fedavg" | "uniform_mean" | "site_weight":
-                mean = module.change.double() / module.weight
+                mean = module.change.double().div_(module.weight)
             case "counted_encoders":
-                mean = module.change.double() / (module.weight if name.startswith("encoder/") else running.visits)
+                mean = module.change.double().div_(module.weight if name.startswith("encoder/") else running.visits)
             case "zero_fill" | "unscaled_support":
-                mean = module.change.double() / running.visits
+                mean = module.change.double().div_(running.visits)
             case "naive_union":
                 absent = (running.visits - module.weight) / running.visits
                 mean = module.change.double() / running.visits - absent * parameters[name].double()
