@@ -55,14 +55,20 @@ class ModelExchange:
         self.downlink, self.asked, self.model, self.receipts = downlink, asked, model, tuple(receipts)
         self.bytes_down: dict[int, int] = {}
         """Sent to each node."""
+        self._contents: dict[int, RecordDict] = {}
         self._written: dict[frozenset[str], tuple[RecordDict, int]] = {}
+
+    def write(self, nodes: Iterable[int]) -> None:
+        """Write what goes to each node, before anything is sent."""
+        self._contents |= {node: self._content(node) for node in nodes}
 
     def replies(
         self, grid: MessageGrid, nodes: Iterable[int], message_type: str, deadline_seconds: float, clock: Clock
     ) -> Iterator[tuple[int, Message | None]]:
         """Each node's reply in the order of arrival, as in `exchange`; whoever lacks a module is asked once more."""
         deadline, forgetful = clock.now() + deadline_seconds, list[int]()
-        contents = {node: self._content(node) for node in nodes}
+        self.write(node for node in nodes if node not in self._contents)
+        contents = {node: self._contents.pop(node) for node in nodes}
         group = str(self.asked.round)
         for node, message in exchange(grid, contents, message_type, group, deadline_seconds, clock):
             if message is not None and message.has_error() and error_type(message.error) == ModulesMissing.__name__:

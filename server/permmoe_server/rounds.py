@@ -84,7 +84,9 @@ class SiteRecord:
     visits: float = 0.0
     train_seconds: float = 0.0
     overhead_seconds: float = 0.0
-    """The site's time outside training and ours for checking and folding; waiting and transport are in neither."""
+    """The site's time outside training: reading, checking and writing records."""
+    server_seconds: float = 0.0
+    """Ours for checking and folding its reply; waiting and transport are in none of the three."""
     modules: tuple[str, ...] = ()
     ledger: str = ""
     """SHA-256 of the newest entry of the site's ledger: the coordinator's half of the evidence."""
@@ -125,7 +127,8 @@ class RoundRecord:
     visits: float = 0.0
     """Of all accepted sites."""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    """Secure: how long each stage took."""
+    """Of the round, without its sites' own: `write` the model and instructions, `step` from sums to the next model,
+    `evaluate`. Secure: how long each stage of the sum took."""
     is_spent: bool = False
     """Secure: sites have given their input to this number and will not again, so a failed try uses it up."""
 
@@ -183,6 +186,7 @@ def run_rounds(
             clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed_in_a_row - 1), LAST_RETRY_SECONDS))
             continue
         failed_in_a_row = 0
+        trained = clock.now()
         judged = partial(evaluate, grid, plan, downlink, state, clock=clock, site_of=site_of, roster_of=roster_of)
         if federation.evaluate_every and number % federation.evaluate_every == 0:
             record = replace(
@@ -190,6 +194,8 @@ def run_rounds(
             )
         if federation.evaluate_every and number == federation.rounds:
             record = replace(record, test=judged("test"))
+        if record.validation or record.test:
+            record = replace(record, stage_seconds={**record.stage_seconds, "evaluate": clock.now() - trained})
         yield state, replace(record, seconds=clock.now() - started)
 
 
@@ -203,7 +209,7 @@ def _train(
     site_of: SiteOf,
     countersigner: Countersigner | None,
 ) -> tuple[FederationState, RoundRecord]:
-    federation = plan.federation.of_round(number)
+    federation, started = plan.federation.of_round(number), clock.now()
     model = PackedModel.of(state.weights, federation.wire)
     asked = Instruction(plan, number, model.digest())
     sending = ModelExchange(downlink, asked, model, state.receipts.values())
@@ -211,6 +217,8 @@ def _train(
     receipts = dict(state.receipts)
     sites = site_of()
     nodes = connected(grid, sites)
+    sending.write(nodes)
+    written = clock.now()
     for node, message in sending.replies(grid, nodes, MessageType.TRAIN, federation.round_deadline_seconds, clock):
         arrived = clock.now()
         record = SiteRecord(node, sites[node] if sites else "", sending.bytes_down[node])
@@ -235,7 +243,8 @@ def _train(
                     site=reply.site,
                     visits=reply.visits,
                     train_seconds=reply.train_seconds,
-                    overhead_seconds=reply.overhead_seconds + clock.now() - arrived,
+                    overhead_seconds=reply.overhead_seconds,
+                    server_seconds=clock.now() - arrived,
                     modules=tuple(reply.updates),
                     ledger=reply.head.digest if reply.head else "",
                 )
@@ -244,10 +253,15 @@ def _train(
     visits = fsum(record.visits for record in records)
     loss = fsum(losses.values()) / visits if visits else float("nan")
     records.sort(key=lambda r: (r.site, r.node))
-    remembered = RoundRecord(number, is_aggregated, tuple(records), loss, seconds=0.0, visits=visits)
+    seconds = {"write": written - started}
+    remembered = RoundRecord(
+        number, is_aggregated, tuple(records), loss, seconds=0.0, visits=visits, stage_seconds=seconds
+    )
     if not is_aggregated:
         return replace(state, receipts=receipts), remembered
-    return _stepped(state, federation, number, running, receipts), remembered
+    summed = clock.now()
+    state = _stepped(state, federation, number, running, receipts)
+    return state, replace(remembered, stage_seconds=seconds | {"step": clock.now() - summed})
 
 
 def _train_securely(

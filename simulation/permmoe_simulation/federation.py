@@ -33,6 +33,9 @@ from permmoe_simulation.grid import FIRST_NODE, Attendance
 from permmoe_simulation.partition import Sites
 from permmoe_simulation.study import Cell
 
+ROUND_PARTS = ("write", "step", "evaluate")
+"""What the server spends time on once a round (permmoe_server.rounds.RoundRecord.stage_seconds)."""
+
 
 @dataclass(frozen=True)
 class Federation:
@@ -172,8 +175,10 @@ def _site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "bytes_up": site["bytes_up"],
             "train_seconds": round(site["train_seconds"], 6),
             "overhead_seconds": round(site["overhead_seconds"], 6),
+            "server_seconds": round(site["server_seconds"], 6),
             "modules": len(site["modules"]),
             "round_seconds": round(record["seconds"], 6),
+            **{f"{part}_seconds": round(record["stage_seconds"].get(part, 0.0), 6) for part in ROUND_PARTS},
         }
         for site in record["sites"]
     ]

@@ -28,6 +28,7 @@ from permmoe_simulation.report.content import (
     signed,
     table_digits,
 )
+from permmoe_simulation.report.costs import costs_section
 from permmoe_simulation.report.differences import differences_section
 from permmoe_simulation.report.experts import experts_section
 from permmoe_simulation.report.files import Goal, Study, Summary
@@ -38,7 +39,6 @@ from permmoe_simulation.report.ranking import ranking_section
 from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.view import view_of
 from permmoe_simulation.report.workings import (
-    costs_section,
     gaps_section,
     images_section,
     methods_section,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite, nan
+from math import isfinite
 from typing import Any
 
 import pandas as pd
 
-from permmoe_simulation.report.cells import in_order
 from permmoe_simulation.report.content import (
     Entry,
     Fold,
@@ -17,15 +16,12 @@ from permmoe_simulation.report.content import (
     Section,
     Table,
     Text,
-    amount,
     count,
     duration,
     number,
 )
-from permmoe_simulation.report.figures import Bars, site_bars, slice_gallery
+from permmoe_simulation.report.figures import slice_gallery
 from permmoe_simulation.report.view import View
-
-DOWN, UP, TRAIN, OVERHEAD = "#56b4e9", "#0072b2", "#009e73", "#c9ced4"
 
 
 def methods_section(view: View) -> Section:
@@ -82,25 +78,6 @@ def sites_section(view: View) -> Section:
     left_out = view.summary.left_out_sites
     note = [Text(f"{count(left_out, 'more site')} took no part: too few training visits.")] if left_out else []
     return Section("sites", title, [table, *note])
-
-
-def costs_section(view: View) -> Section:
-    """Bytes and seconds of a round, site by site."""
-    rounds = view.study.rounds
-    title = "What a round costs"
-    if rounds is None or rounds.empty:
-        return Section("costs", title, [Text("Not available: the study left no record of rounds (rounds.csv).")])
-    # A site whose reply was left out has no name here; what it cost is not told by site.
-    rounds = rounds[rounds["site"].notna()]
-    methods = in_order(rounds["method"], view.methods)
-    blocks = {m: _cost_items(view, rounds[rounds["method"] == m], m) for m in methods}
-    first, *others = methods
-    folds = [Fold(f"By site: {view.label(m)}", blocks[m]) for m in others]
-    return Section(
-        "costs",
-        title,
-        [Text(_cost_sentence(view, rounds, methods)), *blocks[first], *folds, _cost_table(view, rounds, methods)],
-    )
 
 
 def images_section(view: View) -> Section | None:
@@ -173,81 +150,6 @@ def repeat_section(view: View) -> Section:
             rows = [[Entry(name), Entry(value)] for name, value in pairs.items()]
             items.append(Fold(title, [Table(title, ["Name", "Value"], rows, is_prose=True, is_from_study=False)]))
     return Section("repeat", "Run it again", items)
-
-
-def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
-    regime = str(rows["regime"].iloc[0])
-    rows = rows[rows["regime"] == regime]
-    sites = in_order(rows["site"])
-    columns = ["bytes_down", "bytes_up", "train_seconds", "overhead_seconds", "modules"]
-    means = rows.groupby("site", sort=False)[columns].mean().reindex(sites)
-    largest = float(means[["bytes_down", "bytes_up"]].to_numpy().max(initial=0.0))
-    unit, size = next(((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if largest >= s), ("B", 1.0))
-    down, up = ((means[c] / size).tolist() for c in ("bytes_down", "bytes_up"))
-    train, overhead = (means[c].tolist() for c in ("train_seconds", "overhead_seconds"))
-    panels = [
-        Bars(f"{unit} a round", [("down, to the site", DOWN, down)], largest / size),
-        Bars(f"{unit} a round", [("up, from the site", UP, up)], largest / size),
-        Bars("seconds a round", [("training", TRAIN, train), ("overhead", OVERHEAD, overhead)]),
-    ]
-    n_rounds, n_seeds = rows["round"].nunique(), rows["seed"].nunique()
-    caption = (
-        f"{view.label(method)}{f', regime {regime}' if len(view.regimes) > 1 else ''}: what each site receives (down) "
-        f"and sends (up), and its time, in a round, on average over {count(n_rounds, 'round')} and "
-        f"{count(n_seeds, 'seed')}. "
-        "Overhead is all of a site's round but the training itself."
-    )
-    table = Table(
-        "The same by site, with the number of modules that a site sends in a round.",
-        ["Site", "Down", "Up", "Training (s)", "Overhead (s)", "Modules"],
-        [
-            [
-                Entry(site),
-                Entry(amount(float(line["bytes_down"]))),
-                Entry(amount(float(line["bytes_up"]))),
-                Entry(number(float(line["train_seconds"]))),
-                Entry(number(float(line["overhead_seconds"]))),
-                Entry(number(float(line["modules"]), 1)),
-            ]
-            for site, line in zip(sites, means.to_dict("records"), strict=True)
-        ],
-    )
-    alt = f"Bars of bytes and seconds a round at {count(len(sites), 'site')}; the folded table has the numbers."
-    return [Plot(site_bars(sites, panels), alt, caption), Fold(f"By site as numbers: {view.label(method)}", [table])]
-
-
-def _cost_sentence(view: View, rounds: pd.DataFrame, methods: list[str]) -> str:
-    """What a site has to move in a round, by method."""
-    parts = []
-    for m in methods:
-        of = rounds[rounds["method"] == m]
-        down, up = (amount(float(of[c].mean())) for c in ("bytes_down", "bytes_up"))
-        parts.append(f"{down} down and {up} up with {view.label(m)}")
-    return f"In a round a site moves, on average: {'; '.join(parts)}."
-
-
-def _cost_table(view: View, rounds: pd.DataFrame, methods: list[str]) -> Table:
-    rows = []
-    for m in methods:
-        chosen = rounds[rounds["method"] == m]
-        runs = max(1, len(chosen[["regime", "seed"]].drop_duplicates()))
-        train, overhead = float(chosen["train_seconds"].sum()), float(chosen["overhead_seconds"].sum())
-        share = overhead / (train + overhead) if train + overhead > 0 else nan
-        rows.append(
-            [
-                Entry(view.label(m)),
-                Entry(str(chosen["round"].nunique())),
-                Entry(amount(float(chosen["bytes_down"].sum()) / runs)),
-                Entry(amount(float(chosen["bytes_up"].sum()) / runs)),
-                Entry(duration((train + overhead) / runs)),
-                Entry(f"{number(100 * share, 0)}%" if isfinite(share) else "–"),
-            ]
-        )
-    return Table(
-        "A whole run, summed over sites and rounds, on average over seeds and regimes.",
-        ["Method", "Rounds", "Down", "Up", "Site time", "of it overhead"],
-        rows,
-    )
 
 
 def _cell_name(cell: str | dict[str, Any]) -> str:
