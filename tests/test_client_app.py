@@ -229,6 +229,12 @@ def test_visits_are_read_once_a_process(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(reads) == 1
 
 
+def test_a_site_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    assert read_site(write_site(tmp_path, "north", threads=2)).threads == 2
+    path = write_site(tmp_path, "north", threads=3)
+    assert read_site(path).threads == 3 and read_site(path) is read_site(path)
+
+
 def test_a_site_may_keep_a_modality_to_itself(tmp_path: Path) -> None:
     reply = trained(write_site(tmp_path, "north", modalities=["clinical", "gene"]), instruction())
     assert "encoder/fluid" not in reply.updates and "encoder/gene" in reply.updates

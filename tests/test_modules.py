@@ -39,6 +39,21 @@ def test_unflatten_undoes_flatten_bit_by_bit(config: ModelConfig) -> None:
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("config", [MODEL, SHARED, SINGLE, ADNI, WITH_PARTNERS])
+def test_unflatten_is_copying_each_part_to_its_place(config: ModelConfig) -> None:
+    layout = ModuleLayout.of(PerMMoE(config))
+    modules = {module: torch.randn(layout.size(module)) for module in reversed(layout.modules)}
+    expected = {name: torch.full(shape, torch.nan) for name, shape in layout.shapes.items()}
+    for module, parts in layout.parts.items():
+        start = 0
+        for part in parts:
+            target = expected[part.parameter] if part.index is None else expected[part.parameter][part.index]
+            target.copy_(modules[module][start : start + part.size].view(part.shape))
+            start += part.size
+    state = layout.unflatten(modules)
+    assert list(state) == list(expected) and all(torch.equal(state[name], expected[name]) for name in expected)
+
+
 def test_modules_are_named_as_the_design_says() -> None:
     config = MODEL.model_copy(update={"modalities": MODEL.modalities[:2], "experts": 3})
     expected = {

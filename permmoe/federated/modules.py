@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations_with_replacement
 from math import fsum, prod
 
@@ -81,7 +82,11 @@ class ModuleLayout:
 
     def size(self, module: str) -> int:
         """Number of elements of a module. Raises KeyError for an unknown one."""
-        return sum(part.size for part in self.parts[module])
+        return self._sizes[module]
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, int]:
+        return {module: sum(part.size for part in parts) for module, parts in self.parts.items()}
 
     def flatten(self, state: Mapping[str, Tensor], module: str) -> Float32[Tensor, " n"]:
         """A module's parameters laid end to end; a copy, on the CPU."""
@@ -93,16 +98,23 @@ class ModuleLayout:
         return {module: self.flatten(state, module) for module in self.parts}
 
     def unflatten(self, modules: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of all modules. Raises KeyError where one is absent, ValueError where a size is wrong."""
-        state = {name: torch.empty(shape) for name, shape in self.shapes.items()}
+        """The state dict of all modules; parameters that are not stacked are views of them.
+
+        Raises KeyError where one is absent, ValueError where a size is wrong.
+        """
+        pieces: dict[str, dict[int | None, Tensor]] = {name: {} for name in self.shapes}
         for module, parts in self.parts.items():
             flat = modules[module]
             if flat.shape != (self.size(module),):
                 raise ValueError(f"module {module} has shape {tuple(flat.shape)}, expected ({self.size(module)},)")
             for part, piece in zip(parts, torch.split(flat, [p.size for p in parts]), strict=True):
-                target = state[part.parameter] if part.index is None else state[part.parameter][part.index]
-                target.copy_(piece.view(part.shape))
-        return state
+                pieces[part.parameter][part.index] = piece
+        # A bank of a single modality has no rows, and cat refuses an empty list.
+        none = torch.empty(0)
+        return {
+            name: (own[None] if None in own else torch.cat([none, *(own[i] for i in range(len(own)))])).view(shape)
+            for (name, shape), own in zip(self.shapes.items(), pieces.values(), strict=True)
+        }
 
 
 def module_support(config: ModelConfig, exposure: Exposure, imputed_router_support: float = 0.0) -> dict[str, float]:
