@@ -58,12 +58,12 @@ def _everywhere(**arguments: Any) -> Mapping[Scale, Mapping[str, Any]]:
     return {"tiny": arguments, "quick": arguments, "full": arguments}
 
 
-def _step_curves(kind: str, most: int) -> list[Curve]:
+def _step_curves(kind: str, batches: Sequence[int], more_batches: Sequence[int]) -> list[Curve]:
     centre = {"batch": 8, "edge": 24, "modalities": 4}
     small = {"batch": 2, "edge": 16, "modalities": 2}
     at: Mapping[str, Mapping[Scale, Sequence[int]]] = {
-        "batch": {"tiny": (1, 2, 3), "quick": (2, 8, 32, most), "full": (1, 2, 4, 8, 16, 32, 64, most)},
-        "edge": {"tiny": (16, 18, 20), "quick": (16, 24, 32, 48), "full": (16, 24, 32, 48, 64, 96)},
+        "batch": {"tiny": (1, 2, 3), "quick": batches, "full": more_batches},
+        "edge": {"tiny": (16, 18, 20), "quick": (16, 24, 32, 40), "full": (16, 24, 32, 48, 64, 96)},
         "modalities": {"tiny": (1, 2, 3), "quick": (1, 2, 4, 8), "full": (1, 2, 3, 4, 5, 6, 7, 8)},
     }
     curves = []
@@ -78,8 +78,8 @@ def _step_curves(kind: str, most: int) -> list[Curve]:
 
 
 CURVES = (
-    *_step_curves("pooled", 128),
-    *_step_curves("sfcn", 64),
+    *_step_curves("pooled", (2, 8, 32, 128), (1, 2, 4, 8, 16, 32, 64, 128)),
+    *_step_curves("sfcn", (2, 4, 8, 32), (1, 2, 4, 8, 16, 32, 64)),
     Curve(
         "round-plain", "plain_round", "clients",
         {"tiny": (2, 3, 5), "quick": (10, 30, 100, 300, 1000), "full": (10, 30, 100, 300, 1000)},
@@ -92,8 +92,8 @@ CURVES = (
     ),
     Curve(
         "round-superlink", "superlink_round", "clients",
-        {"tiny": (1, 2, 3), "quick": (3, 6, 12, 24), "full": (3, 6, 12, 24, 48, 96)},
-        {"tiny": {"rounds": 3}, "quick": {"rounds": 4}, "full": {"rounds": 6}},
+        {"tiny": (1, 2, 3), "quick": (2, 5, 10, 20), "full": (2, 5, 10, 20, 40, 80)},
+        {"tiny": {"rounds": 3}, "quick": {"rounds": 3}, "full": {"rounds": 6}},
         {"tiny": 1, "quick": 1, "full": 2},
     ),
     Curve("ray", "ray_overhead", "clients", {"tiny": (8,), "quick": (8,), "full": (8,)}, _everywhere()),
@@ -101,7 +101,7 @@ CURVES = (
         "study-workers", "study", "workers", {"tiny": (1, 2), "quick": (1, 2), "full": (1, 2)},
         {
             "tiny": {"cells": 2, "subjects": 240, "rounds": 2},
-            "quick": {"cells": 6, "subjects": 240, "rounds": 12},
+            "quick": {"cells": 4, "subjects": 240, "rounds": 6},
             "full": {"cells": 8, "subjects": 800, "rounds": 24},
         },
     ),

@@ -147,7 +147,7 @@ def projections(result: Result) -> dict[str, Any]:
         "secure": secure, "secure_site": secure_site, "stages": stages,
         "secure_down": at("round-secure", "bytes_down", HOSPITALS),
         "secure_traffic": at("round-secure", "bytes", HOSPITALS),
-        "ray": ray, "questions": questions,
+        "ray": ray, "questions": questions, "link_most": _largest(result, "round-superlink"),
         "busy_questions": HOSPITALS / constants["busy_poll_seconds"],
         "idle_questions": HOSPITALS / constants["idle_poll_seconds"],
         "parts": parts, "longest": max(known, key=known.__getitem__) if known else None,
@@ -192,6 +192,12 @@ def _median_of(result: Result, name: str, figure: str) -> float | None:
 def _most(result: Result, name: str, figure: str) -> float | None:
     curve = result["curves"].get(name)
     return None if curve is None else max(series(curve, figure).median)
+
+
+def _largest(result: Result, name: str) -> float | None:
+    """The largest x of a curve."""
+    curve = result["curves"].get(name)
+    return None if curve is None else max(series(curve, DEFAULT_FIGURE[curve["kind"]]).x)
 
 
 def _value(part: float | Estimate | None) -> float | None:
