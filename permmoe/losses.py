@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from permmoe.config import TrainConfig
@@ -16,18 +17,39 @@ from permmoe.model import Output
 from permmoe.routers import Routing
 
 
-def total_loss(output: Output, batch: Batch, config: TrainConfig) -> Float[Tensor, ""]:
+@dataclass(frozen=True)
+class Shares:
+    """How much of a batch a part of it holds, by what the means of the losses are over."""
+
+    visits: float
+    observed: float
+    """Of the observed modalities of all visits."""
+    incomplete: float
+    """Of the visits that lack a modality."""
+
+    @classmethod
+    def of(cls, part: Bool[Tensor, "part modality"], whole: Bool[Tensor, "batch modality"]) -> Shares:
+        """From which modalities are observed; of what the whole has none, any part holds none."""
+        counts = [(len(x), int(x.sum()), int((~x.all(1)).sum())) for x in (part, whole)]
+        return cls(*(n / max(n_whole, 1) for n, n_whole in zip(*counts, strict=True)))
+
+
+WHOLE = Shares(1.0, 1.0, 1.0)
+
+
+def total_loss(output: Output, batch: Batch, config: TrainConfig, shares: Shares = WHOLE) -> Float[Tensor, ""]:
     """Mean squared error in squared points, the unimodal heads' if there are any, and the auxiliary losses switched on.
 
-    Every target must be known: a NaN stays a NaN.
+    Every target must be known: a NaN stays a NaN. With `shares` the losses of a batch's parts add up to the batch's:
+    all but balance, which compares the visits that it is given and is added by the parts' numbers of visits.
     """
-    loss = F.mse_loss(output.prediction, batch.target)
+    loss = shares.visits * F.mse_loss(output.prediction, batch.target)
     if output.unimodal is not None:
-        loss = loss + config.unimodal_weight * unimodal_loss(output.unimodal, batch)
+        loss = loss + shares.observed * config.unimodal_weight * unimodal_loss(output.unimodal, batch)
     if config.balance:
-        loss = loss + config.auxiliary_weight * balance_loss(output.routing)
+        loss = loss + shares.visits * config.auxiliary_weight * balance_loss(output.routing)
     if config.specialisation:
-        loss = loss + config.auxiliary_weight * specialisation_loss(output.routing)
+        loss = loss + shares.incomplete * config.auxiliary_weight * specialisation_loss(output.routing)
     return loss
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from permmoe.attention import FusionAttention
 from permmoe.config import ModelConfig
@@ -80,14 +81,21 @@ class PerMMoE(nn.Module):
         )
         self.ridge = CombinationRidge(config) if config.ridge else None
 
-    def forward(self, batch: Batch) -> Output:
-        """Predict for each visit. Raises ValueError where `inputs` and `observed` disagree, or a visit has nothing."""
-        return self.fuse(self.encode(batch))
+    def forward(self, batch: Batch, *, recompute: bool = False) -> Output:
+        """Predict for each visit. Raises ValueError where `inputs` and `observed` disagree, or a visit has nothing.
 
-    def encode(self, batch: Batch) -> Encoded:
-        """Tokens of all observed inputs."""
+        `recompute` trades time for memory in a backward pass (see `encode`) and changes no bit.
+        """
+        return self.fuse(self.encode(batch, recompute=recompute))
+
+    def encode(self, batch: Batch, *, recompute: bool = False) -> Encoded:
+        """Tokens of all observed inputs. With `recompute`, a backward pass computes the encoders' activations again
+        instead of finding them in memory, with the same dropout."""
         inputs = {name: batch.inputs[name] for name in self.config.names if len(batch.inputs.get(name, ()))}
-        tokens = {name: self.encoders[name](rows).float() for name, rows in inputs.items()}
+        tokens = {}
+        for name, rows in inputs.items():
+            own = self.encoders[name]
+            tokens[name] = (checkpoint(own, rows, use_reentrant=False) if recompute else own(rows)).float()
         # Never while training: the experts would learn what is left of visits that the ridge has seen, and on visits
         # that it has not seen more is left.
         ridge = None if self.training else self.ridge

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ from permmoe.config import ModelConfig, TrainConfig
 from permmoe.data.dataset import VisitData
 from permmoe.encoders import Centred
 from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
-from permmoe.losses import total_loss
+from permmoe.losses import WHOLE, Shares, total_loss
 from permmoe.modality import observed_masks
 from permmoe.model import PerMMoE
 
@@ -127,7 +127,8 @@ def train_epochs(
 
     `proximal_weight` is FedProx's μ, against the weights at the time of the call. `drift`, by parameter name, is added
     to the parameters in equal parts after each step (SCAFFOLD's correction, whatever the optimiser). Without
-    `optimiser` a fresh one is made, as a federation's stateless sites do. Raises ValueError for no visits and
+    `optimiser` a fresh one is made, as a federation's stateless sites do. A step adds up the gradients of its
+    micro-batches, each weighed by its share of what each loss is a mean over. Raises ValueError for no visits and
     FloatingPointError where the loss or its gradient stops being finite, before the step that would spread it.
     """
     if len(data) == 0:
@@ -145,19 +146,25 @@ def train_epochs(
         by_size = config.warmup_order if epoch < config.warmup_epochs else None
         order = epoch_order(data.observed, generator, by_size)
         withheld = modality_dropout(data.observed, config.modality_dropout, generator)
+        observed = data.observed & ~withheld
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "noise", epoch))
             for rows in torch.split(order, config.batch_size):
-                batch = data.batch(rows, withheld[rows]).to(device_of(model))
-                with autocast(model, config):
-                    output = model(batch)
-                    loss = total_loss(output, batch, config)
-                for parameter, start in zip(model.parameters(), anchor, strict=False):
-                    loss = loss + proximal_weight / 2 * (parameter - start).square().sum()
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(f"the training loss became {loss.item()} in epoch {epoch}")
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                for part in torch.split(rows, config.micro_batch or len(rows)):
+                    batch = data.batch(part, withheld[part]).to(device_of(model))
+                    shares = Shares.of(observed[part], observed[rows]) if len(part) < len(rows) else WHOLE
+                    with autocast(model, config):
+                        output = model(batch, recompute=config.checkpoint_encoders)
+                        loss = total_loss(output, batch, config, shares)
+                    for parameter, start in zip(model.parameters(), anchor, strict=False):
+                        loss = loss + shares.visits * proximal_weight / 2 * (parameter - start).square().sum()
+                    points = loss.item()
+                    if not isfinite(points):
+                        raise FloatingPointError(f"the training loss became {points} in epoch {epoch}")
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss_sum += points * len(rows)
+                    tally.add(observed[part], output.routing.gates)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
                 if not torch.isfinite(norm):
                     raise FloatingPointError(f"the gradient's norm became {norm.item()} in epoch {epoch}")
@@ -165,8 +172,6 @@ def train_epochs(
                 with torch.no_grad():
                     for parameter, nudge in nudges:
                         parameter.add_(nudge)
-                loss_sum += loss.item() * len(rows)
-                tally.add(batch.observed, output.routing.gates)
     return EpochsRecord(tally.exposure(epochs), loss_sum, len(data))
 
 
@@ -312,27 +317,27 @@ def autocast(model: PerMMoE, config: TrainConfig) -> AbstractContextManager[obje
 
 
 class _Tally:
-    """Counts exposure batch by batch."""
+    """Counts exposure batch by batch: patterns where batches are made, mass where the model is."""
 
     def __init__(self, data: VisitData, model: PerMMoE) -> None:
         self.names = data.names
         self.masks = torch.zeros(1 << len(data.names), dtype=torch.float64)
-        self.mass = torch.zeros(model.config.experts, dtype=torch.float64)
+        self.mass = torch.zeros(model.config.experts, dtype=torch.float64, device=device_of(model))
 
     def add(
         self,
         observed: Bool[Tensor, "batch modality"],
         gates: Float[Tensor, "batch modality token expert"],
     ) -> None:
-        self.masks += torch.bincount(observed_masks(observed.cpu()), minlength=len(self.masks))
-        self.mass += gates.detach().double().sum((0, 1, 2)).cpu() / (gates.shape[1] * gates.shape[2])
+        self.masks += torch.bincount(observed_masks(observed), minlength=len(self.masks))
+        self.mass += gates.detach().double().sum((0, 1, 2)) / (gates.shape[1] * gates.shape[2])
 
     def exposure(self, epochs: int) -> Exposure:
         visits = {mask: float(n) / epochs for mask, n in enumerate(self.masks.tolist()) if n}
         seen = {name: sum(n for mask, n in visits.items() if mask >> j & 1) for j, name in enumerate(self.names)}
         total = sum(visits.values())
         imputed = {name: total - n for name, n in seen.items()}
-        return Exposure(total, seen, imputed, visits, (self.mass / epochs).float())
+        return Exposure(total, seen, imputed, visits, (self.mass / epochs).float().cpu())
 
 
 def _snapshot(model: PerMMoE) -> dict[str, Tensor]:

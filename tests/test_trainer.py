@@ -14,7 +14,7 @@ from small_visits import small_visits
 from torch import Tensor
 
 import permmoe.trainer as trainer
-from permmoe.config import TrainConfig
+from permmoe.config import EncoderConfig, TrainConfig, VolumeGrid
 from permmoe.data.dataset import MemoryRows, VisitData
 from permmoe.encoders import Centred
 from permmoe.evaluation import ErrorSums
@@ -187,8 +187,8 @@ def test_exposure_agrees_with_counting_visit_by_visit(visits: VisitData, monkeyp
     gates: list[Tensor] = []
     forward = PerMMoE.forward
 
-    def spy(model: PerMMoE, batch: object) -> object:
-        output = forward(model, batch)  # type: ignore[arg-type]
+    def spy(model: PerMMoE, batch: object, **settings: bool) -> object:
+        output = forward(model, batch, **settings)  # type: ignore[arg-type]
         seen.extend(tuple(row) for row in batch.observed.tolist())  # type: ignore[attr-defined]
         gates.append(output.routing.gates.detach())
         return output
@@ -207,6 +207,67 @@ def test_exposure_agrees_with_counting_visit_by_visit(visits: VisitData, monkeyp
             mass += part[visit, modality, token] / (part.shape[1] * part.shape[2])
     torch.testing.assert_close(exposure.expert_mass, mass / 5, rtol=1e-4, atol=1e-4)
     assert exposure.expert_mass.sum().item() == pytest.approx(len(visits), rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 7, 100])
+def test_micro_batches_add_up_to_the_whole_batchs_step(visits: VisitData, micro_batch: int) -> None:
+    """All but what cannot: balance compares the visits of a micro-batch, and noise is drawn in another order.
+
+    Steps in proportion to the gradient: AdamW makes whole steps of what is nothing but rounding.
+    """
+    config = small_config(unimodal_heads=True, router_noise=False)
+    whole = TRAIN.model_copy(update={"balance": False, "auxiliary_weight": 0.5, "batch_size": 11})
+    apart = whole.model_copy(update={"micro_batch": micro_batch})
+    models = [make_model(config, 0), make_model(config, 0)]
+    records = [
+        train_epochs(
+            model, visits, settings, first_epoch=0, epochs=2, seed=0, proximal_weight=0.3,
+            optimiser=torch.optim.SGD(model.parameters(), lr=0.1),
+        )
+        for model, settings in zip(models, (whole, apart), strict=True)
+    ]  # fmt: skip
+    assert records[1].loss_sum == pytest.approx(records[0].loss_sum, rel=1e-5)
+    assert records[1].exposure.patterns == records[0].exposure.patterns
+    torch.testing.assert_close(records[1].exposure.expert_mass, records[0].exposure.expert_mass, atol=1e-3, rtol=0)
+    for name, value in weights(models[0]).items():
+        torch.testing.assert_close(weights(models[1])[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_micro_batches_have_the_whole_batchs_gradient_but_for_balance(visits: VisitData) -> None:
+    config = small_config(unimodal_heads=True, router_noise=False)
+
+    def gradient(**settings: object) -> Tensor:
+        model, found = make_model(config, 0), []
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        optimiser.register_step_pre_hook(
+            lambda *_: found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        )
+        train = TRAIN.model_copy(update={"batch_size": 23, "gradient_norm": 1e9, "auxiliary_weight": 0.5, **settings})
+        train_epochs(model, visits, train, first_epoch=0, epochs=1, seed=0, optimiser=optimiser)
+        [one] = found
+        return one
+
+    def difference(**settings: object) -> float:
+        whole, apart = gradient(**settings), gradient(**settings, micro_batch=5)
+        return float((apart - whole).norm() / whole.norm())
+
+    assert difference(balance=False) < 1e-5
+    assert difference(balance=True) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["pooled", "sfcn_lite"])
+def test_recomputed_encoders_train_to_the_same_bits_dropout_included(kind: str) -> None:
+    encoder = EncoderConfig.model_validate({"kind": kind, "cells": (2, 3, 5), "dropout": 0.4})
+    config = small_config(2, 1, encoder=encoder, grid=VolumeGrid(shape=(8, 9, 7)), dropout=0.2)
+    data, calls, trained = small_visits(config, 13), [], []
+    for recompute in (False, True):
+        model = make_model(config, 0)
+        model.encoders[config.names[0]].features.register_forward_hook(lambda *_: calls.append(1))
+        settings = TRAIN.model_copy(update={"checkpoint_encoders": recompute})
+        train_epochs(model, data, settings, first_epoch=0, epochs=2, seed=0)
+        trained.append((weights(model), len(calls)))
+    assert identical(trained[0][0], trained[1][0])
+    assert trained[1][1] == 3 * trained[0][1], "each volume is encoded again in the backward pass"
 
 
 def test_proximal_term_keeps_the_weights_near_where_they_began(visits: VisitData) -> None:
