@@ -23,6 +23,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.encoders import Centred
 from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
 from permmoe.losses import WHOLE, Shares, total_loss
+from permmoe.memory_pages import keep_freed_pages
 from permmoe.modality import observed_masks
 from permmoe.model import PerMMoE
 
@@ -133,6 +134,8 @@ def train_epochs(
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
+    if model.config.encoder.kind != "pooled" and device_of(model).type == "cpu":
+        keep_freed_pages()
     optimiser = optimiser or make_optimiser(model, config)
     anchor = [p.detach().clone() for p in model.parameters()] if proximal_weight else []
     n_steps = epochs * -(-len(data) // config.batch_size)
