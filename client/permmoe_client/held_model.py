@@ -30,5 +30,7 @@ def held_model(state: RecordDict, layout: ModuleLayout, wire: Wire) -> PackedMod
 
 def hold_model(state: RecordDict, model: PackedModel) -> None:
     """Keep it in place of what was kept before."""
+    if DIGESTS in state and dict(state.config_records[DIGESTS]) == dict(model.digests):
+        return
     state[MODULES] = write_modules(model.modules)
     state[DIGESTS] = ConfigRecord(dict(model.digests))

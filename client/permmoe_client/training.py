@@ -199,7 +199,11 @@ def _opened(
     before = received.unpacked(layout, wire)
     if plan.federation.private_modules:
         before = {**before, **recall(site, plan).private}
-    model.load_state_dict(layout.unflatten(before))
+    state_dict = layout.unflatten(before)
+    with torch.no_grad():
+        # A third of load_state_dict's time: parameters are the whole state, and the layout has all of them.
+        for parameter_name, parameter in model.named_parameters():
+            parameter.copy_(state_dict[parameter_name])
     return layout, model.to(training_device(site.device)), before
 
 

@@ -177,7 +177,7 @@ def write_modules(modules: Mapping[str, Bytes]) -> ArrayRecord:
 
 
 def read_modules(record: ArrayRecord, sizes: Mapping[str, int]) -> dict[str, Bytes]:
-    """Packed modules of these names and sizes, bytes; a copy. Raises MalformedRecord: dtype, shape, encoding."""
+    """Packed modules of these names and sizes, bytes, not to be changed. Raises MalformedRecord."""
     if set(record) != {PACKED}:
         raise MalformedRecord("encoding")
     names = sorted(sizes)
@@ -384,7 +384,7 @@ def _read_header(content: RecordDict) -> tuple[str, int, str]:
 
 
 def read_array(array: Array, size: int, kind: Literal["|u1", "<u8"]) -> np.ndarray:
-    """A flat array of so many bytes or uint64 numbers; a copy. Raises MalformedRecord."""
+    """A flat array of so many bytes or uint64 numbers, which nobody may change. Raises MalformedRecord."""
     if array.dtype != np.dtype(kind).name:
         raise MalformedRecord("dtype")
     if tuple(array.shape) != (size,):
@@ -397,7 +397,7 @@ def read_array(array: Array, size: int, kind: Literal["|u1", "<u8"]) -> np.ndarr
         or array.data[: len(header)] != header
     ):
         raise MalformedRecord("encoding")
-    return np.frombuffer(array.data, kind, offset=len(header)).copy()
+    return np.frombuffer(array.data, kind, offset=len(header))
 
 
 def _numpy_header(size: int, kind: str) -> bytes:

@@ -15,6 +15,7 @@ Numbers that came out of a format go through it unchanged. NaN and infinities co
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,9 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from permmoe.config import Wire
+
+# Numbers are read where they lie in a message, whose bytes nobody can change; nor does anybody try.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 BLOCK = 256
 """Numbers that share a scale."""
@@ -73,7 +77,7 @@ def pack(values: Float32[Tensor, " n"], wire: Wire) -> Bytes:
 
 
 def unpack(packed: Bytes, size: int, wire: Wire) -> Float32[Tensor, " n"]:
-    """So many numbers; at `fp32` a view of the bytes, which are aligned. Raises ValueError for another length."""
+    """So many numbers; at `fp32` a view of the bytes, not to be changed. Raises ValueError for another length."""
     if len(packed) != packed_size(size, wire):
         raise ValueError(f"{len(packed)} bytes, expected {packed_size(size, wire)}")
     if wire == "fp32":

@@ -226,7 +226,7 @@ def _train(
             reply_content = content_of(message)
             record = replace(record, bytes_up=content_bytes(reply_content))
             reply = accept_training(reply_content, asked, downlink.layout, losses, sites[node] if sites else None)
-            running = fold(running, reply.updates, reply.visits, federation.aggregation)
+            running = fold(running, reply.updates, reply.visits, federation.aggregation, federation.max_update_norm)
         except FixedPointOverflowError:
             records.append(replace(record, rejected="fixed_point_range"))
         except RejectedReply as rejection:
