@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sides import SCALES, Figures, Scale, channels_last, model_config, visits_in_memory
-from torch import Tensor
+from sides import SCALES, Figures, Scale, model_config, visits_in_memory
+from torch import Tensor, nn
 
 from permmoe.config import TrainConfig
 from permmoe.data.batch import Batch
@@ -48,6 +48,13 @@ def batch_and_model(scale: Scale, kind: str, way: str, device: torch.device) -> 
     if way.endswith("channels last"):
         channels_last(model)
     return model, batch
+
+
+def channels_last(model: PerMMoE) -> None:
+    """Weights of convolutions, and so all feature maps, with channels innermost; on a CPU permmoe does so by itself."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def step_of(model: PerMMoE, batch: Batch, way: str, device: torch.device) -> Callable[[], Tensor]:

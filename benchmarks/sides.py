@@ -9,7 +9,6 @@ that times a step starts seconds sooner.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -19,25 +18,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import experts
+import numpy as np
 import torch
 from reference import LoopedExperts, ReferencePerMMoE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from permmoe import trainer
 from permmoe.config import EncoderConfig, FederationConfig, ModelConfig, TrainConfig, VolumeGrid, read_config
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import ABSENT, FileRows, MemoryRows, VisitData
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.encoders import fixed_stem
-from permmoe.evaluation import combination_sums
+from permmoe.encoders import Convolution, fixed_stem
+from permmoe.evaluation import combination_predictions, combination_sums
 from permmoe.experts import Experts
 from permmoe.losses import total_loss
+from permmoe.modality import all_combinations
 from permmoe.model import Output, PerMMoE
 from permmoe.trainer import autocast, fit, make_model, make_optimiser, train_epochs
 
@@ -162,19 +165,41 @@ def _quiet(config: ModelConfig) -> Mapping[str, Any]:
     return {"encoder": encoder, "dropout": 0.0, "router_noise": False}
 
 
-def channels_last(model: PerMMoE) -> None:
-    """Weights of convolutions, and so all feature maps, with channels innermost."""
+def channels_outermost(model: PerMMoE) -> None:
+    """Convolutions as PyTorch has them, feature maps with channels outermost."""
     for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if isinstance(module, Convolution):
+            module.forward = partial(nn.Conv3d.forward, module)  # type: ignore[method-assign]
 
 
-def kept_pages(model: PerMMoE) -> None:
-    """glibc keeps freed pages in the process instead of giving them back to the kernel on every step."""
-    libc = ctypes.CDLL(None)
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 << 20)):
-        libc.mallopt(option, value)
-    channels_last(model)
+def pages_given_back(model: PerMMoE) -> None:
+    """Freed memory goes back to the kernel, as glibc does it by itself."""
+    trainer.keep_freed_pages = lambda: False
+
+
+def evaluation(scale: Scale, *, is_ours: bool) -> Figures:
+    """The default model's predictions for 120 visits from all of their combinations: ours, or a pass a combination."""
+    config = ModelConfig()
+    data, model = visits_in_memory(config, replace(scale, visits=120, grid=config.grid.shape)), make_model(config, 0)
+
+    def one_by_one() -> np.ndarray:
+        combinations = all_combinations(data.names)
+        predictions = np.full((len(data), len(combinations)), np.nan)
+        for column, combination in enumerate(combinations):
+            wanted = torch.tensor([name in combination for name in data.names])
+            rows = (data.observed | ~wanted).all(1).nonzero().squeeze(1)
+            if len(rows):
+                batch = data.batch(rows, (~wanted).expand(len(rows), -1))
+                predictions[rows.numpy(), column] = model(batch).prediction.double().numpy()
+        return predictions
+
+    def predicted() -> np.ndarray:
+        return combination_predictions(model, data) if is_ours else one_by_one()
+
+    model.eval()
+    with torch.no_grad():
+        predictions = predicted()
+        return {"seconds": seconds_of(predicted, 9), "prediction": predictions[~np.isnan(predictions)].tolist()}
 
 
 def fusion(scale: Scale, *, is_ours: bool) -> Figures:
@@ -431,14 +456,16 @@ SIDES: Mapping[str, Callable[[Scale], Figures]] = {
     "peaks": peaks,
     "reference_step": reference_step,
     "cnn_step": lambda scale: our_step(scale, "cnn"),
-    "cnn_step_channels_last": lambda scale: our_step(scale, "cnn", channels_last),
-    "cnn_step_kept_pages": lambda scale: our_step(scale, "cnn", kept_pages),
+    "cnn_step_channels_outermost": lambda scale: our_step(scale, "cnn", channels_outermost),
+    "cnn_step_pages_given_back": lambda scale: our_step(scale, "cnn", pages_given_back),
     "default_step": lambda scale: our_step(scale, "pooled"),
     "sfcn_step": lambda scale: our_step(scale, "sfcn"),
     "fusion": lambda scale: fusion(scale, is_ours=True),
     "fusion_loops": lambda scale: fusion(scale, is_ours=False),
     "experts": lambda scale: expert_step(scale, Experts),
     "experts_loop": lambda scale: expert_step(scale, LoopedExperts),
+    "evaluation": lambda scale: evaluation(scale, is_ours=True),
+    "evaluation_one_by_one": lambda scale: evaluation(scale, is_ours=False),
     "predict_default": lambda scale: prediction(scale, "pooled"),
     "predict_cnn": lambda scale: prediction(scale, "cnn"),
     "predict_reference": lambda scale: prediction(scale, "reference"),
