@@ -145,4 +145,5 @@ def test_published_pairs_are_compared_and_leave_with_their_methods() -> None:
     profiles = {"quick": {"methods": ["permmoe"]}, "full": {}}
     whole = study(published=[PUBLISHED], profiles=profiles)
     assert whole.pairs == (("permmoe", "null"),)
+    assert at_profile(whole, "quick").name == whole.name and at_profile(whole, "full").name == f"{whole.name}-full"
     assert at_profile(whole, "quick").pairs == () and at_profile(whole, "full").pairs == whole.pairs

@@ -193,7 +193,8 @@ class StudyConfig(Configuration):
 def at_profile(study: StudyConfig, name: str) -> StudyConfig:
     """The study as a profile runs it; a study without profiles has one size only.
 
-    Comparisons, claims, published figures and the gap stay as far as their methods do. Raises ConfigurationError.
+    Comparisons, claims, published figures and the gap stay as far as their methods do. Any profile but `quick` is in
+    the study's name, and so in that of its folder. Raises ConfigurationError.
     """
     if not study.profiles:
         return study
@@ -211,6 +212,8 @@ def at_profile(study: StudyConfig, name: str) -> StudyConfig:
                     )
             values[kind] = {key: value for key, value in values[kind].items() if key in chosen}
     values["seeds"] = profile.seeds or values["seeds"]
+    if name != "quick":
+        values["name"] = f"{study.name}-{name}"
     methods = values["methods"]
     values["comparisons"] = [pair for pair in values["comparisons"] if set(pair) <= set(methods)]
     for kind in ("claims", "published"):
