@@ -32,7 +32,9 @@ class EngineName(StrEnum):
 
 def simulate(
     study: Annotated[Path, typer.Argument(help="The study's YAML file.")] = DEFAULT_STUDY,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; runs/<study> if left out, or runs/<study>-<profile>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; runs/<study> if left out, or runs/<study>-<profile>.")
+    ] = None,
     engine: Annotated[EngineName, typer.Option(help="Ray is for many cores or a cluster.")] = EngineName.inprocess,
     workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = os.cpu_count() or 1,
     profile: Annotated[str, typer.Option(help="Which of the study's profiles.")] = "quick",
