@@ -99,6 +99,19 @@ def arithmetic(side: str) -> Callable[[Pair], str]:
     )
 
 
+def share_of_model(side: str) -> Callable[[Pair], float]:
+    """Bytes down and up over those of the whole model in fp32 both ways, per cent."""
+    return lambda pair: 100 * (pair[side]["down"] + pair[side]["up"]) / (2 * pair[side]["full"])
+
+
+def both_ways(side: str) -> Callable[[Pair], str]:
+    """What a share of bytes is made of."""
+    return lambda pair: (
+        f"down {pair[side]['down'] / pair[side]['full']:.2f}, up {pair[side]['up'] / pair[side]['full']:.2f} of "
+        f"{pair[side]['full'] / 1e6:.2f} MB"
+    )
+
+
 ACCURACIES = ("accuracy_default", "accuracy_cnn")
 """Sides that are run once: what the encoders learn, beside the rows that compare their speeds."""
 
@@ -156,13 +169,15 @@ ROWS = (
     ),
     Row(
         "bytes", "bytes a round of a T1+FLAIR site, down and up, against the whole model in fp32 both ways", "bytes",
-        ("bytes",), lambda pair: 100 * (pair["bytes"]["down"] + pair["bytes"]["up"]) / (2 * pair["bytes"]["full"]),
-        "%", "at most", 60.0,
-        lambda pair: (
-            f"down {pair['bytes']['down'] / pair['bytes']['full']:.2f}, up "
-            f"{pair['bytes']['up'] / pair['bytes']['full']:.2f} of {pair['bytes']['full'] / 1e6:.2f} MB"
-        ),
-        repeats=False,
+        ("bytes_fp32",), share_of_model("bytes_fp32"), "%", "at most", 60.0, both_ways("bytes_fp32"), repeats=False,
+    ),
+    Row(
+        "bytes-half", "the same with half precision on the wire", "bytes", ("bytes_fp16",),
+        share_of_model("bytes_fp16"), "%", "at most", 30.0, both_ways("bytes_fp16"), repeats=False,
+    ),
+    Row(
+        "bytes-eight-bits", "for comparison: with eight bits up and half precision down", "bytes", ("bytes_int8",),
+        share_of_model("bytes_int8"), "%", "", 0.0, both_ways("bytes_int8"), repeats=False,
     ),
     Row(
         "server-memory", "server memory, 20 to 500 clients", "memory", ("memory_20", "memory_500"),

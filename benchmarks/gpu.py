@@ -9,7 +9,7 @@ JSON. Not part of `make bench`.
 
 Where a step of the trainer waits for the device, by reading the code: the model checks which modalities are observed
 and places tokens by it (`PerMMoE._tokens`, `MissingBank`, the unimodal loss), the experts ask for the busiest one's
-number of tokens and for who goes where (`Experts.forward`), and the trainer looks at the loss and at the gradient's norm
+number of tokens and for who goes where (`Experts.forward`), and the trainer looks at the loss and the gradient's norm
 before it takes a step. Exposure is counted without waiting: patterns where the batch was made, mass on the device. The
 first group would go if `Batch.observed` stayed on the CPU, and only indices made of it were sent.
 """

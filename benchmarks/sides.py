@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from permmoe import trainer
-from permmoe.config import EncoderConfig, FederationConfig, ModelConfig, TrainConfig, VolumeGrid, read_config
+from permmoe.config import EncoderConfig, FederationConfig, ModelConfig, TrainConfig, VolumeGrid, Wire, read_config
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import ABSENT, FileRows, MemoryRows, VisitData
@@ -248,12 +248,16 @@ def prediction(scale: Scale, kind: Literal["pooled", "cnn", "reference"]) -> Fig
         return {"seconds": seconds_of(forward), "prediction": forward().tolist()}
 
 
-def site_bytes(scale: Scale) -> Figures:
-    """What a T1+FLAIR site receives and sends in a round of the default model, as written for the wire, bytes."""
-    from permmoe.federated.modules import ModuleLayout, module_support
+def site_bytes(scale: Scale, wire: Wire) -> Figures:
+    """What a T1+FLAIR site receives and sends in a round of the default model, as written for the wire, bytes.
+
+    A round in which it holds nothing of the new model: after an evaluation of the same weights nothing would come down.
+    """
+    from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
     from permmoe.federated.plan import RoundPlan
     from permmoe.federated.records import (
         Instruction,
+        PackedModel,
         TrainReply,
         content_bytes,
         write_instruction,
@@ -265,9 +269,10 @@ def site_bytes(scale: Scale) -> Figures:
     data, model = _t1_and_flair(config), make_model(config, 0)
     layout = ModuleLayout.of(model)
     before = layout.flatten_all(model.state_dict())
-    plan = RoundPlan(model=config)
-    asked = Instruction(plan, 2, model_digest(before))
-    down = write_instruction(asked, write_modules(before))
+    plan = RoundPlan(model=config, federation=FederationConfig(wire=wire))
+    packed = PackedModel.of(before, wire)
+    asked = Instruction(plan, 2, packed.digest())
+    down = write_instruction(asked, packed, travelling=reachable_modules(config, config.names[:2]))
     record = train_epochs(model, data, plan.train, first_epoch=0, epochs=2, seed=0)
     support = module_support(config, record.exposure)
     updates = {
@@ -275,7 +280,8 @@ def site_bytes(scale: Scale) -> Figures:
         for m in layout.modules
         if support[m] > 0
     }
-    up = write_train_reply(TrainReply("site", 2, asked.model_digest, updates, 32.0, 1.0, 1.0, 0.0))
+    reply = TrainReply("site", 2, asked.model_digest, updates, 32.0, 1.0, 1.0, 0.0, config.names[:2])
+    up = write_train_reply(reply, asked.up_wire)
     full = 4 * sum(len(values) for values in before.values())
     return {"down": content_bytes(down), "up": content_bytes(up), "full": full}
 
@@ -469,7 +475,9 @@ SIDES: Mapping[str, Callable[[Scale], Figures]] = {
     "predict_default": lambda scale: prediction(scale, "pooled"),
     "predict_cnn": lambda scale: prediction(scale, "cnn"),
     "predict_reference": lambda scale: prediction(scale, "reference"),
-    "bytes": site_bytes,
+    "bytes_fp32": partial(site_bytes, wire="fp32"),
+    "bytes_fp16": partial(site_bytes, wire="fp16"),
+    "bytes_int8": partial(site_bytes, wire="int8"),
     "memory_20": lambda scale: server_memory(scale, 20),
     "memory_500": lambda scale: server_memory(scale, 500),
     "averaging": lambda scale: averaging(scale, is_ours=True),

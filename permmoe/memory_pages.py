@@ -2,7 +2,7 @@
 
 glibc gives a large block back to the kernel when it is freed. The next block of that size is then new pages, which the
 kernel clears one by one on first touch: 7 to 15% of a convolutional step's time, measured. Kept, they are used again.
-The price is memory: a process keeps the most that it ever had and gaps between blocks, up to 1.4 times the peak.
+The price is memory: a process keeps the most that it ever had and gaps between blocks, 1.4 to 1.7 times the peak.
 """
 
 from __future__ import annotations
