@@ -50,7 +50,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
         update = (
             f"The change of up to {len(sizes)} parts of the model ({', '.join(_families(sizes))}), together up to "
             f"{megabytes:.1f} MB, and for each part how many visits trained it.",
-            "The number of training visits, the sum of their training loss, times, and which modalities its visits have.",
+            "The number of training visits, the sum of their training loss, times, and which modalities visits have.",
         )
     evaluation = (
         f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
