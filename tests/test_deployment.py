@@ -61,6 +61,8 @@ def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doub
     kept = records(deployment)
     assert [record["round"] for record in kept if record["is_aggregated"]] == list(range(1, 17))
     assert {site["site"] for record in kept for site in record["sites"]} == set(SITES)
+    down = [site["bytes_down"] for record in kept for site in record["sites"] if site["site"] == "north"]
+    assert min(down) < down[0] / 1.5, "a site that has judged a model is sent it again to train from"
     here, there = replayed(tmp_path / "here", plan, kept), final_weights(deployment)
     assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
 
