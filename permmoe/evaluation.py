@@ -134,6 +134,11 @@ def expert_activation(model: PerMMoE, data: VisitData) -> Activation:
     return Activation(share, float(load.std() / load.mean()), int((load < 0.01 * load.sum()).sum()))
 
 
+def visits_at_once(model: PerMMoE) -> int:
+    """Visits that are encoded in one pass: feature maps of whole volumes are large."""
+    return EVALUATION_BATCH if model.config.encoder.kind == "pooled" else CONVOLVED_AT_ONCE
+
+
 def _outputs(model: PerMMoE, data: VisitData) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
     """Every visit with each combination that it has: rows of both, and the outputs in evaluation mode.
 
@@ -141,7 +146,7 @@ def _outputs(model: PerMMoE, data: VisitData) -> Iterator[tuple[Int[Array, " row
     """
     device = next(model.parameters()).device
     members = torch.tensor([[name in c for name in data.names] for c in all_combinations(data.names)])
-    at_once = EVALUATION_BATCH if model.config.encoder.kind == "pooled" else CONVOLVED_AT_ONCE
+    at_once = visits_at_once(model)
     was_training = model.training
     model.eval()
     try:

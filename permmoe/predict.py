@@ -15,7 +15,7 @@ from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.encoders import fixed_stem
 from permmoe.errors import DataError
-from permmoe.evaluation import EVALUATION_BATCH
+from permmoe.evaluation import visits_at_once
 from permmoe.modality import Combination
 from permmoe.model import PerMMoE
 
@@ -50,7 +50,7 @@ def predict(model: PerMMoE, visits: VisitTable, cache: VolumeCache) -> tuple[lis
     data, quarantine = VisitData.load(visits, model.config, cache, stem=fixed_stem(model.config))
     predictions: list[Prediction] = []
     with torch.no_grad():
-        for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
+        for rows in torch.split(torch.arange(len(data)), visits_at_once(model)):
             points = model(data.batch(rows)).prediction.tolist() if len(rows) else []
             for row, value in zip(rows.tolist(), points, strict=True):
                 seen = data.observed[row].tolist()
