@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 import yaml
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -26,7 +27,7 @@ from flwr.clientapp import ClientApp
 from permmoe.config import FederationConfig, read_config
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import TrainReply, read_instruction, read_model, write_train_reply
+from permmoe.federated.records import TrainReply, read_instruction, write_train_reply
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.provenance import machine, versions
@@ -101,8 +102,7 @@ def serve(sites: int) -> int:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         asked = read_instruction(message.content)
-        before = read_model(message.content, asked, layout).unpacked(layout)
-        updates = {name: ModuleUpdate(values * 0, 1.0) for name, values in before.items()}
+        updates = {name: ModuleUpdate(torch.zeros(layout.size(name)), 1.0) for name in layout.modules}
         reply = TrainReply(f"site{context.node_id}", asked.round, asked.model_digest, updates, 1.0, 1.0, 0.0, 0.0)
         return Message(write_train_reply(reply), reply_to=message)
 

@@ -60,7 +60,8 @@ def benchmark(
         raise ConfigurationError(f"no row is called {only!r}; name one of {names}")
     started, load = time.perf_counter(), os.getloadavg()[0]
     is_whole = only == "*"
-    turns = measured(chosen, scale, pairs)
+    turns, failed = measured(chosen, scale, pairs)
+    chosen = [row for row in chosen if row.group not in failed]
     once = {side: run_side(side, scale) for side in (*ACCURACIES, "profile") if is_whole}
     result = {
         "scale": scale,
@@ -75,11 +76,14 @@ def benchmark(
         "rows": [summary(row, turns) for row in chosen if row in ROWS],
         "candidates": [summary(row, turns) for row in chosen if row in CANDIDATES],
         "not_measured": [{"name": name, "says": says} for name, says in NOT_HERE if is_whole],
+        "failed": failed,
         "accuracy": {side: once[side] for side in ACCURACIES if side in once},
         "profile": once.get("profile", {}),
         "minutes": round((time.perf_counter() - started) / 60, 1),
     }
     console.print(table(result))
+    for group, reason in failed.items():
+        console.print(f"[red]{group} was not measured:[/] {reason}", soft_wrap=True)
     if not is_whole:
         return
     out.with_suffix(".json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
@@ -92,14 +96,18 @@ def write_page(out: Path) -> None:
     out.with_suffix(".md").write_text(page(json.loads(out.with_suffix(".json").read_text())))
 
 
-def measured(rows: Sequence[Row], scale: str, pairs: int) -> dict[str, list[Pair]]:
-    """For each group the figures of its sides, a turn after another; who begins changes from turn to turn."""
+def measured(rows: Sequence[Row], scale: str, pairs: int) -> tuple[dict[str, list[Pair]], dict[str, str]]:
+    """For each group the figures of its sides, a turn after another, and why a group has none.
+
+    Who begins changes from turn to turn; what fails does not keep the rest from being measured.
+    """
     sides: dict[str, list[str]] = {}
     for row in rows:
         known = sides.setdefault(row.group, [])
         known += [side for side in row.sides if side not in known]
     numbers = {group: pairs if any(r.repeats for r in rows if r.group == group) else 1 for group in sides}
     turns: dict[str, list[Pair]] = {group: [] for group in sides}
+    failed: dict[str, str] = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=sum(len(sides[g]) * n for g, n in numbers.items()))
         for group, number in numbers.items():
@@ -107,12 +115,16 @@ def measured(rows: Sequence[Row], scale: str, pairs: int) -> dict[str, list[Pair
                 first = turn % len(sides[group])
                 order = sides[group][first:] + sides[group][:first]
                 figures = {}
-                for side in order:
-                    progress.update(task, description=f"{side}, turn {turn + 1} of {number}")
-                    figures[side] = run_side(side, scale)
-                    progress.advance(task)
+                try:
+                    for side in order:
+                        progress.update(task, description=f"{side}, turn {turn + 1} of {number}")
+                        figures[side] = run_side(side, scale)
+                        progress.advance(task)
+                except ConfigurationError as error:
+                    failed[group] = str(error)
+                    break
                 turns[group].append(figures)
-    return turns
+    return turns, failed
 
 
 def run_side(side: str, scale: str) -> Mapping[str, Any]:

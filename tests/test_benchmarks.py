@@ -147,9 +147,22 @@ def test_sides_take_turns_and_who_begins_changes(monkeypatch: pytest.MonkeyPatch
     fake = FakeSides()
     monkeypatch.setattr(runner, "run_side", fake)
     [row] = [row for row in goals.ROWS if row.name == "fusion"]
-    turns = runner.measured([row], "quick", 3)
+    turns, failed = runner.measured([row], "quick", 3)
+    assert not failed
     assert fake.asked == ["fusion", "fusion_loops", "fusion_loops", "fusion", "fusion", "fusion_loops"]
     assert [turn["fusion"]["seconds"] for turn in turns["fusion"]] == [2.0, 5.0, 6.0]
+
+
+def test_what_fails_is_named_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_fails(side: str, scale: str) -> dict[str, float]:
+        if side == "experts":
+            raise ConfigurationError("the side experts failed")
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(runner, "run_side", one_fails)
+    rows = [row for row in goals.ROWS if row.name in ("fusion", "experts")]
+    turns, failed = runner.measured(rows, "quick", 2)
+    assert failed == {"experts": "the side experts failed"} and len(turns["fusion"]) == 2
 
 
 def test_a_row_is_judged_by_its_median_and_shows_its_spread() -> None:
