@@ -1,7 +1,7 @@
 """The newest model that a site was sent, kept between messages so that only what changed has to travel.
 
-It lies in the state that Flower keeps for a study at each node, in memory. A site that is restarted has forgotten it,
-says so, and is sent the whole model again.
+It lies in the state that a node keeps between messages, in memory: Flower's in a simulation, permmoe_client.node's in a
+hospital. A site that is restarted has forgotten it, says so, and is sent the whole model again.
 """
 
 from __future__ import annotations

@@ -50,12 +50,14 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     tls, key = client_context(coordinator), load_key(coordinator.key)
     where = f"{coordinator.host}:{coordinator.port}"
     pause = FIRST_PAUSE_SECONDS
+    # What Flower's own node would keep for a study: here for as long as this process lives.
+    state = RecordDict()
     while not stop.is_set():
         try:
             with connect(coordinator.host, coordinator.port, tls, key, stop) as fleet:
                 LOG.info("connected to %s", where)
                 presence.is_connected, pause = True, FIRST_PAUSE_SECONDS
-                _serve(fleet, path, stop)
+                _serve(fleet, path, state, stop)
         except Unreachable as error:
             LOG.warning("%s cannot be reached (%s); trying again in %.0f s", where, error, pause)
         except Refused as error:
@@ -71,7 +73,7 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     LOG.info("stopped")
 
 
-def _serve(fleet: Fleet, path: Path, stop: threading.Event) -> None:
+def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event) -> None:
     """Answer messages until `stop` is set. Raises Refused where the connection no longer counts."""
     busy_until = time.monotonic() + BUSY_SECONDS
     is_away = False
@@ -90,11 +92,11 @@ def _serve(fleet: Fleet, path: Path, stop: threading.Event) -> None:
         if message is None:
             stop.wait(BUSY_POLL_SECONDS if time.monotonic() < busy_until else IDLE_POLL_SECONDS)
             continue
-        _answer(fleet, message, path)
+        _answer(fleet, message, path, state)
         busy_until = time.monotonic() + BUSY_SECONDS
 
 
-def _answer(fleet: Fleet, message: Message, path: Path) -> None:
+def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> None:
     kind, number = message.metadata.message_type, message.metadata.group_id
     LOG.info("round %s: %s", number, kind)
     started = time.monotonic()
@@ -102,7 +104,7 @@ def _answer(fleet: Fleet, message: Message, path: Path) -> None:
         run_id=message.metadata.run_id,
         node_id=fleet.node_id,
         node_config={"site-config": str(path)},
-        state=RecordDict(),
+        state=state,
         run_config={},
     )
     reply = app(message, context)
