@@ -216,7 +216,5 @@ ROWS = (
 CANDIDATES: tuple[Row, ...] = ()
 """Fast paths that permmoe does not take yet."""
 
-NOT_HERE = (
-    ("gpu-step", "training step on a GPU: bf16, channels_last_3d, no hidden synchronisation, deterministic"),
-)
+NOT_HERE = (("gpu-step", "training step on a GPU: bf16, channels_last_3d, no hidden synchronisation, deterministic"),)
 """A goal that no run here can measure: there is no GPU."""
