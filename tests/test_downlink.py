@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from tiny_federation import MODEL, SITES, approve, tiny_plan, write_site
 
@@ -16,13 +17,23 @@ from permmoe.checkpoint import load_checkpoint
 from permmoe.data.batch import Batch
 from permmoe.federated.modules import ModuleLayout, reachable_modules
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import ModulesMissing
+from permmoe.federated.records import (
+    PACKED,
+    Instruction,
+    ModulesMissing,
+    PackedModel,
+    TrainReply,
+    write_train_reply,
+)
+from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import packed_size
 from permmoe.modality import all_combinations
 from permmoe.model import PerMMoE
 from permmoe_client.app import app as client_app
+from permmoe_client.held_model import held_model, hold_model
 from permmoe_client.memory import recall
 from permmoe_client.site import read_site
+from permmoe_server.acceptance import RejectedReply, accept_training
 from permmoe_server.app import app as server_app
 from permmoe_server.downlink import Downlink
 from permmoe_server.rounds import FederationState, RoundRecord, run_rounds
@@ -166,6 +177,29 @@ def test_rounded_changes_end_near_the_exact_ones_for_fewer_bytes(wire: str, shar
     up = [sum(s["bytes_up"] for r in own for s in r["sites"]) for own in (records, full)]
     # These modules are tiny, so names and figures weigh more than in any real model.
     assert up[0] < (share + 0.3) * up[1]
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+@pytest.mark.parametrize("wire", ["fp16", "int8"])
+def test_a_rounded_reply_with_a_scale_that_is_no_number_is_rejected(wire: str, scale: float) -> None:
+    plan, packed = tiny_plan(evaluate_every=0, wire=wire), PackedModel.of(LAYOUT.flatten_all(fresh()), wire)
+    asked = Instruction(plan, 1, packed.digest())
+    updates = {"head": ModuleUpdate(torch.ones(LAYOUT.size("head")), 2.0)}
+    content = write_train_reply(TrainReply("west", 1, asked.model_digest, updates, 2.0, 1.0, 0.0, 0.0), wire)
+    assert accept_training(content, asked, LAYOUT, ()).updates["head"].weighted_delta.isfinite().all()
+    numbers = content["update"][PACKED].numpy().copy()
+    numbers[:4] = np.array([scale], "<f4").view(np.uint8)
+    content["update"][PACKED] = Array(numbers)
+    with pytest.raises(RejectedReply, match="not_finite"):
+        accept_training(content, asked, LAYOUT, ())
+
+
+def test_what_is_held_of_another_study_is_not_used() -> None:
+    state, other = RecordDict(), {"head": torch.ones(3), "elsewhere": torch.ones(5)}
+    hold_model(state, PackedModel.of(other))
+    assert held_model(state, LAYOUT, "fp32") is None
+    hold_model(state, PackedModel.of(LAYOUT.flatten_all(fresh())))
+    assert set(held_model(state, LAYOUT, "fp32").modules) == set(LAYOUT.modules)
 
 
 def test_a_site_keeps_what_rounding_took_away(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def train_round(
 ) -> TrainReply:
     """Train from the weights that came and answer with the change of every module that was trained.
 
-    `state`: what Flower keeps for the study at this node, with the model that came last. Raises MalformedRecord for a
+    `state`: what the node keeps between messages, with the model that came last. Raises MalformedRecord for a
     model that is not the one that was announced, ModulesMissing where a part of it neither came nor is held,
     BudgetSpent for a round that would cost more privacy than may be spent.
     """

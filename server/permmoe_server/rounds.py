@@ -189,9 +189,7 @@ def run_rounds(
         trained = clock.now()
         judged = partial(evaluate, grid, plan, downlink, state, clock=clock, site_of=site_of, roster_of=roster_of)
         if federation.evaluate_every and number % federation.evaluate_every == 0:
-            record = replace(
-                record, validation=evaluate(grid, plan, downlink, state, "validation", clock, site_of, roster_of)
-            )
+            record = replace(record, validation=judged("validation"))
         if federation.evaluate_every and number == federation.rounds:
             record = replace(record, test=judged("test"))
         if record.validation or record.test:
