@@ -30,6 +30,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, PackedModel, TrainReply, write_train_reply
 from permmoe.federated.update import ModuleUpdate
+from permmoe.memory_pages import keep_freed_pages
 from permmoe.modality import Modality
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
@@ -101,7 +102,8 @@ def write_site(folder: Path, name: str, plan: RoundPlan) -> Path:
 
 
 def average_ours(n_replies: int) -> dict[str, float]:
-    """Check and fold replies as they arrive, divide, step."""
+    """Check and fold replies as they arrive, divide, step; freed pages are kept, as in the server."""
+    keep_freed_pages()
     layout, weights = _large()
     plan = RoundPlan(model=LARGE)
     asked = Instruction(plan, 1, PackedModel.of(weights).digest())

@@ -494,15 +494,13 @@ def disk(records: list[tuple[RoundRecord, float]], sites: Sites) -> Figures:
     """A line of the round log, the checkpoint beside it, and an entry of one site's ledger, bytes."""
     from permmoe.federated.records import Instruction
     from permmoe_client.ledger import Ledger
-    from permmoe_client.outbox import prepared_training
-    from permmoe_client.site import ReleasePolicy
+    from permmoe_client.outbox import training_facts
     from permmoe_server.app import record_json
 
     asked = Instruction(sites.plan, 1, "0" * 64)
-    _, facts = prepared_training(sites.ready, asked, ReleasePolicy())
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder), "site", sites.authority)
-        ledger.append("training", {**facts, "bytes": 1})
+        ledger.append("training", {**training_facts(sites.ready, asked), "bytes": 1})
         entry = ledger.path.stat().st_size
     log = len(record_json(records[-1][0])) + 1
     return {"log_bytes": log, "ledger_entry_bytes": entry, "model_bytes": 4 * sum(map(len, sites.weights.values()))}

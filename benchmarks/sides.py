@@ -40,6 +40,7 @@ from permmoe.encoders import Convolution, fixed_stem
 from permmoe.evaluation import combination_predictions, combination_sums
 from permmoe.experts import Experts
 from permmoe.losses import total_loss
+from permmoe.memory_pages import keep_freed_pages
 from permmoe.modality import all_combinations
 from permmoe.model import Output, PerMMoE
 from permmoe.trainer import autocast, fit, make_model, make_optimiser, train_epochs
@@ -172,9 +173,14 @@ def channels_outermost(model: PerMMoE) -> None:
             module.forward = partial(nn.Conv3d.forward, module)  # type: ignore[method-assign]
 
 
+def pages_kept(model: PerMMoE) -> None:
+    """Freed memory stays in the process, however much, as the trainer has it where there are AMX tiles."""
+    trainer.keep_freed_pages = lambda *, without_limit: keep_freed_pages(without_limit=True)
+
+
 def pages_given_back(model: PerMMoE) -> None:
-    """Freed memory goes back to the kernel, as glibc does it by itself."""
-    trainer.keep_freed_pages = lambda: False
+    """Freed memory goes back to the kernel, but for what the trainer keeps everywhere."""
+    trainer.keep_freed_pages = lambda *, without_limit: keep_freed_pages()
 
 
 def evaluation(scale: Scale, *, is_ours: bool) -> Figures:
@@ -203,8 +209,13 @@ def evaluation(scale: Scale, *, is_ours: bool) -> Figures:
 
 
 def fusion(scale: Scale, *, is_ours: bool) -> Figures:
-    """Forward, loss and backward of everything behind the encoders, batch 8 of tokens, published sizes."""
+    """Forward, loss and backward of everything behind the encoders, batch 8 of tokens, published sizes.
+
+    Ours in a process that keeps freed pages, as the trainer's does.
+    """
     torch.manual_seed(0)
+    if is_ours:
+        keep_freed_pages()
     config = ModelConfig.model_validate(PUBLISHED)
     model = make_model(config.model_copy(update={"encoder": EncoderConfig(kind="cnn")}), 0).train()
     module: nn.Module = model if is_ours else ReferencePerMMoE.of(model).train()
@@ -223,10 +234,12 @@ def fusion(scale: Scale, *, is_ours: bool) -> Figures:
     return {"seconds": seconds_of(step)}
 
 
-def expert_step(scale: Scale, kind: type[nn.Module]) -> Figures:
-    """Forward and backward of the experts on 32 tokens, published sizes."""
+def expert_step(scale: Scale, kind: type[nn.Module], sizes: Mapping[str, Any]) -> Figures:
+    """Forward and backward of the experts on 32 tokens; ours in a process that keeps freed pages."""
     torch.manual_seed(0)
-    config = ModelConfig.model_validate(PUBLISHED)
+    if kind is Experts:
+        keep_freed_pages()
+    config = ModelConfig.model_validate(sizes)
     return {"seconds": seconds_of(experts.step(kind(config), config, 32))}
 
 
@@ -463,13 +476,16 @@ SIDES: Mapping[str, Callable[[Scale], Figures]] = {
     "reference_step": reference_step,
     "cnn_step": lambda scale: our_step(scale, "cnn"),
     "cnn_step_channels_outermost": lambda scale: our_step(scale, "cnn", channels_outermost),
+    "cnn_step_pages_kept": lambda scale: our_step(scale, "cnn", pages_kept),
     "cnn_step_pages_given_back": lambda scale: our_step(scale, "cnn", pages_given_back),
     "default_step": lambda scale: our_step(scale, "pooled"),
     "sfcn_step": lambda scale: our_step(scale, "sfcn"),
     "fusion": lambda scale: fusion(scale, is_ours=True),
     "fusion_loops": lambda scale: fusion(scale, is_ours=False),
-    "experts": lambda scale: expert_step(scale, Experts),
-    "experts_loop": lambda scale: expert_step(scale, LoopedExperts),
+    "experts": lambda scale: expert_step(scale, Experts, PUBLISHED),
+    "experts_loop": lambda scale: expert_step(scale, LoopedExperts, PUBLISHED),
+    "default_experts": lambda scale: expert_step(scale, Experts, {}),
+    "default_experts_loop": lambda scale: expert_step(scale, LoopedExperts, {}),
     "evaluation": lambda scale: evaluation(scale, is_ours=True),
     "evaluation_one_by_one": lambda scale: evaluation(scale, is_ours=False),
     "predict_default": lambda scale: prediction(scale, "pooled"),

@@ -24,6 +24,7 @@ from permmoe.config import PrivacyConfig, TrainConfig
 from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
 from permmoe.dense import DensePerMMoE, Inputs, dense_inputs
+from permmoe.devices import seeded
 from permmoe.losses import specialisation_loss
 from permmoe.model import PerMMoE
 from permmoe.trainer import derive_seed, device_of, make_optimiser, modality_dropout
@@ -97,8 +98,7 @@ def train_privately(
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "dropout"))
+    with seeded(derive_seed(seed, "dropout"), device_of(model)):
         for _ in range(steps):
             rows = (torch.rand(len(data), generator=generator) < sample_rate).nonzero().flatten()
             for parameter, gradient in zip(trained, _gradients(model, data, rows, config, generator), strict=True):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from permmoe.config import ModelConfig, TrainConfig
 from permmoe.data.dataset import VisitData
+from permmoe.devices import has_tiles, seeded
 from permmoe.encoders import Centred
 from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
 from permmoe.losses import WHOLE, Shares, total_loss
@@ -99,8 +100,7 @@ def derive_seed(*parts: int | str) -> int:
 
 def make_model(config: ModelConfig, seed: int) -> PerMMoE:
     """A freshly initialised model; the same seed gives the same weights and leaves the global generator alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "initial weights"))
+    with seeded(derive_seed(seed, "initial weights")):
         return PerMMoE(config)
 
 
@@ -134,8 +134,9 @@ def train_epochs(
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
-    if model.config.encoder.kind != "pooled" and device_of(model).type == "cpu":
-        keep_freed_pages()
+    if device_of(model).type == "cpu":
+        # Without tiles convolutions take so long that clearing pages does not matter, measured.
+        keep_freed_pages(without_limit=model.config.encoder.kind != "pooled" and has_tiles())
     optimiser = optimiser or make_optimiser(model, config)
     anchor = [p.detach().clone() for p in model.parameters()] if proximal_weight else []
     n_steps = epochs * -(-len(data) // config.batch_size)
@@ -150,8 +151,7 @@ def train_epochs(
         order = epoch_order(data.observed, generator, by_size)
         withheld = modality_dropout(data.observed, config.modality_dropout, generator)
         observed = data.observed & ~withheld
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, "noise", epoch))
+        with seeded(derive_seed(seed, "noise", epoch), device_of(model)):
             for rows in torch.split(order, config.batch_size):
                 optimiser.zero_grad()
                 for part in torch.split(rows, config.micro_batch or len(rows)):
@@ -315,7 +315,7 @@ def autocast(model: PerMMoE, config: TrainConfig) -> AbstractContextManager[obje
         if device.type == "cuda":
             wanted = torch.cuda.is_bf16_supported()
         else:
-            wanted = model.config.encoder.kind != "pooled" and torch.cpu._is_amx_tile_supported()
+            wanted = model.config.encoder.kind != "pooled" and has_tiles()
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
 
 

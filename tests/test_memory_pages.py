@@ -20,20 +20,24 @@ import resource, sys
 import torch
 from permmoe.memory_pages import keep_freed_pages
 
+without_limit = sys.argv[1] == "large"
+
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(11):
-        torch.ones(16 << 20)
+        [torch.ones(16 << 20)] if without_limit else [torch.ones(1 << 20) for _ in range(8)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-given_back, is_glibc = faults(), keep_freed_pages()
+given_back, is_glibc = faults(), keep_freed_pages(without_limit=without_limit)
 faults(), faults()
 print(is_glibc, given_back, faults())
 """
 
 
-def test_a_tensor_freed_and_made_again_takes_no_new_pages() -> None:
-    answer = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True, text=True).stdout.split()
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_tensors_freed_and_made_again_take_no_new_pages(size: str) -> None:
+    command = [sys.executable, "-c", FAULTS, size]
+    answer = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
     if answer[0] == "False":
         pytest.skip("no glibc")
     given_back, kept = map(int, answer[1:])
@@ -49,14 +53,21 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch, error: t
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    assert keep_freed_pages.__wrapped__() is False
+    assert keep_freed_pages() is False
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("pooled", 0), ("sfcn_lite", 1)])
-def test_only_convolutional_training_keeps_its_pages(monkeypatch: pytest.MonkeyPatch, kind: str, expected: int) -> None:
-    calls: list[None] = []
-    monkeypatch.setattr(trainer, "keep_freed_pages", lambda: calls.append(None))
+@pytest.mark.parametrize(
+    ("kind", "has_tiles", "without_limit"),
+    [("pooled", True, False), ("sfcn_lite", True, True), ("sfcn_lite", False, False)],
+)
+def test_only_convolutional_training_on_amx_tiles_keeps_pages_without_limit(
+    monkeypatch: pytest.MonkeyPatch, kind: str, has_tiles: bool, without_limit: bool
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(trainer, "has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(trainer, "keep_freed_pages", lambda *, without_limit: calls.append(without_limit))
     encoder = EncoderConfig.model_validate({"kind": kind, "cells": (2, 3, 5)})
     config = small_config(2, encoder=encoder, grid=VolumeGrid(shape=(8, 9, 7)))
-    train_epochs(make_model(config, 0), small_visits(config, 5), TrainConfig(), first_epoch=0, epochs=1, seed=0)
-    assert len(calls) == expected
+    settings = TrainConfig(precision="fp32")
+    train_epochs(make_model(config, 0), small_visits(config, 5), settings, first_epoch=0, epochs=1, seed=0)
+    assert calls == [without_limit]

@@ -191,10 +191,14 @@ def test_a_site_that_holds_none_or_another_module_says_so(stale: bool) -> None:
 @pytest.mark.parametrize(
     ("attack", "rule"),
     [
-        (lambda c: c["digests"].pop("head"), "digests"),
-        (lambda c: c["digests"].update({"head": b"short"}), "digests"),
-        (lambda c: c["digests"].update({"head": "0" * 32}), "digests"),
-        (lambda c: c["digests"].update({"head": bytes(32)}), "model_digest"),
+        (lambda c: c["digests"].pop("sha256"), "missing_sha256"),
+        (lambda c: c["digests"].pop("modules"), "missing_modules"),
+        (lambda c: c["digests"].update({"sha256": b"short"}), "digests"),
+        (lambda c: c["digests"].update({"sha256": "0" * 32 * len(WEIGHTS)}), "missing_sha256"),
+        (lambda c: c["digests"].update({"modules": "head " * len(WEIGHTS)}), "digests"),
+        (lambda c: c["digests"].update({"modules": "head", "sha256": bytes(32)}), "digests"),
+        (lambda c: c["digests"].update({"modules": c["digests"]["modules"].replace("head", "tail")}), "digests"),
+        (lambda c: c["digests"].update({"sha256": bytes(32 * len(WEIGHTS))}), "model_digest"),
         (lambda c: c["instruction"].update({"travelling": "head backdoor"}), "unknown_module"),
         (lambda c: c["instruction"].update({"travelling": "head"}), "shape"),
         (lambda c: c["instruction"].pop("travelling"), "missing_travelling"),

@@ -35,9 +35,10 @@ from permmoe_client.outbox import (
     NotReleased,
     enter,
     evaluation_facts,
-    prepared_training,
+    released,
     send_evaluation,
     send_training,
+    training_facts,
 )
 from permmoe_client.privacy import BudgetSpent
 from permmoe_client.site import SiteConfig, read_site
@@ -100,7 +101,8 @@ def _train(content: RecordDict, site: SiteConfig, state: RecordDict) -> RecordDi
     if not asked.plan.federation.secure:
         return send_training(train_round(asked, content, site, ledger, state), asked, site.release, ledger)
     ground = secure.check_ground(asked, content, site, ledger, "training")
-    reply, facts = prepared_training(train_round(asked, content, site, ledger, state), asked, site.release)
+    reply = released(train_round(asked, content, site, ledger, state), site.release)
+    facts = training_facts(reply, asked)
     blocks = training_blocks(model_layout(asked.plan.model))
     return _begin_sum(site, ledger, ground, blocks, training_numbers(reply), "training", facts)
 

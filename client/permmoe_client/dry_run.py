@@ -25,7 +25,7 @@ from permmoe.federated.records import (
     write_train_reply,
 )
 from permmoe.trainer import make_model
-from permmoe_client.outbox import prepared_training
+from permmoe_client.outbox import released
 from permmoe_client.site import SiteConfig
 from permmoe_client.training import evaluate_round, train_round
 
@@ -45,7 +45,7 @@ def dry_run(site: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
     asked = Instruction(plan, 2 if plan.federation.centring_round else 1, packed.digest())
     content = write_instruction(asked, packed)
-    reply, _ = prepared_training(train_round(asked, content, site), asked, site.release)
+    reply = released(train_round(asked, content, site), site.release)
     training = write_train_reply(reply, asked.up_wire)
     reply = read_train_reply(training, layout, asked.up_wire)
     evaluation = write_evaluation_reply(evaluate_round(asked, content, site))

@@ -10,7 +10,15 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from permmoe.config import Wire
 from permmoe.federated.modules import ModuleLayout
-from permmoe.federated.records import MalformedRecord, PackedModel, read_modules, record_of, write_modules
+from permmoe.federated.records import (
+    MalformedRecord,
+    PackedModel,
+    read_digests,
+    read_modules,
+    record_of,
+    write_digests,
+    write_modules,
+)
 from permmoe.federated.wire import down_format, packed_size
 
 MODULES, DIGESTS = "held-modules", "held-digests"
@@ -20,8 +28,8 @@ def held_model(state: RecordDict, layout: ModuleLayout, wire: Wire) -> PackedMod
     """What is kept; None where nothing is, or nothing of this study's."""
     if MODULES not in state:
         return None
-    digests = {name: value for name, value in state.config_records[DIGESTS].items() if isinstance(value, bytes)}
     try:
+        digests = read_digests(record_of(state, DIGESTS, ConfigRecord))
         sizes = {name: packed_size(layout.size(name), down_format(name, wire)) for name in digests}
         return PackedModel(read_modules(record_of(state, MODULES, ArrayRecord), sizes), digests)
     except (KeyError, MalformedRecord):
@@ -30,7 +38,7 @@ def held_model(state: RecordDict, layout: ModuleLayout, wire: Wire) -> PackedMod
 
 def hold_model(state: RecordDict, model: PackedModel) -> None:
     """Keep it in place of what was kept before."""
-    if DIGESTS in state and dict(state.config_records[DIGESTS]) == dict(model.digests):
+    digests = write_digests(model.digests)
+    if DIGESTS in state and dict(state.config_records[DIGESTS]) == dict(digests):
         return
-    state[MODULES] = write_modules(model.modules)
-    state[DIGESTS] = ConfigRecord(dict(model.digests))
+    state[MODULES], state[DIGESTS] = write_modules(model.modules), digests

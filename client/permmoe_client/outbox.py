@@ -42,7 +42,7 @@ class NotReleased(PermmoeError):  # noqa: N818 - the policy's verdict
 
 
 def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
-    """The reply with only the modules that the policy names."""
+    """The reply with only the modules that the policy names. Raises NotReleased where it holds no numbers."""
 
     def may_leave(module: str) -> bool:
         return any(fnmatchcase(module, pattern) for pattern in policy.modules)
@@ -50,32 +50,29 @@ def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
     allowed = {name: update for name, update in reply.updates.items() if may_leave(name)}
     # Which modalities the site has would tell of an encoder that it keeps to itself.
     is_told = all(may_leave(f"encoder/{name}") for name in reply.modalities)
+    figures = [update.support for update in allowed.values()] + [reply.loss_sum, reply.visits]
+    # "Nothing that is not a number leaves": it could carry anything, and the coordinator would reject it.
+    if not all(math.isfinite(figure) for figure in figures):
+        raise NotReleased("the training gave a support or a loss that is not a number; nothing was sent")
     return replace(reply, updates=allowed, modalities=reply.modalities if is_told else ())
 
 
 def send_training(reply: TrainReply, asked: Instruction, policy: ReleasePolicy, ledger: Ledger | None) -> RecordDict:
     """What may be sent, its entry written. Raises NotReleased, LedgerError."""
-    reply, facts = prepared_training(reply, asked, policy)
+    reply = released(reply, policy)
     # "Only studies with the secure sum", where the site says so.
     if policy.require_secure:
         raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
     content = write_train_reply(reply, asked.up_wire)
     if ledger:
-        write_head(content, enter(ledger, "training", facts, content_bytes(content), policy))
+        write_head(content, enter(ledger, "training", training_facts(reply, asked), content_bytes(content), policy))
     return content
 
 
-def prepared_training(
-    reply: TrainReply, asked: Instruction, policy: ReleasePolicy
-) -> tuple[TrainReply, dict[str, object]]:
-    """What of a training may leave, plain or masked, and what the ledger will say of it. Raises NotReleased."""
-    reply = released(reply, policy)
-    figures = [update.support for update in reply.updates.values()] + [reply.loss_sum, reply.visits]
-    # "Nothing that is not a number leaves": it could carry anything, and the coordinator would reject it.
-    if not all(math.isfinite(figure) for figure in figures):
-        raise NotReleased("the training gave a support or a loss that is not a number; nothing was sent")
+def training_facts(reply: TrainReply, asked: Instruction) -> dict[str, object]:
+    """What the ledger will say of a training, plain or masked, of which only this is released."""
     packed = pack_updates(reply, asked.up_wire)
-    return reply, {
+    return {
         **_common(asked, "training"),
         "visits": bucket(reply.visits),
         "modules": {

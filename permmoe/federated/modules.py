@@ -18,9 +18,9 @@ Routers, experts and the bank are stacked in the model, so a module may be one s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations_with_replacement
 from math import fsum, prod
 
@@ -134,12 +134,14 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
     if config.bank == "unconditioned":
         return support | {f"bank/{name}": exposure.imputed.get(name, 0.0) for name in config.names}
     return support | {
-        _bank_name(config, mask, missing): exposure.patterns.get(mask, 0.0)
+        _bank_name(config.names, mask, missing): exposure.patterns.get(mask, 0.0)
         for mask, missing in bank_pairs(len(config.names))
     }
 
 
-def reachable_modules(config: ModelConfig, names: Collection[str]) -> frozenset[str]:
+# Asked for at every message, on both sides.
+@lru_cache(maxsize=256)
+def reachable_modules(config: ModelConfig, names: tuple[str, ...]) -> frozenset[str]:
     """The modules that a site whose visits have only these modalities can make use of.
 
     Encoders of other modalities, and what stands for a modality beside an observed set that no visit can have, play no
@@ -157,7 +159,7 @@ def reachable_modules(config: ModelConfig, names: Collection[str]) -> frozenset[
     return frozenset(
         found
         | {
-            _bank_name(config, mask, missing)
+            _bank_name(config.names, mask, missing)
             for mask, missing in bank_pairs(len(config.names))
             if set(combination_of(mask, config.names)) <= set(names)
         }
@@ -207,8 +209,8 @@ def _bank_names(config: ModelConfig) -> list[str]:
     """The bank's modules in the order of its rows."""
     if config.bank == "unconditioned":
         return [f"bank/{name}" for name in config.names]
-    return [_bank_name(config, mask, missing) for mask, missing in bank_pairs(len(config.names))]
+    return [_bank_name(config.names, mask, missing) for mask, missing in bank_pairs(len(config.names))]
 
 
-def _bank_name(config: ModelConfig, mask: int, missing: int) -> str:
-    return f"bank/{combination_name(combination_of(mask, config.names))}/{config.names[missing]}"
+def _bank_name(names: Sequence[str], mask: int, missing: int) -> str:
+    return f"bank/{combination_name(combination_of(mask, names))}/{names[missing]}"

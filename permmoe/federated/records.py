@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -36,6 +37,8 @@ Value = TypeVar("Value")
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """What a site may call itself: the name ends up in tables and file names."""
 
+
+SHA256_BYTES = 32
 
 LEDGER_HEAD = re.compile(r"[0-9]{1,18} [0-9a-f]{64}")
 """A ledger's newest entry: its number and SHA-256."""
@@ -173,7 +176,10 @@ def _value_bytes(value: object) -> int:
 def write_modules(modules: Mapping[str, Bytes]) -> ArrayRecord:
     """Packed modules, one after another in the order of their names."""
     values = [modules[name] for name in sorted(modules)]
-    return ArrayRecord({PACKED: Array(np.concatenate(values) if values else np.zeros(0, np.uint8))})
+    size = sum(map(len, values))
+    # As NumPy would write their concatenation, without making it first.
+    data = b"".join([_numpy_header(size, "|u1"), *(packed.data for packed in values)])
+    return ArrayRecord({PACKED: Array("uint8", (size,), "numpy.ndarray", data)})
 
 
 def read_modules(record: ArrayRecord, sizes: Mapping[str, int]) -> dict[str, Bytes]:
@@ -184,6 +190,20 @@ def read_modules(record: ArrayRecord, sizes: Mapping[str, int]) -> dict[str, Byt
     ends = np.cumsum([sizes[name] for name in names])
     flat = read_array(record[PACKED], int(ends[-1]) if names else 0, "|u1")
     return dict(zip(names, np.split(flat, ends[:-1]), strict=True)) if names else {}
+
+
+def write_digests(digests: Mapping[str, bytes]) -> ConfigRecord:
+    """SHA-256 digests of modules; as values of their own they would take longer to carry than the model's bytes."""
+    names = sorted(digests)
+    return ConfigRecord({"modules": " ".join(names), "sha256": b"".join(digests[name] for name in names)})
+
+
+def read_digests(record: ConfigRecord) -> dict[str, bytes]:
+    """Digests by module, whatever modules those are. Raises MalformedRecord."""
+    names, joined = typed(record, "modules", str).split(), typed(record, "sha256", bytes)
+    if len(set(names)) < len(names) or len(joined) != SHA256_BYTES * len(names):
+        raise MalformedRecord("digests")
+    return {name: joined[SHA256_BYTES * i :][:SHA256_BYTES] for i, name in enumerate(names)}
 
 
 def write_instruction(
@@ -210,7 +230,7 @@ def write_instruction(
     return RecordDict(
         {
             "model": write_modules(sent),
-            "digests": ConfigRecord(dict(model.digests)),
+            "digests": write_digests(model.digests),
             "instruction": settings,
             "receipts": by_site,
         }
@@ -228,13 +248,19 @@ def read_instruction(content: RecordDict) -> Instruction:
     """What the coordinator asks. Raises MalformedRecord for anything incomplete or unknown."""
     settings = record_of(content, "instruction", ConfigRecord)
     try:
-        plan = RoundPlan.model_validate_json(typed(settings, "plan", str))
+        plan = _parsed_plan(typed(settings, "plan", str))
     except ValueError:
         raise MalformedRecord("plan") from None
     match typed(settings, "part", str):
         case "validation" | "test" as part:
             return Instruction(plan, typed(settings, "round", int), typed(settings, "model-digest", str), part)
     raise MalformedRecord("part")
+
+
+# The same text comes with every message of a study.
+@lru_cache(maxsize=16)
+def _parsed_plan(text: str) -> RoundPlan:
+    return RoundPlan.model_validate_json(text)
 
 
 def read_model(
@@ -250,7 +276,9 @@ def read_model(
     Raises MalformedRecord where the digests are not those of the announced model or a module that came has not its
     own, ModulesMissing where a needed module neither came nor is held.
     """
-    digests = _read_digests(content, layout)
+    digests = read_digests(record_of(content, "digests", ConfigRecord))
+    if set(digests) != set(layout.modules):
+        raise MalformedRecord("digests")
     if digest_of(digests) != instruction.model_digest:
         raise MalformedRecord("model_digest")
     names = typed(record_of(content, "instruction", ConfigRecord), "travelling", str).split()
@@ -266,15 +294,6 @@ def read_model(
     if not set(layout.modules if needed is None else needed) <= set(modules):
         raise ModulesMissing
     return PackedModel(modules, {name: digests[name] for name in modules})
-
-
-def _read_digests(content: RecordDict, layout: ModuleLayout) -> dict[str, bytes]:
-    """The digest of every module of a model. Raises MalformedRecord."""
-    found = dict(record_of(content, "digests", ConfigRecord))
-    digests = {name: value for name, value in found.items() if isinstance(value, bytes) and len(value) == 32}
-    if set(found) != set(layout.modules) or len(digests) < len(found):
-        raise MalformedRecord("digests")
-    return digests
 
 
 def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:

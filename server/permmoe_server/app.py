@@ -32,6 +32,7 @@ from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.roster import read_roster, site_keys
+from permmoe.memory_pages import keep_freed_pages
 from permmoe.provenance import machine, versions
 from permmoe.trainer import make_model
 from permmoe_server.authority import load_certificate, read_identity
@@ -49,6 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     plan = read_plan(_path(context, "plan"))
     out = _path(context, "out")
     out.mkdir(parents=True, exist_ok=True)
+    keep_freed_pages()
     with _alone(out):
         _run(prompt(grid), plan, out, _site_reader(context), _countersigner(context), _roster_reader(context))
 
