@@ -7,11 +7,12 @@ in bf16, and in bf16 with channels_last_3d, in turn; where in the code the host 
 (`torch.cuda.set_sync_debug_mode`); and whether two runs with deterministic algorithms end with the same bits. Prints
 JSON. Not part of `make bench`.
 
-Where a step of the trainer waits for the device, by reading the code: the model checks which modalities are observed
-and places tokens by it (`PerMMoE._tokens`, `MissingBank`, the unimodal loss), the experts ask for the busiest one's
-number of tokens and for who goes where (`Experts.forward`), and the trainer looks at the loss and the gradient's norm
-before it takes a step. Exposure is counted without waiting: patterns where the batch was made, mass on the device. The
-first group would go if `Batch.observed` stayed on the CPU, and only indices made of it were sent.
+Where a step of the trainer waits for the device, by reading the code: it looks at the loss and at the gradient's norm
+before it takes a step, and nowhere else. What is observed stays on the CPU (`Batch.observed`), where the places of
+tokens follow from it, and in bf16 experts are grouped products whose offsets are known to the device alone
+(`Experts.grouped`). tests/test_device_path.py runs a step on a device without values, on which whoever asks for one
+fails. In fp32, and with rows that are no multiple of eight numbers, the experts do ask for the busiest one's number of
+tokens. Exposure is counted without waiting: patterns where the batch was made, mass on the device.
 """
 
 from __future__ import annotations

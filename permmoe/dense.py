@@ -50,7 +50,7 @@ class DensePerMMoE(nn.Module):
         """B[P, m] for every m; for m ∈ P, which has no row, some row that nobody looks at."""
         bank = self.model.missing_bank
         mask = (observed.long() << torch.arange(len(observed), device=observed.device)).sum()
-        rows: Tensor = bank.rows.index_select(0, mask[None])[0].clamp(min=0)
+        rows: Tensor = bank.rows.to(mask.device).index_select(0, mask[None])[0].clamp(min=0)
         return bank.embeddings.index_select(0, rows)
 
     def _experts(

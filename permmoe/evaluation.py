@@ -157,7 +157,7 @@ def _outputs(model: PerMMoE, data: VisitData) -> Iterator[tuple[Int[Array, " row
             for rows in torch.split(has.nonzero(), EVALUATION_BATCH):
                 place, column = rows.unbind(1)
                 with torch.no_grad():
-                    output = model.fuse(encoded.keeping(place.to(device), members[column].to(device)))
+                    output = model.fuse(encoded.keeping(place, members[column]))
                 yield visits[place].numpy(), column.numpy(), output
     finally:
         model.train(was_training)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
 
+ALIGNED = 8
+"""A grouped product on a GPU wants rows of a multiple of 16 bytes, eight numbers in half precision."""
+
 
 class Experts(nn.Module):
     """Stacked parameters, so that all experts are two batched products instead of a loop."""
@@ -16,6 +19,7 @@ class Experts(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         n_experts, width, hidden = config.experts, config.width, config.expert_hidden
+        self.top_k = config.top_k
         self.w1 = nn.Parameter(torch.randn(n_experts, width, hidden) * width**-0.5)
         self.b1 = nn.Parameter(torch.zeros(n_experts, hidden))
         self.w2 = nn.Parameter(torch.randn(n_experts, hidden, width) * hidden**-0.5)
@@ -24,10 +28,21 @@ class Experts(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
     ) -> Float[Tensor, "token dim"]:
-        """Σ_e gate_e · FFN_e(token), over the experts with a gate above zero.
+        """Σ_e gate_e · FFN_e(token), over the experts with a gate above zero, k at most."""
+        device = tokens.device.type
+        is_half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        is_aligned = all(size % ALIGNED == 0 for size in self.w1.shape[1:])
+        if device != "cpu" and is_half and is_aligned:
+            return self.grouped(tokens, gates, torch.bfloat16)
+        return self.padded(tokens, gates)
 
-        Each expert's tokens are gathered and padded with zeros to the busiest expert's number, so its cost grows with
-        imbalance, up to that of every expert on every token.
+    def padded(
+        self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
+    ) -> Float[Tensor, "token dim"]:
+        """Each expert's tokens are gathered and padded with zeros to the busiest expert's number.
+
+        So the cost grows with imbalance, up to that of every expert on every token, and somebody has to look how many
+        tokens the busiest has.
         """
         is_sent = gates > 0
         busiest = int(is_sent.sum(0).max())
@@ -39,3 +54,24 @@ class Experts(nn.Module):
         outputs = torch.baddbmm(self.b2.unsqueeze(1), hidden, self.w2).flatten(0, 1)
         weighted = outputs.index_select(0, place) * gates[token, expert].unsqueeze(-1)
         return torch.zeros_like(tokens).index_add(0, token, weighted.to(tokens.dtype))
+
+    def grouped(
+        self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"], precision: torch.dtype
+    ) -> Float[Tensor, "token dim"]:
+        """Tokens are sorted by expert, nothing is padded, and no shape depends on who goes where.
+
+        Where each expert's tokens end is known to the device alone, so the host need not wait for it. On a GPU that
+        holds for products in bf16.
+        """
+        n_experts, k = len(self.w1), self.top_k
+        weights, experts = gates.topk(k, dim=1)
+        order = experts.flatten().argsort(stable=True)
+        expert = experts.flatten().index_select(0, order)
+        ends = (experts.flatten() == torch.arange(n_experts, device=gates.device).unsqueeze(1)).sum(1).cumsum(0).int()
+        rows = tokens.unsqueeze(1).expand(-1, k, -1).flatten(0, 1).index_select(0, order)
+        w1, b1, w2, b2, rows = (x.to(precision) for x in (self.w1, self.b1, self.w2, self.b2, rows))
+        hidden = F.gelu(F.grouped_mm(rows, w1, offs=ends) + b1.index_select(0, expert))
+        outputs = F.grouped_mm(hidden, w2, offs=ends) + b2.index_select(0, expert)
+        # Back in the order of the tokens, so that a sum over k replaces additions in whatever order threads have.
+        own = torch.empty_like(outputs).index_copy(0, order, outputs).view(len(tokens), k, -1)
+        return (own * weights.unsqueeze(-1)).sum(1).to(tokens.dtype)

@@ -56,7 +56,8 @@ def total_loss(output: Output, batch: Batch, config: TrainConfig, shares: Shares
 def unimodal_loss(unimodal: Float[Tensor, "batch modality"], batch: Batch) -> Float[Tensor, ""]:
     """Mean squared error of the unimodal heads over the observed modalities of all visits, squared points."""
     squared = (unimodal - batch.target[:, None]).square()
-    return squared[batch.observed].mean()
+    chosen = batch.observed.flatten().nonzero().squeeze(1).to(squared.device, non_blocking=True)
+    return squared.flatten().index_select(0, chosen).mean()
 
 
 def balance_loss(routing: Routing) -> Float[Tensor, ""]:
@@ -78,9 +79,10 @@ def specialisation_loss(routing: Routing) -> Float[Tensor, ""]:
     with all modalities are left to the balance loss (Flex-MoE, section 3.3).
     """
     _, n_modalities, n_tokens, n_experts = routing.logits.shape
-    experts = torch.tensor(_designated(n_modalities, n_experts), device=routing.logits.device)
-    lacks_one = ~routing.observed.all(1)
-    target = experts[observed_masks(routing.observed)]
+    device = routing.logits.device
+    experts = torch.tensor(_designated(n_modalities, n_experts), device=routing.observed.device)
+    lacks_one = (~routing.observed.all(1)).to(device, non_blocking=True)
+    target = experts[observed_masks(routing.observed)].to(device, non_blocking=True)
     chosen = target.view(-1, 1, 1, 1).expand(-1, n_modalities, n_tokens, 1)
     log_chance = routing.logits.log_softmax(-1).gather(-1, chosen).mean((1, 2, 3))
     return -(log_chance * lacks_one).sum() / lacks_one.sum().clamp(min=1)

@@ -18,7 +18,8 @@ class MissingBank(nn.Module):
     """
 
     rows: Tensor
-    """[mask, modality] -> row of `embeddings`; −1 where there is none. Follows from |M|, so it is not saved."""
+    """[mask, modality] -> row of `embeddings`; −1 where there is none. Follows from |M|, so it is not saved. It stays
+    on the CPU, as what is observed does."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -33,9 +34,9 @@ class MissingBank(nn.Module):
         rows = torch.full((1 << n_modalities, n_modalities), -1)
         for row, (mask, missing) in enumerate(pairs):
             rows[mask, missing] = row if is_conditioned else missing
-        self.register_buffer("rows", rows, persistent=False)
+        self.rows = rows
 
     def forward(self, observed: Bool[Tensor, "batch modality"]) -> Float[Tensor, "missing token dim"]:
         """Tokens for every unobserved place, row by row of `observed`, no row of which may be empty."""
         rows = self.rows[observed_masks(observed)][~observed]
-        return self.embeddings.index_select(0, rows)
+        return self.embeddings.index_select(0, rows.to(self.embeddings.device, non_blocking=True))

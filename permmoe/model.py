@@ -140,6 +140,7 @@ class PerMMoE(nn.Module):
         modality, visit = observed.t().nonzero(as_tuple=True)
         places = torch.cat([visit * observed.shape[1] + modality, (~observed).flatten().nonzero().flatten()])
         rows = torch.cat(pieces)
+        places = places.to(rows.device, non_blocking=True)
         return torch.empty_like(rows).index_copy(0, places, rows).view(*observed.shape, *rows.shape[1:])
 
 

@@ -66,7 +66,8 @@ def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> di
     inputs = dense_inputs(batch, model.config)
     # The fused kernels have no batching rule: vmap would call them visit by visit.
     with sdpa_kernel(SDPBackend.MATH):
-        found: dict[str, Tensor] = per_visit(trained, inputs, batch.observed, batch.baseline, batch.target)
+        observed = batch.observed.to(batch.baseline.device)
+        found: dict[str, Tensor] = per_visit(trained, inputs, observed, batch.baseline, batch.target)
     return {name.removeprefix("model."): gradient for name, gradient in found.items()}
 
 

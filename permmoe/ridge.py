@@ -123,7 +123,7 @@ class CombinationRidge(nn.Module):
     ) -> Float[Tensor, " batch"]:  # fmt: skip
         """The same from features: for each modality, a row for every visit in which it is observed."""
         masks = observed_masks(observed)
-        predictions = torch.zeros(len(masks), dtype=torch.float64, device=masks.device)
+        predictions = torch.zeros(len(masks), dtype=torch.float64, device=baseline.device)
         places = observed.long().cumsum(0) - 1
         for mask in sorted(set(masks.tolist())):
             chosen = (masks == mask).nonzero().squeeze(1)
@@ -131,7 +131,7 @@ class CombinationRidge(nn.Module):
             found = weights.intercept + weights.baseline * baseline[chosen].double()
             for name, own in weights.features.items():
                 rows = places[chosen, self.names.index(name)]
-                found = found + features[name][rows] @ own.to(masks.device)
+                found = found + features[name][rows] @ own.to(baseline.device)
             predictions[chosen] = found
         return predictions.float()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from permmoe.experts import Experts
 from permmoe.routers import top_k_gates
+
+ALIGNED = {"width": 8, "expert_hidden": 24}
+"""Grouped products take only rows of a multiple of eight numbers."""
 
 
 def loop(experts: Experts, tokens: Tensor, gates: Tensor) -> Tensor:
@@ -24,8 +29,8 @@ def loop(experts: Experts, tokens: Tensor, gates: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def random_experts(n_experts: int, top_k: int) -> Experts:
-    experts = Experts(small_config(experts=n_experts, top_k=top_k))
+def random_experts(n_experts: int, top_k: int, **sizes: int) -> Experts:
+    experts = Experts(small_config(experts=n_experts, top_k=top_k, **sizes))
     torch.nn.init.normal_(experts.b1)
     torch.nn.init.normal_(experts.b2)
     return experts
@@ -33,14 +38,16 @@ def random_experts(n_experts: int, top_k: int) -> Experts:
 
 @pytest.mark.parametrize(("n_experts", "top_k"), [(11, 2), (11, 1), (5, 5), (3, 2), (1, 1)])
 @pytest.mark.parametrize("n_tokens", [1, 3, 47])
-def test_batched_experts_equal_a_loop_gradients_included(n_experts: int, top_k: int, n_tokens: int) -> None:
+@pytest.mark.parametrize("way", ["padded", "grouped"])
+def test_batched_experts_equal_a_loop_gradients_included(n_experts: int, top_k: int, n_tokens: int, way: str) -> None:
     torch.manual_seed(0)
-    experts = random_experts(n_experts, top_k)
+    experts = random_experts(n_experts, top_k, **ALIGNED)
+    batched = experts if way == "padded" else partial(experts.grouped, precision=torch.float32)
     values = []
-    tokens = torch.randn(n_tokens, 7, requires_grad=True)
+    tokens = torch.randn(n_tokens, 8, requires_grad=True)
     gates = top_k_gates(torch.randn(1, n_tokens, n_experts), top_k)[0][0].requires_grad_()
-    direction = torch.randn(n_tokens, 7)
-    for function in (experts, lambda x, g: loop(experts, x, g)):
+    direction = torch.randn(n_tokens, 8)
+    for function in (batched, lambda x, g: loop(experts, x, g)):
         inputs = (tokens, gates, *experts.parameters())
         output = function(tokens, gates)
         gradients = torch.autograd.grad(output, inputs, direction)
@@ -50,11 +57,13 @@ def test_batched_experts_equal_a_loop_gradients_included(n_experts: int, top_k: 
         torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
 
-def test_experts_without_tokens_get_zero_gradients() -> None:
-    experts = random_experts(11, 2)
+@pytest.mark.parametrize("way", ["padded", "grouped"])
+def test_experts_without_tokens_get_zero_gradients(way: str) -> None:
+    experts = random_experts(11, 2, **ALIGNED)
     gates = torch.zeros(13, 11)
     gates[:, 3] = 1.0
-    experts(torch.randn(13, 7), gates).sum().backward()
+    batched = experts if way == "padded" else partial(experts.grouped, precision=torch.float32)
+    batched(torch.randn(13, 8), gates).sum().backward()
     for parameter in experts.parameters():
         assert parameter.grad is not None
         used = parameter.grad.flatten(1).abs().sum(1) > 0

@@ -19,12 +19,14 @@ class Batch:
     (or what the encoder's fixed stem makes of it), [n_observed, columns] for a table. A modality that no visit has
     may be left out."""
     observed: Bool[Tensor, "batch modality"]
+    """On the CPU wherever the rest is: what goes where follows from it, and nobody waits for a device to say so."""
     baseline: Float[Tensor, " batch"]
     """CDR-SB at the visit, points."""
     target: Float[Tensor, " batch"]
     """Change in CDR-SB at the horizon, points; NaN where unknown."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """The same batch with its values on a device."""
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
-        return Batch(inputs, self.observed.to(device), self.baseline.to(device), self.target.to(device))
+        baseline, target = (x.to(device, non_blocking=True) for x in (self.baseline, self.target))
+        return Batch(inputs, self.observed, baseline, target)
