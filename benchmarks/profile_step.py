@@ -54,7 +54,7 @@ ROUND: tuple[Part, ...] = (
     ("site: building and filling the model", "permmoe_client.training", "_opened"),
     ("site: changes by module", "permmoe_client.training", "module_support"),
     ("site: writing and recording the reply", "permmoe_client.app", "send_training"),
-    ("site: rest of a training round", "permmoe_client.training", "train_round"),
+    ("site: rest of a training round", "permmoe_client.app", "train_round"),
     ("digests of modules", "permmoe.federated.records", "module_digests"),
     ("server: writing the instruction", "permmoe_server.downlink", "write_instruction"),
     ("server: checking replies", "permmoe_server.rounds", "accept_training"),
