@@ -73,7 +73,7 @@ def _step_curves(kind: str, batches: Sequence[int], more_batches: Sequence[int])
         fixed: Mapping[Scale, Mapping[str, Any]] = {
             "tiny": {"kind": kind, **tiny}, "quick": {"kind": kind, **others}, "full": {"kind": kind, **others}
         }  # fmt: skip
-        curves.append(Curve(f"step-{axis}-{kind}", "step", axis, places, fixed, {"tiny": 1, "quick": 2, "full": 5}))
+        curves.append(Curve(f"step-{axis}-{kind}", "step", axis, places, fixed, {"tiny": 1, "quick": 1, "full": 5}))
     return curves
 
 
@@ -108,12 +108,12 @@ CURVES = (
     Curve(
         "private-batch", "private_step", "batch",
         {"tiny": (2, 3, 4), "quick": (8, 16, 32, 64), "full": (4, 8, 16, 32, 64, 128)},
-        _everywhere(), {"tiny": 1, "quick": 2, "full": 5},
+        _everywhere(), {"tiny": 1, "quick": 1, "full": 5},
     ),
     Curve(
         "epoch-patients", "epoch", "patients",
         {"tiny": (10, 20, 40), "quick": (100, 400, 1600, 6400), "full": (100, 400, 1600, 6400, 25600)},
-        _everywhere(), {"tiny": 1, "quick": 2, "full": 3},
+        _everywhere(), {"tiny": 1, "quick": 1, "full": 3},
     ),
 )  # fmt: skip
 

@@ -151,11 +151,14 @@ def train_epochs(
         order = epoch_order(data.observed, generator, by_size)
         withheld = modality_dropout(data.observed, config.modality_dropout, generator)
         observed = data.observed & ~withheld
+        steps = torch.split(order, config.batch_size)
+        parts_of = [torch.split(rows, config.micro_batch or len(rows)) for rows in steps]
+        batches = data.batches([part for parts in parts_of for part in parts], withheld)
         with seeded(derive_seed(seed, "noise", epoch), device_of(model)):
-            for rows in torch.split(order, config.batch_size):
+            for rows, parts in zip(steps, parts_of, strict=True):
                 optimiser.zero_grad()
-                for part in torch.split(rows, config.micro_batch or len(rows)):
-                    batch = data.batch(part, withheld[part]).to(device_of(model))
+                for part in parts:
+                    batch = next(batches).to(device_of(model))
                     shares = Shares.of(observed[part], observed[rows]) if len(part) < len(rows) else WHOLE
                     with autocast(model, config):
                         output = model(batch, recompute=config.checkpoint_encoders)

@@ -1,5 +1,6 @@
 """Batches hold what was observed and not withheld, in memory or from disk, and nothing is fitted out of sight."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permmoe.config import ModelConfig, VolumeGrid
+from permmoe.config import ModelConfig, TrainConfig, VolumeGrid
+from permmoe.data import dataset
+from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import FileRows, MemoryRows, VisitData, fit_scaling
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import grid_affine, read_volume
 from permmoe.encoders import fixed_stem
 from permmoe.modality import Modality
+from permmoe.trainer import make_model, train_epochs
 
 GRID = VolumeGrid(shape=(5, 7, 11), spacing_mm=16.0)
 MODEL = ModelConfig(
@@ -123,6 +127,30 @@ def test_disk_and_memory_give_the_same_batch(table: VisitTable, folder: Path, wi
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, on_disk.batch(rows).inputs[name], atol=1e-6, rtol=0)
     assert in_memory.batch(rows).inputs["t1"].shape[1:] == ((1, 2, 3, 5) if with_stem else (1, 5, 7, 11))
+
+
+def test_reading_ahead_changes_no_bit_of_a_training(
+    table: VisitTable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stem = fixed_stem(MODEL)
+    data, _ = VisitData.load(table, MODEL, VolumeCache(folder / "cache"), stem=stem, keep_in_memory=False)
+    known = data.subset(data.target.isfinite().nonzero().squeeze(1))
+    threads, weights = list[str](), []
+    plain = VisitData.batch
+
+    def noted(self: VisitData, *args: torch.Tensor) -> Batch:
+        threads.append(threading.current_thread().name)
+        return plain(self, *args)
+
+    monkeypatch.setattr(VisitData, "batch", noted)
+    for is_ahead in (True, False):
+        if not is_ahead:
+            monkeypatch.setattr(dataset, "one_ahead", map)
+        model, settings = make_model(MODEL, 0), TrainConfig(batch_size=3, micro_batch=2, modality_dropout=0.3)
+        train_epochs(model, known, settings, first_epoch=0, epochs=2, seed=5)
+        weights.append(model.state_dict())
+    assert [name.startswith("reading-ahead") for name in threads] == [True] * 8 + [False] * 8
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_pooled_encoders_stem_is_applied_once_to_every_volume(table: VisitTable, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
+from permmoe.data.prefetch import one_ahead
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import BrokenVolume
@@ -122,6 +123,19 @@ class VisitData:
 
     def __len__(self) -> int:
         return len(self.visits)
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether batches are read from files."""
+        return any(isinstance(rows, FileRows) for rows in self.inputs.values())
+
+    def batches(self, parts: Sequence[Int[Tensor, " _"]], withheld: Bool[Tensor, "visit modality"]) -> Iterator[Batch]:
+        """A batch of each part's rows, in order. From files the next one is read while this one is in use."""
+
+        def load(rows: Int[Tensor, " _"]) -> Batch:
+            return self.batch(rows, withheld[rows])
+
+        return one_ahead(load, parts) if self.is_on_disk else map(load, parts)
 
     def batch(self, rows: Int[Tensor, " batch"], withheld: Bool[Tensor, "batch modality"] | None = None) -> Batch:
         """The visits of these rows, as if the withheld modalities had not been collected.
