@@ -217,6 +217,11 @@ ROWS = (
             f"a 4 mm volume from its file {ms(pair['loader']['file_seconds_a_volume'])}"
         ),
     ),
+    Row(
+        "prefetch", "for comparison: a small convolutional encoder's step on volumes from files, the next batch read "
+        "meanwhile, against each read first", "prefetch", ("files_ahead", "files_first"),
+        faster("files_ahead", "files_first"), "×", "", 0.0, milliseconds("files_ahead", "files_first"),
+    ),
 )  # fmt: skip
 
 CANDIDATES: tuple[Row, ...] = ()

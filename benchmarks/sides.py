@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import logging
 import os
 import statistics
 import sys
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from permmoe import trainer
 from permmoe.config import EncoderConfig, FederationConfig, ModelConfig, TrainConfig, VolumeGrid, Wire, read_config
+from permmoe.data import dataset
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import ABSENT, FileRows, MemoryRows, VisitData
@@ -417,6 +419,25 @@ def loader(scale: Scale) -> Figures:
     }
 
 
+def step_from_files(scale: Scale, *, is_ahead: bool) -> Figures:
+    """A step of the small convolutional encoder, its 4 mm volumes read from files: the next ones meanwhile, or first."""
+    cell, found = prepared_cohort(scale)
+    config = cell.model.model_copy(update={"encoder": EncoderConfig(kind="sfcn_lite")})
+    train = cell.train.model_copy(update={"batch_size": 4, "modality_dropout": 0.0})
+    stem = fixed_stem(config)
+    data = VisitData.load(found.visits, config, VolumeCache(found.cache), stem=stem, keep_in_memory=False)[0]
+    n_steps = 4
+    some, model = data.subset(torch.arange(n_steps * train.batch_size)), make_model(config, 0)
+    optimiser = make_optimiser(model, train)
+    if not is_ahead:
+        dataset.one_ahead = map
+
+    def steps() -> None:
+        train_epochs(model, some, train, first_epoch=0, epochs=1, seed=0, optimiser=optimiser)
+
+    return {"seconds": seconds_of(steps) / n_steps}
+
+
 def accuracy(scale: Scale, kind: Literal["pooled", "cnn"]) -> Figures:
     """RMSE on held-out visits of the embedded synthetic cohort, all visits in one place, CDR-SB points.
 
@@ -500,6 +521,8 @@ SIDES: Mapping[str, Callable[[Scale], Figures]] = {
     "averaging_flower": lambda scale: averaging(scale, is_ours=False),
     "simulation": simulation,
     "loader": loader,
+    "files_ahead": lambda scale: step_from_files(scale, is_ahead=True),
+    "files_first": lambda scale: step_from_files(scale, is_ahead=False),
     "accuracy_default": lambda scale: accuracy(scale, "pooled"),
     "accuracy_cnn": lambda scale: accuracy(scale, "cnn"),
     "profile": profiled,
@@ -511,9 +534,14 @@ def settings(scale: str) -> Mapping[str, Any]:
     return {"scale": asdict(SCALES[scale]), "published": PUBLISHED, "patterns": PATTERNS, "seed": 0, "threads": 1}
 
 
-if __name__ == "__main__":
+def figures_of(side: str, scale: str) -> Figures:
+    """What a side measures, on one thread."""
     torch.set_num_threads(1)
-    # Flower logs to standard output, where the answer goes.
+    logging.disable(logging.INFO)
+    # Flower writes to standard output, which is for the answer.
     with contextlib.redirect_stdout(sys.stderr):
-        answer = SIDES[sys.argv[1]](SCALES[sys.argv[2] if len(sys.argv) > 2 else "quick"])
-    print(json.dumps(answer))
+        return SIDES[side](SCALES[scale])
+
+
+if __name__ == "__main__":
+    print(json.dumps(figures_of(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "quick")))
