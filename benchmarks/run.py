@@ -139,9 +139,8 @@ def run_side(side: str, scale: str) -> Mapping[str, Any]:
         with ProcessPoolExecutor(1, mp_context=context) as process:
             return process.submit(figures_of, side, scale).result()
     except Exception as error:
-        raise ConfigurationError(
-            f"the side {side} failed; run `python benchmarks/sides.py {side} {scale}`: {error}"
-        ) from error
+        again = f"python benchmarks/sides.py {side} {scale}"
+        raise ConfigurationError(f"the side {side} failed ({error}); run `{again}` by itself") from error
 
 
 def summary(row: Row, turns: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:

@@ -420,7 +420,7 @@ def loader(scale: Scale) -> Figures:
 
 
 def step_from_files(scale: Scale, *, is_ahead: bool) -> Figures:
-    """A step of the small convolutional encoder, its 4 mm volumes read from files: the next ones meanwhile, or first."""
+    """A step of the small convolutional encoder, its volumes read from files: the next ones meanwhile, or first."""
     cell, found = prepared_cohort(scale)
     config = cell.model.model_copy(update={"encoder": EncoderConfig(kind="sfcn_lite")})
     train = cell.train.model_copy(update={"batch_size": 4, "modality_dropout": 0.0})

@@ -101,7 +101,8 @@ def _train(content: RecordDict, site: SiteConfig, state: RecordDict) -> RecordDi
     if not asked.plan.federation.secure:
         return send_training(train_round(asked, content, site, ledger, state), asked, site.release, ledger)
     ground = secure.check_ground(asked, content, site, ledger, "training")
-    reply = released(train_round(asked, content, site, ledger, state), site.release)
+    # The secure sum sends every site the whole model, whatever it holds: nothing is kept for it.
+    reply = released(train_round(asked, content, site, ledger), site.release)
     facts = training_facts(reply, asked)
     blocks = training_blocks(model_layout(asked.plan.model))
     return _begin_sum(site, ledger, ground, blocks, training_numbers(reply), "training", facts)
@@ -112,7 +113,7 @@ def _evaluate(content: RecordDict, site: SiteConfig, state: RecordDict) -> Recor
     if not asked.plan.federation.secure:
         return send_evaluation(evaluate_round(asked, content, site, state), asked, site.release, ledger)
     ground = secure.check_ground(asked, content, site, ledger, "evaluation")
-    reply = evaluate_round(asked, content, site, state)
+    reply = evaluate_round(asked, content, site)
     blocks = evaluation_blocks(asked.plan.model.names)
     facts = evaluation_facts(reply, asked)
     return _begin_sum(site, ledger, ground, blocks, evaluation_numbers(reply), "evaluation", facts)
