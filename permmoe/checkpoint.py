@@ -20,10 +20,8 @@ from safetensors.numpy import save
 from safetensors.torch import load
 from torch import Tensor
 
+from permmoe.checkpoint_card import CARD_FILE, TENSORS_FILE, put_aside, read_checked
 from permmoe.errors import DataError
-
-TENSORS_FILE = "tensors.safetensors"
-CARD_FILE = "card.json"
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
@@ -43,42 +41,21 @@ def save_checkpoint(folder: Path, state: Mapping[str, Tensor], card: Mapping[str
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the card. Raises DataError where they are absent, damaged, or do not belong together."""
-    source = folder if folder.exists() else _old(folder)
-    try:
-        card = json.loads((source / CARD_FILE).read_text())
-        content = (source / TENSORS_FILE).read_bytes()
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename)).name
-        raise DataError(f"no checkpoint in {folder}: {missing} is missing; name the folder that holds it") from None
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}); name a checkpoint's folder") from None
-    except ValueError:
-        raise DataError(f"{source / CARD_FILE} is damaged; take the folder from a back-up, or train again") from None
-    if not isinstance(card, dict) or card.get("tensors_sha256") != hashlib.sha256(content).hexdigest():
-        raise DataError(f"card and tensors in {folder} do not belong together; take both from one back-up")
+    content, card = read_checked(folder)
     try:
         return load(content), card
     except SafetensorError:
-        raise DataError(f"{source / TENSORS_FILE} is no safetensors file; take it from a back-up") from None
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one to load, the one that a kill left aside included."""
-    return (folder / CARD_FILE).exists() or (_old(folder) / CARD_FILE).exists()
+        raise DataError(f"{folder / TENSORS_FILE} is no safetensors file; take it from a back-up") from None
 
 
 def _exchange(new: Path, folder: Path) -> None:
     """Put `new` where `folder` is. Folders cannot be replaced in one step, so the old one is aside for a moment."""
-    old = _old(folder)
+    old = put_aside(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from permmoe.config import TrainConfig
-from permmoe.data.batch import Batch
-from permmoe.modality import designated_expert, observed_masks
+from permmoe.data.batch import Batch, observed_masks
+from permmoe.modality import designated_expert
 from permmoe.model import Output
 from permmoe.routers import Routing
 

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
-from permmoe.modality import bank_pairs, observed_masks
+from permmoe.data.batch import observed_masks
+from permmoe.modality import bank_pairs
 
 
 class MissingBank(nn.Module):

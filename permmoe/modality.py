@@ -10,9 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations as choose
 from typing import Any, Literal
 
-from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
 
 from permmoe.errors import refuse_unknown_keys
 
@@ -76,12 +74,6 @@ def combination_mask(combination: Iterable[str], names: Sequence[str]) -> int:
 def combination_of(mask: int, names: Sequence[str]) -> Combination:
     """The inverse of `combination_mask`."""
     return tuple(name for j, name in enumerate(names) if mask >> j & 1)
-
-
-def observed_masks(observed: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
-    """Each row's observed set as a bit mask."""
-    bits = (1 << i for i in range(observed.shape[1]))
-    return (observed.long() * observed.new_tensor(list(bits), dtype=observed.long().dtype)).sum(1)
 
 
 def bank_pairs(n_modalities: int) -> tuple[tuple[int, int], ...]:

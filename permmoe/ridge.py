@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
-from permmoe.data.batch import Batch
+from permmoe.data.batch import Batch, observed_masks
 from permmoe.encoders import Standardise
-from permmoe.modality import combination_of, observed_masks
+from permmoe.modality import combination_of
 
 EVERYBODY = "all-visits"
 """Key of the moments that need no modality; no modality can be called so."""

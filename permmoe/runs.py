@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.checkpoint_card import has_checkpoint
 from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from permmoe.config import ModelConfig, TrainConfig
+from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
 from permmoe.devices import has_tiles, seeded
 from permmoe.encoders import Centred
 from permmoe.evaluation import ErrorSums, combination_sums, mean_squared_error
 from permmoe.losses import WHOLE, Shares, total_loss
 from permmoe.memory_pages import keep_freed_pages
-from permmoe.modality import observed_masks
 from permmoe.model import PerMMoE
 
 READ_AT_ONCE = 64

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import permmoe.checkpoint as checkpoint
-from permmoe.checkpoint import CARD_FILE, TENSORS_FILE, has_checkpoint, load_checkpoint, save_checkpoint
+from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.checkpoint_card import CARD_FILE, TENSORS_FILE, has_checkpoint
 from permmoe.errors import DataError
 
 OLD = {"a": torch.arange(15.0).view(3, 5), "b": torch.tensor(7)}

@@ -8,9 +8,9 @@ from model_batches import random_batch, random_pattern, small_config
 from torch import Tensor
 
 from permmoe.config import TrainConfig
-from permmoe.data.batch import Batch
+from permmoe.data.batch import Batch, observed_masks
 from permmoe.losses import balance_loss, specialisation_loss, total_loss, unimodal_loss
-from permmoe.modality import designated_expert, observed_masks
+from permmoe.modality import designated_expert
 from permmoe.model import Output, PerMMoE
 from permmoe.routers import Routing
 from permmoe.trainer import make_model

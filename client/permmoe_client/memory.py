@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.checkpoint_card import has_checkpoint
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.site import SiteConfig

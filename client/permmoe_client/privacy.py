@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from permmoe.config import PrivacyConfig
+from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.privacy import Spent, epsilon, is_within, noise_multiplier_for
-from permmoe.modality import observed_masks
 from permmoe.trainer import Exposure, derive_seed
 from permmoe_client.ledger import Ledger
 from permmoe_client.site import SiteConfig

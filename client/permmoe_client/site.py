@@ -19,7 +19,7 @@ from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.encoders import fixed_stem
 from permmoe.errors import ConfigurationError, nearest
-from permmoe.federated.records import SITE_NAME
+from permmoe.federated.roster import SITE_NAME
 
 
 class DataFolders(Configuration):

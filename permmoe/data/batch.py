@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -30,3 +30,9 @@ class Batch:
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
         baseline, target = (x.to(device, non_blocking=True) for x in (self.baseline, self.target))
         return Batch(inputs, self.observed, baseline, target)
+
+
+def observed_masks(observed: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:
+    """Each row's observed set as a bit mask (permmoe.modality)."""
+    bits = (1 << i for i in range(observed.shape[1]))
+    return (observed.long() * observed.new_tensor(list(bits), dtype=observed.long().dtype)).sum(1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pathlib import Path
+
+from pydantic import Field, ValidationError, model_validator
 
 from permmoe.config import Configuration, FederationConfig, ModelConfig, TrainConfig
+from permmoe.errors import ConfigurationError
 
 
 class RoundPlan(Configuration):
@@ -27,3 +30,13 @@ class RoundPlan(Configuration):
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         return self
+
+
+def read_plan(path: Path) -> RoundPlan:
+    """The plan of a study. Raises ConfigurationError."""
+    try:
+        return RoundPlan.model_validate_json(path.read_text())
+    except OSError:
+        raise ConfigurationError(f"no plan can be read at {path}; name an existing JSON file") from None
+    except ValidationError as error:
+        raise ConfigurationError(f"{path} is not a plan that can be used: {error}") from None

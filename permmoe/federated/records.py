@@ -26,6 +26,7 @@ from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.privacy import Spent
+from permmoe.federated.roster import SITE_NAME
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import Bytes, down_format, pack, packed_size, unpack, up_format
 
@@ -33,10 +34,6 @@ PACKED = "modules"
 """The one array of a record of modules."""
 Part = Literal["validation", "test"]
 Value = TypeVar("Value")
-
-SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""What a site may call itself: the name ends up in tables and file names."""
-
 
 SHA256_BYTES = 32
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from typing import Any
 
 from cryptography import x509
@@ -20,8 +21,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from permmoe.config import Configuration
 from permmoe.errors import PermmoeError
-from permmoe.federated.records import SITE_NAME
 
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What a site may call itself: the name ends up in tables and file names."""
 FEDERATION_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
 MAX_ROSTER_BYTES = 1_000_000
 """A site takes some 300 bytes: room for 3,000 of them, and an end to what a stranger can make us parse."""

@@ -22,15 +22,15 @@ from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from pydantic import ValidationError
 from torch import Tensor
 
-from permmoe.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from permmoe.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.checkpoint_card import has_checkpoint
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation import mean_squared_error
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
-from permmoe.federated.plan import RoundPlan
+from permmoe.federated.plan import RoundPlan, read_plan
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.memory_pages import keep_freed_pages
 from permmoe.provenance import machine, versions
@@ -127,16 +127,6 @@ def _site_reader(context: Context) -> SiteOf:
         return lambda: None
     path = _path(context, "sites")
     return lambda: {int(node): site for node, site in json.loads(path.read_text()).items()}
-
-
-def read_plan(path: Path) -> RoundPlan:
-    """The plan of a study. Raises ConfigurationError."""
-    try:
-        return RoundPlan.model_validate_json(path.read_text())
-    except OSError:
-        raise ConfigurationError(f"no plan can be read at {path}; name an existing JSON file") from None
-    except ValidationError as error:
-        raise ConfigurationError(f"{path} is not a plan that can be used: {error}") from None
 
 
 def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationState | None:

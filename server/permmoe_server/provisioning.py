@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from permmoe.errors import ConfigurationError, nearest
-from permmoe.federated.records import SITE_NAME
 from permmoe.federated.roster import (
     FEDERATION_NAME,
+    SITE_NAME,
     Roster,
     RosterError,
     fingerprint,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from permmoe.checkpoint import load_checkpoint
+from permmoe.checkpoint_card import read_checked
 from permmoe.config import Configuration
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.federated.plan import RoundPlan
@@ -73,7 +73,7 @@ def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersi
 
     A kill leaves a folder that no version names; the next registration replaces it.
     """
-    _, card = load_checkpoint(model)
+    _, card = read_checked(model)
     if "plan" not in card:
         raise DataError(f"{model} is not the model of a federated study; name the folder 'model' of a study")
     plan = _plan_of(card)
@@ -95,7 +95,7 @@ def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersi
         target = folder.models / version.name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(model, target)
-        load_checkpoint(target)
+        read_checked(target)
         _write(folder, registry, versions=(*registry.versions, version), said=f"{now:%F %T} registered {version.name}")
     return version
 
@@ -146,7 +146,7 @@ def damaged(folder: FederationFolder) -> tuple[str, ...]:
 
 
 def _verify(folder: FederationFolder, version: ModelVersion) -> None:
-    _, card = load_checkpoint(folder.models / version.name)
+    _, card = read_checked(folder.models / version.name)
     if card["tensors_sha256"] != version.tensors_sha256 or _plan_of(card).digest() != version.plan_digest:
         raise DataError(f"{folder.models / version.name} is not what was registered; take it from a back-up")
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
-from permmoe.federated.plan import RoundPlan
-from permmoe_server.app import read_plan
+from permmoe.federated.plan import RoundPlan, read_plan
 from permmoe_server.authority import write_file
 from permmoe_server.federation_folder import FederationFolder
 

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from permmoe.config import Configuration
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
-from permmoe.federated.records import SITE_NAME
+from permmoe.federated.roster import SITE_NAME
 from permmoe.modality import Combination
 
 
