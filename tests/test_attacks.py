@@ -15,7 +15,8 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.update import ModuleUpdate
 from permmoe.losses import total_loss
 from permmoe.trainer import make_model
-from permmoe_client.site import read_site, site_visits
+from permmoe_client.site import read_site
+from permmoe_client.visits import site_visits
 from permmoe_simulation.attacks.detection import allowed_auc, auc, detection, roc
 from permmoe_simulation.attacks.games import protections
 from permmoe_simulation.attacks.inversion import likeness, reconstruction

@@ -31,10 +31,11 @@ from permmoe.federated.records import (
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
 from permmoe.trainer import derive_seed, make_model, train_epochs
-from permmoe_client import site as site_module
 from permmoe_client import training as training_module
+from permmoe_client import visits as visits_module
 from permmoe_client.app import app
-from permmoe_client.site import SiteConfig, read_site, site_visits
+from permmoe_client.site import SiteConfig, read_site
+from permmoe_client.visits import site_visits
 from permmoe_server.rounds import FederationState, run_rounds
 from permmoe_simulation.grid import FIRST_NODE, InProcessGrid
 
@@ -115,7 +116,7 @@ def test_an_error_reaches_the_coordinator_as_its_type_alone(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("cannot read /data/phi/patient-12345.nii")
 
-    monkeypatch.setattr(site_module, "read_manifest", broken)
+    monkeypatch.setattr(visits_module, "read_manifest", broken)
     site_visits.cache_clear()
     with caplog.at_level(logging.DEBUG):
         reply = ask(path, instruction(), kind)
@@ -222,8 +223,8 @@ def test_a_mean_over_few_patients_stays_at_its_site(tmp_path: Path, monkeypatch:
 
 def test_visits_are_read_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, reads = write_site(tmp_path, "north"), []
-    read = site_module.read_manifest
-    monkeypatch.setattr(site_module, "read_manifest", lambda *args: reads.append(args) or read(*args))
+    read = visits_module.read_manifest
+    monkeypatch.setattr(visits_module, "read_manifest", lambda *args: reads.append(args) or read(*args))
     for number in (1, 2, 3):
         trained(path, instruction(number=number))
     assert len(reads) == 1
@@ -260,7 +261,7 @@ def test_a_study_that_is_not_approved_is_refused_before_any_data_is_read(
 ) -> None:
     path = approve(write_site(tmp_path, "north"), tiny_plan())
     changed = tiny_plan(local_epochs=3)
-    monkeypatch.setattr(site_module, "read_manifest", lambda *args: pytest.fail("the data was read"))
+    monkeypatch.setattr(visits_module, "read_manifest", lambda *args: pytest.fail("the data was read"))
     reply = ask(path, instruction(changed), kind, is_approved=False)
     assert reply.error.reason == "StudyNotApproved"
     assert changed.digest() in caplog.text and "permmoe-client approve" in caplog.text

@@ -241,9 +241,15 @@ def test_programmer_s_error_keeps_its_traceback() -> None:
         run(wrong)
 
 
-@pytest.mark.parametrize("program", ["cli", "coordinator", "gateway_process", "superlink"])
-def test_a_server_program_that_holds_no_model_does_without_pytorch(program: str) -> None:
+@pytest.mark.parametrize(
+    "program",
+    [
+        "permmoe_client.cli",
+        *(f"permmoe_server.{name}" for name in ("cli", "coordinator", "gateway_process", "superlink")),
+    ],
+)
+def test_a_program_that_holds_no_model_does_without_pytorch(program: str) -> None:
     """It would take two seconds and 200 MB of each."""
-    look = f"import sys, permmoe_server.{program}; print('torch' in sys.modules)"
+    look = f"import sys, {program}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", look], capture_output=True, check=True, text=True).stdout
     assert answer.strip() == "False"

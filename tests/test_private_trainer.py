@@ -17,7 +17,8 @@ from permmoe.dense import DensePerMMoE, dense_inputs
 from permmoe.losses import total_loss
 from permmoe.private_trainer import per_visit_gradients, train_privately
 from permmoe.trainer import make_model
-from permmoe_client.site import read_site, site_visits
+from permmoe_client.site import read_site
+from permmoe_client.visits import site_visits
 
 SMALL = small_config()
 TRAIN = TrainConfig(modality_dropout=0.0, balance=False, seed=3)

@@ -29,7 +29,8 @@ from permmoe_client.held_model import held_model, hold_model
 from permmoe_client.ledger import Ledger
 from permmoe_client.memory import Memory, is_private, needs_memory, recall, remember
 from permmoe_client.privacy import check_policy, exposure_from, noise_seed, round_cost
-from permmoe_client.site import SiteConfig, site_visits
+from permmoe_client.site import SiteConfig
+from permmoe_client.visits import site_visits
 
 
 def train_round(
