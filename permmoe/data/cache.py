@@ -10,20 +10,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float16
 
 from permmoe.config import VolumeGrid
@@ -32,6 +30,7 @@ from permmoe.data.visits import Visit
 from permmoe.data.volumes import PREPROCESSING_VERSION, BrokenVolume, Frames, read_volume
 from permmoe.errors import DataError
 from permmoe.modality import Modality
+from permmoe.workers import worker_pool
 
 Progress = Callable[[int, int], None]
 """Told how many volumes of how many are done."""
@@ -102,8 +101,7 @@ class VolumeCache:
             for index, (_, modality, path) in enumerate(tasks):
                 note(index, _fill(self, path, modality, grid), index + 1)
         else:
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with worker_pool(workers, threads=1) as pool:
                 futures = {
                     pool.submit(_fill, self, path, modality, grid): index
                     for index, (_, modality, path) in enumerate(tasks)

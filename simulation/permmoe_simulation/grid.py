@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from math import inf
 from uuid import uuid4
@@ -24,6 +23,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from permmoe.federated.records import content_bytes
+from permmoe.workers import worker_pool
 
 COORDINATOR_NODE = 1
 FIRST_NODE = 1001
@@ -68,8 +68,7 @@ class InProcessGrid(Grid):
             FIRST_NODE + i: Context(self._run.run_id, FIRST_NODE + i, dict(config), RecordDict(), dict(run_settings))
             for i, config in enumerate(node_configs)
         }
-        spawn = multiprocessing.get_context("spawn")
-        self._pools = [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(workers)]
+        self._pools = [worker_pool(1) for _ in range(workers)]
         self._jobs: dict[str, Job] = {}
         self.bytes_down: Counter[int] = Counter()
         """Payload sent to each node, bytes."""

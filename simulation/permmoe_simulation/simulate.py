@@ -9,14 +9,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
-import os
 import resource
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,6 +29,7 @@ from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.provenance import machine, versions
+from permmoe.workers import import_beforehand, worker_pool
 from permmoe_simulation.cell import run_cell, split_and_partition
 from permmoe_simulation.findings import findings, judge_claims
 from permmoe_simulation.report import render_report
@@ -81,6 +79,7 @@ def run_study(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"results cannot be written to {out} ({error.strerror}); name another --out") from None
+    import_beforehand("permmoe_simulation.cell")
     with only_process(out, progress.note):
         return _run_study(study, out, engine, workers, command, progress, shared, only)
 
@@ -186,8 +185,7 @@ def _run_cells(
     progress.stage("cells", len(grid))
     finished: list[FinishedCell] = []
     failed: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with worker_pool(workers) as pool:
         futures: dict[Future[Path], tuple[str, Cell]] = {}
         for name, cell in grid:
             target = folder / cell.digest()[:16]
@@ -210,18 +208,6 @@ def _run_cells(
     order = {(name, cell.regime, cell.seed): i for i, (name, cell) in enumerate(grid)}
     finished.sort(key=lambda c: order[c.method, c.regime, c.seed])
     return finished, sorted(failed)
-
-
-def _end_with_parent() -> None:
-    """Workers of a killed study end as well; a ProcessPoolExecutor's would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_tables(

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +29,7 @@ from permmoe.data.cohort.scanners import Scanner, site_scanner
 from permmoe.data.cohort.settings import CohortConfig
 from permmoe.data.cohort.subjects import draw_subject, draw_subjects
 from permmoe.errors import DataError
+from permmoe.workers import worker_pool
 
 GENERATOR_VERSION = 1
 """Raised whenever equal configurations would give other bytes than before."""
@@ -129,10 +128,9 @@ def _write_subjects(folder: Path, config: CohortConfig, workers: int) -> Iterato
         for index in range(config.subjects):
             yield _write_subject(folder, config, index)
         return
-    spawn = multiprocessing.get_context("spawn")
     count = config.subjects
     try:
-        with ProcessPoolExecutor(min(workers, count), mp_context=spawn) as pool:
+        with worker_pool(min(workers, count)) as pool:
             yield from pool.map(_write_subject, [folder] * count, [config] * count, range(count), chunksize=4)
     except BrokenProcessPool:
         raise DataError(

@@ -1,0 +1,40 @@
+"""Worker processes: forked from one that has imported what they need and has computed nothing.
+
+A process that starts from scratch imports PyTorch for seconds. A fork of a process that has computed would take along
+its data and the locks of its threads. Workers end with the process that started them, however it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+
+FORKED = multiprocessing.get_context("forkserver")
+
+
+def import_beforehand(*modules: str) -> None:
+    """What the common parent of all workers imports, besides the main program; no effect once there is one."""
+    FORKED.set_forkserver_preload(["__main__", *modules])
+
+
+def worker_pool(workers: int, threads: int | None = None) -> ProcessPoolExecutor:
+    """So many processes, each with so many of PyTorch's threads; as many as PyTorch likes, if left out."""
+    return ProcessPoolExecutor(workers, FORKED, initializer=_begin, initargs=(threads,))
+
+
+def _begin(threads: int | None) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    # A ProcessPoolExecutor's workers would wait for work for ever.
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
