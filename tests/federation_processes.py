@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import os
 import signal
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +27,8 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import read_instruction
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
-from permmoe_simulation.deployment import Deployment, deploy
+from permmoe_server.settings import read_server
+from permmoe_simulation.deployment import Deployment, deploy, wait_for
 from permmoe_simulation.grid import FIRST_NODE, run_in_process
 
 PROGRAMS = {
@@ -31,6 +37,81 @@ PROGRAMS = {
     "executor": "flower-superexec",
     "server app": "flwr-serverapp",
 }
+
+
+# What a hospital and a coordinator import, the first training included: four seconds of work for each process.
+IMPORTED = ["permmoe_client.cli", "permmoe_client.node", "permmoe_server.cli", "permmoe_server.coordinator"]
+IMPORTED += ["permmoe_server.study", "permmoe_server.app", "permmoe_simulation.grid", "torch._dynamo"]
+
+
+class Started:
+    """A program in a process of its own, forked from one that has imported everything already.
+
+    It has the methods of subprocess.Popen that tests use.
+    """
+
+    def __init__(self, program: str, log: Path, *arguments: str) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(IMPORTED)
+        self._process = forks.Process(target=_become, args=(program, log, arguments), daemon=True)
+        self._process.start()
+        assert self._process.pid
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, seconds or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _become(program: str, log: Path, arguments: tuple[str, ...]) -> None:
+    """Be a command, such as permmoe-client, from its first line on."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.argv = [program, *arguments]
+    importlib.import_module(f"{program.replace('-', '_')}.cli").main()
+
+
+def start_server(deployment: Deployment, *arguments: str) -> Started:
+    """As Deployment.start_server, without the seconds that imports take; returns once hospitals can connect."""
+    log, settings = deployment.logs / "server.log", deployment.folder.settings
+    server = Started("permmoe-server", log, "--config", str(settings), *arguments)
+    wait_for(lambda: is_open(read_server(settings).port) or None, "an open gateway", 60.0)
+    return server
+
+
+def start_client(deployment: Deployment, site: str) -> Started:
+    """As Deployment.start_client, without the seconds that imports take."""
+    return Started("permmoe-client", deployment.logs / f"{site}.log", "--site", str(deployment.sites[site]))
+
+
+def is_open(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def let_a_minute_pass(deployment: Deployment) -> None:
+    """Flower waits a minute for a sign of life of the server app before it believes its death; so here it has passed.
+
+    The superlink finds in its own database that the time is over, and does then what it does.
+    """
+    with sqlite3.connect(deployment.folder.state / "superlink.db", timeout=20) as database:
+        changed = database.execute("UPDATE task SET active_until = running_at WHERE finished_at IS NULL")
+    assert changed.rowcount == 1
 
 
 def deploy_tiny(folder: Path, plan: RoundPlan, sites: Mapping[str, Mapping[str, Any]] | None = None) -> Deployment:
@@ -132,11 +213,14 @@ class Network:
                 if not self._is_whole:
                     near.close()
                     continue
-                with suppress(OSError):
+                try:
                     far = socket.create_connection(("127.0.0.1", self._target))
-                    self._open += [near, far]
-                    for one, other in ((near, far), (far, near)):
-                        threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+                except OSError:
+                    near.close()
+                    continue
+                self._open += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
 
     @staticmethod
     def _carry(one: socket.socket, other: socket.socket) -> None:
