@@ -59,13 +59,16 @@ def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doub
         clients = {site: start_client(deployment, site) for site in SITES}
         processes += clients.values()
         for number, program in enumerate(("superlink", "gateway", "server app", "executor"), start=1):
-            deployment.wait_for(done(number), f"round {number}", PATIENCE_SECONDS)
+            status = deployment.wait_for(done(number), f"round {number}", PATIENCE_SECONDS)
+            # Started again, the server would bring a study to its end that a kill before had ended.
+            assert not is_over(status), status.detail
             kill(wait_for(lambda p=program: find(server.pid, p), f"a running {program}", 30.0))
             if program == "server app":
                 let_a_minute_pass(deployment)
         deployment.wait_for(done(5), "round 5", PATIENCE_SECONDS)
         clients["west"].kill()
-        deployment.wait_for(done(6), "round 6", PATIENCE_SECONDS)
+        status = deployment.wait_for(done(6), "round 6", PATIENCE_SECONDS)
+        assert not is_over(status), status.detail
         processes.append(deployment.start_client("west"))
         server.kill()
         server.wait()
