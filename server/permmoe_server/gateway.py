@@ -239,20 +239,19 @@ class _Held:
     def buffer(self, longest: int, rule: str) -> Iterator[Callable[[bytes], bytearray]]:
         """A function that appends a chunk and returns the whole; _Refused(rule) past `longest` bytes."""
         whole = bytearray()
-
-        def append(chunk: bytes) -> bytearray:
-            if len(whole) + len(chunk) > longest:
-                raise _Refused(rule)
-            if len(chunk) > self._free:
-                raise _Refused("busy")
-            self._free -= len(chunk)
-            whole.extend(chunk)
-            return whole
-
         try:
-            yield append
+            yield functools.partial(self._append, whole, longest, rule)
         finally:
             self._free += len(whole)
+
+    def _append(self, whole: bytearray, longest: int, rule: str, chunk: bytes) -> bytearray:
+        if len(whole) + len(chunk) > longest:
+            raise _Refused(rule)
+        if len(chunk) > self._free:
+            raise _Refused("busy")
+        self._free -= len(chunk)
+        whole.extend(chunk)
+        return whole
 
 
 class _Door:
@@ -463,14 +462,12 @@ class _GatewayLoop(asyncio.SelectorEventLoop):
 
     # asyncio tells nobody of a handshake that failed; this is where it waits for one (Python 3.11 to 3.14).
     def _make_ssl_transport(self, rawsock: socket, protocol: Any, sslcontext: Any, waiter: Any, **rest: Any) -> Any:
-        peer = _address(rawsock.getpeername())
-
-        def note(handshake: asyncio.Future[None]) -> None:
-            if not handshake.cancelled() and handshake.exception() is not None:
-                self._refusals.note("handshake", peer)
-
-        waiter.add_done_callback(note)
+        waiter.add_done_callback(functools.partial(self._note_failure, _address(rawsock.getpeername())))
         return super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **rest)  # type: ignore[misc]
+
+    def _note_failure(self, peer: str, handshake: asyncio.Future[None]) -> None:
+        if not handshake.cancelled() and handshake.exception() is not None:
+            self._refusals.note("handshake", peer)
 
 
 class _GatewayServer(uvicorn.Server):
