@@ -306,7 +306,7 @@ def test_slices_that_hide_a_pickle_are_refused(small: Path) -> None:
         (1, 2, 1),
         (12, 3, 2),
         (1, 5, 1),
-        (2, 8, 1),
+        (2, 6, 1),
     ],
 )
 def test_any_number_of_methods_modalities_and_regimes_fits(
