@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ from permmoe_simulation.study import StudyConfig
 pytestmark = pytest.mark.xdist_group("study")
 TABLES = ("results.csv", "comparisons.csv", "learning.csv", "activation.csv", "routing.csv", "sites.csv")
 QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
+Run = Callable[..., tuple[object, str]]
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +45,21 @@ def finished(study: Path) -> Path:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "tiny: synthetic data; 0 cell(s) failed" in ended.stdout
     return out
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process, which has its libraries loaded already: its status and what it printed."""
+
+    def run_command(study: Path, out: Path, *options: str) -> tuple[object, str]:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", command(study, out, *options)[1:])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, capsys.readouterr().out
+
+    return run_command
 
 
 def cards(out: Path) -> dict[str, int]:
@@ -103,7 +120,9 @@ def test_the_report_says_synthetic_and_shows_the_cohort(finished: Path) -> None:
     assert (finished / "slices.npz").exists()
 
 
-def test_a_killed_study_goes_on_and_ends_as_an_undisturbed_one(study: Path, finished: Path) -> None:
+def test_a_killed_study_goes_on_and_ends_as_an_undisturbed_one_even_by_two_processes_at_once(
+    study: Path, finished: Path
+) -> None:
     out = study.parent / "killed"
     process = subprocess.Popen(command(study, out), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
     wait_until("a cell is finished", lambda: cards(out))
@@ -113,19 +132,12 @@ def test_a_killed_study_goes_on_and_ends_as_an_undisturbed_one(study: Path, fini
     before = cards(out)
     assert len(before) < len(cards(finished))
     wait_until("its workers have ended as well", lambda: not any(map(is_running, workers)))
-    ended = run(study, out)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert before.items() <= cards(out).items()
-    assert not list(out.glob("cells/*.unfinished"))
-    assert_same_figures(finished, out)
-
-
-def test_two_processes_at_once_in_another_folder_give_the_same_figures_bit_by_bit(study: Path, finished: Path) -> None:
-    out = study.parent / "two"
     both = [
         subprocess.Popen(command(study, out), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) for _ in range(2)
     ]
     assert [process.wait() for process in both] == [0, 0]
+    assert before.items() <= cards(out).items()
+    assert not list(out.glob("cells/*.unfinished"))
     assert_same_figures(finished, out)
 
 
@@ -144,34 +156,36 @@ def test_a_process_waits_and_says_so_while_another_is_at_work_in_its_folder(stud
     assert (out / "report.html").stat().st_mtime_ns > report
 
 
-def test_cohorts_may_lie_in_the_folder_of_the_results(study: Path, finished: Path) -> None:
+def test_cohorts_may_lie_in_the_folder_of_the_results(study: Path, finished: Path, run_here: Run) -> None:
     out = study.parent / "one"
     only = "clinical-null/site/0"
-    assert run(study, out, "--shared", str(out), "--only", only).returncode == 0
+    assert run_here(study, out, "--shared", str(out), "--only", only)[0] == 0
     assert len(cards(out)) == 1 and cards(out).keys() <= cards(finished).keys()
 
 
-def test_a_failing_cell_is_itemised_and_the_rest_finishes(study: Path, finished: Path) -> None:
+def test_a_failing_cell_is_itemised_and_the_rest_finishes(study: Path, finished: Path, run_here: Run) -> None:
     # Six layers of pooling leave nothing of so coarse a grid, which shows only when the model is made.
     broken = {"kind": "centralised", "label": "b", "model": {"encoder": {"kind": "cnn"}}}
     path = write_settings(study.parent / "failing.yaml", methods={**METHODS, "broken": broken})
     out, before = copied(finished, "failing"), cards(finished)
-    ended = run(path, out)
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "failed: broken, site, seed 0" in ended.stdout and "2 cell(s) failed" in ended.stdout
+    code, told = run_here(path, out)
+    assert code == 1, told
+    assert "failed: broken, site, seed 0" in told and "2 cell(s) failed" in told
     failed = json.loads((out / "summary.json").read_text())["failed_cells"]
     assert [line.split(":")[0] for line in failed] == ["broken, site, seed 0", "broken, site, seed 1"]
     assert cards(out) == before
 
 
-def test_seeds_of_the_command_line_replace_those_of_the_study(study: Path, finished: Path) -> None:
+def test_seeds_of_the_command_line_replace_those_of_the_study(study: Path, finished: Path, run_here: Run) -> None:
     out, before = copied(finished, "seeds"), cards(finished)
-    assert run(study, out, "--seeds", "1").returncode == 0
+    assert run_here(study, out, "--seeds", "1")[0] == 0
     seeds = pd.read_csv(out / "results.csv", dtype=str, keep_default_na=False).seed
     assert set(seeds) == {"1", "all"} and cards(out) == before
 
 
-def test_a_study_of_a_manifest_is_not_called_synthetic_and_shows_no_image(study: Path, finished: Path) -> None:
+def test_a_study_of_a_manifest_is_not_called_synthetic_and_shows_no_image(
+    study: Path, finished: Path, run_here: Run
+) -> None:
     made = parse_config(settings(), StudyConfig, "study")
     visits = prepare_data(made.data, made.model, finished, 1, QUIET).visits
     write_manifest(visits, finished / "manifest.csv", made.model.modalities)
@@ -184,9 +198,9 @@ def test_a_study_of_a_manifest_is_not_called_synthetic_and_shows_no_image(study:
         claims=[],
     )
     out = study.parent / "manifest"
-    ended = run(path, out)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "synthetic" not in ended.stdout.lower()
+    code, told = run_here(path, out)
+    assert code == 0, told
+    assert "synthetic" not in told.lower()
     assert json.loads((out / "summary.json").read_text())["synthetic"] is False
     assert not (out / "slices.npz").exists()
     assert 'class="synthetic"' not in (out / "report.html").read_text()

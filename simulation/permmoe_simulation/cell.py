@@ -71,12 +71,17 @@ def joined(sites: Sites) -> VisitTable:
     return VisitTable(tuple(visit for table in sites.values() for visit in table))
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a cell's folder is complete."""
+    return (folder / "card.json").exists()
+
+
 def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
     """Run a cell unless `folder` already holds it finished; safe to call from two processes at once.
 
     `visits` is the study's whole table. The work is done in a folder of its own, renamed when it is complete.
     """
-    if (folder / "card.json").exists():
+    if is_finished(folder):
         return folder
     torch.set_num_threads(cell.train.threads or 1)
     work = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")

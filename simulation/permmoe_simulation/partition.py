@@ -14,8 +14,8 @@ from itertools import combinations as choose
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import Field, PositiveInt, model_validator
-from scipy.stats import rankdata
 
 from permmoe.config import Configuration
 from permmoe.data.visits import Visit, VisitTable
@@ -140,7 +140,7 @@ def _chances(sites: Sites, config: Missingness) -> dict[str, float]:
         cause = np.array([v.baseline_cdrsb for v in visits])
     else:
         cause = np.array([np.nan if v.delta_cdrsb is None else v.delta_cdrsb for v in visits])
-    rank = (rankdata(cause, nan_policy="omit") - 0.5) / max(len(visits), 1)
+    rank = (pd.Series(cause).rank().to_numpy() - 0.5) / max(len(visits), 1)
     rank = np.where(np.isnan(rank), 0.5, rank)
     rate = config.rate
     chance = 2 * rate * rank if rate <= 0.5 else 1 - 2 * (1 - rate) * (1 - rank)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
-from statsmodels.stats.multitest import multipletests
 
 from permmoe.evaluation import STRATA, error_sums
 from permmoe.intervals import (
@@ -318,6 +317,9 @@ def _holm(comparisons: pd.DataFrame) -> pd.DataFrame:
     """With `p_holm`: Holm's correction over the combinations of one pair, regime and stratum; their mean is no part."""
     if not len(comparisons):
         return comparisons
+    # Seconds to import, with SciPy's statistics; workers do without.
+    from statsmodels.stats.multitest import multipletests
+
     corrected = comparisons["p_value"].copy()
     single = comparisons[comparisons.combination.ne("mean") & comparisons.p_value.notna()]
     for _, family in single.groupby(["method", "reference", "regime", "stratum"]):

@@ -30,7 +30,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.provenance import machine, versions
 from permmoe.workers import import_beforehand, worker_pool
-from permmoe_simulation.cell import run_cell, split_and_partition
+from permmoe_simulation.cell import is_finished, run_cell, split_and_partition
 from permmoe_simulation.findings import findings, judge_claims
 from permmoe_simulation.report import render_report
 from permmoe_simulation.results import (
@@ -147,8 +147,7 @@ def cell_name(method: str, cell: Cell) -> str:
 
 
 def _is_wanted(method: str, cell: Cell, only: str, folder: Path) -> bool:
-    is_on_disk = (folder / cell.digest()[:16] / "card.json").exists()
-    return is_on_disk or fnmatchcase(cell_name(method, cell), only)
+    return is_finished(folder / cell.digest()[:16]) or fnmatchcase(cell_name(method, cell), only)
 
 
 def _data_by_regime(study: StudyConfig, shared: Path, workers: int, progress: Progress) -> dict[str, StudyData]:
@@ -189,12 +188,17 @@ def _run_cells(
         futures: dict[Future[Path], tuple[str, Cell]] = {}
         for name, cell in grid:
             target = folder / cell.digest()[:16]
+            if is_finished(target):
+                # No process need start for it.
+                finished.append(FinishedCell(name, cell.regime, cell.seed, target))
+                progress.step(_label(name, cell))
+                continue
             of = data[cell.regime]
             futures[pool.submit(run_cell, cell, of.visits, of.cache, target)] = (name, cell)
         try:
             for future in as_completed(futures):
                 name, cell = futures[future]
-                label = f"{name}, {cell.regime}, seed {cell.seed}"
+                label = _label(name, cell)
                 error = future.exception()
                 if error is None:
                     finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()))
@@ -208,6 +212,10 @@ def _run_cells(
     order = {(name, cell.regime, cell.seed): i for i, (name, cell) in enumerate(grid)}
     finished.sort(key=lambda c: order[c.method, c.regime, c.seed])
     return finished, sorted(failed)
+
+
+def _label(name: str, cell: Cell) -> str:
+    return f"{name}, {cell.regime}, seed {cell.seed}"
 
 
 def _write_tables(

@@ -8,7 +8,6 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from permmoe_simulation.report.cells import MEAN
 from permmoe_simulation.report.content import Entry, Item, Plot, Section, Table, Text, number, signed
@@ -51,6 +50,9 @@ def mean_ranks(results: pd.DataFrame, regime: str, methods: list[str]) -> Ranks 
     blocks = table[kept].dropna()
     if len(kept) < 3 or len(blocks) < 3:
         return None
+    # Two seconds to import, which every process of a study would wait for.
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
     ranks = rankdata(blocks.to_numpy(), axis=1)
     k, n = len(kept), len(blocks)
     test = friedmanchisquare(*(blocks[m] for m in kept))
