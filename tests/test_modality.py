@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from permmoe.data.batch import observed_masks
 from permmoe.modality import (
     all_combinations,
     bank_pairs,
     combination_mask,
     combination_of,
     designated_expert,
-    observed_masks,
 )
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g", "h")

@@ -213,9 +213,9 @@ def test_points_where_curves_cross_are_measured_once_a_turn(monkeypatch: pytest.
 
     monkeypatch.setattr(scaling, "point", counted)
     steps = [curve for curve in scaling.CURVES if curve.name.endswith("pooled")]
-    found = scaling.measured(steps, "quick")
-    assert len(asked) == 2 * len(set(asked)) and len(set(asked)) == 12 - 2
-    assert all(len(place["turns"]) == 2 for places in found.values() for place in places)
+    found = scaling.measured(steps, "full")
+    assert len(asked) == 5 * len(set(asked)) and len(set(asked)) == 22 - 2
+    assert all(len(place["turns"]) == 5 for places in found.values() for place in places)
 
 
 def test_one_real_curve_comes_out_as_json_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

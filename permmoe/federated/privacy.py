@@ -40,17 +40,16 @@ def epsilon(spent: Sequence[Spent], delta: float) -> float:
     history = _merged(spent)
     if not history:
         return 0.0
+    # Opacus' own orders, fractional ones among them, take up to seconds: only for what the whole ones leave open.
     loose = _renyi(history, delta)
+    loose = loose if loose <= LARGEST_COMPOSED else _renyi(history, delta, is_tight=True)
     return loose if loose > LARGEST_COMPOSED else _composed(history, delta)
 
 
 def is_within(spent: Sequence[Spent], delta: float, limit: float) -> bool:
     """Whether ε of everything together is at most the limit; told at once where the looser bound says so already."""
     history = _merged(spent)
-    if not history:
-        return True
-    loose = _renyi(history, delta)
-    return loose <= limit or (loose <= LARGEST_COMPOSED and _composed(history, delta) <= limit)
+    return not history or _renyi(history, delta) <= limit or epsilon(spent, delta) <= limit
 
 
 def noise_multiplier_for(
@@ -87,10 +86,11 @@ def _merged(spent: Sequence[Spent]) -> list[tuple[float, float, int]]:
     return [(noise, rate, n) for (noise, rate), n in steps.items() if n]
 
 
-def _renyi(history: list[tuple[float, float, int]], delta: float) -> float:
-    """An upper bound, some 10% higher and told at once: of whole orders only (Mironov 2017, arXiv 1702.07476).
+def _renyi(history: list[tuple[float, float, int]], delta: float, *, is_tight: bool = False) -> float:
+    """An upper bound, some 10% higher and told at once (Mironov 2017, arXiv 1702.07476).
 
-    Opacus' own list has fractional ones, which take up to seconds each and lower the bound by a few per cent.
+    It is of whole orders only. `is_tight`: of Opacus' fractional ones too, which take up to seconds, lower the bound by
+    a few per cent where ε is of any use, and by a lot where it is in the hundreds.
     """
     # Opacus takes seconds to import, and most processes that read records need none of it.
     from opacus.accountants import RDPAccountant
@@ -100,7 +100,7 @@ def _renyi(history: list[tuple[float, float, int]], delta: float) -> float:
     with warnings.catch_warnings():
         # That the best order is the last of its list: the bound is one all the same.
         warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta, alphas=ORDERS))
+        return float(accountant.get_epsilon(delta, alphas=None if is_tight else ORDERS))
 
 
 def _composed(history: list[tuple[float, float, int]], delta: float) -> float:

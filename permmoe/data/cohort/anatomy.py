@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float, Float32
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from permmoe.config import VolumeGrid
 from permmoe.data.cohort import regions
@@ -71,6 +72,12 @@ def load_anatomy(grid: VolumeGrid) -> Anatomy:
 
     Raises DataError where nilearn's data are not installed, or where the grid misses the reference region of PET.
     """
+    # One thread: the order of a sum must not depend on how many cores there are, nor on who asked first.
+    with threadpool_limits(1):
+        return _sampled(grid)
+
+
+def _sampled(grid: VolumeGrid) -> Anatomy:
     axes = grid_axes(grid)
     affine = np.diag([grid.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
