@@ -196,7 +196,7 @@ def superlink_round(clients: int, rounds: int) -> Figures:
     from permmoe.federated.records import read_instruction, write_train_reply
     from permmoe_client.fleet import Refused, Unreachable, connect
     from permmoe_client.identity import client_context, load_key
-    from permmoe_client.node import BUSY_POLL_SECONDS
+    from permmoe_client.node import poll_seconds
     from permmoe_client.site import read_site
     from permmoe_simulation.deployment import deploy, ended
 
@@ -213,15 +213,17 @@ def superlink_round(clients: int, rounds: int) -> Figures:
                 contextlib.suppress(Unreachable, Refused),
                 connect(coordinator.host, coordinator.port, tls, key, stop) as fleet,
             ):
+                waiting_since = time.monotonic()
                 while not stop.is_set():
                     message = fleet.receive()
                     if is_hasty.is_set():
                         asked_in_haste.append(None)
                     elif message is None:
-                        stop.wait(BUSY_POLL_SECONDS)
+                        stop.wait(poll_seconds(time.monotonic() - waiting_since))
                     if message is None:
                         continue
                     fleet.send(answer(message, name), 0.0)
+                    waiting_since = time.monotonic()
             stop.wait(1.0)
 
     def answer(message: Message, name: str) -> Message:
@@ -332,7 +334,7 @@ def constants() -> Figures:
     from flwr.supercore.constant import SQL_ALLOWED_DIALECTS
 
     from permmoe.federated.roster import MAX_ROSTER_BYTES
-    from permmoe_client.node import BUSY_POLL_SECONDS, IDLE_POLL_SECONDS
+    from permmoe_client.node import LONGEST_POLL_SECONDS, SHORTEST_POLL_SECONDS
     from permmoe_server.settings import GatewayLimits
 
     study, limits = default_study(), GatewayLimits()
@@ -342,8 +344,8 @@ def constants() -> Figures:
         "epochs": study.train.epochs,
         "batch_size": study.train.batch_size,
         "stage_deadline_seconds": FederationConfig().stage_deadline_seconds,
-        "busy_poll_seconds": BUSY_POLL_SECONDS,
-        "idle_poll_seconds": IDLE_POLL_SECONDS,
+        "shortest_poll_seconds": SHORTEST_POLL_SECONDS,
+        "longest_poll_seconds": LONGEST_POLL_SECONDS,
         "gateway_connections": limits.connections,
         "gateway_upstream_connections": limits.upstream_connections,
         "most_roster_bytes": MAX_ROSTER_BYTES,

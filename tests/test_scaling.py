@@ -115,7 +115,7 @@ def fake_point(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "constants":
         return {
             "rounds": 7, "local_epochs": 2, "epochs": 3, "batch_size": 5, "stage_deadline_seconds": 11.0,
-            "busy_poll_seconds": 0.2, "idle_poll_seconds": 1.0, "gateway_connections": 13,
+            "shortest_poll_seconds": 0.2, "longest_poll_seconds": 5.0, "gateway_connections": 13,
             "gateway_upstream_connections": 17, "most_roster_bytes": 1_000_000, "superlink_databases": ["sqlite"],
         }  # fmt: skip
     n = next(arguments[name] for name in ("clients", "patients", "workers", "batch") if name in arguments)

@@ -22,8 +22,11 @@ from permmoe_client.site import read_site
 
 LOG = logging.getLogger("permmoe.client")
 
-BUSY_POLL_SECONDS, IDLE_POLL_SECONDS, BUSY_SECONDS = 0.2, 1.0, 30.0
-"""How often to ask for messages: often for a while after each one, and rarely when nothing goes on."""
+SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS, AWAY_POLL_SECONDS = 0.2, 5.0, 1.0
+"""Between two questions for a message, and where the coordinator does not answer them."""
+WAITED_SHARE = 0.1
+"""A site asks again after this share of the time that it has been waiting: no message is later than that, and many
+sites that wait for a slow one ask little."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """Between two attempts to connect; doubled each time."""
 
@@ -75,25 +78,30 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
 
 def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event) -> None:
     """Answer messages until `stop` is set. Raises Refused where the connection no longer counts."""
-    busy_until = time.monotonic() + BUSY_SECONDS
+    waiting_since = time.monotonic()
     is_away = False
     while not stop.is_set():
         try:
             message = fleet.receive()
         except Unreachable as error:
             if not is_away:
-                LOG.warning("the coordinator is away (%s); asking again every %.0f s", error, IDLE_POLL_SECONDS)
+                LOG.warning("the coordinator is away (%s); asking again every %.0f s", error, AWAY_POLL_SECONDS)
             is_away = True
-            stop.wait(IDLE_POLL_SECONDS)
+            stop.wait(AWAY_POLL_SECONDS)
             continue
         if is_away:
             LOG.info("the coordinator is back")
             is_away = False
         if message is None:
-            stop.wait(BUSY_POLL_SECONDS if time.monotonic() < busy_until else IDLE_POLL_SECONDS)
+            stop.wait(poll_seconds(time.monotonic() - waiting_since))
             continue
         _answer(fleet, message, path, state)
-        busy_until = time.monotonic() + BUSY_SECONDS
+        waiting_since = time.monotonic()
+
+
+def poll_seconds(waited: float) -> float:
+    """The pause before the next question for a message, after so many seconds without one."""
+    return min(max(WAITED_SHARE * waited, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS)
 
 
 def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> None:
