@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +36,7 @@ from permmoe.command_line import run
 from permmoe.errors import ConfigurationError
 from permmoe.provenance import machine, versions
 
+HERE = Path(__file__).parent.resolve()
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PEAKS = ("fp32_gflops", "bf16_gflops", "memory_gb_a_second")
 console = Console(highlight=False)
@@ -132,7 +134,8 @@ def run_side(side: str, scale: str) -> Mapping[str, Any]:
 
     The process is forked from one that has imported the sides and computed nothing: importing takes seconds.
     """
-    os.environ |= ONE_THREAD
+    # The common parent looks for the sides there; of itself it knows installed packages alone.
+    os.environ |= ONE_THREAD | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sides"])
     try:
