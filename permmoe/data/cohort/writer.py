@@ -54,7 +54,7 @@ def write_cohort(
     """Write the cohort into `folder`, or return at once where this very cohort is already there in full.
 
     The bytes do not depend on `workers`; with more than one, the caller's main module must be importable (processes
-    are spawned). `progress` is told (subjects done, subjects in all). One writer at a time in a folder.
+    import it). `progress` is told (subjects done, subjects in all). One writer at a time in a folder.
     Raises DataError where the folder holds anything else, another configuration's cohort included, and where a worker
     process was killed.
     """
