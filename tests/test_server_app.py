@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Message
+from flwr.superlink.grid.http_grid import HttpGrid
 from tiny_federation import MODEL, node_configs, tiny_plan
 
 import permmoe_server.app as server_module
@@ -22,6 +23,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.model import PerMMoE
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
+from permmoe_server.prompt_grid import PromptGrid
 from permmoe_simulation.grid import InProcessGrid, run_in_process
 
 
@@ -209,3 +211,8 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
     start(tmp_path)
     resumed, whole = weights(tmp_path), weights(undisturbed)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody() -> None:
+    grid = object.__new__(HttpGrid)
+    assert isinstance(server_module._prompt(grid), PromptGrid)

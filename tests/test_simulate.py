@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -176,7 +177,10 @@ def test_a_failing_cell_is_itemised_and_the_rest_finishes(study: Path, finished:
     assert cards(out) == before
 
 
-def test_seeds_of_the_command_line_replace_those_of_the_study(study: Path, finished: Path, run_here: Run) -> None:
+def test_seeds_of_the_command_line_replace_those_of_the_study_and_finished_cells_need_no_worker(
+    study: Path, finished: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *args: pytest.fail("a worker was asked for"))
     out, before = copied(finished, "seeds"), cards(finished)
     assert run_here(study, out, "--seeds", "1")[0] == 0
     seeds = pd.read_csv(out / "results.csv", dtype=str, keep_default_na=False).seed

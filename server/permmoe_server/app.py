@@ -42,6 +42,7 @@ from permmoe_server.rounds import Countersigner, FederationState, RosterOf, Roun
 from permmoe_server.secure_rounds import SignedRoster
 
 HTTP_GRID = "flwr.superlink.grid.http_grid"
+"""Where Flower's connection to a superlink is defined."""
 
 app = ServerApp()
 
