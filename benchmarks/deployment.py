@@ -30,12 +30,12 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import TrainReply, read_instruction, write_train_reply
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
-from permmoe.provenance import machine, versions
-from permmoe_server.rounds import FederationState, run_rounds
+from permmoe.runtime.provenance import machine, versions
+from permmoe_server.protocol.rounds import FederationState, run_rounds
 from permmoe_server.settings import read_server
-from permmoe_simulation.deployment import ended
+from permmoe_simulation.engines.deployment import ended
+from permmoe_simulation.engines.grid import InProcessGrid
 from permmoe_simulation.federation_demo import STUDY, demo_cohort, demo_hospitals
-from permmoe_simulation.grid import InProcessGrid
 
 SUBJECTS = 240
 IDLE_SECONDS = 30.0

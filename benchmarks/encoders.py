@@ -23,10 +23,10 @@ from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.dataset import VisitData
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
-from permmoe.encoders import fixed_stem
-from permmoe.evaluation import combination_sums
-from permmoe.provenance import machine, versions
-from permmoe.trainer import fit, make_model
+from permmoe.evaluation.combinations import combination_sums
+from permmoe.layers.encoders import fixed_stem
+from permmoe.runtime.provenance import machine, versions
+from permmoe.training.trainer import fit, make_model
 
 EPOCHS = {"pooled": 60, "sfcn_lite": 20, "sfcn": 12, "cnn": 6}
 """Fewer passes for slower encoders, so that each has a comparable chance in a bounded time."""

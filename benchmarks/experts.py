@@ -16,8 +16,8 @@ from reference import LoopedExperts
 from torch import nn
 
 from permmoe.config import ModelConfig
-from permmoe.experts import Experts
-from permmoe.routers import top_k_gates
+from permmoe.layers.experts import Experts
+from permmoe.layers.routers import top_k_gates
 
 REPEATS = 31
 

@@ -30,16 +30,16 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, PackedModel, TrainReply, write_train_reply
 from permmoe.federated.update import ModuleUpdate
-from permmoe.memory_pages import keep_freed_pages
 from permmoe.modality import Modality
-from permmoe.provenance import machine, versions
-from permmoe.trainer import make_model
+from permmoe.runtime.memory_pages import keep_freed_pages
+from permmoe.runtime.provenance import machine, versions
+from permmoe.training.trainer import make_model
 from permmoe_client.app import app as client_app
-from permmoe_server.acceptance import accept_training
-from permmoe_server.aggregation import RunningSum, fold, mean_changes
 from permmoe_server.app import app as server_app
-from permmoe_server.optimisers import server_step
-from permmoe_simulation.engine import Engine, run_federation
+from permmoe_server.protocol.acceptance import accept_training
+from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
+from permmoe_server.protocol.optimisers import server_step
+from permmoe_simulation.engines.engine import Engine, run_federation
 
 CLIENTS, ROUNDS, VISITS, COLUMNS = 8, 6, 24, 5
 SMALL = ModelConfig(

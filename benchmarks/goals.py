@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from page import figure_text
 
-from permmoe.devices import has_tiles
+from permmoe.runtime.devices import has_tiles
 
 Pair = Mapping[str, Mapping[str, Any]]
 """Figures of all sides that were run in one turn, by side."""

@@ -10,9 +10,10 @@ JSON. Not part of `make bench`.
 Where a step of the trainer waits for the device, by reading the code: it looks at the loss and at the gradient's norm
 before it takes a step, and nowhere else. What is observed stays on the CPU (`Batch.observed`), where the places of
 tokens follow from it, and in bf16 experts are grouped products whose offsets are known to the device alone
-(`Experts.grouped`). tests/test_device_path.py runs a step on a device without values, on which whoever asks for one
-fails. In fp32, and with rows that are no multiple of eight numbers, the experts do ask for the busiest one's number of
-tokens. Exposure is counted without waiting: patterns where the batch was made, mass on the device.
+(`Experts.grouped`). tests/permmoe/runtime/test_device_path.py runs a step on a
+device without values, on which whoever asks for one fails. In fp32, and with rows that are no multiple of eight
+numbers, the experts do ask for the busiest one's number of tokens. Exposure is counted without waiting: patterns where
+the batch was made, mass on the device.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from torch import Tensor, nn
 
 from permmoe.config import TrainConfig
 from permmoe.data.batch import Batch
-from permmoe.losses import total_loss
 from permmoe.model import PerMMoE
-from permmoe.provenance import machine, versions
-from permmoe.trainer import make_model, make_optimiser
+from permmoe.runtime.provenance import machine, versions
+from permmoe.training.losses import total_loss
+from permmoe.training.trainer import make_model, make_optimiser
 
 TRAIN = TrainConfig()
 WAYS = ("fp32", "bf16", "bf16, channels last")

@@ -14,11 +14,11 @@ import torch
 
 from permmoe.config import ModelConfig, TrainConfig, VolumeGrid
 from permmoe.data.batch import Batch
-from permmoe.losses import total_loss
 from permmoe.model import PerMMoE
-from permmoe.private_trainer import per_visit_gradients
-from permmoe.provenance import machine, versions
-from permmoe.trainer import make_model
+from permmoe.runtime.provenance import machine, versions
+from permmoe.training.losses import total_loss
+from permmoe.training.private_trainer import per_visit_gradients
+from permmoe.training.trainer import make_model
 
 TRAIN = TrainConfig(balance=False)
 

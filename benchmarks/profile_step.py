@@ -25,44 +25,44 @@ from torch.profiler import ProfilerActivity, profile
 from permmoe.config import TrainConfig
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
-from permmoe.encoders import fixed_stem
-from permmoe.trainer import make_model, make_optimiser, train_epochs
+from permmoe.layers.encoders import fixed_stem
+from permmoe.training.trainer import make_model, make_optimiser, train_epochs
 
 Part = tuple[str, str, str]
 """What the part is called; the module, or module:Class, that holds the function; the function's name there."""
 
 STEP: tuple[Part, ...] = (
     ("gathering the batch", "permmoe.data.dataset:VisitData", "batch"),
-    ("encoders, forward", "permmoe.encoders:TokenEncoder", "forward"),
-    ("missing bank, forward", "permmoe.missing_bank:MissingBank", "forward"),
-    ("attention, forward", "permmoe.attention:FusionAttention", "forward"),
-    ("routers, forward", "permmoe.routers:Routers", "forward"),
-    ("experts, forward", "permmoe.experts:Experts", "forward"),
+    ("encoders, forward", "permmoe.layers.encoders:TokenEncoder", "forward"),
+    ("missing bank, forward", "permmoe.layers.missing_bank:MissingBank", "forward"),
+    ("attention, forward", "permmoe.layers.attention:FusionAttention", "forward"),
+    ("routers, forward", "permmoe.layers.routers:Routers", "forward"),
+    ("experts, forward", "permmoe.layers.experts:Experts", "forward"),
     ("head, forward", "permmoe.model:Head", "forward"),
     ("placing tokens, rest of the forward pass", "permmoe.model:PerMMoE", "forward"),
-    ("losses", "permmoe.trainer", "total_loss"),
+    ("losses", "permmoe.training.trainer", "total_loss"),
     ("backward", "torch:Tensor", "backward"),
     ("clipping the gradient", "torch.nn.utils", "clip_grad_norm_"),
     ("optimiser", "torch.optim:AdamW", "step"),
-    ("counting exposure", "permmoe.trainer:_Tally", "add"),
+    ("counting exposure", "permmoe.training.trainer:_Tally", "add"),
 )
 
 ROUND: tuple[Part, ...] = (
-    ("local training", "permmoe_client.training", "train_epochs"),
+    ("local training", "permmoe_client.participation.local_round", "train_epochs"),
     ("site: reading its settings", "permmoe_client.app", "read_site"),
     ("site: plan and approval", "permmoe_client.app", "_approved"),
-    ("site: building and filling the model", "permmoe_client.training", "_opened"),
-    ("site: changes by module", "permmoe_client.training", "module_support"),
+    ("site: building and filling the model", "permmoe_client.participation.local_round", "_opened"),
+    ("site: changes by module", "permmoe_client.participation.local_round", "module_support"),
     ("site: writing and recording the reply", "permmoe_client.app", "send_training"),
     ("site: rest of a training round", "permmoe_client.app", "train_round"),
     ("digests of modules", "permmoe.federated.records", "module_digests"),
-    ("server: writing the instruction", "permmoe_server.downlink", "write_instruction"),
-    ("server: checking replies", "permmoe_server.rounds", "accept_training"),
-    ("server: folding replies", "permmoe_server.rounds", "fold"),
-    ("server: averages and server step", "permmoe_server.rounds", "_stepped"),
+    ("server: writing the instruction", "permmoe_server.protocol.downlink", "write_instruction"),
+    ("server: checking replies", "permmoe_server.protocol.rounds", "accept_training"),
+    ("server: folding replies", "permmoe_server.protocol.rounds", "fold"),
+    ("server: averages and server step", "permmoe_server.protocol.rounds", "_stepped"),
     ("server: checkpoints", "permmoe_server.app", "save_checkpoint"),
     ("server: round log to disk", "os", "fsync"),
-    ("grid: carrying messages", "permmoe_simulation.grid:InProcessGrid", "_carried"),
+    ("grid: carrying messages", "permmoe_simulation.engines.grid:InProcessGrid", "_carried"),
 )
 
 

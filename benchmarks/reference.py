@@ -5,7 +5,7 @@ loop over experts (arXiv 2410.08245 and its code; PerM-MoE, 2509.12234, has one 
 training loop does, it encodes the volumes that were observed and no others. Nothing is slowed down on purpose: experts
 without a token are skipped, and each has its own parameters. Where permmoe departs from the published code (the
 residual around attention, linear tokens in place of patches) the reference follows permmoe, so that both compute the
-same; tests/test_benchmarks.py shows it, gradients included.
+same; tests/benchmarks/test_benchmarks.py shows it, gradients included.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
+from permmoe.layers.routers import NOISE_FLOOR, Routing
 from permmoe.modality import bank_pairs
 from permmoe.model import Output, PerMMoE
-from permmoe.routers import NOISE_FLOOR, Routing
 
 
 class SixLayerCNN(nn.Module):

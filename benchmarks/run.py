@@ -32,9 +32,9 @@ from rich.progress import Progress
 from rich.table import Table
 from sides import figures_of, settings
 
-from permmoe.command_line import run
 from permmoe.errors import ConfigurationError
-from permmoe.provenance import machine, versions
+from permmoe.runtime.command_line import run
+from permmoe.runtime.provenance import machine, versions
 
 HERE = Path(__file__).parent.resolve()
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -28,9 +28,9 @@ from rich.progress import Progress
 from rich.table import Table
 from scaling_page import DEFAULT_FIGURE, law_of, law_text, series, write_page
 
-from permmoe.command_line import run
 from permmoe.errors import ConfigurationError
-from permmoe.provenance import versions
+from permmoe.runtime.command_line import run
+from permmoe.runtime.provenance import versions
 from run import described_machine, digest
 
 Scale = Literal["tiny", "quick", "full"]

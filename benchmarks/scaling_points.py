@@ -36,17 +36,17 @@ from permmoe.config import (
 )
 from permmoe.data.dataset import MemoryRows, VisitData
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.encoders import fixed_stem
+from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Modality
-from permmoe.trainer import make_model, make_optimiser, train_epochs
+from permmoe.training.trainer import make_model, make_optimiser, train_epochs
 
 if TYPE_CHECKING:
     from flwr.app import Message
 
     from permmoe.federated.plan import RoundPlan
     from permmoe.federated.records import TrainReply
-    from permmoe_server.rounds import RoundRecord
-    from permmoe_simulation.study import StudyConfig
+    from permmoe_server.protocol.rounds import RoundRecord
+    from permmoe_simulation.studies.study import StudyConfig
 
 Figures = dict[str, Any]
 
@@ -75,7 +75,7 @@ def step(kind: str, batch: int, edge: int, modalities: int) -> Figures:
 
 def private_step(batch: int) -> Figures:
     """A step with differential privacy of a patient against a plain one of as many visits, default study."""
-    from permmoe.private_trainer import train_privately
+    from permmoe.training.private_trainer import train_privately
 
     study = default_study()
     data, model = rows_in_memory(study.model, batch), make_model(study.model, 0)
@@ -116,7 +116,7 @@ def epoch(patients: int) -> Figures:
 def plain_round(clients: int, rounds: int) -> Figures:
     """Rounds of plain averaging over thin sites, on the in-process grid: server's and sites' seconds apart."""
     from permmoe.federated.records import read_instruction, write_head, write_train_reply
-    from permmoe_simulation.grid import InProcessGrid
+    from permmoe_simulation.engines.grid import InProcessGrid
 
     sites = Sites.of(clients, secure=False, rounds=rounds)
     watch = Watch()
@@ -141,13 +141,13 @@ def secure_round(clients: int, rounds: int) -> Figures:
     """The same with the secure sum: every site does its own cryptography, all in this process, one after another."""
     from flwr.app import RecordDict
 
-    from permmoe.federated import secure_records as records_of
     from permmoe.federated.records import read_instruction
     from permmoe.federated.roster import read_roster, site_keys
-    from permmoe.federated.secure_sum import Rules, Session, SiteSum
-    from permmoe.federated.secure_update import training_blocks, training_numbers
-    from permmoe_server.secure_rounds import COUNT, MASK, OPEN, SHARE
-    from permmoe_simulation.grid import InProcessGrid
+    from permmoe.federated.secure import messages as records_of
+    from permmoe.federated.secure.blocks import training_blocks, training_numbers
+    from permmoe.federated.secure.secure_sum import Rules, Session, SiteSum
+    from permmoe_server.protocol.secure_rounds import COUNT, MASK, OPEN, SHARE
+    from permmoe_simulation.engines.grid import InProcessGrid
 
     sites = Sites.of(clients, secure=True, rounds=rounds)
     blocks, numbers = training_blocks(sites.layout), training_numbers(sites.ready)
@@ -194,11 +194,11 @@ def superlink_round(clients: int, rounds: int) -> Figures:
     import yaml
 
     from permmoe.federated.records import read_instruction, write_train_reply
-    from permmoe_client.fleet import Refused, Unreachable, connect
-    from permmoe_client.identity import client_context, load_key
-    from permmoe_client.node import poll_seconds
+    from permmoe_client.connection.fleet import Refused, Unreachable, connect
+    from permmoe_client.connection.identity import client_context, load_key
+    from permmoe_client.connection.node import poll_seconds
     from permmoe_client.site import read_site
-    from permmoe_simulation.deployment import deploy, ended
+    from permmoe_simulation.engines.deployment import deploy, ended
 
     sites = Sites.of(clients, secure=False, rounds=rounds)
     stop, is_hasty = threading.Event(), threading.Event()
@@ -284,9 +284,9 @@ def superlink_round(clients: int, rounds: int) -> Figures:
 
 def study(workers: int, cells: int, subjects: int, rounds: int) -> Figures:
     """Cells a minute of the default study's federated method, its cohort written beforehand."""
-    from permmoe_simulation.simulate import run_study
-    from permmoe_simulation.sources import Progress, prepare_data
-    from permmoe_simulation.study import StudyConfig, data_source
+    from permmoe_simulation.studies.simulate import run_study
+    from permmoe_simulation.studies.sources import Progress, prepare_data
+    from permmoe_simulation.studies.study import StudyConfig, data_source
 
     whole = default_study()
     method = "federated-permmoe"
@@ -334,7 +334,7 @@ def constants() -> Figures:
     from flwr.supercore.constant import SQL_ALLOWED_DIALECTS
 
     from permmoe.federated.roster import MAX_ROSTER_BYTES
-    from permmoe_client.node import LONGEST_POLL_SECONDS, SHORTEST_POLL_SECONDS
+    from permmoe_client.connection.node import LONGEST_POLL_SECONDS, SHORTEST_POLL_SECONDS
     from permmoe_server.settings import GatewayLimits
 
     study, limits = default_study(), GatewayLimits()
@@ -355,7 +355,7 @@ def constants() -> Figures:
 
 def default_study() -> StudyConfig:
     """The default study."""
-    from permmoe_simulation.study import StudyConfig
+    from permmoe_simulation.studies.study import StudyConfig
 
     return read_config(STUDY, StudyConfig)
 
@@ -422,7 +422,7 @@ class Sites:
         from permmoe.federated.plan import RoundPlan
         from permmoe.federated.records import TrainReply
         from permmoe.federated.update import ModuleUpdate
-        from permmoe_simulation.grid import FIRST_NODE
+        from permmoe_simulation.engines.grid import FIRST_NODE
 
         study = default_study()
         federation = FederationConfig(
@@ -449,7 +449,7 @@ class Sites:
         from cryptography.hazmat.primitives import serialization
 
         from permmoe.federated.roster import Roster, RosterSite, sign_roster, site_keys
-        from permmoe_server.secure_rounds import SignedRoster
+        from permmoe_server.protocol.secure_rounds import SignedRoster
 
         texts = {
             name: key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
@@ -461,7 +461,7 @@ class Sites:
 
     def run(self, grid: Any, watch: Watch, roster_of: Callable[[], Any]) -> list[tuple[RoundRecord, float]]:
         """Records of all rounds, each with the seconds that sites took of it. None may lose a site."""
-        from permmoe_server.rounds import FederationState, run_rounds
+        from permmoe_server.protocol.rounds import FederationState, run_rounds
 
         state, found, before = FederationState(0, self.weights), [], 0.0
         roster = roster_of()
@@ -495,8 +495,8 @@ def round_figures(records: list[tuple[RoundRecord, float]], watch: Watch, client
 def disk(records: list[tuple[RoundRecord, float]], sites: Sites) -> Figures:
     """A line of the round log, the checkpoint beside it, and an entry of one site's ledger, bytes."""
     from permmoe.federated.records import Instruction
-    from permmoe_client.ledger import Ledger
-    from permmoe_client.outbox import training_facts
+    from permmoe_client.release.ledger import Ledger
+    from permmoe_client.release.outbox import training_facts
     from permmoe_server.app import record_json
 
     asked = Instruction(sites.plan, 1, "0" * 64)

@@ -15,10 +15,10 @@ import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from permmoe.federated.fixed_point import to_fixed_point
-from permmoe.federated.secure_sum import Cohort, Rules, ServerSum, Session, SiteSum, threshold
+from permmoe.federated.secure.secure_sum import Cohort, Rules, ServerSum, Session, SiteSum, threshold
 from permmoe.federated.update import ModuleUpdate
-from permmoe.provenance import machine, versions
-from permmoe_server.aggregation import RunningSum, fold
+from permmoe.runtime.provenance import machine, versions
+from permmoe_server.protocol.aggregation import RunningSum, fold
 
 BLOCKS = 54
 """As many modules as the default model has."""

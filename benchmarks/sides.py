@@ -30,7 +30,6 @@ from reference import LoopedExperts, ReferencePerMMoE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from permmoe import trainer
 from permmoe.config import EncoderConfig, FederationConfig, ModelConfig, TrainConfig, VolumeGrid, Wire, read_config
 from permmoe.data import dataset
 from permmoe.data.batch import Batch
@@ -38,18 +37,19 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import ABSENT, FileRows, MemoryRows, VisitData
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.encoders import Convolution, fixed_stem
-from permmoe.evaluation import combination_predictions, combination_sums
-from permmoe.experts import Experts
-from permmoe.losses import total_loss
-from permmoe.memory_pages import keep_freed_pages
+from permmoe.evaluation.combinations import combination_predictions, combination_sums
+from permmoe.layers.encoders import Convolution, fixed_stem
+from permmoe.layers.experts import Experts
 from permmoe.modality import all_combinations
 from permmoe.model import Output, PerMMoE
-from permmoe.trainer import autocast, fit, make_model, make_optimiser, train_epochs
+from permmoe.runtime.memory_pages import keep_freed_pages
+from permmoe.training import trainer
+from permmoe.training.losses import total_loss
+from permmoe.training.trainer import autocast, fit, make_model, make_optimiser, train_epochs
 
 if TYPE_CHECKING:
-    from permmoe_simulation.sources import StudyData
-    from permmoe_simulation.study import Cell
+    from permmoe_simulation.studies.sources import StudyData
+    from permmoe_simulation.studies.study import Cell
 
 Figures = dict[str, Any]
 
@@ -325,8 +325,8 @@ def server_memory(scale: Scale, sites: int) -> Figures:
 
 def prepared_cohort(scale: Scale) -> tuple[Cell, StudyData]:
     """The default study's first cell, trained without evaluations, and its cohort at the scale's size."""
-    from permmoe_simulation.sources import Progress, prepare_data
-    from permmoe_simulation.study import StudyConfig, cells, data_source
+    from permmoe_simulation.studies.sources import Progress, prepare_data
+    from permmoe_simulation.studies.study import StudyConfig, cells, data_source
 
     study = read_config(ROOT / "configs" / "studies" / "default.yaml", StudyConfig)
     quiet = Progress(lambda stage, steps: None, lambda step: None, lambda note: None)
@@ -362,8 +362,8 @@ def simulated_rounds(scale: Scale, warm_ups: int, rounds: int, on_warm: Callable
     Evaluation is off. The rounds of the warm-up, in which sites read their data, are left out; `on_warm` is called
     after them.
     """
-    from permmoe_simulation.cell import split_and_partition
-    from permmoe_simulation.federation import train_federation
+    from permmoe_simulation.engines.cell_federation import train_federation
+    from permmoe_simulation.studies.cell import split_and_partition
 
     cell, data = prepared_cohort(scale)
     federated = cell.federation.model_dump() | {"rounds": warm_ups + rounds, "evaluate_every": 0, "min_cell_count": 1}
@@ -379,9 +379,11 @@ def simulated_rounds(scale: Scale, warm_ups: int, rounds: int, on_warm: Callable
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        told("permmoe_server.rounds", "_train", begin),
+        told("permmoe_server.protocol.rounds", "_train", begin),
         # What the simulation does once all rounds are over.
-        told("permmoe_simulation.federation", "load_checkpoint", lambda: ended.append(time.perf_counter())),
+        told(
+            "permmoe_simulation.engines.cell_federation", "load_checkpoint", lambda: ended.append(time.perf_counter())
+        ),
     ):
         rows = train_federation(cell, sites, data.cache, Path(folder)).rounds
     return {

@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.command_line import run
 from permmoe.config import RunConfig, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data.cache import VolumeCache
 from permmoe.data.manifest import read_manifest
 from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.devices import training_device
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
 from permmoe.runs import load_visits, results_table, train_run, trained_config
-from permmoe.trainer import EpochReport
+from permmoe.runtime.command_line import run
+from permmoe.runtime.devices import training_device
+from permmoe.training.trainer import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect.")

@@ -60,7 +60,7 @@ class EncoderConfig(Configuration):
 
 
 class RidgeConfig(Configuration):
-    """The closed-form linear partner of the mixture of experts (permmoe.ridge)."""
+    """The closed-form linear partner of the mixture of experts (permmoe.layers.ridge)."""
 
     cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (5, 6, 5), description="the coarse grid whose voxels it is linear in"

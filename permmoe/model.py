@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from permmoe.attention import FusionAttention
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
-from permmoe.encoders import encoder
-from permmoe.experts import Experts
-from permmoe.missing_bank import MissingBank
-from permmoe.ridge import CombinationRidge
-from permmoe.routers import Routers, Routing
+from permmoe.layers.attention import FusionAttention
+from permmoe.layers.encoders import encoder
+from permmoe.layers.experts import Experts
+from permmoe.layers.missing_bank import MissingBank
+from permmoe.layers.ridge import CombinationRidge
+from permmoe.layers.routers import Routers, Routing
 
 __all__ = ["Encoded", "Output", "PerMMoE", "Routing"]
 

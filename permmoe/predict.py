@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from permmoe.checkpoint import load_checkpoint
 from permmoe.config import ModelConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
-from permmoe.encoders import fixed_stem
 from permmoe.errors import DataError
-from permmoe.evaluation import visits_at_once
+from permmoe.evaluation.combinations import visits_at_once
+from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Combination
 from permmoe.model import PerMMoE
+from permmoe.runtime.checkpoint import load_checkpoint
 
 RESEARCH_NOTICE = "Research software: not a medical device, not validated for clinical decisions."
 

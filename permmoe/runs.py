@@ -15,22 +15,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from permmoe.checkpoint import load_checkpoint, save_checkpoint
-from permmoe.checkpoint_card import has_checkpoint
 from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
-from permmoe.encoders import fixed_stem
 from permmoe.errors import ConfigurationError, DataError
-from permmoe.evaluation import STRATA, combination_predictions, error_sums
-from permmoe.intervals import resampling_weights, rmse_interval
+from permmoe.evaluation.combinations import STRATA, combination_predictions, error_sums
+from permmoe.evaluation.intervals import resampling_weights, rmse_interval
+from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
-from permmoe.provenance import machine, versions
-from permmoe.trainer import EpochReport, FitState, fit, make_model
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint_card import has_checkpoint
+from permmoe.runtime.provenance import machine, versions
+from permmoe.training.trainer import EpochReport, FitState, fit, make_model
 
 BOOTSTRAP_RESAMPLES = 2000
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from permmoe.command_line import run
+from permmoe.runtime.command_line import run
 from permmoe_simulation.report.collection import collected
 
 

@@ -20,18 +20,20 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import AuditError, Kind
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, read_instruction, read_receipt_line
-from permmoe.federated.secure_sum import Blocks, SecureSumRefused
-from permmoe.federated.secure_update import (
+from permmoe.federated.secure.blocks import (
     evaluation_blocks,
     evaluation_numbers,
     training_blocks,
     training_numbers,
 )
-from permmoe_client import secure
-from permmoe_client.approval import StudyNotApproved, remember_pending, require_approval
-from permmoe_client.identity import load_certificate, open_ledger
-from permmoe_client.ledger import Ledger, LedgerError
-from permmoe_client.outbox import (
+from permmoe.federated.secure.secure_sum import Blocks, SecureSumRefused
+from permmoe_client.connection.identity import load_certificate, open_ledger
+from permmoe_client.participation import secure_session as secure
+from permmoe_client.participation.local_round import evaluate_round, model_layout, train_round
+from permmoe_client.participation.privacy_account import BudgetSpent
+from permmoe_client.release.approval import StudyNotApproved, remember_pending, require_approval
+from permmoe_client.release.ledger import Ledger, LedgerError
+from permmoe_client.release.outbox import (
     NotReleased,
     enter,
     evaluation_facts,
@@ -40,9 +42,7 @@ from permmoe_client.outbox import (
     send_training,
     training_facts,
 )
-from permmoe_client.privacy import BudgetSpent
 from permmoe_client.site import SiteConfig, read_site
-from permmoe_client.training import evaluate_round, model_layout, train_round
 
 LOG = logging.getLogger("permmoe.client")
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from permmoe.command_line import run
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
-from permmoe_client.ledger import Ledger
+from permmoe.runtime.command_line import run
+from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import SiteConfig, read_site
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
@@ -77,7 +77,7 @@ def take_part(
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     config = read_site(site)
     if dry_run:
-        from permmoe_client.dry_run import dry_run as rehearse
+        from permmoe_client.participation.dry_run import dry_run as rehearse
 
         console.print(rehearse(config, _one_study(config, study), dry_run), markup=False)
         return
@@ -85,11 +85,11 @@ def take_part(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    from permmoe_client.node import Presence, run_node
+    from permmoe_client.connection.node import Presence, run_node
 
     presence = Presence()
     if config.health_socket:
-        from permmoe.federated.probe import serve_health
+        from permmoe.runtime.health import serve_health
 
         serve_health(f"unix:{config.health_socket.resolve()}", lambda: presence.is_connected)
     run_node(site.resolve(), stop, presence)
@@ -104,8 +104,8 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts of somebody who has read it.")] = False,
 ) -> None:
     """Show a study in words, and let it train here if you say so."""
-    from permmoe.federated.study_words import changed_settings, study_in_words
-    from permmoe_client.approval import forget_pending
+    from permmoe_client.release.approval import forget_pending
+    from permmoe_client.release.consent import changed_settings, study_in_words
 
     config = read_site(site)
     ledger = _ledger(config)
@@ -154,7 +154,7 @@ def revoke(
 @ledger_app.command("verify")
 def verify_ledger(site: SiteOption = SITE_FILE) -> None:
     """Check that nothing in the ledger was edited, removed, moved or cut off."""
-    from permmoe_client.identity import load_certificate
+    from permmoe_client.connection.identity import load_certificate
 
     config = read_site(site)
     authority = load_certificate(config.coordinator.authority) if config.coordinator else None
@@ -193,7 +193,7 @@ def show_ledger(
 
 
 def _ledger(config: SiteConfig) -> Ledger:
-    from permmoe_client.identity import open_ledger
+    from permmoe_client.connection.identity import open_ledger
 
     ledger = open_ledger(config)
     if ledger is None:
@@ -203,7 +203,7 @@ def _ledger(config: SiteConfig) -> Ledger:
 
 def _one_study(config: SiteConfig, file: Path | None) -> RoundPlan:
     """The study of a file, or the one that was refused last."""
-    from permmoe_client.approval import pending_studies
+    from permmoe_client.release.approval import pending_studies
 
     if file:
         return read_config(file, RoundPlan)

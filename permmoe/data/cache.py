@@ -30,7 +30,7 @@ from permmoe.data.visits import Visit
 from permmoe.data.volumes import PREPROCESSING_VERSION, BrokenVolume, Frames, read_volume
 from permmoe.errors import DataError
 from permmoe.modality import Modality
-from permmoe.workers import worker_pool
+from permmoe.runtime.workers import worker_pool
 
 Progress = Callable[[int, int], None]
 """Told how many volumes of how many are done."""

@@ -29,10 +29,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from permmoe.config import ModelConfig
+from permmoe.layers.ridge import EVERYBODY, block_name
 from permmoe.modality import bank_pairs, combination_name, combination_of
 from permmoe.model import PerMMoE
-from permmoe.ridge import EVERYBODY, block_name
-from permmoe.trainer import Exposure
+from permmoe.training.trainer import Exposure
 
 
 @dataclass(frozen=True)

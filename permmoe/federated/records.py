@@ -21,11 +21,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from permmoe.config import Wire
-from permmoe.evaluation import ErrorSums
+from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.accounting import Spent
 from permmoe.federated.audit import Head, Receipt
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.privacy import Spent
 from permmoe.federated.roster import SITE_NAME
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import Bytes, down_format, pack, packed_size, unpack, up_format

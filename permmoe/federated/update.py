@@ -13,7 +13,7 @@ from torch import Tensor
 class ModuleUpdate:
     """One site's update of one module, or a sum of several sites': Σ weighted_delta / Σ support is their mean change.
 
-    Addition rounds to float32; the server adds in fixed point instead (permmoe_server.aggregation).
+    Addition rounds to float32; the server adds in fixed point instead (permmoe_server.protocol.aggregation).
     """
 
     weighted_delta: Float32[Tensor, " n"]

@@ -25,21 +25,21 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
-from permmoe.checkpoint import load_checkpoint, save_checkpoint
-from permmoe.checkpoint_card import has_checkpoint
 from permmoe.errors import ConfigurationError
-from permmoe.evaluation import mean_squared_error
+from permmoe.evaluation.combinations import mean_squared_error
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan, read_plan
 from permmoe.federated.roster import read_roster, site_keys
-from permmoe.memory_pages import keep_freed_pages
-from permmoe.provenance import machine, versions
-from permmoe.trainer import make_model
-from permmoe_server.authority import load_certificate, read_identity
-from permmoe_server.exchange import MessageGrid, SiteOf
-from permmoe_server.rounds import Countersigner, FederationState, RosterOf, RoundRecord, run_rounds
-from permmoe_server.secure_rounds import SignedRoster
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint_card import has_checkpoint
+from permmoe.runtime.memory_pages import keep_freed_pages
+from permmoe.runtime.provenance import machine, versions
+from permmoe.training.trainer import make_model
+from permmoe_server.protocol.exchange import MessageGrid, SiteOf
+from permmoe_server.protocol.rounds import Countersigner, FederationState, RosterOf, RoundRecord, run_rounds
+from permmoe_server.protocol.secure_rounds import SignedRoster
+from permmoe_server.provisioning.authority import load_certificate, read_identity
 
 HTTP_GRID = "flwr.superlink.grid.http_grid"
 """Where Flower's connection to a superlink is defined."""
@@ -100,7 +100,7 @@ def _prompt(grid: Grid) -> MessageGrid:
     # A second to import; where nobody has imported it, the grid is not of its kind.
     if HTTP_GRID not in sys.modules:
         return grid
-    from permmoe_server.prompt_grid import prompt
+    from permmoe_server.coordination.nonblocking_grid import prompt
 
     return prompt(grid)
 

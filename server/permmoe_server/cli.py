@@ -14,12 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from permmoe.command_line import run
 from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
-from permmoe_server import provisioning, registry_commands
-from permmoe_server.federation_folder import FederationFolder
+from permmoe.runtime.command_line import run
+from permmoe_server.provisioning import administration
+from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
+from permmoe_server.studies import registry_commands
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(registry_commands.app, name="models")
@@ -61,8 +62,8 @@ def run_coordinator(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # Flower and PyTorch take seconds to import; the other commands need neither.
-    from permmoe_server.coordinator import coordinate
-    from permmoe_server.study import open_study
+    from permmoe_server.coordination.coordinator import coordinate
+    from permmoe_server.studies.study_folder import open_study
 
     coordinate(folder, open_study(folder, study), stop, stay=stay)
 
@@ -72,7 +73,7 @@ def status(
     config: Annotated[Path, typer.Option(help="The server.yaml of the running coordinator.")] = Path("server.yaml"),
 ) -> None:
     """Ask the running coordinator where it stands."""
-    from permmoe_server.status_text import fetch_status, status_text
+    from permmoe_server.status.terminal import fetch_status, status_text
 
     settings = read_server(config)
     console.print(status_text(fetch_status(settings.admin_host, settings.admin_port)))
@@ -87,7 +88,7 @@ def init(
 ) -> None:
     """Found a federation: its authority, its server's certificate, an empty roster, server.yaml."""
     files = FederationFolder(folder)
-    fingerprint = provisioning.init(files, name, host, port)
+    fingerprint = administration.init(files, name, host, port)
     _say(f"federation in {folder}; settings in {files.settings}")
     _say(f"keep {files.authority_key} secret and backed up: whoever has it can add sites")
     _say(f"fingerprint to read out to hospitals: {fingerprint}")
@@ -106,7 +107,7 @@ def add_site(
     ] = None,
 ) -> None:
     """Put a hospital on the roster and write the kit to hand to it."""
-    kit = provisioning.add_site(FederationFolder(folder), name, public_key)
+    kit = administration.add_site(FederationFolder(folder), name, public_key)
     _say(f"kit of site {name} in {kit}")
     if public_key is None:
         _say("it holds the site's private key: hand it over in secret, then delete it here")
@@ -115,26 +116,26 @@ def add_site(
 @app.command("remove-site")
 def remove_site(folder: FolderArgument, name: SiteArgument) -> None:
     """Take a hospital off the roster; the others notice nothing."""
-    provisioning.remove_site(FederationFolder(folder), name)
+    administration.remove_site(FederationFolder(folder), name)
     _say(f"site {name} is off the roster and its kit deleted")
 
 
 @app.command("rotate-certificate")
 def rotate_certificate(folder: FolderArgument) -> None:
     """Give the server a new key and certificate; sites notice nothing."""
-    end = provisioning.rotate_certificate(FederationFolder(folder))
+    end = administration.rotate_certificate(FederationFolder(folder))
     _say(f"new server certificate, valid until {end:%Y-%m-%d}; the server has to be started again to use it")
 
 
 @app.command("list")
 def list_sites(folder: FolderArgument) -> None:
     """Show the federation's sites with their keys' fingerprints, and when the server's certificate ends."""
-    roster = provisioning.list_sites(FederationFolder(folder))
+    roster = administration.list_sites(FederationFolder(folder))
     table = Table("site", "key (as ssh-keygen -l shows it)", title=f"{roster.federation}, roster {roster.serial}")
     for site in roster.sites:
         table.add_row(site.name, site_fingerprint(site.public_key))
     console.print(table)
-    end = provisioning.server_identity(FederationFolder(folder)).certificate.not_valid_after_utc
+    end = administration.server_identity(FederationFolder(folder)).certificate.not_valid_after_utc
     _say(f"{len(roster.sites)} site(s); server certificate valid until {end:%Y-%m-%d}")
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from permmoe.config import Configuration, read_config
 from permmoe.errors import ConfigurationError
-from permmoe_server.authority import checked_host
+from permmoe_server.provisioning.authority import checked_host
 
 
 class GatewayLimits(Configuration):

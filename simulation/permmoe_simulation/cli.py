@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from permmoe.command_line import run
 from permmoe.config import parse_config, read_config
-from permmoe_simulation.simulate import cell_name, run_study
-from permmoe_simulation.sources import Progress
-from permmoe_simulation.study import StudyConfig, at_profile, cells
+from permmoe.runtime.command_line import run
+from permmoe_simulation.studies.simulate import cell_name, run_study
+from permmoe_simulation.studies.sources import Progress
+from permmoe_simulation.studies.study import StudyConfig, at_profile, cells
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "configs" / "studies" / "default.yaml"
 

@@ -18,7 +18,6 @@ import httpx
 import typer
 from rich.console import Console
 
-from permmoe.command_line import run
 from permmoe.config import SplitConfig, read_config
 from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
@@ -27,10 +26,11 @@ from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.command_line import run
 from permmoe_server.settings import read_server
-from permmoe_server.status import CoordinatorStatus, last_validation, mean_rmse
-from permmoe_simulation.deployment import Deployment, deploy, ended, wait_for
-from permmoe_simulation.partition import PartitionConfig, PartitionSite, partition
+from permmoe_server.status.snapshot import CoordinatorStatus, last_validation, mean_rmse
+from permmoe_simulation.engines.deployment import Deployment, deploy, ended, wait_for
+from permmoe_simulation.studies.partition import PartitionConfig, PartitionSite, partition
 
 STUDY = Path(__file__).parents[2] / "configs" / "studies" / "federation-demo.yaml"
 HOSPITALS = (

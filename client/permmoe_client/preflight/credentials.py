@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.roster import MAX_ROSTER_BYTES, Roster, read_roster
-from permmoe_client.identity import load_certificate, load_key
+from permmoe_client.connection.identity import load_certificate, load_key
 from permmoe_client.preflight.outcome import Attempt
 from permmoe_client.site import Coordinator
 

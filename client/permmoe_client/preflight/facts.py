@@ -13,13 +13,13 @@ from permmoe.errors import PermmoeError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
-from permmoe_client.approval import PENDING_FOLDER, is_approved
-from permmoe_client.identity import open_ledger
+from permmoe_client.connection.identity import open_ledger
 from permmoe_client.preflight.cohort import Cohort, Progress, read_cohort
 from permmoe_client.preflight.credentials import Credentials, read_credentials
 from permmoe_client.preflight.line import Line, try_line
 from permmoe_client.preflight.outcome import Outcome, Skip
 from permmoe_client.preflight.surroundings import Surroundings
+from permmoe_client.release.approval import PENDING_FOLDER, is_approved
 from permmoe_client.site import Coordinator, SiteConfig
 
 MAX_PLAN_BYTES = 1_000_000

@@ -18,7 +18,7 @@ from http.client import HTTPException, HTTPResponse
 from cryptography import x509
 
 from permmoe.errors import ConfigurationError
-from permmoe_client.identity import client_context
+from permmoe_client.connection.identity import client_context
 from permmoe_client.preflight.outcome import Attempt
 from permmoe_client.preflight.surroundings import Surroundings
 from permmoe_client.site import Coordinator

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from permmoe.devices import training_device
+from permmoe.runtime.devices import training_device
 
 DISTRIBUTION = "permmoe"
 

@@ -29,7 +29,7 @@ from permmoe.data.cohort.scanners import Scanner, site_scanner
 from permmoe.data.cohort.settings import CohortConfig
 from permmoe.data.cohort.subjects import draw_subject, draw_subjects
 from permmoe.errors import DataError
-from permmoe.workers import worker_pool
+from permmoe.runtime.workers import worker_pool
 
 GENERATOR_VERSION = 1
 """Raised whenever equal configurations would give other bytes than before."""

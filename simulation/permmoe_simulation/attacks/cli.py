@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from permmoe.command_line import run
 from permmoe.config import read_config
 from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
 from permmoe.data.dataset import VisitData
-from permmoe.encoders import fixed_stem
-from permmoe.provenance import machine, versions
+from permmoe.layers.encoders import fixed_stem
+from permmoe.runtime.command_line import run
+from permmoe.runtime.provenance import machine, versions
 from permmoe_simulation.attacks.games import Picture, inversion_trial, membership_trial
 from permmoe_simulation.attacks.report import (
     inversion_section,

@@ -9,7 +9,7 @@ from math import exp
 import numpy as np
 from jaxtyping import Float, Int
 
-from permmoe.intervals import Interval, resampling_weights
+from permmoe.evaluation.intervals import Interval, resampling_weights
 
 Array = np.ndarray
 LOW_FALSE_POSITIVES = 0.05

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from permmoe.encoders import pooled_cells
+from permmoe.layers.encoders import pooled_cells
 from permmoe_simulation.attacks.detection import LOW_FALSE_POSITIVES, Detection, allowed_auc, detection
 from permmoe_simulation.attacks.games import NONE, SECURE, Picture, private, protections
 from permmoe_simulation.attacks.membership import SCORES

@@ -1,0 +1,125 @@
+"""The site's one long-lived process: wait for instructions, let the ClientApp answer them, send the answers.
+
+It runs only what is installed here, opens no port, and comes back by itself: from a coordinator that is away, a
+network that is gone, an instruction that fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+
+from permmoe.errors import ConfigurationError
+from permmoe_client.app import app
+from permmoe_client.connection.fleet import Fleet, Refused, Unreachable, connect
+from permmoe_client.connection.identity import check_roster, client_context, load_key
+from permmoe_client.site import read_site
+
+LOG = logging.getLogger("permmoe.client")
+
+SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS, AWAY_POLL_SECONDS = 0.2, 5.0, 1.0
+"""Between two questions for a message, and where the coordinator does not answer them."""
+WAITED_SHARE = 0.1
+"""A site asks again after this share of the time that it has been waiting: no message is later than that, and many
+sites that wait for a slow one ask little."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""Between two attempts to connect; doubled each time."""
+
+
+@dataclass
+class Presence:
+    """Whether the site is connected, for health probes; written by the node, read by anyone."""
+
+    is_connected: bool = field(default=False)
+
+
+def run_node(path: Path, stop: threading.Event, presence: Presence | None = None) -> None:
+    """Take part in the federation until `stop` is set. `path` is the site's YAML file.
+
+    Raises ConfigurationError for settings that cannot connect, RosterError for a roster that is not the coordinator's;
+    everything that may pass is waited out.
+    """
+    presence = presence or Presence()
+    site = read_site(path)
+    coordinator = site.coordinator
+    if coordinator is None:
+        raise ConfigurationError(f"{path} has no 'coordinator'; take that part from the site.yaml of your kit")
+    check_roster(coordinator, site.name)
+    tls, key = client_context(coordinator), load_key(coordinator.key)
+    where = f"{coordinator.host}:{coordinator.port}"
+    pause = FIRST_PAUSE_SECONDS
+    # What Flower's own node would keep for a study: here for as long as this process lives.
+    state = RecordDict()
+    while not stop.is_set():
+        try:
+            with connect(coordinator.host, coordinator.port, tls, key, stop) as fleet:
+                LOG.info("connected to %s", where)
+                presence.is_connected, pause = True, FIRST_PAUSE_SECONDS
+                _serve(fleet, path, state, stop)
+        except Unreachable as error:
+            LOG.warning("%s cannot be reached (%s); trying again in %.0f s", where, error, pause)
+        except Refused as error:
+            LOG.warning(
+                "%s refused this site (%s): its key is not registered, or an earlier connection still counts (up to "
+                "20 s); trying again in %.0f s",
+                where, error, pause,
+            )  # fmt: skip
+        finally:
+            presence.is_connected = False
+        stop.wait(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    LOG.info("stopped")
+
+
+def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event) -> None:
+    """Answer messages until `stop` is set. Raises Refused where the connection no longer counts."""
+    waiting_since = time.monotonic()
+    is_away = False
+    while not stop.is_set():
+        try:
+            message = fleet.receive()
+        except Unreachable as error:
+            if not is_away:
+                LOG.warning("the coordinator is away (%s); asking again every %.0f s", error, AWAY_POLL_SECONDS)
+            is_away = True
+            stop.wait(AWAY_POLL_SECONDS)
+            continue
+        if is_away:
+            LOG.info("the coordinator is back")
+            is_away = False
+        if message is None:
+            stop.wait(poll_seconds(time.monotonic() - waiting_since))
+            continue
+        _answer(fleet, message, path, state)
+        waiting_since = time.monotonic()
+
+
+def poll_seconds(waited: float) -> float:
+    """The pause before the next question for a message, after so many seconds without one."""
+    return min(max(WAITED_SHARE * waited, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS)
+
+
+def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> None:
+    kind, number = message.metadata.message_type, message.metadata.group_id
+    LOG.info("round %s: %s", number, kind)
+    started = time.monotonic()
+    context = Context(
+        run_id=message.metadata.run_id,
+        node_id=fleet.node_id,
+        node_config={"site-config": str(path)},
+        state=state,
+        run_config={},
+    )
+    reply = app(message, context)
+    seconds = time.monotonic() - started
+    try:
+        fleet.send(reply, seconds)
+    except (Unreachable, Refused) as error:
+        LOG.warning("round %s: the answer to %s came too late or could not be sent (%s)", number, kind, error)
+    else:
+        LOG.info("round %s: %s answered after %.1f s", number, kind, seconds)

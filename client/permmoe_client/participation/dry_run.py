@@ -1,0 +1,82 @@
+"""A rehearsal: one round trained offline, and exactly what would have left, on disk for anybody to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.app import RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from safetensors.torch import save_file
+
+from permmoe.errors import ConfigurationError
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import (
+    Instruction,
+    PackedModel,
+    TrainReply,
+    content_bytes,
+    read_evaluation_reply,
+    read_train_reply,
+    write_evaluation_reply,
+    write_instruction,
+    write_train_reply,
+)
+from permmoe.training.trainer import make_model
+from permmoe_client.participation.local_round import evaluate_round, train_round
+from permmoe_client.release.outbox import released
+from permmoe_client.site import SiteConfig
+
+
+def dry_run(site: SiteConfig, plan: RoundPlan, folder: Path) -> str:
+    """Train and evaluate as in the first round that trains, from the study's own first weights; nothing is sent.
+
+    Into `folder`: `training.bin` and `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the sums by
+    module; `training.json` and `evaluation.json`, all figures. The ledger is not touched. Returns what to say of it.
+    Raises ConfigurationError for a folder that holds anything, and what training raises.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigurationError(f"{folder} is not empty; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    model = make_model(plan.model, plan.train.seed)
+    layout = ModuleLayout.of(model)
+    packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
+    asked = Instruction(plan, 2 if plan.federation.centring_round else 1, packed.digest())
+    content = write_instruction(asked, packed)
+    reply = released(train_round(asked, content, site), site.release)
+    training = write_train_reply(reply, asked.up_wire)
+    reply = read_train_reply(training, layout, asked.up_wire)
+    evaluation = write_evaluation_reply(evaluate_round(asked, content, site))
+    sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
+    (folder / "training.bin").write_bytes(_wire(training))
+    (folder / "evaluation.bin").write_bytes(_wire(evaluation))
+    save_file({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()}, folder / "update.safetensors")
+    (folder / "training.json").write_text(json.dumps(_figures(reply, plan, training), indent=1))
+    (folder / "evaluation.json").write_text(json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1))
+    return (
+        f"one round of study {plan.name} trained here; nothing was sent. Would have left: {len(reply.updates)} of "
+        f"{len(layout.modules)} modules, {content_bytes(training):,} bytes, and sums of {len(sums)} combinations, "
+        f"{content_bytes(evaluation):,} bytes. All of it is in {folder}"
+    )
+
+
+def _figures(reply: TrainReply, plan: RoundPlan, content: RecordDict) -> dict[str, object]:
+    return {
+        "study": plan.digest(),
+        "site": reply.site,
+        "round": reply.round,
+        "bytes": content_bytes(content),
+        "visits": reply.visits,
+        "loss_sum": reply.loss_sum,
+        "train_seconds": reply.train_seconds,
+        "overhead_seconds": reply.overhead_seconds,
+        "support": {name: update.support for name, update in reply.updates.items()},
+        "values": {name: update.weighted_delta.numel() for name, update in reply.updates.items()},
+    }
+
+
+def _wire(content: RecordDict) -> bytes:
+    """The message's objects as Flower sends them, one after another."""
+    return b"".join(thing.deflate() for thing in get_all_nested_objects(content).values())

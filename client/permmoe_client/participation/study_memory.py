@@ -1,0 +1,89 @@
+"""What a study keeps at its site between rounds, and never sends: private modules, the site's own drift, and what the
+format of the wire took away from its changes.
+
+One checkpoint a study, in the folder that the site names for it. A round whose reply got lost is trained again from
+what is here: private modules have then seen the site's visits once more, the shared ones have not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from torch import Tensor
+
+from permmoe.errors import ConfigurationError
+from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint_card import has_checkpoint
+from permmoe_client.site import SiteConfig
+
+Flat = Mapping[str, Tensor]
+"""Modules laid end to end, by name."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """As of a round that this site trained; empty before the first."""
+
+    round: int = 0
+    private: Flat = field(default_factory=dict)
+    start: Flat = field(default_factory=dict)
+    """The weights that the round began with."""
+    change: Flat = field(default_factory=dict)
+    """The site's own change in it, without the correction that was added."""
+    residual: Flat = field(default_factory=dict)
+    """What rounding took away from its changes, to be added to the next ones (permmoe.federated.wire)."""
+
+    def drift(self, number: int, before: Flat) -> Flat:
+        """What to steer by in a round: the mean change of the round before, less the site's own (SCAFFOLD, option II,
+        with control variates in units of a round's change; Karimireddy et al. 2020, arXiv 1910.06378).
+
+        Empty where the site took no part in the round before. Modules that it did not train are not steered.
+        """
+        if number != self.round + 1:
+            return {}
+        return {name: before[name] - self.start[name] - own for name, own in self.change.items()}
+
+
+def is_private(module: str, plan: RoundPlan) -> bool:
+    """Whether each site keeps this module to itself."""
+    return any(fnmatchcase(module, pattern) for pattern in plan.federation.private_modules)
+
+
+def needs_memory(plan: RoundPlan) -> bool:
+    """Whether a study keeps anything at its sites."""
+    federation = plan.federation
+    return bool(federation.private_modules) or federation.drift_correction or federation.wire != "fp32"
+
+
+def recall(site: SiteConfig, plan: RoundPlan) -> Memory:
+    """What is kept for a study. Raises ConfigurationError where the site names no folder for it."""
+    folder = _folder(site, plan)
+    if not has_checkpoint(folder):
+        return Memory()
+    tensors, card = load_checkpoint(folder)
+    parts: dict[str, dict[str, Tensor]] = {"private": {}, "start": {}, "change": {}, "residual": {}}
+    for name, tensor in tensors.items():
+        kind, module = name.split(":", 1)
+        parts[kind][module] = tensor
+    return Memory(int(card["round"]), **parts)
+
+
+def remember(site: SiteConfig, plan: RoundPlan, memory: Memory) -> None:
+    """Keep it in place of what was kept before."""
+    parts = {
+        "private": memory.private, "start": memory.start, "change": memory.change, "residual": memory.residual
+    }  # fmt: skip
+    tensors = {f"{kind}:{module}": tensor for kind, flat in parts.items() for module, tensor in flat.items()}
+    save_checkpoint(_folder(site, plan), tensors, {"round": memory.round})
+
+
+def _folder(site: SiteConfig, plan: RoundPlan) -> Path:
+    if site.state is None:
+        raise ConfigurationError(
+            f"site {site.name}: the study keeps something at its sites; name a folder for it under 'state'"
+        )
+    return site.state / plan.digest()[:16]

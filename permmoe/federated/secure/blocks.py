@@ -1,0 +1,83 @@
+"""What sites send as blocks of the secure sum, and what its result means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed_point
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.records import EvaluationReply, TrainReply
+from permmoe.federated.secure.secure_sum import Blocks, Opened, SecureSumRefused
+from permmoe.modality import all_combinations, combination_name
+
+FIGURES = "figures"
+"""The block of a training's visits and the sum of its losses."""
+Numbers = Mapping[str, Int64[np.ndarray, " _"]]
+
+
+@dataclass(frozen=True)
+class TrainingSum:
+    """The training of all sites together."""
+
+    changes: Mapping[str, tuple[Int64[Tensor, " n"], int]]
+    """For each released module Σ support × (after − before) and Σ support, in fixed point."""
+    visits: float
+    loss_sum: float
+
+
+def training_blocks(layout: ModuleLayout) -> Blocks:
+    """A block a module, its support behind its values, and the figures."""
+    return {module: layout.size(module) + 1 for module in layout.modules} | {FIGURES: 2}
+
+
+def training_numbers(reply: TrainReply) -> Numbers:
+    """A site's blocks. Raises SecureSumRefused for what fixed point cannot hold."""
+    try:
+        numbers = {
+            module: np.append(to_fixed_point(update.weighted_delta)[0].numpy(), _fixed(update.support))
+            for module, update in reply.updates.items()
+        }
+    except FixedPointOverflowError:
+        raise SecureSumRefused("a value of the update is too large, or not a number") from None
+    return numbers | {FIGURES: _fixed(reply.visits, reply.loss_sum)}
+
+
+def read_training(opened: Opened) -> TrainingSum:
+    """The sums' meaning. A support that is not above zero is no honest sites' sum: its module is left out."""
+    visits, loss = (opened.values[FIGURES] / ONE).tolist() if FIGURES in opened.values else (0.0, float("nan"))
+    changes = {
+        name: (torch.from_numpy(values[:-1].copy()), int(values[-1]))
+        for name, values in opened.values.items()
+        if name != FIGURES and values[-1] > 0
+    }
+    return TrainingSum(changes, visits, loss)
+
+
+def evaluation_blocks(modalities: Sequence[str]) -> Blocks:
+    """A block a combination: n and four sums."""
+    return {combination_name(c): 5 for c in all_combinations(modalities)}
+
+
+def evaluation_numbers(reply: EvaluationReply) -> Numbers:
+    """A site's blocks: the combinations that it has enough subjects for."""
+    return {name: _fixed(*map(float, astuple(sums))) for name, sums in reply.sums.items()}
+
+
+def read_evaluation(opened: Opened) -> dict[str, ErrorSums]:
+    """The sums of all sites by combination."""
+    sums = {name: (values / ONE).tolist() for name, values in opened.values.items()}
+    return {name: ErrorSums(round(values[0]), *values[1:]) for name, values in sums.items() if round(values[0]) > 0}
+
+
+def _fixed(*values: float) -> Int64[np.ndarray, " _"]:
+    scaled = np.rint(np.array(values, np.float64) * ONE)
+    if not np.all(np.abs(scaled) < 2.0**63):
+        raise SecureSumRefused("a figure is too large, or not a number")
+    return scaled.astype(np.int64)

@@ -1,0 +1,190 @@
+"""The secure sum's messages as Flower records. What is read came from another machine: nothing is taken on trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from jaxtyping import UInt32
+
+from permmoe.federated.audit import Head
+from permmoe.federated.records import PACKED, MalformedRecord, read_array, read_head, record_of, typed
+from permmoe.federated.secure.masks import KEY_BYTES
+from permmoe.federated.secure.secure_sum import (
+    Advertisement,
+    CountShares,
+    Evidence,
+    MaskedBits,
+    MaskedInput,
+    Opening,
+    Session,
+)
+
+MAX_BYTES = 4096
+"""No key, share or signature is longer."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What opens a session at a site, beside the instruction."""
+
+    nonce: str
+    roster: bytes
+    """The newest, signed by the coordinator's authority."""
+
+
+def write_opening(opened: Opened) -> ConfigRecord:
+    """The record `secure` of an instruction."""
+    return ConfigRecord({"nonce": opened.nonce, "roster": opened.roster})
+
+
+def read_opening(content: RecordDict) -> Opened:
+    """Raises MalformedRecord."""
+    record = record_of(content, "secure", ConfigRecord)
+    return Opened(typed(record, "nonce", str), typed(record, "roster", bytes))
+
+
+def write_stage(session: Session, **records: ConfigRecord) -> RecordDict:
+    """A message of a later stage: the session that it belongs to, and what the stage needs."""
+    return RecordDict({"session": ConfigRecord({"digest": session.digest().hex()}), **records})
+
+
+def read_session_digest(content: RecordDict) -> str:
+    """Which session a message belongs to. Raises MalformedRecord."""
+    return typed(record_of(content, "session", ConfigRecord), "digest", str)
+
+
+def write_advertisement(advertisement: Advertisement) -> RecordDict:
+    """A site's reply to the opening."""
+    return RecordDict({"advertisement": ConfigRecord({advertisement.site: _pack(advertisement)})})
+
+
+def read_advertisement(content: RecordDict) -> Advertisement:
+    """Raises MalformedRecord."""
+    found = read_cohort(content, "advertisement")
+    if len(found) != 1:
+        raise MalformedRecord("advertisement")
+    return found[0]
+
+
+def write_cohort(sites: Iterable[Advertisement], t: int) -> Mapping[str, ConfigRecord]:
+    """Stage 2's question."""
+    return {"cohort": ConfigRecord({site.site: _pack(site) for site in sites}), "threshold": ConfigRecord({"t": t})}
+
+
+def read_cohort(content: RecordDict, name: str = "cohort") -> list[Advertisement]:
+    """Raises MalformedRecord."""
+    return [_unpack(site, packed) for site, packed in read_bytes(content, name).items()]
+
+
+def read_threshold(content: RecordDict) -> int:
+    """Raises MalformedRecord."""
+    return typed(record_of(content, "threshold", ConfigRecord), "t", int)
+
+
+def write_bytes(values: Mapping[str, bytes]) -> ConfigRecord:
+    """Short byte strings by name."""
+    return ConfigRecord(dict(values))
+
+
+def read_bytes(content: RecordDict, name: str) -> dict[str, bytes]:
+    """Short byte strings by name. Raises MalformedRecord."""
+    found: dict[str, bytes] = {}
+    for key, value in record_of(content, name, ConfigRecord).items():
+        if not isinstance(value, bytes) or len(value) > MAX_BYTES:
+            raise MalformedRecord(name)
+        found[key] = value
+    return found
+
+
+def write_names(names: Iterable[str]) -> ConfigRecord:
+    """A set of names."""
+    return ConfigRecord(dict.fromkeys(sorted(names), True))
+
+
+def read_names(content: RecordDict, name: str) -> tuple[str, ...]:
+    """A set of names. Raises MalformedRecord."""
+    return tuple(record_of(content, name, ConfigRecord))
+
+
+def write_masked(masked: MaskedInput, head: Head | None) -> RecordDict:
+    """Stage 3's reply; `head` of the ledger whose newest entry it is."""
+    reply = ConfigRecord({"site": masked.site, "bits": masked.bits.tobytes(), "signature": masked.signature})
+    if head:
+        reply["ledger"] = f"{head.sequence} {head.digest}"
+    return RecordDict({"reply": reply, "numbers": ArrayRecord({PACKED: Array(masked.numbers)})})
+
+
+def read_masked(content: RecordDict, size: int, n_blocks: int) -> tuple[MaskedInput, Head | None]:
+    """`size`: how many numbers there have to be. Raises MalformedRecord."""
+    reply = record_of(content, "reply", ConfigRecord)
+    site = typed(reply, "site", str)
+    record = record_of(content, "numbers", ArrayRecord)
+    if set(record) != {PACKED}:
+        raise MalformedRecord("encoding")
+    numbers = read_array(record[PACKED], size, "<u8")
+    bits = _bits(typed(reply, "bits", bytes), n_blocks)
+    return MaskedInput(site, bits, numbers, typed(reply, "signature", bytes)), read_head(content, site)
+
+
+def write_count_shares(shares: CountShares) -> RecordDict:
+    """Stage 4's reply."""
+    return RecordDict({"count-seeds": write_bytes(shares.count_seeds), "mask-keys": write_bytes(shares.mask_keys)})
+
+
+def read_count_shares(content: RecordDict) -> CountShares:
+    """Raises MalformedRecord."""
+    return CountShares(read_bytes(content, "count-seeds"), read_bytes(content, "mask-keys"))
+
+
+def write_evidence(evidence: Evidence, silent: Iterable[str]) -> Mapping[str, ConfigRecord]:
+    """Stage 5's question."""
+    return {
+        "bits": write_bytes({name: masked.bits.tobytes() for name, masked in evidence.bits.items()}),
+        "signatures": write_bytes({name: masked.signature for name, masked in evidence.bits.items()}),
+        "count-seeds": write_bytes(evidence.count_seeds),
+        "mask-keys": write_bytes(evidence.mask_keys),
+        "silent": write_names(silent),
+    }
+
+
+def read_evidence(content: RecordDict, n_blocks: int) -> Evidence:
+    """Raises MalformedRecord."""
+    bits, signatures = read_bytes(content, "bits"), read_bytes(content, "signatures")
+    if bits.keys() != signatures.keys():
+        raise MalformedRecord("signatures")
+    return Evidence(
+        {name: MaskedBits(_bits(packed, n_blocks), signatures[name]) for name, packed in bits.items()},
+        read_bytes(content, "count-seeds"),
+        read_bytes(content, "mask-keys"),
+    )
+
+
+def write_masks(opening: Opening) -> RecordDict:
+    """Stage 5's reply."""
+    return RecordDict({"block-keys": write_bytes(opening.block_keys), "input-seeds": write_bytes(opening.input_seeds)})
+
+
+def read_masks(content: RecordDict) -> Opening:
+    """Raises MalformedRecord."""
+    return Opening(read_bytes(content, "block-keys"), read_bytes(content, "input-seeds"))
+
+
+def _pack(advertisement: Advertisement) -> bytes:
+    keys = (advertisement.channel_key, advertisement.mask_key)
+    return b"".join((*keys, advertisement.count_commitment, advertisement.input_commitment, advertisement.signature))
+
+
+def _unpack(site: str, packed: bytes) -> Advertisement:
+    if len(packed) <= 4 * KEY_BYTES:
+        raise MalformedRecord("advertisement")
+    parts = [packed[i * KEY_BYTES : (i + 1) * KEY_BYTES] for i in range(4)]
+    return Advertisement(site, parts[0], parts[1], parts[2], parts[3], packed[4 * KEY_BYTES :])
+
+
+def _bits(packed: bytes, n_blocks: int) -> UInt32[np.ndarray, " block"]:
+    if len(packed) != 4 * n_blocks:
+        raise MalformedRecord("bits")
+    return np.frombuffer(packed, "<u4").astype(np.uint32)

@@ -1,0 +1,203 @@
+"""Ridge regression for every combination, in closed form: the linear partner of the mixture of experts.
+
+With a few hundred visits a linear model of coarse voxels is hard to beat where few modalities are left. Fitted for each
+combination by itself (kernel ridge in permmoe.evaluation.baselines) it forgets all visits that lack one of its
+modalities. Here each block of the covariance matrix is taken over all visits that have the two modalities of the block
+(available-case analysis, Little and Rubin 2019, section 3.4), and every combination is solved from those blocks.
+
+A block is a mean over visits, so a federation sets it by averaging the sites' means by their numbers of such visits:
+what modality-aware averaging is for trained modules, and exact. No gradient moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from math import prod, sqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+from permmoe.data.batch import Batch, observed_masks
+from permmoe.layers.encoders import Standardise
+from permmoe.modality import combination_of
+
+EVERYBODY = "all-visits"
+"""Key of the moments that need no modality; no modality can be called so."""
+BASELINE_PENALTY = 1e-3
+"""One number about all visits needs next to no shrinking."""
+SMALLEST_VARIANCE = 1e-6
+"""Directions with a smaller share of the largest variance are noise of 32-bit sums."""
+
+
+def block_name(first: str, second: str) -> str:
+    """Key of the moments of two modalities, in the model's order; of one with itself, its own name."""
+    return first if first == second else f"{first}/{second}"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A combination's linear model of the change in CDR-SB, points."""
+
+    intercept: float
+    baseline: float
+    """Of baseline CDR-SB in points."""
+    features: Mapping[str, Float64[Tensor, " feature"]]
+
+
+class Moments(nn.Module):
+    """Means over visits of two vectors and of their outer product."""
+
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.zeros(left), requires_grad=False)
+        self.right = nn.Parameter(torch.zeros(right), requires_grad=False)
+        self.product = nn.Parameter(torch.zeros(left, right), requires_grad=False)
+
+    def set_from(self, left: Float64[Tensor, "visit left"], right: Float64[Tensor, "visit right"]) -> None:
+        """The means over these visits, of which there must be one at least."""
+        self.left.copy_(left.mean(0))
+        self.right.copy_(right.mean(0))
+        self.product.copy_(left.T @ right / len(left))
+
+    def covariance(self) -> Float64[Tensor, "left right"]:
+        """Between the two vectors, over the visits of the block."""
+        covariance: Tensor = self.product.double() - torch.outer(self.left.double(), self.right.double())
+        return covariance
+
+
+class CombinationRidge(nn.Module):
+    """Predicts from coarse voxels, tables' columns and baseline CDR-SB; all zero until its moments are set."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.ridge is None:
+            raise ValueError("the model's configuration has no ridge")
+        self.names, self.cells, self.penalty = config.names, config.ridge.cells, config.ridge.penalty
+        self.scales = nn.ModuleDict({m.name: Standardise(m) for m in config.modalities if m.kind == "tabular"})
+        sizes = {m.name: len(m.columns) if m.kind == "tabular" else prod(self.cells) for m in config.modalities}
+        blocks = {EVERYBODY: Moments(2, 2)}
+        # Baseline and outcome stand behind a modality's features: their moments with them are over the same visits.
+        blocks |= {name: Moments(size + 2, size + 2) for name, size in sizes.items()}
+        blocks |= {block_name(a, b): Moments(sizes[a], sizes[b]) for a, b in combinations(self.names, 2)}
+        self.moments = nn.ModuleDict(blocks)
+        self._solved: tuple[object, dict[int, Weights]] = (None, {})
+
+    def features(self, name: str, inputs: Float[Tensor, "n ..."]) -> Float64[Tensor, "n feature"]:
+        """A modality's inputs, as a batch holds them, on the coarse grid."""
+        if name in self.scales:
+            scaled: Tensor = self.scales[name](inputs)
+            return scaled.double()
+        return F.adaptive_avg_pool3d(inputs.double(), self.cells).flatten(1)
+
+    @torch.no_grad()
+    def set_moments(
+        self, features: Mapping[str, Float64[Tensor, "n feature"]], rows: Mapping[str, Int[Tensor, " n"]],
+        baseline: Float[Tensor, " visit"], target: Float[Tensor, " visit"],
+    ) -> None:  # fmt: skip
+        """Set all blocks from the training visits; one that no visit has stays. `rows`: the visits of the features."""
+        clinical = torch.stack([baseline, target], dim=1).double()
+        self._block(EVERYBODY).set_from(clinical, clinical)
+        own = {name: torch.cat([features[name], clinical[rows[name]]], dim=1) for name in features if len(rows[name])}
+        for name, values in own.items():
+            self._block(name).set_from(values, values)
+        for first, second in combinations([name for name in self.names if name in own], 2):
+            in_first, in_second = (torch.isin(rows[a], rows[b]) for a, b in ((first, second), (second, first)))
+            if in_first.any():
+                pair = features[first][in_first], features[second][in_second]
+                self._block(block_name(first, second)).set_from(*pair)
+
+    def forward(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """Change in CDR-SB at the horizon, points, from whatever each visit has in this batch."""
+        features = {name: self.features(name, x) for name, x in batch.inputs.items() if len(x)}
+        return self.predict(features, batch.observed, batch.baseline)
+
+    @torch.no_grad()
+    def predict(
+        self, features: Mapping[str, Float64[Tensor, "n feature"]], observed: Bool[Tensor, "batch modality"],
+        baseline: Float[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:  # fmt: skip
+        """The same from features: for each modality, a row for every visit in which it is observed."""
+        masks = observed_masks(observed)
+        predictions = torch.zeros(len(masks), dtype=torch.float64, device=baseline.device)
+        places = observed.long().cumsum(0) - 1
+        for mask in sorted(set(masks.tolist())):
+            chosen = (masks == mask).nonzero().squeeze(1)
+            weights = self.weights(mask)
+            found = weights.intercept + weights.baseline * baseline[chosen].double()
+            for name, own in weights.features.items():
+                rows = places[chosen, self.names.index(name)]
+                found = found + features[name][rows] @ own.to(baseline.device)
+            predictions[chosen] = found
+        return predictions.float()
+
+    def weights(self, mask: int) -> Weights:
+        """The model of a combination, given as a bit mask. Solved once for the moments as they are now."""
+        state = tuple((parameter.data_ptr(), parameter._version) for parameter in self.moments.parameters())
+        if self._solved[0] != state:
+            self._solved = (state, {})
+        solved = self._solved[1]
+        if mask not in solved:
+            solved[mask] = self._solve(mask)
+        return solved[mask]
+
+    def _solve(self, mask: int) -> Weights:
+        everybody = self._block(EVERYBODY)
+        spread = everybody.covariance()
+        mean_baseline, mean_target = everybody.left.tolist()
+        scale = 1 / sqrt(spread[0, 0]) if spread[0, 0] > 0 else 0.0
+        bases = {name: self._basis(name) for name in combination_of(mask, self.names)}
+        bases = {name: basis for name, basis in bases.items() if basis.shape[1]}
+        # Baseline first, then each modality in its own basis.
+        with_baseline = {n: scale * self._own(n)[:-2, -2] @ basis for n, basis in bases.items()}
+        with_target = {n: self._own(n)[:-2, -1] @ basis for n, basis in bases.items()}
+        rows = [torch.cat([(scale * scale * spread[0, 0])[None], *with_baseline.values()])[None]]
+        for name, basis in bases.items():
+            blocks = [basis.T @ self._covariance(name, other) @ bases[other] for other in bases]
+            rows.append(torch.cat([with_baseline[name][:, None], *blocks], dim=1))
+        matrix = torch.cat(rows)
+        answer = torch.cat([(scale * spread[0, 1])[None], *with_target.values()])
+        # Blocks over different visits need not fit together to a covariance; what is negative is taken for zero.
+        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+        matrix = (vectors * values.clamp(min=0)) @ vectors.T
+        penalty = torch.full_like(answer, self.penalty)
+        penalty[0] = BASELINE_PENALTY
+        solution = torch.linalg.solve(matrix + penalty.diag(), answer)
+        pieces = solution[1:].split([basis.shape[1] for basis in bases.values()])
+        features = {name: bases[name] @ piece for name, piece in zip(bases, pieces, strict=True)}
+        baseline = float(scale * solution[0])
+        intercept = mean_target - baseline * mean_baseline
+        intercept -= sum(float(self._block(n).left[:-2].double() @ own) for n, own in features.items())
+        return Weights(intercept, baseline, features)
+
+    def _basis(self, name: str) -> Float64[Tensor, "feature direction"]:
+        """Principal directions, scaled half of the way to equal variances: the fourth root of whitening.
+
+        Unscaled, the few directions in which all brains differ most outweigh the rest; whitened, noise counts as much.
+        """
+        variance, directions = torch.linalg.eigh(self._own(name)[:-2, :-2])
+        kept = variance > SMALLEST_VARIANCE * variance[-1].clamp(min=1e-12)
+        deviation = variance[kept].sqrt()
+        basis: Tensor = directions[:, kept] / (deviation * deviation.square().sum().sqrt()).sqrt()
+        return basis
+
+    def _own(self, name: str) -> Float64[Tensor, "own own"]:
+        covariance = self._block(name).covariance()
+        return (covariance + covariance.T) / 2
+
+    def _covariance(self, first: str, second: str) -> Float64[Tensor, "first second"]:
+        if first == second:
+            return self._own(first)[:-2, :-2]
+        if self.names.index(first) > self.names.index(second):
+            transposed: Tensor = self._covariance(second, first).T
+            return transposed
+        return self._block(block_name(first, second)).covariance()
+
+    def _block(self, key: str) -> Moments:
+        block = self.moments[key]
+        assert isinstance(block, Moments)
+        return block

@@ -1,0 +1,82 @@
+"""The model's forward pass for one visit, without shapes that depend on the data: what `torch.func.vmap` can batch.
+
+The sparse pass (permmoe.model) encodes observed inputs only and gathers each expert's tokens. Here every modality is
+encoded, zeros where it was not observed, and every expert sees every token; masks and gates then select. The result is
+the same, the cost that of a model without sparsity.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+from permmoe.data.batch import Batch
+from permmoe.layers.encoders import pooled_cells
+from permmoe.layers.routers import Routing
+from permmoe.modality import Modality
+from permmoe.model import PerMMoE
+
+Inputs = tuple[Tensor, ...]
+"""One tensor a modality, in the model's order; zeros where it was not observed."""
+
+
+class DensePerMMoE(nn.Module):
+    """A view of a model: the same parameters under the same names, behind `model.`"""
+
+    def __init__(self, model: PerMMoE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, inputs: Inputs, observed: Bool[Tensor, " modality"], baseline: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, ""], Routing]:
+        """One visit's prediction, points, and its routing as for a batch of one. Inputs have no batch dimension."""
+        model = self.model
+        encoded = torch.stack(
+            [model.encoders[name](x[None])[0] for name, x in zip(model.config.names, inputs, strict=True)]
+        )
+        tokens = torch.where(observed[:, None, None], encoded, self._bank_tokens(observed))
+        hidden = model.attention(tokens[None])
+        normed = model.attention.expert_norm(hidden)
+        routing: Routing = model.routers(normed, observed[None])
+        mixed = self._experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
+        hidden = hidden + F.dropout(mixed, model.config.dropout, model.training)
+        return model.head(hidden, baseline[None])[0], routing
+
+    def _bank_tokens(self, observed: Bool[Tensor, " modality"]) -> Float[Tensor, "modality token dim"]:
+        """B[P, m] for every m; for m ∈ P, which has no row, some row that nobody looks at."""
+        bank = self.model.missing_bank
+        mask = (observed.long() << torch.arange(len(observed), device=observed.device)).sum()
+        rows: Tensor = bank.rows.to(mask.device).index_select(0, mask[None])[0].clamp(min=0)
+        return bank.embeddings.index_select(0, rows)
+
+    def _experts(
+        self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
+    ) -> Float[Tensor, "token dim"]:
+        """Σ_e gate_e · FFN_e(token), over all experts."""
+        experts = self.model.experts
+        hidden = F.gelu(torch.einsum("td,edh->eth", tokens, experts.w1) + experts.b1.unsqueeze(1))
+        outputs = torch.einsum("eth,ehd->etd", hidden, experts.w2) + experts.b2.unsqueeze(1)
+        return torch.einsum("te,etd->td", gates, outputs)
+
+
+def dense_inputs(batch: Batch, config: ModelConfig) -> Inputs:
+    """A batch's inputs with a row for every visit, as the fixed stem leaves them."""
+    full: list[Tensor] = []
+    for column, modality in enumerate(config.modalities):
+        rows = batch.inputs.get(modality.name)
+        dense = batch.baseline.new_zeros(len(batch.baseline), *_row_shape(modality, config))
+        if rows is not None and len(rows):
+            dense[batch.observed[:, column]] = rows
+        full.append(dense)
+    return tuple(full)
+
+
+def _row_shape(modality: Modality, config: ModelConfig) -> tuple[int, ...]:
+    """Of one visit's input, which a batch without this modality does not show."""
+    if modality.kind == "tabular":
+        return (len(modality.columns),)
+    return (1, *(pooled_cells(config) if config.encoder.kind == "pooled" else config.grid.shape))

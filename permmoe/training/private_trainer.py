@@ -1,0 +1,121 @@
+"""Training with differential privacy of a patient: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), through Opacus.
+
+Each step draws every patient by itself with the same chance (Poisson sampling), clips each one's gradient, whole model
+at once, and adds Gaussian noise to the sum. Visits meet in nothing: the balance loss, which
+compares the visits of a batch, is left out, and the specialisation loss is each visit's own.
+
+Whoever knows the seed can draw the samples and the noise again and take them away: it must not come from the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from permmoe.config import PrivacyConfig, TrainConfig
+from permmoe.data.batch import Batch
+from permmoe.data.dataset import VisitData
+from permmoe.model import PerMMoE
+from permmoe.runtime.devices import seeded
+from permmoe.training.dense_pass import DensePerMMoE, Inputs, dense_inputs
+from permmoe.training.losses import specialisation_loss
+from permmoe.training.trainer import derive_seed, device_of, make_optimiser, modality_dropout
+
+OPACUS_GRADIENTS = "grad_sample"
+"""Where Opacus looks for the gradients of single patients, on each parameter."""
+VISITS_AT_ONCE = 32
+"""Whose gradients are in memory together: each takes as much as the model."""
+
+
+@dataclass(frozen=True)
+class PrivateRecord:
+    """What a private training may tell: nothing that depends on a patient. Its losses are not here on purpose."""
+
+    steps: int
+
+
+def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> dict[str, Float[Tensor, "batch ..."]]:
+    """The gradient of every visit's own loss (squared points plus λ × specialisation) for each trained parameter.
+
+    Dropout and router noise are drawn for each visit by itself.
+    """
+    dense = DensePerMMoE(model)
+    trained = {n: p.detach() for n, p in dense.named_parameters() if p.requires_grad}
+    fixed = {n: p.detach() for n, p in dense.named_parameters() if not p.requires_grad} | dict(dense.named_buffers())
+
+    def loss(
+        parameters: Mapping[str, Tensor],
+        inputs: Inputs,
+        observed: Bool[Tensor, " modality"],
+        baseline: Float[Tensor, ""],
+        target: Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        prediction, routing = functional_call(dense, {**parameters, **fixed}, (inputs, observed, baseline))
+        own = F.mse_loss(prediction, target)
+        return own + config.auxiliary_weight * specialisation_loss(routing) if config.specialisation else own
+
+    per_visit = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different", chunk_size=VISITS_AT_ONCE)
+    inputs = dense_inputs(batch, model.config)
+    # The fused kernels have no batching rule: vmap would call them visit by visit.
+    with sdpa_kernel(SDPBackend.MATH):
+        observed = batch.observed.to(batch.baseline.device)
+        found: dict[str, Tensor] = per_visit(trained, inputs, observed, batch.baseline, batch.target)
+    return {name.removeprefix("model."): gradient for name, gradient in found.items()}
+
+
+def train_privately(
+    model: PerMMoE,
+    data: VisitData,
+    config: TrainConfig,
+    privacy: PrivacyConfig,
+    *,
+    noise_multiplier: float,
+    sample_rate: float,
+    steps: int,
+    seed: int,
+) -> PrivateRecord:
+    """Train in place. A visit is a patient here: a table of visits holds one index visit for each.
+
+    `sample_rate`: chance of each patient to be in a step; the sum is divided by the EXPECTED number of patients, for
+    the number that came is private. Raises ValueError for no visits.
+    """
+    if len(data) == 0:
+        raise ValueError("no visit to train on")
+    generator = torch.Generator().manual_seed(derive_seed(seed, "samples"))
+    optimiser = DPOptimizer(
+        make_optimiser(model, config),
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=privacy.max_gradient_norm,
+        expected_batch_size=max(sample_rate * len(data), 1e-9),
+        generator=torch.Generator(device=device_of(model)).manual_seed(derive_seed(seed, "noise")),
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.train()
+    with seeded(derive_seed(seed, "dropout"), device_of(model)):
+        for _ in range(steps):
+            rows = (torch.rand(len(data), generator=generator) < sample_rate).nonzero().flatten()
+            for parameter, gradient in zip(trained, _gradients(model, data, rows, config, generator), strict=True):
+                setattr(parameter, OPACUS_GRADIENTS, gradient)
+            optimiser.step()
+            optimiser.zero_grad()
+    for parameter in trained:
+        delattr(parameter, OPACUS_GRADIENTS)
+    return PrivateRecord(steps)
+
+
+def _gradients(
+    model: PerMMoE, data: VisitData, rows: Int[Tensor, " n"], config: TrainConfig, generator: torch.Generator
+) -> list[Float[Tensor, "n ..."]]:
+    """For each trained parameter the gradients of the drawn visits; no rows where nobody was drawn."""
+    if not len(rows):
+        return [p.new_zeros(0, *p.shape) for p in model.parameters() if p.requires_grad]
+    withheld = modality_dropout(data.observed[rows], config.modality_dropout, generator)
+    return list(per_visit_gradients(model, data.batch(rows, withheld).to(device_of(model)), config).values())

@@ -1,0 +1,82 @@
+"""The coordinator's child processes: started, started again when they end, and stopped with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOG = logging.getLogger("permmoe.server")
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONUNBUFFERED": "1",
+}
+"""What keeps Flower from calling home."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+STEADY_SECONDS = 60.0
+"""A child that lived this long is not failing at once: its next start is not delayed."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, and where its output goes."""
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Child:
+    """A program that is kept running."""
+
+    def __init__(self, program: Program, clock: Callable[[], float] = time.monotonic) -> None:
+        self.program, self._clock = program, clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started, self._not_before, self._pause = 0.0, 0.0, FIRST_PAUSE_SECONDS
+
+    def tend(self) -> None:
+        """Start it, or start it again where it has ended; one that ends at once is given longer and longer pauses."""
+        now = self._clock()
+        if self._process is not None:
+            status = self._process.poll()
+            if status is None:
+                return
+            steady = now - self._started > STEADY_SECONDS
+            self._pause = FIRST_PAUSE_SECONDS if steady else min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            self._not_before = now + self._pause
+            self._process = None
+            LOG.warning("%s ended (status %s); starting it again", self.program.name, status)
+        if now < self._not_before:
+            return
+        self._started = now
+        tethered = [sys.executable, "-m", "permmoe_server.coordination.tether", *self.program.command]
+        with self.program.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                tethered,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **QUIET, **self.program.environment},
+                start_new_session=True,
+            )
+
+    def stop(self, patience_seconds: float = 10.0) -> None:
+        """End it, kindly first."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(patience_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None

@@ -1,0 +1,54 @@
+"""The gateway as a process of its own: `python -m permmoe_server.gateway.process FOLDER`.
+
+It reads the server's key and never the authority's, so that whoever breaks into the one process that strangers can
+talk to can add no site.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from permmoe_server.gateway.door import Refusals, make_gateway, serve
+from permmoe_server.provisioning.authority import load_certificate
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.members import Members
+from permmoe_server.settings import read_server
+
+LOG_BYTES, LOG_FILES = 10_000_000, 5
+COUNT_SECONDS = 1.0
+
+
+def main(folder: FederationFolder) -> None:
+    """Serve until the process is told to end."""
+    log = RotatingFileHandler(folder.logs / "gateway.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[log])
+    settings = read_server(folder.settings)
+    members = Members(folder.roster, load_certificate(folder.authority))
+    gateway = make_gateway(
+        f"https://127.0.0.1:{settings.superlink_port}", folder.authority, settings.limits, members.includes
+    )
+    threading.Thread(target=_write_counts, args=(gateway.state.refusals, folder.refusals), daemon=True).start()
+    serve(gateway, folder.server, folder.server_key, folder.authority, settings.listen, settings.port)
+
+
+def _write_counts(refusals: Refusals, path: Path) -> None:
+    """Keep a file of the counts, for the coordinator's status: since this process started."""
+    written = None
+    pause = threading.Event()
+    while True:
+        counts = refusals.by_rule()
+        if counts != written:
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(counts))
+            new.replace(path)
+            written = counts
+        pause.wait(COUNT_SECONDS)
+
+
+if __name__ == "__main__":
+    main(FederationFolder(Path(sys.argv[1])))

@@ -1,0 +1,101 @@
+"""Why something was left out, in a sentence for the coordinator: the rules of replies and of the gateway.
+
+A sentence stands beside its rule and says nothing about who broke it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+REPLY_RULES: Mapping[str, str] = MappingProxyType(
+    {
+        # not read at all: permmoe.federated.records
+        "missing_reply": "It does not say which site, round and model it is about.",
+        "missing_site": "It does not say which site it is from.",
+        "missing_round": "It does not say which round it answers.",
+        "missing_model_digest": "It does not say which model it started from.",
+        "missing_update": "It holds no array of changes.",
+        "missing_support": "It does not say how much data is behind its changes.",
+        "missing_figures": "It lacks the visits, loss and times of the training.",
+        "missing_visits": "It does not say how many visits it trained on.",
+        "missing_loss_sum": "It does not say its training loss.",
+        "missing_train_seconds": "It does not say how long its training took.",
+        "missing_overhead_seconds": "It does not say how long its work beside training took.",
+        "missing_sums": "It holds no sums of errors.",
+        "ledger_head": "What it says of its site's ledger is not a number and a SHA-256.",
+        "encoding": "An array is not written as this version of PerM-MoE writes it.",
+        "sums": "An evaluation does not hold a count and four sums for each combination.",
+        "site_name": "It carries a name that no site can have.",
+        "modalities": "What it says of its site's modalities is not a list of names.",
+        "unknown_module": "It holds a module that this model does not have.",
+        "dtype": "An array is not made of bytes, as this version of PerM-MoE packs its numbers.",
+        "shape": "A module does not have the size that it has in this model.",
+        # read and judged: permmoe_server.protocol.acceptance
+        "wrong_round": "It answers another round than the one that was open.",
+        "wrong_site": "It spoke in the name of another site than the one whose key sent it.",
+        "model_digest": "It started from another model than the one that was sent.",
+        "duplicate_reply": "Its site had answered this round already; the first reply counts.",
+        "unknown_modality": "It has a modality that this study does not have.",
+        "empty": "It trained no module.",
+        "not_finite": "A value is NaN or infinite, or a time is negative.",
+        "visits": "Its number of visits is not above 0 and within max_support.",
+        "support_range": "The data behind a module are not above 0 and within max_support.",
+        "norm": "A module changed by more than max_update_norm.",
+        "fixed_point_range": "Adding it could have overflowed the sum over sites.",
+        "unknown_combination": "An evaluation names a combination of modalities that this study does not have.",
+        "min_cell_count": "An evaluation covers fewer than min_cell_count visits of a combination.",
+        "negative_sum": "A sum of squares or of absolute values is negative.",
+        # nothing to judge: permmoe_server.protocol.rounds, flwr.common.constant.ErrorCode
+        "no_reply": "The site was silent until the round's deadline.",
+        "NODE_UNAVAILABLE": "The site lost its connection before its answer was whole.",
+        "MESSAGE_UNAVAILABLE": "The site did not fetch the round before its deadline.",
+        "REPLY_MESSAGE_UNAVAILABLE": "The site fetched the round and did not answer before its deadline.",
+        "LOAD_CLIENT_APP_EXCEPTION": "The site's installed program could not be loaded; its log says why.",
+        "CLIENT_APP_CRASHED": "The site's program was killed or crashed; its log says more.",
+        "CLIENT_APP_RAISED_EXCEPTION": "The site's program stopped with an error; its log says more.",
+        "MOD_FAILED_PRECONDITION": "Flower refused the round at the site; the site's log says more.",
+        "INVALID_FAB": "The site was sent a program, which no site of ours takes.",
+        "UNKNOWN": "Flower could not say what went wrong; the site's log may.",
+        # a secure sum: permmoe_server.protocol.secure_rounds
+        "secure_advertisement": "Its keys for this round are not signed by the site in the roster.",
+        "secure_sum": "Its shares, masked numbers or signature do not fit the round's secure sum.",
+        "AlreadyAnswered": "The site has given its input to this round before, and gives it once.",
+        "SecureSumRefused": "The site refused: too few sites, a peer it does not know, or a rule of its own.",
+        # withheld by the hospital: permmoe_client
+        "StudyNotApproved": "The hospital has not approved this study yet; ask it to.",
+        "NotReleased": "The hospital's release policy let nothing of it out; the site's log says why.",
+        "BudgetSpent": "The site's privacy budget, or the study's target, does not allow this round.",
+        "LedgerError": "The site's ledger cannot be written or believed, and nothing leaves without it.",
+    }
+)
+"""Rule -> why a reply to a round is left out."""
+
+SITE_ERROR = "The site's program stopped with this type of error; the site's log says more."
+
+GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
+    {
+        "handshake": "It had no certificate of this federation, or an expired one, or TLS failed otherwise.",
+        "not_on_roster": "Its certificate's key is not on the roster.",
+        "path": "It asked for something that the gateway does not offer.",
+        "method": "It used another HTTP method than the one its path has.",
+        "query": "Its address had a query string, which no request of a site has.",
+        "body_size": "Its body was, or said it was, too long.",
+        "slow_body": "Its body was not complete in time.",
+        "slow_headers": "Its request head was not complete in time.",
+        "slow_exchange": "It did not take the answer in time and was cut off.",
+        "malformed": "It was not HTTP/1.1.",
+        "rate": "It asked too often.",
+        "connections": "Too many connections were open.",
+        "address_connections": "Its address had too many connections open.",
+        "busy": "Too many bytes of other requests were held at that moment.",
+        "upstream": "The superlink behind the gateway was down, or sent too much.",
+        "upstream_slow": "The superlink behind the gateway took too long to answer.",
+    }
+)
+"""Rule -> why the gateway turned a request or a connection away."""
+
+
+def reply_reason(rule: str) -> str:
+    """Why a reply is left out; a word that is no rule is the type of an error that its site had, chosen by the site."""
+    return REPLY_RULES.get(rule, SITE_ERROR)

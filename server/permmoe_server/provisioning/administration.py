@@ -1,0 +1,227 @@
+"""A federation's folder: founded, sites added and removed, the server's certificate renewed.
+
+    ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip
+
+Every file is replaced whole, one command at a time works on a folder, and no command touches another site's kit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from permmoe.errors import ConfigurationError, nearest
+from permmoe.federated.roster import (
+    FEDERATION_NAME,
+    SITE_NAME,
+    Roster,
+    RosterError,
+    fingerprint,
+    public_key_text,
+    read_roster,
+    sign_roster,
+)
+from permmoe_server.provisioning.authority import (
+    Identity,
+    checked_host,
+    issue_server,
+    issue_site,
+    new_authority,
+    new_node_key,
+    read_identity,
+    write_file,
+)
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.kit import Kit
+from permmoe_server.settings import read_server, server_template
+
+LOCK_FILE, RUNNING_FILE = ".lock", ".running"
+
+
+def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> str:
+    """Found a federation in a folder that appears whole or not at all; returns the fingerprint of its key.
+
+    Raises ConfigurationError for a folder that holds anything, or an invalid name or host.
+    """
+    if not re.fullmatch(FEDERATION_NAME, name):
+        raise ConfigurationError(
+            f"{name!r} cannot name a federation; use up to 64 letters, digits, spaces and . _ - "
+            "that begin with a letter or digit"
+        )
+    host = checked_host(host)
+    _refuse_taken(folder)
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    authority = new_authority(name, now)
+    new = FederationFolder(Path(tempfile.mkdtemp(prefix=f".{folder.path.name}.new-", dir=folder.path.parent)))
+    try:
+        write_file(new.authority_key, authority.key_pem, secret=True)
+        write_file(new.authority, authority.certificate_pem, secret=False)
+        write_file(new.settings, server_template(host, port).encode(), secret=False)
+        _write_server(new, issue_server(authority, host, now, read_server(new.settings).certificate_days))
+        _write_roster(new, Roster(federation=name, serial=1), authority)
+        new.kits.mkdir(mode=0o700)
+        try:
+            new.path.replace(folder.path)
+        except OSError:
+            _refuse_taken(folder)
+            raise
+    finally:
+        shutil.rmtree(new.path, ignore_errors=True)
+    return fingerprint(authority.certificate)
+
+
+def add_site(folder: FederationFolder, name: str, public_key: Path | None = None) -> Path:
+    """Put a site on the roster and write its kit; returns the kit's path.
+
+    `public_key`: the half of a key that the hospital made and keeps, which is the better way; without it the kit holds
+    a new private key that is kept nowhere else. Raises ConfigurationError for a name that is taken or invalid, or a
+    file without a usable key.
+    """
+    if not SITE_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} cannot name a site; use up to 64 of a-z, 0-9, _ and - that begin with a letter or digit"
+        )
+    with locked(folder):
+        authority, roster = _authority(folder), list_sites(folder)
+        if name in roster.names:
+            raise ConfigurationError(
+                f"site {name!r} is in the federation already; use another name, or remove it first"
+            )
+        private, public = (None, _read_public_key(public_key, roster)) if public_key else new_node_key()
+        roster = roster.with_site(name, public.decode())
+        server = read_server(folder.settings)
+        kit = Kit(
+            federation=roster.federation,
+            site=name,
+            host=server.host,
+            port=server.port,
+            fingerprint=fingerprint(authority.certificate),
+            authority_pem=authority.certificate_pem,
+            signed_roster=sign_roster(roster, authority.key),
+            certificate_pem=issue_site(authority, name, public.decode(), datetime.now(UTC)),
+            node_key=private,
+        )
+        path = _kit_path(folder, name)
+        # The roster last: after a kill between the two the name is still free, and the same command replaces the kit.
+        write_file(path, kit.to_zip(), secret=True)
+        write_file(folder.roster, kit.signed_roster, secret=False)
+    return path
+
+
+def remove_site(folder: FederationFolder, name: str) -> None:
+    """Take a site off the roster and delete its kit. Raises ConfigurationError for a name that is not on it."""
+    with locked(folder):
+        authority, roster = _authority(folder), list_sites(folder)
+        if name not in roster.names:
+            hint = nearest(name, roster.names) if roster.sites else "no site has been added yet"
+            raise ConfigurationError(f"no site {name!r} in the federation; {hint}")
+        _write_roster(folder, roster.without_site(name), authority)
+        _kit_path(folder, name).unlink(missing_ok=True)
+
+
+def rotate_certificate(folder: FederationFolder) -> datetime:
+    """Give the server a new key and certificate for the host in server.yaml; returns when it ends.
+
+    The authority stays, so no site has to do anything. Key and certificate are two files: a kill between them leaves
+    two that do not match, which the same command mends.
+    """
+    with locked(folder):
+        server = read_server(folder.settings)
+        issued = issue_server(_authority(folder), server.host, datetime.now(UTC), server.certificate_days)
+        _write_server(folder, issued)
+    return issued.certificate.not_valid_after_utc
+
+
+def list_sites(folder: FederationFolder) -> Roster:
+    """The roster, its signature verified."""
+    _refuse_missing(folder)
+    try:
+        return read_roster(folder.roster.read_bytes(), _authority(folder).certificate)
+    except RosterError as error:
+        raise ConfigurationError(f"{folder.roster}: {error}") from None
+
+
+def server_identity(folder: FederationFolder) -> Identity:
+    """The server's certificate and key. Raises ConfigurationError where they do not match."""
+    _refuse_missing(folder)
+    return read_identity(folder.server, folder.server_key)
+
+
+def running(folder: FederationFolder) -> AbstractContextManager[None]:
+    """Hold the folder as its one running coordinator; sites are added and removed meanwhile.
+
+    Raises ConfigurationError where another one runs.
+    """
+    return _held(folder, RUNNING_FILE, f"a coordinator is running on {folder.path} already; stop it first")
+
+
+def locked(folder: FederationFolder) -> AbstractContextManager[None]:
+    """Hold the folder against other commands that change it."""
+    return _held(folder, LOCK_FILE, f"another command is changing {folder.path}; repeat this one when it has ended")
+
+
+@contextmanager
+def _held(folder: FederationFolder, name: str, taken: str) -> Iterator[None]:
+    """Hold a lock alone; the system lets go of it when the process ends, however it ends."""
+    _refuse_missing(folder)
+    handle = os.open(folder.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(taken) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _authority(folder: FederationFolder) -> Identity:
+    return read_identity(folder.authority, folder.authority_key)
+
+
+def _read_public_key(path: Path, roster: Roster) -> bytes:
+    if not path.is_file():
+        raise ConfigurationError(f"no public key at {path}; name the file that the hospital sent")
+    try:
+        text = public_key_text(path.read_bytes())
+    except RosterError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    for site in roster.sites:
+        if site.public_key == text:
+            raise ConfigurationError(f"{path}: this is the key of site {site.name!r}; every site needs its own")
+    return text.encode()
+
+
+def _kit_path(folder: FederationFolder, name: str) -> Path:
+    return folder.kits / f"{name}.zip"
+
+
+def _write_server(folder: FederationFolder, server: Identity) -> None:
+    write_file(folder.server_key, server.key_pem, secret=True)
+    write_file(folder.server, server.certificate_pem, secret=False)
+
+
+def _write_roster(folder: FederationFolder, roster: Roster, authority: Identity) -> None:
+    write_file(folder.roster, sign_roster(roster, authority.key), secret=False)
+
+
+def _refuse_taken(folder: FederationFolder) -> None:
+    if folder.authority.exists():
+        raise ConfigurationError(f"{folder.path} holds a federation already; name another folder")
+    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise ConfigurationError(f"{folder.path} is not empty; name a new folder")
+
+
+def _refuse_missing(folder: FederationFolder) -> None:
+    if not folder.authority.is_file():
+        raise ConfigurationError(
+            f"no federation in {folder.path}; found one with permmoe-server init, or name its folder"
+        )

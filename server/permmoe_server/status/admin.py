@@ -1,0 +1,147 @@
+"""The coordinator's admin port: a page, a health check, metrics and the status as JSON. It reads; it changes nothing.
+
+It is meant for loopback and has no login. What a web page of a stranger could do to it from the coordinator's own
+browser is refused: a foreign `Host` (DNS rebinding), any method but GET, frames, scripts.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection
+from datetime import UTC, datetime
+
+import uvicorn
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from permmoe.errors import ConfigurationError
+from permmoe_server.status.metrics import registry_of
+from permmoe_server.status.page import STYLE_HASH, page
+from permmoe_server.status.snapshot import StatusBoard, status_json
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+STALE_SECONDS = 60.0
+"""A coordinator that has not touched its board for this long is stuck."""
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        f"default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: float = STALE_SECONDS) -> Starlette:
+    """The application. `hosts` are names that it may be asked by besides those of loopback, as in a URL, without port.
+
+    `/health` is 200 while the federation waits, runs or has finished, and 503 while it starts, once it failed, and when
+    the board has not been updated for `stale_seconds`; its text is the phase, or `stale`.
+    """
+    registry = registry_of(board.snapshot)
+
+    def status_page(_: Request) -> Response:
+        return HTMLResponse(page(board.snapshot(), datetime.now(UTC)))
+
+    def status(_: Request) -> Response:
+        return Response(status_json(board.snapshot()), media_type="application/json")
+
+    def health(_: Request) -> Response:
+        phase = board.snapshot().phase
+        word = "stale" if board.age_seconds() > stale_seconds else phase
+        return PlainTextResponse(word + "\n", 200 if word in ("waiting", "running", "finished") else 503)
+
+    def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    return Starlette(
+        routes=[
+            Route("/", status_page),
+            Route("/status.json", status),
+            Route("/health", health),
+            Route("/metrics", metrics),
+        ],
+        middleware=[Middleware(_Guard, hosts=LOOPBACK_NAMES | {host.lower() for host in hosts})],
+    )
+
+
+def serve_admin(app: Starlette, host: str = "127.0.0.1", port: int = 8090) -> uvicorn.Server:
+    """A server that listens already; the caller's thread calls `run()`, and any thread ends it with `should_exit`.
+
+    With port 0 the system chooses one: `server.config.port`. Raises ConfigurationError where it cannot listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the status page cannot listen at {host}, port {port} ({error.strerror}); choose another admin port"
+        ) from None
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=listening.getsockname()[1],
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        limit_concurrency=64,
+        timeout_graceful_shutdown=2,
+    )
+    return _AdminServer(config, listening)
+
+
+class _AdminServer(uvicorn.Server):
+    """Uvicorn binds when it runs, and ends its thread without a word where it cannot: here the socket comes first."""
+
+    def __init__(self, config: uvicorn.Config, listening: socket.socket) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets or [self._listening])
+
+
+class _Guard:
+    """Stands before every route, so that an error page keeps the rules too."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        app = self._app if scope["type"] != "http" else self._refusal(scope) or self._app
+        await app(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        # "One Host header, with a name that this page is known by": a stranger's name that resolves to loopback is not.
+        named = Headers(scope=scope).getlist("host")
+        if len(named) != 1 or _without_port(named[0]).lower() not in self._hosts:
+            return PlainTextResponse("this is not the host that was asked for\n", 421)
+        # "Nothing but GET."
+        if scope["method"] != "GET":
+            return PlainTextResponse("only GET\n", 405, headers={"allow": "GET"})
+        return None
+
+
+def _without_port(host: str) -> str:
+    """The host of a Host header; an IPv6 address keeps its brackets."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host

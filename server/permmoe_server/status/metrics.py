@@ -1,0 +1,93 @@
+"""Prometheus metrics of a status. A site chooses no label's value beyond its name on the roster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    StateSetMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from permmoe_server.protocol.rules import REPLY_RULES
+from permmoe_server.status.snapshot import PHASES, CoordinatorStatus, last_validation, mean_rmse
+
+SITE_ERROR = "site_error"
+"""Stands for every type of error that a site had: their names are the site's own words, and their number unbounded."""
+
+
+def registry_of(snapshot: Callable[[], CoordinatorStatus]) -> CollectorRegistry:
+    """A registry of its own that asks for a snapshot each time it is read."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_StatusCollector(snapshot))
+    return registry
+
+
+class _StatusCollector(Collector):
+    def __init__(self, snapshot: Callable[[], CoordinatorStatus]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        yield from metrics(self._snapshot())
+
+
+def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
+    """Every metric with its help text; counters count since the study began, over restarts."""
+    records = status.records
+    phase: dict[str, bool] = {name: name == status.phase for name in PHASES}
+    yield StateSetMetricFamily("permmoe_phase", "What the federation is doing; one phase is 1.", phase)
+    yield GaugeMetricFamily("permmoe_rounds_done", "Rounds of the study that are done.", status.rounds_done)
+    yield GaugeMetricFamily("permmoe_rounds_planned", "Rounds that the study has.", status.rounds_total)
+    seconds = sum(record.seconds for record in records)
+    yield SummaryMetricFamily("permmoe_round_seconds", "Time of rounds, seconds.", len(records), seconds)
+    if records:
+        yield GaugeMetricFamily("permmoe_last_round_seconds", "Time of the last round, seconds.", records[-1].seconds)
+    yield GaugeMetricFamily("permmoe_sites", "Sites on the roster.", len(status.sites))
+    yield GaugeMetricFamily("permmoe_sites_online", "Sites of the roster that are connected.", status.sites_online)
+    online = GaugeMetricFamily("permmoe_site_online", "Whether a site is connected.", labels=["site"])
+    for site in status.sites:
+        online.add_metric([site.name], float(site.is_online))
+    yield online
+    yield _counter("permmoe_rejected_replies", "Replies that no round used.", _rejected(status))
+    yield _counter("permmoe_gateway_refusals", "Requests and connections turned away.", Counter(status.refusals))
+    down, up = (sum(getattr(record, name) for record in records) for name in ("bytes_down", "bytes_up"))
+    yield CounterMetricFamily("permmoe_sent_bytes", "Training payload sent to sites, bytes.", down)
+    yield CounterMetricFamily("permmoe_received_bytes", "Training payload received from sites, bytes.", up)
+    yield from _scores(status)
+
+
+def _counter(name: str, text: str, counts: Counter[str]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=["rule"])
+    for rule, count in sorted(counts.items()):
+        family.add_metric([rule], count)
+    return family
+
+
+def _rejected(status: CoordinatorStatus) -> Counter[str]:
+    rules = (rejection.rule for record in status.records for rejection in record.rejections)
+    return Counter(rule if rule in REPLY_RULES else SITE_ERROR for rule in rules)
+
+
+def _scores(status: CoordinatorStatus) -> Iterator[Metric]:
+    """The newest evaluation; every series says what kind of data it was made on."""
+    data = {True: "synthetic", False: "real", None: "unknown"}[status.is_synthetic]
+    labels = ["combination", "data"]
+    rmse = GaugeMetricFamily(
+        "permmoe_validation_rmse_points", "RMSE of the newest model, CDR-SB points.", labels=labels
+    )
+    visits = GaugeMetricFamily("permmoe_validation_visits", "Visits that the RMSE is over.", labels=labels)
+    mean = GaugeMetricFamily(
+        "permmoe_validation_mean_rmse_points", "Root of the squared error averaged over combinations.", labels=["data"]
+    )
+    evaluated = last_validation(status.records)
+    if evaluated:
+        for name, score in evaluated.validation.items():
+            rmse.add_metric([name, data], score.rmse)
+            visits.add_metric([name, data], score.n)
+        mean.add_metric([data], mean_rmse(evaluated.validation) or 0.0)
+    yield from (rmse, visits, mean)

@@ -1,0 +1,164 @@
+"""The federation's models: versions that never change, and which of them is the current one.
+
+models/registry.json    versions, the current one, and every decision so far; replaced whole
+models/v0001/           a checkpoint as a study left it
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from permmoe.config import Configuration
+from permmoe.errors import ConfigurationError, DataError, nearest
+from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.checkpoint_card import read_checked
+from permmoe_server.provisioning.administration import locked
+from permmoe_server.provisioning.authority import write_file
+from permmoe_server.provisioning.federation_folder import FederationFolder
+
+REGISTRY_FILE = "registry.json"
+
+
+class ModelVersion(Configuration):
+    """A registered model; its files never change."""
+
+    name: str = Field(description="v0001, v0002 …")
+    study: str
+    plan_digest: str
+    tensors_sha256: str
+    round: int = Field(description="of the study, whose weights these are")
+    validation_mse: float | None = Field(description="averaged over combinations, squared points; none: not evaluated")
+    is_synthetic: bool
+    registered: datetime
+
+
+class Registry(Configuration):
+    """All versions, and the decisions about them."""
+
+    versions: tuple[ModelVersion, ...] = ()
+    promoted: tuple[str, ...] = Field((), description="names of versions that were made current, the last one is")
+    history: tuple[str, ...] = Field((), description="every decision in words, oldest first")
+
+    @property
+    def current(self) -> str | None:
+        """The version in use."""
+        return self.promoted[-1] if self.promoted else None
+
+    def version(self, name: str) -> ModelVersion:
+        """The version of that name. Raises ConfigurationError."""
+        for version in self.versions:
+            if version.name == name:
+                return version
+        known = [version.name for version in self.versions]
+        raise ConfigurationError(f"no model {name!r}; {nearest(name, known) if known else 'none is registered yet'}")
+
+
+def read_registry(folder: FederationFolder) -> Registry:
+    """The registry; empty where nothing was registered. Raises ConfigurationError for a damaged file."""
+    path = folder.models / REGISTRY_FILE
+    try:
+        return Registry.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        return Registry()
+    except ValidationError:
+        raise ConfigurationError(f"{path} is damaged; take it from a back-up") from None
+
+
+def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersion:
+    """Copy a study's model into the registry; the same model is registered once. Raises DataError for a damaged one.
+
+    A kill leaves a folder that no version names; the next registration replaces it.
+    """
+    _, card = read_checked(model)
+    if "plan" not in card:
+        raise DataError(f"{model} is not the model of a federated study; name the folder 'model' of a study")
+    plan = _plan_of(card)
+    with locked(folder):
+        registry = read_registry(folder)
+        for version in registry.versions:
+            if (version.tensors_sha256, version.plan_digest) == (card["tensors_sha256"], plan.digest()):
+                return version
+        version = ModelVersion(
+            name=f"v{len(registry.versions) + 1:04d}",
+            study=plan.name,
+            plan_digest=plan.digest(),
+            tensors_sha256=card["tensors_sha256"],
+            round=card["round"],
+            validation_mse=card.get("validation_mse"),
+            is_synthetic=plan.is_synthetic,
+            registered=now,
+        )
+        target = folder.models / version.name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(model, target)
+        read_checked(target)
+        _write(folder, registry, versions=(*registry.versions, version), said=f"{now:%F %T} registered {version.name}")
+    return version
+
+
+def promote(folder: FederationFolder, name: str, now: datetime) -> None:
+    """Make a version the current one, once its files were found whole."""
+    with locked(folder):
+        registry = read_registry(folder)
+        _verify(folder, registry.version(name))
+        _write(folder, registry, promoted=(*registry.promoted, name), said=f"{now:%F %T} promoted {name}")
+
+
+def rollback(folder: FederationFolder, now: datetime) -> str:
+    """Make the version current that was so before; each call goes one further back. Returns its name."""
+    with locked(folder):
+        registry = read_registry(folder)
+        if len(registry.promoted) < 2:
+            raise ConfigurationError("no model was current before this one; promote another one instead")
+        name = registry.promoted[-2]
+        _verify(folder, registry.version(name))
+        _write(folder, registry, promoted=registry.promoted[:-1], said=f"{now:%F %T} rolled back to {name}")
+    return name
+
+
+def export(folder: FederationFolder, name: str | None, target: Path) -> ModelVersion:
+    """Copy a version, the current one without a name, to a new folder that `permmoe predict` takes."""
+    registry = read_registry(folder)
+    chosen = name or registry.current
+    if chosen is None:
+        raise ConfigurationError("no model is current; promote one, or name a version")
+    if target.exists():
+        raise ConfigurationError(f"{target} exists; name a new folder")
+    version = registry.version(chosen)
+    _verify(folder, version)
+    shutil.copytree(folder.models / version.name, target)
+    return version
+
+
+def damaged(folder: FederationFolder) -> tuple[str, ...]:
+    """Names of versions whose files are not those that were registered."""
+    found = []
+    for version in read_registry(folder).versions:
+        try:
+            _verify(folder, version)
+        except DataError:
+            found.append(version.name)
+    return tuple(found)
+
+
+def _verify(folder: FederationFolder, version: ModelVersion) -> None:
+    _, card = read_checked(folder.models / version.name)
+    if card["tensors_sha256"] != version.tensors_sha256 or _plan_of(card).digest() != version.plan_digest:
+        raise DataError(f"{folder.models / version.name} is not what was registered; take it from a back-up")
+
+
+def _plan_of(card: dict[str, object]) -> RoundPlan:
+    try:
+        return RoundPlan.model_validate(card["plan"])
+    except ValidationError:
+        raise DataError("a model's card holds no plan that can be read; take the folder from a back-up") from None
+
+
+def _write(folder: FederationFolder, registry: Registry, said: str, **changes: object) -> None:
+    folder.models.mkdir(exist_ok=True)
+    new = registry.model_copy(update={**changes, "history": (*registry.history, said)})
+    write_file(folder.models / REGISTRY_FILE, new.model_dump_json(indent=1).encode(), secret=False)

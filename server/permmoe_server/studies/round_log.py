@@ -1,0 +1,167 @@
+"""Follow a study's `rounds.jsonl` (permmoe_server.app) while another process writes it.
+
+What is kept of a line is small and of fixed types: counts, sums and names of rules, sites and modules, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Any, Literal
+
+LOG = logging.getLogger("permmoe.server")
+
+Part = Literal["training", "validation", "test"]
+PARTS: tuple[Part, ...] = ("validation", "test")
+"""What a round may evaluate."""
+REMEMBERED_BYTES = 256
+"""The end of a line, where its times and error sums stand: no two lines that were ever written share it."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the model does on one combination."""
+
+    n: int
+    """Visits, of all sites."""
+    rmse: float
+    """Points of CDR-SB."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A reply that was left out, or a node's silence."""
+
+    node: int
+    sender: str
+    """The site, or `node 17` where nobody knows which site a node is."""
+    rule: str
+    """The rule that it broke, `no_reply`, or the type of the error that the site had."""
+    part: Part = "training"
+
+
+@dataclass(frozen=True)
+class RoundSummary:
+    """A round as the coordinator sees it: the part of permmoe_server.protocol.rounds.RoundRecord that is shown."""
+
+    round: int
+    is_aggregated: bool
+    """False where too few replies were accepted: the model stayed as it was."""
+    seconds: float
+    train_loss: float | None = None
+    """Mean over the accepted sites' visits, squared points; None without any."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+    trained: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Accepted site -> the modules that it trained; after a secure round none is named, for nobody knows."""
+    holders: Mapping[str, int] = field(default_factory=dict)
+    """Module -> how many sites trained it."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Secure: site that went silent after its input was in -> the stage that it was lost at."""
+    rejections: tuple[Rejection, ...] = ()
+    validation: Mapping[str, Score] = field(default_factory=dict)
+    """By combination; empty where nothing was evaluated."""
+    test: Mapping[str, Score] = field(default_factory=dict)
+
+
+class RoundLog:
+    """The rounds of a study's folder so far. Each call reads what was added since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._module_sets: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._offset, self._end = 0, b""
+        self._records: tuple[RoundSummary, ...] = ()
+
+    def read(self) -> tuple[RoundSummary, ...]:
+        """All rounds written so far; none where there is no file yet.
+
+        A last line without its end waits for the next call. A study that resumes may cut its last lines and write
+        others: where the file no longer has what was read, it is read again from the start.
+        """
+        new = self._new_bytes()
+        if new is None:
+            self._start_over()
+            new = self._new_bytes() or b""
+        complete = new[: new.rfind(b"\n") + 1]
+        if complete:
+            self._offset += len(complete)
+            self._end = (self._end + complete)[-REMEMBERED_BYTES:]
+            self._records += tuple(s for line in complete.splitlines() if (s := self._summary(line)) is not None)
+        return self._records
+
+    def _start_over(self) -> None:
+        self._offset, self._end, self._records = 0, b"", ()
+
+    def _new_bytes(self) -> bytes | None:
+        """What follows the part that was read; None where that part is gone or was changed."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset - len(self._end))
+                found = file.read()
+        except FileNotFoundError:
+            return None if self._offset else b""
+        return found.removeprefix(self._end) if found.startswith(self._end) else None
+
+    def _summary(self, line: bytes) -> RoundSummary | None:
+        """None for a line that is no round: a page about the others is worth more than an error."""
+        try:
+            summary = summarise(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            LOG.warning("a line of %s is no round's record and is not shown", self._path.name)
+            return None
+        # Sites train the same modules round after round: one tuple serves them all.
+        shared = {site: self._module_sets.setdefault(modules, modules) for site, modules in summary.trained.items()}
+        return replace(summary, trained=shared)
+
+
+def summarise(record: Mapping[str, Any]) -> RoundSummary:
+    """The summary of a line of `rounds.jsonl`. Raises ValueError, KeyError, TypeError or AttributeError for another."""
+    sites = record["sites"]
+    names = {int(site["node"]): str(site["site"]) for site in sites if site["site"]}
+
+    def rejection(node: int, rule: str, part: Part) -> Rejection:
+        return Rejection(node, names.get(node, f"node {node}"), rule, part)
+
+    rejections = [rejection(int(s["node"]), str(s["rejected"]), "training") for s in sites if s["rejected"] is not None]
+    for part in PARTS:
+        for node, rule in (record[part] or {}).get("rejected", {}).items():
+            rejections.append(rejection(int(node), str(rule), part))
+    loss = float(record["train_loss"])
+    trained = {str(s["site"]): tuple(map(str, s["modules"])) for s in sites if s["rejected"] is None}
+    return RoundSummary(
+        round=int(record["round"]),
+        is_aggregated=bool(record["is_aggregated"]),
+        seconds=float(record["seconds"]),
+        train_loss=loss if isfinite(loss) else None,
+        bytes_down=sum(int(site["bytes_down"]) for site in sites),
+        bytes_up=sum(int(site["bytes_up"]) for site in sites),
+        trained=trained,
+        holders={str(m): int(n) for m, n in record["holders"].items() if n}
+        if record.get("is_secure")
+        else _counts(trained),
+        lost={str(s["site"]): str(s["lost_at"]) for s in sites if s.get("lost_at") and s["rejected"] is None},
+        rejections=tuple(rejections),
+        validation=_scores(record["validation"]),
+        test=_scores(record["test"]),
+    )
+
+
+def _counts(trained: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    return dict(Counter(module for modules in trained.values() for module in modules))
+
+
+def _scores(evaluation: Mapping[str, Any] | None) -> dict[str, Score]:
+    sums = (evaluation or {}).get("sums", {})
+    scores = {str(name): _score(int(s["n"]), float(s["squared"])) for name, s in sums.items() if s["n"]}
+    return {name: score for name, score in scores.items() if isfinite(score.rmse)}
+
+
+def _score(n: int, squared: float) -> Score:
+    """As permmoe.evaluation.combinations.ErrorSums.rmse, without importing a deep-learning library to take a root."""
+    return Score(n, sqrt(squared / n))

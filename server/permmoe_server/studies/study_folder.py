@@ -1,0 +1,72 @@
+"""The study that a coordinator runs: its YAML file, and its folder, from which a run that ended goes on.
+
+studies/current                    the folder's name of the study that was named last
+studies/NAME-DIGEST/plan.json      the plan in the one form that its digest, and hospitals' approvals, are of
+                   /last/ rounds.jsonl model/    permmoe_server.app
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from permmoe.config import read_config
+from permmoe.errors import ConfigurationError
+from permmoe.federated.plan import RoundPlan, read_plan
+from permmoe_server.provisioning.authority import write_file
+from permmoe_server.provisioning.federation_folder import FederationFolder
+
+CURRENT_FILE = "current"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan and where everything about it is kept."""
+
+    plan: RoundPlan
+    folder: Path
+
+    @property
+    def plan_file(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def rounds(self) -> Path:
+        """A record a line."""
+        return self.folder / "rounds.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The best model so far."""
+        return self.folder / "model"
+
+
+def open_study(folder: FederationFolder, file: Path | None) -> Study | None:
+    """The study of a YAML file, its folder made where it is new; without a file the one that was named last, if any.
+
+    Raises ConfigurationError for a file that cannot be used.
+    """
+    if file is None:
+        return _current(folder)
+    plan = read_config(file, RoundPlan)
+    # The digest in the folder's name: a study that was changed is another study, and begins at its first round.
+    slug = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")[:40]
+    study = Study(plan, folder.studies / f"{slug}-{plan.digest()[:12]}")
+    study.folder.mkdir(parents=True, exist_ok=True)
+    write_file(study.plan_file, plan.canonical_json().encode(), secret=False)
+    write_file(folder.studies / CURRENT_FILE, study.folder.name.encode(), secret=False)
+    return study
+
+
+def _current(folder: FederationFolder) -> Study | None:
+    try:
+        name = (folder.studies / CURRENT_FILE).read_text()
+    except FileNotFoundError:
+        return None
+    plan_file = folder.studies / name / "plan.json"
+    if not plan_file.is_file():
+        raise ConfigurationError(
+            f"{plan_file} is missing, though it belongs to the last study; name a study with --study"
+        )
+    return Study(read_plan(plan_file), plan_file.parent)

@@ -1,0 +1,184 @@
+"""One federation of a cell: a site file and a manifest for each hospital, then the same two apps as in the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from permmoe.config import FederationConfig
+from permmoe.data.manifest import write_manifest
+from permmoe.errors import ConfigurationError, PermmoeError, nearest
+from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.checkpoint import load_checkpoint
+from permmoe_client.app import app as client_app
+from permmoe_client.connection.identity import open_ledger
+from permmoe_client.participation.privacy_account import account
+from permmoe_client.participation.study_memory import needs_memory, recall
+from permmoe_client.site import read_site
+from permmoe_server.app import app as server_app
+from permmoe_server.protocol.rounds import NoQuorum
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_simulation.engines.deployment import deploy
+from permmoe_simulation.engines.engine import run_federation
+from permmoe_simulation.engines.grid import FIRST_NODE, Attendance
+from permmoe_simulation.studies.partition import Sites
+from permmoe_simulation.studies.study import Cell
+
+ROUND_PARTS = ("write", "step", "evaluate")
+"""What the server spends time on once a round (permmoe_server.protocol.rounds.RoundRecord.stage_seconds)."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What a federation ended with."""
+
+    weights: Mapping[str, Tensor]
+    evaluations: Mapping[int, Mapping[str, ErrorSums]]
+    """By round: the sites' validation sums, as far as they may leave a site."""
+    rounds: list[dict[str, Any]]
+    """A row for each round and site, of the columns of `rounds.csv`."""
+    private: Mapping[str, Mapping[str, Tensor]]
+    """By site: the modules that it kept to itself, laid end to end."""
+    privacy: list[dict[str, Any]]
+    """A row a site, of the columns of `privacy.csv`: ε of its patients, infinite without differential privacy."""
+
+
+def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Federation:
+    """Train the cell's model over its sites; `folder` may hold an interrupted run, which goes on.
+
+    Raises PermmoeError for a round that changed nothing.
+    """
+    # On one machine no site is ever merely late: a round that fails once would fail again.
+    federation = cell.federation.model_copy(update={"max_failed_rounds": 1})
+    plan = RoundPlan(model=cell.model, train=cell.train, federation=federation)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(plan.canonical_json())
+    out = folder / "server"
+    run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
+    if federation.secure or federation.privacy:
+        # Roster, keys and ledgers as in the field: what a site refuses, and what it has spent, hangs on them.
+        files, keys = _provisioned_sites(cell, sites, cache, folder / "provisioned", plan)
+        run_config |= keys
+    else:
+        files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan) for name in sites}
+    nodes = [{"site-config": str(path.absolute())} for path in files.values()]
+    # The record says more of why than the exception does.
+    with suppress(NoQuorum):
+        run_federation(
+            server_app, client_app, nodes, run_config, engine=cell.engine, attendance=_attendance(cell, tuple(files))
+        )
+    records = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    for record in records:
+        if not record["is_aggregated"]:
+            rules = sorted({site["rejected"] for site in record["sites"] if site["rejected"]})
+            raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
+    weights, _ = load_checkpoint(out / "model")
+    rows = [row for record in records for row in _site_rows(record)]
+    private = {name: recall(read_site(path), plan).private for name, path in files.items() if needs_memory(plan)}
+    return Federation(
+        weights,
+        dict(_evaluations(records)),
+        rows,
+        {name: modules for name, modules in private.items() if modules},
+        _privacy_rows(files, federation),
+    )
+
+
+def _attendance(cell: Cell, names: tuple[str, ...]) -> Attendance:
+    """By node. Raises ConfigurationError for a site that the partition does not have."""
+    for name in cell.partition.attendance:
+        if name not in names:
+            raise ConfigurationError(f"attendance names site {name}; {nearest(name, names)}")
+    return {FIRST_NODE + names.index(name): rounds for name, rounds in cell.partition.attendance.items()}
+
+
+def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan) -> Path:
+    """A hospital's manifest and its site file, as its IT department would have them; returns the site file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(sites[name], folder / "manifest.csv", cell.model.modalities)
+    site = {"name": name, "manifest": "manifest.csv", **_own_settings(cell, cache, plan)}
+    (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
+    return folder / "site.yaml"
+
+
+def _provisioned_sites(
+    cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Hospitals with a kit each: their site files, and what the coordinator's app is told of keys and roster."""
+    # A federation that is there is of a run that was interrupted, and goes on with its ledgers.
+    is_there = (folder / "federation").exists()
+    own = {name: {"manifest": "manifest.csv", **_own_settings(cell, cache, plan)} for name in sites}
+    found = None if is_there else deploy(folder, "Simulation", own)
+    files = dict(found.sites) if found else {name: folder / "hospitals" / name / "site.yaml" for name in sites}
+    for name, path in files.items():
+        write_manifest(sites[name], path.parent / "manifest.csv", cell.model.modalities)
+    federation = FederationFolder((folder / "federation").absolute())
+    names = folder / "sites.json"
+    names.write_text(json.dumps({str(FIRST_NODE + i): name for i, name in enumerate(files)}))
+    return files, {
+        "sites": str(names.absolute()),
+        "roster": str(federation.roster),
+        "authority": str(federation.authority),
+        "server-key": str(federation.server_key),
+        "server-certificate": str(federation.server),
+    }
+
+
+def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
+    return {
+        "cache": str(cache.absolute()),
+        "threads": cell.train.threads,
+        "state": "state",
+        "device": "cpu",
+        "approved_studies": [plan.digest()],
+        "release": {"min_cell_count": cell.federation.min_cell_count},
+        **({"insecure_noise_seed": cell.train.seed} if cell.federation.privacy else {}),
+    }
+
+
+def _privacy_rows(files: Mapping[str, Path], federation: FederationConfig) -> list[dict[str, Any]]:
+    privacy = federation.privacy
+    rows: list[dict[str, Any]] = []
+    for name, path in files.items():
+        spent = inf
+        if privacy and (ledger := open_ledger(read_site(path))):
+            spent = account(ledger, privacy.delta)
+        rows.append(
+            {"site": name, "secure": federation.secure, "epsilon": spent, "delta": privacy.delta if privacy else 0}
+        )
+    return rows
+
+
+def _evaluations(records: list[dict[str, Any]]) -> list[tuple[int, dict[str, ErrorSums]]]:
+    return [
+        (record["round"], {name: ErrorSums(**sums) for name, sums in record["validation"]["sums"].items()})
+        for record in records
+        if record["validation"]
+    ]
+
+
+def _site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "round": record["round"],
+            "site": site["site"],
+            "bytes_down": site["bytes_down"],
+            "bytes_up": site["bytes_up"],
+            "train_seconds": round(site["train_seconds"], 6),
+            "overhead_seconds": round(site["overhead_seconds"], 6),
+            "server_seconds": round(site["server_seconds"], 6),
+            "modules": len(site["modules"]),
+            "round_seconds": round(record["seconds"], 6),
+            **{f"{part}_seconds": round(record["stage_seconds"].get(part, 0.0), 6) for part in ROUND_PARTS},
+        }
+        for site in record["sites"]
+    ]

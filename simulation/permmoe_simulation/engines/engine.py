@@ -1,0 +1,40 @@
+"""Where a federation is simulated: in this process, or on Ray. The apps are the same, and so are the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from permmoe.errors import ConfigurationError
+from permmoe_simulation.engines.grid import Attendance, run_in_process
+from permmoe_simulation.engines.ray_engine import run_on_ray
+
+Engine = Literal["inprocess", "ray"]
+
+
+def run_federation(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    node_configs: Sequence[Mapping[str, str]],
+    run_config: Mapping[str, str],
+    *,
+    engine: Engine = "inprocess",
+    workers: int = 0,
+    attendance: Attendance | None = None,
+) -> None:
+    """Run a server app to its end with one client a node configuration.
+
+    `workers`: processes that clients are spread over; 0 means this process itself, or on Ray one a CPU.
+    """
+    match engine:
+        case "inprocess":
+            run_in_process(server_app, client_app, node_configs, run_config, workers=workers, attendance=attendance)
+        case "ray" if attendance:
+            raise ConfigurationError(
+                "sites that join or leave need the engine 'inprocess'; Ray's nodes are always there"
+            )
+        case "ray":
+            run_on_ray(server_app, client_app, node_configs, run_config, workers=workers)

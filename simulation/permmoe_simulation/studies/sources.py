@@ -1,0 +1,85 @@
+"""The data of a study's regimes: a cohort written once for all studies that use it, a manifest, a public table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from permmoe.config import ModelConfig
+from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.cache import VolumeCache
+from permmoe.data.cohort import write_cohort
+from permmoe.data.manifest import read_manifest
+from permmoe.data.public_tables import table_visits
+from permmoe.data.quarantine import Quarantine
+from permmoe.data.visits import VisitTable
+from permmoe.data.volumes import BrokenVolume
+from permmoe.errors import DataError
+from permmoe_simulation.studies.study import DataSource
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Callbacks of the one who watches; each may be called often."""
+
+    stage: Callable[[str, int], None]
+    """A new stage begins: its name, and how many steps it has."""
+    step: Callable[[str], None]
+    """A step of it is done: what it was."""
+    note: Callable[[str], None]
+    """Something worth a line of its own."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Visits whose volumes are in the cache."""
+
+    visits: VisitTable
+    quarantine: Quarantine
+    cache: Path
+    digest: str
+    """Of the visit table and of every image."""
+
+
+def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: int, progress: Progress) -> StudyData:
+    """The source's visits; a synthetic cohort is written first, as files, and read back.
+
+    `folder` may be that of several studies: it keeps cohorts by their digest, and preprocessed volumes by content.
+    Raises DataError where there is no usable visit.
+    """
+    if source.synthetic is not None:
+        cohort = source.synthetic
+        files = folder / "cohorts" / cohort.digest()[:12]
+        progress.stage("synthetic cohort", cohort.subjects)
+        write_cohort(files, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
+        rule = TargetRule(horizon_months=source.horizon_months)
+        found, quarantine = adni_visits(files / "clinical", files, rule, model.modalities)
+        visits = found.where(lambda visit: visit.delta_cdrsb is not None)
+    elif source.table is not None:
+        visits, quarantine = table_visits(source.table, model.modalities)
+    else:
+        assert source.manifest is not None
+        visits, quarantine = read_manifest(source.manifest, model.modalities)
+    if len(visits) == 0:
+        raise DataError("the study has no usable visit; `permmoe data inspect` on its manifest says why")
+    progress.stage("volumes", 1)
+    cache = VolumeCache(folder / "volumes")
+    quarantine = quarantine + cache.build(visits, model.modalities, model.grid, workers=workers)
+    progress.step("cache")
+    return StudyData(visits, quarantine, cache.folder, data_digest(visits, model, cache))
+
+
+def data_digest(visits: VisitTable, model: ModelConfig, cache: VolumeCache) -> str:
+    """SHA-256 of the visit table and of every image's content, so that a changed image is not an old cell's."""
+    digest = hashlib.sha256(visits.digest().encode())
+    for visit in visits:
+        for modality in model.modalities:
+            if modality.name in visit.volumes:
+                try:
+                    entry = cache.entry(visit.volumes[modality.name], modality, model.grid).name
+                except BrokenVolume:
+                    entry = "broken"
+                digest.update(entry.encode())
+    return digest.hexdigest()

@@ -1,0 +1,309 @@
+"""A study as its YAML file declares it, and the grid of cells (method × regime × seed) that it unfolds into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitConfig, TrainConfig, parse_config
+from permmoe.data.cohort import CohortConfig
+from permmoe.data.public_tables import TABLES
+from permmoe.errors import ConfigurationError, nearest
+from permmoe.evaluation.baselines import BASELINES
+from permmoe.evaluation.combinations import STRATA
+from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.studies.partition import PartitionConfig
+
+
+class DataSource(Configuration):
+    """A synthetic cohort, made on demand; a manifest of real visits; or a real, public table of patients."""
+
+    synthetic: CohortConfig | None = None
+    manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
+    table: str | None = Field(None, description="which of permmoe.data.public_tables")
+    horizon_months: float = Field(24.0, gt=0, description="synthetic: from the index visit to the outcome")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> DataSource:
+        if sum(source is not None for source in (self.synthetic, self.manifest, self.table)) != 1:
+            raise ValueError("name exactly one of 'synthetic', 'manifest' and 'table'")
+        if self.table is not None and self.table not in TABLES:
+            raise ValueError(f"unknown table {self.table!r}; {nearest(self.table, TABLES)}")
+        return self
+
+
+class Regime(PartitionConfig):
+    """One column of the comparison: how visits are dealt out, and what of the study's data differs."""
+
+    description: str = ""
+    data: dict[str, Any] = Field(default_factory=dict, description="laid over the study's data")
+    value: float | None = Field(None, description="where the regime lies on the study's axis")
+
+    def partition(self) -> PartitionConfig:
+        """Without what is not about the partition."""
+        return PartitionConfig(**{name: getattr(self, name) for name in PartitionConfig.model_fields})
+
+
+class Method(Configuration):
+    """One line of the comparison. The overrides are laid over the study's own settings."""
+
+    kind: Literal["federated", "centralised", "local", "unimodal", "reference"]
+    label: str
+    description: str = ""
+    baseline: str = Field("", description="kind reference: which of permmoe.evaluation.baselines")
+    model: dict[str, Any] = Field(default_factory=dict)
+    personal_epochs: int = Field(
+        0,
+        ge=0,
+        description="kind federated: passes over its own visits with which each site then makes the model its own",
+    )
+    train: dict[str, Any] = Field(default_factory=dict)
+    federation: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_its_baseline(self) -> Method:
+        if self.kind == "reference" and self.baseline not in BASELINES:
+            raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
+        return self
+
+
+MEAN = "mean"
+
+
+class Claim(Configuration):
+    """A difference whose interval the study is held against: the method's RMSE below the reference's."""
+
+    method: str
+    reference: str
+    combination: str = Field(MEAN, description="a combination such as t1+tau, or mean: averaged over all")
+
+
+class Gap(Configuration):
+    """The two methods between which every other one is placed: 0 is as bad as the lower, 1 as good as the upper."""
+
+    lower: str = Field(description="method, such as each hospital by itself")
+    upper: str = Field(description="method, such as all visits in one place")
+
+
+class Outcome(Configuration):
+    """What is predicted, as the report calls it."""
+
+    name: str = "change in CDR-SB"
+    unit: str = Field("CDR-SB points", description="as it stands behind a number of several: `2.1 CDR-SB points`")
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The groups of subjects that are judged by themselves: the paper's, which are told in CDR-SB, or all."""
+        return tuple(STRATA) if "CDR-SB" in self.name else ("all",)
+
+
+class Published(Configuration):
+    """What a publication says of a pair of methods, to stand beside this study's own figures.
+
+    Percentages are changes of the method's RMSE against the reference's; below zero the method is better.
+    """
+
+    source: str = Field(description="publication, data, subjects and seeds")
+    method: str
+    reference: str
+    wins: str = Field("", pattern=r"^(\d+ of \d+)?$", description="combinations in which the method is better")
+    percent: dict[str, float] = Field(default_factory=dict, description="by combination")
+    percent_by_stratum: dict[str, float] = Field(default_factory=dict, description="averaged over combinations")
+    reference_better: tuple[str, ...] = Field((), description="combinations for which it says this, without a figure")
+
+
+class Profile(Configuration):
+    """One size of a study: which of its methods, regimes and seeds are run, and which settings differ."""
+
+    seeds: tuple[NonNegativeInt, ...] = Field((), description="empty: the study's own")
+    methods: tuple[str, ...] = Field((), description="empty: all")
+    regimes: tuple[str, ...] = Field((), description="empty: all")
+    settings: dict[str, Any] = Field(default_factory=dict, description="laid over the study")
+
+
+class StudyConfig(Configuration):
+    """A whole study."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str
+    data: DataSource
+    split: SplitConfig = Field(SplitConfig(), description="its seed is added to the study's seeds")
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    federation: FederationConfig = FederationConfig()
+    regimes: dict[str, Regime] = Field({"site": Regime()}, min_length=1)
+    methods: dict[str, Method] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
+    comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs: method, reference")
+    claims: tuple[Claim, ...] = ()
+    gap: Gap | None = None
+    published: tuple[Published, ...] = Field((), description="what others found for the same pairs on other data")
+    axis: str = Field("", description="what the regimes' values count, such as `sites`; every regime then has one")
+    outcome: Outcome = Outcome()
+    profiles: dict[str, Profile] = Field(default_factory=dict, description="quick: minutes on two cores; full: all")
+    bootstrap_resamples: int = Field(2000, ge=100)
+
+    @model_validator(mode="after")
+    def _compares_methods_that_it_has(self) -> StudyConfig:
+        pairs = [*self.comparisons, *((c.method, c.reference) for c in self.claims)]
+        if self.gap:
+            pairs.append((self.gap.lower, self.gap.upper))
+        pairs += [(p.method, p.reference) for p in self.published]
+        for name in (name for pair in pairs for name in pair):
+            if name not in self.methods:
+                raise ValueError(f"no method {name!r}; {nearest(name, self.methods)}")
+        known = (MEAN, *(combination_name(c) for c in all_combinations(self.model.names)))
+        named = [claim.combination for claim in self.claims]
+        named += [name for p in self.published for name in (*p.percent, *p.reference_better)]
+        for name in named:
+            if name not in known:
+                raise ValueError(f"no combination {name!r}; {nearest(name, known)}")
+        for name in (name for p in self.published for name in p.percent_by_stratum):
+            if name not in self.outcome.strata:
+                raise ValueError(f"no stratum {name!r}; {nearest(name, self.outcome.strata)}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_values_along_its_axis(self) -> StudyConfig:
+        for name, regime in self.regimes.items():
+            if (regime.value is None) == bool(self.axis):
+                missing = "a value" if self.axis else "an axis that says what the value counts"
+                raise ValueError(f"regime {name!r} lacks {missing}; `axis` and `value` go together, in every regime")
+        return self
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (method, reference) that is compared, each once: declared, claimed and published ones."""
+        claimed = [(c.method, c.reference) for c in self.claims]
+        published = [(p.method, p.reference) for p in self.published]
+        return tuple(dict.fromkeys([*self.comparisons, *claimed, *published]))
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> StudyConfig:
+        if self.split.test == 0 and self.data.synthetic is not None:
+            raise ValueError("split.test is 0; a study is judged on test visits, so give it a share such as 0.25")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one is named twice")
+        return self
+
+
+def at_profile(study: StudyConfig, name: str) -> StudyConfig:
+    """The study as a profile runs it; a study without profiles has one size only.
+
+    Comparisons, claims, published figures and the gap stay as far as their methods do. Any profile but `quick` is in
+    the study's name, and so in that of its folder. Raises ConfigurationError.
+    """
+    if not study.profiles:
+        return study
+    if name not in study.profiles:
+        raise ConfigurationError(f"study {study.name} has no profile {name!r}; {nearest(name, study.profiles)}")
+    profile = study.profiles[name]
+    values = _merge(study.model_dump(exclude={"profiles"}), profile.settings)
+    for kind in ("methods", "regimes"):
+        if chosen := getattr(profile, kind):
+            for wanted in chosen:
+                if wanted not in values[kind]:
+                    known = nearest(wanted, values[kind])
+                    raise ConfigurationError(
+                        f"profile {name} of study {study.name}: no {kind[:-1]} {wanted!r}; {known}"
+                    )
+            values[kind] = {key: value for key, value in values[kind].items() if key in chosen}
+    values["seeds"] = profile.seeds or values["seeds"]
+    if name != "quick":
+        values["name"] = f"{study.name}-{name}"
+    methods = values["methods"]
+    values["comparisons"] = [pair for pair in values["comparisons"] if set(pair) <= set(methods)]
+    for kind in ("claims", "published"):
+        values[kind] = [c for c in values[kind] if c["method"] in methods and c["reference"] in methods]
+    if values["gap"] and not set(values["gap"].values()) <= set(methods):
+        values["gap"] = None
+    return parse_config(values, StudyConfig, f"profile {name} of study {study.name}")
+
+
+def data_source(study: StudyConfig, regime: str) -> DataSource:
+    """A regime's data: the study's, with what the regime lays over it."""
+    values = _merge(study.data.model_dump(), study.regimes[regime].data)
+    return parse_config(values, DataSource, f"regimes.{regime}.data of study {study.name}")
+
+
+class Cell(Configuration):
+    """One method on one regime with one seed, all settings resolved: the unit of work, and of what is kept on disk.
+
+    Its digest names its folder, so a changed setting is a new cell and an unchanged one is never run twice.
+    """
+
+    method: Method
+    regime: str
+    seed: int
+    data_digest: str
+    modalities: tuple[str, ...]
+    """The study's, by which visits are dealt out: a method that uses fewer is judged at the same sites."""
+    split: SplitConfig
+    partition: PartitionConfig
+    model: ModelConfig
+    train: TrainConfig
+    federation: FederationConfig
+    engine: Literal["inprocess", "ray"] = "inprocess"
+
+    def digest(self) -> str:
+        """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
+        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs"})
+        method = Method(label="", **own)
+        return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
+
+
+def cells(
+    study: StudyConfig, data_digests: Mapping[str, str], engine: Literal["inprocess", "ray"]
+) -> list[tuple[str, Cell]]:
+    """(method name, cell) for every method, regime and seed, seeds outermost so that whole comparisons finish early.
+
+    `data_digests` are by regime.
+    """
+    return [
+        (name, _cell(study, name, method, regime, seed, data_digests[regime], engine))
+        for seed in study.seeds
+        for regime in study.regimes
+        for name, method in study.methods.items()
+    ]
+
+
+def _cell(
+    study: StudyConfig,
+    name: str,
+    method: Method,
+    regime: str,
+    seed: int,
+    data_digest: str,
+    engine: Literal["inprocess", "ray"],
+) -> Cell:
+    source = f"methods.{name} of study {study.name}"
+    split = study.split.model_copy(update={"seed": study.split.seed + seed})
+    train = parse_config(_overlay(study.train, method.train), TrainConfig, source)
+    return Cell(
+        method=method,
+        regime=regime,
+        seed=seed,
+        data_digest=data_digest,
+        modalities=study.model.names,
+        split=split,
+        partition=study.regimes[regime].partition(),
+        model=parse_config(_overlay(study.model, method.model), ModelConfig, source),
+        train=train.model_copy(update={"seed": train.seed + seed}),
+        federation=parse_config(_overlay(study.federation, method.federation), FederationConfig, source),
+        engine=engine if method.kind == "federated" else "inprocess",
+    )
+
+
+def _overlay(base: Configuration, changes: Mapping[str, Any]) -> dict[str, Any]:
+    return _merge(base.model_dump(), changes)
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

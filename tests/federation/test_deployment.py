@@ -1,0 +1,111 @@
+"""A coordinator and three hospitals as real processes over real TLS, and what happens to them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from permmoe_server.settings import read_server
+from permmoe_server.status.snapshot import CoordinatorStatus
+from permmoe_simulation.engines.deployment import Deployment, ended, wait_for
+from tests.support.federation_processes import (
+    Started,
+    deploy_tiny,
+    final_weights,
+    find,
+    kill,
+    let_a_minute_pass,
+    network,
+    replayed,
+    start_client,
+    start_server,
+)
+from tests.support.tiny_federation import SITES, tiny_plan
+
+# One after the other: each starts eight processes.
+pytestmark = pytest.mark.xdist_group("deployment")
+
+PATIENCE_SECONDS = 150.0
+
+
+def is_over(status: CoordinatorStatus) -> bool:
+    return status.phase in ("finished", "failed")
+
+
+def done(number: int) -> Callable[[CoordinatorStatus], bool]:
+    return lambda status: status.rounds_done >= number or is_over(status)
+
+
+def records(deployment: Deployment) -> list[dict[str, Any]]:
+    [path] = deployment.folder.studies.glob("*/rounds.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doubles_no_update(tmp_path: Path) -> None:
+    plan = tiny_plan(rounds=9, min_sites=2, round_deadline_seconds=15.0)
+    deployment = deploy_tiny(tmp_path / "there", plan)
+    study = ["--study", str(tmp_path / "there" / "study.yaml"), "--stay"]
+    processes: list[subprocess.Popen[bytes] | Started] = []
+    with ended(processes):
+        server = start_server(deployment, *study)
+        processes.append(server)
+        clients = {site: start_client(deployment, site) for site in SITES}
+        processes += clients.values()
+        for number, program in enumerate(("superlink", "gateway", "server app", "executor"), start=1):
+            status = deployment.wait_for(done(number), f"round {number}", PATIENCE_SECONDS)
+            # Started again, the server would bring a study to its end that a kill before had ended.
+            assert not is_over(status), status.detail
+            kill(wait_for(lambda p=program: find(server.pid, p), f"a running {program}", 30.0))
+            if program == "server app":
+                let_a_minute_pass(deployment)
+        deployment.wait_for(done(5), "round 5", PATIENCE_SECONDS)
+        clients["west"].kill()
+        status = deployment.wait_for(done(6), "round 6", PATIENCE_SECONDS)
+        assert not is_over(status), status.detail
+        processes.append(deployment.start_client("west"))
+        server.kill()
+        server.wait()
+        processes.append(deployment.start_server(*study))
+        status = deployment.wait_for(is_over, "the end", PATIENCE_SECONDS)
+    assert (status.phase, status.rounds_done) == ("finished", 9), status.detail
+    kept = records(deployment)
+    assert [record["round"] for record in kept if record["is_aggregated"]] == list(range(1, 10))
+    assert {site["site"] for record in kept for site in record["sites"]} == set(SITES)
+    down = [site["bytes_down"] for record in kept for site in record["sites"] if site["site"] == "north"]
+    assert min(down) < down[0] / 1.5, "a site that has judged a model is sent it again to train from"
+    here, there = replayed(tmp_path / "here", plan, kept), final_weights(deployment)
+    assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_a_site_whose_network_is_gone_for_longer_than_a_round_comes_back(tmp_path: Path) -> None:
+    plan = tiny_plan(rounds=60, min_sites=2, round_deadline_seconds=8.0, evaluate_every=0)
+    deployment = deploy_tiny(tmp_path / "there", plan)
+    with network(read_server(deployment.folder.settings).port) as cable:
+        site = yaml.safe_load(deployment.sites["west"].read_text())
+        site["coordinator"]["port"] = cable.port
+        deployment.sites["west"].write_text(yaml.safe_dump(site))
+        processes: list[Started] = []
+        with ended(processes):
+            processes.append(start_server(deployment, "--study", str(tmp_path / "there" / "study.yaml"), "--stay"))
+            processes += [start_client(deployment, name) for name in SITES]
+            before = deployment.wait_for(lambda s: "west" in took_part(s), "west's first round", PATIENCE_SECONDS)
+            cable.cut()
+            deployment.wait_for(
+                lambda s: s.rounds_done >= before.rounds_done + 2 and "west" not in took_part(s), "rounds without", 60.0
+            )
+            cable.mend()
+            status = deployment.wait_for(lambda s: "west" in took_part(s) or is_over(s), "west again", 60.0)
+    assert "west" in took_part(status) and status.phase == "running"
+    log = (deployment.logs / "west.log").read_text()
+    assert "the coordinator is away" in log or "cannot be reached" in log
+
+
+def took_part(status: CoordinatorStatus) -> set[str]:
+    return set(status.records[-1].trained) if status.records else set()

@@ -1,0 +1,208 @@
+"""Secure studies through the apps of server and sites: equal to plain ones, and refused where a server lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.training.trainer import make_model
+from permmoe_client.app import app as client_app
+from permmoe_client.participation import secure_session as secure
+from permmoe_client.site import read_site
+from permmoe_server.protocol.rounds import NoQuorum
+from permmoe_simulation.engines.grid import FIRST_NODE
+from tests.support.secure_federation import SecureFederation, found
+from tests.support.tiny_federation import tiny_plan
+
+NAMES = ("north", "south", "west", "east", "mid")
+
+
+def secure_plan(**federation: Any) -> RoundPlan:
+    return tiny_plan(secure=True, min_sites=3, secure_threshold=0.5, max_failed_rounds=1, **federation)
+
+
+def going_silent(stage: str, at_round: int, site: str, names: tuple[str, ...] = NAMES) -> ClientApp:
+    """The sites' app, of which one site is dead from a stage of a round to that round's end."""
+    app, node, dead = ClientApp(), FIRST_NODE + names.index(site), {"is": False}
+
+    def answer(message: Message, context: Context) -> Message:
+        if context.node_id == node:
+            if message.metadata.group_id == str(at_round) and message.metadata.message_type == stage:
+                dead["is"] = True
+            elif message.metadata.message_type in ("train", "evaluate"):
+                dead["is"] = False
+            if dead["is"]:
+                return Message(Error(3, "dead"), reply_to=message)
+        return client_app(message, context)
+
+    app.train()(answer)
+    for name in ("share", "mask", "count", "open"):
+        app.query(f"secure_{name}")(answer)
+    app.evaluate()(answer)
+    return app
+
+
+def test_a_secure_round_ends_with_the_weights_of_a_plain_one_to_the_last_bit(tmp_path: Path) -> None:
+    settings = {"rounds": 1, "min_sites": 3}
+    plain = found(tmp_path / "plain", tiny_plan(**settings), NAMES)
+    secure = found(tmp_path / "secure", secure_plan(rounds=1), NAMES)
+    [before], [after] = plain.run(), secure.run()
+    holders = {m: sum(m in site["modules"] for site in before["sites"]) for m in after["holders"]}
+    assert after["holders"] == holders and after["visits"] == before["visits"]
+    assert after["train_loss"] == pytest.approx(before["train_loss"])
+    start = make_model(secure.plan.model, secure.plan.train.seed)
+    layout = ModuleLayout.of(start)
+    first, there, here = (layout.flatten_all(w) for w in (start.state_dict(), plain.weights(), secure.weights()))
+    for module, n in holders.items():
+        assert torch.equal(here[module], there[module] if n >= 3 else first[module])
+    assert any(n >= 3 for n in holders.values()) and any(0 < n < 3 for n in holders.values())
+    sums, plain_sums = (r["validation"]["sums"] for r in (after, before))
+    assert sums and sums.keys() < plain_sums.keys()
+    assert all(sums[name]["n"] <= plain_sums[name]["n"] for name in sums)
+
+
+def test_the_record_of_a_secure_round_says_nothing_of_a_single_site(tmp_path: Path) -> None:
+    [first, *_] = found(tmp_path, secure_plan(), NAMES).run()
+    assert {site["site"] for site in first["sites"]} == set(NAMES)
+    assert all(site["visits"] == 0 and not site["modules"] and site["train_seconds"] == 0 for site in first["sites"])
+    sizes = {site["site"]: site["bytes_up"] for site in first["sites"]}
+    # Names have lengths too: these have the same.
+    assert sizes["north"] == sizes["south"] and sizes["west"] == sizes["east"]
+    assert first["holders"]["trunk"] == 5 and first["visits"] > 0
+
+
+@pytest.mark.parametrize(
+    "stage", ["query.secure_share", "query.secure_mask", "query.secure_count", "query.secure_open"]
+)
+def test_a_site_that_dies_at_a_stage_costs_the_round_nothing_but_itself(stage: str, tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=2, evaluate_every=0), NAMES)
+    first, second = federation.run(going_silent(stage, 1, "west"))
+    assert first["is_aggregated"] and second["is_aggregated"]
+    is_in_sum = stage in ("query.secure_count", "query.secure_open")
+    assert first["holders"]["trunk"] == (5 if is_in_sum else 4) and second["holders"]["trunk"] == 5
+
+
+def test_a_module_that_too_few_sites_hold_stays_as_it_was(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=1, evaluate_every=0), ("north", "south", "west"))
+    [record] = federation.run()
+    assert record["holders"]["encoder/fluid"] == 1 and record["holders"]["encoder/gene"] == 2
+    weights, before = federation.weights(), make_model(federation.plan.model, federation.plan.train.seed).state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(weights[name], tensor)}
+    assert not any("encoders.fluid" in name or "encoders.gene" in name for name in changed)
+    assert any("encoders.clinical" in name for name in changed)
+
+
+def test_two_sites_are_too_few_for_a_secure_round(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(round_deadline_seconds=0.5), ("north", "south"))
+    with pytest.raises(NoQuorum):
+        federation.run()
+
+
+def messages_to(site: str, federation: SecureFederation) -> tuple[list[Message], list[Message]]:
+    """All messages of a study to one site, and its replies, as a server could keep them."""
+    app, sent, replies = ClientApp(), list[Message](), list[Message]()
+    node = FIRST_NODE + federation.names.index(site)
+
+    def answer(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        if context.node_id == node:
+            sent.append(message)
+            replies.append(reply)
+        return reply
+
+    app.train()(answer)
+    app.evaluate()(answer)
+    for name in ("share", "mask", "count", "open"):
+        app.query(f"secure_{name}")(answer)
+    federation.run(app)
+    return sent, replies
+
+
+def ask(federation: SecureFederation, site: str, message: Message) -> Message:
+    config = {"site-config": str(federation.deployment.sites[site])}
+    context = Context(1, FIRST_NODE + federation.names.index(site), config, RecordDict(), {})
+    return client_app(message, context)
+
+
+def test_attack_every_message_of_an_old_round_replayed_is_refused(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=2, evaluate_every=1), NAMES[:3])
+    sent, _ = messages_to("west", federation)
+    assert len(sent) == 5 * 2 + 5 * 2 + 5
+    # The newest session's last stage may be asked for again, with the same answer: others may have gone silent since.
+    answers = [ask(federation, "west", message) for message in sent[:-1]]
+    assert all(answer.has_error() for answer in answers)
+    assert {answer.error.reason for answer in answers} == {"AlreadyAnswered", "SecureSumRefused"}
+
+
+def test_attack_the_same_round_asked_again_after_a_restart_is_refused(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=1, evaluate_every=0), NAMES[:3])
+    sent, _ = messages_to("west", federation)
+    secure._OPEN.clear()
+    content = sent[0].content
+    again = ConfigRecord({**content["secure"], "nonce": "another"})
+    fresh = Message(RecordDict({**content, "secure": again}), 1, "train", group_id="1")
+    fresh.metadata.__dict__["_src_node_id"], fresh.metadata.__dict__["_message_id"] = 1, "x"
+    assert ask(federation, "west", fresh).error.reason == "AlreadyAnswered"
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        ({"min_cohort": 4}, "the cohort has 3 sites"),
+        ({"min_secure_threshold": 0.8}, "is under this site's"),
+    ],
+)
+def test_a_site_with_a_stricter_policy_does_not_take_part(
+    policy: Mapping[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = found(
+        tmp_path, secure_plan(round_deadline_seconds=5.0), NAMES[:3], release={"min_cell_count": 1, **policy}
+    )
+    with pytest.raises(NoQuorum):
+        federation.run()
+    assert why in caplog.text
+
+
+def test_a_site_that_requires_the_secure_sum_sends_nothing_in_a_plain_study(tmp_path: Path) -> None:
+    plan = tiny_plan(max_failed_rounds=1)
+    federation = found(tmp_path, plan, NAMES[:3], release={"require_secure": True})
+    with pytest.raises(NoQuorum):
+        federation.run()
+    ledger = read_site(federation.deployment.sites["north"]).ledger
+    assert ledger and not (ledger / "ledger.jsonl").exists()
+
+
+def test_a_round_that_fails_after_inputs_were_given_is_followed_by_the_next_number(tmp_path: Path) -> None:
+    plan = secure_plan(rounds=3, evaluate_every=0).model_copy(
+        update={
+            "federation": secure_plan(rounds=3, evaluate_every=0).federation.model_copy(update={"max_failed_rounds": 2})
+        }
+    )
+    federation = found(tmp_path, plan, NAMES[:3])
+    lost: Callable[[], ClientApp] = lambda: going_silent_all_at("query.secure_count", 2)  # noqa: E731
+    records = federation.run(lost())
+    assert [(r["round"], r["is_aggregated"], r["is_spent"]) for r in records] == [
+        (1, True, False), (2, False, True), (3, True, False),
+    ]  # fmt: skip
+
+
+def going_silent_all_at(stage: str, at_round: int) -> ClientApp:
+    app = ClientApp()
+
+    def answer(message: Message, context: Context) -> Message:
+        if message.metadata.group_id == str(at_round) and message.metadata.message_type == stage:
+            return Message(Error(3, "dead"), reply_to=message)
+        return client_app(message, context)
+
+    app.train()(answer)
+    for name in ("share", "mask", "count", "open"):
+        app.query(f"secure_{name}")(answer)
+    return app

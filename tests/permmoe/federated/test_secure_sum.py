@@ -1,0 +1,351 @@
+"""The secure sum: it is the sum, it survives dropouts, and a site refuses what a lying server asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from scipy import stats
+
+from permmoe.federated.fixed_point import LARGEST, ONE
+from permmoe.federated.secure.secure_sum import (
+    Advertisement,
+    Cohort,
+    Evidence,
+    MaskedBits,
+    Opened,
+    Opening,
+    Rules,
+    SecureSumRefused,
+    ServerSum,
+    Session,
+    SiteSum,
+    count_holders,
+    threshold,
+)
+
+SESSION = Session("study", "training", 7, "model", "nonce")
+BLOCKS = {"trunk": 11, "encoder/t1": 7, "encoder/tau": 5, "figures": 3}
+RULES = Rules(threshold_share=0.5)
+KEYS = {f"site-{i}": ec.generate_private_key(ec.SECP384R1()) for i in range(7)}
+ROSTER = {name: key.public_key() for name, key in KEYS.items()}
+
+Values = Mapping[str, np.ndarray]
+
+
+def numbers(site: str, *blocks: str) -> Values:
+    rng = np.random.default_rng(list(site.encode()))
+    return {name: rng.integers(-(1 << 40), 1 << 40, BLOCKS[name]) for name in blocks}
+
+
+def a_site(name: str, rules: Rules = RULES, session: Session = SESSION) -> SiteSum:
+    return SiteSum(session, name, KEYS[name], ROSTER, rules, BLOCKS)
+
+
+@dataclass
+class Sum:
+    """A whole sum on one table, to be stopped after any stage."""
+
+    sites: dict[str, SiteSum]
+    adverts: list[Advertisement]
+    server: ServerSum
+
+    @classmethod
+    def advertised(cls, names: list[str], rules: Rules = RULES) -> Sum:
+        sites = {name: a_site(name, rules) for name in names}
+        adverts = [site.advertise() for site in sites.values()]
+        cohort = Cohort.of(SESSION, adverts, threshold(rules.threshold_share, len(names)))
+        return cls(sites, adverts, ServerSum(cohort, BLOCKS, ROSTER))
+
+    def shared(self, without: set[str] = frozenset()) -> Sum:
+        for name, site in self.sites.items():
+            if name not in without:
+                self.server.take_shares(name, site.share(self.adverts, self.server.cohort.threshold))
+        return self
+
+    def masked(self, values: Mapping[str, Values], without: set[str] = frozenset()) -> Sum:
+        for name in self.server.sealed:
+            if name not in without:
+                self.server.take_input(self.sites[name].mask(self.server.shares_for(name), values[name]))
+        return self
+
+    def counted(self, without: set[str] = frozenset()) -> Evidence:
+        for name in self.server.bits:
+            if name not in without:
+                self.server.take_count_shares(name, self.sites[name].count(list(self.server.bits)))
+        return self.server.evidence()
+
+    def opened(self, evidence: Evidence, without: set[str] = frozenset()) -> Opened:
+        silent = sorted((set(self.server.bits) - set(self.server.counted)) | without)
+        openings: dict[str, Opening] = {
+            name: self.sites[name].open(evidence, silent) for name in self.server.counted if name not in silent
+        }
+        return self.server.open(evidence, openings, silent, RULES.min_holders)
+
+
+def whole(values: Mapping[str, Values], *, share=frozenset(), mask=frozenset(), count=frozenset(), open_=frozenset()):
+    sum_ = Sum.advertised(list(values)).shared(set(share)).masked(values, set(mask))
+    return sum_.opened(sum_.counted(set(count)), set(open_))
+
+
+def plain(values: Mapping[str, Values], without: set[str] = frozenset()) -> dict[str, np.ndarray]:
+    sums: dict[str, np.ndarray] = {}
+    for name, held in values.items():
+        for block, v in held.items():
+            if name not in without:
+                sums[block] = sums.get(block, 0) + v
+    return sums
+
+
+ALL = {name: numbers(name, *BLOCKS) for name in KEYS}
+
+
+def test_the_secure_sum_is_the_plain_sum_to_the_last_bit() -> None:
+    opened, expected = whole(ALL), plain(ALL)
+    assert opened.values.keys() == expected.keys()
+    assert all(np.array_equal(opened.values[block], expected[block]) for block in expected)
+    assert opened.holders == dict.fromkeys(BLOCKS, 7)
+
+
+@pytest.mark.parametrize("stage", ["share", "mask", "count", "open_"])
+def test_sites_that_drop_out_at_any_stage_are_recovered_down_to_the_threshold(stage: str) -> None:
+    gone = {"site-1", "site-4", "site-6"}
+    opened = whole(ALL, **{stage: gone})
+    is_in_sum = stage in ("count", "open_")
+    expected = plain(ALL, set() if is_in_sum else gone)
+    assert all(np.array_equal(opened.values[block], expected[block]) for block in expected)
+
+
+def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_whoever_sent_an_input() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        names = list(KEYS)[: rng.integers(5, 8)]
+        values = {name: numbers(name, "trunk", *(b for b in list(BLOCKS)[1:] if rng.random() < 0.6)) for name in names}
+        spare = len(names) - threshold(0.5, len(names))
+        gone = rng.permutation(names)[:spare].tolist()
+        stages: dict[str, set[str]] = {"share": set(), "mask": set(), "count": set(), "open_": set()}
+        for name in gone:
+            stages[rng.choice(list(stages))].add(name)
+        opened = whole(values, **stages)
+        expected = plain(values, stages["share"] | stages["mask"])
+        holders = {
+            b: sum(b in v for n, v in values.items() if n not in stages["share"] | stages["mask"]) for b in BLOCKS
+        }
+        assert opened.holders == holders
+        assert set(opened.values) == {block for block, n in holders.items() if n >= RULES.min_holders}
+        assert all(np.array_equal(opened.values[block], expected[block]) for block in opened.values)
+
+
+def test_below_the_threshold_nothing_is_recovered() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    with pytest.raises(SecureSumRefused, match="sites are left"):
+        sum_.counted(set(list(KEYS)[:4]))
+
+
+def test_a_block_under_min_holders_stays_masked_and_its_count_is_all_that_is_learnt() -> None:
+    values = {name: numbers(name, "trunk", *(["encoder/tau"] if i < 2 else [])) for i, name in enumerate(KEYS)}
+    opened = whole(values)
+    assert opened.holders == {"trunk": 7, "encoder/t1": 0, "encoder/tau": 2, "figures": 0}
+    assert set(opened.values) == {"trunk"}
+
+
+def test_masked_numbers_are_uniform_and_uncorrelated_with_the_input() -> None:
+    blocks = {"trunk": 1 << 20}
+    sites = {name: SiteSum(SESSION, name, KEYS[name], ROSTER, RULES, blocks) for name in list(KEYS)[:3]}
+    adverts = [site.advertise() for site in sites.values()]
+    server = ServerSum(Cohort.of(SESSION, adverts, 2), blocks, ROSTER)
+    for name, site in sites.items():
+        server.take_shares(name, site.share(adverts, 2))
+    held = np.arange(1 << 20, dtype=np.int64) * ONE // 100000
+    masked = sites["site-0"].mask(server.shares_for("site-0"), {"trunk": held})
+    counts = np.bincount(np.frombuffer(masked.numbers.tobytes(), np.uint8), minlength=256)
+    assert stats.chisquare(counts).pvalue > 1e-4
+    assert abs(np.corrcoef(masked.numbers.view(np.int64).astype(float), held.astype(float))[0, 1]) < 0.01
+    assert not np.array_equal(masked.numbers.view(np.int64), held)
+
+
+def test_a_message_has_the_same_size_whatever_a_site_holds() -> None:
+    sum_ = Sum.advertised(list(KEYS)).shared()
+    rich = sum_.sites["site-0"].mask(sum_.server.shares_for("site-0"), numbers("site-0", *BLOCKS))
+    poor = sum_.sites["site-1"].mask(sum_.server.shares_for("site-1"), {})
+    assert (rich.numbers.nbytes, rich.bits.nbytes) == (poor.numbers.nbytes, poor.bits.nbytes)
+
+
+def test_a_value_that_could_wrap_around_is_an_error() -> None:
+    sum_ = Sum.advertised(list(KEYS)).shared()
+    with pytest.raises(SecureSumRefused, match="wrapping"):
+        sum_.sites["site-0"].mask(
+            sum_.server.shares_for("site-0"), {"trunk": np.full(11, LARGEST // 7 + 1, dtype=np.int64)}
+        )
+
+
+# Attacks of a lying server. Each is what it would send, and the site's answer is a refusal.
+
+
+def test_attack_both_kinds_of_share_for_one_peer() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    site = sum_.sites["site-0"]
+    shares = site.count([name for name in KEYS if name != "site-3"])
+    assert "site-3" in shares.mask_keys and "site-3" not in shares.count_seeds
+    with pytest.raises(SecureSumRefused, match="stage 4"):
+        site.count(list(KEYS))
+
+
+def test_attack_telling_half_of_the_sites_that_a_live_one_is_lost_gathers_too_few_shares_of_either_kind() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    told_lost, told_alive = list(KEYS)[:3], list(KEYS)[3:6]
+    keys = [sum_.sites[name].count([n for n in KEYS if n != "site-6"]).mask_keys["site-6"] for name in told_lost]
+    seeds = [sum_.sites[name].count(list(KEYS)).count_seeds["site-6"] for name in told_alive]
+    assert max(len(keys), len(seeds)) < sum_.server.cohort.threshold
+
+
+def attack_on_the_cohort(change: Callable[[list[Advertisement]], list[Advertisement]], t: int, match: str) -> None:
+    sum_ = Sum.advertised(list(KEYS))
+    with pytest.raises(SecureSumRefused, match=match):
+        sum_.sites["site-0"].share(change(sum_.adverts), t)
+
+
+def test_attack_a_roster_with_invented_peers() -> None:
+    stranger = ec.generate_private_key(ec.SECP384R1())
+    invented = SiteSum(SESSION, "site-9", stranger, ROSTER, RULES, BLOCKS).advertise()
+    attack_on_the_cohort(lambda adverts: [*adverts, invented], threshold(0.5, 8), "not in the roster")
+
+
+def test_attack_a_name_of_the_roster_with_keys_that_the_server_signed() -> None:
+    fake = SiteSum(SESSION, "site-1", ec.generate_private_key(ec.SECP384R1()), ROSTER, RULES, BLOCKS).advertise()
+    attack_on_the_cohort(lambda adverts: [adverts[0], fake, *adverts[2:]], 4, "site-1 are not signed")
+
+
+def test_attack_a_peers_key_swapped() -> None:
+    attack_on_the_cohort(lambda a: [a[0], replace(a[1], mask_key=a[2].mask_key), *a[2:]], 4, "site-1 are not signed")
+
+
+def test_attack_this_sites_own_key_swapped() -> None:
+    other = a_site("site-0").advertise()
+    attack_on_the_cohort(lambda adverts: [other, *adverts[1:]], 4, "own keys")
+
+
+def test_attack_one_peer_twice() -> None:
+    attack_on_the_cohort(lambda adverts: [*adverts, adverts[1]], threshold(0.5, 8), "twice")
+
+
+def test_attack_t_lowered() -> None:
+    attack_on_the_cohort(lambda adverts: adverts, 3, "threshold")
+
+
+def test_attack_n_lowered_below_the_sites_own_rule() -> None:
+    attack_on_the_cohort(lambda adverts: adverts[:2], 2, "takes part from 3")
+
+
+def test_attack_a_cohort_of_one() -> None:
+    attack_on_the_cohort(lambda adverts: adverts[:1], 1, "takes part from 3")
+
+
+def test_attack_keys_of_an_old_round_replayed() -> None:
+    old = a_site("site-1", session=replace(SESSION, round=6)).advertise()
+    attack_on_the_cohort(lambda adverts: [adverts[0], old, *adverts[2:]], 4, "site-1 are not signed")
+
+
+def test_attack_shares_of_an_old_round_replayed() -> None:
+    old, new = Sum.advertised(list(KEYS)).shared(), Sum.advertised(list(KEYS)).shared()
+    replayed = {**new.server.shares_for("site-0"), "site-1": old.server.sealed["site-1"]["site-0"]}
+    with pytest.raises(SecureSumRefused, match="site-1 were not sealed"):
+        new.sites["site-0"].mask(replayed, {})
+
+
+def test_attack_different_cohorts_for_different_sites() -> None:
+    sum_ = Sum.advertised(list(KEYS))
+    few, t = sum_.adverts[:5], threshold(0.5, 5)
+    sealed = sum_.sites["site-1"].share(few, t)
+    sum_.sites["site-0"].share(sum_.adverts, sum_.server.cohort.threshold)
+    with pytest.raises(SecureSumRefused, match="not sealed for this site and this cohort"):
+        sum_.sites["site-0"].mask({"site-1": sealed["site-0"]} | dict.fromkeys(list(KEYS)[2:], b""), {})
+
+
+def test_attack_an_input_from_too_few_sites() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    with pytest.raises(SecureSumRefused, match="3 sites are left"):
+        sum_.sites["site-0"].count(["site-0", "site-1", "site-2"])
+
+
+def test_attack_the_same_input_asked_for_twice() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    with pytest.raises(SecureSumRefused, match="stage 3"):
+        sum_.sites["site-0"].mask(sum_.server.shares_for("site-0"), ALL["site-0"])
+
+
+RARE = {name: numbers(name, "trunk", *(["encoder/tau"] if name == "site-2" else [])) for name in KEYS}
+"""One hospital with tau PET: its block must stay masked whatever the server says."""
+
+
+def lie(change: Callable[[Evidence, Sum], Evidence], match: str) -> None:
+    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
+    evidence = change(sum_.counted(), sum_)
+    with pytest.raises(SecureSumRefused, match=match):
+        sum_.sites["site-0"].open(evidence)
+
+
+def test_attack_a_block_of_one_holder_is_not_opened() -> None:
+    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
+    opening = sum_.sites["site-2"].open(sum_.counted())
+    assert set(opening.block_keys) == {"trunk"}
+
+
+def test_attack_bits_changed_to_invent_holders() -> None:
+    def change(evidence: Evidence, _: Sum) -> Evidence:
+        bits = evidence.bits["site-1"]
+        more = bits.bits + np.array([0, 0, 1, 0], np.uint32)
+        return replace(evidence, bits={**evidence.bits, "site-1": MaskedBits(more, bits.signature)})
+
+    lie(change, "not those that it signed")
+
+
+def test_attack_a_seed_changed_to_invent_holders() -> None:
+    lie(
+        lambda e, _: replace(e, count_seeds={**e.count_seeds, "site-1": bytes(16)}),
+        "not the one that it committed to",
+    )
+
+
+def test_attack_evidence_about_fewer_sites_than_sent_their_input() -> None:
+    def change(evidence: Evidence, _: Sum) -> Evidence:
+        bits = {name: b for name, b in evidence.bits.items() if name != "site-2"}
+        return replace(evidence, bits=bits)
+
+    lie(change, "other sites")
+
+
+def test_attack_too_many_sites_said_to_be_silent() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    evidence, site = sum_.counted(), sum_.sites["site-0"]
+    site.open(evidence, ["site-1", "site-2"])
+    site.open(evidence, ["site-3"])
+    with pytest.raises(SecureSumRefused, match="too few are left"):
+        site.open(evidence, ["site-4"])
+
+
+def test_a_site_with_a_stricter_rule_keeps_a_block_masked_for_everybody() -> None:
+    values = {name: numbers(name, "trunk", *(["encoder/tau"] if i < 4 else [])) for i, name in enumerate(KEYS)}
+    sum_ = Sum.advertised(list(values))
+    strict = SiteSum(SESSION, "site-6", KEYS["site-6"], ROSTER, replace(RULES, min_holders=5), BLOCKS)
+    sum_.sites["site-6"] = strict
+    sum_.adverts = [*sum_.adverts[:6], strict.advertise()]
+    sum_.server.cohort = Cohort.of(SESSION, sum_.adverts, sum_.server.cohort.threshold)
+    sum_.shared().masked(values)
+    opened = sum_.opened(sum_.counted())
+    assert set(opened.values) == {"trunk"} and opened.holders["encoder/tau"] == 4
+
+
+def test_the_count_that_sites_make_is_the_servers() -> None:
+    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE, {"site-5"})
+    evidence = sum_.counted()
+    counts = count_holders(evidence, sum_.server.cohort, tuple(sum_.server.sealed), BLOCKS, ROSTER)
+    assert counts == {"trunk": 6, "encoder/t1": 0, "encoder/tau": 1, "figures": 0}
+
+
+@pytest.mark.parametrize("share", [0.5, 2 / 3, 0.9])
+def test_the_threshold_is_more_than_half_and_can_be_met(share: float) -> None:
+    assert all(n < 2 * threshold(share, n) and threshold(share, n) <= n for n in range(1, 200))

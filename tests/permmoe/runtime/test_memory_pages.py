@@ -1,0 +1,73 @@
+"""Pages of freed tensors are used again, without the kernel, where glibc can be told so."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+import permmoe.training.trainer as trainer
+from permmoe.config import EncoderConfig, TrainConfig, VolumeGrid
+from permmoe.runtime.memory_pages import keep_freed_pages
+from permmoe.training.trainer import make_model, train_epochs
+from tests.support.model_batches import small_config
+from tests.support.small_visits import small_visits
+
+FAULTS = """
+import resource, sys
+import torch
+from permmoe.runtime.memory_pages import keep_freed_pages
+
+without_limit = sys.argv[1] == "large"
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(11):
+        [torch.ones(16 << 20)] if without_limit else [torch.ones(1 << 20) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back, is_glibc = faults(), keep_freed_pages(without_limit=without_limit)
+faults(), faults()
+print(is_glibc, given_back, faults())
+"""
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_tensors_freed_and_made_again_take_no_new_pages(size: str) -> None:
+    command = [sys.executable, "-c", FAULTS, size]
+    answer = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    if answer[0] == "False":
+        pytest.skip("no glibc")
+    given_back, kept = map(int, answer[1:])
+    assert given_back > 1000
+    assert kept < given_back / 20
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def load(name: str | None) -> object:
+        if error is AttributeError:
+            return object()
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert keep_freed_pages() is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_tiles", "without_limit"),
+    [("pooled", True, False), ("sfcn_lite", True, True), ("sfcn_lite", False, False)],
+)
+def test_only_convolutional_training_on_amx_tiles_keeps_pages_without_limit(
+    monkeypatch: pytest.MonkeyPatch, kind: str, has_tiles: bool, without_limit: bool
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(trainer, "has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(trainer, "keep_freed_pages", lambda *, without_limit: calls.append(without_limit))
+    encoder = EncoderConfig.model_validate({"kind": kind, "cells": (2, 3, 5)})
+    config = small_config(2, encoder=encoder, grid=VolumeGrid(shape=(8, 9, 7)))
+    settings = TrainConfig(precision="fp32")
+    train_epochs(make_model(config, 0), small_visits(config, 5), settings, first_epoch=0, epochs=1, seed=0)
+    assert calls == [without_limit]

@@ -1,0 +1,70 @@
+"""The page of findings: every study with its command, its digests and its differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from permmoe.errors import DataError
+from permmoe_simulation.report.collection import collected
+from tests.support.study_files import change_summary, write_axis, write_percent_changes, write_study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_study(tmp_path)
+    comparisons = pd.read_csv(tmp_path / "comparisons.csv")
+    comparisons.assign(p_holm=0.01).to_csv(tmp_path / "comparisons.csv", index=False)
+    return tmp_path
+
+
+def test_every_study_stands_there_with_its_command_its_digests_and_its_findings(study: Path) -> None:
+    summary = json.loads((study / "summary.json").read_text())
+    text = collected([study])
+    assert f"## {summary['study']}" in text and summary["command"] in text and "*Synthetic data" in text
+    assert all(value[:8] in text for value in summary["digests"].values())
+    assert all(finding in text for finding in summary["findings"])
+
+
+def test_of_many_findings_the_one_that_leads_them_stands_there(study: Path) -> None:
+    change_summary(study, findings=["Of 3 claims none hold.", "The first does not.", "The second does not."])
+    text = collected([study])
+    assert "Of 3 claims none hold." in text and "The second does not." not in text
+
+
+def test_public_data_are_called_so_and_differences_have_their_unit_and_n(study: Path) -> None:
+    change_summary(study, synthetic=False, source="public", outcome={"name": "progression", "unit": "scores"})
+    text = collected([study])
+    assert "*Public data, seeds 0-2" in text and "| difference, scores | n |" in text
+    change_summary(study, source="manifest")
+    assert "*Data of the manifest" in collected([study])
+
+
+def test_the_paper_the_axis_and_the_experts_have_a_line_where_a_study_has_them(study: Path, tmp_path: Path) -> None:
+    assert "**Experts.** On average over 3 runs, with PerM-MoE" in collected([study])
+    published = {"source": "Somebody", "method": "permmoe", "reference": "flexmoe", "percent": {"tau": -3.6}}
+    change_summary(study, published=[published])
+    write_percent_changes(study, [("tau", "all", -3.0, -4.0, -2.0)], "15 9 5 12")
+    text = collected([study])
+    assert "**Beside the paper** (Somebody)" in text and "| with tau | −3.6% | −3.0% (−4.0 to −2.0) | 41 |" in text
+    along = write_study(tmp_path / "along", methods=("permmoe", "flexmoe"), regimes=("near", "far"))
+    write_axis(along, {"near": 1.0, "far": 3.0}, "distance", "linear")
+    comparisons = pd.read_csv(along / "comparisons.csv")
+    comparisons.assign(p_holm=1.0).to_csv(along / "comparisons.csv", index=False)
+    text = collected([along])
+    assert "**Along the axis (distance).** Averaged over combinations, the line of PerM-MoE stays below" in text
+    assert "**Experts.**" not in text
+
+
+def test_every_pair_has_a_row_for_each_regime(study: Path) -> None:
+    pairs = pd.read_csv(study / "comparisons.csv")[["method", "reference", "regime"]].drop_duplicates()
+    rows = [line for line in collected([study]).splitlines() if line.startswith("| ") and " − " in line.split("|")[1]]
+    assert len(rows) == len(pairs)
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run the study first"):
+        collected([tmp_path])

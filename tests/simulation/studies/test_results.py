@@ -1,0 +1,236 @@
+"""Tables from invented predictions, against a plain loop over subjects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.studies.results import FinishedCell, StudyErrors, axis_scale, cell_costs
+
+NAMES = ("t1", "flair", "tau")
+COMBINATIONS = [combination_name(c) for c in all_combinations(NAMES)]
+SEEDS = (3, 5)
+
+
+def write_cell(folder: Path, method: str, seed: int, error: float, *, without: str = "t1+flair+tau") -> FinishedCell:
+    """Thirty-seven invented subjects, other ones for each seed; nobody has the combination `without`."""
+    truth = np.random.default_rng(0)
+    baseline, target = truth.uniform(0, 8, 53), truth.normal(1, 1, 53)
+    tested = np.random.default_rng(seed).permutation(53)[:37]
+    noise = np.random.default_rng([seed, len(method)]).normal(0, 1, (37, len(COMBINATIONS)))
+    prediction = target[tested, None] + error * noise
+    prediction[:, COMBINATIONS.index(without)] = np.nan
+    prediction[::5, 1] = np.nan
+    path = folder / f"{method}-{seed}"
+    path.mkdir(parents=True)
+    subject = np.array([f"s{i:02d}" for i in tested])
+    np.savez(
+        path / "predictions.npz",
+        subject=subject,
+        site=np.full(len(subject), "north"),
+        baseline=baseline[tested],
+        target=target[tested],
+        prediction=prediction,
+    )
+    card = {"cell": {"model": {"modalities": [{"name": name} for name in NAMES]}}}
+    (path / "card.json").write_text(json.dumps(card))
+    return FinishedCell(method, "site", seed, path)
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> list[FinishedCell]:
+    return [write_cell(tmp_path, m, s, e) for m, e in (("good", 0.5), ("bad", 1.5)) for s in SEEDS]
+
+
+@pytest.fixture
+def errors(finished: list[FinishedCell]) -> StudyErrors:
+    return StudyErrors(finished, NAMES, SEEDS, resamples=200)
+
+
+def slow_row(cell: FinishedCell, combination: str, stratum: str) -> dict[str, float]:
+    with np.load(cell.folder / "predictions.npz") as saved:
+        rows = []
+        for b, y, p in zip(saved["baseline"], saved["target"], saved["prediction"], strict=True):
+            inside = {"all": True, "small_change": 0 < y <= 1, "severe_baseline": b > 5}[stratum]
+            if inside and not np.isnan(p[COMBINATIONS.index(combination)]):
+                rows.append((y, p[COMBINATIONS.index(combination)]))
+    truth = [y for y, _ in rows]
+    mean = sum(truth) / len(truth)
+    squared = sum((p - y) ** 2 for y, p in rows)
+    return {
+        "n": len(rows),
+        "rmse": (squared / len(rows)) ** 0.5,
+        "mae": sum(abs(p - y) for y, p in rows) / len(rows),
+        "r2": 1 - squared / sum((y - mean) ** 2 for y in truth),
+    }
+
+
+def test_results_agree_with_a_loop_over_subjects(errors: StudyErrors, finished: list[FinishedCell]) -> None:
+    results = errors.results().set_index(["method", "seed", "combination", "stratum"])
+    for cell in finished:
+        for combination in COMBINATIONS[:-1]:
+            for stratum in ("all", "small_change", "severe_baseline"):
+                row = results.loc[(cell.method, cell.seed, combination, stratum)]
+                for column, value in slow_row(cell, combination, stratum).items():
+                    assert row[column] == pytest.approx(value), (cell, combination, stratum, column)
+                assert row.lower <= row.rmse <= row.upper
+
+
+def test_all_seeds_together_are_the_mean_of_the_seeds_over_every_subject_tested(errors: StudyErrors) -> None:
+    results = errors.results().query("method == 'good' and combination == 't1' and stratum == 'all'").set_index("seed")
+    assert results.loc["all", "rmse"] == pytest.approx(results.loc[list(SEEDS), "rmse"].mean())
+    assert results.loc["all", "n"] > 37 == results.loc[3, "n"]
+
+
+def test_a_combination_that_nobody_has_is_n_0_and_never_a_number(errors: StudyErrors) -> None:
+    rows = errors.results().query("combination == 't1+flair+tau'")
+    assert len(rows) == 2 * 3 * 3 and rows.n.eq(0).all()
+    assert rows[["rmse", "mae", "r2", "lower", "upper"]].isna().all(axis=None)
+    compared = errors.comparisons([("good", "bad")]).query("combination == 't1+flair+tau'")
+    assert compared.n.eq(0).all() and compared[["difference", "lower", "upper"]].isna().all(axis=None)
+
+
+def test_a_difference_is_that_of_the_rmse_on_the_subjects_that_both_predicted(
+    errors: StudyErrors, finished: list[FinishedCell]
+) -> None:
+    row = errors.comparisons([("good", "bad")]).query("combination == 'flair' and stratum == 'all'").iloc[0]
+    rmse = {(c.method, c.seed): slow_row(c, "flair", "all")["rmse"] for c in finished}
+    assert row.difference == pytest.approx(np.mean([rmse["good", s] - rmse["bad", s] for s in SEEDS]))
+
+
+def test_comparisons_are_paired_so_that_equal_errors_differ_by_exactly_nothing(tmp_path: Path) -> None:
+    cells = [write_cell(tmp_path, "same", 3, 1.0), write_cell(tmp_path, "also", 3, 1.0)]
+    d = StudyErrors(cells, NAMES, (3,), 200).difference("same", "also", "site", "mean", "all")
+    assert (d.estimate, d.lower, d.upper) == (0, 0, 0)
+
+
+def test_a_pair_of_which_one_did_not_finish_is_not_compared(errors: StudyErrors) -> None:
+    assert len(errors.comparisons([("good", "absent")])) == 0
+
+
+def slow_resampled(
+    cells: list[FinishedCell], method: str, combination: str, weights: np.ndarray, subjects: list[str]
+) -> np.ndarray:
+    """RMSE over the subjects of each resample, one after the other, averaged over seeds."""
+    column = COMBINATIONS.index(combination)
+    resampled = []
+    for drawn in weights:
+        by_seed = []
+        for cell in (c for c in cells if c.method == method):
+            with np.load(cell.folder / "predictions.npz") as saved:
+                error = (saved["prediction"][:, column] - saved["target"]) ** 2
+                times = np.array([drawn[subjects.index(s)] for s in saved["subject"]])
+                inside = ~np.isnan(error)
+                by_seed.append((times[inside] @ error[inside] / times[inside].sum()) ** 0.5)
+        resampled.append(np.mean(by_seed))
+    return np.array(resampled)
+
+
+def test_a_percent_change_has_the_interval_of_the_percentages_of_all_resamples(
+    errors: StudyErrors, finished: list[FinishedCell]
+) -> None:
+    changes, _ = errors.percent_changes([("good", "bad")])
+    row = changes.query("combination == 'flair' and stratum == 'all'").iloc[0]
+    subjects = sorted({s for c in finished for s in np.load(c.folder / "predictions.npz")["subject"]})
+    good, bad = (slow_resampled(finished, m, "flair", errors.weights, subjects) for m in ("good", "bad"))
+    low, high = np.percentile(100 * (good / bad - 1), [2.5, 97.5])
+    assert (row.lower, row.upper) == pytest.approx((low, high))
+    rmse = {(c.method, c.seed): slow_row(c, "flair", "all")["rmse"] for c in finished}
+    means = [np.mean([rmse[m, s] for s in SEEDS]) for m in ("good", "bad")]
+    assert row.percent == pytest.approx(100 * (means[0] / means[1] - 1))
+    assert row.n == errors.comparisons([("good", "bad")]).query("combination == 'flair' and stratum == 'all'").n.iloc[0]
+
+
+def test_the_mean_percent_change_is_that_of_the_combinations_that_somebody_has(errors: StudyErrors) -> None:
+    changes, wins = errors.percent_changes([("good", "bad")])
+    changes = changes.query("stratum == 'all'").set_index("combination")
+    single = changes.drop(index=["mean", "t1+flair+tau"])
+    assert changes.loc["mean", "percent"] == pytest.approx(single.percent.mean())
+    assert changes.loc["t1+flair+tau", "n"] == 0 and np.isnan(changes.loc["t1+flair+tau", "percent"])
+    won = wins.query("stratum == 'all'").iloc[0]
+    assert (won.wins, won.combinations) == ((single.percent < 0).sum(), 6) == (6, 6)
+    assert won.lower <= won.wins <= won.upper
+
+
+def test_equal_methods_change_by_nothing_and_win_nowhere(tmp_path: Path) -> None:
+    cells = [write_cell(tmp_path, "same", 3, 1.0), write_cell(tmp_path, "also", 3, 1.0)]
+    changes, wins = StudyErrors(cells, NAMES, (3,), 200, ["all"]).percent_changes([("same", "also")])
+    assert changes.query("n > 0")[["percent", "lower", "upper"]].eq(0).all(axis=None)
+    assert wins[["wins", "lower", "upper"]].eq(0).all(axis=None)
+
+
+def test_drift_is_judged_on_the_subjects_who_have_all_modalities(tmp_path: Path) -> None:
+    cell = write_cell(tmp_path, "good", 3, 1.0, without="t1+tau")
+    with np.load(cell.folder / "predictions.npz") as saved:
+        arrays = dict(saved)
+    arrays["prediction"][7:, COMBINATIONS.index("t1+flair+tau")] = np.nan
+    np.savez(cell.folder / "predictions.npz", **arrays)
+    drift = StudyErrors([cell], NAMES, (3,), 200).drift().set_index("combination")
+    error = (arrays["prediction"] - arrays["target"][:, None])[:7]
+    expected = np.sqrt((error[:, 0] ** 2).mean()) - np.sqrt((error[:, -1] ** 2).mean())
+    assert drift.loc["t1", "n"] == 7 and drift.loc["t1", "difference"] == pytest.approx(expected)
+    assert drift.loc["t1+tau", "n"] == 0
+    assert drift.loc["mean", "difference"] == pytest.approx(drift.drop(index="mean").difference.mean())
+    assert "t1+flair+tau" not in drift.index
+
+
+def test_a_method_without_a_prediction_from_all_modalities_has_no_drift(tmp_path: Path) -> None:
+    assert len(StudyErrors([write_cell(tmp_path, "unimodal", 3, 1.0)], NAMES, (3,), 200).drift()) == 0
+
+
+@pytest.fixture
+def along(tmp_path: Path) -> StudyErrors:
+    """Two methods at three places of an axis, one of them twice as wrong at the last."""
+    cells = []
+    for regime, worse in (("near", 1.0), ("middle", 1.5), ("far", 2.0)):
+        for method, error in (("good", 0.5), ("bad", worse)):
+            cell = write_cell(tmp_path / regime, method, 3, error)
+            cells.append(FinishedCell(method, regime, 3, cell.folder))
+    return StudyErrors(cells, NAMES, (3,), 200)
+
+
+AXIS = {"near": 0.0, "middle": 1.0, "far": 4.0}
+
+
+def test_a_trend_is_the_least_squares_slope_of_the_paired_differences(along: StudyErrors) -> None:
+    row = along.trends(AXIS, [("good", "bad")], ["mean", "tau"]).set_index("combination").loc["tau"]
+    differences = [along.difference("good", "bad", regime, "tau", "all").estimate for regime in AXIS]
+    slope, _ = np.polyfit(list(AXIS.values()), differences, 1)
+    assert row.slope == pytest.approx(slope) and row.lower <= slope <= row.upper < 0
+
+
+def test_the_trend_of_a_pair_that_did_not_finish_everywhere_is_not_told(along: StudyErrors) -> None:
+    del along.by_method["bad", "far"]
+    assert len(along.trends(AXIS, [("good", "bad")], ["mean"])) == 0
+
+
+def test_the_rmse_along_an_axis_is_the_mean_over_the_combinations_of_each_regime(along: StudyErrors) -> None:
+    rows = along.along_axis(AXIS, ["mean", "tau"]).set_index(["method", "regime", "combination"])
+    results = along.results().query("seed == 'all' and stratum == 'all' and n > 0")
+    for regime, value in AXIS.items():
+        own = results.query("method == 'bad' and regime == @regime").set_index("combination")
+        mean, tau = (rows.loc[("bad", regime, c)] for c in ("mean", "tau"))
+        assert mean.rmse == pytest.approx(own.rmse.mean()) and mean.value == value
+        assert (tau.rmse, tau.lower, tau.upper) == pytest.approx(tuple(own.loc["tau", ["rmse", "lower", "upper"]]))
+
+
+def test_an_axis_is_logarithmic_where_it_spans_more_than_twentyfold() -> None:
+    assert axis_scale([24.0, 84.0]) == axis_scale([0.0, 0.5, 0.95]) == axis_scale([-500.0, 500.0]) == "linear"
+    assert axis_scale([10.0, 30.0, 500.0]) == "log"
+
+
+def test_an_outcome_without_strata_is_judged_on_all_subjects_alone(finished: list[FinishedCell]) -> None:
+    errors = StudyErrors(finished, NAMES, SEEDS, 200, ["all"])
+    assert set(errors.results().stratum) == set(errors.comparisons([("good", "bad")]).stratum) == {"all"}
+
+
+def test_the_memory_of_a_cell_is_told_where_its_card_has_it(finished: list[FinishedCell]) -> None:
+    assert "peak_memory_mb" not in cell_costs(finished)
+    path = finished[0].folder / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 7.0, "peak_memory_mb": 311}))
+    costs = cell_costs(finished)
+    assert costs.peak_memory_mb.iloc[0] == 311 and costs.peak_memory_mb.isna().sum() == len(finished) - 1

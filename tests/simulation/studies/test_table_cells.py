@@ -1,0 +1,125 @@
+"""Cells on public tables: scales come from training visits alone, and units play no role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from permmoe.config import parse_config, read_config
+from permmoe.data.public_tables import TABLES, table_visits
+from permmoe.data.splits import assign_splits
+from permmoe.data.visits import Visit, VisitTable
+from permmoe.errors import ConfigurationError
+from permmoe_simulation.studies.cell import read_predictions, run_cell
+from permmoe_simulation.studies.sources import Progress, prepare_data
+from permmoe_simulation.studies.study import Cell, StudyConfig, cells
+
+GROUPS = {"person": ("age", "sex"), "body": ("bmi", "bp"), "lipids": ("tc", "ldl", "hdl", "tch")}
+KINDS: dict[str, dict[str, Any]] = {
+    "centralised": {"kind": "centralised", "label": "centralised"},
+    "unimodal": {"kind": "unimodal", "label": "unimodal"},
+    "local": {"kind": "local", "label": "local"},
+    "kernel-ridge": {"kind": "reference", "label": "kernel ridge", "baseline": "kernel_ridge"},
+    "federated": {"kind": "federated", "label": "federated"},
+}
+STUDIES = sorted((Path(__file__).parents[3] / "configs" / "studies" / "other-modalities").glob("*.yaml"))
+QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
+
+
+def study(**changes: Any) -> StudyConfig:
+    modalities = [{"name": name, "kind": "tabular", "columns": columns} for name, columns in GROUPS.items()]
+    small = {"width": 8, "heads": 2, "experts": 5, "top_k": 2, "expert_hidden": 7, "head_hidden": 11}
+    values = {
+        "name": "tables",
+        "description": "A public table.",
+        "data": {"table": "diabetes"},
+        "model": {"modalities": modalities, "baseline_centre_points": 0, **small},
+        "train": {"epochs": 3, "batch_size": 16, "warmup_epochs": 1},
+        "seeds": [0],
+        "methods": KINDS,
+        **changes,
+    }
+    return parse_config(values, StudyConfig, "study")
+
+
+def cell_of(kind: str) -> Cell:
+    made = study()
+    return next(c for name, c in cells(made, dict.fromkeys(made.regimes, "d"), "inprocess") if name == kind)
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory: pytest.TempPathFactory) -> VisitTable:
+    """Every fourth patient of the diabetes table."""
+    made = study()
+    data = prepare_data(made.data, made.model, tmp_path_factory.mktemp("data"), 1, QUIET)
+    assert not data.quarantine.items
+    return VisitTable(data.visits.visits[::4])
+
+
+def rescaled(visit: Visit) -> Visit:
+    return replace(visit, tables={name: tuple(1000 * v - 7 for v in values) for name, values in visit.tables.items()})
+
+
+def predictions(kind: str, visits: VisitTable, folder: Path) -> pd.DataFrame:
+    return read_predictions(run_cell(cell_of(kind), visits, folder, folder / "cell")).set_index("subject")
+
+
+@pytest.mark.parametrize("kind", ["centralised", "unimodal", "local", "kernel-ridge"])
+def test_units_of_the_columns_play_no_role(kind: str, visits: VisitTable, tmp_path: Path) -> None:
+    before = predictions(kind, visits, tmp_path / "before")
+    after = predictions(kind, VisitTable(tuple(map(rescaled, visits))), tmp_path / "after")
+    np.testing.assert_allclose(after["body"], before["body"], atol=1e-3)
+    assert np.isfinite(before["body"]).all() and before["body"].std() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["centralised", "unimodal", "local", "kernel-ridge"])
+def test_what_a_test_visit_measures_changes_no_other_prediction(kind: str, visits: VisitTable, tmp_path: Path) -> None:
+    split = cell_of(kind).split
+    parts = assign_splits(visits, seed=split.seed, validation=split.validation, test=split.test)
+    odd, *others = [v.subject_id for v in parts if v.split == "test"]
+    changed = visits_with(visits, odd, rescaled)
+    before, after = predictions(kind, visits, tmp_path / "a"), predictions(kind, changed, tmp_path / "b")
+    np.testing.assert_allclose(after.loc[others, "body"], before.loc[others, "body"], rtol=1e-6)
+    assert after.loc[odd, "body"] != before.loc[odd, "body"]
+
+
+def visits_with(visits: VisitTable, subject: str, change: Callable[[Visit], Visit]) -> VisitTable:
+    return VisitTable(tuple(change(v) if v.subject_id == subject else v for v in visits))
+
+
+def test_a_federation_whose_scales_nobody_declared_is_refused(visits: VisitTable, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot fit the scale of person, body, lipids; declare `means`"):
+        predictions("federated", visits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"table": "diabetis"}, "unknown table 'diabetis'; did you mean 'diabetes'"),
+        ({"table": "diabetes", "synthetic": {}}, "exactly one of"),
+    ],
+)
+def test_a_source_is_one_known_table_or_something_else(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        study(data=data)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_delivered_study_groups_columns_that_its_table_has_and_names_its_unit(path: Path) -> None:
+    delivered = read_config(path, StudyConfig)
+    assert 2 <= len(delivered.model.modalities) <= 8
+    if delivered.data.table is None:
+        assert {m.kind for m in delivered.model.modalities} == {"volume", "tabular"}
+        return
+    if delivered.data.table not in ("diabetes", "breast-cancer"):
+        pytest.importorskip("sksurv")
+    visits, _ = table_visits(delivered.data.table, delivered.model.modalities)
+    assert len(visits) > 0.95 * TABLES[delivered.data.table].patients
+    assert delivered.outcome.unit == TABLES[delivered.data.table].unit
+    assert delivered.model.baseline_centre_points == 0 and "not synthetic" in delivered.description
