@@ -24,7 +24,8 @@ import yaml
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from permmoe.config import FederationConfig, read_config
+from permmoe.config import read_config
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import TrainReply, read_instruction, write_train_reply

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from permmoe.config import EncoderConfig, ModelConfig, TrainConfig
+from permmoe.config import EncoderConfig, ModelConfig, SplitConfig, TrainConfig
 from permmoe.data.adni import TargetRule, adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import CohortConfig, write_cohort
@@ -66,7 +66,8 @@ def main() -> None:
 
 def _measure(visits: VisitTable, name: str, epochs: int, seed: int, cache: VolumeCache) -> dict[str, float]:
     model_config = ModelConfig(encoder=EncoderConfig.model_validate({"kind": name}))
-    data, _ = VisitData.load(assign_splits(visits, seed=seed), model_config, cache, stem=fixed_stem(model_config))
+    table = assign_splits(visits, SplitConfig(seed=seed))
+    data, _ = VisitData.load(table, model_config, cache, stem=fixed_stem(model_config))
     model = make_model(model_config, seed)
     started = time.perf_counter()
     fit(model, data.part("train"), data.part("validation"), TrainConfig(seed=seed, epochs=epochs))

@@ -25,7 +25,8 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
-from permmoe.config import FederationConfig, ModelConfig, TrainConfig
+from permmoe.config import ModelConfig, TrainConfig
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, PackedModel, TrainReply, write_train_reply

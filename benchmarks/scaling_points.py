@@ -25,17 +25,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sides import ROOT, SHARED, seconds_of
 
-from permmoe.config import (
-    EncoderConfig,
-    FederationConfig,
-    ModelConfig,
-    PrivacyConfig,
-    TrainConfig,
-    VolumeGrid,
-    read_config,
-)
+from permmoe.config import EncoderConfig, ModelConfig, PrivacyConfig, TrainConfig, VolumeGrid, read_config
 from permmoe.data.dataset import MemoryRows, VisitData
 from permmoe.data.visits import Visit, VisitTable
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Modality
 from permmoe.training.trainer import make_model, make_optimiser, train_epochs

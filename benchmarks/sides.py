@@ -30,7 +30,7 @@ from reference import LoopedExperts, ReferencePerMMoE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from permmoe.config import EncoderConfig, FederationConfig, ModelConfig, TrainConfig, VolumeGrid, Wire, read_config
+from permmoe.config import EncoderConfig, ModelConfig, SplitConfig, TrainConfig, VolumeGrid, read_config
 from permmoe.data import dataset
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
@@ -38,6 +38,7 @@ from permmoe.data.dataset import ABSENT, FileRows, MemoryRows, VisitData
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.evaluation.combinations import combination_predictions, combination_sums
+from permmoe.federated.federation_config import FederationConfig, Wire
 from permmoe.layers.encoders import Convolution, fixed_stem
 from permmoe.layers.experts import Experts
 from permmoe.modality import all_combinations
@@ -451,7 +452,7 @@ def accuracy(scale: Scale, kind: Literal["pooled", "cnn"]) -> Figures:
     if kind == "cnn":
         grid = VolumeGrid(shape=scale.cnn_grid, spacing_mm=scale.cnn_spacing_mm)
         config = config.model_copy(update={"grid": grid})
-    table = assign_splits(found.visits, seed=0)
+    table = assign_splits(found.visits, SplitConfig())
     data = VisitData.load(table, config, VolumeCache(found.cache), stem=fixed_stem(config))[0]
     train, test, model = data.part("train"), data.part("test"), make_model(config, 0)
     started, epochs = time.perf_counter(), 0

@@ -38,8 +38,7 @@ BOOTSTRAP_RESAMPLES = 2000
 def load_visits(manifest: Path, config: RunConfig, cache: Path) -> tuple[VisitData, Quarantine]:
     """Read a manifest's visits, split, with their volumes. Raises DataError where nothing is left to use."""
     table, quarantine = read_manifest(manifest, config.model.modalities)
-    split = config.split
-    table = assign_splits(table, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test)
+    table = assign_splits(table, config.split)
     data, broken = VisitData.load(table, config.model, VolumeCache(cache), stem=fixed_stem(config.model))
     if len(data) == 0:
         raise DataError(f"{manifest} has no usable visit; `permmoe data inspect {manifest}` says why")

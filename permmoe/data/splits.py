@@ -8,28 +8,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from permmoe.config import SplitConfig
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError
 
 Split = Literal["train", "validation", "test"]
 
 
-def assign_splits(
-    table: VisitTable,
-    *,
-    seed: int,
-    scheme: Literal["subject", "site"] = "subject",
-    validation: float = 0.15,
-    test: float = 0.25,
-) -> VisitTable:
+def assign_splits(table: VisitTable, split: SplitConfig) -> VisitTable:
     """Give every visit its part; the order of rows plays no role. Splits that a table already has are kept.
 
     `subject`: each site divides its own subjects, ranked by a hash of seed and identifier, so a site needs to know no
     other and its fractions are exact up to rounding. `site`: whole sites are held out. Raises DataError where only
-    some visits have a split, and ValueError for fractions that leave nothing to train on.
+    some visits have a split.
     """
-    if min(validation, test) < 0 or validation + test >= 1:
-        raise ValueError(f"validation = {validation} and test = {test} must be at least 0 and sum to less than 1")
     given = sum(v.split != "" for v in table)
     if len(table) and given == len(table):
         return table
@@ -37,15 +29,15 @@ def assign_splits(
         raise DataError(
             f"{given} of {len(table)} visits have a split; fill the column 'split' in every row, or leave it empty"
         )
-    if scheme == "site":
-        by_site = _divide_sites(table, seed, validation, test)
+    if split.scheme == "site":
+        by_site = _divide_sites(table, split.seed, split.validation, split.test)
         return VisitTable(tuple(replace(v, split=by_site[v.site]) for v in table))
     groups: dict[str, list[Visit]] = defaultdict(list)
     for visit in table:
         groups[visit.site].append(visit)
     by_subject: dict[str, Split] = {}
     for visits in groups.values():
-        by_subject |= _divide_subjects([v.subject_id for v in visits], seed, validation, test)
+        by_subject |= _divide_subjects([v.subject_id for v in visits], split.seed, split.validation, split.test)
     return VisitTable(tuple(replace(v, split=by_subject[v.subject_id]) for v in table))
 
 

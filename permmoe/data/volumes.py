@@ -50,7 +50,7 @@ LARGEST_SUVR = 100.0
 """Uptake ratios are below about 5; counts and activity concentrations are in the thousands."""
 
 
-class BrokenVolume(PermmoeError):  # noqa: N818 - it reports on a file, not on the program
+class BrokenVolume(PermmoeError):
     """An image that cannot be used. The message is the reason alone, without path or identifier."""
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
-from permmoe.config import Configuration, FederationConfig, ModelConfig, TrainConfig
+from permmoe.config import Configuration, ModelConfig, TrainConfig
 from permmoe.errors import ConfigurationError
+from permmoe.federated.federation_config import FederationConfig
 
 
 class RoundPlan(Configuration):

@@ -20,10 +20,10 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from permmoe.config import Wire
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.accounting import Spent
 from permmoe.federated.audit import Head, Receipt
+from permmoe.federated.federation_config import Wire
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.roster import SITE_NAME
@@ -41,7 +41,7 @@ LEDGER_HEAD = re.compile(r"[0-9]{1,18} [0-9a-f]{64}")
 """A ledger's newest entry: its number and SHA-256."""
 
 
-class MalformedRecord(Exception):  # noqa: N818 - a verdict on what was received, not a fault
+class MalformedRecord(Exception):
     """A record that breaks the protocol. `rule` names the broken rule and repeats nothing that was received."""
 
     def __init__(self, rule: str) -> None:
@@ -49,7 +49,7 @@ class MalformedRecord(Exception):  # noqa: N818 - a verdict on what was received
         self.rule = rule
 
 
-class ModulesMissing(Exception):  # noqa: N818 - a request to the server, which sends the whole model again
+class ModulesMissing(Exception):
     """A module that was not sent, since the site holds it, is not held: the site was restarted, or a reply got lost."""
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from permmoe.config import Wire
+from permmoe.federated.federation_config import Wire
 
 # Numbers are read where they lie in a message, whose bytes nobody can change; nor does anybody try.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)

@@ -94,8 +94,7 @@ def demo_cohort(folder: Path, subjects: int, plan: RoundPlan) -> VisitTable:
 
 def demo_hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment:
     """A federation founded, each hospital with its part of the visits and its approval of the study."""
-    split = SplitConfig()
-    dealt = assign_splits(visits, seed=split.seed, scheme="subject", validation=split.validation, test=split.test)
+    dealt = assign_splits(visits, SplitConfig())
     sites, _ = partition(dealt, plan.model.names, PartitionConfig(kind="table", table=HOSPITALS), seed=0)
     own: dict[str, dict[str, Any]] = {
         name: {"threads": 1, "device": "cpu", "approved_studies": [plan.digest()]} for name in sites

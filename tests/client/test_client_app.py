@@ -11,11 +11,12 @@ import torch
 from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
-from permmoe.config import FederationConfig, VolumeGrid
+from permmoe.config import VolumeGrid
 from permmoe.data.dataset import MemoryRows, VisitData
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation.combinations import combination_sums
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from permmoe.config import (
     Configuration,
-    FederationConfig,
     ModelConfig,
     RunConfig,
     SplitConfig,
@@ -23,6 +22,7 @@ from permmoe.config import (
 from permmoe.data.adni import TargetRule
 from permmoe.data.cohort import CohortConfig
 from permmoe.errors import ConfigurationError
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan
 from permmoe.modality import Modality
 from permmoe_client.site import SiteConfig

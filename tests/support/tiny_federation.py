@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from permmoe.config import FederationConfig, ModelConfig, TrainConfig
+from permmoe.config import ModelConfig, TrainConfig
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan
 from permmoe.modality import Modality
 

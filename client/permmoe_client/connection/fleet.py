@@ -56,11 +56,11 @@ RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 Answer = TypeVar("Answer")
 
 
-class Unreachable(Exception):  # noqa: N818 - where the network stands, not a fault
+class Unreachable(Exception):
     """The coordinator did not answer, or could not: the same request may succeed later."""
 
 
-class Refused(Exception):  # noqa: N818 - a verdict of the coordinator, not a fault
+class Refused(Exception):
     """The coordinator answered, and said no."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from permmoe.config import Wire
+from permmoe.federated.federation_config import Wire
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import (
     MalformedRecord,

@@ -32,7 +32,7 @@ from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import SiteConfig
 
 
-class BudgetSpent(PermmoeError):  # noqa: N818 - the account's verdict
+class BudgetSpent(PermmoeError):
     """A round that would cost more than may be spent."""
 
 

@@ -41,7 +41,7 @@ Enter = Callable[[int], Head]
 """Writes the ledger's entry for an input of so many bytes, before it leaves."""
 
 
-class AlreadyAnswered(PermmoeError):  # noqa: N818 - the site's verdict
+class AlreadyAnswered(PermmoeError):
     """A round that this site has given its input to: two sums that differ by one site would give that site away."""
 
 

@@ -34,8 +34,7 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     if site.modalities:
         restricted = (_restricted(visit, site.modalities) for visit in table)
         table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
-    split = site.split
-    table = assign_splits(table, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test)
+    table = assign_splits(table, site.split)
     data, broken = VisitData.load(table, model, VolumeCache(site.cache), stem=fixed_stem(model))
     (quarantine + broken).write(site.cache / f"quarantine-{site.name}.csv")
     return data

@@ -70,10 +70,7 @@ class Facts:
     @property
     def split_visits(self) -> VisitTable:
         """`visits` with their parts. Raises Skip, DataError where only some rows name a part."""
-        split = self.site.split
-        return assign_splits(
-            self.visits, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test
-        )
+        return assign_splits(self.visits, self.site.split)
 
     @property
     def image_count(self) -> int:

@@ -20,7 +20,7 @@ class Outcome:
     items: tuple[str, ...] = ()
 
 
-class Skip(Exception):  # noqa: N818 - a verdict, not a fault
+class Skip(Exception):
     """The check cannot be judged; the text says why, and what is to be mended or called first."""
 
     def __init__(self, detail: str, remedy: str = "") -> None:

@@ -19,7 +19,7 @@ MOST_PENDING = 20
 """A coordinator cannot fill the disk with studies."""
 
 
-class StudyNotApproved(PermmoeError):  # noqa: N818 - the site's verdict
+class StudyNotApproved(PermmoeError):
     """A study that this site has not approved."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from permmoe.config import FederationConfig
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE

@@ -37,7 +37,7 @@ DAY = timedelta(days=1)
 BUCKETS = (1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
-class NotReleased(PermmoeError):  # noqa: N818 - the policy's verdict
+class NotReleased(PermmoeError):
     """Something that the site's release policy does not let out."""
 
 

@@ -46,7 +46,7 @@ SiteKeys = Mapping[str, ec.EllipticCurvePublicKey]
 """The roster's: who may take part, and the key that each one signs with."""
 
 
-class SecureSumRefused(PermmoeError):  # noqa: N818 - a verdict
+class SecureSumRefused(PermmoeError):
     """A request that would break what the secure sum promises, or a message that is not what it says."""
 
 

@@ -39,7 +39,7 @@ MAX_STARTS = 3
 HEALTHY_PHASES = ("waiting", "running", "finished")
 
 
-class StudyFailed(PermmoeError):  # noqa: N818 - how a study ended
+class StudyFailed(PermmoeError):
     """A study that ended without its last round."""
 
 

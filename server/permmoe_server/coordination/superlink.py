@@ -58,7 +58,7 @@ server-certificate = ""
 """What Flower wants instead of a bundle of code: our sites fetch none, and the server has its app installed."""
 
 
-class SuperlinkAway(Exception):  # noqa: N818 - it may be back in a second
+class SuperlinkAway(Exception):
     """The superlink did not answer."""
 
 

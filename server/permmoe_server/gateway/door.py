@@ -219,13 +219,13 @@ def serve(gateway: Starlette, certificate: Path, key: Path, client_authority: Pa
     make_server(gateway, certificate, key, client_authority, host, port).run()
 
 
-class _Refused(Exception):  # noqa: N818 - a verdict on what was received, not a fault
+class _Refused(Exception):
     def __init__(self, rule: str) -> None:
         super().__init__(rule)
         self.rule = rule
 
 
-class _ClientGone(Exception):  # noqa: N818 - nobody is left to answer
+class _ClientGone(Exception):
     pass
 
 

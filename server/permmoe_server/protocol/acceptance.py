@@ -25,8 +25,8 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
-from permmoe.config import FederationConfig
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import ONE
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import (
@@ -42,7 +42,7 @@ from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum
 
 
-class RejectedReply(Exception):  # noqa: N818 - a verdict on what was received, not a fault
+class RejectedReply(Exception):
     """A reply that is left out of the round. `rule` names the broken rule and repeats nothing that was received."""
 
     def __init__(self, rule: str) -> None:

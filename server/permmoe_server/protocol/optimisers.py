@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from permmoe.config import FederationConfig
+from permmoe.federated.federation_config import FederationConfig
 
 Moments = Mapping[str, Tensor]
 """`first` for FedAvgM; `first` and `second` for FedAdam; nothing for FedAvg and before the first step."""

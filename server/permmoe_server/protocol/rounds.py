@@ -22,10 +22,10 @@ from math import fsum, nan
 from flwr.app import MessageType
 from torch import Tensor
 
-from permmoe.config import FederationConfig
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.audit import Head, Receipt
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import FixedPointOverflowError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -57,7 +57,7 @@ FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 60.0
 """Pauses after tries at a round that too few sites answered; each is twice the one before."""
 
 
-class NoQuorum(PermmoeError):  # noqa: N818 - says what there was none of
+class NoQuorum(PermmoeError):
     """Too few sites answered, round after round."""
 
 

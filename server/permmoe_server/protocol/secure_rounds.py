@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
 
-from permmoe.config import FederationConfig
 from permmoe.federated.audit import Head
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.records import MalformedRecord, content_bytes
 from permmoe.federated.secure.messages import (
     Opened as OpenedSession,

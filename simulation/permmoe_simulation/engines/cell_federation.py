@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from permmoe.config import FederationConfig
 from permmoe.data.manifest import write_manifest
 from permmoe.errors import ConfigurationError, PermmoeError, nearest
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app

@@ -28,7 +28,7 @@ POLL_SECONDS = 0.1
 Value = TypeVar("Value")
 
 
-class TooLate(PermmoeError):  # noqa: N818 - names what happened
+class TooLate(PermmoeError):
     """Something that was waited for did not come."""
 
 

@@ -67,8 +67,7 @@ class Outcome:
 
 def split_and_partition(visits: VisitTable, cell: Cell) -> tuple[Sites, Sites]:
     """The cell's sites, their visits split, and the sites left out."""
-    split = cell.split
-    table = assign_splits(visits, seed=split.seed, scheme=split.scheme, validation=split.validation, test=split.test)
+    table = assign_splits(visits, cell.split)
     return partition(table, cell.modalities, cell.partition, cell.seed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from permmoe.config import SplitConfig
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
 from permmoe_simulation.studies.partition import PartitionConfig, Sites, partition
@@ -67,6 +68,6 @@ class VisitPartitioner:
 
     def _dealt(self) -> Sites:
         if self._sites is None:
-            table = assign_splits(self.dataset, seed=self.seed)
+            table = assign_splits(self.dataset, SplitConfig(seed=self.seed))
             self._sites, _ = partition(table, self.modalities, self.config, self.seed)
         return self._sites

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from permmoe.config import Configuration, FederationConfig, ModelConfig, SplitConfig, TrainConfig, parse_config
+from permmoe.config import Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
 from permmoe.data.public_tables import TABLES
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import STRATA
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.studies.partition import PartitionConfig
 

@@ -8,8 +8,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from permmoe.config import FederationConfig, ModelConfig, PrivacyConfig, RidgeConfig, TrainConfig
+from permmoe.config import ModelConfig, PrivacyConfig, RidgeConfig, TrainConfig
 from permmoe.data.dataset import VisitData
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.update import ModuleUpdate

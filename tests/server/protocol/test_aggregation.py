@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permmoe.config import FederationConfig
 from permmoe.federated import fixed_point
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import (
     LARGEST,
     QUICK,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from permmoe.config import SplitConfig
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import all_combinations
@@ -45,7 +46,7 @@ def assigned(config: PartitionConfig | None = None, seed: int = 3) -> VisitParti
 @pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind}, {c.missing.kind}")
 def test_partitions_are_the_sites_of_a_study_in_the_order_of_their_names(config: PartitionConfig) -> None:
     partitioner = assigned(config)
-    sites, _ = partition(assign_splits(visits(), seed=3), NAMES, config, 3)
+    sites, _ = partition(assign_splits(visits(), SplitConfig(seed=3)), NAMES, config, 3)
     assert [partitioner.site_name(i) for i in range(partitioner.num_partitions)] == list(sites)
     assert [partitioner.load_partition(i) for i in range(partitioner.num_partitions)] == list(sites.values())
 

@@ -80,8 +80,7 @@ def test_units_of_the_columns_play_no_role(kind: str, visits: VisitTable, tmp_pa
 
 @pytest.mark.parametrize("kind", ["centralised", "unimodal", "local", "kernel-ridge"])
 def test_what_a_test_visit_measures_changes_no_other_prediction(kind: str, visits: VisitTable, tmp_path: Path) -> None:
-    split = cell_of(kind).split
-    parts = assign_splits(visits, seed=split.seed, validation=split.validation, test=split.test)
+    parts = assign_splits(visits, cell_of(kind).split)
     odd, *others = [v.subject_id for v in parts if v.split == "test"]
     changed = visits_with(visits, odd, rescaled)
     before, after = predictions(kind, visits, tmp_path / "a"), predictions(kind, changed, tmp_path / "b")

@@ -1,0 +1,95 @@
+"""How sites' training becomes one model: the settings of a federation, with units, defaults and meaning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from permmoe.config import Configuration, PrivacyConfig
+
+Wire = Literal["fp32", "fp16", "int8"]
+"""How numbers travel (permmoe.federated.wire)."""
+
+
+class FederationConfig(Configuration):
+    """How sites' training becomes one model."""
+
+    rounds: int = Field(24, ge=1)
+    local_epochs: int = Field(2, ge=1, description="passes over a site's visits each round")
+    aggregation: Literal[
+        "modality_fedavg", "zero_fill", "naive_union", "uniform_mean", "site_weight", "counted_encoders",
+        "unscaled_support",
+    ] = Field("modality_fedavg", description="how sites are weighed, module by module")  # fmt: skip
+    server_optimiser: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
+    server_learning_rate: float = Field(1.0, gt=0, description="η, the server's step")
+    server_momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; β1 of FedAdam")
+    averaging_decay: float = Field(
+        0.0, ge=0, lt=1, description="of the running mean over rounds that is judged and kept; 0: the newest round"
+    )
+    proximal_weight: float = Field(0.0, ge=0, description="μ of FedProx: ½μ‖θ − θ_round‖² added to the local loss")
+    centring_round: bool = Field(
+        True, description="round 1 trains nothing: it sets the encoders' mean inputs and the ridge's moments"
+    )
+    private_modules: tuple[str, ...] = Field(
+        (), description="patterns such as head or encoder/*: each site keeps its own (BLOSSOM's private blocks)"
+    )
+    drift_correction: bool = Field(False, description="SCAFFOLD: sites steer against their own drift of the last round")
+    imputed_router_support: float = Field(0.0, ge=0, description="κ: a router's support from a visit it is imputed for")
+    min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
+    max_failed_rounds: int = Field(5, ge=1, description="tries at a round without enough replies that end a study")
+    round_deadline_seconds: float = Field(3600.0, gt=0)
+    evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
+    # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    wire: Wire = Field(
+        "fp32",
+        description="changes travel exactly, in half precision or in eight bits; in the last two, models in half",
+        exclude_if=lambda wire: wire == "fp32",
+    )
+    min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")
+    max_update_norm: float = Field(1e3, gt=0, description="largest L2 norm of a module's mean change that is accepted")
+    max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
+    secure: bool = Field(False, description="secure sum: nobody sees a site's update, counts or modalities")
+    secure_threshold: float = Field(
+        2 / 3, ge=0.5, lt=1, description="a round survives while more than this share of its sites answers"
+    )
+    stage_deadline_seconds: float = Field(120.0, gt=0, description="secure: for each stage after the training")
+    min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained is not released")
+    privacy: PrivacyConfig | None = Field(None, description="patient-level differential privacy; none by default")
+
+    @model_validator(mode="after")
+    def _promises_what_it_can_keep(self) -> FederationConfig:
+        if self.secure and self.aggregation != "modality_fedavg":
+            raise ValueError(f"aggregation = {self.aggregation} cannot be summed securely; use modality_fedavg")
+        if self.drift_correction and (self.server_optimiser != "fedavg" or self.server_learning_rate != 1):
+            raise ValueError("drift_correction reads the mean change off the model; use fedavg at rate 1 at the server")
+        if self.wire != "fp32" and (self.secure or self.privacy):
+            raise ValueError(f"wire = {self.wire} is neither masked nor accounted for; use fp32 with secure or privacy")
+        if self.privacy and (self.drift_correction or self.private_modules):
+            raise ValueError("drift_correction and private_modules are not accounted for under differential privacy")
+        if self.privacy and self.evaluate_every:
+            raise ValueError("evaluations are not differentially private; set evaluate_every to 0")
+        if self.privacy and self.centring_round:
+            raise ValueError("means of inputs are not differentially private; set centring_round to false")
+        return self
+
+    @property
+    def least_sites(self) -> int:
+        """Sites without which a round cannot succeed: in a smaller secure sum no module could have `min_holders`."""
+        return max(self.min_sites, self.min_holders) if self.secure else self.min_sites
+
+    def is_centring(self, number: int) -> bool:
+        """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""
+        return self.centring_round and number == 1
+
+    def of_round(self, number: int) -> FederationConfig:
+        """The settings of a round. A mean over all sites' visits has one right weighting and no step size, so the
+        centring round is plain modality-aware averaging, whatever the study compares."""
+        if not self.is_centring(number):
+            return self
+        plain = {"aggregation": "modality_fedavg", "server_optimiser": "fedavg", "server_learning_rate": 1.0}
+        return self.model_copy(update=plain)
+
+    def first_epoch(self, number: int) -> int:
+        """Number of the first local epoch of a round, 0 in the first round that trains."""
+        return (number - 1 - int(self.centring_round)) * self.local_epochs
