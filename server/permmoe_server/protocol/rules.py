@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from permmoe.federated.refusals import REFUSAL_SENTENCES
+
 REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
         # not read at all: permmoe.federated.records
@@ -60,13 +62,8 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         # a secure sum: permmoe_server.protocol.secure_rounds
         "secure_advertisement": "Its keys for this round are not signed by the site in the roster.",
         "secure_sum": "Its shares, masked numbers or signature do not fit the round's secure sum.",
-        "AlreadyAnswered": "The site has given its input to this round before, and gives it once.",
-        "SecureSumRefused": "The site refused: too few sites, a peer it does not know, or a rule of its own.",
-        # withheld by the hospital: permmoe_client
-        "StudyNotApproved": "The hospital has not approved this study yet; ask it to.",
-        "NotReleased": "The hospital's release policy let nothing of it out; the site's log says why.",
-        "BudgetSpent": "The site's privacy budget, or the study's target, does not allow this round.",
-        "LedgerError": "The site's ledger cannot be written or believed, and nothing leaves without it.",
+        # a decision of the site
+        **{refusal.value: sentence for refusal, sentence in REFUSAL_SENTENCES.items()},
     }
 )
 """Rule -> why a reply to a round is left out."""
