@@ -29,6 +29,7 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import TrainReply, read_instruction, write_train_reply
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.runtime.provenance import machine, versions
@@ -104,7 +105,8 @@ def serve(sites: int) -> int:
     def train(message: Message, context: Context) -> Message:
         asked = read_instruction(message.content)
         updates = {name: ModuleUpdate(torch.zeros(layout.size(name)), 1.0) for name in layout.modules}
-        reply = TrainReply(f"site{context.node_id}", asked.round, asked.model_digest, updates, 1.0, 1.0, 0.0, 0.0)
+        figures = TrainingFigures(visits=1.0, loss_sum=1.0)
+        reply = TrainReply(f"site{context.node_id}", asked.round, asked.model_digest, updates, figures)
         return Message(write_train_reply(reply), reply_to=message)
 
     state = FederationState(0, layout.flatten_all(PerMMoE(plan.model).state_dict()))

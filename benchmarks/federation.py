@@ -30,6 +30,7 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, PackedModel, TrainReply, write_train_reply
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import Modality
 from permmoe.runtime.memory_pages import keep_freed_pages
@@ -114,13 +115,14 @@ def average_ours(n_replies: int) -> dict[str, float]:
         for i in range(n_replies):
             changes = {m: torch.randn(layout.size(m), generator=generator) * 1e-3 for m in layout.modules}
             updates = {m: ModuleUpdate(change * 20, 20.0) for m, change in changes.items()}
-            yield write_train_reply(TrainReply(f"site-{i}", 1, asked.model_digest, updates, 20.0, 1.0, 1.0, 0.0))
+            figures = TrainingFigures(visits=20.0, loss_sum=1.0, train_seconds=1.0)
+            yield write_train_reply(TrainReply(f"site-{i}", 1, asked.model_digest, updates, figures))
 
     before, seconds, running = _peak_mb(), 0.0, RunningSum()
     for content in replies():
         started = time.perf_counter()
         reply = accept_training(content, asked, layout, ())
-        running = fold(running, reply.updates, reply.visits, longest=plan.federation.max_update_norm)
+        running = fold(running, reply.updates, reply.figures.visits, longest=plan.federation.max_update_norm)
         seconds += time.perf_counter() - started
     started = time.perf_counter()
     for module, change in mean_changes(running, weights):

@@ -414,6 +414,7 @@ class Sites:
         from permmoe.federated.modules import ModuleLayout
         from permmoe.federated.plan import RoundPlan
         from permmoe.federated.records import TrainReply
+        from permmoe.federated.training_figures import TrainingFigures
         from permmoe.federated.update import ModuleUpdate
         from permmoe_simulation.engines.grid import FIRST_NODE
 
@@ -434,7 +435,7 @@ class Sites:
         names = {FIRST_NODE + i: f"site-{i:04d}" for i in range(clients)}
         key = ec.generate_private_key(ec.SECP384R1())
         keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names.values()} if secure else {}
-        ready = TrainReply("", 0, "", updates, 20.0, 20.0, 0.0, 0.0)
+        ready = TrainReply("", 0, "", updates, TrainingFigures(20.0, 20.0))
         return cls(plan, layout, layout.flatten_all(model.state_dict()), names, ready, head, key, keys)
 
     def signed_roster(self) -> Any:

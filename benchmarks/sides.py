@@ -279,6 +279,7 @@ def site_bytes(scale: Scale, wire: Wire) -> Figures:
         write_instruction,
         write_train_reply,
     )
+    from permmoe.federated.training_figures import TrainingFigures
     from permmoe.federated.update import ModuleUpdate
 
     config = ModelConfig()
@@ -296,7 +297,7 @@ def site_bytes(scale: Scale, wire: Wire) -> Figures:
         for m in layout.modules
         if support[m] > 0
     }
-    reply = TrainReply("site", 2, asked.model_digest, updates, 32.0, 1.0, 1.0, 0.0, config.names[:2])
+    reply = TrainReply("site", 2, asked.model_digest, updates, TrainingFigures(32.0, 1.0, 1.0), config.names[:2])
     up = write_train_reply(reply, asked.up_wire)
     full = 4 * sum(len(values) for values in before.values())
     return {"down": content_bytes(down), "up": content_bytes(up), "full": full}

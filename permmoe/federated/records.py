@@ -27,6 +27,7 @@ from permmoe.federated.federation_config import Wire
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.roster import SITE_NAME
+from permmoe.federated.training_figures import FIGURES, TrainingFigures, missing_rule
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import Bytes, down_format, pack, packed_size, unpack, up_format
 
@@ -81,12 +82,7 @@ class TrainReply:
     """Of the model that the site was sent and started from."""
     updates: Mapping[str, ModuleUpdate]
     """Only modules with a support above zero."""
-    visits: float
-    loss_sum: float
-    """Training loss summed over the visits of the last local epoch, squared points."""
-    train_seconds: float
-    overhead_seconds: float
-    """The site's time outside training: reading, checking and writing records."""
+    figures: TrainingFigures
     modalities: tuple[str, ...] = ()
     """What the site's visits have: modules of other modalities need not travel to it. Empty where it does not say."""
     head: Head | None = None
@@ -298,13 +294,12 @@ def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:
     header = _header(reply)
     if reply.modalities:
         header["modalities"] = list(reply.modalities)
-    figures = {name: getattr(reply, name) for name in ("visits", "loss_sum", "train_seconds", "overhead_seconds")}
     return RecordDict(
         {
             "reply": header,
             "update": write_modules(pack_updates(reply, wire)),
             "support": MetricRecord({name: update.support for name, update in reply.updates.items()}),
-            "figures": MetricRecord(figures),
+            "figures": MetricRecord(dict(reply.figures.by_name())),
         }
     )
 
@@ -335,10 +330,7 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout, wire: Wire = "fp
         number,
         digest,
         updates,
-        _number(figures, "visits"),
-        _number(figures, "loss_sum"),
-        _number(figures, "train_seconds"),
-        _number(figures, "overhead_seconds"),
+        TrainingFigures(**{name: _number(figures, name, missing_rule(name)) for name in FIGURES}),
         _read_modalities(content),
         read_head(content, site),
     )
@@ -438,8 +430,8 @@ def typed(record: ConfigRecord, name: str, kind: type[Value]) -> Value:
     return value
 
 
-def _number(record: MetricRecord, name: str, rule: str = "") -> float:
+def _number(record: MetricRecord, name: str, rule: str) -> float:
     value = record.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise MalformedRecord(rule or f"missing_{name}")
+        raise MalformedRecord(rule)
     return float(value)

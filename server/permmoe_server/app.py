@@ -37,7 +37,7 @@ from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.runtime.provenance import machine, versions
 from permmoe.training.trainer import make_model
 from permmoe_server.protocol.exchange import MessageGrid, SiteOf
-from permmoe_server.protocol.rounds import Countersigner, FederationState, RosterOf, RoundRecord, run_rounds
+from permmoe_server.protocol.rounds import Countersigner, FederationState, RosterOf, RoundRecord, SiteRecord, run_rounds
 from permmoe_server.protocol.secure_rounds import SignedRoster
 from permmoe_server.provisioning.authority import load_certificate, read_identity
 
@@ -169,7 +169,16 @@ def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationSt
 
 def record_json(record: RoundRecord) -> str:
     """A round's record on one line."""
-    return json.dumps(asdict(record), separators=(",", ":"))
+    facts = asdict(record) | {"sites": [_site_facts(site) for site in record.sites]}
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def _site_facts(site: SiteRecord) -> dict[str, Any]:
+    """A site's record by key; the figures of its training stand among the other keys, in the place of `figures`."""
+    facts: dict[str, Any] = {}
+    for name, value in asdict(site).items():
+        facts |= site.figures.for_round_log() if name == "figures" else {name: value}
+    return facts
 
 
 def _tensors(state: FederationState, layout: ModuleLayout) -> dict[str, Tensor]:

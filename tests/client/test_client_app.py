@@ -76,9 +76,9 @@ def test_a_site_returns_only_modules_that_its_visits_trained(tmp_path: Path) -> 
     assert {"trunk", "head", "encoder/clinical", "encoder/gene", "bank/clinical/fluid"} <= set(reply.updates)
     assert all(update.support > 0 for update in reply.updates.values())
     assert sum(u.support for n, u in reply.updates.items() if n.startswith("expert")) == pytest.approx(
-        reply.visits, rel=1e-3
+        reply.figures.visits, rel=1e-3
     )
-    assert reply.updates["trunk"].support == reply.visits
+    assert reply.updates["trunk"].support == reply.figures.visits
 
 
 def test_a_change_is_that_of_training_at_the_site_with_its_own_seed(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_change_is_that_of_training_at_the_site_with_its_own_seed(tmp_path: Pa
     data = site_visits(read_site(path), MODEL).part("train")
     seed = derive_seed(plan.train.seed, "north", number)
     record = train_epochs(model, data, plan.train, first_epoch=4, epochs=2, seed=seed)
-    assert reply.visits == record.visits and reply.loss_sum == record.loss_sum
+    assert reply.figures.visits == record.visits and reply.figures.loss_sum == record.loss_sum
     for name, update in reply.updates.items():
         change = LAYOUT.flatten(model.state_dict(), name) - WEIGHTS[name]
         assert torch.equal(update.weighted_delta, change * update.support)

@@ -68,10 +68,7 @@ def _figures(reply: TrainReply, plan: RoundPlan, content: RecordDict) -> dict[st
         "site": reply.site,
         "round": reply.round,
         "bytes": content_bytes(content),
-        "visits": reply.visits,
-        "loss_sum": reply.loss_sum,
-        "train_seconds": reply.train_seconds,
-        "overhead_seconds": reply.overhead_seconds,
+        **reply.figures.by_name(),
         "support": {name: update.support for name, update in reply.updates.items()},
         "values": {name: update.weighted_delta.numel() for name, update in reply.updates.items()},
     }

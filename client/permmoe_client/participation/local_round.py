@@ -20,6 +20,7 @@ from permmoe.federated.records import (
     TrainReply,
     read_model,
 )
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received
 from permmoe.model import PerMMoE
@@ -85,16 +86,18 @@ def train_round(
     if needs_memory(plan):
         _remember(asked, site, layout.flatten_all(after), before, drift, trained_modules, residual)
     train_seconds = trained - opened
-    overhead_seconds = time.perf_counter() - started - train_seconds
+    figures = TrainingFigures(
+        visits=float(record.visits),
+        loss_sum=record.loss_sum,
+        train_seconds=train_seconds,
+        overhead_seconds=time.perf_counter() - started - train_seconds,
+    )
     return TrainReply(
         site.name,
         asked.round,
         asked.model_digest,
         updates,
-        float(record.visits),
-        record.loss_sum,
-        train_seconds,
-        overhead_seconds,
+        figures,
         _modalities(site, plan.model),
     )
 
@@ -144,9 +147,9 @@ def _train_privately(
         for module in layout.modules
         if support[module] > 0
     }
-    visits = float(sum(cost.counts.values()))
     # Times tell how many patients there are, and losses who they are: neither is told.
-    return TrainReply(site.name, asked.round, asked.model_digest, updates, visits, 0.0, 0.0, 0.0, spent=cost.spent)
+    figures = TrainingFigures(visits=float(sum(cost.counts.values())))
+    return TrainReply(site.name, asked.round, asked.model_digest, updates, figures, spent=cost.spent)
 
 
 def _remember(

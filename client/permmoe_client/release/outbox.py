@@ -50,9 +50,8 @@ def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
     allowed = {name: update for name, update in reply.updates.items() if may_leave(name)}
     # Which modalities the site has would tell of an encoder that it keeps to itself.
     is_told = all(may_leave(f"encoder/{name}") for name in reply.modalities)
-    figures = [update.support for update in allowed.values()] + [reply.loss_sum, reply.visits]
     # "Nothing that is not a number leaves": it could carry anything, and the coordinator would reject it.
-    if not all(math.isfinite(figure) for figure in figures):
+    if not reply.figures.are_finite() or not all(math.isfinite(update.support) for update in allowed.values()):
         raise NotReleased("the training gave a support or a loss that is not a number; nothing was sent")
     return replace(reply, updates=allowed, modalities=reply.modalities if is_told else ())
 
@@ -74,7 +73,7 @@ def training_facts(reply: TrainReply, asked: Instruction) -> dict[str, object]:
     packed = pack_updates(reply, asked.up_wire)
     return {
         **_common(asked, "training"),
-        "visits": bucket(reply.visits),
+        **{name: bucket(value) for name, value in reply.figures.for_ledger().items()},
         "modules": {
             name: {"bytes": len(packed[name]), "support": bucket(update.support)}
             for name, update in reply.updates.items()

@@ -15,10 +15,12 @@ from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import EvaluationReply, TrainReply
 from permmoe.federated.secure.secure_sum import Blocks, Opened, SecureSumRefused
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.modality import all_combinations, combination_name
 
-FIGURES = "figures"
-"""The block of a training's visits and the sum of its losses."""
+FIGURES_BLOCK = "figures"
+"""The block of the figures that sites add up."""
+SUMMED = tuple(TrainingFigures().for_secure_sum())
 Numbers = Mapping[str, Int64[np.ndarray, " _"]]
 
 
@@ -28,13 +30,13 @@ class TrainingSum:
 
     changes: Mapping[str, tuple[Int64[Tensor, " n"], int]]
     """For each released module Σ support × (after − before) and Σ support, in fixed point."""
-    visits: float
-    loss_sum: float
+    figures: TrainingFigures
+    """The sums of the figures that sites add up; the others are 0."""
 
 
 def training_blocks(layout: ModuleLayout) -> Blocks:
     """A block a module, its support behind its values, and the figures."""
-    return {module: layout.size(module) + 1 for module in layout.modules} | {FIGURES: 2}
+    return {module: layout.size(module) + 1 for module in layout.modules} | {FIGURES_BLOCK: len(SUMMED)}
 
 
 def training_numbers(reply: TrainReply) -> Numbers:
@@ -46,18 +48,18 @@ def training_numbers(reply: TrainReply) -> Numbers:
         }
     except FixedPointOverflowError:
         raise SecureSumRefused("a value of the update is too large, or not a number") from None
-    return numbers | {FIGURES: _fixed(reply.visits, reply.loss_sum)}
+    return numbers | {FIGURES_BLOCK: _fixed(*reply.figures.for_secure_sum().values())}
 
 
 def read_training(opened: Opened) -> TrainingSum:
     """The sums' meaning. A support that is not above zero is no honest sites' sum: its module is left out."""
-    visits, loss = (opened.values[FIGURES] / ONE).tolist() if FIGURES in opened.values else (0.0, float("nan"))
+    sums = (opened.values[FIGURES_BLOCK] / ONE).tolist() if FIGURES_BLOCK in opened.values else [0.0] * len(SUMMED)
     changes = {
         name: (torch.from_numpy(values[:-1].copy()), int(values[-1]))
         for name, values in opened.values.items()
-        if name != FIGURES and values[-1] > 0
+        if name != FIGURES_BLOCK and values[-1] > 0
     }
-    return TrainingSum(changes, visits, loss)
+    return TrainingSum(changes, TrainingFigures(**dict(zip(SUMMED, sums, strict=True))))
 
 
 def evaluation_blocks(modalities: Sequence[str]) -> Blocks:

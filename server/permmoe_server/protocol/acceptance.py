@@ -73,13 +73,9 @@ def accept_training(
     # "A reply without any trained module is no training."
     if not reply.updates:
         raise RejectedReply("empty")
-    # "Figures are finite, and no time is negative."
-    figures = (reply.visits, reply.loss_sum, reply.train_seconds, reply.overhead_seconds)
-    if not all(math.isfinite(figure) for figure in figures) or min(reply.train_seconds, reply.overhead_seconds) < 0:
-        raise RejectedReply("not_finite")
-    # "A site trained on more than 0 and at most max_support visits."
-    if not 0 < reply.visits <= federation.max_support:
-        raise RejectedReply("visits")
+    # "Every figure is in the range that it is declared with."
+    if broken := reply.figures.broken_rule(federation.max_support):
+        raise RejectedReply(broken)
     for update in reply.updates.values():
         _check_update(update, federation)
     return reply

@@ -37,6 +37,7 @@ from permmoe.federated.records import (
     write_instruction,
 )
 from permmoe.federated.secure.blocks import evaluation_blocks, read_evaluation, read_training, training_blocks
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.training.trainer import running_mean
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, is_acceptable
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes, running_sum
@@ -81,6 +82,9 @@ class FederationState:
         return self.average or self.weights
 
 
+NO_FIGURES = TrainingFigures()
+
+
 @dataclass(frozen=True)
 class SiteRecord:
     """What one node did in a round."""
@@ -90,10 +94,8 @@ class SiteRecord:
     """Empty where nobody says which site a node is, and no reply was accepted."""
     bytes_down: int = 0
     bytes_up: int = 0
-    visits: float = 0.0
-    train_seconds: float = 0.0
-    overhead_seconds: float = 0.0
-    """The site's time outside training: reading, checking and writing records."""
+    figures: TrainingFigures = NO_FIGURES
+    """All 0 where no reply was accepted, and in a secure round."""
     server_seconds: float = 0.0
     """Ours for checking and folding its reply; waiting and transport are in none of the three."""
     modules: tuple[str, ...] = ()
@@ -233,13 +235,14 @@ def _train(
             reply_content = content_of(message)
             record = replace(record, bytes_up=content_bytes(reply_content))
             reply = accept_training(reply_content, asked, downlink.layout, losses, sites[node] if sites else None)
-            running = fold(running, reply.updates, reply.visits, federation.aggregation, federation.max_update_norm)
+            visits = reply.figures.visits
+            running = fold(running, reply.updates, visits, federation.aggregation, federation.max_update_norm)
         except FixedPointOverflowError:
             records.append(replace(record, rejected="fixed_point_range"))
         except RejectedReply as rejection:
             records.append(replace(record, rejected=rejection.rule))
         else:
-            losses[reply.site] = reply.loss_sum
+            losses[reply.site] = reply.figures.loss_sum
             downlink.learn(node, reply.modalities)
             downlink.confirm(node, asked, model)
             if reply.head and countersigner:
@@ -248,16 +251,14 @@ def _train(
                 replace(
                     record,
                     site=reply.site,
-                    visits=reply.visits,
-                    train_seconds=reply.train_seconds,
-                    overhead_seconds=reply.overhead_seconds,
+                    figures=reply.figures,
                     server_seconds=clock.now() - arrived,
                     modules=tuple(reply.updates),
                     ledger=reply.head.digest if reply.head else "",
                 )
             )
     is_aggregated = running.sites >= federation.min_sites
-    visits = fsum(record.visits for record in records)
+    visits = fsum(record.figures.visits for record in records)
     loss = fsum(losses.values()) / visits if visits else float("nan")
     records.sort(key=lambda r: (r.site, r.node))
     seconds = {"write": written - started}
@@ -294,18 +295,19 @@ def _train_securely(
         if participant.head and countersigner:
             receipts[participant.site] = countersigner(participant.head)
     trained = read_training(outcome.opened) if outcome.opened else None
-    running = running_sum(trained.changes, trained.visits, len(outcome.arrived)) if trained else RunningSum()
+    visits = trained.figures.visits if trained else 0.0
+    running = running_sum(trained.changes, visits, len(outcome.arrived)) if trained else RunningSum()
     is_aggregated = bool(running.modules) and is_acceptable(running, federation)
     record = RoundRecord(
         number,
         is_aggregated,
         tuple(sorted((_site_record(p, outcome.arrived) for p in outcome.participants), key=lambda r: (r.site, r.node))),
         # Under differential privacy no loss leaves a site.
-        trained.loss_sum / trained.visits if trained and trained.visits > 0 and not federation.privacy else nan,
+        trained.figures.loss_sum / visits if trained and visits > 0 and not federation.privacy else nan,
         seconds=0.0,
         is_secure=True,
         holders={n: c for n, c in outcome.opened.holders.items() if n in layout.parts} if outcome.opened else {},
-        visits=trained.visits if trained else 0.0,
+        visits=visits,
         stage_seconds=outcome.stage_seconds,
         is_spent=outcome.is_spent and not is_aggregated,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from permmoe.federated.refusals import REFUSAL_SENTENCES
+from permmoe.federated.training_figures import figure_rules
 
 REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
@@ -20,10 +21,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "missing_update": "It holds no array of changes.",
         "missing_support": "It does not say how much data is behind its changes.",
         "missing_figures": "It lacks the visits, loss and times of the training.",
-        "missing_visits": "It does not say how many visits it trained on.",
-        "missing_loss_sum": "It does not say its training loss.",
-        "missing_train_seconds": "It does not say how long its training took.",
-        "missing_overhead_seconds": "It does not say how long its work beside training took.",
+        **figure_rules(),
         "missing_sums": "It holds no sums of errors.",
         "ledger_head": "What it says of its site's ledger is not a number and a SHA-256.",
         "encoding": "An array is not written as this version of PerM-MoE writes it.",
@@ -41,7 +39,6 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "unknown_modality": "It has a modality that this study does not have.",
         "empty": "It trained no module.",
         "not_finite": "A value is NaN or infinite, or a time is negative.",
-        "visits": "Its number of visits is not above 0 and within max_support.",
         "support_range": "The data behind a module are not above 0 and within max_support.",
         "norm": "A module changed by more than max_update_norm.",
         "fixed_point_range": "Adding it could have overflowed the sum over sites.",

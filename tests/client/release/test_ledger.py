@@ -19,6 +19,7 @@ from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.audit import AuditError, Head, countersign, read_receipt
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import EvaluationReply, Instruction, TrainReply, read_train_reply
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe_client.release.ledger import Ledger, LedgerError
 from permmoe_client.release.outbox import NotReleased, bucket, send_evaluation, send_training
@@ -208,7 +209,7 @@ def reply(**support: float) -> TrainReply:
     supports = support or {"head": 23.0, "trunk": 23.0}
     updates = {name.replace("__", "/"): ModuleUpdate(torch.ones(LAYOUT.size(name.replace("__", "/"))), n)
                for name, n in supports.items()}  # fmt: skip
-    return TrainReply("north", 7, "d" * 64, updates, 23.0, 11.5, 1.25, 0.5)
+    return TrainReply("north", 7, "d" * 64, updates, TrainingFigures(23.0, 11.5, 1.25, 0.5))
 
 
 def test_nothing_leaves_that_the_policy_does_not_name(tmp_path: Path) -> None:

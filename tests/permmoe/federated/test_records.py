@@ -30,6 +30,7 @@ from permmoe.federated.records import (
     write_modules,
     write_train_reply,
 )
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.training.trainer import make_model
@@ -43,7 +44,7 @@ ASKED = Instruction(tiny_plan(), 7, PACKED_MODEL.digest(), "test")
 
 def reply() -> TrainReply:
     updates = {name: ModuleUpdate(torch.rand(LAYOUT.size(name)), 2.5) for name in ("head", "bank/clinical/gene")}
-    return TrainReply("north", 7, ASKED.model_digest, updates, 23.0, 11.5, 1.25, 0.5)
+    return TrainReply("north", 7, ASKED.model_digest, updates, TrainingFigures(23.0, 11.5, 1.25, 0.5))
 
 
 def on_the_wire(content: RecordDict) -> RecordDict:
@@ -59,7 +60,7 @@ def test_a_training_reply_comes_back_bit_by_bit() -> None:
     got = read_train_reply(on_the_wire(write_train_reply(sent)), LAYOUT)
     assert {name: u.support for name, u in got.updates.items()} == {name: u.support for name, u in sent.updates.items()}
     assert all(torch.equal(got.updates[n].weighted_delta, u.weighted_delta) for n, u in sent.updates.items())
-    figures = ("site", "round", "model_digest", "visits", "loss_sum", "train_seconds", "overhead_seconds")
+    figures = ("site", "round", "model_digest", "figures")
     assert all(getattr(got, name) == getattr(sent, name) for name in figures)
 
 

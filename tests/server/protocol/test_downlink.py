@@ -23,6 +23,7 @@ from permmoe.federated.records import (
     TrainReply,
     write_train_reply,
 )
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import packed_size
 from permmoe.modality import all_combinations
@@ -185,7 +186,7 @@ def test_a_rounded_reply_with_a_scale_that_is_no_number_is_rejected(wire: str, s
     plan, packed = tiny_plan(evaluate_every=0, wire=wire), PackedModel.of(LAYOUT.flatten_all(fresh()), wire)
     asked = Instruction(plan, 1, packed.digest())
     updates = {"head": ModuleUpdate(torch.ones(LAYOUT.size("head")), 2.0)}
-    content = write_train_reply(TrainReply("west", 1, asked.model_digest, updates, 2.0, 1.0, 0.0, 0.0), wire)
+    content = write_train_reply(TrainReply("west", 1, asked.model_digest, updates, TrainingFigures(2.0, 1.0)), wire)
     assert accept_training(content, asked, LAYOUT, ()).updates["head"].weighted_delta.isfinite().all()
     numbers = content["update"][PACKED].numpy().copy()
     numbers[:4] = np.array([scale], "<f4").view(np.uint8)

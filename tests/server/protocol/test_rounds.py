@@ -25,6 +25,7 @@ from permmoe.federated.records import (
     write_evaluation_reply,
     write_train_reply,
 )
+from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.training.trainer import make_model
@@ -63,9 +64,8 @@ def honest_training(content: RecordDict, name: str) -> RecordDict:
         module: ModuleUpdate(torch.linspace(0, amount, LAYOUT.size(module)) * VISITS[name], VISITS[name])
         for module in MODULES[name]
     }
-    return write_train_reply(
-        TrainReply(name, asked.round, asked.model_digest, updates, VISITS[name], 2 * VISITS[name], 0.25, 0.125)
-    )
+    figures = TrainingFigures(VISITS[name], 2 * VISITS[name], 0.25, 0.125)
+    return write_train_reply(TrainReply(name, asked.round, asked.model_digest, updates, figures))
 
 
 def honest_evaluation(content: RecordDict, name: str) -> RecordDict:
@@ -135,14 +135,14 @@ def test_a_round_moves_each_module_by_the_mean_of_its_own_sites() -> None:
 def test_a_record_says_what_each_site_did() -> None:
     _, [record] = run(grid_of(HONEST), ONE_ROUND)
     ant, bee = record.sites
-    assert (ant.site, ant.node, ant.modules, ant.visits, ant.rejected) == (
+    assert (ant.site, ant.node, ant.modules, ant.figures.visits, ant.rejected) == (
         "ant",
         FIRST_NODE,
         MODULES["ant"],
         10.0,
         None,
     )
-    assert ant.train_seconds == 0.25 and ant.overhead_seconds >= 0.125
+    assert ant.figures.train_seconds == 0.25 and ant.figures.overhead_seconds >= 0.125
     assert ant.bytes_down == bee.bytes_down > 4 * sum(map(LAYOUT.size, LAYOUT.modules))
     assert ant.bytes_up > bee.bytes_up > 4 * (HEAD + LAYOUT.size("encoder/clinical"))
 
@@ -466,6 +466,8 @@ def test_a_record_can_be_written_as_json() -> None:
     _, records = run(grid_of([*HONEST, "cat"], client(ATTACKS["NaN"][0])), tiny_plan(rounds=1))
     read = json.loads(record_json(records[0]))
     assert read["sites"][0]["rejected"] == "not_finite" and read["validation"]["sums"]["clinical"]["n"] == 21
+    names = "node site bytes_down bytes_up visits train_seconds overhead_seconds server_seconds modules ledger"
+    assert all(list(site) == [*names.split(), "rejected", "lost_at"] for site in read["sites"])
 
 
 def test_a_reply_in_another_sites_name_is_rejected_and_the_owner_counts() -> None:
