@@ -6,9 +6,10 @@
 | `fp16` | 2 | 2^-12 |
 | `int8` | 1 | 1/254 |
 
-The inexact formats work in blocks of 256 numbers, each divided by its largest magnitude, which travels beside it as a
-float32 (block-wise quantisation, Dettmers et al. 2022, arXiv 2110.02861). What a format takes away from a change a site
-keeps and adds to its next one (error feedback, Karimireddy et al. 2019, arXiv 1901.09847), so it is late, not lost.
+The rounding of float32 itself, 2^-23, comes on top. The inexact formats work in blocks of 256 numbers, each divided by
+its largest magnitude, which travels beside it as a float32 (block-wise quantisation, Dettmers et al. 2022, arXiv
+2110.02861). What a format takes away from a change a site keeps and adds to its next one (error feedback, Karimireddy
+et al. 2019, arXiv 1901.09847), so it is late, not lost.
 
 Numbers that came out of a format go through it unchanged. NaN and infinities come out as NaN, for the reader to judge.
 """

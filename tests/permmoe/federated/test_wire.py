@@ -38,7 +38,8 @@ def test_an_error_is_bounded_by_the_largest_of_its_own_block(seed: int, exponent
     for wire, bound in INEXACT.items():
         error = (as_received(values, wire).double() - values.double()).abs()
         for own, reference in zip(torch.split(error, BLOCK), torch.split(values.abs(), BLOCK), strict=True):
-            assert own.max() <= bound * reference.max().double() * (1 + 1e-5)
+            # A number is divided by its block's largest and multiplied with it again: two more roundings of float32.
+            assert own.max() <= (bound + 2 * 2.0**-24) * reference.max().double()
 
 
 @given(seed=seeds, exponent=scales, size=st.sampled_from(SIZES), wire=st.sampled_from(sorted(INEXACT)))
