@@ -27,7 +27,7 @@ from permmoe.evaluation.intervals import resampling_weights, rmse_interval
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
-from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.provenance import machine, versions
 from permmoe.training.trainer import EpochReport, FitState, fit, make_model
@@ -133,10 +133,14 @@ def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:
 
 
 def _tensors(state: FitState) -> dict[str, Tensor]:
-    parts: Mapping[str, Mapping[str, Tensor]] = {
-        "weights": state.weights, "average": state.average, "best": state.best_weights, "optimiser": state.optimiser,
-    }  # fmt: skip
-    return {f"{part}:{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+    return join_groups(
+        {
+            "weights": state.weights,
+            "average": state.average,
+            "best": state.best_weights,
+            "optimiser": state.optimiser,
+        }
+    )
 
 
 def _progress(state: FitState) -> dict[str, Any]:
@@ -152,13 +156,15 @@ def _resume(out: Path, card: Mapping[str, Any]) -> tuple[FitState | None, list[d
             raise ConfigurationError(
                 f"{out} was begun with another {key.replace('_', ' ')}; name a new folder, or delete this one"
             )
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "best": {}, "optimiser": {}}
-    for name, tensor in tensors.items():
-        part, key = name.split(":", 1)
-        parts[part][key] = tensor
+    groups = split_groups(tensors, expected=("weights", "average", "best", "optimiser"))
     progress = saved["progress"]
     state = FitState(
-        progress["epoch"], parts["weights"], parts["average"], parts["best"], progress["best_epoch"],
-        progress["best_mse"], parts["optimiser"],
-    )  # fmt: skip
+        epoch=progress["epoch"],
+        weights=groups["weights"],
+        average=groups["average"],
+        best_weights=groups["best"],
+        best_epoch=progress["best_epoch"],
+        best_mse=progress["best_mse"],
+        optimiser=groups["optimiser"],
+    )
     return state, list(saved["learning"])

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load(content), card
     except SafetensorError:
         raise DataError(f"{folder / TENSORS_FILE} is no safetensors file; take it from a back-up") from None
+
+
+def join_groups(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all groups in one mapping, under the names `group:name`; no group's name may hold a colon."""
+    return {f"{group}:{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+
+
+def split_groups(tensors: Mapping[str, Tensor], expected: Iterable[str] = ()) -> dict[str, dict[str, Tensor]]:
+    """The inverse of `join_groups`: the tensors by group and name. A group that is expected is there even if empty."""
+    groups: dict[str, dict[str, Tensor]] = {group: {} for group in expected}
+    for key, tensor in tensors.items():
+        group, name = key.split(":", 1)
+        groups.setdefault(group, {})[name] = tensor
+    return groups
 
 
 def _exchange(new: Path, folder: Path) -> None:

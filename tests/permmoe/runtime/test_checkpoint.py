@@ -15,7 +15,7 @@ import torch
 
 import permmoe.runtime.checkpoint as checkpoint
 from permmoe.errors import DataError
-from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import CARD_FILE, TENSORS_FILE, has_checkpoint
 
 OLD = {"a": torch.arange(15.0).view(3, 5), "b": torch.tensor(7)}
@@ -45,6 +45,20 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 def test_transposed_view_is_saved_as_it_reads(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", {"a": OLD["a"].t()}, {})
     assert torch.equal(load_checkpoint(tmp_path / "model")[0]["a"], OLD["a"].t())
+
+
+def test_groups_of_tensors_are_joined_under_their_names_and_split_again() -> None:
+    groups = {"weights": {"head.out": OLD["a"], "a:b": OLD["b"]}, "average": {"head.out": NEW["a"]}}
+    joined = join_groups(groups)
+    assert list(joined) == ["weights:head.out", "weights:a:b", "average:head.out"]
+    assert split_groups(joined) == groups
+
+
+def test_a_group_that_is_expected_is_there_even_if_empty() -> None:
+    assert split_groups(join_groups({"m": {"a": OLD["a"]}}), expected=("weights",)) == {
+        "weights": {},
+        "m": {"a": OLD["a"]},
+    }
 
 
 @pytest.mark.parametrize("has_old", [False, True])
