@@ -28,6 +28,7 @@ from permmoe.config import Configuration
 from permmoe.data.images import FoundImage, find_images, parse_date
 from permmoe.data.manifest import CDRSB_POINTS, parse_number
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
@@ -97,16 +98,16 @@ def adni_visits(
         found = subjects.get(rid, [])
         name = _name_of(rid, found, assessments.get(rid, ()))
         if rid not in assessments:
-            items.append(Quarantined(name, "", "", "images but no clinical visit"))
+            items.append(Quarantined(name, "", "", Reason.NO_CLINICAL_VISIT))
             continue
         if not any(a.diagnosis in rule.diagnoses and a.cdrsb is not None for a in assessments[rid]):
             continue
         index = choose_index_visit(assessments[rid], found, rule, [m.name for m in modalities if m.kind == "volume"])
         visit = _visit_of(name, index, assessments[rid], rule, modalities) if index is not None else None
         if visit is None:
-            items.append(Quarantined(name, "", "", "no modality near a visit with an accepted diagnosis and CDR-SB"))
+            items.append(Quarantined(name, "", "", Reason.NO_MODALITY_IN_TIME))
         elif not re.fullmatch(PTID, name):
-            items.append(Quarantined(name, "", "", "no PTID, which tells the site"))
+            items.append(Quarantined(name, "", "", Reason.NO_PTID))
         else:
             visits.append(visit)
     return VisitTable(tuple(visits)), Quarantine(tuple(items))
@@ -269,10 +270,10 @@ def _combine(
     for row in [*merged, *added]:
         if row.taken is None:
             if row.cdrsb is not None:
-                items.append(Quarantined(f"RID {row.rid}", "", row.where, "clinical visit without a date"))
+                items.append(Quarantined(f"RID {row.rid}", "", row.where, Reason.UNDATED_VISIT))
             continue
         if row.cdrsb is not None and not CDRSB_POINTS[0] <= row.cdrsb <= CDRSB_POINTS[1]:
-            items.append(Quarantined(f"RID {row.rid}", "", row.where, "CDR-SB is not a number from 0 to 18"))
+            items.append(Quarantined(f"RID {row.rid}", "", row.where, Reason.IMPOSSIBLE_SCORE))
             continue
         age = row.age_years
         if age is None and row.rid in births:
@@ -302,7 +303,7 @@ def _images_by_rid(
     for image in images:
         taken = image.taken or _session_date(image.session, assessments.get(image.rid, ()))
         if taken is None and image.rid in assessments:
-            items.append(Quarantined(image.subject_id, image.modality, str(image.path), "image without a date"))
+            items.append(Quarantined(image.subject_id, image.modality, str(image.path), Reason.UNDATED_IMAGE))
         dated = FoundImage(image.subject_id, image.session, image.modality, image.path, image.is_registered, taken)
         by_rid[image.rid].append(dated)
     return dict(by_rid), items

@@ -26,6 +26,7 @@ from jaxtyping import Float16
 
 from permmoe.config import VolumeGrid
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit
 from permmoe.data.volumes import PREPROCESSING_VERSION, BrokenVolume, Frames, read_volume
 from permmoe.errors import DataError
@@ -56,12 +57,12 @@ class VolumeCache:
         entry, refusal = self.folder / f"{key}.npy", self.folder / f"{key}.broken"
         if _is_whole(entry, grid):
             return entry
-        if reason := _text(refusal):
+        if reason := _known_reason(refusal):
             raise BrokenVolume(reason)
         try:
             voxels = read_volume(path, modality, grid, self.frames)
         except BrokenVolume as broken:
-            self._put(refusal, str(broken).encode())
+            self._put(refusal, broken.reason.encode())
             raise
         buffer = io.BytesIO()
         np.save(buffer, voxels.half().numpy())
@@ -89,9 +90,9 @@ class VolumeCache:
             for modality in modalities
             if modality.name in visit.volumes
         ]
-        reasons: dict[int, str] = {}
+        reasons: dict[int, Reason] = {}
 
-        def note(index: int, reason: str | None, done: int) -> None:
+        def note(index: int, reason: Reason | None, done: int) -> None:
             if reason is not None:
                 reasons[index] = reason
             if progress is not None:
@@ -134,9 +135,9 @@ class VolumeCache:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
-            raise BrokenVolume("file not found") from None
+            raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
         except OSError:
-            raise BrokenVolume("file cannot be opened") from None
+            raise BrokenVolume(Reason.FILE_NOT_OPENED) from None
         self._put(memo, digest.encode())
         return digest
 
@@ -163,12 +164,12 @@ class VolumeCache:
                 continue
 
 
-def _fill(cache: VolumeCache, path: Path, modality: Modality, grid: VolumeGrid) -> str | None:
+def _fill(cache: VolumeCache, path: Path, modality: Modality, grid: VolumeGrid) -> Reason | None:
     """Make one entry; the reason where the volume is broken."""
     try:
         cache.entry(path, modality, grid)
     except BrokenVolume as broken:
-        return str(broken)
+        return broken.reason
     return None
 
 
@@ -200,6 +201,12 @@ def _is_whole(entry: Path, grid: VolumeGrid) -> bool:
         )
     except (OSError, ValueError, EOFError):
         return False
+
+
+def _known_reason(refusal: Path) -> Reason | None:
+    """Why an image was refused before; None where it was not, or for a reason that this version does not know."""
+    text = _text(refusal)
+    return next((reason for reason in Reason if reason == text), None)
 
 
 def _text(file: Path) -> str:

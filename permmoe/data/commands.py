@@ -128,7 +128,7 @@ def _broken_volumes(visits: VisitTable, model: ModelConfig) -> Quarantine:
             try:
                 read_volume(path, modality, model.grid)
             except BrokenVolume as broken:
-                items.append(Quarantined(visit.subject_id, modality.name, str(path), str(broken)))
+                items.append(Quarantined(visit.subject_id, modality.name, str(path), broken.reason))
             show(done, len(images))
     return Quarantine(tuple(items))
 

@@ -17,6 +17,7 @@ from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.prefetch import one_ahead
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import BrokenVolume
 from permmoe.modality import Modality
@@ -96,7 +97,7 @@ class VisitData:
             if usable or numbers:
                 visits.append(replace(visit, volumes=usable, tables=numbers))
             else:
-                items.append(Quarantined(visit.subject_id, "", "", "no modality that can be used"))
+                items.append(Quarantined(visit.subject_id, "", "", Reason.NO_MODALITY))
         if keep_in_memory is None:
             keep_in_memory = _bytes_in_memory(entries, stem) <= MEMORY_BUDGET_BYTES
         inputs: dict[str, Rows] = {}
@@ -206,7 +207,7 @@ def _cached_volumes(
                 try:
                     of_subject[visit.subject_id] = cache.entry(path, modality, model.grid)
                 except BrokenVolume as broken:
-                    items.append(Quarantined(visit.subject_id, modality.name, str(path), str(broken)))
+                    items.append(Quarantined(visit.subject_id, modality.name, str(path), broken.reason))
     return entries, items
 
 

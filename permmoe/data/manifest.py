@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
+from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
@@ -141,15 +142,15 @@ def _visit_of(
                 if file.is_file():
                     volumes[modality.name] = file
                 else:
-                    items.append(Quarantined(subject, modality.name, str(file), "file not found"))
+                    items.append(Quarantined(subject, modality.name, str(file), Reason.FILE_NOT_FOUND))
         else:
             values = [parse_number(row[column]) for column in modality.columns]
             if all(value is not None and math.isfinite(value) for value in values):
                 tables[modality.name] = tuple(cast(list[float], values))
             elif any(value is not None for value in values):
-                items.append(Quarantined(subject, modality.name, where, "a value is missing or not a finite number"))
+                items.append(Quarantined(subject, modality.name, where, Reason.INCOMPLETE_NUMBERS))
     if not volumes and not tables:
-        return None, [*items, Quarantined(subject, "", where, "no modality that can be used")]
+        return None, [*items, Quarantined(subject, "", where, Reason.NO_MODALITY)]
     visit = Visit(
         subject_id=subject,
         site=row["site"],
@@ -166,26 +167,26 @@ def _visit_of(
     return visit, items
 
 
-def _reason_to_refuse(row: Mapping[str, str], need_target: bool) -> str | None:
+def _reason_to_refuse(row: Mapping[str, str], need_target: bool) -> Reason | None:
     """Why a row's identity or scores cannot be used, or None where they can."""
     if not row["subject_id"] or not row["site"]:
-        return "no subject_id or no site"
+        return Reason.NO_IDENTITY
     low, high = CDRSB_POINTS
     baseline, delta = parse_number(row["baseline_cdrsb"]), parse_number(row.get("delta_cdrsb", ""))
     horizon, age = parse_number(row["horizon_months"]), parse_number(row.get("age_years", ""))
     if baseline is None:
-        return "no baseline CDR-SB"
+        return Reason.NO_BASELINE
     if not low <= baseline <= high:
-        return "baseline CDR-SB is not a number from 0 to 18"
+        return Reason.IMPOSSIBLE_BASELINE
     if delta is None and need_target:
-        return "no change in CDR-SB"
+        return Reason.NO_CHANGE
     # The margin forgives decimals such as 0.1 + 17.9 that binary floating point rounds above 18.
     if delta is not None and not low - 1e-6 <= baseline + delta <= high + 1e-6:
-        return "CDR-SB at the horizon is not a number from 0 to 18"
+        return Reason.IMPOSSIBLE_OUTCOME
     if horizon is None or not 0 < horizon < math.inf:
-        return "horizon is not a positive number of months"
+        return Reason.IMPOSSIBLE_HORIZON
     if age is not None and not 0 < age < 130:
-        return "age is not a number of years"
+        return Reason.IMPOSSIBLE_AGE
     return None
 
 

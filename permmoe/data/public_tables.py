@@ -21,6 +21,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.modality import Modality
@@ -84,9 +85,9 @@ def table_visits(name: str, modalities: Sequence[Modality]) -> tuple[VisitTable,
         subject = f"{name}-{row:0{width}d}"
         tables = {m: tuple(values[row].tolist()) for m, values in groups.items() if not np.isnan(values[row]).any()}
         if math.isnan(outcome):
-            items.append(Quarantined(subject, "", "", "outcome unknown: lost from sight before the horizon"))
+            items.append(Quarantined(subject, "", "", Reason.LOST_FROM_SIGHT))
         elif not tables:
-            items.append(Quarantined(subject, "", "", "no modality that can be used"))
+            items.append(Quarantined(subject, "", "", Reason.NO_MODALITY))
         else:
             visits.append(Visit(subject, SITE, "visit", 0.0, outcome, table.horizon_months, tables=tables))
     return VisitTable(tuple(visits)), Quarantine(tuple(items))

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from permmoe.data.reasons import Reason
+
 
 @dataclass(frozen=True)
 class Quarantined:
@@ -20,8 +22,7 @@ class Quarantined:
     """Empty where the whole visit was left out."""
     file: str
     """The image, or the table and its row as `manifest.csv:7`; empty where no single file is to blame."""
-    reason: str
-    """A category: no identifier, path or measured value in it, so that counts of it may be logged."""
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Quarantine:
     def __add__(self, other: Quarantine) -> Quarantine:
         return Quarantine(self.items + other.items)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Reason, int]:
         """How often each reason occurs, most frequent first; names no subject and no file, so it may be logged."""
         return dict(sorted(Counter(item.reason for item in self.items).items(), key=lambda pair: (-pair[1], pair[0])))
 

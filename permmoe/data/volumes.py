@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from permmoe.config import VolumeGrid
+from permmoe.data.reasons import Reason
 from permmoe.errors import PermmoeError
 from permmoe.modality import Modality
 
@@ -52,6 +53,10 @@ LARGEST_SUVR = 100.0
 
 class BrokenVolume(PermmoeError):
     """An image that cannot be used. The message is the reason alone, without path or identifier."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def read_volume(path: Path, modality: Modality, grid: VolumeGrid, frames: Frames
     voxels = _checked_voxels(image, frames)
     extent_mm = np.array(voxels.shape) * np.linalg.norm(affine[:3, :3], axis=0)
     if min(voxels.shape) < 4 or extent_mm.min() < min(grid.shape) * grid.spacing_mm / 4:
-        raise BrokenVolume("field of view is too small")
+        raise BrokenVolume(Reason.SMALL_FIELD)
     volume = _turned(voxels, affine)
     if not _is_on(grid, volume):
         is_template_space = _says_template_space(path, image) or _has_template_field(volume)
@@ -92,13 +97,13 @@ def _open(path: Path) -> SpatialImage:
     try:
         image = _unpacked(path) if path.name.lower().endswith(".nii.gz") else nib.load(path)
     except FileNotFoundError:
-        raise BrokenVolume("file not found") from None
+        raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise BrokenVolume("compressed file is truncated or damaged") from None
+        raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
     except (OSError, ValueError, ImageFileError, HeaderDataError, WrapStructError):
-        raise BrokenVolume("header cannot be read") from None
+        raise BrokenVolume(Reason.UNREADABLE_HEADER) from None
     if not isinstance(image, SpatialImage):
-        raise BrokenVolume("not an image of voxels")
+        raise BrokenVolume(Reason.NO_VOXELS)
     return image
 
 
@@ -115,7 +120,7 @@ def _checked_affine(image: SpatialImage) -> Float[np.ndarray, "4 4"]:
     edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
     # The determinant of unit edge vectors is the volume of the voxel that they span: 1 for a box, 0 for a sheet.
     if not np.isfinite(affine).all() or edges_mm.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / edges_mm)) < 1e-2:
-        raise BrokenVolume("affine is singular")
+        raise BrokenVolume(Reason.SINGULAR_AFFINE)
     return affine
 
 
@@ -124,19 +129,19 @@ def _checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) < 3 or 0 in shape:
-        raise BrokenVolume("not three-dimensional")
+        raise BrokenVolume(Reason.TOO_FEW_DIMENSIONS)
     if len(shape) > 4 or (len(shape) == 4 and frames == "reject"):
-        raise BrokenVolume("more than three dimensions")
+        raise BrokenVolume(Reason.TOO_MANY_DIMENSIONS)
     try:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
     except (EOFError, zlib.error):
-        raise BrokenVolume("compressed file is truncated or damaged") from None
+        raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
     except (OSError, ValueError, TypeError):
-        raise BrokenVolume("voxels cannot be read") from None
+        raise BrokenVolume(Reason.UNREADABLE_VOXELS) from None
     if not np.isfinite(voxels).all():
-        raise BrokenVolume("voxels are not all finite numbers")
+        raise BrokenVolume(Reason.NOT_FINITE_VOXELS)
     if not voxels.any():
-        raise BrokenVolume("all voxels are zero")
+        raise BrokenVolume(Reason.ZERO_VOXELS)
     return np.ascontiguousarray(voxels.mean(axis=3) if len(shape) == 4 else voxels, dtype=np.float32)
 
 
@@ -198,7 +203,7 @@ def _resampled(volume: _Placed, grid: VolumeGrid, is_template_space: bool) -> _P
     image = MetaTensor(volume.voxels[None], affine=volume.affine)
     resampled = resample(image, dst_affine=target, spatial_size=grid.shape).as_tensor()[0]
     if not resampled.any():
-        raise BrokenVolume("nothing of the image lies on the grid")
+        raise BrokenVolume(Reason.OFF_GRID)
     return _Placed(resampled, target)
 
 
@@ -222,11 +227,11 @@ def _head_centre_mm(volume: _Placed) -> Float[Tensor, 3]:
 def _normalised(voxels: Float[Tensor, "x y z"], modality: Modality) -> Float[Tensor, "x y z"]:
     if modality.normalisation == "suvr":
         if voxels.max() > LARGEST_SUVR:
-            raise BrokenVolume("values are too large for an uptake ratio (SUVR)")
+            raise BrokenVolume(Reason.NOT_SUVR)
         return voxels.contiguous()
     is_signal = voxels != 0
     signal = voxels[is_signal].double()
     spread = signal.std(correction=0)
     if not spread > 1e-6 * signal.abs().max():
-        raise BrokenVolume("all non-zero voxels are equal")
+        raise BrokenVolume(Reason.EQUAL_VOXELS)
     return torch.where(is_signal, (voxels - signal.mean()) / spread, 0.0).float().contiguous()

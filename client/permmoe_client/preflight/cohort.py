@@ -112,7 +112,7 @@ def _broken_volumes(
         try:
             read_volume(path, modality, model.grid)
         except BrokenVolume as broken:
-            items.append(Quarantined(visit.subject_id, modality.name, str(path), str(broken)))
+            items.append(Quarantined(visit.subject_id, modality.name, str(path), broken.reason))
         if progress is not None:
             progress(done, len(images))
     return Quarantine(tuple(items))

@@ -123,6 +123,18 @@ def test_broken_file_is_read_once_until_it_changes(tmp_path: Path, reads: list[P
         cache.get(path, MRI, SMALL)
 
 
+def test_a_refusal_for_an_unknown_reason_is_not_believed(tmp_path: Path, reads: list[Path]) -> None:
+    path, cache = tmp_path / "a.nii", VolumeCache(tmp_path / "cache")
+    path.write_bytes(b"broken" * 100)
+    with pytest.raises(BrokenVolume):
+        cache.get(path, MRI, SMALL)
+    [refusal] = cache.folder.glob("*.broken")
+    refusal.write_text("a reason of another version")
+    with pytest.raises(BrokenVolume, match="header cannot be read"):
+        cache.get(path, MRI, SMALL)
+    assert reads == [path, path] and refusal.read_text() == "header cannot be read"
+
+
 def test_cache_is_closed_to_other_users_and_names_nobody(tmp_path: Path) -> None:
     cache = VolumeCache(tmp_path / "cache")
     cache.get(save(tmp_path / "sub-ADNI011S0002_T1w.nii"), MRI, SMALL)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from permmoe.data.manifest import read_manifest, write_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError
 from permmoe.modality import ADNI_MODALITIES, Modality
@@ -62,7 +63,7 @@ def test_row_with_impossible_scores_is_itemised_with_its_line(tmp_path: Path, sc
     path = manifest(tmp_path, "1,011,M000,1.5,0,24,a.nii.gz,,", f"2,011,M000,{scores},a.nii.gz,,")
     table, quarantine = read_manifest(path, T1_AND_FLUID)
     assert [v.subject_id for v in table] == ["1"]
-    assert list(quarantine) == [Quarantined("2", "", "manifest.csv:3", reason)]
+    assert list(quarantine) == [Quarantined("2", "", "manifest.csv:3", Reason(reason))]
 
 
 def test_extreme_but_possible_scores_are_kept(tmp_path: Path) -> None:
@@ -235,13 +236,17 @@ def test_failed_write_leaves_the_old_manifest_alone(tmp_path: Path) -> None:
 
 
 def test_quarantine_report_holds_the_details_that_counts_leave_out(tmp_path: Path) -> None:
-    quarantine = Quarantine((Quarantined("007", "t1", "a.nii", "broken"),)) + Quarantine(
-        (Quarantined("008", "tau", "b.nii", "broken"), Quarantined("009", "", "", "alone"))
+    quarantine = Quarantine((Quarantined("007", "t1", "a.nii", Reason.ZERO_VOXELS),)) + Quarantine(
+        (Quarantined("008", "tau", "b.nii", Reason.ZERO_VOXELS), Quarantined("009", "", "", Reason.NO_MODALITY))
     )
     quarantine.write(tmp_path / "report.csv")
     lines = (tmp_path / "report.csv").read_text().splitlines()
-    assert lines[1:] == ["007,t1,a.nii,broken", "008,tau,b.nii,broken", "009,,,alone"]
-    assert quarantine.counts() == {"broken": 2, "alone": 1}
+    assert lines[1:] == [
+        "007,t1,a.nii,all voxels are zero",
+        "008,tau,b.nii,all voxels are zero",
+        "009,,,no modality that can be used",
+    ]
+    assert quarantine.counts() == {"all voxels are zero": 2, "no modality that can be used": 1}
     assert (tmp_path / "report.csv").stat().st_mode & 0o077 == 0
 
 
