@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from scaling_laws import FURTHEST, Law
 
+from permmoe_benchmarks.pages.laws import FURTHEST, Law
+from permmoe_benchmarks.pages.series import Result, Series, law_of, series
 from permmoe_simulation.report.style import (
     COLOURS,
     INK,
+    MARK,
     WIDTH,
     Look,
     add_legend,
@@ -27,14 +28,14 @@ from permmoe_simulation.report.style import (
 
 COLUMNS = 3
 BODY, HEAD, FOOT, LEFT, GAP = 2.0, 0.36, 0.52, 0.72, 0.78
-"""Inches: the height of a panel's axes, what is above and below them, left of the first, and between two."""
+"""Inches: the height of a panel's axes, the room above and below them, left of the first, and between two."""
 LINK = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 PROJECTED = Look(INK, "*", False)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One figure along a curve of the JSON."""
+class DrawnCurve:
+    """One figure along a curve of the JSON, and how it looks."""
 
     name: str
     figure: str
@@ -44,31 +45,29 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes; values are multiplied by `factor`. `until`: where laws are drawn to, 0 for the last point."""
+    """A set of axes. Values are multiplied by `factor`; laws are drawn to `until`, or if it is 0 to the last point."""
 
     title: str
     x_label: str
     y_label: str
-    curves: Sequence[Curve]
+    curves: Sequence[DrawnCurve]
     factor: float = 1.0
     until: float = 0.0
     is_log: bool = True
 
 
-def figures(
-    result: Mapping[str, Any],
-    series: Callable[[Mapping[str, Any], str], Any],
-    law_of: Callable[[Any], Law | None],
-    ends: tuple[float, float],
-) -> dict[str, str]:
-    """SVG documents by name, of what the result has. `ends`: hospitals and patients that laws are drawn to."""
+def scaling_figures(result: Result, ends: tuple[float, float]) -> dict[str, str]:
+    """SVG documents by name, one for each group of curves that the result has.
+
+    `ends` are the numbers of hospitals and of patients that laws are drawn to.
+    """
     found = {}
     for name, panels in _panels(*ends).items():
         kept = [(p, [c for c in p.curves if c.name in result["curves"]]) for p in panels]
         kept = [(p, curves) for p, curves in kept if curves]
         if kept:
             note = _note(result)
-            found[name] = _standalone(_figure([(p, _lines(result, c, series, law_of)) for p, c in kept], note))
+            found[name] = _standalone(_figure([(p, _lines(result, c)) for p, c in kept], note))
     return found
 
 
@@ -77,9 +76,9 @@ def _panels(hospitals: float, patients: float) -> dict[str, list[Panel]]:
     plain, secure, site, link = (Look(COLOURS[i], shape) for i, shape in ((0, "o"), (1, "s"), (3, "^"), (2, "D")))
     private, epoch, workers = Look(COLOURS[4], "v"), Look(COLOURS[5], "P"), Look(COLOURS[6], "X")
 
-    def steps(axis: str, figure: str) -> list[Curve]:
+    def steps(axis: str, figure: str) -> list[DrawnCurve]:
         looks = (("pooled", "pooled encoder (default)", pooled), ("sfcn", "SFCN encoder (convolutional)", sfcn))
-        return [Curve(f"step-{axis}-{kind}", figure, label, look) for kind, label, look in looks]
+        return [DrawnCurve(f"step-{axis}-{kind}", figure, label, look) for kind, label, look in looks]
 
     axes = (("batch", "visits a step"), ("edge", "grid edge, voxels"), ("modalities", "modalities"))
     by_plain, by_secure = "plain averaging, server", "secure sum, server"
@@ -93,39 +92,39 @@ def _panels(hospitals: float, patients: float) -> dict[str, list[Panel]]:
             Panel(
                 "seconds a round", "hospitals", "seconds",
                 [
-                    Curve("round-plain", "server_seconds", by_plain, plain),
-                    Curve("round-secure", "server_seconds", by_secure, secure),
-                    Curve("round-secure", "site_seconds", by_site, site),
-                    Curve("round-superlink", "round_seconds", by_link, link),
+                    DrawnCurve("round-plain", "server_seconds", by_plain, plain),
+                    DrawnCurve("round-secure", "server_seconds", by_secure, secure),
+                    DrawnCurve("round-secure", "site_seconds", by_site, site),
+                    DrawnCurve("round-superlink", "round_seconds", by_link, link),
                 ], 1.0, hospitals,
             ),
             Panel(
                 "bytes down and up, all hospitals", "hospitals", "MB a round",
                 [
-                    Curve("round-plain", "bytes", by_plain, plain),
-                    Curve("round-secure", "bytes", by_secure, secure),
+                    DrawnCurve("round-plain", "bytes", by_plain, plain),
+                    DrawnCurve("round-secure", "bytes", by_secure, secure),
                 ], 1e-6, hospitals,
             ),
             Panel(
                 "memory of the server", "hospitals", "MB",
                 [
-                    Curve("round-plain", "server_memory_mb", by_plain, plain),
-                    Curve("round-superlink", "server_memory_mb", by_link, link),
+                    DrawnCurve("round-plain", "server_memory_mb", by_plain, plain),
+                    DrawnCurve("round-superlink", "server_memory_mb", by_link, link),
                 ], 1.0, hospitals,
             ),
         ],
         "study": [
             Panel(
                 "an epoch on one core", "patients", "seconds",
-                [Curve("epoch-patients", "seconds", "epoch, default study's model", epoch)], 1.0, patients,
+                [DrawnCurve("epoch-patients", "seconds", "epoch, default study's model", epoch)], 1.0, patients,
             ),
             Panel(
                 "private step over plain step", "patients a step", "ratio",
-                [Curve("private-batch", "ratio", "differential privacy over plain", private)], 1.0, 0.0, False,
+                [DrawnCurve("private-batch", "ratio", "differential privacy over plain", private)], 1.0, 0.0, False,
             ),
             Panel(
                 "cells of a study a minute", "workers", "cells a minute",
-                [Curve("study-workers", "cells_a_minute", "study, federated cells", workers)], 1.0, 0.0, False,
+                [DrawnCurve("study-workers", "cells_a_minute", "study, federated cells", workers)], 1.0, 0.0, False,
             ),
         ],
     }  # fmt: skip
@@ -133,12 +132,14 @@ def _panels(hospitals: float, patients: float) -> dict[str, list[Panel]]:
 
 @dataclass(frozen=True)
 class _Line:
-    curve: Curve
-    points: Any
+    """A curve with its points, and their law where they support one."""
+
+    curve: DrawnCurve
+    points: Series
     law: Law | None
 
 
-def _lines(result: Mapping[str, Any], curves: Sequence[Curve], series: Any, law_of: Any) -> list[_Line]:
+def _lines(result: Result, curves: Sequence[DrawnCurve]) -> list[_Line]:
     found = []
     for curve in curves:
         points = series(result["curves"][curve.name], curve.figure)
@@ -164,7 +165,7 @@ def _figure(panels: Sequence[tuple[Panel, Sequence[_Line]]], note: str) -> Figur
         _draw(axes, panel, lines)
     add_legend(figure, legend)
     if note:
-        figure.text(0.995, 0.04 / figure.get_size_inches()[1], note, ha="right", va="bottom", color="#8a5a00")
+        figure.text(0.995, 0.04 / figure.get_size_inches()[1], note, ha="right", va="bottom", color=MARK)
     return figure
 
 
@@ -196,7 +197,7 @@ def _draw(axes: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
 
 
 def _draw_law(axes: Axes, panel: Panel, line: _Line, until: float) -> list[float]:
-    """The law over the points, dashed beyond them, with a star and its interval at the end; the values drawn."""
+    """Draw the law over the points, dashed beyond them, with a star and its interval at the end; return the values."""
     law, look = line.law, line.curve.look
     assert law is not None
     first, last = min(line.points.x), max(line.points.x)
@@ -246,18 +247,18 @@ def _set_log(axes: Axes, at: Sequence[float], until: float, values: Sequence[flo
 
 
 def _short(value: float) -> str:
-    """1000 as 1,000; a million and more with its power."""
+    """A tick's label: 1000 as 1,000, a million and more as a multiple of a million."""
     if value >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
-def _note(result: Mapping[str, Any]) -> str:
+def _note(result: Result) -> str:
     if result["scale"] == "tiny":
         return "a check that everything runs: no measurement"
     return "measured on a machine that was not idle" if result["machine"]["load_at_start"] > 0.5 else ""
 
 
 def _standalone(svg: str) -> str:
-    """A piece of a page as a document of its own."""
+    """A figure for a page as a document of its own."""
     return svg.replace("<svg ", f"<svg {LINK} ", 1) + "\n"

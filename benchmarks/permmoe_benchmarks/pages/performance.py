@@ -1,4 +1,4 @@
-"""docs/performance.md, written from the JSON of a run and from nothing else: figures there, words in the template."""
+"""docs/performance.md: the figures come from the JSON of a run, the words from the template."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-
-def figure_text(value: float, unit: str) -> str:
-    """A figure with its unit, three digits at most where it is below a hundred."""
-    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text + (unit if unit in ("", "×") else f" {unit}")
+from permmoe_benchmarks.pages.text import figure_text
 
 
-def page(result: Mapping[str, Any]) -> str:
+def performance_page(result: Mapping[str, Any]) -> str:
     """The page as Markdown."""
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=False)
     templates.filters["figure"] = figure_text

@@ -1,9 +1,9 @@
-"""Laws fitted to measured curves, and what they say beyond the last point. Numbers in, numbers out.
+"""Laws fitted to measured curves, and what they say beyond the last point.
 
 Two forms: a power law, y = a · x^b, which is a straight line through (log x, log y), and a straight line y = a + b · x,
 for what has a fixed part. Both are fitted by least squares of RELATIVE distances, so that a small point counts as much
-as a large one. A projection's interval is the usual 95% prediction interval of a regression: it knows of scatter and of
-distance, and nothing of a curve that changes its form further on.
+as a large one. A projection's interval is the usual 95% prediction interval of a regression: it accounts for scatter
+and distance, not for a curve that changes its form further on.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from permmoe.errors import PermmoeError
 
 LEAST_POINTS = 3
 FURTHEST = 100.0
-"""A projection goes no further than so many times the largest x that was measured."""
+"""A projection goes no further than this multiple of the largest x that was measured."""
 
 
 class NoLawError(PermmoeError):
-    """What the points do not support."""
+    """The points do not support a law, or not one that reaches so far."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """y at an x."""
+    """The value of a law at x, with its 95% interval."""
 
     x: float
     y: float
     lower: float
     upper: float
     beyond: float
-    """x over the largest x measured; at most 1 within the curve."""
+    """x divided by the largest x measured; at most 1 within the curve."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """What was fitted."""
+    """A law that was fitted to measured points."""
 
     form: Literal["power", "line"]
     a: float
     b: float
     """The exponent of a power law, the slope of a line."""
     residual: float
-    """Typical relative distance of a point from the law, two degrees of freedom being the law's own: 0.1 is 10%."""
+    """Typical relative distance of a point from the law, with two degrees of freedom fewer than points; 0.1 is 10%."""
     points: int
     largest: float
-    """Of the x that were measured."""
+    """The largest x that was measured."""
     covariance: Float[np.ndarray, "2 2"]
-    """Of (intercept, slope), for a residual of 1."""
+    """The covariance of (intercept, slope) for a residual of 1."""
 
     def at(self, x: float) -> Projection:
-        """Raises NoLawError beyond `FURTHEST` times the largest x, or for x that is not above zero."""
+        """The value at x. Raises NoLawError beyond `FURTHEST` times the largest x, and for x of 0 or less."""
         if not x > 0:
-            raise NoLawError(f"no law says anything of {x}")
+            raise NoLawError(f"a law needs x above zero, not {x}")
         beyond = x / self.largest
         if beyond > FURTHEST:
             raise NoLawError(f"{x:g} is {beyond:.0f} times the largest measured point; that is not a projection")
@@ -75,14 +75,17 @@ class Law:
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> Law:
-    """Raises NoLawError for fewer than three different x, or values that are not above zero."""
+    """The power law nearest to the points.
+
+    Raises NoLawError for fewer than three different x, and for values that are not above zero.
+    """
     at, values = _points(x, y)
     (intercept, slope), residual, covariance = _fit(np.log(at), np.log(values), np.ones_like(at))
     return Law("power", math.exp(intercept), slope, residual, at.size, float(at.max()), covariance)
 
 
 def straight_line(x: Sequence[float], y: Sequence[float]) -> Law:
-    """Raises NoLawError likewise."""
+    """The straight line nearest to the points. Raises NoLawError as `power_law` does."""
     at, values = _points(x, y)
     (intercept, slope), residual, covariance = _fit(at, values, 1 / values)
     return Law("line", intercept, slope, residual, at.size, float(at.max()), covariance)
@@ -99,7 +102,7 @@ def best_law(x: Sequence[float], y: Sequence[float]) -> Law:
 
 
 def end_exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """Between the last two points: a cost of several parts comes out steeper here than over the whole curve."""
+    """The exponent between the last two points, where a cost of several parts is steeper than over the whole curve."""
     at, values = _points(x, y)
     last, before = np.argsort(at)[[-1, -2]]
     return math.log(values[last] / values[before]) / math.log(at[last] / at[before])
@@ -119,7 +122,7 @@ def _points(x: Sequence[float], y: Sequence[float]) -> tuple[Float[np.ndarray, "
 def _fit(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> tuple[tuple[float, float], float, Float[np.ndarray, "2 2"]]:
-    """Intercept and slope, the root mean square of weighted distances, and the covariance for one of 1."""
+    """Intercept and slope, the root mean square of weighted distances, and the covariance for a mean square of 1."""
     design = np.stack([np.ones_like(x), x], 1) * weights[:, None]
     solution, *_ = np.linalg.lstsq(design, y * weights, rcond=None)
     distances = design @ solution - y * weights

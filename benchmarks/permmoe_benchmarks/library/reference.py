@@ -5,7 +5,7 @@ loop over experts (arXiv 2410.08245 and its code; PerM-MoE, 2509.12234, has one 
 training loop does, it encodes the volumes that were observed and no others. Nothing is slowed down on purpose: experts
 without a token are skipped, and each has its own parameters. Where permmoe departs from the published code (the
 residual around attention, linear tokens in place of patches) the reference follows permmoe, so that both compute the
-same; tests/benchmarks/test_benchmarks.py shows it, gradients included.
+same; tests/benchmarks/library/test_reference.py shows it, gradients included.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class SixLayerCNN(nn.Module):
         x = F.relu(self.conv5(x))
         x = F.relu(self.conv6(x))
         x = self.dropout3(F.max_pool3d(x, 4).flatten(1))
-        return self.fc(x).view(-1, self.tokens, self.width)
+        tokens: Tensor = self.fc(x)
+        return tokens.view(-1, self.tokens, self.width)
 
 
 class Router(nn.Module):
@@ -79,8 +80,8 @@ class Router(nn.Module):
         # `_prob_in_top_k`: the chance to stay in, or to come in, with noise drawn anew.
         threshold_if_in, threshold_if_out = top[:, self.k, None], top[:, self.k - 1, None]
         normal = torch.distributions.Normal(0.0, 1.0)
-        chance_if_in = normal.cdf((clean - threshold_if_in) / scale)
-        chance_if_out = normal.cdf((clean - threshold_if_out) / scale)
+        chance_if_in = normal.cdf((clean - threshold_if_in) / scale)  # type: ignore[no-untyped-call]
+        chance_if_out = normal.cdf((clean - threshold_if_out) / scale)  # type: ignore[no-untyped-call]
         return clean, gates, torch.where(logits > threshold_if_in, chance_if_in, chance_if_out).sum(0)
 
 
@@ -117,7 +118,8 @@ class Attention(nn.Module):
         q, k, v = self.to_qkv(x).reshape(batch, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         scores = (q @ k.transpose(-2, -1)) / sqrt(width // self.heads)
         mixed = scores.softmax(dim=-1) @ v
-        return self.project(mixed.transpose(1, 2).reshape(batch, n, width))
+        projected: Tensor = self.project(mixed.transpose(1, 2).reshape(batch, n, width))
+        return projected
 
 
 class ReferencePerMMoE(nn.Module):

@@ -1,0 +1,1 @@
+"""What measurements share: scales, inputs, clocks, processes, the reference implementation, thin sites."""

@@ -1,0 +1,165 @@
+"""Rounds over a real coordinator on this machine: gateway, SuperLink with its SQLite and executor, over TLS.
+
+Thin sites are threads of this process, with the node's own connection and its pace of asking; they share the machine's
+cores with the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from flwr.app import Message
+
+from permmoe.federated.records import read_instruction, write_train_reply
+from permmoe.runtime.process_memory import peak_memory_mb
+from permmoe_benchmarks.library.curve import Curve
+from permmoe_benchmarks.library.processes import processor_seconds, programs
+from permmoe_benchmarks.library.thin_sites import NO_DEADLINE_SECONDS, ThinSites
+from permmoe_benchmarks.library.timing import Figures
+from permmoe_client.connection.fleet import Refused, Unreachable, connect
+from permmoe_client.connection.identity import client_context, load_key
+from permmoe_client.connection.node import poll_seconds
+from permmoe_client.site import read_site
+from permmoe_simulation.engines.deployment import Deployment, deploy, ended
+
+QUESTION_SECONDS = 4.0
+"""How long all sites ask without a pause after the last round."""
+# All sites have one address here.
+LIMITS = {"limits": {"connections": 4096, "connections_per_address": 4096}}
+
+
+@dataclass(frozen=True)
+class ConnectedSites:
+    """Thin sites that a coordinator serves, a thread each."""
+
+    sites: ThinSites
+    stop: threading.Event = field(default_factory=threading.Event)
+    is_hurrying: threading.Event = field(default_factory=threading.Event)
+    """Set while the sites ask for messages without a pause."""
+    questions: list[None] = field(default_factory=list)
+    """An entry for each question that was answered while the sites hurried."""
+
+    @contextlib.contextmanager
+    def running(self, settings: dict[str, Path]) -> Iterator[None]:
+        """Run a thread for each site's settings file until the end of the block."""
+        threads = [threading.Thread(target=self._serve, args=item, daemon=True) for item in settings.items()]
+        try:
+            for thread in threads:
+                thread.start()
+            yield
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join(5.0)
+
+    def questions_a_second(self) -> float:
+        """How many questions a second the coordinator answers where all sites ask without a pause."""
+        self.is_hurrying.set()
+        time.sleep(QUESTION_SECONDS)
+        return len(self.questions) / QUESTION_SECONDS
+
+    def _serve(self, name: str, settings: Path) -> None:
+        coordinator = read_site(settings).coordinator
+        assert coordinator
+        tls, key = client_context(coordinator), load_key(coordinator.key)
+        while not self.stop.is_set():
+            with (
+                contextlib.suppress(Unreachable, Refused),
+                connect(coordinator.host, coordinator.port, tls, key, self.stop) as fleet,
+            ):
+                waiting_since = time.monotonic()
+                while not self.stop.is_set():
+                    message = fleet.receive()
+                    if self.is_hurrying.is_set():
+                        self.questions.append(None)
+                    elif message is None:
+                        self.stop.wait(poll_seconds(time.monotonic() - waiting_since))
+                    if message is None:
+                        continue
+                    fleet.send(self._answer(message, name), 0.0)
+                    waiting_since = time.monotonic()
+            self.stop.wait(1.0)
+
+    def _answer(self, message: Message, name: str) -> Message:
+        instruction = read_instruction(message.content)
+        reply = replace(self.sites.reply, site=name, round=instruction.round, model_digest=instruction.model_digest)
+        return Message(write_train_reply(reply, instruction.up_wire), reply_to=message)
+
+
+def superlink_round(clients: int, rounds: int) -> Figures:
+    """Return the seconds of a round, memory and processor time of the coordinator's programs, and bytes.
+
+    After the last round all sites ask for messages without a pause: `questions_a_second` were answered.
+    """
+    sites = ThinSites.of(clients, secure=False, rounds=rounds)
+    connected = ConnectedSites(sites)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        study = folder / "study.yaml"
+        study.write_text(yaml.safe_dump(sites.plan.model_dump(mode="json")))
+        own = {name: {"manifest": "manifest.csv"} for name in sites.names.values()}
+        deployment = deploy(folder, "Scaling", own, LIMITS)
+        server = deployment.start_server("--study", str(study), "--stay")
+        with ended([server]), connected.running(dict(deployment.sites)):
+            figures = _server_figures(deployment, server.pid, rounds)
+            records, log_bytes = _round_log(deployment)
+            questions = connected.questions_a_second()
+    values = [record["seconds"] for record in records[1:]]
+    answered = [site for record in records for site in record["sites"] if site["rejected"] is None]
+    assert len(answered) == clients * len(records), "a thin site was left out of a round"
+    return {
+        "round_seconds": statistics.median(values),
+        "values": values,
+        **figures,
+        "questions_a_second": questions,
+        "log_bytes": log_bytes,
+        "bytes_down": answered[0]["bytes_down"],
+        "bytes_up": answered[0]["bytes_up"],
+    }
+
+
+def _server_figures(deployment: Deployment, server: int, rounds: int) -> Figures:
+    """Memory, processor time and database of the coordinator's programs; returns after the last round."""
+    deployment.wait_for(lambda s: s.rounds_done >= 1, "the first round", NO_DEADLINE_SECONDS)
+    begun = {process: processor_seconds(process) for _, process in programs(server)}
+    deployment.wait_for(lambda s: s.rounds_done >= rounds - 1, "all rounds but the last", NO_DEADLINE_SECONDS)
+    memory, busy = defaultdict[str, float](float), defaultdict[str, float](float)
+    for program, process in programs(server):
+        memory[program] += peak_memory_mb(process)
+        busy[program] += processor_seconds(process) - begun.get(process, 0.0)
+    deployment.wait_for(lambda s: s.phase == "finished", "the end", NO_DEADLINE_SECONDS)
+    database = sum(file.stat().st_size for file in deployment.folder.state.glob("superlink.db*"))
+    return {
+        "server_memory_mb": sum(memory.values()),
+        "memory_by_program_mb": memory,
+        "processor_seconds_by_program": busy,
+        "database_mb": database / 1e6,
+    }
+
+
+def _round_log(deployment: Deployment) -> tuple[list[dict[str, Any]], float]:
+    """The records of all rounds, and the bytes of one in the log."""
+    [log] = deployment.folder.studies.glob("*/rounds.jsonl")
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return records, log.stat().st_size / len(records)
+
+
+CURVES = (
+    Curve(
+        "round-superlink", "superlink_round", superlink_round, "clients",
+        {"tiny": (1, 2, 3), "quick": (2, 5, 10, 20), "full": (2, 5, 10, 20, 40, 80)},
+        {"tiny": {"rounds": 3}, "quick": {"rounds": 3}, "full": {"rounds": 6}},
+        {"tiny": 1, "quick": 1, "full": 2},
+    ),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pages and figures, written from the JSON of a run and from nothing else."""
