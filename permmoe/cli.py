@@ -18,6 +18,7 @@ from rich.table import Table
 from permmoe.config import RunConfig, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data.cache import VolumeCache
+from permmoe.data.kinds import kind_of
 from permmoe.data.manifest import read_manifest
 from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
@@ -134,7 +135,7 @@ def predict_command(
 def _one_patient(
     modalities: tuple[Modality, ...], images: list[str], values: list[str], baseline_cdrsb: float
 ) -> VisitTable:
-    volume_names = [m.name for m in modalities if m.kind == "volume"]
+    volume_names = [m.name for m in modalities if kind_of(m).is_image]
     volumes = {}
     for name, text in _pairs(images, "--image", volume_names).items():
         volumes[name] = Path(text)

@@ -25,8 +25,10 @@ from pathlib import Path
 from pydantic import Field
 
 from permmoe.config import Configuration
+from permmoe.data.cells import parse_number
 from permmoe.data.images import FoundImage, find_images, parse_date
-from permmoe.data.manifest import CDRSB_POINTS, parse_number
+from permmoe.data.kinds import kind_of
+from permmoe.data.manifest import CDRSB_POINTS
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -102,7 +104,7 @@ def adni_visits(
             continue
         if not any(a.diagnosis in rule.diagnoses and a.cdrsb is not None for a in assessments[rid]):
             continue
-        index = choose_index_visit(assessments[rid], found, rule, [m.name for m in modalities if m.kind == "volume"])
+        index = choose_index_visit(assessments[rid], found, rule, [m.name for m in modalities if kind_of(m).is_image])
         visit = _visit_of(name, index, assessments[rid], rule, modalities) if index is not None else None
         if visit is None:
             items.append(Quarantined(name, "", "", Reason.NO_MODALITY_IN_TIME))
@@ -166,7 +168,7 @@ def read_assessments(
         raise DataError(f"neither ADNIMERGE.csv nor CDR.csv in {folder}; download them from ADNI's archive")
     if merge is None and summary is None:
         raise DataError(f"CDR.csv in {folder} gives no diagnoses; put ADNIMERGE.csv or DXSUM.csv beside it")
-    columns = tuple(dict.fromkeys(c for m in modalities if m.kind == "tabular" for c in m.columns))
+    columns = tuple(dict.fromkeys(c for m in modalities for c in kind_of(m).adni_columns(m)))
     if columns and merge is None:
         raise DataError(f"tabular modalities are read from ADNIMERGE.csv, which is not in {folder}")
     merged = [] if merge is None else _read_merge(merge, columns)
@@ -329,11 +331,8 @@ def _visit_of(
 ) -> Visit | None:
     """The visit in the terms of the visit table; None where it has no modality at all."""
     start = index.assessment
-    tables = {
-        m.name: tuple(start.values[column] for column in m.columns)
-        for m in modalities
-        if m.kind == "tabular" and all(column in start.values for column in m.columns)
-    }
+    numbers = {m.name: kind_of(m).adni_numbers(m, start.values) for m in modalities}
+    tables = {name: values for name, values in numbers.items() if values is not None}
     if (not index.images and not tables) or start.cdrsb is None:
         return None
     sessions = [image.session for image in index.images.values()]
@@ -360,7 +359,7 @@ def _name_of(rid: int, images: Sequence[FoundImage], assessments: Sequence[Asses
 def _require_known(modalities: Sequence[Modality]) -> None:
     known = ("t1", "flair", "amyloid", "tau")
     for modality in modalities:
-        if modality.kind == "volume" and modality.name not in known:
+        if kind_of(modality).is_image and modality.name not in known:
             raise DataError(
                 f"modality {modality.name!r} cannot be found in ADNI's folders; {nearest(modality.name, known)}. "
                 "For any other image write a manifest"

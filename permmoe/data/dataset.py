@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -15,45 +13,17 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
+from permmoe.data.kinds import kind_of
+from permmoe.data.kinds.kind import Source
 from permmoe.data.prefetch import one_ahead
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.data.rows import FileRows, Rows, Stem
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.data.volumes import BrokenVolume
-from permmoe.modality import Modality
-
-Stem = Callable[[Float[Tensor, "n 1 x y z"]], Float[Tensor, "n ..."]]
-"""What an encoder does to every volume alike, before anything that is learned."""
 
 MEMORY_BUDGET_BYTES = 4 * 2**30
 """All modalities together are kept in memory up to this size, unless the caller decides."""
 ABSENT = -1
-
-
-@dataclass(frozen=True)
-class MemoryRows:
-    """Rows in memory, fp16 or fp32."""
-
-    rows: Float[Tensor, "row ..."]
-
-    def read(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-        return self.rows.index_select(0, index).float()
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Rows read from cache entries when asked for. No file stays open: a cohort has more than a process may hold."""
-
-    files: tuple[Path, ...]
-    stem: Stem | None
-
-    def read(self, index: Int[Tensor, " n"]) -> Float[Tensor, "n ..."]:
-        volumes = np.stack([np.load(self.files[row], allow_pickle=False) for row in index.tolist()])
-        return _stemmed(torch.from_numpy(volumes)[:, None], self.stem).float()
-
-
-Rows = MemoryRows | FileRows
-"""One modality's inputs, one row for each visit that has it; `read` gives rows in fp32."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +59,27 @@ class VisitData:
         exceed `MEMORY_BUDGET_BYTES`, or `keep_in_memory` is False, batches read from the cache instead.
         Nothing is fitted here: tabular columns stay as measured, the model scales them (`fit_scaling`).
         """
-        entries, items = _cached_volumes(table, model, cache)
+        sources: dict[str, Source] = {}
+        items: list[Quarantined] = []
+        for modality in model.modalities:
+            source, broken = kind_of(modality).load(modality, table, model.grid, cache, stem)
+            sources[modality.name] = source
+            items += broken
         visits: list[Visit] = []
         for visit in table:
-            usable = {name: visit.volumes[name] for name in entries if visit.subject_id in entries[name]}
-            numbers = {name: visit.tables[name] for name in model.names if name in visit.tables}
-            if usable or numbers:
-                visits.append(replace(visit, volumes=usable, tables=numbers))
+            usable = [name for name, source in sources.items() if visit.subject_id in source]
+            if usable:
+                visits.append(visit.with_only(usable))
             else:
                 items.append(Quarantined(visit.subject_id, "", "", Reason.NO_MODALITY))
         if keep_in_memory is None:
-            keep_in_memory = _bytes_in_memory(entries, stem) <= MEMORY_BUDGET_BYTES
+            keep_in_memory = sum(source.n_bytes() for source in sources.values()) <= MEMORY_BUDGET_BYTES
         inputs: dict[str, Rows] = {}
-        for modality in model.modalities:
-            if modality.kind == "tabular":
-                inputs[modality.name] = _table_rows(visits, modality)
-                continue
-            files = tuple(entries[modality.name][v.subject_id] for v in visits if modality.name in v.volumes)
-            inputs[modality.name] = _stemmed_rows(files, stem) if keep_in_memory else FileRows(files, stem)
+        for name, source in sources.items():
+            subjects = [visit.subject_id for visit in visits if visit.subject_id in source]
+            inputs[name] = source.rows(subjects, in_memory=keep_in_memory)
         observed = torch.tensor(
-            [[name in v.volumes or name in v.tables for name in model.names] for v in visits], dtype=torch.bool
+            [[visit.subject_id in source for source in sources.values()] for visit in visits], dtype=torch.bool
         ).reshape(len(visits), len(model.names))
         deltas = [float("nan") if v.delta_cdrsb is None else v.delta_cdrsb for v in visits]
         data = cls(
@@ -181,58 +152,8 @@ def fit_scaling(train: VisitData, model: ModelConfig) -> ModelConfig:
     modalities = []
     for column, modality in enumerate(model.modalities):
         stored = train.stored_rows[train.observed[:, column], column]
-        if modality.kind == "tabular" and not modality.means and len(stored):
-            values = train.inputs[modality.name].read(stored).double()
-            spread = values.std(dim=0, correction=0)
-            spread = torch.where(spread > 0, spread, 1.0)
-            scale = {"means": tuple(values.mean(dim=0).tolist()), "deviations": tuple(spread.tolist())}
-            modality = modality.model_copy(update=scale)
+        kind = kind_of(modality)
+        if len(stored) and not kind.is_scale_declared(modality):
+            modality = kind.scaled(modality, train.inputs[modality.name].read(stored).double())
         modalities.append(modality)
     return model.model_copy(update={"modalities": tuple(modalities)})
-
-
-def _cached_volumes(
-    table: VisitTable, model: ModelConfig, cache: VolumeCache
-) -> tuple[dict[str, dict[str, Path]], list[Quarantined]]:
-    """Each volume modality's cache entries by subject, and the broken volumes."""
-    entries: dict[str, dict[str, Path]] = {}
-    items: list[Quarantined] = []
-    for modality in model.modalities:
-        if modality.kind != "volume":
-            continue
-        of_subject = entries[modality.name] = {}
-        for visit in table:
-            if modality.name in visit.volumes:
-                path = visit.volumes[modality.name]
-                try:
-                    of_subject[visit.subject_id] = cache.entry(path, modality, model.grid)
-                except BrokenVolume as broken:
-                    items.append(Quarantined(visit.subject_id, modality.name, str(path), broken.reason))
-    return entries, items
-
-
-def _stemmed(volumes: Float[Tensor, "n 1 x y z"], stem: Stem | None) -> Float[Tensor, "n ..."]:
-    with torch.no_grad():
-        return volumes if stem is None else stem(volumes)
-
-
-def _stemmed_rows(files: tuple[Path, ...], stem: Stem | None) -> MemoryRows:
-    """All rows of a modality, one file in memory at a time besides the result."""
-    rows: Tensor | None = None
-    for index, file in enumerate(files):
-        row = _stemmed(torch.from_numpy(np.load(file, allow_pickle=False))[None, None], stem)
-        if rows is None:
-            rows = row.new_empty((len(files), *row.shape[1:]))
-        rows[index] = row[0]
-    return MemoryRows(torch.empty(0, 1) if rows is None else rows)
-
-
-def _table_rows(visits: list[Visit], modality: Modality) -> MemoryRows:
-    values = [visit.tables[modality.name] for visit in visits if modality.name in visit.tables]
-    return MemoryRows(torch.tensor(values, dtype=torch.float32).reshape(len(values), len(modality.columns)))
-
-
-def _bytes_in_memory(entries: Mapping[str, Mapping[str, Path]], stem: Stem | None) -> int:
-    """What all volumes would take, judged by the first."""
-    files = [file for of_subject in entries.values() for file in of_subject.values()]
-    return len(files) * _stemmed_rows((files[0],), stem).rows.nbytes if files else 0

@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
+from permmoe.data.cells import parse_number
+from permmoe.data.kinds import by_kind, kind_of
+from permmoe.data.kinds.kind import RowPlace
+from permmoe.data.kinds.volume import absolute
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -73,19 +76,18 @@ def write_manifest(table: VisitTable, path: Path, modalities: Sequence[Modality]
     Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
     absolute paths.
     """
-    header = _columns(modalities, need_target=True) + OPTIONAL
-    folder = _absolute(path.parent)
+    header = required_columns(modalities, need_target=True) + OPTIONAL
+    folder = absolute(path.parent)
     write_csv_atomically(path, header, [_row_of(visit, folder, modalities) for visit in table])
 
 
-def _columns(modalities: Sequence[Modality], need_target: bool) -> tuple[str, ...]:
-    """The required columns. Tabular modalities may share a column."""
+def required_columns(modalities: Sequence[Modality], *, need_target: bool) -> tuple[str, ...]:
+    """The columns that a manifest of these modalities has to have, each once: tabular modalities may share one."""
     scores = (
         ("baseline_cdrsb", "delta_cdrsb", "horizon_months") if need_target else ("baseline_cdrsb", "horizon_months")
     )
-    images = tuple(m.name for m in modalities if m.kind == "volume")
-    tables = tuple(c for m in modalities if m.kind == "tabular" for c in m.columns)
-    return tuple(dict.fromkeys(IDENTITY + scores + images + tables))
+    own = (column for kind, of_kind in by_kind(modalities) for m in of_kind for column in kind.columns(m))
+    return tuple(dict.fromkeys((*IDENTITY, *scores, *own)))
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -113,8 +115,9 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
 
 
 def _require_columns(path: Path, header: Sequence[str], modalities: Sequence[Modality], need_target: bool) -> None:
-    if absent := [name for name in _columns(modalities, need_target) if name not in header]:
-        spare = [name for name in header if name not in _columns(modalities, need_target)] or list(header)
+    required = required_columns(modalities, need_target=need_target)
+    if absent := [name for name in required if name not in header]:
+        spare = [name for name in header if name not in required] or list(header)
         lines = [f"  {name!r}: {nearest(name, spare)}" for name in absent]
         raise DataError(
             f"{path} lacks {len(absent)} column(s):\n" + "\n".join(lines) + "\n"
@@ -127,30 +130,24 @@ def _visit_of(
 ) -> tuple[Visit | None, list[Quarantined]]:
     """One row's visit, or None where the row is left out, and what was left out of it."""
     subject = row["subject_id"]
-    where = f"{path.name}:{line}"
+    place = RowPlace(path, line)
     if row.get("split", "") not in SPLITS:
         raise DataError(f"{path}, line {line}: split {row['split']!r}; {nearest(row['split'], SPLITS[1:])}, or empty")
     if reason := _reason_to_refuse(row, need_target):
-        return None, [Quarantined(subject, "", where, reason)]
+        return None, [Quarantined(subject, "", str(place), reason)]
     volumes: dict[str, Path] = {}
     tables: dict[str, tuple[float, ...]] = {}
     items: list[Quarantined] = []
     for modality in modalities:
-        if modality.kind == "volume":
-            if row[modality.name]:
-                file = _image_path(path, line, modality.name, row[modality.name])
-                if file.is_file():
-                    volumes[modality.name] = file
-                else:
-                    items.append(Quarantined(subject, modality.name, str(file), Reason.FILE_NOT_FOUND))
-        else:
-            values = [parse_number(row[column]) for column in modality.columns]
-            if all(value is not None and math.isfinite(value) for value in values):
-                tables[modality.name] = tuple(cast(list[float], values))
-            elif any(value is not None for value in values):
-                items.append(Quarantined(subject, modality.name, where, Reason.INCOMPLETE_NUMBERS))
+        reading = kind_of(modality).read_cells(modality, row, place)
+        if reading.file is not None:
+            volumes[modality.name] = reading.file
+        if reading.numbers is not None:
+            tables[modality.name] = reading.numbers
+        if reading.left_out is not None:
+            items.append(Quarantined(subject, modality.name, reading.culprit or str(place), reading.left_out))
     if not volumes and not tables:
-        return None, [*items, Quarantined(subject, "", where, Reason.NO_MODALITY)]
+        return None, [*items, Quarantined(subject, "", str(place), Reason.NO_MODALITY)]
     visit = Visit(
         subject_id=subject,
         site=row["site"],
@@ -190,28 +187,6 @@ def _reason_to_refuse(row: Mapping[str, str], need_target: bool) -> Reason | Non
     return None
 
 
-def parse_number(text: str) -> float | None:
-    """The number a cell holds; None where it is empty or says that it is missing; NaN where it is not a number."""
-    if text.strip().lower() in ("", "na", "nan", "n/a", "null", "none"):
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _image_path(manifest: Path, line: int, column: str, text: str) -> Path:
-    """The image named by a cell. The rule of the module's header is enforced here, on the text and not through links:
-    data sets kept by git-annex are folders of links to elsewhere."""
-    folder = _absolute(manifest.parent)
-    if not Path(text).is_absolute() and Path(os.path.normpath(text)).parts[0] == os.pardir:
-        raise DataError(
-            f"{manifest}, line {line}, column {column!r}: the path leaves the manifest's folder; "
-            "write an absolute path or move the manifest"
-        )
-    return Path(os.path.normpath(folder / text))
-
-
 def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[object]:
     cells: dict[str, object] = {
         "subject_id": visit.subject_id,
@@ -225,20 +200,5 @@ def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[
         "split": visit.split,
     }
     for modality in modalities:
-        if modality.kind == "volume":
-            cells[modality.name] = (
-                _written_path(visit.volumes[modality.name], folder) if modality.name in visit.volumes else ""
-            )
-        elif modality.name in visit.tables:
-            cells |= dict(zip(modality.columns, map(repr, visit.tables[modality.name]), strict=True))
-    return [cells.get(name, "") for name in _columns(modalities, need_target=True) + OPTIONAL]
-
-
-def _written_path(image: Path, folder: Path) -> str:
-    absolute = _absolute(image)
-    return (absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute).as_posix()
-
-
-def _absolute(path: Path) -> Path:
-    """Without `..`, and without following links: an image keeps the name that its owner gave it."""
-    return Path(os.path.normpath(path.absolute()))
+        cells |= kind_of(modality).written_cells(modality, visit, folder)
+    return [cells.get(name, "") for name in required_columns(modalities, need_target=True) + OPTIONAL]

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -69,7 +70,7 @@ def table_visits(name: str, modalities: Sequence[Modality]) -> tuple[VisitTable,
     table = TABLES[name]
     columns = table.read()
     for modality in modalities:
-        if modality.kind != "tabular":
+        if kind_of(modality).is_image:
             raise ConfigurationError(f"table {name} has no images: modality {modality.name} needs kind: tabular")
         for column in modality.columns:
             if column not in columns.values:

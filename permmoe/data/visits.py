@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,11 @@ class Visit:
     def observed(self, names: Sequence[str]) -> Combination:
         """The modalities among `names` that this visit has."""
         return tuple(name for name in names if name in self.volumes or name in self.tables)
+
+    def with_only(self, names: Sequence[str]) -> Visit:
+        """The visit as if no other modalities than these had been collected."""
+        volumes = {name: self.volumes[name] for name in names if name in self.volumes}
+        return replace(self, volumes=volumes, tables={name: self.tables[name] for name in names if name in self.tables})
 
 
 @dataclass(frozen=True)

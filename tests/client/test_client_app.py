@@ -12,7 +12,8 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 
 from permmoe.config import VolumeGrid
-from permmoe.data.dataset import MemoryRows, VisitData
+from permmoe.data.dataset import VisitData
+from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation.combinations import combination_sums

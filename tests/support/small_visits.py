@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from permmoe.config import ModelConfig
-from permmoe.data.dataset import ABSENT, MemoryRows, VisitData
+from permmoe.data.dataset import ABSENT, VisitData
+from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.layers.encoders import pooled_cells
 from tests.support.model_batches import random_pattern

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from permmoe.config import EncoderConfig, ModelConfig, VolumeGrid
-from permmoe.data.dataset import ABSENT, MemoryRows, VisitData
+from permmoe.data.dataset import ABSENT, VisitData
+from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.layers.encoders import fixed_stem
 from permmoe_benchmarks.library.scale import PATTERNS, Scale

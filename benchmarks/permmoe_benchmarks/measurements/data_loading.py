@@ -10,7 +10,8 @@ from torch import Tensor
 from permmoe.config import EncoderConfig
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
-from permmoe.data.dataset import FileRows, VisitData
+from permmoe.data.dataset import VisitData
+from permmoe.data.rows import FileRows
 from permmoe.layers.encoders import fixed_stem
 from permmoe.training.trainer import make_model, make_optimiser, train_epochs
 from permmoe_benchmarks.library.cohort import prepared_cohort

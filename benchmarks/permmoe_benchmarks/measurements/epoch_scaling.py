@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from permmoe.data.dataset import MemoryRows
+from permmoe.data.rows import MemoryRows
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb, resident_memory_mb
 from permmoe.training.trainer import make_model, make_optimiser, train_epochs
 from permmoe_benchmarks.library.cohort import default_study

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
+from permmoe.data.kinds import columns_of
 from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.visits import VisitTable
@@ -87,7 +88,7 @@ def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:
 
 def _training_columns(model: ModelConfig) -> tuple[str, ...]:
     """What a manifest needs for training; tabular modalities may share a column."""
-    of_modalities = (m.columns if m.kind == "tabular" else (m.name,) for m in model.modalities)
+    of_modalities = map(columns_of, model.modalities)
     scores = ("baseline_cdrsb", "delta_cdrsb", "horizon_months")
     return tuple(dict.fromkeys((*IDENTITY, *scores, *chain.from_iterable(of_modalities))))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from permmoe.data.kinds import by_kind
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -27,10 +28,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
     federation, train = plan.federation, plan.train
     sizes = _module_sizes(plan)
     megabytes = 4e-6 * sum(sizes.values())
-    volumes = [m.name for m in plan.model.modalities if m.kind == "volume"]
-    tables = [f"{m.name} ({', '.join(m.columns)})" for m in plan.model.modalities if m.kind == "tabular"]
-    reads = [f"Images of these kinds, as far as the visits have them: {', '.join(volumes)}."] if volumes else []
-    reads += [f"Columns of the table of visits: {'; '.join(tables)}."] if tables else []
+    reads = [kind.in_words(modalities) for kind, modalities in by_kind(plan.model.modalities)]
     least = federation.min_cell_count
     centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
     if plan.model.ridge:

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from permmoe.config import ModelConfig
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
+from permmoe.data.kinds import kind_of
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
@@ -257,7 +258,7 @@ def _federated(cell: Cell, sites: Sites, cache: VolumeCache, work: Path) -> Outc
 
 def _require_declared_scales(model: ModelConfig) -> None:
     """Nobody in a federation sees all training visits: what a table's columns are scaled by has to be declared."""
-    bare = [m.name for m in model.modalities if m.kind == "tabular" and not (m.means and m.deviations)]
+    bare = [m.name for m in model.modalities if not kind_of(m).is_scale_declared(m)]
     if bare:
         raise ConfigurationError(
             f"a federation cannot fit the scale of {', '.join(bare)}; "

@@ -15,7 +15,8 @@ from permmoe.config import ModelConfig, TrainConfig, VolumeGrid
 from permmoe.data import dataset
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
-from permmoe.data.dataset import FileRows, MemoryRows, VisitData, fit_scaling
+from permmoe.data.dataset import VisitData, fit_scaling
+from permmoe.data.rows import FileRows, MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import grid_affine, read_volume
 from permmoe.layers.encoders import fixed_stem

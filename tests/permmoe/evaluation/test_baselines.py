@@ -11,7 +11,8 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV, KFold
 
 import permmoe.evaluation.baselines as baselines
-from permmoe.data.dataset import MemoryRows, VisitData
+from permmoe.data.dataset import VisitData
+from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import VisitTable
 from permmoe.evaluation.baselines import BASELINES, clinical_null, kernel_ridge, training_mean
 from permmoe.evaluation.combinations import error_sums

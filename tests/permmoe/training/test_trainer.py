@@ -13,7 +13,8 @@ from torch import Tensor
 
 import permmoe.training.trainer as trainer
 from permmoe.config import EncoderConfig, TrainConfig, VolumeGrid
-from permmoe.data.dataset import MemoryRows, VisitData
+from permmoe.data.dataset import VisitData
+from permmoe.data.rows import MemoryRows
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.layers.encoders import Centred
 from permmoe.model import PerMMoE
