@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from permmoe.config import Configuration, PrivacyConfig
+from permmoe.errors import nearest
+from permmoe.federated.aggregation_rules import MODALITY_FEDAVG, RULES, AggregationRule
 
 Wire = Literal["fp32", "fp16", "int8"]
 """How numbers travel (permmoe.federated.wire)."""
@@ -17,10 +19,11 @@ class FederationConfig(Configuration):
 
     rounds: int = Field(24, ge=1)
     local_epochs: int = Field(2, ge=1, description="passes over a site's visits each round")
-    aggregation: Literal[
-        "modality_fedavg", "zero_fill", "naive_union", "uniform_mean", "site_weight", "counted_encoders",
-        "unscaled_support",
-    ] = Field("modality_fedavg", description="how sites are weighed, module by module")  # fmt: skip
+    aggregation: str = Field(
+        MODALITY_FEDAVG.name,
+        description="how sites are weighted, module by module (permmoe.federated.aggregation_rules)",
+        json_schema_extra={"enum": list(RULES)},
+    )
     server_optimiser: Literal["fedavg", "fedavgm", "fedadam"] = "fedavg"
     server_learning_rate: float = Field(1.0, gt=0, description="η, the server's step")
     server_momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; β1 of FedAdam")
@@ -57,9 +60,16 @@ class FederationConfig(Configuration):
     min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained is not released")
     privacy: PrivacyConfig | None = Field(None, description="patient-level differential privacy; none by default")
 
+    @field_validator("aggregation")
+    @classmethod
+    def _is_a_known_rule(cls, name: str) -> str:
+        if name not in RULES:
+            raise ValueError(f"unknown rule {name!r}; {nearest(name, RULES)}")
+        return name
+
     @model_validator(mode="after")
     def _promises_what_it_can_keep(self) -> FederationConfig:
-        if self.secure and self.aggregation != "modality_fedavg":
+        if self.secure and self.aggregation_rule != MODALITY_FEDAVG:
             raise ValueError(f"aggregation = {self.aggregation} cannot be summed securely; use modality_fedavg")
         if self.drift_correction and (self.server_optimiser != "fedavg" or self.server_learning_rate != 1):
             raise ValueError("drift_correction reads the mean change off the model; use fedavg at rate 1 at the server")
@@ -72,6 +82,11 @@ class FederationConfig(Configuration):
         if self.privacy and self.centring_round:
             raise ValueError("means of inputs are not differentially private; set centring_round to false")
         return self
+
+    @property
+    def aggregation_rule(self) -> AggregationRule:
+        """The rule that `aggregation` names."""
+        return RULES[self.aggregation]
 
     @property
     def least_sites(self) -> int:
@@ -87,7 +102,7 @@ class FederationConfig(Configuration):
         centring round is plain modality-aware averaging, whatever the study compares."""
         if not self.is_centring(number):
             return self
-        plain = {"aggregation": "modality_fedavg", "server_optimiser": "fedavg", "server_learning_rate": 1.0}
+        plain = {"aggregation": MODALITY_FEDAVG.name, "server_optimiser": "fedavg", "server_learning_rate": 1.0}
         return self.model_copy(update=plain)
 
     def first_epoch(self, number: int) -> int:

@@ -37,7 +37,9 @@ from permmoe_client.participation import local_round as training_module
 from permmoe_client.participation import site_visits as visits_module
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import SiteConfig, read_site
-from permmoe_server.protocol.rounds import FederationState, run_rounds
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.round_records import FederationState
+from permmoe_server.protocol.rounds import run_rounds
 from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid
 from tests.support.tiny_federation import MODEL, approve, tiny_plan, write_site
 
@@ -202,7 +204,7 @@ def centred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *sites: VisitData) 
     layout = ModuleLayout.of(start)
     before = layout.flatten_all(start.state_dict())
     grid = InProcessGrid(app, [{"site-config": str(approve(write_site(tmp_path, name), plan))} for name in by_name])
-    [(state, _)] = run_rounds(grid, plan, layout, FederationState(0, before))
+    [(state, _)] = run_rounds(Federation(grid), plan, layout, FederationState(0, before))
     changed = {name for name in before if not torch.equal(before[name], state.weights[name])}
     return layout.unflatten(state.weights)["encoders.t1.features.centre"], changed
 

@@ -23,6 +23,8 @@ from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
 from permmoe_server.coordination.nonblocking_grid import PromptGrid
+from permmoe_server.protocol.federation import RoundObserver
+from permmoe_server.studies import study_run
 from permmoe_simulation.engines.grid import InProcessGrid, run_in_process
 from tests.support.tiny_federation import MODEL, node_configs, tiny_plan
 
@@ -80,12 +82,20 @@ def test_a_study_keeps_the_round_that_it_says_it_keeps(
     keep: str, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(server_module, "mean_squared_error", lambda sums: next(errors))
+    monkeypatch.setattr(study_run, "mean_squared_error", lambda sums: next(errors))
     plan = tiny_plan(rounds=3)
     plan = plan.model_copy(update={"train": plan.train.model_copy(update={"keep": keep})})
     (tmp_path / "plan.json").write_text(plan.canonical_json())
     run_in_process(server_app, client_app, node_configs(tmp_path), run_config(tmp_path))
     assert load_checkpoint(tmp_path / "out" / "model")[1]["round"] == kept
+
+
+def test_an_observer_is_called_through_the_app_as_rounds_go_on(tmp_path: Path) -> None:
+    started, ended = list[int](), list[tuple[int, bool]]()
+    observer = RoundObserver(started.append, lambda state, record: ended.append((state.round, record.is_aggregated)))
+    (tmp_path / "plan.json").write_text(tiny_plan(rounds=2, evaluate_every=0).canonical_json())
+    run_in_process(server_module.make_app(observer), client_app, node_configs(tmp_path), run_config(tmp_path))
+    assert started == [1, 2] and ended == [(1, True), (2, True)]
 
 
 class PowerCutError(Exception):
@@ -139,13 +149,13 @@ def test_a_plan_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> 
 
 
 STAGES: dict[str, tuple[str, int]] = {
-    "before a round": ("permmoe_server.protocol.rounds.wait_for_sites", 2),
+    "before a round": ("permmoe_server.protocol.federation.Federation.wait_for_sites", 2),
     "while sites train": ("permmoe_simulation.engines.grid.InProcessGrid.push_messages", 5),
-    "while replies arrive": ("permmoe_server.protocol.rounds.accept_training", 5),
+    "while replies arrive": ("permmoe_server.protocol.plain_round.accept_training", 5),
     "while aggregating": ("permmoe_server.protocol.rounds.server_step", 17),
-    "while sites evaluate": ("permmoe_server.protocol.rounds.accept_evaluation", 5),
-    "before the record": ("permmoe_server.app.record_json", 2),
-    "between record and checkpoint": ("permmoe_server.app.mean_squared_error", 2),
+    "while sites evaluate": ("permmoe_server.protocol.plain_round.accept_evaluation", 5),
+    "before the record": ("permmoe_server.studies.study_run.record_json", 2),
+    "between record and checkpoint": ("permmoe_server.studies.study_run.mean_squared_error", 2),
     "while writing a checkpoint": ("permmoe.runtime.checkpoint._write", 7),
     "while replacing the model": ("permmoe.runtime.checkpoint._exchange", 3),
     "while replacing the checkpoint": ("permmoe.runtime.checkpoint._exchange", 4),
@@ -193,7 +203,7 @@ def test_a_study_killed_with_sigkill_at_any_stage_of_a_round_ends_with_the_same_
 def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from permmoe import checkpoint
+    from permmoe.runtime import checkpoint
 
     write, written = checkpoint._write, []
 
@@ -215,4 +225,4 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
 
 def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody() -> None:
     grid = object.__new__(HttpGrid)
-    assert isinstance(server_module._prompt(grid), PromptGrid)
+    assert isinstance(server_module._nonblocking(grid), PromptGrid)

@@ -28,9 +28,9 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.training.trainer import make_model
 from permmoe_benchmarks.library.cohort import default_study
 from permmoe_benchmarks.library.timing import Figures
-from permmoe_server.protocol.exchange import MessageGrid
-from permmoe_server.protocol.rounds import FederationState, RoundRecord, run_rounds
-from permmoe_server.protocol.secure_rounds import SignedRoster
+from permmoe_server.protocol.federation import Federation, MessageGrid, SignedRoster
+from permmoe_server.protocol.round_records import FederationState, RoundRecord
+from permmoe_server.protocol.rounds import run_rounds
 from permmoe_simulation.engines.grid import FIRST_NODE
 
 NO_DEADLINE_SECONDS = 3600.0
@@ -95,10 +95,8 @@ class ThinSites:
         """Run all rounds. Raises AssertionError where a round loses a site."""
         state, found, before = FederationState(0, self.weights), list[TimedRound](), 0.0
         roster = self.signed_roster() if self.keys else None
-        for _, record in run_rounds(
-            grid, self.plan, self.layout, state, site_of=lambda: self.names,
-            roster_of=(lambda: roster) if roster else None,
-        ):  # fmt: skip
+        federation = Federation(grid, directory=lambda: self.names, roster=(lambda: roster) if roster else None)
+        for _, record in run_rounds(federation, self.plan, self.layout, state):
             assert record.is_aggregated and all(site.rejected is None for site in record.sites)
             found.append(TimedRound(record, watch.total() - before))
             before = watch.total()

@@ -20,8 +20,8 @@ from permmoe_benchmarks.library.thin_sites import SiteWatch, ThinSites, TimedRou
 from permmoe_benchmarks.library.timing import Figures
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.release.outbox import training_facts
-from permmoe_server.app import record_json
-from permmoe_server.protocol.secure_rounds import COUNT, MASK, OPEN, SHARE
+from permmoe_server.protocol.secure_stages import COUNT, MASK, OPEN, SHARE
+from permmoe_server.studies.round_line import record_json
 from permmoe_simulation.engines.grid import InProcessGrid
 
 

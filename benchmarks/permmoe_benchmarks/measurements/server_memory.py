@@ -18,7 +18,9 @@ from permmoe.runtime.process_memory import peak_memory_mb
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.scale import Scale
 from permmoe_benchmarks.library.timing import Figures
-from permmoe_server.protocol.rounds import FederationState, run_rounds
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.round_records import FederationState
+from permmoe_server.protocol.rounds import run_rounds
 from permmoe_simulation.engines.grid import InProcessGrid
 from permmoe_simulation.federation_demo import STUDY
 
@@ -42,7 +44,7 @@ def server_memory(scale: Scale, sites: int) -> Figures:
         return Message(write_train_reply(reply), reply_to=message)
 
     state = FederationState(0, layout.flatten_all(PerMMoE(plan.model).state_dict()))
-    for _, record in run_rounds(InProcessGrid(app, [{}] * sites), plan, layout, state):
+    for _, record in run_rounds(Federation(InProcessGrid(app, [{}] * sites)), plan, layout, state):
         assert len([site for site in record.sites if site.rejected is None]) == sites
     return {"mb": round(peak_memory_mb())}
 

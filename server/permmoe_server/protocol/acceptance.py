@@ -52,7 +52,7 @@ class RejectedReply(Exception):
 
 def accept_training(
     content: RecordDict,
-    asked: Instruction,
+    instruction: Instruction,
     layout: ModuleLayout,
     answered: Collection[str],
     sender: str | None = None,
@@ -62,13 +62,13 @@ def accept_training(
     `answered` names the sites already folded; `sender` is the site whose key sent the reply, None where nobody knows.
     """
     try:
-        reply = read_train_reply(content, layout, asked.up_wire)
+        reply = read_train_reply(content, layout, instruction.up_wire)
     except MalformedRecord as error:
         raise RejectedReply(error.rule) from None
-    _check_header(reply, asked, answered, sender)
-    federation = asked.plan.federation
+    _check_header(reply, instruction, answered, sender)
+    federation = instruction.plan.federation
     # "A site has modalities of the study."
-    if not set(reply.modalities) <= set(asked.plan.model.names):
+    if not set(reply.modalities) <= set(instruction.plan.model.names):
         raise RejectedReply("unknown_modality")
     # "A reply without any trained module is no training."
     if not reply.updates:
@@ -94,33 +94,33 @@ def is_acceptable(running: RunningSum, federation: FederationConfig) -> bool:
 
 
 def accept_evaluation(
-    content: RecordDict, asked: Instruction, answered: Collection[str], sender: str | None = None
+    content: RecordDict, instruction: Instruction, answered: Collection[str], sender: str | None = None
 ) -> EvaluationReply:
     """An evaluation reply that keeps every rule; arguments as in `accept_training`. Raises RejectedReply."""
     try:
         reply = read_evaluation_reply(content)
     except MalformedRecord as error:
         raise RejectedReply(error.rule) from None
-    _check_header(reply, asked, answered, sender)
-    known = {combination_name(c) for c in all_combinations(asked.plan.model.names)}
+    _check_header(reply, instruction, answered, sender)
+    known = {combination_name(c) for c in all_combinations(instruction.plan.model.names)}
     for name, sums in reply.sums.items():
         if name not in known:
             raise RejectedReply("unknown_combination")
-        _check_sums(sums, asked.plan.federation.min_cell_count)
+        _check_sums(sums, instruction.plan.federation.min_cell_count)
     return reply
 
 
 def _check_header(
-    reply: TrainReply | EvaluationReply, asked: Instruction, answered: Collection[str], sender: str | None
+    reply: TrainReply | EvaluationReply, instruction: Instruction, answered: Collection[str], sender: str | None
 ) -> None:
     # "A site speaks in its own name."
     if sender is not None and reply.site != sender:
         raise RejectedReply("wrong_site")
     # "A reply answers the round that is open."
-    if reply.round != asked.round:
+    if reply.round != instruction.round:
         raise RejectedReply("wrong_round")
     # "A change is relative to the model that was sent."
-    if reply.model_digest != asked.model_digest:
+    if reply.model_digest != instruction.model_digest:
         raise RejectedReply("model_digest")
     # "A site counts once a round, however many nodes speak in its name": the first one does.
     if reply.site in answered:

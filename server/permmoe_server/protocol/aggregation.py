@@ -19,19 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil, inf
-from typing import Literal
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from permmoe.federated.aggregation_rules import MODALITY_FEDAVG, AggregationRule, ModuleTotal
 from permmoe.federated.fixed_point import LARGEST, ONE, QUICK, FixedPointOverflowError, Term, add_to, reach_of
 from permmoe.federated.update import ModuleUpdate
-
-Rule = Literal[
-    "modality_fedavg", "zero_fill", "naive_union", "uniform_mean", "site_weight", "counted_encoders", "unscaled_support"
-]
-
 
 AT_ONCE = 8
 """Replies that wait to be added together, at most: as many as exchange.PULL_AT_ONCE."""
@@ -75,7 +70,7 @@ def fold(
     running: RunningSum,
     updates: Mapping[str, ModuleUpdate],
     visits: float,
-    rule: Rule = "modality_fedavg",
+    rule: AggregationRule = MODALITY_FEDAVG,
     longest: float = inf,
 ) -> RunningSum:
     """Add one site's updates, trained on so many visits: the same running sum, which now holds them too.
@@ -85,7 +80,7 @@ def fold(
     """
     terms, weights = {}, {}
     for name, update in updates.items():
-        weight = _weight(rule, name, update, visits)
+        weight = rule.weight(name, update.support, visits)
         factor = weight / update.support
         # Twice, since a norm that is added up in float32 may have lost a few per cent of its largest element.
         bound = 2 * longest * weight * ONE
@@ -115,40 +110,9 @@ def running_sum(changes: Mapping[str, tuple[Int64[Tensor, " n"], int]], visits: 
 
 
 def mean_changes(
-    running: RunningSum, parameters: Mapping[str, Tensor], rule: Rule = "modality_fedavg"
+    running: RunningSum, parameters: Mapping[str, Tensor], rule: AggregationRule = MODALITY_FEDAVG
 ) -> Iterator[tuple[str, Float32[Tensor, " n"]]]:
     """The mean change of every module that some site trained, one at a time. `parameters` are those of the round."""
     for name, module in running.modules.items():
-        match rule:
-            case "modality_fedavg" | "uniform_mean" | "site_weight":
-                mean = module.change.double().div_(module.weight)
-            case "counted_encoders":
-                mean = module.change.double().div_(module.weight if name.startswith("encoder/") else running.visits)
-            case "zero_fill" | "unscaled_support":
-                mean = module.change.double().div_(running.visits)
-            case "naive_union":
-                absent = (running.visits - module.weight) / running.visits
-                mean = module.change.double() / running.visits - absent * parameters[name].double()
-        yield name, mean.float()
-
-
-def _weight(rule: Rule, module: str, update: ModuleUpdate, visits: float) -> float:
-    """What a site that trained a module counts for in it.
-
-    `modality_fedavg`: the module's own support. `uniform_mean`: 1 (FedMEMA's masked mean). `site_weight`: the site's
-    visits, among the sites that have the module (FLARE: one scalar a site, a denominator a key). `counted_encoders`:
-    support for encoders, plain FedAvg for the rest (FedAMM). `zero_fill`: the site's visits, and sites without the
-    module count theirs with a change of zero (plain FedAvg, absent modules sent back untouched). `naive_union`:
-    likewise, but absent parameters count as zeros, the common bug that shrinks rare modules. `unscaled_support`: the
-    support over all sites' visits, so that a rare module's step is as small as its share of the visits, as it would be
-    in one place.
-    """
-    match rule:
-        case "modality_fedavg" | "unscaled_support":
-            return update.support
-        case "uniform_mean":
-            return 1.0
-        case "counted_encoders":
-            return update.support if module.startswith("encoder/") else visits
-        case "zero_fill" | "naive_union" | "site_weight":
-            return visits
+        total = ModuleTotal(name, module.change, module.weight, running.visits)
+        yield name, rule.mean(total, parameters[name]).float()

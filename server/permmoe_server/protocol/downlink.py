@@ -16,7 +16,8 @@ from flwr.app import Message, RecordDict
 from permmoe.federated.audit import Receipt
 from permmoe.federated.modules import ModuleLayout, reachable_modules
 from permmoe.federated.records import Instruction, ModulesMissing, PackedModel, content_bytes, write_instruction
-from permmoe_server.protocol.exchange import Clock, MessageGrid, error_type, exchange
+from permmoe_server.protocol.exchange import error_type, exchange
+from permmoe_server.protocol.federation import Federation
 
 
 @dataclass
@@ -28,31 +29,31 @@ class Downlink:
     """Digests of the modules that a site has."""
     modalities: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
-    def travelling(self, node: int, asked: Instruction, model: PackedModel) -> frozenset[str]:
+    def travelling(self, node: int, instruction: Instruction, model: PackedModel) -> frozenset[str]:
         """The modules that have to be sent."""
         held = self.held.get(node, {})
-        return frozenset(m for m in self._needed(node, asked) if held.get(m) != model.digests[m])
+        return frozenset(m for m in self._needed(node, instruction) if held.get(m) != model.digests[m])
 
-    def confirm(self, node: int, asked: Instruction, model: PackedModel) -> None:
+    def confirm(self, node: int, instruction: Instruction, model: PackedModel) -> None:
         """The site answered: it holds what it needs of this model."""
-        self.held[node] = {module: model.digests[module] for module in self._needed(node, asked)}
+        self.held[node] = {module: model.digests[module] for module in self._needed(node, instruction)}
 
     def learn(self, node: int, modalities: tuple[str, ...]) -> None:
         """What the site says that its visits have; nothing, where it does not say."""
         self.modalities[node] = modalities
 
-    def _needed(self, node: int, asked: Instruction) -> Iterable[str]:
+    def _needed(self, node: int, instruction: Instruction) -> Iterable[str]:
         names = self.modalities.get(node, ())
-        return reachable_modules(asked.plan.model, names) if names else self.layout.modules
+        return reachable_modules(instruction.plan.model, names) if names else self.layout.modules
 
 
 class ModelExchange:
     """An instruction and its model on their way to sites, and the answers."""
 
     def __init__(
-        self, downlink: Downlink, asked: Instruction, model: PackedModel, receipts: Iterable[Receipt] = ()
+        self, downlink: Downlink, instruction: Instruction, model: PackedModel, receipts: Iterable[Receipt] = ()
     ) -> None:
-        self.downlink, self.asked, self.model, self.receipts = downlink, asked, model, tuple(receipts)
+        self.downlink, self.instruction, self.model, self.receipts = downlink, instruction, model, tuple(receipts)
         self.bytes_down: dict[int, int] = {}
         """Sent to each node."""
         self._contents: dict[int, RecordDict] = {}
@@ -63,14 +64,15 @@ class ModelExchange:
         self._contents |= {node: self._content(node) for node in nodes}
 
     def replies(
-        self, grid: MessageGrid, nodes: Iterable[int], message_type: str, deadline_seconds: float, clock: Clock
+        self, federation: Federation, nodes: Iterable[int], message_type: str, deadline_seconds: float
     ) -> Iterator[tuple[int, Message | None]]:
         """Each node's reply in the order of arrival, as in `exchange`; whoever lacks a module is asked once more."""
-        deadline, forgetful = clock.now() + deadline_seconds, list[int]()
+        clock, forgetful = federation.clock, list[int]()
+        deadline = clock.now() + deadline_seconds
         self.write(node for node in nodes if node not in self._contents)
         contents = {node: self._contents.pop(node) for node in nodes}
-        group = str(self.asked.round)
-        for node, message in exchange(grid, contents, message_type, group, deadline_seconds, clock):
+        group = str(self.instruction.round)
+        for node, message in exchange(federation, contents, message_type, group, deadline_seconds):
             if message is not None and message.has_error() and error_type(message.error) == ModulesMissing.__name__:
                 self.downlink.held.pop(node, None)
                 self.downlink.modalities.pop(node, None)
@@ -78,12 +80,12 @@ class ModelExchange:
             else:
                 yield node, message
         again = {node: self._content(node) for node in forgetful}
-        yield from exchange(grid, again, message_type, group, max(deadline - clock.now(), 0.0), clock)
+        yield from exchange(federation, again, message_type, group, max(deadline - clock.now(), 0.0))
 
     def _content(self, node: int) -> RecordDict:
-        travelling = self.downlink.travelling(node, self.asked, self.model)
+        travelling = self.downlink.travelling(node, self.instruction, self.model)
         if travelling not in self._written:
-            content = write_instruction(self.asked, self.model, self.receipts, travelling)
+            content = write_instruction(self.instruction, self.model, self.receipts, travelling)
             self._written[travelling] = content, content_bytes(content)
         content, size = self._written[travelling]
         self.bytes_down[node] = self.bytes_down.get(node, 0) + size

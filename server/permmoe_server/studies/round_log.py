@@ -47,7 +47,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """A round as the coordinator sees it: the part of permmoe_server.protocol.rounds.RoundRecord that is shown."""
+    """The part of a round's record (permmoe_server.protocol.round_records) that the coordinator shows."""
 
     round: int
     is_aggregated: bool

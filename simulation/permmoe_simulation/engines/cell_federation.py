@@ -34,7 +34,7 @@ from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.study import Cell
 
 ROUND_PARTS = ("write", "step", "evaluate")
-"""What the server spends time on once a round (permmoe_server.protocol.rounds.RoundRecord.stage_seconds)."""
+"""What the server spends time on once a round (`stage_seconds` in a line of `rounds.jsonl`)."""
 
 
 @dataclass(frozen=True)

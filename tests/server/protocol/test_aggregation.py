@@ -5,14 +5,21 @@ from __future__ import annotations
 import random
 import weakref
 from fractions import Fraction
-from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from permmoe.federated import fixed_point
+from permmoe.federated.aggregation_rules import (
+    MODALITY_FEDAVG,
+    RULES,
+    UNIFORM_MEAN,
+    AggregationRule,
+    ModuleTotal,
+)
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import (
     LARGEST,
@@ -27,9 +34,7 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe_server.protocol.aggregation import (
     AT_ONCE,
     ONE,
-    Rule,
     RunningSum,
-    _weight,
     fold,
     mean_changes,
 )
@@ -37,10 +42,9 @@ from permmoe_server.protocol.optimisers import server_step
 
 SIZES = {"encoder/t1": 3, "encoder/tau": 5, "trunk": 7}
 Site = tuple[dict[str, ModuleUpdate], float]
-RULES: tuple[Rule, ...] = get_args(Rule)
 
 
-def average(sites: list[Site], rule: Rule = "modality_fedavg", parameters: dict | None = None) -> dict:
+def average(sites: list[Site], rule: AggregationRule = MODALITY_FEDAVG, parameters: dict | None = None) -> dict:
     running = RunningSum()
     for updates, visits in sites:
         running = fold(running, updates, visits, rule)
@@ -94,13 +98,40 @@ def test_the_usual_mistakes_are_what_they_are_said_to_be() -> None:
     a = ({"encoder/t1": update(3, 10, 2.0), "encoder/tau": update(5, 4, 2.0)}, 10.0)
     b = ({"encoder/t1": update(3, 30, 0.0)}, 30.0)
     parameters = {name: torch.full((size,), 8.0) for name, size in SIZES.items()}
-    tau = {rule: average([a, b], rule, parameters)["encoder/tau"].tolist() for rule in RULES}
+    tau = {name: average([a, b], rule, parameters)["encoder/tau"].tolist() for name, rule in RULES.items()}
     assert tau["modality_fedavg"] == [2.0] * 5
     assert tau["zero_fill"] == [10 * 2.0 / 40] * 5
     # θ becomes (10 · (8 + 2) + 30 · 0) / 40 = 2.5: shrunk by 5.5.
     assert tau["naive_union"] == [2.5 - 8.0] * 5
     assert tau["uniform_mean"] == [2.0] * 5
-    assert average([a, b], "uniform_mean", parameters)["encoder/t1"].tolist() == [1.0] * 3
+    assert average([a, b], UNIFORM_MEAN, parameters)["encoder/t1"].tolist() == [1.0] * 3
+
+
+def root_of_support() -> AggregationRule:
+    """A rule that is written here, as anybody would write one."""
+
+    def mean(total: ModuleTotal, parameters: torch.Tensor) -> torch.Tensor:
+        return total.change.double() / total.weight
+
+    return AggregationRule(
+        "root", "The square root of the support.", lambda module, support, visits: support**0.5, mean
+    )
+
+
+def test_a_rule_is_one_object_that_the_sum_and_the_configuration_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = root_of_support()
+    a, b = ({"trunk": update(7, 4, 3.0)}, 9.0), ({"trunk": update(7, 16, 0.0)}, 16.0)
+    assert average([a, b], rule)["trunk"].tolist() == pytest.approx([2 / (2 + 4) * 3.0] * 7)
+    with pytest.raises(ValidationError, match="unknown rule 'root'"):
+        FederationConfig(aggregation="root")
+    monkeypatch.setitem(RULES, rule.name, rule)
+    assert FederationConfig(aggregation="root").aggregation_rule is rule
+
+
+def test_a_mistyped_rule_is_an_error_that_names_the_nearest() -> None:
+    with pytest.raises(ValidationError, match="did you mean 'zero_fill'"):
+        FederationConfig(aggregation="zero_fil")
+    assert set(FederationConfig.model_json_schema()["properties"]["aggregation"]["enum"]) == set(RULES)
 
 
 @given(sites())
@@ -113,10 +144,10 @@ def test_the_average_is_that_of_exact_fractions(found: list[Site]) -> None:
         assert means[name].tolist() == pytest.approx([float(v) for v in values], rel=1e-6, abs=resolution)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
 @given(found=sites(), seed=st.integers(0, 99))
 @settings(max_examples=30)
-def test_the_order_of_replies_changes_no_bit(rule: Rule, found: list[Site], seed: int) -> None:
+def test_the_order_of_replies_changes_no_bit(rule: AggregationRule, found: list[Site], seed: int) -> None:
     shuffled = found.copy()
     random.Random(seed).shuffle(shuffled)
     once, again = average(found, rule), average(shuffled, rule)
@@ -158,8 +189,8 @@ def test_two_sites_with_the_same_update_average_to_it(found: list[Site]) -> None
     assert all(torch.equal(once[name], doubled[name]) for name in once)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_module_that_nobody_trained_is_not_mentioned(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+def test_a_module_that_nobody_trained_is_not_mentioned(rule: AggregationRule) -> None:
     assert set(average([({"trunk": update(7, 3, 1.0)}, 3.0)], rule)) == {"trunk"}
     assert average([], rule) == {}
 
@@ -229,10 +260,10 @@ def test_numbers_around_the_end_of_the_quick_way_are_added_exactly() -> None:
         assert total.tolist() == [int(value * ONE) + int(value * 0.75 * ONE)] * 3
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
 @given(found=st.lists(sites(), min_size=1, max_size=4))
 @settings(max_examples=30)
-def test_replies_that_wait_for_each_other_are_all_in_the_sum(rule: Rule, found: list[list[Site]]) -> None:
+def test_replies_that_wait_for_each_other_are_all_in_the_sum(rule: AggregationRule, found: list[list[Site]]) -> None:
     """The reference adds one after the other, and looks for the largest number; changes are at most 16,500 long."""
     replies, running, trusting = [site for group in found for site in group], RunningSum(), RunningSum()
     expected: dict[str, torch.Tensor] = {}
@@ -240,7 +271,7 @@ def test_replies_that_wait_for_each_other_are_all_in_the_sum(rule: Rule, found: 
         running = fold(running, updates, visits, rule)
         trusting = fold(trusting, updates, visits, rule, longest=16_500.0)
         for name, u in updates.items():
-            change, _ = to_fixed_point(u.weighted_delta, _weight(rule, name, u, visits) / u.support)
+            change, _ = to_fixed_point(u.weighted_delta, rule.weight(name, u.support, visits) / u.support)
             expected[name] = expected[name] + change if name in expected else change
     for sums in (running, trusting):
         assert {name: module.change.tolist() for name, module in sums.modules.items()} == {

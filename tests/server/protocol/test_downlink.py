@@ -36,7 +36,9 @@ from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
 from permmoe_server.protocol.acceptance import RejectedReply, accept_training
 from permmoe_server.protocol.downlink import Downlink
-from permmoe_server.protocol.rounds import FederationState, RoundRecord, run_rounds
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.round_records import FederationState, RoundRecord
+from permmoe_server.protocol.rounds import run_rounds
 from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid, run_in_process
 from tests.support.tiny_federation import MODEL, SITES, approve, tiny_plan, write_site
 
@@ -126,7 +128,7 @@ def test_a_site_that_always_lacks_something_is_asked_twice_a_round_and_left_out(
 
     grid = InProcessGrid(app, [{}])
     plan, state = tiny_plan(rounds=1, max_failed_rounds=1), FederationState(0, LAYOUT.flatten_all(fresh()))
-    [record] = list(tries(run_rounds(grid, plan, LAYOUT, state)))
+    [record] = list(tries(run_rounds(Federation(grid), plan, LAYOUT, state)))
     assert [s.rejected for s in record.sites] == [ModulesMissing.__name__]
     assert 2 * WHOLE < record.sites[0].bytes_down < 3 * WHOLE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from flwr.app import Array, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 
+from permmoe.errors import ConfigurationError
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -30,7 +30,10 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.training.trainer import make_model
 from permmoe_server.protocol.downlink import Downlink
-from permmoe_server.protocol.rounds import Clock, FederationState, NoQuorum, RoundRecord, evaluate, run_rounds
+from permmoe_server.protocol.federation import Clock, Federation, RoundObserver
+from permmoe_server.protocol.plain_round import PlainRound
+from permmoe_server.protocol.round_records import FederationState, RoundRecord
+from permmoe_server.protocol.rounds import NoQuorum, run_rounds
 from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid
 from tests.support.tiny_federation import MODEL, tiny_plan
 
@@ -109,7 +112,7 @@ def grid_of(
 def run(
     grid: InProcessGrid, plan: RoundPlan, state: FederationState = START
 ) -> tuple[FederationState, list[RoundRecord]]:
-    done = list(run_rounds(grid, plan, LAYOUT, state, StillClock()))
+    done = list(run_rounds(Federation(grid, StillClock()), plan, LAYOUT, state))
     return done[-1][0], [record for _, record in done]
 
 
@@ -129,20 +132,20 @@ def test_a_round_moves_each_module_by_the_mean_of_its_own_sites() -> None:
     assert torch.allclose(change["encoder/gene"], gene, atol=1e-6)
     untouched = set(LAYOUT.modules) - {"head", "encoder/clinical", "encoder/gene"}
     assert all(torch.equal(state.weights[name], START.weights[name]) for name in untouched)
-    assert record.is_aggregated and record.train_loss == 2.0
+    assert record.is_aggregated and record.training.loss == 2.0
 
 
 def test_a_record_says_what_each_site_did() -> None:
     _, [record] = run(grid_of(HONEST), ONE_ROUND)
     ant, bee = record.sites
-    assert (ant.site, ant.node, ant.modules, ant.figures.visits, ant.rejected) == (
+    assert (ant.site, ant.node, ant.training.modules, ant.training.figures.visits, ant.rejected) == (
         "ant",
         FIRST_NODE,
         MODULES["ant"],
         10.0,
         None,
     )
-    assert ant.figures.train_seconds == 0.25 and ant.figures.overhead_seconds >= 0.125
+    assert ant.training.figures.train_seconds == 0.25 and ant.training.figures.overhead_seconds >= 0.125
     assert ant.bytes_down == bee.bytes_down > 4 * sum(map(LAYOUT.size, LAYOUT.modules))
     assert ant.bytes_up > bee.bytes_up > 4 * (HEAD + LAYOUT.size("encoder/clinical"))
 
@@ -242,7 +245,7 @@ def test_the_order_of_sites_changes_no_bit() -> None:
     once, first = run(grid_of(names), plan)
     again, second = run(grid_of(reversed(names)), plan)
     assert same_weights(once, again)
-    assert [r.train_loss for r in first] == [r.train_loss for r in second]
+    assert [r.training.loss for r in first] == [r.training.loss for r in second]
     assert [r.validation.sums for r in first] == [r.validation.sums for r in second]
 
 
@@ -312,7 +315,7 @@ def tries(grid: InProcessGrid, plan: RoundPlan) -> tuple[FederationState, list[R
     """Until too many rounds in a row have failed."""
     done: list[tuple[FederationState, RoundRecord]] = []
     with pytest.raises(NoQuorum):
-        for state, record in run_rounds(grid, plan, LAYOUT, START, StillClock()):
+        for state, record in run_rounds(Federation(grid, StillClock()), plan, LAYOUT, START):
             done.append((state, record))
     return done[-1][0], [record for _, record in done]
 
@@ -341,7 +344,7 @@ def test_a_round_that_failed_once_counts_once_it_succeeds() -> None:
 
 def test_with_every_reply_rejected_the_model_stays() -> None:
     state, [record, *_] = tries(grid_of(["cat"], client(ATTACKS["NaN"][0])), ONE_ROUND)
-    assert not record.is_aggregated and same_weights(state, START) and record.train_loss != record.train_loss
+    assert not record.is_aggregated and same_weights(state, START) and record.training.loss != record.training.loss
 
 
 def test_without_any_site_a_round_ends_at_its_deadline() -> None:
@@ -361,7 +364,7 @@ class GrowingGrid(InProcessGrid):
 
 def test_a_site_may_join_between_rounds() -> None:
     grid, present = grid_of([*HONEST, "cat"], kind=GrowingGrid), []
-    for _, record in run_rounds(grid, tiny_plan(rounds=2, evaluate_every=0), LAYOUT, START):
+    for _, record in run_rounds(Federation(grid), tiny_plan(rounds=2, evaluate_every=0), LAYOUT, START):
         present.append([r.site for r in record.sites])
         grid.rounds += 1
     assert present == [["ant", "bee"], ["ant", "bee", "cat"]]
@@ -380,15 +383,15 @@ def test_a_resumed_study_ends_with_the_same_weights(optimiser: str, stop: int) -
 @pytest.mark.parametrize("centring_round", [True, False])
 def test_the_running_mean_weights_a_round_by_the_decay_to_the_power_of_its_age(centring_round: bool) -> None:
     plan = tiny_plan(rounds=4, averaging_decay=0.75, evaluate_every=0, centring_round=centring_round)
-    states = [state for state, _ in run_rounds(grid_of(HONEST), plan, LAYOUT, START)]
+    states = [state for state, _ in run_rounds(Federation(grid_of(HONEST)), plan, LAYOUT, START)]
     trained = states[1:] if centring_round else states
     for module in START.weights:
         oldest, *later = (state.weights[module].double() for state in trained)
         ages = range(len(later))
         expected = 0.75 ** len(later) * oldest + sum(0.25 * 0.75**age * later[-1 - age] for age in ages)
-        assert torch.allclose(states[-1].judged[module].double(), expected, atol=1e-6)
+        assert torch.allclose(states[-1].evaluated_weights[module].double(), expected, atol=1e-6)
     if centring_round:
-        assert states[0].judged is states[0].weights
+        assert states[0].evaluated_weights is states[0].weights
 
 
 def test_sites_evaluate_the_running_mean_and_train_from_the_newest_weights() -> None:
@@ -401,14 +404,14 @@ def test_sites_evaluate_the_running_mean_and_train_from_the_newest_weights() -> 
         return Message(honest_training(message.content, str(context.node_config["name"])), reply_to=message)
 
     @app.evaluate()
-    def judge(message: Message, context: Context) -> Message:
+    def evaluate(message: Message, context: Context) -> Message:
         seen["evaluate"].append(read_instruction(message.content).model_digest)
         return Message(honest_evaluation(message.content, str(context.node_config["name"])), reply_to=message)
 
     plan = tiny_plan(rounds=3, averaging_decay=0.5, centring_round=False)
-    states = [state for state, _ in run_rounds(InProcessGrid(app, [{"name": "ant"}]), plan, LAYOUT, START)]
+    states = [state for state, _ in run_rounds(Federation(InProcessGrid(app, [{"name": "ant"}])), plan, LAYOUT, START)]
     newest = [PackedModel.of(state.weights).digest() for state in states]
-    mean = [PackedModel.of(state.judged).digest() for state in states]
+    mean = [PackedModel.of(state.evaluated_weights).digest() for state in states]
     assert seen["train"] == [PackedModel.of(START.weights).digest(), *newest[:-1]]
     assert seen["evaluate"] == [*mean, mean[-1]] and newest[1:] != mean[1:]
 
@@ -454,30 +457,49 @@ def test_evaluation_adds_sums_over_sites() -> None:
 def test_a_bad_evaluation_is_rejected_alone(sums: dict[str, list[float]], rule: str) -> None:
     app = client(on_evaluation=lambda content: content.update({"sums": MetricRecord(sums)}))
     plan = tiny_plan(min_cell_count=5)
-    evaluation = evaluate(
-        grid_of([*HONEST, "cat"], app), plan, Downlink(LAYOUT), replace(START, round=1), "validation", StillClock()
-    )
+    federation = Federation(grid_of([*HONEST, "cat"], app), StillClock())
+    evaluation = PlainRound(federation, plan, Downlink(LAYOUT)).evaluate(replace(START, round=1), "validation")
     assert evaluation.rejected == {FIRST_NODE + 2: rule} and evaluation.sums["clinical"].n == 14
 
 
-def test_a_record_can_be_written_as_json() -> None:
-    from permmoe_server.app import record_json
+def test_an_observer_sees_the_beginning_and_the_end_of_every_try() -> None:
+    seen: list[tuple[int, str]] = []
+    observer = RoundObserver(
+        on_round_start=lambda number: seen.append((number, "begins")),
+        on_round=lambda state, record: seen.append((state.round, f"aggregated: {record.is_aggregated}")),
+    )
+    calls: list[str] = []
 
-    _, records = run(grid_of([*HONEST, "cat"], client(ATTACKS["NaN"][0])), tiny_plan(rounds=1))
-    read = json.loads(record_json(records[0]))
-    assert read["sites"][0]["rejected"] == "not_finite" and read["validation"]["sums"]["clinical"]["n"] == 21
-    names = "node site bytes_down bytes_up visits train_seconds overhead_seconds server_seconds modules ledger"
-    assert all(list(site) == [*names.split(), "rejected", "lost_at"] for site in read["sites"])
+    def broken_at_first(content: RecordDict) -> None:
+        calls.append("cat")
+        if len(calls) < 2:
+            ATTACKS["NaN"][0](content)
+
+    plan = tiny_plan(rounds=2, min_sites=3, evaluate_every=0)
+    federation = Federation(grid_of([*HONEST, "cat"], client(broken_at_first)), StillClock(), observer=observer)
+    yielded = [(state.round, record.is_aggregated) for state, record in run_rounds(federation, plan, LAYOUT, START)]
+    assert yielded == [(0, False), (1, True), (2, True)]
+    assert seen == [
+        (1, "begins"), (0, "aggregated: False"), (1, "begins"), (1, "aggregated: True"), (2, "begins"),
+        (2, "aggregated: True"),
+    ]  # fmt: skip
+
+
+def test_a_secure_study_without_a_roster_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="signed roster"):
+        next(run_rounds(Federation(grid_of(HONEST)), tiny_plan(secure=True, min_sites=3), LAYOUT, START))
 
 
 def test_a_reply_in_another_sites_name_is_rejected_and_the_owner_counts() -> None:
     names = {FIRST_NODE: "ant", FIRST_NODE + 1: "bee", FIRST_NODE + 2: "cat"}
     grid = grid_of(("ant", "bee", "cat"), client(put("reply", site="ant")))
-    [(_, record)] = run_rounds(grid, ONE_ROUND, LAYOUT, START, StillClock(), lambda: names)
+    [(_, record)] = run_rounds(Federation(grid, StillClock(), lambda: names), ONE_ROUND, LAYOUT, START)
     assert {site.site: site.rejected for site in record.sites} == {"ant": None, "bee": None, "cat": "wrong_site"}
 
 
 def test_a_node_that_is_no_site_is_not_asked() -> None:
     names = {FIRST_NODE: "ant", FIRST_NODE + 1: "bee"}
-    [(_, record)] = run_rounds(grid_of(("ant", "bee", "cat")), ONE_ROUND, LAYOUT, START, StillClock(), lambda: names)
+    [(_, record)] = run_rounds(
+        Federation(grid_of(("ant", "bee", "cat")), StillClock(), lambda: names), ONE_ROUND, LAYOUT, START
+    )
     assert [site.site for site in record.sites] == ["ant", "bee"]

@@ -1,0 +1,114 @@
+"""Where a study runs: the connection to its sites, the time, and who the sites are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from flwr.app import Message
+
+from permmoe.federated.audit import Head, Receipt
+from permmoe.federated.secure.secure_sum import SiteKeys
+from permmoe_server.protocol.round_records import FederationState, RoundRecord
+
+POLL_SECONDS = 0.1
+"""Pause before the grid is asked again."""
+
+
+@runtime_checkable
+class MessageGrid(Protocol):
+    """What the protocol needs of Flower's Grid."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Nodes that are connected."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; returns their identifiers."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies to these messages that are there now; it must not wait for others."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as the protocol sees it: monotonic seconds, and a pause of some seconds."""
+
+    now: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class SignedRoster:
+    """The sites that may take part in a secure sum."""
+
+    signed: bytes
+    """The file as sites are sent it."""
+    keys: SiteKeys
+    """The keys that were read from it."""
+
+
+SiteDirectory = Callable[[], Mapping[int, str] | None]
+"""Returns which node is which site at this moment, or None where that is unknown: a site's own word is then taken."""
+RosterSource = Callable[[], SignedRoster]
+"""Returns the federation's roster at this moment."""
+Countersigner = Callable[[Head], Receipt]
+"""Returns a receipt for the newest entry of a site's ledger."""
+
+
+def no_directory() -> None:
+    """The directory of a federation that does not know its nodes."""
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class RoundObserver:
+    """Functions that are called as a study goes on, for measurements; they change nothing."""
+
+    on_round_start: Callable[[int], None] = _ignore
+    """Called with a round's number before each try at it, before the sites are waited for."""
+    on_round: Callable[[FederationState, RoundRecord], None] = _ignore
+    """Called with the state and the record after each try, before they are written to disk."""
+
+
+@dataclass(frozen=True)
+class ConnectedSites:
+    """The nodes that are connected at one moment and may take part."""
+
+    nodes: tuple[int, ...]
+    names: Mapping[int, str] | None
+    """Node -> site; None where that is unknown."""
+
+    def name(self, node: int) -> str | None:
+        """The site that a node is, or None where that is unknown."""
+        return self.names[node] if self.names else None
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The sites of a study as the server reaches and knows them."""
+
+    grid: MessageGrid
+    clock: Clock = Clock()
+    directory: SiteDirectory = no_directory
+    roster: RosterSource | None = None
+    """Needed by secure studies."""
+    countersigner: Countersigner | None = None
+    """None where the server gives no receipts."""
+    observer: RoundObserver = RoundObserver()
+
+    def connected(self) -> ConnectedSites:
+        """The nodes that are online and, where that is known, belong to a site."""
+        names = self.directory()
+        nodes = tuple(node for node in self.grid.get_node_ids() if names is None or node in names)
+        return ConnectedSites(nodes, names)
+
+    def wait_for_sites(self, min_sites: int, deadline_seconds: float) -> None:
+        """Return once enough sites are connected, or at the deadline: the round then fails for want of replies."""
+        deadline = self.clock.now() + deadline_seconds
+        while len(self.connected().nodes) < min_sites and self.clock.now() < deadline:
+            self.clock.pause(POLL_SECONDS)

@@ -1,0 +1,122 @@
+"""A round in which the server sees every reply: each is checked and added to the running sum as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import fsum, nan
+
+from flwr.app import MessageType
+
+from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.fixed_point import FixedPointOverflowError
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import Instruction, PackedModel, Part, TrainReply, content_bytes
+from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training
+from permmoe_server.protocol.aggregation import RunningSum, fold
+from permmoe_server.protocol.downlink import Downlink, ModelExchange
+from permmoe_server.protocol.exchange import content_of
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.round_records import (
+    Evaluation,
+    FederationState,
+    SiteRecord,
+    SiteTraining,
+    TrainingOutcome,
+    TrainingRecord,
+)
+
+
+@dataclass(frozen=True)
+class PlainRound:
+    """Training and evaluation of a study that does not use the secure sum."""
+
+    federation: Federation
+    plan: RoundPlan
+    downlink: Downlink
+
+    def train(self, state: FederationState, number: int) -> TrainingOutcome:
+        """Let every connected site train, and add up the replies that keep every rule."""
+        config, clock = self.plan.federation.of_round(number), self.federation.clock
+        started = clock.now()
+        model = PackedModel.of(state.weights, config.wire)
+        instruction = Instruction(self.plan, number, model.digest())
+        sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
+        sites = self.federation.connected()
+        sending.write(sites.nodes)
+        written = clock.now()
+
+        total, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
+        receipts = dict(state.receipts)
+        for node, message in sending.replies(
+            self.federation, sites.nodes, MessageType.TRAIN, config.round_deadline_seconds
+        ):
+            arrived = clock.now()
+            record = SiteRecord(node, sites.name(node) or "", sending.bytes_down[node])
+            try:
+                content = content_of(message)
+                record = replace(record, bytes_up=content_bytes(content))
+                reply = accept_training(content, instruction, self.downlink.layout, losses, sites.name(node))
+                _add(total, reply, config)
+            except RejectedReply as rejection:
+                records.append(replace(record, rejected=rejection.rule))
+                continue
+            losses[reply.site] = reply.figures.loss_sum
+            self.downlink.learn(node, reply.modalities)
+            self.downlink.confirm(node, instruction, model)
+            if reply.head and self.federation.countersigner:
+                receipts[reply.site] = self.federation.countersigner(reply.head)
+            training = SiteTraining(reply.figures, server_seconds=clock.now() - arrived, modules=tuple(reply.updates))
+            ledger = reply.head.digest if reply.head else ""
+            records.append(replace(record, site=reply.site, ledger=ledger, training=training))
+
+        visits = fsum(record.training.figures.visits for record in records if record.training)
+        return TrainingOutcome(
+            total if total.sites >= config.min_sites else None,
+            receipts,
+            TrainingRecord(
+                tuple(sorted(records, key=lambda record: (record.site, record.node))),
+                loss=fsum(losses.values()) / visits if visits else nan,
+                visits=visits,
+                stage_seconds={"write": written - started},
+            ),
+        )
+
+    def evaluate(self, state: FederationState, part: Part) -> Evaluation:
+        """Let every connected site evaluate the model on a part of its visits, and add up the sums that it returns."""
+        config = self.plan.federation
+        model = PackedModel.of(state.evaluated_weights, config.wire)
+        instruction = Instruction(self.plan, state.round, model.digest(), part)
+        sending, sites = ModelExchange(self.downlink, instruction, model), self.federation.connected()
+        by_site: dict[str, Mapping[str, ErrorSums]] = {}
+        rejected: dict[int, str] = {}
+        for node, message in sending.replies(
+            self.federation, sites.nodes, MessageType.EVALUATE, config.round_deadline_seconds
+        ):
+            try:
+                reply = accept_evaluation(content_of(message), instruction, by_site, sites.name(node))
+            except RejectedReply as rejection:
+                rejected[node] = rejection.rule
+            else:
+                by_site[reply.site] = reply.sums
+                self.downlink.confirm(node, instruction, model)
+        return Evaluation(_added(by_site), tuple(sorted(by_site)), rejected)
+
+
+def _add(total: RunningSum, reply: TrainReply, config: FederationConfig) -> None:
+    """Add a reply to the sum, in place. Raises RejectedReply where the sum could overflow, and adds nothing then."""
+    try:
+        fold(total, reply.updates, reply.figures.visits, config.aggregation_rule, config.max_update_norm)
+    except FixedPointOverflowError:
+        raise RejectedReply("fixed_point_range") from None
+
+
+def _added(by_site: Mapping[str, Mapping[str, ErrorSums]]) -> dict[str, ErrorSums]:
+    """The sums of all sites, by combination."""
+    total: dict[str, ErrorSums] = {}
+    # In the order of names, not of arrival: floating-point sums depend on the order.
+    for site in sorted(by_site):
+        for name, sums in by_site[site].items():
+            total[name] = total[name] + sums if name in total else sums
+    return total

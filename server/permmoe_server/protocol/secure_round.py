@@ -1,0 +1,107 @@
+"""A round in which the server sees sums over sites alone (permmoe_server.protocol.secure_stages)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import nan
+
+from flwr.app import MessageType
+
+from permmoe.federated.audit import Receipt
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.records import Instruction, PackedModel, Part, write_instruction
+from permmoe.federated.secure.blocks import evaluation_blocks, read_evaluation, read_training, training_blocks
+from permmoe.federated.training_figures import TrainingFigures
+from permmoe_server.protocol.acceptance import is_acceptable
+from permmoe_server.protocol.aggregation import running_sum
+from permmoe_server.protocol.federation import Federation, RosterSource
+from permmoe_server.protocol.round_records import (
+    Evaluation,
+    FederationState,
+    SecureFigures,
+    SiteRecord,
+    TrainingOutcome,
+    TrainingRecord,
+)
+from permmoe_server.protocol.secure_stages import Participant, SumTask, new_session, sum_securely
+
+
+@dataclass(frozen=True)
+class SecureRound:
+    """Training and evaluation of a study that uses the secure sum."""
+
+    federation: Federation
+    plan: RoundPlan
+    layout: ModuleLayout
+    roster: RosterSource
+
+    def train(self, state: FederationState, number: int) -> TrainingOutcome:
+        """Let every connected site train, and sum what they would have replied."""
+        config = self.plan.federation.of_round(number)
+        model = PackedModel.of(state.weights)
+        instruction = Instruction(self.plan, number, model.digest())
+        task = SumTask(
+            new_session(self.plan.digest(), "training", number, instruction.model_digest),
+            write_instruction(instruction, model, state.receipts.values()),
+            MessageType.TRAIN,
+            training_blocks(self.layout),
+        )
+        outcome = sum_securely(self.federation, task, config, self.roster())
+        trained = read_training(outcome.opened) if outcome.opened else None
+        figures = trained.figures if trained else TrainingFigures()
+        total = running_sum(trained.changes, figures.visits, len(outcome.arrived)) if trained else None
+        is_usable = total is not None and bool(total.modules) and is_acceptable(total, config)
+        holders = {n: c for n, c in outcome.opened.holders.items() if n in self.layout.parts} if outcome.opened else {}
+        # Under differential privacy no loss leaves a site.
+        has_loss = figures.visits > 0 and not config.privacy
+        records = [_site_record(participant, outcome.arrived) for participant in outcome.participants]
+        return TrainingOutcome(
+            total if is_usable else None,
+            self._receipts(state.receipts, outcome.participants),
+            TrainingRecord(
+                tuple(sorted(records, key=lambda record: (record.site, record.node))),
+                loss=figures.loss_sum / figures.visits if has_loss else nan,
+                visits=figures.visits,
+                stage_seconds=outcome.stage_seconds,
+                secure=SecureFigures(holders, outcome.is_used_up and not is_usable),
+            ),
+        )
+
+    def evaluate(self, state: FederationState, part: Part) -> Evaluation:
+        """Let every connected site evaluate the model on a part of its visits, and sum what they would have replied."""
+        model = PackedModel.of(state.evaluated_weights, self.plan.federation.wire)
+        instruction = Instruction(self.plan, state.round, model.digest(), part)
+        task = SumTask(
+            new_session(self.plan.digest(), part, state.round, instruction.model_digest),
+            write_instruction(instruction, model),
+            MessageType.EVALUATE,
+            evaluation_blocks(self.plan.model.names),
+        )
+        outcome = sum_securely(self.federation, task, self.plan.federation, self.roster())
+        return Evaluation(
+            read_evaluation(outcome.opened) if outcome.opened else {},
+            outcome.arrived,
+            {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
+        )
+
+    def _receipts(self, earlier: Mapping[str, Receipt], participants: Collection[Participant]) -> Mapping[str, Receipt]:
+        """The newest receipt for each site's ledger."""
+        if self.federation.countersigner is None:
+            return earlier
+        return {**earlier, **{p.site: self.federation.countersigner(p.head) for p in participants if p.head}}
+
+
+def _site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:
+    """A site whose input is in the sum took part, even where it went silent after that."""
+    is_in_sum = participant.site in arrived
+    return SiteRecord(
+        participant.node,
+        participant.site,
+        participant.bytes_down,
+        participant.bytes_up,
+        ledger=participant.head.digest if participant.head else "",
+        rejected=None if is_in_sum else participant.rejected,
+        lost_at=participant.lost_at,
+    )

@@ -1,0 +1,273 @@
+"""The secure sum as the coordinator runs it: five stages over Flower's Grid, each with a deadline.
+
+Sites do not trust the server: what it may learn follows from what sites refuse (permmoe.federated.secure.secure_sum),
+not from this file. A site that is silent or wrong at a stage is out of the later ones; the sum goes on while enough
+sites are left.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ConfigRecord, RecordDict
+
+from permmoe.federated.audit import Head
+from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.records import MalformedRecord, content_bytes
+from permmoe.federated.refusals import Refusal
+from permmoe.federated.secure.messages import (
+    Opened as OpenedSession,
+)
+from permmoe.federated.secure.messages import (
+    read_advertisement,
+    read_bytes,
+    read_count_shares,
+    read_masked,
+    read_masks,
+    write_bytes,
+    write_cohort,
+    write_evidence,
+    write_names,
+    write_opening,
+    write_stage,
+)
+from permmoe.federated.secure.secure_sum import (
+    Advertisement,
+    Blocks,
+    Cohort,
+    Evidence,
+    Opened,
+    Opening,
+    SecureSumRefused,
+    ServerSum,
+    Session,
+    threshold,
+)
+from permmoe_server.protocol.acceptance import RejectedReply
+from permmoe_server.protocol.exchange import content_of, exchange
+from permmoe_server.protocol.federation import Federation, SignedRoster
+
+SHARE, MASK, COUNT, OPEN = (f"query.secure_{stage}" for stage in ("share", "mask", "count", "open"))
+"""Message types of the stages after the first, whose type is that of the work that it asks for."""
+
+
+@dataclass(frozen=True)
+class SumTask:
+    """What is to be summed."""
+
+    session: Session
+    instruction: RecordDict
+    """The message of stage 1, without the session's record."""
+    message_type: str
+    """Flower's type of that message: it says what work precedes the sum."""
+    blocks: Blocks
+
+
+@dataclass
+class Participant:
+    """What one node did in a session."""
+
+    node: int
+    site: str = ""
+    bytes_down: int = 0
+    bytes_up: int = 0
+    head: Head | None = None
+    """The newest entry of its ledger, which is about its input."""
+    rejected: str | None = None
+    """The rule that a reply broke, `no_reply`, or the type of the error that it had; it is out from then on."""
+    lost_at: str = ""
+    """The stage of that reply."""
+
+
+@dataclass(frozen=True)
+class SumOutcome:
+    """How a session ended."""
+
+    opened: Opened | None
+    """None where too few sites were left: then nothing was revealed."""
+    participants: tuple[Participant, ...]
+    arrived: tuple[str, ...]
+    """Sites whose input is in the sum."""
+    is_used_up: bool
+    """Sites have given their input and will not give it again: the round's number is used up."""
+    stage_seconds: Mapping[str, float]
+
+
+_Take = Callable[[Participant, RecordDict], None]
+"""Takes a participant's reply to a stage. Raises RejectedReply, MalformedRecord or SecureSumRefused for a bad one."""
+
+
+class _TooFewSites(Exception):
+    """Too few sites are left to go on."""
+
+
+def sum_securely(federation: Federation, task: SumTask, config: FederationConfig, roster: SignedRoster) -> SumOutcome:
+    """Run one secure sum over the connected sites."""
+    run = _Run(federation, task, config, roster)
+    try:
+        opened = run.all_stages()
+    except _TooFewSites:
+        opened = None
+    participants = tuple(run.participants.values())
+    return SumOutcome(
+        opened,
+        participants,
+        tuple(sorted(run.server.bits)) if run.server else (),
+        run.is_masking_begun or any(p.rejected == Refusal.ALREADY_ANSWERED for p in participants),
+        run.seconds,
+    )
+
+
+def new_session(study: str, purpose: str, number: int, model: str) -> Session:
+    """A session with a fresh nonce."""
+    return Session(study, purpose, number, model, secrets.token_hex(16))
+
+
+@dataclass
+class _Run:
+    """A session as it goes on."""
+
+    federation: Federation
+    task: SumTask
+    config: FederationConfig
+    roster: SignedRoster
+    participants: dict[int, Participant] = field(default_factory=dict)
+    """By node."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage."""
+    server: ServerSum | None = None
+    """None until the cohort is known."""
+    is_masking_begun: bool = False
+
+    def all_stages(self) -> Opened:
+        """The sum. Raises _TooFewSites."""
+        cohort = self._advertise()
+        self.server = ServerSum(cohort, self.task.blocks, self.roster.keys)
+        least = max(self.config.least_sites, cohort.threshold)
+        self._share(self.server, cohort)
+        _require_enough(len(self.server.sealed), least)
+        self.is_masking_begun = True
+        self._mask(self.server)
+        _require_enough(len(self.server.bits), least)
+        self._count(self.server)
+        try:
+            evidence = self.server.evidence()
+            openings, silent = self._open(self.server, evidence, cohort.threshold)
+            return self.server.open(evidence, openings, silent, self.config.min_holders)
+        except SecureSumRefused:
+            raise _TooFewSites from None
+
+    def _advertise(self) -> Cohort:
+        """Stage 1: sites do the work itself, so that the later stages are short, and advertise their keys."""
+        session = self.task.session
+        adverts: dict[str, Advertisement] = {}
+        sites = self.federation.connected()
+
+        def take(participant: Participant, content: RecordDict) -> None:
+            advert = read_advertisement(content)
+            if sites.name(participant.node) not in (None, advert.site):
+                raise RejectedReply("wrong_site")
+            if advert.site in adverts:
+                raise RejectedReply("duplicate_reply")
+            if advert.site not in self.roster.keys or not advert.is_signed(session, self.roster.keys[advert.site]):
+                raise RejectedReply("secure_advertisement")
+            adverts[advert.site] = advert
+            participant.site = advert.site
+
+        opening = write_opening(OpenedSession(session.nonce, self.roster.signed))
+        content = RecordDict({**self.task.instruction, "secure": opening})
+        self.participants |= {node: Participant(node, sites.name(node) or "") for node in sites.nodes}
+        self._exchange(
+            self.task.message_type, dict.fromkeys(sites.nodes, content), self.config.round_deadline_seconds, take
+        )
+        _require_enough(len(adverts), self.config.least_sites)
+        return Cohort.of(session, adverts.values(), threshold(self.config.secure_threshold, len(adverts)))
+
+    def _share(self, server: ServerSum, cohort: Cohort) -> None:
+        """Stage 2: every site deals shares of its secrets to the others, sealed for each."""
+
+        def take(participant: Participant, content: RecordDict) -> None:
+            server.take_shares(participant.site, read_bytes(content, "sealed"))
+
+        self._send_to_all(SHARE, write_cohort(cohort.sites, cohort.threshold), take)
+
+    def _mask(self, server: ServerSum) -> None:
+        """Stage 3: sites receive their shares and send their masked input."""
+        blocks = self.task.blocks
+
+        def take(participant: Participant, content: RecordDict) -> None:
+            masked, head = read_masked(content, sum(blocks.values()), len(blocks))
+            if masked.site != participant.site:
+                raise RejectedReply("wrong_site")
+            server.take_input(masked)
+            participant.head = head
+
+        contents = {
+            node: write_stage(self.task.session, sealed=write_bytes(server.shares_for(site)))
+            for site, node in self._left().items()
+        }
+        self._exchange(MASK, contents, self.config.stage_deadline_seconds, take)
+
+    def _count(self, server: ServerSum) -> None:
+        """Stage 4: sites reveal the shares that tell how many sites hold each block."""
+
+        def take(participant: Participant, content: RecordDict) -> None:
+            server.take_count_shares(participant.site, read_count_shares(content))
+
+        self._send_to_all(COUNT, {"arrived": write_names(server.bits)}, take)
+
+    def _open(self, server: ServerSum, evidence: Evidence, least: int) -> tuple[Mapping[str, Opening], Collection[str]]:
+        """Stage 5: sites check the count and release blocks; asked again while sites go silent and enough are left.
+
+        Returns what each site released, and the silent sites.
+        """
+        openings: dict[str, Opening] = {}
+
+        def take(participant: Participant, content: RecordDict) -> None:
+            openings[participant.site] = read_masks(content)
+
+        while True:
+            openings.clear()
+            silent = sorted(set(server.bits) - set(self._left()))
+            self._send_to_all(OPEN, write_evidence(evidence, silent), take)
+            if len(openings) + len(silent) == len(server.bits):
+                return openings, silent
+            _require_enough(len(openings), least)
+
+    def _send_to_all(self, message_type: str, records: Mapping[str, ConfigRecord], take: _Take) -> None:
+        """Send every site that is left the same records, and take the replies."""
+        content = write_stage(self.task.session, **records)
+        contents = dict.fromkeys(self._left().values(), content)
+        self._exchange(message_type, contents, self.config.stage_deadline_seconds, take)
+
+    def _exchange(self, message_type: str, contents: Mapping[int, RecordDict], seconds: float, take: _Take) -> None:
+        """Send each node its content and take the replies; a node without a reply that can be taken is out."""
+        clock, stage = self.federation.clock, message_type.removeprefix("query.secure_")
+        started = clock.now()
+        for node, content in contents.items():
+            self.participants[node].bytes_down += content_bytes(content)
+        group = str(self.task.session.round)
+        for node, message in exchange(self.federation, contents, message_type, group, seconds):
+            participant = self.participants[node]
+            try:
+                content = content_of(message)
+                participant.bytes_up += content_bytes(content)
+                take(participant, content)
+            except (RejectedReply, MalformedRecord) as error:
+                participant.rejected = error.rule
+            except SecureSumRefused:
+                participant.rejected = "secure_sum"
+            if participant.rejected:
+                participant.lost_at = stage
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + clock.now() - started
+
+    def _left(self) -> dict[str, int]:
+        """Site -> node of those that are not out."""
+        return {p.site: p.node for p in self.participants.values() if p.rejected is None}
+
+
+def _require_enough(found: int, least: int) -> None:
+    if found < least:
+        raise _TooFewSites

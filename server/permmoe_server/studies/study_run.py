@@ -1,0 +1,95 @@
+"""A study from its first round, or from where a killed run left it, to its last; everything is kept in one folder.
+
+last/           weights and server moments after the newest round (permmoe_server.studies.study_state)
+rounds.jsonl    a record for each try at a round (permmoe_server.studies.round_line)
+model/          for `permmoe predict`: the weights of the round with the least validation error, or of the newest round
+                where nothing is evaluated
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import inf, isnan, nan
+from pathlib import Path
+from typing import Any
+
+from permmoe.evaluation.combinations import mean_squared_error
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint_card import has_checkpoint
+from permmoe.training.trainer import make_model
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.round_records import FederationState
+from permmoe_server.protocol.rounds import run_rounds
+from permmoe_server.studies.round_line import record_json
+from permmoe_server.studies.study_state import load_state, save_state, study_card
+
+
+def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
+    """Run a study to its end; started again on the same folder it goes on.
+
+    Raises ConfigurationError for a folder of another plan, NoQuorum where too few sites answer.
+    """
+    model = make_model(plan.model, plan.train.seed)
+    layout = ModuleLayout.of(model)
+    state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
+    rounds = out / "rounds.jsonl"
+    _forget_later_rounds(rounds, state.round)
+    best_mse = _best_so_far(out, state.round)
+    for state, record in run_rounds(federation, plan, layout, state):  # noqa: B020
+        # The record first: a round whose checkpoint was not written is forgotten and run again.
+        _append(rounds, record_json(record))
+        if not record.is_aggregated:
+            if record.is_used_up:
+                # A study that goes on from here must not ask sites for this number again.
+                save_state(out, plan, layout, state)
+            continue
+        mse = mean_squared_error(record.validation.sums) if record.validation else nan
+        # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
+        if plan.train.keep == "last" or not mse >= best_mse:
+            best_mse = mse
+            card = {**study_card(plan, state), "validation_mse": None if isnan(mse) else mse}
+            save_checkpoint(out / "model", layout.unflatten(state.evaluated_weights), card)
+        # Last of all: a round counts as done when everything of it is on disk.
+        save_state(out, plan, layout, state)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the study's folder: the process of a run that was given up may still be at its last round."""
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _append(file: Path, line: str) -> None:
+    with file.open("a") as lines:
+        lines.write(line + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _best_so_far(out: Path, done: int) -> float:
+    """The validation error of the model kept so far; infinite where none is, or only one of a forgotten round."""
+    if not has_checkpoint(out / "model"):
+        return inf
+    _, card = load_checkpoint(out / "model")
+    return inf if card["round"] > done or card["validation_mse"] is None else float(card["validation_mse"])
+
+
+def _forget_later_rounds(rounds: Path, done: int) -> None:
+    """Drop records of rounds whose checkpoint was not written, and a line that a kill cut short."""
+    lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
+    kept = [line for line in lines if line.endswith(b"\n") and _happened(json.loads(line), done)]
+    if kept != lines:
+        rounds.write_bytes(b"".join(kept))
+
+
+def _happened(record: Mapping[str, Any], done: int) -> bool:
+    """Whether a round is done; a try that changed nothing stays in the record whatever came after it."""
+    return record["round"] <= done or not record["is_aggregated"]
