@@ -28,7 +28,7 @@ from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
 from permmoe.runs import load_visits, results_table, train_run, trained_config
 from permmoe.runtime.command_line import run
 from permmoe.runtime.devices import training_device
-from permmoe.training.trainer import EpochReport
+from permmoe.training.fit import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect.")

@@ -30,7 +30,8 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.provenance import machine, versions
-from permmoe.training.trainer import EpochReport, FitState, fit, make_model
+from permmoe.training.fit import EpochReport, FitState, fit
+from permmoe.training.seeds import make_model
 
 BOOTSTRAP_RESAMPLES = 2000
 

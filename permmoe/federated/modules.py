@@ -32,7 +32,7 @@ from permmoe.config import ModelConfig
 from permmoe.layers.ridge import EVERYBODY, block_name
 from permmoe.modality import bank_pairs, combination_name, combination_of
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import Exposure
+from permmoe.training.exposure import Exposure
 
 
 @dataclass(frozen=True)

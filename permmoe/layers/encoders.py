@@ -72,7 +72,7 @@ class Standardise(nn.Module):
 class Centred(nn.Module):
     """Pooled voxels minus the training visits' mean, which is a parameter that no gradient moves.
 
-    Without it the linear map spends its steps on what all brains share. `permmoe.training.trainer.set_means` sets it.
+    Without it the linear map spends its steps on what all brains share. `permmoe.training.means.set_means` sets it.
     """
 
     def __init__(self, cells: Shape) -> None:

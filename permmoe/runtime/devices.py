@@ -23,6 +23,11 @@ def training_device(name: str) -> str:
     return name
 
 
+def device_of(model: torch.nn.Module) -> torch.device:
+    """The device that the model's parameters are on."""
+    return next(model.parameters()).device
+
+
 def has_tiles() -> bool:
     """Whether this CPU has AMX tiles, without which its bf16 is slower than its fp32."""
     return bool(torch.cpu._is_amx_tile_supported())

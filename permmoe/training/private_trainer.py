@@ -24,10 +24,12 @@ from permmoe.config import PrivacyConfig, TrainConfig
 from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
 from permmoe.model import PerMMoE
-from permmoe.runtime.devices import seeded
+from permmoe.runtime.devices import device_of, seeded
 from permmoe.training.dense_pass import DensePerMMoE, Inputs, dense_inputs
+from permmoe.training.epochs import modality_dropout
 from permmoe.training.losses import specialisation_loss
-from permmoe.training.trainer import derive_seed, device_of, make_optimiser, modality_dropout
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import derive_seed
 
 OPACUS_GRADIENTS = "grad_sample"
 """Where Opacus looks for the gradients of single patients, on each parameter."""

@@ -31,7 +31,8 @@ from permmoe.federated.records import (
 )
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import derive_seed, make_model, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.seeds import derive_seed, make_model
 from permmoe_client.app import app
 from permmoe_client.participation import local_round as training_module
 from permmoe_client.participation import site_visits as visits_module

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_client.app import app as client_app
 from permmoe_client.participation import secure_session as secure
 from permmoe_client.site import read_site

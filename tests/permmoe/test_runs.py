@@ -17,7 +17,7 @@ from permmoe.modality import all_combinations
 from permmoe.predict import load_model
 from permmoe.runs import load_visits, results_table, train_run, trained_config
 from permmoe.runtime.checkpoint import load_checkpoint
-from permmoe.training.trainer import EpochReport
+from permmoe.training.fit import EpochReport
 from tests.support.tiny_federation import MODEL, write_site
 
 CONFIG = RunConfig(

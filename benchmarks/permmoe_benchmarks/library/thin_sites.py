@@ -25,7 +25,7 @@ from permmoe.federated.records import TrainReply
 from permmoe.federated.roster import Roster, RosterSite, sign_roster, site_keys
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.cohort import default_study
 from permmoe_benchmarks.library.timing import Figures
 from permmoe_server.protocol.federation import Federation, MessageGrid, SignedRoster

@@ -26,7 +26,8 @@ from permmoe.data.visits import VisitTable
 from permmoe.evaluation.combinations import combination_sums
 from permmoe.layers.encoders import fixed_stem
 from permmoe.runtime.provenance import machine, versions
-from permmoe.training.trainer import fit, make_model
+from permmoe.training.fit import fit
+from permmoe.training.seeds import make_model
 
 EPOCHS = {"pooled": 60, "sfcn_lite": 20, "sfcn": 12, "cnn": 6}
 """Fewer passes for slower encoders, so that each has a comparable chance in a bounded time."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from permmoe.data.rows import MemoryRows
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb, resident_memory_mb
-from permmoe.training.trainer import make_model, make_optimiser, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.cohort import default_study
 from permmoe_benchmarks.library.curve import Curve, at_every_scale
 from permmoe_benchmarks.library.inputs import complete_visits

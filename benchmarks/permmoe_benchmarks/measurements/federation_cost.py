@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from permmoe.runtime.provenance import machine, versions
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.own_process import Measurement, measure
 from permmoe_benchmarks.measurements.engine_overhead import CLIENTS, ROUNDS, overhead_milliseconds
 from permmoe_benchmarks.measurements.reply_averaging import LARGE, average_replies, average_with_flower

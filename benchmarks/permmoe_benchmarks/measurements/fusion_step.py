@@ -10,7 +10,7 @@ from permmoe.data.batch import Batch
 from permmoe.model import Output
 from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.training.losses import total_loss
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.reference import ReferencePerMMoE

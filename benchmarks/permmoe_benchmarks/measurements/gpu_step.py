@@ -38,7 +38,8 @@ from permmoe.data.batch import Batch
 from permmoe.model import PerMMoE
 from permmoe.runtime.provenance import machine, versions
 from permmoe.training.losses import total_loss
-from permmoe.training.trainer import make_model, make_optimiser
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits, model_config
 from permmoe_benchmarks.library.scale import SCALES, Scale
 from permmoe_benchmarks.library.timing import Figures

@@ -12,7 +12,10 @@ from permmoe.data.dataset import VisitData
 from permmoe.data.splits import assign_splits
 from permmoe.evaluation.combinations import combination_sums
 from permmoe.layers.encoders import fixed_stem
-from permmoe.training.trainer import fit, make_model, make_optimiser, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.fit import fit
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.cohort import prepared_cohort
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.scale import Scale

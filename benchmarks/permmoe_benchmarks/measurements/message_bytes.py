@@ -19,7 +19,8 @@ from permmoe.federated.records import (
 )
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
-from permmoe.training.trainer import make_model, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.scale import Scale

@@ -16,7 +16,7 @@ from permmoe.evaluation.combinations import combination_predictions
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations
 from permmoe.model import Output, PerMMoE
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits, model_config
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.reference import ReferencePerMMoE

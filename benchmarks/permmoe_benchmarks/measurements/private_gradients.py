@@ -19,9 +19,11 @@ from permmoe.data.batch import Batch
 from permmoe.model import PerMMoE
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb, resident_memory_mb
 from permmoe.runtime.provenance import machine, versions
+from permmoe.training.epochs import train_epochs
 from permmoe.training.losses import total_loss
+from permmoe.training.optimiser import make_optimiser
 from permmoe.training.private_trainer import per_visit_gradients, train_privately
-from permmoe.training.trainer import make_model, make_optimiser, train_epochs
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.cohort import default_study
 from permmoe_benchmarks.library.curve import Curve, at_every_scale
 from permmoe_benchmarks.library.inputs import complete_visits

@@ -18,7 +18,7 @@ from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.runtime.process_memory import peak_memory_mb
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.scale import Scale
 from permmoe_benchmarks.library.timing import Figures

@@ -8,7 +8,9 @@ from typing import Any
 from permmoe.config import EncoderConfig, ModelConfig, TrainConfig, VolumeGrid
 from permmoe.modality import Modality
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb, resident_memory_mb
-from permmoe.training.trainer import make_model, make_optimiser, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.curve import Curve, ScaleName
 from permmoe_benchmarks.library.inputs import complete_visits
 from permmoe_benchmarks.library.timing import Figures, median_seconds

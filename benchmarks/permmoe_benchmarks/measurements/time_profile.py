@@ -28,7 +28,9 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.layers.encoders import fixed_stem
 from permmoe.model import Output, PerMMoE
-from permmoe.training.trainer import make_model, make_optimiser, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.cohort import prepared_cohort
 from permmoe_benchmarks.library.inputs import half_missing_visits, model_config
 from permmoe_benchmarks.library.own_process import Measurement, measure

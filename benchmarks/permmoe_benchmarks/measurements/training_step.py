@@ -18,8 +18,11 @@ from permmoe.data.dataset import VisitData
 from permmoe.layers.encoders import Convolution
 from permmoe.model import PerMMoE
 from permmoe.runtime.memory_pages import M_MMAP_MAX, keep_freed_pages
+from permmoe.training.epochs import train_epochs
+from permmoe.training.hardware import autocast
 from permmoe.training.losses import total_loss
-from permmoe.training.trainer import autocast, make_model, make_optimiser, train_epochs
+from permmoe.training.optimiser import make_optimiser
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits, model_config
 from permmoe_benchmarks.library.own_process import Measurement
 from permmoe_benchmarks.library.reference import ReferencePerMMoE

@@ -24,7 +24,7 @@ from permmoe.federated.records import (
     write_instruction,
     write_train_reply,
 )
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.release.outbox import released
 from permmoe_client.site import SiteConfig

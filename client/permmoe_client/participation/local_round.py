@@ -25,7 +25,10 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received
 from permmoe.model import PerMMoE
 from permmoe.runtime.devices import training_device
-from permmoe.training.trainer import derive_seed, set_means, train_epochs
+from permmoe.training.correction import Correction
+from permmoe.training.epochs import step_count, train_epochs
+from permmoe.training.means import set_means
+from permmoe.training.seeds import derive_seed
 from permmoe_client.participation.held_model import held_model, hold_model
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.site_visits import site_visits
@@ -68,8 +71,14 @@ def train_round(
             first_epoch=plan.federation.first_epoch(asked.round),
             epochs=plan.federation.local_epochs,
             seed=derive_seed(plan.train.seed, site.name, asked.round),
-            proximal_weight=plan.federation.proximal_weight,
-            drift=layout.unflatten({**{m: torch.zeros_like(w) for m, w in before.items()}, **drift}) if drift else None,
+            correction=Correction.at(
+                model,
+                proximal_weight=plan.federation.proximal_weight,
+                drift=layout.unflatten({**{m: torch.zeros_like(w) for m, w in before.items()}, **drift})
+                if drift
+                else None,
+                n_steps=step_count(len(data), plan.train, plan.federation.local_epochs),
+            ),
         )
     trained = time.perf_counter()
     support = module_support(plan.model, record.exposure, plan.federation.imputed_router_support)

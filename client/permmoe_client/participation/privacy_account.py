@@ -27,7 +27,8 @@ from permmoe.errors import PermmoeError
 from permmoe.federated.accounting import Spent, epsilon, is_within, noise_multiplier_for
 from permmoe.federated.audit import Entry
 from permmoe.federated.plan import RoundPlan
-from permmoe.training.trainer import Exposure, derive_seed
+from permmoe.training.exposure import Exposure
+from permmoe.training.seeds import derive_seed
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import SiteConfig
 

@@ -24,7 +24,7 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Part
-from permmoe.training.trainer import running_mean
+from permmoe.training.fit import running_mean
 from permmoe_server.protocol.aggregation import RunningSum, mean_changes
 from permmoe_server.protocol.downlink import Downlink
 from permmoe_server.protocol.federation import Federation

@@ -22,7 +22,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.checkpoint_card import has_checkpoint
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.round_records import FederationState
 from permmoe_server.protocol.rounds import run_rounds

@@ -19,8 +19,9 @@ from permmoe.federated.accounting import noise_multiplier_for
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
+from permmoe.training.epochs import train_epochs
 from permmoe.training.private_trainer import train_privately
-from permmoe.training.trainer import derive_seed, make_model, train_epochs
+from permmoe.training.seeds import derive_seed, make_model
 from permmoe_simulation.attacks.inversion import likeness, reconstruction
 from permmoe_simulation.attacks.membership import canary_of, joined, membership_scores
 from permmoe_simulation.attacks.observation import Observation, Updates, secure_sum

@@ -42,7 +42,8 @@ from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
 from permmoe.runtime.provenance import machine, versions
-from permmoe.training.trainer import EpochReport, fit, make_model
+from permmoe.training.fit import EpochReport, fit
+from permmoe.training.seeds import make_model
 from permmoe_simulation.engines.cell_federation import Federation, train_federation
 from permmoe_simulation.studies.partition import Sites, partition
 from permmoe_simulation.studies.study import Cell

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from permmoe.config import EncoderConfig, ModelConfig, TrainConfig, VolumeGrid
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits
 from permmoe_benchmarks.measurements.time_profile import MOST_OPERATIONS, step_profile
 

@@ -9,7 +9,8 @@ from permmoe.config import EncoderConfig, ModelConfig, TrainConfig, VolumeGrid
 from permmoe.data.dataset import VisitData
 from permmoe.layers.encoders import Convolution
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import make_model, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits
 from permmoe_benchmarks.measurements.data_loading import VisitsReadFirst
 from permmoe_benchmarks.measurements.training_step import WatchedVisits, use_plain_convolutions

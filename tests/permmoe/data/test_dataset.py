@@ -21,7 +21,8 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import grid_affine, read_volume
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Modality
-from permmoe.training.trainer import make_model, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.seeds import make_model
 
 GRID = VolumeGrid(shape=(5, 7, 11), spacing_mm=16.0)
 MODEL = ModelConfig(

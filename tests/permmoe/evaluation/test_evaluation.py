@@ -26,7 +26,8 @@ from permmoe.evaluation.combinations import (
 )
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import make_model, set_means
+from permmoe.training.means import set_means
+from permmoe.training.seeds import make_model
 from tests.support.model_batches import small_config
 from tests.support.small_visits import small_visits
 

@@ -10,7 +10,8 @@ from permmoe.config import ModelConfig
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import Exposure, make_model
+from permmoe.training.exposure import Exposure
+from permmoe.training.seeds import make_model
 from tests.support.tiny_federation import MODEL
 
 SHARED = MODEL.model_copy(update={"routers": "shared"})

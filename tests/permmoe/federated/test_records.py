@@ -33,7 +33,7 @@ from permmoe.federated.records import (
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from tests.support.tiny_federation import MODEL, tiny_plan
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))

@@ -16,7 +16,9 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.update import ModuleUpdate
 from permmoe.layers.ridge import BASELINE_PENALTY, CombinationRidge
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import make_model, set_means, train_epochs
+from permmoe.training.epochs import train_epochs
+from permmoe.training.means import set_means
+from permmoe.training.seeds import make_model
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
 from tests.support.model_batches import small_config
 from tests.support.small_visits import small_visits

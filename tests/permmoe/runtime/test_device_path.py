@@ -11,7 +11,7 @@ from permmoe.config import ModelConfig, TrainConfig
 from permmoe.data.batch import Batch
 from permmoe.model import PerMMoE
 from permmoe.training.losses import total_loss
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from tests.support.model_batches import random_batch, random_pattern, small_config
 
 ELSEWHERE = torch.device("meta")

@@ -8,12 +8,7 @@ import sys
 
 import pytest
 
-import permmoe.training.trainer as trainer
-from permmoe.config import EncoderConfig, TrainConfig, VolumeGrid
 from permmoe.runtime.memory_pages import keep_freed_pages
-from permmoe.training.trainer import make_model, train_epochs
-from tests.support.model_batches import small_config
-from tests.support.small_visits import small_visits
 
 FAULTS = """
 import resource, sys
@@ -54,20 +49,3 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch, error: t
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert keep_freed_pages() is False
-
-
-@pytest.mark.parametrize(
-    ("kind", "has_tiles", "without_limit"),
-    [("pooled", True, False), ("sfcn_lite", True, True), ("sfcn_lite", False, False)],
-)
-def test_only_convolutional_training_on_amx_tiles_keeps_pages_without_limit(
-    monkeypatch: pytest.MonkeyPatch, kind: str, has_tiles: bool, without_limit: bool
-) -> None:
-    calls: list[bool] = []
-    monkeypatch.setattr(trainer, "has_tiles", lambda: has_tiles)
-    monkeypatch.setattr(trainer, "keep_freed_pages", lambda *, without_limit: calls.append(without_limit))
-    encoder = EncoderConfig.model_validate({"kind": kind, "cells": (2, 3, 5)})
-    config = small_config(2, encoder=encoder, grid=VolumeGrid(shape=(8, 9, 7)))
-    settings = TrainConfig(precision="fp32")
-    train_epochs(make_model(config, 0), small_visits(config, 5), settings, first_epoch=0, epochs=1, seed=0)
-    assert calls == [without_limit]

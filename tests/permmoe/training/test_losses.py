@@ -12,7 +12,7 @@ from permmoe.layers.routers import Routing
 from permmoe.modality import designated_expert
 from permmoe.model import Output, PerMMoE
 from permmoe.training.losses import balance_loss, specialisation_loss, total_loss, unimodal_loss
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from tests.support.model_batches import random_batch, random_pattern, small_config
 
 

@@ -14,7 +14,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.training.dense_pass import DensePerMMoE, dense_inputs
 from permmoe.training.losses import total_loss
 from permmoe.training.private_trainer import per_visit_gradients, train_privately
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
 from tests.support.model_batches import random_batch, random_pattern, small_config

@@ -28,7 +28,7 @@ from permmoe.federated.records import (
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_server.protocol.downlink import Downlink
 from permmoe_server.protocol.federation import Clock, Federation, RoundObserver
 from permmoe_server.protocol.plain_round import PlainRound

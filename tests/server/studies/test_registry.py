@@ -12,7 +12,7 @@ import torch
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies import registry

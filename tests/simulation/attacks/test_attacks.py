@@ -13,7 +13,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.update import ModuleUpdate
 from permmoe.training.losses import total_loss
-from permmoe.training.trainer import make_model
+from permmoe.training.seeds import make_model
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
 from permmoe_simulation.attacks.detection import allowed_auc, auc, detection, roc

@@ -1,0 +1,119 @@
+"""Fitting a model at one place: epochs, validation, and the weights that are kept; resumable after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf, sqrt
+
+from torch import Tensor
+
+from permmoe.config import TrainConfig
+from permmoe.data.dataset import VisitData
+from permmoe.evaluation.combinations import ErrorSums, combination_sums, mean_squared_error
+from permmoe.model import PerMMoE
+from permmoe.training.epochs import train_epochs
+from permmoe.training.means import set_means
+from permmoe.training.optimiser import load_optimiser, make_optimiser, optimiser_tensors
+
+
+@dataclass(frozen=True)
+class FitState:
+    """All that a fit needs to go on after epoch `epoch` as if it had never stopped."""
+
+    epoch: int
+    weights: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    """Running mean of the weights over epochs; empty where there is none."""
+    best_weights: Mapping[str, Tensor]
+    """What the fit would end with: of the best validation so far or, at `keep: last`, of this epoch."""
+    best_epoch: int
+    best_mse: float
+    optimiser: Mapping[str, Tensor]
+    """AdamW's moments and step counts, named `<parameter>/<moment>`."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after an epoch."""
+
+    epoch: int
+    loss: float
+    """Mean training loss a visit."""
+    validation: Mapping[str, ErrorSums]
+    """By combination; empty in an epoch without a validation."""
+    state: FitState
+
+    @property
+    def validation_rmse(self) -> float:
+        """Root of the squared error averaged over combinations, points; NaN without validation visits."""
+        return sqrt(mean_squared_error(self.validation))
+
+
+def fit(
+    model: PerMMoE,
+    train: VisitData,
+    validation: VisitData,
+    config: TrainConfig,
+    *,
+    resume: FitState | None = None,
+    is_centred: bool = False,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> FitState:
+    """Train in place until `config.epochs` or, with patience, until validation stops improving.
+
+    The model ends with the weights that `config.keep` names: of the best validation epoch (the last one where there are
+    no validation visits) or of the last. With `averaging_decay` these are the running mean's. `is_centred` says that
+    the model brings the centres of its inputs along, and keeps them. `on_epoch` is called after each epoch with a state
+    from which `resume` continues bitwise.
+    """
+    optimiser = make_optimiser(model, config)
+    state = resume
+    if state is not None:
+        model.load_state_dict(dict(state.weights))
+        load_optimiser(optimiser, model, state.optimiser)
+    elif not is_centred:
+        set_means(model, train)
+    best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)
+    best: Mapping[str, Tensor] = state.best_weights if state else _snapshot(model)
+    average: Mapping[str, Tensor] = state.average if state else {}
+    for epoch in range(state.epoch + 1 if state else 0, config.epochs):
+        if config.patience_epochs and best_epoch >= 0 and epoch - best_epoch > config.patience_epochs:
+            break
+        record = train_epochs(model, train, config, first_epoch=epoch, epochs=1, seed=config.seed, optimiser=optimiser)
+        weights = _snapshot(model)
+        if config.averaging_decay and epoch >= config.warmup_epochs:
+            average = running_mean(average, weights, config.averaging_decay)
+        candidate = average or weights
+        sums: Mapping[str, ErrorSums] = {}
+        is_validated = epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0
+        if is_validated:
+            model.load_state_dict(dict(candidate))
+            sums = combination_sums(model, validation)
+            model.load_state_dict(weights)
+        mse = mean_squared_error(sums)
+        if config.keep == "last" or (is_validated and not mse >= best_mse):
+            # A copy, since checkpoints refuse tensors that share memory.
+            best_mse, best_epoch, best = mse, epoch, {name: value.clone() for name, value in candidate.items()}
+        state = FitState(epoch, weights, average, best, best_epoch, best_mse, optimiser_tensors(optimiser, model))
+        if on_epoch:
+            on_epoch(EpochReport(epoch, record.loss_sum / record.visits, sums, state))
+    if state is None:
+        raise ValueError("nothing to train: no epoch was asked for")
+    model.load_state_dict(dict(state.best_weights))
+    return state
+
+
+def running_mean(average: Mapping[str, Tensor], newest: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
+    """Exponential mean of weights over epochs or rounds (Polyak and Juditsky 1992); a new name starts at its newest.
+
+    Training goes on from the newest weights; the mean is steadier, because what a few visits' noise added cancels out.
+    """
+    return {
+        name: average[name].lerp(value, 1 - decay) if name in average else value.clone()
+        for name, value in newest.items()
+    }
+
+
+def _snapshot(model: PerMMoE) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().clone() for name, p in model.state_dict().items()}

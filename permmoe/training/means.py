@@ -1,0 +1,58 @@
+"""What is measured before the first step instead of learned: means over the training visits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from permmoe.data.batch import observed_masks
+from permmoe.data.dataset import VisitData
+from permmoe.layers.encoders import Centred
+from permmoe.model import PerMMoE
+from permmoe.runtime.devices import device_of
+from permmoe.training.exposure import Exposure, TrainingRecord
+
+READ_AT_ONCE = 64
+"""Visits read at a time while inputs are averaged."""
+
+
+@torch.no_grad()
+def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
+    """Set what is a mean over visits: the centre of every encoder that has one, and the ridge's moments.
+
+    The record's exposure says how many visits each mean is over, so that a federation weights the sites' means as it
+    weights their training, and ends with the mean over all sites' visits.
+    """
+    counts = {name: float(n) for name, n in zip(data.names, data.observed.sum(0).tolist(), strict=True)}
+    rows_of = {name: data.observed[:, column].nonzero().squeeze(1) for column, name in enumerate(data.names)}
+    features: dict[str, Tensor] = {}
+    for name, rows in rows_of.items():
+        centred = [m for m in model.encoders[name].modules() if isinstance(m, Centred)]
+        if not len(rows) or not (centred or model.ridge):
+            continue
+        total, coarse = torch.zeros(1, dtype=torch.float64), []
+        for some in torch.split(rows, READ_AT_ONCE):
+            inputs = data.batch(some).inputs[name]
+            if centred:
+                total = total + inputs.double().sum(0)
+            if model.ridge:
+                coarse.append(model.ridge.features(name, inputs.to(device_of(model))).cpu())
+        if centred:
+            centred[0].centre.copy_(total / len(rows))
+        if coarse:
+            features[name] = torch.cat(coarse)
+    measured: dict[int, float] = {}
+    if model.ridge:
+        model.ridge.set_moments(features, rows_of, data.baseline, data.target)
+        measured = {mask: float(n) for mask, n in Counter(observed_masks(data.observed).tolist()).items()}
+    exposure = Exposure(
+        visits=0.0,
+        observed=counts,
+        imputed={},
+        patterns={},
+        expert_mass=torch.zeros(model.config.experts),
+        measured=measured,
+    )
+    return TrainingRecord(exposure, 0.0, len(data))

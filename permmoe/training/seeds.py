@@ -1,0 +1,21 @@
+"""Random choices that can be repeated: seeds that follow from what they are for, and fresh models made from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+
+from permmoe.config import ModelConfig
+from permmoe.model import PerMMoE
+from permmoe.runtime.devices import seeded
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part and its place, the same on every machine."""
+    text = "\x1f".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def make_model(config: ModelConfig, seed: int) -> PerMMoE:
+    """A freshly initialised model; the same seed gives the same weights and leaves the global generator alone."""
+    with seeded(derive_seed(seed, "initial weights")):
+        return PerMMoE(config)
