@@ -20,21 +20,22 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import AuditError, Kind
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import Instruction, read_instruction, read_receipt_line
+from permmoe.federated.refusals import Refusal
 from permmoe.federated.secure.blocks import (
+    Numbers,
     evaluation_blocks,
     evaluation_numbers,
     training_blocks,
     training_numbers,
 )
-from permmoe.federated.secure.secure_sum import Blocks, SecureSumRefused
-from permmoe_client.connection.identity import load_certificate, open_ledger
-from permmoe_client.participation import secure_session as secure
-from permmoe_client.participation.local_round import evaluate_round, model_layout, train_round
-from permmoe_client.participation.privacy_account import BudgetSpent
+from permmoe.federated.secure.secure_sum import Blocks
+from permmoe_client.connection.identity import load_certificate
+from permmoe_client.participation import secure_session
+from permmoe_client.participation.local_round import evaluate_round, train_round
+from permmoe_client.participation.running_site import RunningSite, RunningSites
+from permmoe_client.participation.secure_session import SecureSession, SessionTerms, check_terms
 from permmoe_client.release.approval import StudyNotApproved, remember_pending, require_approval
-from permmoe_client.release.ledger import Ledger, LedgerError
 from permmoe_client.release.outbox import (
-    NotReleased,
     enter,
     evaluation_facts,
     released,
@@ -42,20 +43,11 @@ from permmoe_client.release.outbox import (
     send_training,
     training_facts,
 )
-from permmoe_client.site import SiteConfig, read_site
 
 LOG = logging.getLogger("permmoe.client")
-
-VERDICTS = (
-    StudyNotApproved,
-    NotReleased,
-    LedgerError,
-    AuditError,
-    SecureSumRefused,
-    secure.AlreadyAnswered,
-    BudgetSpent,
-)
-"""Errors whose texts are our own: they name no patient and no path of data."""
+SITES = RunningSites()
+"""The sites that this process runs. Flower finds the app below by its name, so they cannot be passed in. Besides them
+only what Flower keeps for a node (`Context.state`) lasts from one message to the next."""
 
 app = ClientApp()
 
@@ -74,71 +66,81 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query("secure_share")
 def secure_share(message: Message, context: Context) -> Message:
-    """The secure sum's second stage."""
-    return _answer(message, context, secure.share)
+    """Stage 2 of the secure sum: send sealed shares of the site's secrets to the other participants."""
+    return _answer_stage(message, context, secure_session.share)
 
 
 @app.query("secure_mask")
 def secure_mask(message: Message, context: Context) -> Message:
-    """Its third."""
-    return _answer(message, context, secure.mask)
+    """Stage 3 of the secure sum: send the masked input."""
+    return _answer_stage(message, context, secure_session.mask)
 
 
 @app.query("secure_count")
 def secure_count(message: Message, context: Context) -> Message:
-    """Its fourth."""
-    return _answer(message, context, secure.count)
+    """Stage 4 of the secure sum: send what shows how many participants hold each block."""
+    return _answer_stage(message, context, secure_session.count)
 
 
 @app.query("secure_open")
 def secure_open(message: Message, context: Context) -> Message:
-    """Its fifth."""
-    return _answer(message, context, secure.open_blocks)
+    """Stage 5 of the secure sum: send what unmasks the sums of blocks with enough holders."""
+    return _answer_stage(message, context, secure_session.unmask)
 
 
-def _train(content: RecordDict, site: SiteConfig, state: RecordDict) -> RecordDict:
-    asked, ledger = _approved(content, site)
-    if not asked.plan.federation.secure:
-        return send_training(train_round(asked, content, site, ledger, state), asked, site.release, ledger)
-    ground = secure.check_ground(asked, content, site, ledger, "training")
-    # The secure sum sends every site the whole model, whatever it holds: nothing is kept for it.
-    reply = released(train_round(asked, content, site, ledger), site.release)
-    facts = training_facts(reply, asked)
-    blocks = training_blocks(model_layout(asked.plan.model))
-    return _begin_sum(site, ledger, ground, blocks, training_numbers(reply), "training", facts)
+def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
+    instruction = _approved_instruction(content, site)
+    policy = site.settings.release
+    if not instruction.plan.federation.secure:
+        return send_training(train_round(instruction, content, site, state), instruction, policy, site.ledger)
+    terms = check_terms(instruction, content, site.settings, site.ledger, "training")
+    # The secure sum sends every site the whole model, whatever it holds, so no model is kept for it.
+    reply = released(train_round(instruction, content, site), policy)
+    facts = training_facts(reply, instruction)
+    blocks = training_blocks(site.layout(instruction.plan.model))
+    return _begin_sum(site, terms, blocks, training_numbers(reply), "training", facts)
 
 
-def _evaluate(content: RecordDict, site: SiteConfig, state: RecordDict) -> RecordDict:
-    asked, ledger = _approved(content, site)
-    if not asked.plan.federation.secure:
-        return send_evaluation(evaluate_round(asked, content, site, state), asked, site.release, ledger)
-    ground = secure.check_ground(asked, content, site, ledger, "evaluation")
-    reply = evaluate_round(asked, content, site)
-    blocks = evaluation_blocks(asked.plan.model.names)
-    facts = evaluation_facts(reply, asked)
-    return _begin_sum(site, ledger, ground, blocks, evaluation_numbers(reply), "evaluation", facts)
+def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
+    instruction = _approved_instruction(content, site)
+    if not instruction.plan.federation.secure:
+        reply = evaluate_round(instruction, content, site, state)
+        return send_evaluation(reply, instruction, site.settings.release, site.ledger)
+    terms = check_terms(instruction, content, site.settings, site.ledger, "evaluation")
+    reply = evaluate_round(instruction, content, site)
+    blocks = evaluation_blocks(instruction.plan.model.names)
+    return _begin_sum(
+        site, terms, blocks, evaluation_numbers(reply), "evaluation", evaluation_facts(reply, instruction)
+    )
 
 
 def _begin_sum(
-    site: SiteConfig,
-    ledger: Ledger | None,
-    ground: secure.Ground,
-    blocks: Blocks,
-    numbers: secure.Numbers,
-    kind: Kind,
-    facts: Mapping[str, object],
+    site: RunningSite, terms: SessionTerms, blocks: Blocks, numbers: Numbers, kind: Kind, facts: Mapping[str, object]
 ) -> RecordDict:
-    """Enter a secure sum; the ledger's entry is written when the masked input is about to leave."""
+    """Stage 1 of the secure sum: send an advertisement. An earlier session of this site ends here.
+
+    The ledger's entry is written when the masked input is about to leave.
+    """
+    ledger, policy = site.ledger, site.settings.release
     assert ledger
-    told = {**facts, "roster": ground.roster_serial}
-    return secure.begin(site, ground, blocks, numbers, lambda size: enter(ledger, kind, told, size, site.release))
+    entry = {**facts, "roster": terms.roster_serial}
+    site.session, advertisement = secure_session.begin(
+        site.settings, terms, blocks, numbers, lambda size: enter(ledger, kind, entry, size, policy)
+    )
+    return advertisement
 
 
-def _answer(message: Message, context: Context, work: Callable[[RecordDict, SiteConfig], RecordDict]) -> Message:
+def _answer_stage(
+    message: Message, context: Context, stage: Callable[[RecordDict, SecureSession | None], RecordDict]
+) -> Message:
+    return _answer(message, context, lambda content, site: stage(content, site.session))
+
+
+def _answer(message: Message, context: Context, work: Callable[[RecordDict, RunningSite], RecordDict]) -> Message:
     try:
         if "site-config" not in context.node_config:
             raise ConfigurationError("the node's configuration lacks 'site-config', the path of the site's YAML file")
-        site = read_site(Path(str(context.node_config["site-config"])))
+        site = SITES.at(Path(str(context.node_config["site-config"])))
         return Message(work(message.content, site), reply_to=message)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
@@ -146,30 +148,31 @@ def _answer(message: Message, context: Context, work: Callable[[RecordDict, Site
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__), reply_to=message)
 
 
-def _approved(content: RecordDict, site: SiteConfig) -> tuple[Instruction, Ledger | None]:
-    """What is asked, by a study that this site approved, and the site's ledger."""
-    asked, ledger = read_instruction(content), open_ledger(site)
+def _approved_instruction(content: RecordDict, site: RunningSite) -> Instruction:
+    """The instruction of a study that this site approved; the receipt that came with it is kept."""
+    instruction = read_instruction(content)
     # "Nothing of the site's data is read for a study that it has not approved."
-    _check_approval(asked.plan, site, ledger)
-    _keep_receipt(content, site, ledger)
-    return asked, ledger
+    _check_approval(instruction.plan, site)
+    _keep_receipt(content, site)
+    return instruction
 
 
-def _check_approval(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None) -> None:
+def _check_approval(plan: RoundPlan, site: RunningSite) -> None:
     try:
-        require_approval(plan, site.approved_studies, ledger.decisions() if ledger else ())
+        require_approval(plan, site.settings.approved_studies, site.ledger.decisions() if site.ledger else ())
     except StudyNotApproved:
-        if site.ledger:
-            remember_pending(site.ledger, plan)
+        if site.settings.ledger:
+            remember_pending(site.settings.ledger, plan)
         raise
 
 
-def _keep_receipt(content: RecordDict, site: SiteConfig, ledger: Ledger | None) -> None:
-    line = read_receipt_line(content, site.name)
-    if line and ledger and site.coordinator:
-        ledger.keep_receipt(line, load_certificate(site.coordinator.authority))
+def _keep_receipt(content: RecordDict, site: RunningSite) -> None:
+    line = read_receipt_line(content, site.settings.name)
+    if line and site.ledger and site.settings.coordinator:
+        site.ledger.keep_receipt(line, load_certificate(site.settings.coordinator.authority))
 
 
 def _advice(error: Exception) -> str:
-    """What the site's own log may say besides the error's type."""
-    return f": {error}" if isinstance(error, VERDICTS) else ""
+    """What the site's own log may say besides the error's type: texts that name no patient and no path of data."""
+    is_harmless = isinstance(error, AuditError) or type(error).__name__ in tuple(Refusal)
+    return f": {error}" if is_harmless else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,12 +88,6 @@ class SiteConfig(Configuration):
 
 def read_site(path: Path) -> SiteConfig:
     """The site's settings; relative paths start at the file's folder. Raises ConfigurationError."""
-    return _parsed(path, path.read_bytes() if path.is_file() else b"")
-
-
-# Every message asks for them: parsing takes milliseconds, seeing that the file is as it was takes none.
-@lru_cache(maxsize=256)
-def _parsed(path: Path, content: bytes) -> SiteConfig:
     return _from_folder(read_config(path, SiteConfig), path.parent)
 
 

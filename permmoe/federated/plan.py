@@ -20,6 +20,19 @@ class RoundPlan(Configuration):
     name: str = Field("study", max_length=100, description="what the study is called")
     purpose: str = Field("", max_length=2000, description="what it is for, in words that a hospital can approve")
     is_synthetic: bool = Field(False, description="on invented patients; whatever shows its results then says so")
+    # Absent from `model_dump` where they say nothing, so that digests and approvals of older studies stay valid.
+    outcome: str = Field(
+        "",
+        max_length=200,
+        description="what the study predicts, in words for hospitals; the numbers are those of the sites' own tables",
+        exclude_if=lambda outcome: not outcome,
+    )
+    horizon_months: float | None = Field(
+        None,
+        gt=0,
+        description="from the visit to the outcome, in words for hospitals; none: that of the sites' own tables",
+        exclude_if=lambda months: months is None,
+    )
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()

@@ -14,8 +14,8 @@ from flwr.clientapp import ClientApp
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.training.seeds import make_model
+from permmoe_client.app import SITES
 from permmoe_client.app import app as client_app
-from permmoe_client.participation import secure_session as secure
 from permmoe_client.site import read_site
 from permmoe_server.protocol.rounds import NoQuorum
 from permmoe_simulation.engines.grid import FIRST_NODE
@@ -145,7 +145,7 @@ def test_attack_every_message_of_an_old_round_replayed_is_refused(tmp_path: Path
 def test_attack_the_same_round_asked_again_after_a_restart_is_refused(tmp_path: Path) -> None:
     federation = found(tmp_path, secure_plan(rounds=1, evaluate_every=0), NAMES[:3])
     sent, _ = messages_to("west", federation)
-    secure._OPEN.clear()
+    SITES.forget()
     content = sent[0].content
     again = ConfigRecord({**content["secure"], "nonce": "another"})
     fresh = Message(RecordDict({**content, "secure": again}), 1, "train", group_id="1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.modules import ModuleLayout
@@ -24,18 +24,21 @@ from permmoe.federated.records import (
     write_instruction,
     write_train_reply,
 )
+from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model
 from permmoe_client.participation.local_round import evaluate_round, train_round
+from permmoe_client.participation.running_site import RunningSite
 from permmoe_client.release.outbox import released
 from permmoe_client.site import SiteConfig
 
 
-def dry_run(site: SiteConfig, plan: RoundPlan, folder: Path) -> str:
+def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     """Train and evaluate as in the first round that trains, from the study's own first weights; nothing is sent.
 
-    Into `folder`: `training.bin` and `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the sums by
-    module; `training.json` and `evaluation.json`, all figures. The ledger is not touched. Returns what to say of it.
-    Raises ConfigurationError for a folder that holds anything, and what training raises.
+    `folder` then holds `training.bin` and `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the
+    sums by module; `training.json` and `evaluation.json`, all figures. Only their owner may read them, and the ledger
+    is not touched. Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what
+    training raises.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"{folder} is not empty; name a new folder")
@@ -43,18 +46,23 @@ def dry_run(site: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
-    asked = Instruction(plan, 2 if plan.federation.centring_round else 1, packed.digest())
-    content = write_instruction(asked, packed)
-    reply = released(train_round(asked, content, site), site.release)
-    training = write_train_reply(reply, asked.up_wire)
-    reply = read_train_reply(training, layout, asked.up_wire)
-    evaluation = write_evaluation_reply(evaluate_round(asked, content, site))
+    instruction = Instruction(plan, 2 if plan.federation.centring_round else 1, packed.digest())
+    content = write_instruction(instruction, packed)
+    site = RunningSite(settings)
+    reply = released(train_round(instruction, content, site), settings.release)
+    training = write_train_reply(reply, instruction.up_wire)
+    reply = read_train_reply(training, layout, instruction.up_wire)
+    evaluation = write_evaluation_reply(evaluate_round(instruction, content, site))
     sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
-    (folder / "training.bin").write_bytes(_wire(training))
-    (folder / "evaluation.bin").write_bytes(_wire(evaluation))
-    save_file({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()}, folder / "update.safetensors")
-    (folder / "training.json").write_text(json.dumps(_figures(reply, plan, training), indent=1))
-    (folder / "evaluation.json").write_text(json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1))
+    files: dict[str, bytes | str] = {
+        "training.bin": _message_bytes(training),
+        "evaluation.bin": _message_bytes(evaluation),
+        "update.safetensors": save({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()}),
+        "training.json": json.dumps(_figures(reply, plan, training), indent=1),
+        "evaluation.json": json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1),
+    }
+    for name, file_content in files.items():
+        write_file(folder / name, file_content)
     return (
         f"one round of study {plan.name} trained here; nothing was sent. Would have left: {len(reply.updates)} of "
         f"{len(layout.modules)} modules, {content_bytes(training):,} bytes, and sums of {len(sums)} combinations, "
@@ -74,6 +82,6 @@ def _figures(reply: TrainReply, plan: RoundPlan, content: RecordDict) -> dict[st
     }
 
 
-def _wire(content: RecordDict) -> bytes:
+def _message_bytes(content: RecordDict) -> bytes:
     """The message's objects as Flower sends them, one after another."""
     return b"".join(thing.deflate() for thing in get_all_nested_objects(content).values())

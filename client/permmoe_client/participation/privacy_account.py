@@ -23,10 +23,11 @@ import torch
 from permmoe.config import PrivacyConfig
 from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
-from permmoe.errors import PermmoeError
+from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.federated.accounting import Spent, epsilon, is_within, noise_multiplier_for
 from permmoe.federated.audit import Entry
 from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.files import write_file
 from permmoe.training.exposure import Exposure
 from permmoe.training.seeds import derive_seed
 from permmoe_client.release.ledger import Ledger
@@ -60,8 +61,15 @@ def spent_so_far(entries: Iterable[Entry], study: str | None = None) -> list[Spe
     ]
 
 
-def check_policy(plan: RoundPlan, site: SiteConfig) -> None:
-    """ "A site with a budget trains only what is accounted": a single other study would make the account false."""
+def check_policy(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None) -> None:
+    """Check that the account can be kept.
+
+    Raises BudgetSpent for a study without an account at a site with a budget, ConfigurationError for a private study at
+    a site without a ledger.
+    """
+    if plan.federation.privacy and ledger is None:
+        raise ConfigurationError("differential privacy needs a ledger to keep account in; connect the site with a kit")
+    # "A site with a budget trains only what is accounted": a single other study would make the account false.
     if site.privacy_budget and plan.federation.privacy is None:
         raise BudgetSpent(
             "this site has a privacy_budget and the study has no differential privacy, so its cost has no bound; ask "
@@ -147,7 +155,7 @@ def _noise_for_study(privacy: PrivacyConfig, rate: float, steps: int) -> float:
 
 
 def _counts(path: Path, plan: RoundPlan, site: SiteConfig, data: VisitData, privacy: PrivacyConfig) -> dict[int, float]:
-    """The study's histogram: drawn the first time, the same ever after, for to draw again would spend again."""
+    """The study's histogram with noise. It is drawn once and read ever after: a second draw would spend again."""
     if path.exists():
         return {int(mask): float(n) for mask, n in json.loads(path.read_text()).items()}
     generator = torch.Generator().manual_seed(derive_seed(noise_seed(site, 0), plan.digest()))
@@ -155,9 +163,8 @@ def _counts(path: Path, plan: RoundPlan, site: SiteConfig, data: VisitData, priv
     noisy = exact.double() + privacy.count_noise * torch.randn(len(exact), generator=generator, dtype=torch.float64)
     counts = {mask: n for mask, n in enumerate(noisy.tolist()) if mask}
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(counts))
-    new.replace(path)
+    # Nothing may follow from counts that a power cut could take back: drawn again, they would be spent again.
+    write_file(path, json.dumps(counts), is_durable=True)
     return counts
 
 

@@ -1,22 +1,21 @@
-"""The site's side of a secure sum between its messages: one session at a time, in memory only.
+"""The site's part in a secure sum between its messages: one session at a time, in memory only.
 
-Keys and seeds are never written anywhere: a site that is restarted is out of the session that it was in, and the others
-recover its masks.
+Keys and seeds are never written anywhere: a restarted site is out of the session that it was in, and the other
+participants recover its masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from flwr.app import RecordDict
-from jaxtyping import Int64
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry, Head, Kind
 from permmoe.federated.records import Instruction
 from permmoe.federated.roster import read_roster, site_keys
+from permmoe.federated.secure.blocks import Numbers
 from permmoe.federated.secure.messages import (
     read_bytes,
     read_cohort,
@@ -36,32 +35,28 @@ from permmoe_client.connection.identity import check_roster, load_certificate, l
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import SiteConfig
 
-Numbers = Mapping[str, Int64[np.ndarray, " _"]]
-Enter = Callable[[int], Head]
-"""Writes the ledger's entry for an input of so many bytes, before it leaves."""
+WriteEntry = Callable[[int], Head]
+"""Writes the ledger's entry for an input of this many bytes, before the input leaves."""
 
 
 class AlreadyAnswered(PermmoeError):
-    """A round that this site has given its input to: two sums that differ by one site would give that site away."""
+    """This site has given its input to the round: two sums that differ by one site would give that site away."""
 
 
 @dataclass
-class Open:
-    """A session that this site is in, and what it will add to the sum."""
+class SecureSession:
+    """The session that a site is in, and what the site adds to its sum."""
 
     sum: SiteSum
     blocks: Blocks
     numbers: Numbers
-    enter: Enter
-
-
-_OPEN: dict[str, Open] = {}
-"""By the folder of a site's ledger: in a simulation one process plays many sites."""
+    """Empty once the masked input has been sent."""
+    write_entry: WriteEntry
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What a session stands on, all of it checked."""
+class SessionTerms:
+    """What a session rests on. All of it has been checked."""
 
     session: Session
     roster: SiteKeys
@@ -69,91 +64,91 @@ class Ground:
     rules: Rules
 
 
-def check_ground(
-    asked: Instruction, content: RecordDict, site: SiteConfig, ledger: Ledger | None, kind: Kind
-) -> Ground:
-    """Whether this site may take part in a session, before any work is done for it.
+def check_terms(
+    instruction: Instruction, content: RecordDict, site: SiteConfig, ledger: Ledger | None, kind: Kind
+) -> SessionTerms:
+    """The terms of the session that a message begins, before any work is done for it.
 
-    Raises SecureSumRefused, AlreadyAnswered, RosterError, MalformedRecord.
+    Raises SecureSumRefused, AlreadyAnswered, RosterError or MalformedRecord where this site may not take part.
     """
     if site.coordinator is None or ledger is None:
         raise SecureSumRefused("a secure study needs the site's key, roster and ledger; connect it with a kit")
-    federation, policy, opened = asked.plan.federation, site.release, read_opening(content)
+    federation, policy, opening = instruction.plan.federation, site.release, read_opening(content)
     # "t is at least the site's own share": a plan that asks for less is not what this site allows.
     if federation.secure_threshold < policy.min_secure_threshold:
         raise SecureSumRefused(
             f"the study's secure_threshold, {federation.secure_threshold:.2f}, is under this site's "
             f"release.min_secure_threshold, {policy.min_secure_threshold:.2f}"
         )
-    purpose = "training" if kind == "training" else asked.part
+    purpose = "training" if kind == "training" else instruction.part
     entries = list(ledger.entries())
     # "A site gives its input to a round once", and never to one before it.
-    if any(_is_spent(entry, kind, asked, purpose) for entry in entries):
-        raise AlreadyAnswered(f"this site has given its input to round {asked.round} of study {asked.plan.digest()}")
+    if any(_uses_up(entry, kind, instruction, purpose) for entry in entries):
+        raise AlreadyAnswered(
+            f"this site has given its input to round {instruction.round} of study {instruction.plan.digest()}"
+        )
     # "A roster is never older than one that was seen": it would bring removed sites back.
     newest = max((int(entry.facts.get("roster", 1)) for entry in entries), default=1)
     own = check_roster(site.coordinator, site.name)
     authority = load_certificate(site.coordinator.authority)
-    roster = read_roster(opened.roster, authority, minimum_serial=max(own.serial, newest))
-    session = Session(asked.plan.digest(), purpose, asked.round, asked.model_digest, opened.nonce)
+    roster = read_roster(opening.roster, authority, minimum_serial=max(own.serial, newest))
+    session = Session(instruction.plan.digest(), purpose, instruction.round, instruction.model_digest, opening.nonce)
     rules = Rules(
         federation.secure_threshold,
         max(policy.min_cohort, federation.min_sites),
         max(policy.min_holders, federation.min_holders),
     )
-    return Ground(session, site_keys(roster), roster.serial, rules)
+    return SessionTerms(session, site_keys(roster), roster.serial, rules)
 
 
-def begin(site: SiteConfig, ground: Ground, blocks: Blocks, numbers: Numbers, enter: Enter) -> RecordDict:
-    """Stage 1, after the work: keep what will be added, and advertise. An earlier session of this site ends here."""
+def begin(
+    site: SiteConfig, terms: SessionTerms, blocks: Blocks, numbers: Numbers, write_entry: WriteEntry
+) -> tuple[SecureSession, RecordDict]:
+    """Stage 1 of the secure sum, after the work: the session that the site is in from now on, and its advertisement."""
     assert site.coordinator
     key = load_key(site.coordinator.key)
-    sum_ = SiteSum(ground.session, site.name, key, ground.roster, ground.rules, blocks)
-    _OPEN[_place(site)] = Open(sum_, blocks, numbers, enter)
-    return write_advertisement(sum_.advertise())
+    sum_ = SiteSum(terms.session, site.name, key, terms.roster, terms.rules, blocks)
+    return SecureSession(sum_, blocks, numbers, write_entry), write_advertisement(sum_.advertise())
 
 
-def share(content: RecordDict, site: SiteConfig) -> RecordDict:
-    """Stage 2."""
-    sealed = _opened(content, site).sum.share(read_cohort(content), read_threshold(content))
+def share(content: RecordDict, session: SecureSession | None) -> RecordDict:
+    """Stage 2 of the secure sum: sealed shares of the site's secrets for every other participant."""
+    sealed = _joined(content, session).sum.share(read_cohort(content), read_threshold(content))
     return RecordDict({"sealed": write_bytes(sealed)})
 
 
-def mask(content: RecordDict, site: SiteConfig) -> RecordDict:
-    """Stage 3: the only one in which something of the site's data leaves, masked; its entry is written first."""
-    opened = _opened(content, site)
-    masked = opened.sum.mask(read_bytes(content, "sealed"), opened.numbers)
-    opened.numbers = {}
-    return write_masked(masked, opened.enter(masked.numbers.nbytes + masked.bits.nbytes))
+def mask(content: RecordDict, session: SecureSession | None) -> RecordDict:
+    """Stage 3 of the secure sum: the masked input. Only here something of the site's data leaves; its entry is written
+    first."""
+    joined = _joined(content, session)
+    masked = joined.sum.mask(read_bytes(content, "sealed"), joined.numbers)
+    joined.numbers = {}
+    return write_masked(masked, joined.write_entry(masked.numbers.nbytes + masked.bits.nbytes))
 
 
-def count(content: RecordDict, site: SiteConfig) -> RecordDict:
-    """Stage 4."""
-    return write_count_shares(_opened(content, site).sum.count(read_names(content, "arrived")))
+def count(content: RecordDict, session: SecureSession | None) -> RecordDict:
+    """Stage 4 of the secure sum: shares from which the number of holders of each block follows."""
+    return write_count_shares(_joined(content, session).sum.count(read_names(content, "arrived")))
 
 
-def open_blocks(content: RecordDict, site: SiteConfig) -> RecordDict:
-    """Stage 5."""
-    opened = _opened(content, site)
-    evidence = read_evidence(content, len(opened.blocks))
-    return write_masks(opened.sum.open(evidence, read_names(content, "silent")))
+def unmask(content: RecordDict, session: SecureSession | None) -> RecordDict:
+    """Stage 5 of the secure sum: the keys that unmask the sums of blocks with enough holders."""
+    joined = _joined(content, session)
+    evidence = read_evidence(content, len(joined.blocks))
+    return write_masks(joined.sum.open(evidence, read_names(content, "silent")))
 
 
-def _opened(content: RecordDict, site: SiteConfig) -> Open:
-    opened = _OPEN.get(_place(site))
+def _joined(content: RecordDict, session: SecureSession | None) -> SecureSession:
     # "A message of another session is not answered", whether it is an old one replayed or one from before a restart.
-    if opened is None or read_session_digest(content) != opened.sum.session.digest().hex():
+    if session is None or read_session_digest(content) != session.sum.session.digest().hex():
         raise SecureSumRefused("this site is in no such session; it was restarted, or another session has begun")
-    return opened
+    return session
 
 
-def _place(site: SiteConfig) -> str:
-    return f"{site.ledger}\0{site.name}"
-
-
-def _is_spent(entry: Entry, kind: Kind, asked: Instruction, purpose: str) -> bool:
+def _uses_up(entry: Entry, kind: Kind, instruction: Instruction, purpose: str) -> bool:
+    """Whether an entry of the ledger says that this site can no longer give its input to the instruction's round."""
     facts = entry.facts
-    if entry.kind != kind or facts.get("study") != asked.plan.digest():
+    if entry.kind != kind or facts.get("study") != instruction.plan.digest():
         return False
     done = int(facts.get("round", 0))
-    return done > asked.round or (done == asked.round and facts.get("purpose") == purpose)
+    return done > instruction.round or (done == instruction.round and facts.get("purpose") == purpose)

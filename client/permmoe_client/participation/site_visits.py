@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
@@ -18,10 +17,8 @@ from permmoe.layers.encoders import fixed_stem
 from permmoe_client.site import SiteConfig
 
 
-# Reading is done once a process: rounds must not wait for it, nor see a manifest that changes between them.
-@lru_cache(maxsize=256)
 def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
-    """The site's visits, split, with their inputs in memory; what was left out is listed in the cache folder.
+    """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
 
     Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used.
     """

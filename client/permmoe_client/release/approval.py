@@ -13,6 +13,7 @@ from pathlib import Path
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry
 from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.files import write_file
 
 PENDING_FOLDER = "pending"
 MOST_PENDING = 20
@@ -48,9 +49,7 @@ def remember_pending(ledger: Path, plan: RoundPlan) -> None:
     if path.exists() or (folder.is_dir() and len(list(folder.iterdir())) >= MOST_PENDING):
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(plan.canonical_json())
-    new.replace(path)
+    write_file(path, plan.canonical_json())
 
 
 def pending_studies(ledger: Path) -> tuple[RoundPlan, ...]:

@@ -62,9 +62,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
         Section(
             "The study", (f"Name: {plain(plan.name)}", f"Purpose: {purpose}", *synthetic, f"Digest: {plan.digest()}")
         ),
-        Section(
-            "What it predicts", ("The change of CDR-SB over two years, in points, from the visit's images and tables.",)
-        ),
+        Section("What it predicts", _prediction(plan)),
         Section("What it reads here", tuple(reads)),
         Section(
             "What this site does",
@@ -95,6 +93,24 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
             ),
         ),
         Section("All settings", tuple(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).splitlines())),
+    )
+
+
+def _prediction(plan: RoundPlan) -> tuple[str, ...]:
+    """What the study file says of its outcome, and where the outcome of a visit comes from at this site."""
+    months = plan.horizon_months
+    if plan.outcome:
+        horizon = "over the horizon of your own table" if months is None else f"{months:g} months after the visit"
+        declared = f"{plain(plan.outcome)}, {horizon}, as the study file declares it."
+    elif months is not None:
+        declared = f"The outcome of each visit {months:g} months after it, as the study file declares it."
+    else:
+        declared = "The study file names neither an outcome nor a horizon: both are those of your own table."
+    return (
+        declared,
+        "The outcome of a visit is taken from your own table: delta_cdrsb, the change in CDR-SB in points, over "
+        "horizon_months; from folders, the change that 'folders.target' of site.yaml defines.",
+        "It is predicted from the visit's images, columns and baseline CDR-SB.",
     )
 
 

@@ -56,23 +56,27 @@ def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
     return replace(reply, updates=allowed, modalities=reply.modalities if is_told else ())
 
 
-def send_training(reply: TrainReply, asked: Instruction, policy: ReleasePolicy, ledger: Ledger | None) -> RecordDict:
+def send_training(
+    reply: TrainReply, instruction: Instruction, policy: ReleasePolicy, ledger: Ledger | None
+) -> RecordDict:
     """What may be sent, its entry written. Raises NotReleased, LedgerError."""
     reply = released(reply, policy)
     # "Only studies with the secure sum", where the site says so.
     if policy.require_secure:
         raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
-    content = write_train_reply(reply, asked.up_wire)
+    content = write_train_reply(reply, instruction.up_wire)
     if ledger:
-        write_head(content, enter(ledger, "training", training_facts(reply, asked), content_bytes(content), policy))
+        write_head(
+            content, enter(ledger, "training", training_facts(reply, instruction), content_bytes(content), policy)
+        )
     return content
 
 
-def training_facts(reply: TrainReply, asked: Instruction) -> dict[str, object]:
+def training_facts(reply: TrainReply, instruction: Instruction) -> dict[str, object]:
     """What the ledger will say of a training, plain or masked, of which only this is released."""
-    packed = pack_updates(reply, asked.up_wire)
+    packed = pack_updates(reply, instruction.up_wire)
     return {
-        **_common(asked, "training"),
+        **_common(instruction, "training"),
         **{name: bucket(value) for name, value in reply.figures.for_ledger().items()},
         "modules": {
             name: {"bytes": len(packed[name]), "support": bucket(update.support)}
@@ -84,21 +88,23 @@ def training_facts(reply: TrainReply, asked: Instruction) -> dict[str, object]:
 
 
 def send_evaluation(
-    reply: EvaluationReply, asked: Instruction, policy: ReleasePolicy, ledger: Ledger | None
+    reply: EvaluationReply, instruction: Instruction, policy: ReleasePolicy, ledger: Ledger | None
 ) -> RecordDict:
     """What may be sent, its entry written. Raises NotReleased, LedgerError."""
     if policy.require_secure:
         raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
     content = write_evaluation_reply(reply)
     if ledger:
-        write_head(content, enter(ledger, "evaluation", evaluation_facts(reply, asked), content_bytes(content), policy))
+        write_head(
+            content, enter(ledger, "evaluation", evaluation_facts(reply, instruction), content_bytes(content), policy)
+        )
     return content
 
 
-def evaluation_facts(reply: EvaluationReply, asked: Instruction) -> dict[str, object]:
+def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[str, object]:
     """What the ledger will say of an evaluation."""
     return {
-        **_common(asked, asked.part),
+        **_common(instruction, instruction.part),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
     }
 
@@ -123,14 +129,14 @@ def bucket(count: float) -> str:
     return f"{lower}-{higher[0] - 1}" if higher else f"{lower} or more"
 
 
-def _common(asked: Instruction, purpose: str) -> dict[str, object]:
-    plan = asked.plan
+def _common(instruction: Instruction, purpose: str) -> dict[str, object]:
+    plan = instruction.plan
     return {
         "study": plan.digest(),
         "study_name": plan.name,
-        "round": asked.round,
+        "round": instruction.round,
         "purpose": purpose,
-        "model_sha256": asked.model_digest,
+        "model_sha256": instruction.model_digest,
         "privacy": protections(plan),
     }
 

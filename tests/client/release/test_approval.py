@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from permmoe.config import RidgeConfig
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.release.approval import (
     MOST_PENDING,
@@ -21,20 +19,12 @@ from permmoe_client.release.approval import (
     remember_pending,
     require_approval,
 )
-from permmoe_client.release.consent import changed_settings, study_in_words
+from permmoe_client.release.consent import changed_settings
 from permmoe_client.release.ledger import Ledger
+from tests.support.plan_leaves import leaves
 from tests.support.tiny_federation import tiny_plan
 
 PLAN = tiny_plan(min_cell_count=7)
-
-
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in items:
-            yield from leaves(part, (*path, key))
-    else:
-        yield path
 
 
 def changed(path: tuple[Any, ...]) -> RoundPlan | None:
@@ -99,32 +89,3 @@ def test_refused_studies_are_kept_in_a_bounded_number(tmp_path: Path) -> None:
     for rounds in range(1, MOST_PENDING + 10):
         remember_pending(tmp_path, tiny_plan(rounds=rounds))
     assert len(pending_studies(tmp_path)) == MOST_PENDING
-
-
-def said(plan: RoundPlan) -> str:
-    return "\n".join(line for section in study_in_words(plan) for line in (section.heading, *section.sentences))
-
-
-def test_every_setting_stands_in_the_words() -> None:
-    text = said(PLAN)
-    for path in leaves(PLAN.model_dump(mode="json")):
-        name = next(key for key in reversed(path) if isinstance(key, str))
-        assert name in text, path
-    assert PLAN.digest() in text and "7 subjects or more" in text and "NO differential privacy" in text
-
-
-def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
-    assert "covariances" not in said(tiny_plan(centring_round=True))
-    plan = tiny_plan(centring_round=True)
-    with_ridge = plan.model_copy(update={"model": plan.model.model_copy(update={"ridge": RidgeConfig()})})
-    assert "covariances" in said(with_ridge) and "5 × 6 × 5" in said(with_ridge)
-
-
-def test_a_coordinators_words_cannot_pass_for_ours() -> None:
-    hostile = "good\nWhat protects it\n  everything \x1b[31m[bold]red[/bold] \u202eevil"
-    plan = PLAN.model_copy(update={"purpose": hostile, "name": hostile[:100]})
-    sections = study_in_words(plan)
-    assert [s.heading for s in sections].count("What protects it") == 1
-    shown = [line for s in sections for line in s.sentences]
-    assert not any("\x1b" in line or "\n" in line or "\u202e" in line for line in shown)
-    assert any("[bold]red" in line for line in shown)

@@ -13,7 +13,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import TrainReply, read_evaluation_reply, read_train_reply
 from permmoe_client.participation.study_memory import Memory, recall
 from permmoe_client.site import read_site
-from tests.client.test_client_app import LAYOUT, WEIGHTS, ask, instruction
+from tests.support.site_messages import LAYOUT, WEIGHTS, ask, instruction
 from tests.support.tiny_federation import tiny_plan, write_site
 
 

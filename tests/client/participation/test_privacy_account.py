@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from permmoe.federated.accounting import epsilon
 from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.files import UNFINISHED_PREFIX
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.privacy_account import account, exposure_from, spent_so_far
 from permmoe_client.release.ledger import Ledger
@@ -85,6 +87,27 @@ def test_counts_are_drawn_once_a_study_and_carry_noise(tmp_path: Path) -> None:
     records = federation.run()
     first, second = ({s["site"]: s["visits"] for s in r["sites"]} for r in records)
     assert first == second and all(not float(n).is_integer() for n in first.values())
+
+
+def test_counts_are_on_the_disk_before_anything_of_them_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts that a power cut takes back would be drawn, and so spent, again."""
+    federation = found(tmp_path, private_plan(rounds=1), NAMES[:1])
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recorded(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    federation.run()
+    [folder] = {ledger_of(federation, "north").path.parent}
+    [counts] = folder.glob("counts-*.json")
+    assert counts.stat().st_mode & 0o777 == 0o600
+    before_entry = synced[: synced.index("ledger.jsonl")]
+    [unfinished] = [name for name in before_entry if name.startswith(UNFINISHED_PREFIX)]
+    # The content first, then the name that it was given.
+    assert folder.name in before_entry[before_entry.index(unfinished) :]
 
 
 def test_noise_and_samples_do_not_follow_from_what_the_coordinator_knows(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What the person who decides about a study is shown."""
+
+from __future__ import annotations
+
+from permmoe.config import RidgeConfig
+from permmoe.federated.plan import RoundPlan
+from permmoe_client.release.consent import changed_settings, study_in_words
+from tests.support.plan_leaves import leaves
+from tests.support.tiny_federation import tiny_plan
+
+PLAN = tiny_plan(min_cell_count=7)
+
+
+def said(plan: RoundPlan) -> str:
+    return "\n".join(line for section in study_in_words(plan) for line in (section.heading, *section.sentences))
+
+
+def test_every_setting_stands_in_the_words() -> None:
+    text = said(PLAN)
+    for path in leaves(PLAN.model_dump(mode="json")):
+        name = next(key for key in reversed(path) if isinstance(key, str))
+        assert name in text, path
+    assert PLAN.digest() in text and "7 subjects or more" in text and "NO differential privacy" in text
+
+
+def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
+    assert "covariances" not in said(tiny_plan(centring_round=True))
+    plan = tiny_plan(centring_round=True)
+    with_ridge = plan.model_copy(update={"model": plan.model.model_copy(update={"ridge": RidgeConfig()})})
+    assert "covariances" in said(with_ridge) and "5 × 6 × 5" in said(with_ridge)
+
+
+def test_a_coordinators_words_cannot_pass_for_ours() -> None:
+    hostile = "good\nWhat protects it\n  everything \x1b[31m[bold]red[/bold] \u202eevil"
+    plan = PLAN.model_copy(update={"purpose": hostile, "name": hostile[:100]})
+    sections = study_in_words(plan)
+    assert [s.heading for s in sections].count("What protects it") == 1
+    shown = [line for s in sections for line in s.sentences]
+    assert not any("\x1b" in line or "\n" in line or "\u202e" in line for line in shown)
+    assert any("[bold]red" in line for line in shown)
+
+
+def predicted(**declared: object) -> str:
+    plan = PLAN.model_copy(update=declared)
+    [section] = [section for section in study_in_words(plan) if section.heading == "What it predicts"]
+    return " ".join(section.sentences)
+
+
+def test_an_outcome_that_the_study_declares_is_described() -> None:
+    words = predicted(outcome="Conversion from MCI to dementia", horizon_months=36.0)
+    assert words.startswith(
+        "Conversion from MCI to dementia, 36 months after the visit, as the study file declares it."
+    )
+    assert "horizon of your own table" in predicted(outcome="Change in CDR-SB")
+    assert "18 months" in predicted(horizon_months=18.0)
+
+
+def test_a_study_that_declares_no_outcome_is_described_by_the_sites_own_table() -> None:
+    words = predicted()
+    assert "names neither an outcome nor a horizon" in words
+    assert "delta_cdrsb" in words and "horizon_months" in words and "folders.target" in words
+    assert "two years" not in words and "24" not in words
+
+
+def test_an_outcome_is_the_coordinators_word_and_stays_on_its_line() -> None:
+    assert "\n" not in predicted(outcome="change\nWhat protects it\n everything")
+
+
+def test_another_outcome_or_horizon_is_another_study_and_none_leaves_the_digest_as_it_was() -> None:
+    assert not {"outcome", "horizon_months"} & PLAN.model_dump(mode="json").keys()
+    assert (
+        RoundPlan.model_validate({**PLAN.model_dump(), "outcome": "", "horizon_months": None}).digest() == PLAN.digest()
+    )
+    other = PLAN.model_copy(update={"horizon_months": 36.0})
+    assert other.digest() != PLAN.digest()
+    assert changed_settings(PLAN, other) == ("horizon_months: absent -> 36.0",)
