@@ -15,7 +15,7 @@ from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 SERVER_DAYS, SITE_DAYS, AUTHORITY_DAYS = 14, 30, 90
 """How long before a certificate ends people want to hear of it: one command, a new kit, a new federation."""
 PROXY_VARIABLES = ("https_proxy", "all_proxy")
-NEW_SERVER_CERTIFICATE = "tell the coordinator: permmoe-server rotate-cert gives the server a new certificate"
+NEW_SERVER_CERTIFICATE = "tell the coordinator: permmoe-server rotate-certificate gives the server a new certificate"
 
 
 def proxy(facts: Facts) -> Outcome:

@@ -36,7 +36,6 @@ def test_a_rehearsal_overwrites_nothing(tmp_path: Path) -> None:
 
 def test_a_private_study_cannot_be_rehearsed_without_a_ledger(tmp_path: Path) -> None:
     privacy = {"noise_multiplier": 2.0, "patients_per_step": 8, "count_noise": 1.0}
+    plan = tiny_plan(privacy=privacy, evaluate_every=0)
     with pytest.raises(ConfigurationError, match="needs a ledger"):
-        dry_run(
-            read_site(write_site(tmp_path, "north")), tiny_plan(privacy=privacy, evaluate_every=0), tmp_path / "new"
-        )
+        dry_run(read_site(write_site(tmp_path, "north")), plan, tmp_path / "new")

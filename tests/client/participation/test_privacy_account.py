@@ -96,7 +96,7 @@ def test_counts_are_on_the_disk_before_anything_of_them_leaves(tmp_path: Path, m
     fsync = os.fsync
 
     def recorded(handle: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", recorded)
