@@ -1,5 +1,6 @@
-"""A site's connection to the coordinator: Flower's Fleet API over mutual TLS. The one file with private Flower names.
+"""A site's connection to the coordinator: Flower's Fleet API over mutual TLS.
 
+It is the client's one file with private Flower names; elsewhere only the numbers of Flower's errors are used.
 Flower's own node fetches code from the coordinator and runs it. This connection cannot even ask for code: it pulls
 messages and pushes replies, each request signed with the site's key, and opens no port.
 """
@@ -15,7 +16,7 @@ from typing import TypeVar, cast
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -77,15 +78,15 @@ class Fleet:
 
     def receive(self) -> Message | None:
         """The next message, whole; None where there is none. Raises Unreachable, Refused."""
-        answer = _asked(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        answer = _answer_to(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             return None
-        head, tree = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
-        run_id, deadline = head.metadata.run_id, _deadline(head)
+        header, tree = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+        run_id, deadline = header.metadata.run_id, _deadline(header)
 
         def pull(identifier: str) -> bytes:
             request = PullObjectRequest(node=self._node, run_id=run_id, object_id=identifier)
-            answer = self._patiently(lambda: _asked(self._client.PullObject, request), deadline)
+            answer = self._patiently(lambda: _answer_to(self._client.PullObject, request), deadline)
             if not answer.object_found:
                 raise ObjectPullError(identifier, "not found")
             if not answer.object_available:
@@ -94,7 +95,7 @@ class Fleet:
 
         def confirm(identifier: str) -> None:
             request = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=identifier)
-            self._patiently(lambda: _asked(self._client.ConfirmMessageReceived, request), deadline)
+            self._patiently(lambda: _answer_to(self._client.ConfirmMessageReceived, request), deadline)
 
         try:
             message = pull_and_inflate_object_from_tree(tree, pull, confirm, return_type=Message)
@@ -109,14 +110,14 @@ class Fleet:
         reply.metadata.__dict__["_message_id"] = reply.object_id
         with no_object_id_recompute():
             tree = get_object_tree(reply)
-            head = remove_content_from_message(reply) if reply.has_content() else reply
+            header = remove_content_from_message(reply) if reply.has_content() else reply
             request = PushMessagesRequest(
                 node=self._node,
-                messages_list=[message_to_proto(head)],
+                messages_list=[message_to_proto(header)],
                 message_object_trees=[tree],
                 clientapp_runtime_list=[seconds],
             )
-            answer = self._patiently(lambda: _asked(self._client.PushMessages, request), deadline)
+            answer = self._patiently(lambda: _answer_to(self._client.PushMessages, request), deadline)
 
             def push(identifier: str, content: bytes) -> None:
                 request = PushObjectRequest(
@@ -126,7 +127,7 @@ class Fleet:
                     object_content=content,
                     session_id=answer.session_id,
                 )
-                if not self._patiently(lambda: _asked(self._client.PushObject, request), deadline).stored:
+                if not self._patiently(lambda: _answer_to(self._client.PushObject, request), deadline).stored:
                     raise ObjectPushError(identifier, run_id, answer.session_id)
 
             try:
@@ -137,7 +138,7 @@ class Fleet:
     def heartbeat(self) -> None:
         """Tell the coordinator that this site is there. Raises Unreachable, Refused."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
-        if not _asked(self._client.SendNodeHeartbeat, request).success:
+        if not _answer_to(self._client.SendNodeHeartbeat, request).success:
             raise Refused("the coordinator does not know this connection any more")
 
     def _patiently(self, ask: Callable[[], Answer], deadline: float) -> Answer:
@@ -165,10 +166,10 @@ def connect(
     version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
     address = f"[{host}]" if ":" in host else host
     with FleetHttpClient(f"https://{address}:{port}", interceptors=[version, signer], verify=tls) as client:
-        asked = ActivateNodeRequest(
+        request = ActivateNodeRequest(
             public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_SECONDS
         )
-        node = Node(node_id=_asked(client.ActivateNode, asked).node_id)
+        node = Node(node_id=_answer_to(client.ActivateNode, request).node_id)
         fleet = Fleet(client, node, stop)
         left = threading.Event()
         beating = threading.Thread(target=_beat, args=(fleet, left), name="heartbeat", daemon=True)
@@ -180,7 +181,7 @@ def connect(
             beating.join()
             # Where this fails, the site is missed after two heartbeats.
             with suppress(Unreachable, Refused):
-                _asked(client.DeactivateNode, DeactivateNodeRequest(node_id=node.node_id))
+                _answer_to(client.DeactivateNode, DeactivateNodeRequest(node_id=node.node_id))
 
 
 def _beat(fleet: Fleet, left: threading.Event) -> None:
@@ -192,8 +193,8 @@ def _beat(fleet: Fleet, left: threading.Event) -> None:
             continue
 
 
-def _asked(call: Callable[..., Answer], request: object) -> Answer:
-    """The answer to one request, with the ways in which it can fail reduced to two; no text of the answer is kept."""
+def _answer_to(call: Callable[..., Answer], request: object) -> Answer:
+    """The answer to one request. Raises Unreachable or Refused, without any text of the answer."""
     try:
         return call(request)
     except httpx.HTTPStatusError as error:
@@ -214,6 +215,11 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed: {cause.reason or type(cause).__name__}"
     return type(cause).__name__
+
+
+def message_bytes(content: RecordDict) -> bytes:
+    """A message's content as it crosses the network: all its objects, one after another."""
+    return b"".join(thing.deflate() for thing in get_all_nested_objects(content).values())
 
 
 def _deadline(message: Message) -> float:

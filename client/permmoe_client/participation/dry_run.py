@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from safetensors.torch import save
 
 from permmoe.errors import ConfigurationError
@@ -26,6 +25,7 @@ from permmoe.federated.records import (
 )
 from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model
+from permmoe_client.connection.fleet import message_bytes
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.running_site import RunningSite
 from permmoe_client.release.outbox import released
@@ -55,8 +55,8 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     evaluation = write_evaluation_reply(evaluate_round(instruction, content, site))
     sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
     files: dict[str, bytes | str] = {
-        "training.bin": _message_bytes(training),
-        "evaluation.bin": _message_bytes(evaluation),
+        "training.bin": message_bytes(training),
+        "evaluation.bin": message_bytes(evaluation),
         "update.safetensors": save({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()}),
         "training.json": json.dumps(_figures(reply, plan, training), indent=1),
         "evaluation.json": json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1),
@@ -80,8 +80,3 @@ def _figures(reply: TrainReply, plan: RoundPlan, content: RecordDict) -> dict[st
         "support": {name: update.support for name, update in reply.updates.items()},
         "values": {name: update.weighted_delta.numel() for name, update in reply.updates.items()},
     }
-
-
-def _message_bytes(content: RecordDict) -> bytes:
-    """The message's objects as Flower sends them, one after another."""
-    return b"".join(thing.deflate() for thing in get_all_nested_objects(content).values())

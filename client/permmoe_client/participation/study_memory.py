@@ -1,7 +1,7 @@
 """What a study keeps at its site between rounds, and never sends: private modules, the site's own drift, and what the
 format of the wire took away from its changes.
 
-One checkpoint a study, in the folder that the site names for it. A round whose reply got lost is trained again from
+Each study has a checkpoint in the folder that the site names for it. A round whose reply got lost is trained again from
 what is here: private modules have then seen the site's visits once more, the shared ones have not.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
-from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe_client.site import SiteConfig
 
@@ -26,7 +26,7 @@ Flat = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """As of a round that this site trained; empty before the first."""
+    """What the site keeps of the last round that it trained; empty before the first."""
 
     round: int = 0
     private: Flat = field(default_factory=dict)
@@ -38,8 +38,10 @@ class Memory:
     """What rounding took away from its changes, to be added to the next ones (permmoe.federated.wire)."""
 
     def drift(self, number: int, before: Flat) -> Flat:
-        """What to steer by in a round: the mean change of the round before, less the site's own (SCAFFOLD, option II,
-        with control variates in units of a round's change; Karimireddy et al. 2020, arXiv 1910.06378).
+        """The drift to steer against in a round: the mean change of the round before, less the site's own.
+
+        This is SCAFFOLD, option II, with control variates in units of a round's change (Karimireddy et al. 2020, arXiv
+        1910.06378).
 
         Empty where the site took no part in the round before. Modules that it did not train are not steered.
         """
@@ -60,25 +62,20 @@ def needs_memory(plan: RoundPlan) -> bool:
 
 
 def recall(site: SiteConfig, plan: RoundPlan) -> Memory:
-    """What is kept for a study. Raises ConfigurationError where the site names no folder for it."""
+    """The memory of a study. Raises ConfigurationError where the site names no folder for it."""
     folder = _folder(site, plan)
     if not has_checkpoint(folder):
         return Memory()
     tensors, card = load_checkpoint(folder)
-    parts: dict[str, dict[str, Tensor]] = {"private": {}, "start": {}, "change": {}, "residual": {}}
-    for name, tensor in tensors.items():
-        kind, module = name.split(":", 1)
-        parts[kind][module] = tensor
-    return Memory(int(card["round"]), **parts)
+    return Memory(int(card["round"]), **split_groups(tensors))
 
 
 def remember(site: SiteConfig, plan: RoundPlan, memory: Memory) -> None:
-    """Keep it in place of what was kept before."""
-    parts = {
+    """Keep the memory of a study in place of what was kept before."""
+    groups = {
         "private": memory.private, "start": memory.start, "change": memory.change, "residual": memory.residual
     }  # fmt: skip
-    tensors = {f"{kind}:{module}": tensor for kind, flat in parts.items() for module, tensor in flat.items()}
-    save_checkpoint(_folder(site, plan), tensors, {"round": memory.round})
+    save_checkpoint(_folder(site, plan), join_groups(groups), {"round": memory.round})
 
 
 def _folder(site: SiteConfig, plan: RoundPlan) -> Path:

@@ -1,16 +1,17 @@
-"""The site's visits: the table, its labels, the images, and what a training has of them."""
+"""The site's visits: the table, its labels, and what a training has of them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
-from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.quarantine import Quarantine
+from permmoe.data.reasons import Remedy
 from permmoe.data.splits import Split
 from permmoe.data.synthetic import is_synthetic
 from permmoe.errors import DataError, nearest
 from permmoe.modality import combination_name
 from permmoe_client.preflight.facts import Check, Facts
+from permmoe_client.preflight.left_out import SHOW, left_out_outcome, with_remedy
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 
 HORIZON_MONTHS = (6.0, 60.0)
@@ -20,24 +21,6 @@ MAX_MISSING_TARGETS = 0.5
 LARGEST_DEVIATION = 20.0
 """Of a tabular value from its declared mean, declared deviations: beyond it the unit is another one."""
 PARTS: tuple[Split, ...] = ("train", "validation", "test")
-SHOW = "run the check with --details to see them; that output names patients"
-
-FILE_REASONS = ("file not found", "file cannot be opened")
-SCORE_REASONS = (
-    "no baseline CDR-SB",
-    "baseline CDR-SB is not a number from 0 to 18",
-    "CDR-SB is not a number from 0 to 18",
-    "CDR-SB at the horizon is not a number from 0 to 18",
-    "horizon is not a positive number of months",
-)
-SHAPE_REASONS = ("not three-dimensional", "more than three dimensions", "field of view is too small")
-PLACE_REASONS = ("affine is singular", "nothing of the image lies on the grid")
-VALUE_REASONS = (
-    "voxels are not all finite numbers",
-    "all voxels are zero",
-    "all non-zero voxels are equal",
-    "values are too large for an uptake ratio (SUVR)",
-)
 
 
 def source(facts: Facts) -> Outcome:
@@ -124,21 +107,20 @@ def targets(facts: Facts) -> Outcome:
 
 def left_out(facts: Facts) -> Outcome:
     """Rows that no other check speaks of."""
-    known = FILE_REASONS + SCORE_REASONS
-    items = [item for item in _left_out(facts) if item.reason not in known]
-    return _quarantined(items, "row(s) or cells were left out", "complete these rows, or take them for lost")
+    items = [item for item in _left_out(facts) if item.reason.remedy not in (Remedy.MOUNT, Remedy.COMPARE_SCORES)]
+    return left_out_outcome(items, "row(s) or cells were left out", Remedy.COMPLETE_ROWS)
 
 
 def scores(facts: Facts) -> Outcome:
     """CDR-SB is 0 to 18 points, at the visit and at the horizon."""
-    items = [item for item in _left_out(facts) if item.reason in SCORE_REASONS]
-    return _quarantined(items, "row(s) have an impossible or no score", "compare the scores with their source")
+    items = with_remedy(_left_out(facts), Remedy.COMPARE_SCORES)
+    return left_out_outcome(items, "row(s) have an impossible or no score", Remedy.COMPARE_SCORES)
 
 
 def files(facts: Facts) -> Outcome:
-    """Every image that the table names."""
-    items = [i for i in (*_left_out(facts), *facts.cohort.broken) if i.reason in FILE_REASONS]
-    return _quarantined(items, "image(s) are not there", "mount the images, or mend the paths in the table")
+    """Every image that the table names is there."""
+    items = with_remedy((*_left_out(facts), *facts.cohort.broken), Remedy.MOUNT)
+    return left_out_outcome(items, "image(s) are not there", Remedy.MOUNT)
 
 
 def horizon(facts: Facts) -> Outcome:
@@ -259,31 +241,6 @@ def synthetic(facts: Facts) -> Outcome:
     return ok("no image is described as synthetic")
 
 
-def image_files(facts: Facts) -> Outcome:
-    """Opened and read to the end."""
-    elsewhere = (*FILE_REASONS, *SHAPE_REASONS, *PLACE_REASONS, *VALUE_REASONS)
-    items = [item for item in _broken(facts) if item.reason not in elsewhere]
-    return _images(facts, items, "cannot be read", "copy them again from their source")
-
-
-def image_shapes(facts: Facts) -> Outcome:
-    """Three dimensions that hold a head."""
-    items = [item for item in _broken(facts) if item.reason in SHAPE_REASONS]
-    return _images(facts, items, "are no whole 3-D images", "convert the right series again; average dynamic PET first")
-
-
-def image_places(facts: Facts) -> Outcome:
-    """Voxels with a size, on the grid."""
-    items = [item for item in _broken(facts) if item.reason in PLACE_REASONS]
-    return _images(facts, items, "have no usable place in space", "convert them again from DICOM")
-
-
-def image_values(facts: Facts) -> Outcome:
-    """Finite, not all alike, and uptake ratios where those are asked for."""
-    items = [item for item in _broken(facts) if item.reason in VALUE_REASONS]
-    return _images(facts, items, "have no usable values", "look at them; PET has to be SUVR, as pet_linear writes it")
-
-
 def _need_source(facts: Facts) -> None:
     if facts.cohort.absent:
         raise Skip("needs data.source")
@@ -292,38 +249,6 @@ def _need_source(facts: Facts) -> None:
 def _left_out(facts: Facts) -> Quarantine:
     facts.cohort.table.need("data.readable")
     return facts.cohort.left_out
-
-
-def _broken(facts: Facts) -> Quarantine:
-    facts.cohort.table.need("data.readable")
-    if not facts.image_count:
-        raise Skip("no visit has an image")
-    return facts.cohort.broken
-
-
-def _quarantined(items: Iterable[Quarantined], what: str, remedy: str) -> Outcome:
-    found = Quarantine(tuple(items))
-    if not len(found):
-        return ok("none")
-    return warning(f"{len(found)} {what}: {_reasons(found)}", f"{remedy}; {SHOW}", _lines(found))
-
-
-def _images(facts: Facts, items: Iterable[Quarantined], what: str, remedy: str) -> Outcome:
-    """A broken image leaves its visit to the other modalities; where all are, something greater is wrong."""
-    found = Quarantine(tuple(items))
-    if not len(found):
-        return ok(f"{facts.image_count} images")
-    judge = failed if len(found) == facts.image_count else warning
-    told = f"{len(found)} of {facts.image_count} images {what}: {_reasons(found)}"
-    return judge(told, f"{remedy}; {SHOW}", _lines(found))
-
-
-def _reasons(found: Quarantine) -> str:
-    return "; ".join(f"{reason} ({n})" for reason, n in found.counts().items())
-
-
-def _lines(found: Quarantine) -> tuple[str, ...]:
-    return tuple(" ".join(filter(None, (i.subject_id, i.modality, i.file, i.reason))) for i in found)
 
 
 CHECKS = (
@@ -346,8 +271,4 @@ CHECKS = (
     Check("data.splits", "There are visits to train, to steer and to judge", splits),
     Check("data.training_size", "There are enough visits to train on", training_size),
     Check("data.synthetic", "The data are patients'", synthetic),
-    Check("data.image_files", "Every image can be read", image_files),
-    Check("data.image_shapes", "Every image is a whole 3-D image", image_shapes),
-    Check("data.image_places", "Every image has its place in space", image_places),
-    Check("data.image_values", "Every image's values make sense", image_values),
 )

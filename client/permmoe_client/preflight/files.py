@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from permmoe.runtime.text import size_text
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 
@@ -192,10 +193,10 @@ def _space(facts: Facts, folder: Path, needed: int, setting: str) -> Outcome:
     if not nearest.is_dir():
         raise Skip(f"needs files.{setting}")
     free = facts.world.free_bytes(nearest)
-    told = f"{free / 1e9:,.1f} GB free, {needed / 1e9:,.1f} GB needed"
+    detail = f"{size_text(float(free))} free, {size_text(float(needed))} needed"
     if free < needed:
-        return failed(told, f"make room on the disk of {nearest}, or name a folder on another disk in '{setting}'")
-    return ok(told)
+        return failed(detail, f"make room on the disk of {nearest}, or name a folder on another disk in '{setting}'")
+    return ok(detail)
 
 
 def _nearest(folder: Path) -> Path:

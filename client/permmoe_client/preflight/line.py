@@ -72,7 +72,7 @@ def try_line(coordinator: Coordinator, world: Surroundings) -> Line:
         plain = world.connect(coordinator.host, coordinator.port, TIMEOUT_SECONDS)
         with plain, context.wrap_socket(plain, server_hostname=coordinator.host) as secured:
             line = replace(line, tls_version=Attempt(secured.version() or "unknown"))
-            return replace(line, answer=_asked(secured, coordinator.host, world))
+            return replace(line, answer=_health_answer(secured, coordinator.host, world))
     except (OSError, ValueError) as error:
         return replace(line, tls_version=Attempt(trouble=_reason(error)))
 
@@ -99,7 +99,7 @@ def _peer(plain: socket.socket, coordinator: Coordinator, world: Surroundings) -
         return Attempt(trouble=_reason(error))
 
 
-def _asked(secured: ssl.SSLSocket, host: str, world: Surroundings) -> Attempt[Answer]:
+def _health_answer(secured: ssl.SSLSocket, host: str, world: Surroundings) -> Attempt[Answer]:
     """In TLS 1.3 a server refuses a client's certificate only after the handshake: it shows here."""
     name = f"[{host}]" if ":" in host else host
     response = HTTPResponse(secured, method="GET")

@@ -9,6 +9,7 @@ from packaging.specifiers import SpecifierSet
 
 from permmoe.data.dataset import MEMORY_BUDGET_BYTES
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.text import size_text
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.files import cache_bytes
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
@@ -59,18 +60,18 @@ def memory(facts: Facts) -> Outcome:
     """For all inputs, up to the size from which they stay on disk, and the software itself."""
     needed = BASE_MEMORY_BYTES + min(cache_bytes(facts), MEMORY_BUDGET_BYTES)
     free = facts.world.memory_bytes()
-    told = f"{free / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB needed"
+    detail = f"{size_text(float(free))} free, {size_text(float(needed))} needed"
     if free < needed:
-        return warning(told, "end other programs, or give the machine more memory")
-    return ok(told)
+        return warning(detail, "end other programs, or give the machine more memory")
+    return ok(detail)
 
 
 def threads(facts: Facts) -> Outcome:
     """More threads than processors slow a training down."""
-    asked, there = facts.site.threads, facts.world.threads()
-    if asked > there:
-        return warning(f"'threads' is {asked}, but {there} processors may be used", f"set 'threads' to {there} or 0")
-    return ok(f"{asked or 'as many as PyTorch likes'} of {there}")
+    wanted, there = facts.site.threads, facts.world.threads()
+    if wanted > there:
+        return warning(f"'threads' is {wanted}, but {there} processors may be used", f"set 'threads' to {there} or 0")
+    return ok(f"{wanted or 'as many as PyTorch likes'} of {there}")
 
 
 def device(facts: Facts) -> Outcome:

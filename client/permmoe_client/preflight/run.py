@@ -6,7 +6,7 @@ from pathlib import Path
 
 from permmoe.config import ModelConfig
 from permmoe.errors import ConfigurationError
-from permmoe_client.preflight import data, federation, files, machine, network, studies
+from permmoe_client.preflight import data, federation, files, images, machine, network, studies
 from permmoe_client.preflight.cohort import Progress
 from permmoe_client.preflight.facts import Check, Facts, gather
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok
@@ -21,6 +21,7 @@ CHECKS: tuple[Check, ...] = (
     *federation.CHECKS,
     *network.CHECKS,
     *data.CHECKS,
+    *images.CHECKS,
     *studies.CHECKS,
 )
 

@@ -1,0 +1,51 @@
+"""The visits and images that a site has, as far as they can be read."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from permmoe.config import ModelConfig
+from permmoe.data.adni import PTID
+from permmoe.data.cohort import CohortConfig, write_cohort
+from permmoe.modality import ADNI_MODALITIES
+from permmoe_client.preflight.report import Verdict
+from tests.support.preflight_hospital import (
+    MODEL,
+    Hospital,
+)
+from tests.support.preflight_reports import shown, wrong
+
+
+def test_progress_is_told_of_every_image(hospital: Hospital) -> None:
+    told: list[tuple[int, int]] = []
+    hospital.check(offline=True, progress=lambda done, total: told.append((done, total)))
+    assert told == [(i + 1, 10) for i in range(10)]
+
+
+@pytest.fixture
+def folders(hospital: Hospital) -> Hospital:
+    """The hospital with ADNI-like folders in place of a manifest, on which the word SYNTHETIC is written."""
+    grid = MODEL.grid
+    write_cohort(hospital.folder / "adni", CohortConfig(subjects=30, sites=2, seed=7, grid=grid), workers=1)
+    hospital.settings(manifest=None, folders={"tables": "adni/clinical", "images": "adni"})
+    hospital.model = ModelConfig.model_validate({**MODEL.model_dump(), "modalities": ADNI_MODALITIES})
+    return hospital
+
+
+def test_folders_of_tables_and_images_are_judged_like_a_manifest(folders: Hospital) -> None:
+    report = folders.check(offline=True)
+    found = {f.check: f for f in report.findings}
+    assert found["data.source"].detail == "tables and images" and found["data.readable"].verdict is Verdict.OK
+    assert found["data.synthetic"].verdict is Verdict.WARNING
+    assert not re.search(PTID, report.to_json() + shown(report))
+
+
+def test_a_table_without_its_header_is_found_and_none_of_it_is_quoted(folders: Hospital) -> None:
+    (table,) = (folders.folder / "adni" / "clinical").glob("ADNIMERGE*.csv")
+    table.write_text("\n".join(table.read_text().splitlines()[1:]))
+    report = folders.check(offline=True)
+    assert wrong(report) == {"data.readable"}
+    assert not re.search(PTID, report.to_json() + shown(report))
+    assert "lacks column" in report.to_json(with_items=True)
