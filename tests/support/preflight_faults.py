@@ -22,6 +22,7 @@ from tests.support.preflight_hospital import (
     NAME,
     NOW,
     STUDY,
+    SUBJECTS,
     Hospital,
     certificate,
     subject,

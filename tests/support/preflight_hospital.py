@@ -250,6 +250,9 @@ def subject(index: int) -> str:
     return f"SUBJ-{index:03d}-X"
 
 
+SUBJECTS = [subject(i) for i in range(VISITS)]
+
+
 def write_hospital(folder: Path, kit: Kit, port: int) -> None:
     """The good site's files."""
     rng = np.random.default_rng(5)

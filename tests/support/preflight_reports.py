@@ -8,13 +8,6 @@ from rich.console import Console
 
 from permmoe_client.preflight.report import Report, Verdict
 from permmoe_client.preflight.run import CHECKS, CONFIGURATION
-from tests.support.preflight_hospital import (
-    VISITS,
-    subject,
-)
-
-SUBJECTS = [subject(i) for i in range(VISITS)]
-
 
 IDS = [CONFIGURATION, *(check.id for check in CHECKS)]
 

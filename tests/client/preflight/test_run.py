@@ -13,10 +13,11 @@ from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION, preflight
 from tests.support.preflight_faults import FAULTS
 from tests.support.preflight_hospital import (
+    SUBJECTS,
     Hospital,
     subject,
 )
-from tests.support.preflight_reports import IDS, SUBJECTS, shown, wrong
+from tests.support.preflight_reports import IDS, shown, wrong
 
 
 def test_a_good_site_passes_every_check(hospital: Hospital) -> None:
