@@ -1,4 +1,4 @@
-"""The performance goals: which sides each compares, how its figure comes from theirs, and what it should be."""
+"""The performance goals: which sides each compares, how its figure follows from them, and what it should be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two checkouts compute the same, bit by bit: the way a refactoring is judged.
+"""Whether two checkouts compute the same, bit by bit: the test of a refactoring.
 
     python benchmarks/same_bits.py --out /tmp/before                       # in the checkout before the change
     python benchmarks/same_bits.py --out /tmp/after --against /tmp/before  # in the checkout with the change

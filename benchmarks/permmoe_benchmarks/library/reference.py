@@ -144,11 +144,11 @@ class ReferencePerMMoE(nn.Module):
 
     @classmethod
     def of(cls, model: PerMMoE) -> ReferencePerMMoE:
-        """The same function as `model`, its weights copied. Only per-modality routers and the six-layer CNN."""
+        """A reference with the weights of `model`, which has a router for each modality and the six-layer CNN."""
         reference = cls(model.config)
         with torch.no_grad():
-            for ours, theirs in corresponding(model.state_dict(), dict(reference.named_parameters()), model.config):
-                theirs.copy_(ours)
+            for own, copy in corresponding(model.state_dict(), dict(reference.named_parameters()), model.config):
+                copy.copy_(own)
         return reference
 
     def forward(self, batch: Batch) -> Output:
@@ -167,7 +167,7 @@ class ReferencePerMMoE(nn.Module):
         return tokens
 
     def fused(self, tokens: list[Tensor], batch: Batch) -> Output:
-        """All behind the encoders."""
+        """The prediction from each modality's tokens: everything behind the encoders."""
         x = torch.stack(tokens, dim=1) + self.modality_embedding + self.position_embedding
         n, n_modalities, n_tokens, width = x.shape
         flat = x.reshape(n, n_modalities * n_tokens, width)
@@ -192,41 +192,41 @@ RENAMED = {
     "attention.norm": "norm1", "attention.expert_norm": "norm2", "attention.to_qkv": "attention.to_qkv",
     "attention.project": "attention.project", "head.norm": "head_norm", "head.hidden": "head1", "head.out": "head2",
 }  # fmt: skip
-"""permmoe's names of what the reference calls otherwise."""
+"""permmoe's names to those that the reference has for the same parameters."""
 
 
 def corresponding(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], config: ModelConfig
+    values: Mapping[str, Tensor], reference_values: Mapping[str, Tensor], config: ModelConfig
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of equal shape of permmoe's parameters (or gradients) and the reference's, views of both."""
-    for name, value in ours.items():
+    """Each of permmoe's parameters (or gradients) with the reference's; views of both, of equal shape."""
+    for name, value in values.items():
         match name.split("."):
             case ["encoders", modality, "features", _, kind]:
-                layers = [n for n in ours if n.startswith(f"encoders.{modality}.features.") and n.endswith(kind)]
-                yield value, theirs[f"encoders.{modality}.conv{layers.index(name) + 1}.{kind}"]
+                layers = [n for n in values if n.startswith(f"encoders.{modality}.features.") and n.endswith(kind)]
+                yield value, reference_values[f"encoders.{modality}.conv{layers.index(name) + 1}.{kind}"]
             case ["encoders", modality, "project", kind]:
-                yield value, theirs[f"encoders.{modality}.fc.{kind}"]
+                yield value, reference_values[f"encoders.{modality}.fc.{kind}"]
             case ["missing_bank", _]:
                 for row, (mask, missing) in enumerate(bank_pairs(len(config.modalities))):
-                    yield value[row], theirs["missing"][mask, missing]
+                    yield value[row], reference_values["missing"][mask, missing]
             case ["routers", kind]:
                 for m, own in enumerate(value):
-                    yield own, theirs[f"routers.{m}.{kind}"]
+                    yield own, reference_values[f"routers.{m}.{kind}"]
             case ["experts", kind]:
-                yield from looped_pairs(kind, value, theirs, "experts.experts")
+                yield from looped_pairs(kind, value, reference_values, "experts.experts")
             case _ if name in RENAMED:
-                yield value, theirs[RENAMED[name]]
+                yield value, reference_values[RENAMED[name]]
             case [*_, kind]:
-                yield value, theirs[f"{RENAMED[name.removesuffix(f'.{kind}')]}.{kind}"]
+                yield value, reference_values[f"{RENAMED[name.removesuffix(f'.{kind}')]}.{kind}"]
 
 
 def looped_pairs(
-    kind: str, stacked: Tensor, theirs: Mapping[str, Tensor], prefix: str
+    kind: str, stacked: Tensor, reference_values: Mapping[str, Tensor], prefix: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Slices of the stacked w1, b1, w2 or b2, and the layers of the experts in the list."""
+    """Each expert's slice of the stacked w1, b1, w2 or b2, with that of its layer in the list."""
     layer = "0" if kind.endswith("1") else "2"
     for e, own in enumerate(stacked):
         if kind.startswith("w"):
-            yield own, theirs[f"{prefix}.{e}.{layer}.weight"].T
+            yield own, reference_values[f"{prefix}.{e}.{layer}.weight"].T
         else:
-            yield own, theirs[f"{prefix}.{e}.{layer}.bias"]
+            yield own, reference_values[f"{prefix}.{e}.{layer}.bias"]

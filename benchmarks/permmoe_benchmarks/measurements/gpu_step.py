@@ -126,7 +126,7 @@ def synchronisations(scale: Scale, kind: str, device: torch.device) -> dict[str,
 
 
 def determinism(scale: Scale, kind: str, device: torch.device) -> str:
-    """Whether two runs of three steps end with the same bits when deterministic algorithms are asked for."""
+    """Whether two runs of three steps end with the same bits with deterministic algorithms switched on."""
 
     def weights() -> list[Tensor]:
         torch.manual_seed(0)

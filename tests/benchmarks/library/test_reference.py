@@ -52,11 +52,11 @@ def test_the_reference_equals_the_model_gradients_included(
     torch.nn.init.normal_(model.routers.noise_weight)
     monkeypatch.setattr(torch, "randn_like", fixed_noise)
     reference = ReferencePerMMoE.of(model).train()
-    ours, theirs = model(batch), reference(batch)
-    torch.testing.assert_close(theirs.prediction, ours.prediction, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(theirs.routing.gates, ours.routing.gates, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(theirs.routing.load, ours.routing.load, atol=1e-4, rtol=1e-5)
-    for output in (ours, theirs):
+    model_output, reference_output = model(batch), reference(batch)
+    torch.testing.assert_close(reference_output.prediction, model_output.prediction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reference_output.routing.gates, model_output.routing.gates, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reference_output.routing.load, model_output.routing.load, atol=1e-4, rtol=1e-5)
+    for output in (model_output, reference_output):
         total_loss(output, batch, TrainConfig()).backward()  # type: ignore[no-untyped-call]
     gradients = [
         {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in m.named_parameters()}
@@ -86,8 +86,8 @@ def test_the_looped_experts_equal_the_batched_ones_gradients_included() -> None:
         torch.nn.init.normal_(bias)
     with torch.no_grad():
         for name, value in batched.named_parameters():
-            for own, theirs in looped_pairs(name, value, dict(looped.named_parameters()), "experts"):
-                theirs.copy_(own)
+            for own, other in looped_pairs(name, value, dict(looped.named_parameters()), "experts"):
+                other.copy_(own)
     tokens, direction = torch.randn(31, config.width, requires_grad=True), torch.randn(31, config.width)
     gates = top_k_gates(torch.randn(1, 31, config.experts), 2)[0][0].requires_grad_()
     found = []
