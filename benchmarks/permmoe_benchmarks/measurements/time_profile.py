@@ -39,14 +39,6 @@ from permmoe_benchmarks.library.timing import Figures, Stopwatch, milliseconds_b
 from permmoe_benchmarks.measurements.simulated_round import simulate_rounds
 
 MOST_OPERATIONS = 12
-ROUND_PARTS = {
-    "local training": "train_seconds",
-    "sites: reading, checking and writing records": "overhead_seconds",
-    "server: checking and folding replies": "server_seconds",
-}
-"""Columns of `rounds.csv` that each site has a value of its own in."""
-SERVER_PARTS = {"server: writing the model": "write_seconds", "server: averages and server step": "step_seconds"}
-"""Columns in which all sites of a round have the same value."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +163,13 @@ def cnn_step(scale: Scale) -> Figures:
 def round_profile(scale: Scale) -> Figures:
     """Return the milliseconds of a simulated round's parts; the rest is checkpoints, round log and carried messages."""
     rounds = simulate_rounds(scale)
-    parts = {name: rounds.mean(column) for name, column in ROUND_PARTS.items()}
-    parts |= {name: rounds.mean(column) / rounds.sites for name, column in SERVER_PARTS.items()}
+    parts = {
+        "local training": rounds.site_mean(lambda site: site.figures.train_seconds),
+        "sites: reading, checking and writing records": rounds.site_mean(lambda site: site.figures.overhead_seconds),
+        "server: checking and folding replies": rounds.site_mean(lambda site: site.server_seconds),
+        "server: writing the model": rounds.mean(lambda record: record.training.stage_seconds["write"]),
+        "server: averages and server step": rounds.mean(lambda record: record.step_seconds),
+    }
     return {"sites": rounds.sites, "parts_ms": milliseconds_by_part(parts, rounds.seconds, 1)}
 
 
