@@ -28,7 +28,7 @@ class FederationConfig(Configuration):
     server_learning_rate: float = Field(1.0, gt=0, description="η, the server's step")
     server_momentum: float = Field(0.9, ge=0, lt=1, description="of FedAvgM; β1 of FedAdam")
     averaging_decay: float = Field(
-        0.0, ge=0, lt=1, description="of the running mean over rounds that is judged and kept; 0: the newest round"
+        0.0, ge=0, lt=1, description="of the running mean over rounds that is evaluated and kept; 0: the newest round"
     )
     proximal_weight: float = Field(0.0, ge=0, description="μ of FedProx: ½μ‖θ − θ_round‖² added to the local loss")
     centring_round: bool = Field(

@@ -1,8 +1,8 @@
-"""Which replies a round accepts: each rule stands beside its check, and a reply that breaks one is rejected alone.
+"""The rules by which a round accepts replies. Each rule stands beside its check; a reply that breaks one is left out.
 
 | rule | a reply is rejected because |
 |---|---|
-| missing_…, encoding, sums, site_name | a record is absent or not what permmoe.federated.records asks for |
+| missing_…, encoding, sums, site_name | a record is absent or not as permmoe.federated.records writes it |
 | unknown_module, dtype, shape | an array is not a module of this model |
 | wrong_round, model_digest | it answers another round, or started from another model |
 | wrong_site | it speaks in the name of another site than the one whose key sent it |
@@ -57,9 +57,10 @@ def accept_training(
     answered: Collection[str],
     sender: str | None = None,
 ) -> TrainReply:
-    """A training reply that keeps every rule. Raises RejectedReply.
+    """Read a training reply and check every rule. Raises RejectedReply.
 
-    `answered` names the sites already folded; `sender` is the site whose key sent the reply, None where nobody knows.
+    `answered` names the sites whose replies were accepted before; `sender` is the site whose key sent the reply, None
+    where that is unknown.
     """
     try:
         reply = read_train_reply(content, layout, instruction.up_wire)
@@ -82,9 +83,10 @@ def accept_training(
 
 
 def is_acceptable(running: RunningSum, federation: FederationConfig) -> bool:
-    """Whether a secure sum keeps the rules that a single reply would be held to; nobody can hold a masked one to them.
+    """Whether a secure sum keeps the rules for single replies, which cannot be checked while they are masked.
 
-    Every module's support is at most `max_support` visits a site, its mean change no longer than `max_update_norm`.
+    Every module's support must be at most `max_support` visits a site, its mean change no longer than
+    `max_update_norm`.
     """
     return all(
         module.weight <= federation.max_support * running.sites * ONE
@@ -96,7 +98,7 @@ def is_acceptable(running: RunningSum, federation: FederationConfig) -> bool:
 def accept_evaluation(
     content: RecordDict, instruction: Instruction, answered: Collection[str], sender: str | None = None
 ) -> EvaluationReply:
-    """An evaluation reply that keeps every rule; arguments as in `accept_training`. Raises RejectedReply."""
+    """Read an evaluation reply and check every rule; arguments as in `accept_training`. Raises RejectedReply."""
     try:
         reply = read_evaluation_reply(content)
     except MalformedRecord as error:
@@ -116,7 +118,7 @@ def _check_header(
     # "A site speaks in its own name."
     if sender is not None and reply.site != sender:
         raise RejectedReply("wrong_site")
-    # "A reply answers the round that is open."
+    # "A reply answers the open round."
     if reply.round != instruction.round:
         raise RejectedReply("wrong_round")
     # "A change is relative to the model that was sent."

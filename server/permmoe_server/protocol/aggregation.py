@@ -1,4 +1,6 @@
-"""Averaging by module: a running sum of weighted changes, divided once (design: modality-aware FedAvg).
+"""Averaging by module: a running sum of weighted changes, divided once (permmoe.federated.aggregation_rules).
+
+Modality-aware FedAvg, the default rule, is
 
     θ_k ← θ_k + step( Σ_s n_{s,k} Δ_{s,k} / Σ_s n_{s,k} )
 
@@ -9,9 +11,9 @@ The running sum is kept in fixed point (permmoe.federated.fixed_point), so the r
 which replies arrive, to the last bit, and a secure sum ends with the same. A reply that could push a sum out of the
 range raises FixedPointOverflowError and leaves the sum as it was.
 
-The sum of a large model does not fit a processor's cache: to fetch it for every reply would take longer than to add. So
-replies are added AT_ONCE together, chunk by chunk. Memory is one model of 64-bit integers and the replies that wait,
-however many sites take part.
+The sum of a large model does not fit into a processor's cache: fetching it for every reply would take longer than
+adding. Therefore AT_ONCE replies are added together, chunk by chunk. Memory is one model of 64-bit integers and the
+replies that wait, however many sites take part.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ class ModuleSum:
     weight: int
     """Σ weight of the sites that trained the module."""
     reach: int
-    """No element of `change`, with all that waits, is further from zero."""
+    """A bound: no element of `change` is further from zero, also after the waiting replies are added."""
 
 
 @dataclass
 class RunningSum:
-    """All replies folded so far; `fold` changes it in place."""
+    """The sum of all replies so far; `fold` changes it in place."""
 
     visits: int = 0
     """Σ training visits of all sites, in fixed point."""
@@ -56,7 +58,7 @@ class RunningSum:
 
     @property
     def modules(self) -> Mapping[str, ModuleSum]:
-        """The sums, nothing left waiting."""
+        """The sums by module, after adding every reply that waits."""
         self._add_waiting()
         return self._modules
 
@@ -73,10 +75,10 @@ def fold(
     rule: AggregationRule = MODALITY_FEDAVG,
     longest: float = inf,
 ) -> RunningSum:
-    """Add one site's updates, trained on so many visits: the same running sum, which now holds them too.
+    """Add the updates of one site, which trained on `visits` visits. Returns the same object.
 
-    The updates must not change afterwards. `longest`: no mean change has a larger norm, as whoever accepted the reply
-    has seen; it saves looking for the largest number. Raises FixedPointOverflowError and adds nothing.
+    The updates must not change afterwards. `longest` is a bound on the norm of every mean change, known where the reply
+    was checked; it saves the search for the largest number. Raises FixedPointOverflowError, and adds nothing then.
     """
     terms, weights = {}, {}
     for name, update in updates.items():
@@ -104,7 +106,7 @@ def fold(
 
 
 def running_sum(changes: Mapping[str, tuple[Int64[Tensor, " n"], int]], visits: float, sites: int) -> RunningSum:
-    """What a secure sum gave, as if the sites' updates had been folded: Σ support × change and Σ support by module."""
+    """The running sum that a secure sum amounts to, from Σ support × change and Σ support by module."""
     modules = {name: ModuleSum(change, weight, LARGEST) for name, (change, weight) in changes.items()}
     return RunningSum(round(visits * ONE), sites, modules)
 

@@ -1,9 +1,9 @@
-"""What has to travel to a site: the modules that its visits can reach, less those that it holds already.
+"""The modules that have to travel to a site: those that its visits can reach, less those that it holds already.
 
-A site says which modalities it has with its first training reply, and holds what it was sent for the newest instruction
-that it answered. Nothing is known of a site before that, and after a restart of the coordinator: it is then sent
-everything. A site that has forgotten what it held says so (permmoe.federated.records.ModulesMissing) and is asked again
-with everything.
+A site states its modalities in its first training reply, and holds what it was sent for the newest instruction that it
+answered. Before that, and after a restart of the coordinator, nothing is known about a site: it is then sent the whole
+model. A site that has lost what it held reports it (permmoe.federated.records.ModulesMissing) and is sent the
+instruction again, with the whole model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from permmoe_server.protocol.federation import Federation
 
 @dataclass
 class Downlink:
-    """What is known of the sites of one study, by node."""
+    """What is known about the sites of one study, by node."""
 
     layout: ModuleLayout
     held: dict[int, Mapping[str, bytes]] = field(default_factory=dict)
@@ -30,16 +30,16 @@ class Downlink:
     modalities: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def travelling(self, node: int, instruction: Instruction, model: PackedModel) -> frozenset[str]:
-        """The modules that have to be sent."""
+        """The modules that have to be sent to a node."""
         held = self.held.get(node, {})
         return frozenset(m for m in self._needed(node, instruction) if held.get(m) != model.digests[m])
 
     def confirm(self, node: int, instruction: Instruction, model: PackedModel) -> None:
-        """The site answered: it holds what it needs of this model."""
+        """Remember that the site answered, so that it holds what it needs of this model."""
         self.held[node] = {module: model.digests[module] for module in self._needed(node, instruction)}
 
     def learn(self, node: int, modalities: tuple[str, ...]) -> None:
-        """What the site says that its visits have; nothing, where it does not say."""
+        """Remember the modalities that the site stated; none where it stated nothing."""
         self.modalities[node] = modalities
 
     def _needed(self, node: int, instruction: Instruction) -> Iterable[str]:
@@ -48,7 +48,7 @@ class Downlink:
 
 
 class ModelExchange:
-    """An instruction and its model on their way to sites, and the answers."""
+    """An instruction and its model on their way to sites, and the replies."""
 
     def __init__(
         self, downlink: Downlink, instruction: Instruction, model: PackedModel, receipts: Iterable[Receipt] = ()
@@ -66,7 +66,7 @@ class ModelExchange:
     def replies(
         self, federation: Federation, nodes: Iterable[int], message_type: str, deadline_seconds: float
     ) -> Iterator[tuple[int, Message | None]]:
-        """Each node's reply in the order of arrival, as in `exchange`; whoever lacks a module is asked once more."""
+        """Each node's reply in the order of arrival, as in `exchange`; one that lacks a module is asked once more."""
         clock, forgetful = federation.clock, list[int]()
         deadline = clock.now() + deadline_seconds
         self.write(node for node in nodes if node not in self._contents)

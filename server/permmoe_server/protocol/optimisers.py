@@ -26,7 +26,7 @@ ADAM_ADAPTIVITY = 1e-3
 def server_step(
     config: FederationConfig, parameters: Float32[Tensor, " n"], change: Float32[Tensor, " n"], moments: Moments
 ) -> tuple[Float32[Tensor, " n"], Moments]:
-    """A module's parameters and moments after a step; the arguments are left as they are.
+    """Return a module's parameters and moments after a step; the arguments stay as they are.
 
     FedAvg: θ + ηΔ. FedAvgM (Hsu et al. 2019, arXiv 1909.06335): v ← βv + Δ, θ + ηv. FedAdam: m ← β1 m + (1 − β1)Δ,
     v ← β2 v + (1 − β2)Δ², θ + ηm/(√v + τ), without bias correction.

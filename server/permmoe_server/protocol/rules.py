@@ -1,4 +1,4 @@
-"""Why something was left out, in a sentence for the coordinator: the rules of replies and of the gateway.
+"""Why a reply or a request was left out, in a sentence for the coordinator.
 
 A sentence stands beside its rule and says nothing about who broke it.
 """
@@ -13,8 +13,8 @@ from permmoe.federated.training_figures import figure_rules
 
 REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
-        # not read at all: permmoe.federated.records
-        "missing_reply": "It does not say which site, round and model it is about.",
+        # The reply could not be read: permmoe.federated.records.
+        "missing_reply": "It does not state its site, round and model.",
         "missing_site": "It does not say which site it is from.",
         "missing_round": "It does not say which round it answers.",
         "missing_model_digest": "It does not say which model it started from.",
@@ -23,15 +23,15 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "missing_figures": "It lacks the visits, loss and times of the training.",
         **figure_rules(),
         "missing_sums": "It holds no sums of errors.",
-        "ledger_head": "What it says of its site's ledger is not a number and a SHA-256.",
+        "ledger_head": "What it states about its site's ledger is not a number and a SHA-256.",
         "encoding": "An array is not written as this version of PerM-MoE writes it.",
         "sums": "An evaluation does not hold a count and four sums for each combination.",
         "site_name": "It carries a name that no site can have.",
-        "modalities": "What it says of its site's modalities is not a list of names.",
+        "modalities": "What it states about its site's modalities is not a list of names.",
         "unknown_module": "It holds a module that this model does not have.",
         "dtype": "An array is not made of bytes, as this version of PerM-MoE packs its numbers.",
         "shape": "A module does not have the size that it has in this model.",
-        # read and judged: permmoe_server.protocol.acceptance
+        # The reply was read and broke a rule: permmoe_server.protocol.acceptance.
         "wrong_round": "It answers another round than the one that was open.",
         "wrong_site": "It spoke in the name of another site than the one whose key sent it.",
         "model_digest": "It started from another model than the one that was sent.",
@@ -45,7 +45,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "unknown_combination": "An evaluation names a combination of modalities that this study does not have.",
         "min_cell_count": "An evaluation covers fewer than min_cell_count visits of a combination.",
         "negative_sum": "A sum of squares or of absolute values is negative.",
-        # nothing to judge: permmoe_server.protocol.rounds, flwr.common.constant.ErrorCode
+        # There was no reply: permmoe_server.protocol.exchange, flwr.common.constant.ErrorCode.
         "no_reply": "The site was silent until the round's deadline.",
         "NODE_UNAVAILABLE": "The site lost its connection before its answer was whole.",
         "MESSAGE_UNAVAILABLE": "The site did not fetch the round before its deadline.",
@@ -54,12 +54,12 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "CLIENT_APP_CRASHED": "The site's program was killed or crashed; its log says more.",
         "CLIENT_APP_RAISED_EXCEPTION": "The site's program stopped with an error; its log says more.",
         "MOD_FAILED_PRECONDITION": "Flower refused the round at the site; the site's log says more.",
-        "INVALID_FAB": "The site was sent a program, which no site of ours takes.",
+        "INVALID_FAB": "The site was sent a program, which no site of this federation accepts.",
         "UNKNOWN": "Flower could not say what went wrong; the site's log may.",
-        # a secure sum: permmoe_server.protocol.secure_rounds
+        # The reply did not fit the secure sum: permmoe_server.protocol.secure_stages.
         "secure_advertisement": "Its keys for this round are not signed by the site in the roster.",
         "secure_sum": "Its shares, masked numbers or signature do not fit the round's secure sum.",
-        # a decision of the site
+        # The site declined: permmoe.federated.refusals.
         **{refusal.value: sentence for refusal, sentence in REFUSAL_SENTENCES.items()},
     }
 )
@@ -91,5 +91,5 @@ GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
 
 
 def reply_reason(rule: str) -> str:
-    """Why a reply is left out; a word that is no rule is the type of an error that its site had, chosen by the site."""
+    """The sentence for a rule. Any other word is the type of an error at the site, chosen by the site."""
     return REPLY_RULES.get(rule, SITE_ERROR)

@@ -49,11 +49,13 @@ class SecureRound:
             training_blocks(self.layout),
         )
         outcome = sum_securely(self.federation, task, config, self.roster())
-        trained = read_training(outcome.opened) if outcome.opened else None
+        trained = read_training(outcome.unmasked) if outcome.unmasked else None
         figures = trained.figures if trained else TrainingFigures()
         total = running_sum(trained.changes, figures.visits, len(outcome.arrived)) if trained else None
         is_usable = total is not None and bool(total.modules) and is_acceptable(total, config)
-        holders = {n: c for n, c in outcome.opened.holders.items() if n in self.layout.parts} if outcome.opened else {}
+        holders = (
+            {n: c for n, c in outcome.unmasked.holders.items() if n in self.layout.parts} if outcome.unmasked else {}
+        )
         # Under differential privacy no loss leaves a site.
         has_loss = figures.visits > 0 and not config.privacy
         records = [_site_record(participant, outcome.arrived) for participant in outcome.participants]
@@ -81,7 +83,7 @@ class SecureRound:
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster())
         return Evaluation(
-            read_evaluation(outcome.opened) if outcome.opened else {},
+            read_evaluation(outcome.unmasked) if outcome.unmasked else {},
             outcome.arrived,
             {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
         )

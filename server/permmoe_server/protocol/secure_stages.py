@@ -85,7 +85,7 @@ class Participant:
 class SumOutcome:
     """How a session ended."""
 
-    opened: Opened | None
+    unmasked: Opened | None
     """None where too few sites were left: then nothing was revealed."""
     participants: tuple[Participant, ...]
     arrived: tuple[str, ...]
@@ -107,12 +107,12 @@ def sum_securely(federation: Federation, task: SumTask, config: FederationConfig
     """Run one secure sum over the connected sites."""
     run = _Run(federation, task, config, roster)
     try:
-        opened = run.all_stages()
+        unmasked = run.all_stages()
     except _TooFewSites:
-        opened = None
+        unmasked = None
     participants = tuple(run.participants.values())
     return SumOutcome(
-        opened,
+        unmasked,
         participants,
         tuple(sorted(run.server.bits)) if run.server else (),
         run.is_masking_begun or any(p.rejected == Refusal.ALREADY_ANSWERED for p in participants),
@@ -154,7 +154,7 @@ class _Run:
         self._count(self.server)
         try:
             evidence = self.server.evidence()
-            openings, silent = self._open(self.server, evidence, cohort.threshold)
+            openings, silent = self._unmask(self.server, evidence, cohort.threshold)
             return self.server.open(evidence, openings, silent, self.config.min_holders)
         except SecureSumRefused:
             raise _TooFewSites from None
@@ -218,7 +218,9 @@ class _Run:
 
         self._send_to_all(COUNT, {"arrived": write_names(server.bits)}, take)
 
-    def _open(self, server: ServerSum, evidence: Evidence, least: int) -> tuple[Mapping[str, Opening], Collection[str]]:
+    def _unmask(
+        self, server: ServerSum, evidence: Evidence, least: int
+    ) -> tuple[Mapping[str, Opening], Collection[str]]:
         """Stage 5: sites check the count and release blocks; asked again while sites go silent and enough are left.
 
         Returns what each site released, and the silent sites.

@@ -16,8 +16,8 @@ from permmoe.config import Configuration
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint_card import read_checked
+from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.provisioning.administration import locked
-from permmoe_server.provisioning.authority import write_file
 from permmoe_server.provisioning.federation_folder import FederationFolder
 
 REGISTRY_FILE = "registry.json"
@@ -30,7 +30,7 @@ class ModelVersion(Configuration):
     study: str
     plan_digest: str
     tensors_sha256: str
-    round: int = Field(description="of the study, whose weights these are")
+    round: int = Field(description="the round of the study whose weights these are")
     validation_mse: float | None = Field(description="averaged over combinations, squared points; none: not evaluated")
     is_synthetic: bool
     registered: datetime
@@ -69,9 +69,10 @@ def read_registry(folder: FederationFolder) -> Registry:
 
 
 def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersion:
-    """Copy a study's model into the registry; the same model is registered once. Raises DataError for a damaged one.
+    """Copy a study's model into the registry; a model that is there already is not copied again.
 
     A kill leaves a folder that no version names; the next registration replaces it.
+    Raises DataError for a damaged model.
     """
     _, card = read_checked(model)
     if "plan" not in card:
@@ -96,32 +97,34 @@ def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersi
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(model, target)
         read_checked(target)
-        _write(folder, registry, versions=(*registry.versions, version), said=f"{now:%F %T} registered {version.name}")
+        _write(
+            folder, registry, versions=(*registry.versions, version), decision=f"{now:%F %T} registered {version.name}"
+        )
     return version
 
 
 def promote(folder: FederationFolder, name: str, now: datetime) -> None:
-    """Make a version the current one, once its files were found whole."""
+    """Make a version the current one after checking its files. Raises DataError where they were changed."""
     with locked(folder):
         registry = read_registry(folder)
         _verify(folder, registry.version(name))
-        _write(folder, registry, promoted=(*registry.promoted, name), said=f"{now:%F %T} promoted {name}")
+        _write(folder, registry, promoted=(*registry.promoted, name), decision=f"{now:%F %T} promoted {name}")
 
 
 def rollback(folder: FederationFolder, now: datetime) -> str:
-    """Make the version current that was so before; each call goes one further back. Returns its name."""
+    """Make the previous current version current again; each call goes one further back. Returns its name."""
     with locked(folder):
         registry = read_registry(folder)
         if len(registry.promoted) < 2:
             raise ConfigurationError("no model was current before this one; promote another one instead")
         name = registry.promoted[-2]
         _verify(folder, registry.version(name))
-        _write(folder, registry, promoted=registry.promoted[:-1], said=f"{now:%F %T} rolled back to {name}")
+        _write(folder, registry, promoted=registry.promoted[:-1], decision=f"{now:%F %T} rolled back to {name}")
     return name
 
 
 def export(folder: FederationFolder, name: str | None, target: Path) -> ModelVersion:
-    """Copy a version, the current one without a name, to a new folder that `permmoe predict` takes."""
+    """Copy a version, or the current one where `name` is None, to a new folder that `permmoe predict` reads."""
     registry = read_registry(folder)
     chosen = name or registry.current
     if chosen is None:
@@ -135,7 +138,7 @@ def export(folder: FederationFolder, name: str | None, target: Path) -> ModelVer
 
 
 def damaged(folder: FederationFolder) -> tuple[str, ...]:
-    """Names of versions whose files are not those that were registered."""
+    """Return the names of versions whose files are not those that were registered."""
     found = []
     for version in read_registry(folder).versions:
         try:
@@ -158,7 +161,7 @@ def _plan_of(card: dict[str, object]) -> RoundPlan:
         raise DataError("a model's card holds no plan that can be read; take the folder from a back-up") from None
 
 
-def _write(folder: FederationFolder, registry: Registry, said: str, **changes: object) -> None:
+def _write(folder: FederationFolder, registry: Registry, decision: str, **changes: object) -> None:
     folder.models.mkdir(exist_ok=True)
-    new = registry.model_copy(update={**changes, "history": (*registry.history, said)})
-    write_file(folder.models / REGISTRY_FILE, new.model_dump_json(indent=1).encode(), secret=False)
+    new = registry.model_copy(update={**changes, "history": (*registry.history, decision)})
+    write_file(folder.models / REGISTRY_FILE, new.model_dump_json(indent=1), mode=PUBLIC_MODE)

@@ -1,6 +1,6 @@
-"""Follow a study's `rounds.jsonl` (permmoe_server.app) while another process writes it.
+"""Follow a study's `rounds.jsonl` (permmoe_server.studies.round_line) while another process writes it.
 
-What is kept of a line is small and of fixed types: counts, sums and names of rules, sites and modules, nothing else.
+Only a little of each line is kept, and of fixed types: counts, sums, and names of rules, sites and modules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REMEMBERED_BYTES = 256
 
 @dataclass(frozen=True)
 class Score:
-    """How the model does on one combination."""
+    """The model's error on one combination."""
 
     n: int
     """Visits, of all sites."""
@@ -39,7 +39,7 @@ class Rejection:
 
     node: int
     sender: str
-    """The site, or `node 17` where nobody knows which site a node is."""
+    """The site, or a text such as `node 17` where it is unknown which site the node is."""
     rule: str
     """The rule that it broke, `no_reply`, or the type of the error that the site had."""
     part: Part = "training"
@@ -58,7 +58,7 @@ class RoundSummary:
     bytes_down: int = 0
     bytes_up: int = 0
     trained: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Accepted site -> the modules that it trained; after a secure round none is named, for nobody knows."""
+    """Accepted site -> the modules that it trained; no module after a secure round, where that is unknown."""
     holders: Mapping[str, int] = field(default_factory=dict)
     """Module -> how many sites trained it."""
     lost: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class RoundLog:
         self._offset, self._end, self._records = 0, b"", ()
 
     def _new_bytes(self) -> bytes | None:
-        """What follows the part that was read; None where that part is gone or was changed."""
+        """The bytes after those that were read; None where the latter are gone or were changed."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset - len(self._end))
@@ -109,7 +109,7 @@ class RoundLog:
         return found.removeprefix(self._end) if found.startswith(self._end) else None
 
     def _summary(self, line: bytes) -> RoundSummary | None:
-        """None for a line that is no round: a page about the others is worth more than an error."""
+        """The summary of a line; None for one that is no round: a page about the others is worth more than an error."""
         try:
             summary = summarise(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):

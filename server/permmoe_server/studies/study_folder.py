@@ -1,8 +1,8 @@
 """The study that a coordinator runs: its YAML file, and its folder, from which a run that ended goes on.
 
-studies/current                    the folder's name of the study that was named last
-studies/NAME-DIGEST/plan.json      the plan in the one form that its digest, and hospitals' approvals, are of
-                   /last/ rounds.jsonl model/    permmoe_server.app
+studies/current                    the name of the folder of the study that was named last
+studies/NAME-DIGEST/plan.json      the plan, in the form whose digest hospitals approve
+                   /last/ rounds.jsonl model/    what permmoe_server.studies.study_run writes
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan, read_plan
-from permmoe_server.provisioning.authority import write_file
+from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.provisioning.federation_folder import FederationFolder
 
 CURRENT_FILE = "current"
@@ -33,7 +33,7 @@ class Study:
 
     @property
     def rounds(self) -> Path:
-        """A record a line."""
+        """A record of each try at a round, one a line."""
         return self.folder / "rounds.jsonl"
 
     @property
@@ -43,7 +43,7 @@ class Study:
 
 
 def open_study(folder: FederationFolder, file: Path | None) -> Study | None:
-    """The study of a YAML file, its folder made where it is new; without a file the one that was named last, if any.
+    """Return the study of a YAML file, after making its folder; without a file the study that was named last, if any.
 
     Raises ConfigurationError for a file that cannot be used.
     """
@@ -54,8 +54,8 @@ def open_study(folder: FederationFolder, file: Path | None) -> Study | None:
     slug = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")[:40]
     study = Study(plan, folder.studies / f"{slug}-{plan.digest()[:12]}")
     study.folder.mkdir(parents=True, exist_ok=True)
-    write_file(study.plan_file, plan.canonical_json().encode(), secret=False)
-    write_file(folder.studies / CURRENT_FILE, study.folder.name.encode(), secret=False)
+    write_file(study.plan_file, plan.canonical_json(), mode=PUBLIC_MODE)
+    write_file(folder.studies / CURRENT_FILE, study.folder.name, mode=PUBLIC_MODE)
     return study
 
 

@@ -69,7 +69,7 @@ def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(params=[{}, {"averaging_decay": 0.5}, {"evaluate_every": 0}], ids=["plain", "mean", "unjudged"])
+@pytest.fixture(params=[{}, {"averaging_decay": 0.5}, {"evaluate_every": 0}], ids=["plain", "mean", "unevaluated"])
 def plan(request: pytest.FixtureRequest) -> RoundPlan:
     return tiny_plan(rounds=4, centring_round=True, **request.param)
 
@@ -86,7 +86,7 @@ def test_a_federation_ends_with_the_same_bits_as_one_that_sends_everything(
         assert all(own <= whole for own, whole in zip(sizes[1:], down(full)[name][1:], strict=True))
 
 
-def test_a_model_that_a_site_has_judged_does_not_travel_again(tmp_path: Path) -> None:
+def test_a_model_that_a_site_has_evaluated_does_not_travel_again(tmp_path: Path) -> None:
     _, records = federated(tmp_path / "run", tiny_plan(rounds=3))
     assert all(size < WHOLE / 2 for sizes in down(records).values() for size in sizes[1:])
 
@@ -186,15 +186,17 @@ def test_rounded_changes_end_near_the_exact_ones_for_fewer_bytes(wire: str, shar
 @pytest.mark.parametrize("wire", ["fp16", "int8"])
 def test_a_rounded_reply_with_a_scale_that_is_no_number_is_rejected(wire: str, scale: float) -> None:
     plan, packed = tiny_plan(evaluate_every=0, wire=wire), PackedModel.of(LAYOUT.flatten_all(fresh()), wire)
-    asked = Instruction(plan, 1, packed.digest())
+    instruction = Instruction(plan, 1, packed.digest())
     updates = {"head": ModuleUpdate(torch.ones(LAYOUT.size("head")), 2.0)}
-    content = write_train_reply(TrainReply("west", 1, asked.model_digest, updates, TrainingFigures(2.0, 1.0)), wire)
-    assert accept_training(content, asked, LAYOUT, ()).updates["head"].weighted_delta.isfinite().all()
+    content = write_train_reply(
+        TrainReply("west", 1, instruction.model_digest, updates, TrainingFigures(2.0, 1.0)), wire
+    )
+    assert accept_training(content, instruction, LAYOUT, ()).updates["head"].weighted_delta.isfinite().all()
     numbers = content["update"][PACKED].numpy().copy()
     numbers[:4] = np.array([scale], "<f4").view(np.uint8)
     content["update"][PACKED] = Array(numbers)
     with pytest.raises(RejectedReply, match="not_finite"):
-        accept_training(content, asked, LAYOUT, ())
+        accept_training(content, instruction, LAYOUT, ())
 
 
 def test_what_is_held_of_another_study_is_not_used() -> None:

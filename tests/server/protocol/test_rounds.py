@@ -61,22 +61,22 @@ class StillClock(Clock):
 
 def honest_training(content: RecordDict, name: str) -> RecordDict:
     """Deterministic 'training': every site moves its modules by its own, round-dependent amount."""
-    asked = read_instruction(content)
-    amount = 0.01 * asked.round * (1 + len(name) + VISITS[name])
+    instruction = read_instruction(content)
+    amount = 0.01 * instruction.round * (1 + len(name) + VISITS[name])
     updates = {
         module: ModuleUpdate(torch.linspace(0, amount, LAYOUT.size(module)) * VISITS[name], VISITS[name])
         for module in MODULES[name]
     }
     figures = TrainingFigures(VISITS[name], 2 * VISITS[name], 0.25, 0.125)
-    return write_train_reply(TrainReply(name, asked.round, asked.model_digest, updates, figures))
+    return write_train_reply(TrainReply(name, instruction.round, instruction.model_digest, updates, figures))
 
 
 def honest_evaluation(content: RecordDict, name: str) -> RecordDict:
-    asked = read_instruction(content)
+    instruction = read_instruction(content)
     sums = {"clinical": ErrorSums(7, 3.5, 2.0, 1.0, 4.0)}
     if name == "ant":
         sums["clinical+gene"] = ErrorSums(5, 1.0, 2.0, 3.0, 4.0)
-    return write_evaluation_reply(EvaluationReply(name, asked.round, asked.model_digest, sums))
+    return write_evaluation_reply(EvaluationReply(name, instruction.round, instruction.model_digest, sums))
 
 
 def client(
@@ -221,7 +221,7 @@ def test_a_bad_reply_is_rejected_alone_and_the_rule_is_recorded(attack: str) -> 
 
 
 @pytest.mark.parametrize("surplus", HARMLESS)
-def test_what_nobody_asked_for_is_passed_over(surplus: str) -> None:
+def test_surplus_content_of_a_reply_is_passed_over(surplus: str) -> None:
     _, [record] = run(grid_of([*HONEST, "cat"], client(HARMLESS[surplus])), ONE_ROUND)
     assert [r.rejected for r in record.sites] == [None] * 3
 
