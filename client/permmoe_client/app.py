@@ -28,7 +28,7 @@ from permmoe.federated.secure.blocks import (
     training_blocks,
     training_numbers,
 )
-from permmoe.federated.secure.secure_sum import Blocks
+from permmoe.federated.secure.session import Blocks
 from permmoe_client.connection.identity import load_certificate
 from permmoe_client.participation import secure_session
 from permmoe_client.participation.local_round import evaluate_round, train_round

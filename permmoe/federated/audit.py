@@ -72,7 +72,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Head:
+class LedgerHead:
     """The newest entry of a site's chain: what the coordinator is told, and countersigns."""
 
     site: str
@@ -88,7 +88,7 @@ class Head:
 class Receipt:
     """A head, countersigned by the coordinator's server."""
 
-    head: Head
+    head: LedgerHead
     signature: str
     certificate: str
     """Of the server, PEM."""
@@ -142,7 +142,7 @@ def read_chain(lines: Iterable[bytes], key: ec.EllipticCurvePublicKey) -> tuple[
     return tuple(entries)
 
 
-def countersign(head: Head, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, pem: str) -> Receipt:
+def countersign(head: LedgerHead, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, pem: str) -> Receipt:
     """The coordinator's receipt for a head; `pem` is the certificate as text. The key must be the certificate's."""
     if key.public_key() != certificate.public_key():
         raise AuditError("the server's key and certificate do not belong together")
@@ -157,7 +157,7 @@ def read_receipt(line: bytes, authority: x509.Certificate) -> Receipt:
     try:
         parts = json.loads(line)
         receipt = Receipt(
-            Head(str(parts["site"]), int(parts["sequence"]), str(parts["digest"])),
+            LedgerHead(str(parts["site"]), int(parts["sequence"]), str(parts["digest"])),
             str(parts["signature"]),
             str(parts["certificate"]),
         )

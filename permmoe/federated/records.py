@@ -22,7 +22,7 @@ from torch import Tensor
 
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.accounting import Spent
-from permmoe.federated.audit import Head, Receipt
+from permmoe.federated.audit import LedgerHead, Receipt
 from permmoe.federated.federation_config import Wire
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -85,7 +85,7 @@ class TrainReply:
     figures: TrainingFigures
     modalities: tuple[str, ...] = ()
     """What the site's visits have: modules of other modalities need not travel to it. Empty where it does not say."""
-    head: Head | None = None
+    head: LedgerHead | None = None
     """Of the site's ledger, whose newest entry is this reply; None where the site keeps none."""
     spent: tuple[Spent, ...] = ()
     """What it cost in differential privacy: for the ledger, never sent."""
@@ -99,7 +99,7 @@ class EvaluationReply:
     round: int
     model_digest: str
     sums: Mapping[str, ErrorSums]
-    head: Head | None = None
+    head: LedgerHead | None = None
     """As in a training reply."""
 
 
@@ -367,12 +367,12 @@ def _header(reply: TrainReply | EvaluationReply) -> ConfigRecord:
     return ConfigRecord({"site": reply.site, "round": reply.round, "model-digest": reply.model_digest})
 
 
-def write_head(content: RecordDict, head: Head) -> None:
+def write_head(content: RecordDict, head: LedgerHead) -> None:
     """Add the newest entry of the site's ledger, which is that of this very reply."""
     record_of(content, "reply", ConfigRecord)["ledger"] = f"{head.sequence} {head.digest}"
 
 
-def read_head(content: RecordDict, site: str) -> Head | None:
+def read_head(content: RecordDict, site: str) -> LedgerHead | None:
     """The head of a site's ledger that came with its reply. Raises MalformedRecord."""
     text = record_of(content, "reply", ConfigRecord).get("ledger")
     if text is None:
@@ -380,7 +380,7 @@ def read_head(content: RecordDict, site: str) -> Head | None:
     if not isinstance(text, str) or not LEDGER_HEAD.fullmatch(text):
         raise MalformedRecord("ledger_head")
     sequence, digest = text.split()
-    return Head(site, int(sequence), digest)
+    return LedgerHead(site, int(sequence), digest)
 
 
 def _read_header(content: RecordDict) -> tuple[str, int, str]:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Message, RecordDict
 
-from permmoe.federated.audit import Head
+from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -48,7 +48,7 @@ class ThinSites:
     """Each node's site."""
     reply: TrainReply
     """An update of every module, without a site's name and a round's number."""
-    ledger: Head
+    ledger: LedgerHead
     authority: ec.EllipticCurvePrivateKey
     keys: Mapping[str, ec.EllipticCurvePrivateKey]
     """Each site's key; empty without the secure sum."""
@@ -76,7 +76,7 @@ class ThinSites:
             layout.flatten_all(model.state_dict()),
             names,
             TrainReply("", 0, "", updates, TrainingFigures(visits=VISITS, loss_sum=VISITS)),
-            Head("", 1, "0" * 64),
+            LedgerHead("", 1, "0" * 64),
             ec.generate_private_key(ec.SECP384R1()),
             {name: ec.generate_private_key(ec.SECP384R1()) for name in names.values()} if secure else {},
         )

@@ -13,7 +13,8 @@ from permmoe.federated.records import Instruction, read_instruction, write_head,
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure import messages
 from permmoe.federated.secure.blocks import training_blocks, training_numbers
-from permmoe.federated.secure.secure_sum import Rules, Session, SiteSum
+from permmoe.federated.secure.session import Session
+from permmoe.federated.secure.site_sum import Rules, SiteSum
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb, resident_memory_mb
 from permmoe_benchmarks.library.curve import Curve
 from permmoe_benchmarks.library.thin_sites import SiteWatch, ThinSites, TimedRound, round_figures
@@ -53,7 +54,7 @@ def secure_round(clients: int, rounds: int) -> Figures:
     rules = Rules(sites.plan.federation.secure_threshold)
 
     def advertise(message: Message, name: str) -> RecordDict:
-        instruction, opening = read_instruction(message.content), messages.read_opening(message.content)
+        instruction, opening = read_instruction(message.content), messages.read_session_start(message.content)
         roster = site_keys(read_roster(opening.roster, sites.authority.public_key()))
         session = Session(
             instruction.plan.digest(), "training", instruction.round, instruction.model_digest, opening.nonce
@@ -74,7 +75,7 @@ def secure_round(clients: int, rounds: int) -> Figures:
 
     def unmask(message: Message, name: str) -> RecordDict:
         evidence = messages.read_evidence(message.content, len(blocks))
-        return messages.write_masks(sums[name].open(evidence, messages.read_names(message.content, "silent")))
+        return messages.write_masks(sums[name].unmask(evidence, messages.read_names(message.content, "silent")))
 
     app.train()(watch.answering("advertise", sites.names, advertise))
     for stage, work in ((SHARE, share), (MASK, mask), (COUNT, count), (OPEN, unmask)):

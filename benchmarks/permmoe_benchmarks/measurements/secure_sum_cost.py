@@ -17,7 +17,9 @@ import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from permmoe.federated.fixed_point import to_fixed_point
-from permmoe.federated.secure.secure_sum import Cohort, Rules, ServerSum, Session, SiteSum, threshold
+from permmoe.federated.secure.server_sum import ServerSum
+from permmoe.federated.secure.session import Participants, Session, threshold
+from permmoe.federated.secure.site_sum import Rules, SiteSum
 from permmoe.federated.update import ModuleUpdate
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb
 from permmoe.runtime.provenance import machine, versions
@@ -67,7 +69,7 @@ def secure_sum_line(n: int, parameters: int) -> str:
     sites = {name: SiteSum(session, name, key, roster, rules, blocks) for name, key in keys.items()}
     adverts = [site.advertise() for site in sites.values()]
     t = threshold(rules.threshold_share, n)
-    server = ServerSum(Cohort.of(session, adverts, t), blocks, roster)
+    server = ServerSum(Participants.of(session, adverts, t), blocks, roster)
     watch = StageWatch()
     for name, site in sites.items():
         with watch.timing("share"):
@@ -94,9 +96,9 @@ def secure_sum_line(n: int, parameters: int) -> str:
     openings = {}
     for name, site in sites.items():
         with watch.timing("unmask"):
-            openings[name] = site.open(evidence)
+            openings[name] = site.unmask(evidence)
     with watch.timing("server"):
-        unmasked = server.open(evidence, openings, [], rules.min_holders)
+        unmasked = server.unmask(evidence, openings, [], rules.min_holders)
     difference = max(
         int(np.abs(unmasked.values[block][:-1] - running.modules[block].change.numpy()).max()) for block in blocks
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 
 from permmoe.errors import PermmoeError
-from permmoe.federated.audit import Entry, Head, Kind
+from permmoe.federated.audit import Entry, Kind, LedgerHead
 from permmoe.federated.records import Instruction
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure.blocks import Numbers
@@ -21,8 +21,8 @@ from permmoe.federated.secure.messages import (
     read_cohort,
     read_evidence,
     read_names,
-    read_opening,
     read_session_digest,
+    read_session_start,
     read_threshold,
     write_advertisement,
     write_bytes,
@@ -30,12 +30,13 @@ from permmoe.federated.secure.messages import (
     write_masked,
     write_masks,
 )
-from permmoe.federated.secure.secure_sum import Blocks, Rules, SecureSumRefused, Session, SiteKeys, SiteSum
+from permmoe.federated.secure.session import Blocks, SecureSumRefused, Session, SiteKeys
+from permmoe.federated.secure.site_sum import Rules, SiteSum
 from permmoe_client.connection.identity import check_roster, load_certificate, load_key
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import SiteConfig
 
-WriteEntry = Callable[[int], Head]
+WriteEntry = Callable[[int], LedgerHead]
 """Writes the ledger's entry for an input of this many bytes, before the input leaves."""
 
 
@@ -73,7 +74,7 @@ def check_terms(
     """
     if site.coordinator is None or ledger is None:
         raise SecureSumRefused("a secure study needs the site's key, roster and ledger; connect it with a kit")
-    federation, policy, opening = instruction.plan.federation, site.release, read_opening(content)
+    federation, policy, opening = instruction.plan.federation, site.release, read_session_start(content)
     # "t is at least the site's own share": a plan that asks for less is not what this site allows.
     if federation.secure_threshold < policy.min_secure_threshold:
         raise SecureSumRefused(
@@ -135,7 +136,7 @@ def unmask(content: RecordDict, session: SecureSession | None) -> RecordDict:
     """Stage 5 of the secure sum: the keys that unmask the sums of blocks with enough holders."""
     joined = _joined(content, session)
     evidence = read_evidence(content, len(joined.blocks))
-    return write_masks(joined.sum.open(evidence, read_names(content, "silent")))
+    return write_masks(joined.sum.unmask(evidence, read_names(content, "silent")))
 
 
 def _joined(content: RecordDict, session: SecureSession | None) -> SecureSession:

@@ -18,8 +18,8 @@ from permmoe.errors import PermmoeError
 from permmoe.federated.audit import (
     AuditError,
     Entry,
-    Head,
     Kind,
+    LedgerHead,
     check_receipts,
     is_signed,
     next_entry,
@@ -63,7 +63,7 @@ class Ledger:
         """The entries, one a line."""
         return self._folder / LEDGER_FILE
 
-    def append(self, kind: Kind, facts: Mapping[str, Any]) -> Head:
+    def append(self, kind: Kind, facts: Mapping[str, Any]) -> LedgerHead:
         """Add an entry and return its head, once it is on disk. Raises LedgerError, and then the ledger is as before.
 
         A last line that a kill cut short is moved to a file of its own first.
@@ -72,7 +72,7 @@ class Ledger:
             last = self._last()
             entry = next_entry(last, kind, facts, self._now().isoformat(timespec="seconds"), self._key)
             _append(self.path, entry.line())
-        return Head(self._site, entry.sequence, entry.digest())
+        return LedgerHead(self._site, entry.sequence, entry.digest())
 
     def entries(self) -> Iterator[Entry]:
         """All entries, newest last, as they stand there."""

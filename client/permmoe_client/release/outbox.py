@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from flwr.app import RecordDict
 
 from permmoe.errors import PermmoeError
-from permmoe.federated.audit import Head, Kind
+from permmoe.federated.audit import Kind, LedgerHead
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import (
     EvaluationReply,
@@ -109,7 +109,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
     }
 
 
-def enter(ledger: Ledger, kind: Kind, facts: Mapping[str, object], size: int, policy: ReleasePolicy) -> Head:
+def enter(ledger: Ledger, kind: Kind, facts: Mapping[str, object], size: int, policy: ReleasePolicy) -> LedgerHead:
     """Write the entry of what is about to leave, so many bytes. Raises NotReleased, LedgerError."""
     # "No more than daily_bytes leaves in any 24 hours."
     if ledger.bytes_since(DAY) + size > policy.daily_bytes:

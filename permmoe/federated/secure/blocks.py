@@ -14,7 +14,8 @@ from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed_point
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import EvaluationReply, TrainReply
-from permmoe.federated.secure.secure_sum import Blocks, Opened, SecureSumRefused
+from permmoe.federated.secure.exchanged import UnmaskedSum
+from permmoe.federated.secure.session import Blocks, SecureSumRefused
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.modality import all_combinations, combination_name
 
@@ -51,12 +52,12 @@ def training_numbers(reply: TrainReply) -> Numbers:
     return numbers | {FIGURES_BLOCK: _fixed(*reply.figures.for_secure_sum().values())}
 
 
-def read_training(opened: Opened) -> TrainingSum:
+def read_training(unmasked: UnmaskedSum) -> TrainingSum:
     """The sums' meaning. A support that is not above zero is no honest sites' sum: its module is left out."""
-    sums = (opened.values[FIGURES_BLOCK] / ONE).tolist() if FIGURES_BLOCK in opened.values else [0.0] * len(SUMMED)
+    sums = (unmasked.values[FIGURES_BLOCK] / ONE).tolist() if FIGURES_BLOCK in unmasked.values else [0.0] * len(SUMMED)
     changes = {
         name: (torch.from_numpy(values[:-1].copy()), int(values[-1]))
-        for name, values in opened.values.items()
+        for name, values in unmasked.values.items()
         if name != FIGURES_BLOCK and values[-1] > 0
     }
     return TrainingSum(changes, TrainingFigures(**dict(zip(SUMMED, sums, strict=True))))
@@ -72,9 +73,9 @@ def evaluation_numbers(reply: EvaluationReply) -> Numbers:
     return {name: _fixed(*map(float, astuple(sums))) for name, sums in reply.sums.items()}
 
 
-def read_evaluation(opened: Opened) -> dict[str, ErrorSums]:
+def read_evaluation(unmasked: UnmaskedSum) -> dict[str, ErrorSums]:
     """The sums of all sites by combination."""
-    sums = {name: (values / ONE).tolist() for name, values in opened.values.items()}
+    sums = {name: (values / ONE).tolist() for name, values in unmasked.values.items()}
     return {name: ErrorSums(round(values[0]), *values[1:]) for name, values in sums.items() if round(values[0]) > 0}
 
 

@@ -9,41 +9,34 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from jaxtyping import UInt32
 
-from permmoe.federated.audit import Head
+from permmoe.federated.audit import LedgerHead
 from permmoe.federated.records import PACKED, MalformedRecord, read_array, read_head, record_of, typed
+from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, Unmasking
 from permmoe.federated.secure.masks import KEY_BYTES
-from permmoe.federated.secure.secure_sum import (
-    Advertisement,
-    CountShares,
-    Evidence,
-    MaskedBits,
-    MaskedInput,
-    Opening,
-    Session,
-)
+from permmoe.federated.secure.session import Advertisement, Session
 
 MAX_BYTES = 4096
 """No key, share or signature is longer."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What opens a session at a site, beside the instruction."""
+class SessionStart:
+    """What begins a session at a site, beside the instruction."""
 
     nonce: str
     roster: bytes
     """The newest, signed by the coordinator's authority."""
 
 
-def write_opening(opened: Opened) -> ConfigRecord:
+def write_session_start(start: SessionStart) -> ConfigRecord:
     """The record `secure` of an instruction."""
-    return ConfigRecord({"nonce": opened.nonce, "roster": opened.roster})
+    return ConfigRecord({"nonce": start.nonce, "roster": start.roster})
 
 
-def read_opening(content: RecordDict) -> Opened:
+def read_session_start(content: RecordDict) -> SessionStart:
     """Raises MalformedRecord."""
     record = record_of(content, "secure", ConfigRecord)
-    return Opened(typed(record, "nonce", str), typed(record, "roster", bytes))
+    return SessionStart(typed(record, "nonce", str), typed(record, "roster", bytes))
 
 
 def write_stage(session: Session, **records: ConfigRecord) -> RecordDict:
@@ -57,7 +50,7 @@ def read_session_digest(content: RecordDict) -> str:
 
 
 def write_advertisement(advertisement: Advertisement) -> RecordDict:
-    """A site's reply to the opening."""
+    """A site's reply to the start."""
     return RecordDict({"advertisement": ConfigRecord({advertisement.site: _pack(advertisement)})})
 
 
@@ -109,7 +102,7 @@ def read_names(content: RecordDict, name: str) -> tuple[str, ...]:
     return tuple(record_of(content, name, ConfigRecord))
 
 
-def write_masked(masked: MaskedInput, head: Head | None) -> RecordDict:
+def write_masked(masked: MaskedInput, head: LedgerHead | None) -> RecordDict:
     """Stage 3's reply; `head` of the ledger whose newest entry it is."""
     reply = ConfigRecord({"site": masked.site, "bits": masked.bits.tobytes(), "signature": masked.signature})
     if head:
@@ -117,7 +110,7 @@ def write_masked(masked: MaskedInput, head: Head | None) -> RecordDict:
     return RecordDict({"reply": reply, "numbers": ArrayRecord({PACKED: Array(masked.numbers)})})
 
 
-def read_masked(content: RecordDict, size: int, n_blocks: int) -> tuple[MaskedInput, Head | None]:
+def read_masked(content: RecordDict, size: int, n_blocks: int) -> tuple[MaskedInput, LedgerHead | None]:
     """`size`: how many numbers there have to be. Raises MalformedRecord."""
     reply = record_of(content, "reply", ConfigRecord)
     site = typed(reply, "site", str)
@@ -162,14 +155,16 @@ def read_evidence(content: RecordDict, n_blocks: int) -> Evidence:
     )
 
 
-def write_masks(opening: Opening) -> RecordDict:
+def write_masks(unmasking: Unmasking) -> RecordDict:
     """Stage 5's reply."""
-    return RecordDict({"block-keys": write_bytes(opening.block_keys), "input-seeds": write_bytes(opening.input_seeds)})
+    return RecordDict(
+        {"block-keys": write_bytes(unmasking.block_keys), "input-seeds": write_bytes(unmasking.input_seeds)}
+    )
 
 
-def read_masks(content: RecordDict) -> Opening:
+def read_masks(content: RecordDict) -> Unmasking:
     """Raises MalformedRecord."""
-    return Opening(read_bytes(content, "block-keys"), read_bytes(content, "input-seeds"))
+    return Unmasking(read_bytes(content, "block-keys"), read_bytes(content, "input-seeds"))
 
 
 def _pack(advertisement: Advertisement) -> bytes:

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from flwr.app import Message
 
-from permmoe.federated.audit import Head, Receipt
-from permmoe.federated.secure.secure_sum import SiteKeys
+from permmoe.federated.audit import LedgerHead, Receipt
+from permmoe.federated.secure.session import SiteKeys
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 
 POLL_SECONDS = 0.1
@@ -53,7 +53,7 @@ SiteDirectory = Callable[[], Mapping[int, str] | None]
 """Returns which node is which site at this moment, or None where that is unknown: a site's own word is then taken."""
 RosterSource = Callable[[], SignedRoster]
 """Returns the federation's roster at this moment."""
-Countersigner = Callable[[Head], Receipt]
+Countersigner = Callable[[LedgerHead], Receipt]
 """Returns a receipt for the newest entry of a site's ledger."""
 
 

@@ -1,6 +1,6 @@
 """The secure sum as the coordinator runs it: five stages over Flower's Grid, each with a deadline.
 
-Sites do not trust the server: what it may learn follows from what sites refuse (permmoe.federated.secure.secure_sum),
+Sites do not trust the server: what it may learn follows from what sites refuse (permmoe.federated.secure),
 not from this file. A site that is silent or wrong at a stage is out of the later ones; the sum goes on while enough
 sites are left.
 """
@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, RecordDict
 
-from permmoe.federated.audit import Head
+from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.records import MalformedRecord, content_bytes
 from permmoe.federated.refusals import Refusal
+from permmoe.federated.secure.exchanged import Evidence, UnmaskedSum, Unmasking
 from permmoe.federated.secure.messages import (
-    Opened as OpenedSession,
-)
-from permmoe.federated.secure.messages import (
+    SessionStart,
     read_advertisement,
     read_bytes,
     read_count_shares,
@@ -30,21 +29,11 @@ from permmoe.federated.secure.messages import (
     write_cohort,
     write_evidence,
     write_names,
-    write_opening,
+    write_session_start,
     write_stage,
 )
-from permmoe.federated.secure.secure_sum import (
-    Advertisement,
-    Blocks,
-    Cohort,
-    Evidence,
-    Opened,
-    Opening,
-    SecureSumRefused,
-    ServerSum,
-    Session,
-    threshold,
-)
+from permmoe.federated.secure.server_sum import ServerSum
+from permmoe.federated.secure.session import Advertisement, Blocks, Participants, SecureSumRefused, Session, threshold
 from permmoe_server.protocol.acceptance import RejectedReply
 from permmoe_server.protocol.exchange import content_of, exchange
 from permmoe_server.protocol.federation import Federation, SignedRoster
@@ -73,7 +62,7 @@ class Participant:
     site: str = ""
     bytes_down: int = 0
     bytes_up: int = 0
-    head: Head | None = None
+    head: LedgerHead | None = None
     """The newest entry of its ledger, which is about its input."""
     rejected: str | None = None
     """The rule that a reply broke, `no_reply`, or the type of the error that it had; it is out from then on."""
@@ -85,7 +74,7 @@ class Participant:
 class SumOutcome:
     """How a session ended."""
 
-    unmasked: Opened | None
+    unmasked: UnmaskedSum | None
     """None where too few sites were left: then nothing was revealed."""
     participants: tuple[Participant, ...]
     arrived: tuple[str, ...]
@@ -141,7 +130,7 @@ class _Run:
     """None until the cohort is known."""
     is_masking_begun: bool = False
 
-    def all_stages(self) -> Opened:
+    def all_stages(self) -> UnmaskedSum:
         """The sum. Raises _TooFewSites."""
         cohort = self._advertise()
         self.server = ServerSum(cohort, self.task.blocks, self.roster.keys)
@@ -155,11 +144,11 @@ class _Run:
         try:
             evidence = self.server.evidence()
             openings, silent = self._unmask(self.server, evidence, cohort.threshold)
-            return self.server.open(evidence, openings, silent, self.config.min_holders)
+            return self.server.unmask(evidence, openings, silent, self.config.min_holders)
         except SecureSumRefused:
             raise _TooFewSites from None
 
-    def _advertise(self) -> Cohort:
+    def _advertise(self) -> Participants:
         """Stage 1: sites do the work itself, so that the later stages are short, and advertise their keys."""
         session = self.task.session
         adverts: dict[str, Advertisement] = {}
@@ -176,16 +165,16 @@ class _Run:
             adverts[advert.site] = advert
             participant.site = advert.site
 
-        opening = write_opening(OpenedSession(session.nonce, self.roster.signed))
+        opening = write_session_start(SessionStart(session.nonce, self.roster.signed))
         content = RecordDict({**self.task.instruction, "secure": opening})
         self.participants |= {node: Participant(node, sites.name(node) or "") for node in sites.nodes}
         self._exchange(
             self.task.message_type, dict.fromkeys(sites.nodes, content), self.config.round_deadline_seconds, take
         )
         _require_enough(len(adverts), self.config.least_sites)
-        return Cohort.of(session, adverts.values(), threshold(self.config.secure_threshold, len(adverts)))
+        return Participants.of(session, adverts.values(), threshold(self.config.secure_threshold, len(adverts)))
 
-    def _share(self, server: ServerSum, cohort: Cohort) -> None:
+    def _share(self, server: ServerSum, cohort: Participants) -> None:
         """Stage 2: every site deals shares of its secrets to the others, sealed for each."""
 
         def take(participant: Participant, content: RecordDict) -> None:
@@ -220,12 +209,12 @@ class _Run:
 
     def _unmask(
         self, server: ServerSum, evidence: Evidence, least: int
-    ) -> tuple[Mapping[str, Opening], Collection[str]]:
+    ) -> tuple[Mapping[str, Unmasking], Collection[str]]:
         """Stage 5: sites check the count and release blocks; asked again while sites go silent and enough are left.
 
         Returns what each site released, and the silent sites.
         """
-        openings: dict[str, Opening] = {}
+        openings: dict[str, Unmasking] = {}
 
         def take(participant: Participant, content: RecordDict) -> None:
             openings[participant.site] = read_masks(content)

@@ -10,7 +10,7 @@ import yaml
 from permmoe.config import ModelConfig
 from permmoe.data.dataset import VisitData
 from permmoe.errors import ConfigurationError
-from permmoe.federated.secure.secure_sum import SiteSum
+from permmoe.federated.secure.site_sum import SiteSum
 from permmoe_client.participation.running_site import RunningSites
 from permmoe_client.participation.secure_session import SecureSession
 from permmoe_client.participation.site_visits import site_visits

@@ -16,7 +16,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from permmoe.evaluation.combinations import ErrorSums
-from permmoe.federated.audit import AuditError, Head, countersign, read_receipt
+from permmoe.federated.audit import AuditError, LedgerHead, countersign, read_receipt
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import EvaluationReply, Instruction, TrainReply, read_train_reply
 from permmoe.federated.training_figures import TrainingFigures
@@ -52,7 +52,7 @@ def written(folder: Path, count: int = 5) -> Ledger:
     return ledger
 
 
-def receipt(head: Head, server: Identity = SERVER) -> bytes:
+def receipt(head: LedgerHead, server: Identity = SERVER) -> bytes:
     return countersign(head, server.key, server.certificate, server.certificate_pem.decode()).line()
 
 
@@ -221,7 +221,7 @@ def test_nothing_leaves_that_the_policy_does_not_name(tmp_path: Path) -> None:
     got = read_train_reply(sent, LAYOUT)
     assert set(got.updates) == {"head", "expert/2"}
     [entry] = ledger.entries()
-    assert set(entry.facts["modules"]) == {"head", "expert/2"} and got.head == Head("north", 1, entry.digest())
+    assert set(entry.facts["modules"]) == {"head", "expert/2"} and got.head == LedgerHead("north", 1, entry.digest())
 
 
 def test_an_entry_says_which_and_how_much_but_no_value_and_no_exact_support(tmp_path: Path) -> None:

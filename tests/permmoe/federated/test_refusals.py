@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from permmoe.federated.refusals import REFUSAL_SENTENCES, Refusal
-from permmoe.federated.secure.secure_sum import SecureSumRefused
+from permmoe.federated.secure.session import SecureSumRefused
 from permmoe_client.participation.privacy_account import BudgetSpent
 from permmoe_client.participation.secure_session import AlreadyAnswered
 from permmoe_client.release.approval import StudyNotApproved

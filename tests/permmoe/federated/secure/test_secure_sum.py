@@ -11,21 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from scipy import stats
 
 from permmoe.federated.fixed_point import LARGEST, ONE
-from permmoe.federated.secure.secure_sum import (
-    Advertisement,
-    Cohort,
-    Evidence,
-    MaskedBits,
-    Opened,
-    Opening,
-    Rules,
-    SecureSumRefused,
-    ServerSum,
-    Session,
-    SiteSum,
-    count_holders,
-    threshold,
-)
+from permmoe.federated.secure.counting import count_holders
+from permmoe.federated.secure.exchanged import Evidence, MaskedBits, UnmaskedSum, Unmasking
+from permmoe.federated.secure.server_sum import ServerSum
+from permmoe.federated.secure.session import Advertisement, Participants, SecureSumRefused, Session, threshold
+from permmoe.federated.secure.site_sum import Rules, SiteSum
 
 SESSION = Session("study", "training", 7, "model", "nonce")
 BLOCKS = {"trunk": 11, "encoder/t1": 7, "encoder/tau": 5, "figures": 3}
@@ -57,13 +47,13 @@ class Sum:
     def advertised(cls, names: list[str], rules: Rules = RULES) -> Sum:
         sites = {name: a_site(name, rules) for name in names}
         adverts = [site.advertise() for site in sites.values()]
-        cohort = Cohort.of(SESSION, adverts, threshold(rules.threshold_share, len(names)))
-        return cls(sites, adverts, ServerSum(cohort, BLOCKS, ROSTER))
+        participants = Participants.of(SESSION, adverts, threshold(rules.threshold_share, len(names)))
+        return cls(sites, adverts, ServerSum(participants, BLOCKS, ROSTER))
 
     def shared(self, without: set[str] = frozenset()) -> Sum:
         for name, site in self.sites.items():
             if name not in without:
-                self.server.take_shares(name, site.share(self.adverts, self.server.cohort.threshold))
+                self.server.take_shares(name, site.share(self.adverts, self.server.participants.threshold))
         return self
 
     def masked(self, values: Mapping[str, Values], without: set[str] = frozenset()) -> Sum:
@@ -78,17 +68,17 @@ class Sum:
                 self.server.take_count_shares(name, self.sites[name].count(list(self.server.bits)))
         return self.server.evidence()
 
-    def opened(self, evidence: Evidence, without: set[str] = frozenset()) -> Opened:
+    def unmasked(self, evidence: Evidence, without: set[str] = frozenset()) -> UnmaskedSum:
         silent = sorted((set(self.server.bits) - set(self.server.counted)) | without)
-        openings: dict[str, Opening] = {
-            name: self.sites[name].open(evidence, silent) for name in self.server.counted if name not in silent
+        unmaskings: dict[str, Unmasking] = {
+            name: self.sites[name].unmask(evidence, silent) for name in self.server.counted if name not in silent
         }
-        return self.server.open(evidence, openings, silent, RULES.min_holders)
+        return self.server.unmask(evidence, unmaskings, silent, RULES.min_holders)
 
 
 def whole(values: Mapping[str, Values], *, share=frozenset(), mask=frozenset(), count=frozenset(), open_=frozenset()):
     sum_ = Sum.advertised(list(values)).shared(set(share)).masked(values, set(mask))
-    return sum_.opened(sum_.counted(set(count)), set(open_))
+    return sum_.unmasked(sum_.counted(set(count)), set(open_))
 
 
 def plain(values: Mapping[str, Values], without: set[str] = frozenset()) -> dict[str, np.ndarray]:
@@ -104,19 +94,19 @@ ALL = {name: numbers(name, *BLOCKS) for name in KEYS}
 
 
 def test_the_secure_sum_is_the_plain_sum_to_the_last_bit() -> None:
-    opened, expected = whole(ALL), plain(ALL)
-    assert opened.values.keys() == expected.keys()
-    assert all(np.array_equal(opened.values[block], expected[block]) for block in expected)
-    assert opened.holders == dict.fromkeys(BLOCKS, 7)
+    unmasked, expected = whole(ALL), plain(ALL)
+    assert unmasked.values.keys() == expected.keys()
+    assert all(np.array_equal(unmasked.values[block], expected[block]) for block in expected)
+    assert unmasked.holders == dict.fromkeys(BLOCKS, 7)
 
 
 @pytest.mark.parametrize("stage", ["share", "mask", "count", "open_"])
 def test_sites_that_drop_out_at_any_stage_are_recovered_down_to_the_threshold(stage: str) -> None:
     gone = {"site-1", "site-4", "site-6"}
-    opened = whole(ALL, **{stage: gone})
+    unmasked = whole(ALL, **{stage: gone})
     is_in_sum = stage in ("count", "open_")
     expected = plain(ALL, set() if is_in_sum else gone)
-    assert all(np.array_equal(opened.values[block], expected[block]) for block in expected)
+    assert all(np.array_equal(unmasked.values[block], expected[block]) for block in expected)
 
 
 def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_whoever_sent_an_input() -> None:
@@ -129,14 +119,14 @@ def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_
         stages: dict[str, set[str]] = {"share": set(), "mask": set(), "count": set(), "open_": set()}
         for name in gone:
             stages[rng.choice(list(stages))].add(name)
-        opened = whole(values, **stages)
+        unmasked = whole(values, **stages)
         expected = plain(values, stages["share"] | stages["mask"])
         holders = {
             b: sum(b in v for n, v in values.items() if n not in stages["share"] | stages["mask"]) for b in BLOCKS
         }
-        assert opened.holders == holders
-        assert set(opened.values) == {block for block, n in holders.items() if n >= RULES.min_holders}
-        assert all(np.array_equal(opened.values[block], expected[block]) for block in opened.values)
+        assert unmasked.holders == holders
+        assert set(unmasked.values) == {block for block, n in holders.items() if n >= RULES.min_holders}
+        assert all(np.array_equal(unmasked.values[block], expected[block]) for block in unmasked.values)
 
 
 def test_below_the_threshold_nothing_is_recovered() -> None:
@@ -147,16 +137,16 @@ def test_below_the_threshold_nothing_is_recovered() -> None:
 
 def test_a_block_under_min_holders_stays_masked_and_its_count_is_all_that_is_learnt() -> None:
     values = {name: numbers(name, "trunk", *(["encoder/tau"] if i < 2 else [])) for i, name in enumerate(KEYS)}
-    opened = whole(values)
-    assert opened.holders == {"trunk": 7, "encoder/t1": 0, "encoder/tau": 2, "figures": 0}
-    assert set(opened.values) == {"trunk"}
+    unmasked = whole(values)
+    assert unmasked.holders == {"trunk": 7, "encoder/t1": 0, "encoder/tau": 2, "figures": 0}
+    assert set(unmasked.values) == {"trunk"}
 
 
 def test_masked_numbers_are_uniform_and_uncorrelated_with_the_input() -> None:
     blocks = {"trunk": 1 << 20}
     sites = {name: SiteSum(SESSION, name, KEYS[name], ROSTER, RULES, blocks) for name in list(KEYS)[:3]}
     adverts = [site.advertise() for site in sites.values()]
-    server = ServerSum(Cohort.of(SESSION, adverts, 2), blocks, ROSTER)
+    server = ServerSum(Participants.of(SESSION, adverts, 2), blocks, ROSTER)
     for name, site in sites.items():
         server.take_shares(name, site.share(adverts, 2))
     held = np.arange(1 << 20, dtype=np.int64) * ONE // 100000
@@ -199,10 +189,10 @@ def test_attack_telling_half_of_the_sites_that_a_live_one_is_lost_gathers_too_fe
     told_lost, told_alive = list(KEYS)[:3], list(KEYS)[3:6]
     keys = [sum_.sites[name].count([n for n in KEYS if n != "site-6"]).mask_keys["site-6"] for name in told_lost]
     seeds = [sum_.sites[name].count(list(KEYS)).count_seeds["site-6"] for name in told_alive]
-    assert max(len(keys), len(seeds)) < sum_.server.cohort.threshold
+    assert max(len(keys), len(seeds)) < sum_.server.participants.threshold
 
 
-def attack_on_the_cohort(change: Callable[[list[Advertisement]], list[Advertisement]], t: int, match: str) -> None:
+def attack_on_the_peers(change: Callable[[list[Advertisement]], list[Advertisement]], t: int, match: str) -> None:
     sum_ = Sum.advertised(list(KEYS))
     with pytest.raises(SecureSumRefused, match=match):
         sum_.sites["site-0"].share(change(sum_.adverts), t)
@@ -211,42 +201,42 @@ def attack_on_the_cohort(change: Callable[[list[Advertisement]], list[Advertisem
 def test_attack_a_roster_with_invented_peers() -> None:
     stranger = ec.generate_private_key(ec.SECP384R1())
     invented = SiteSum(SESSION, "site-9", stranger, ROSTER, RULES, BLOCKS).advertise()
-    attack_on_the_cohort(lambda adverts: [*adverts, invented], threshold(0.5, 8), "not in the roster")
+    attack_on_the_peers(lambda adverts: [*adverts, invented], threshold(0.5, 8), "not in the roster")
 
 
 def test_attack_a_name_of_the_roster_with_keys_that_the_server_signed() -> None:
     fake = SiteSum(SESSION, "site-1", ec.generate_private_key(ec.SECP384R1()), ROSTER, RULES, BLOCKS).advertise()
-    attack_on_the_cohort(lambda adverts: [adverts[0], fake, *adverts[2:]], 4, "site-1 are not signed")
+    attack_on_the_peers(lambda adverts: [adverts[0], fake, *adverts[2:]], 4, "site-1 are not signed")
 
 
 def test_attack_a_peers_key_swapped() -> None:
-    attack_on_the_cohort(lambda a: [a[0], replace(a[1], mask_key=a[2].mask_key), *a[2:]], 4, "site-1 are not signed")
+    attack_on_the_peers(lambda a: [a[0], replace(a[1], mask_key=a[2].mask_key), *a[2:]], 4, "site-1 are not signed")
 
 
 def test_attack_this_sites_own_key_swapped() -> None:
     other = a_site("site-0").advertise()
-    attack_on_the_cohort(lambda adverts: [other, *adverts[1:]], 4, "own keys")
+    attack_on_the_peers(lambda adverts: [other, *adverts[1:]], 4, "own keys")
 
 
 def test_attack_one_peer_twice() -> None:
-    attack_on_the_cohort(lambda adverts: [*adverts, adverts[1]], threshold(0.5, 8), "twice")
+    attack_on_the_peers(lambda adverts: [*adverts, adverts[1]], threshold(0.5, 8), "twice")
 
 
 def test_attack_t_lowered() -> None:
-    attack_on_the_cohort(lambda adverts: adverts, 3, "threshold")
+    attack_on_the_peers(lambda adverts: adverts, 3, "threshold")
 
 
 def test_attack_n_lowered_below_the_sites_own_rule() -> None:
-    attack_on_the_cohort(lambda adverts: adverts[:2], 2, "takes part from 3")
+    attack_on_the_peers(lambda adverts: adverts[:2], 2, "takes part from 3")
 
 
 def test_attack_a_cohort_of_one() -> None:
-    attack_on_the_cohort(lambda adverts: adverts[:1], 1, "takes part from 3")
+    attack_on_the_peers(lambda adverts: adverts[:1], 1, "takes part from 3")
 
 
 def test_attack_keys_of_an_old_round_replayed() -> None:
     old = a_site("site-1", session=replace(SESSION, round=6)).advertise()
-    attack_on_the_cohort(lambda adverts: [adverts[0], old, *adverts[2:]], 4, "site-1 are not signed")
+    attack_on_the_peers(lambda adverts: [adverts[0], old, *adverts[2:]], 4, "site-1 are not signed")
 
 
 def test_attack_shares_of_an_old_round_replayed() -> None:
@@ -260,8 +250,8 @@ def test_attack_different_cohorts_for_different_sites() -> None:
     sum_ = Sum.advertised(list(KEYS))
     few, t = sum_.adverts[:5], threshold(0.5, 5)
     sealed = sum_.sites["site-1"].share(few, t)
-    sum_.sites["site-0"].share(sum_.adverts, sum_.server.cohort.threshold)
-    with pytest.raises(SecureSumRefused, match="not sealed for this site and this cohort"):
+    sum_.sites["site-0"].share(sum_.adverts, sum_.server.participants.threshold)
+    with pytest.raises(SecureSumRefused, match="not sealed for this site and this participants"):
         sum_.sites["site-0"].mask({"site-1": sealed["site-0"]} | dict.fromkeys(list(KEYS)[2:], b""), {})
 
 
@@ -285,13 +275,13 @@ def lie(change: Callable[[Evidence, Sum], Evidence], match: str) -> None:
     sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
     evidence = change(sum_.counted(), sum_)
     with pytest.raises(SecureSumRefused, match=match):
-        sum_.sites["site-0"].open(evidence)
+        sum_.sites["site-0"].unmask(evidence)
 
 
 def test_attack_a_block_of_one_holder_is_not_opened() -> None:
     sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
-    opening = sum_.sites["site-2"].open(sum_.counted())
-    assert set(opening.block_keys) == {"trunk"}
+    unmasking = sum_.sites["site-2"].unmask(sum_.counted())
+    assert set(unmasking.block_keys) == {"trunk"}
 
 
 def test_attack_bits_changed_to_invent_holders() -> None:
@@ -321,10 +311,10 @@ def test_attack_evidence_about_fewer_sites_than_sent_their_input() -> None:
 def test_attack_too_many_sites_said_to_be_silent() -> None:
     sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
     evidence, site = sum_.counted(), sum_.sites["site-0"]
-    site.open(evidence, ["site-1", "site-2"])
-    site.open(evidence, ["site-3"])
+    site.unmask(evidence, ["site-1", "site-2"])
+    site.unmask(evidence, ["site-3"])
     with pytest.raises(SecureSumRefused, match="too few are left"):
-        site.open(evidence, ["site-4"])
+        site.unmask(evidence, ["site-4"])
 
 
 def test_a_site_with_a_stricter_rule_keeps_a_block_masked_for_everybody() -> None:
@@ -333,16 +323,16 @@ def test_a_site_with_a_stricter_rule_keeps_a_block_masked_for_everybody() -> Non
     strict = SiteSum(SESSION, "site-6", KEYS["site-6"], ROSTER, replace(RULES, min_holders=5), BLOCKS)
     sum_.sites["site-6"] = strict
     sum_.adverts = [*sum_.adverts[:6], strict.advertise()]
-    sum_.server.cohort = Cohort.of(SESSION, sum_.adverts, sum_.server.cohort.threshold)
+    sum_.server.participants = Participants.of(SESSION, sum_.adverts, sum_.server.participants.threshold)
     sum_.shared().masked(values)
-    opened = sum_.opened(sum_.counted())
-    assert set(opened.values) == {"trunk"} and opened.holders["encoder/tau"] == 4
+    unmasked = sum_.unmasked(sum_.counted())
+    assert set(unmasked.values) == {"trunk"} and unmasked.holders["encoder/tau"] == 4
 
 
 def test_the_count_that_sites_make_is_the_servers() -> None:
     sum_ = Sum.advertised(list(RARE)).shared().masked(RARE, {"site-5"})
     evidence = sum_.counted()
-    counts = count_holders(evidence, sum_.server.cohort, tuple(sum_.server.sealed), BLOCKS, ROSTER)
+    counts = count_holders(evidence, sum_.server.participants, tuple(sum_.server.sealed), BLOCKS, ROSTER)
     assert counts == {"trunk": 6, "encoder/t1": 0, "encoder/tau": 1, "figures": 0}
 
 

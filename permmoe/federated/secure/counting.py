@@ -1,0 +1,50 @@
+"""How many sites hold each block, counted from what they signed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+
+from permmoe.federated.secure import masks
+from permmoe.federated.secure.exchanged import Evidence
+from permmoe.federated.secure.masked_vector import mask_key, masked_text
+from permmoe.federated.secure.session import Blocks, Participants, SecureSumRefused, SiteKeys
+from permmoe.federated.secure.signatures import is_signature_of
+
+
+def count_holders(
+    evidence: Evidence, participants: Participants, shared: Collection[str], blocks: Blocks, roster: SiteKeys
+) -> dict[str, int]:
+    """How many sites hold each block, from what they signed. Server and sites count with this same function.
+
+    `shared`: the sites that passed stage 2. Raises SecureSumRefused for evidence that is not what the sites sent.
+    """
+    arrived, lost = sorted(evidence.bits), sorted(set(shared) - set(evidence.bits))
+    if sorted(evidence.count_seeds) != arrived or sorted(evidence.mask_keys) != lost:
+        raise SecureSumRefused("the evidence is not complete")
+    salt = participants.session.digest()
+    total = np.zeros(len(blocks), np.uint32)
+    for name in arrived:
+        masked = evidence.bits[name]
+        # "Bits are those that the site signed, masked with these peers."
+        if masked.bits.shape != total.shape or not is_signature_of(
+            roster[name], masked.signature, masked_text(participants, shared, name, masked.bits)
+        ):
+            raise SecureSumRefused(f"the bits of {name} are not those that it signed")
+        # "Seeds and keys are those that the site committed to."
+        if hashlib.sha256(evidence.count_seeds[name]).digest() != participants[name].count_commitment:
+            raise SecureSumRefused(f"the seed of {name} is not the one that it committed to")
+        total += masked.bits
+        masks.add_mask(total, masks.derive(evidence.count_seeds[name], salt, "bits"), is_added=False)
+    for name in lost:
+        key = mask_key(evidence.mask_keys[name], participants[name])
+        for other in arrived:
+            pair = masks.agree(key, participants[other].mask_key)
+            # What `other` added or took away for the pair.
+            masks.add_mask(total, masks.derive(pair, salt, "pair bits"), is_added=not other < name)
+    # "A count is a number of sites."
+    if int(total.max(initial=0)) > len(arrived):
+        raise SecureSumRefused("a block has more holders than sites; somebody's bits are no bits")
+    return dict(zip(blocks, total.tolist(), strict=True))
