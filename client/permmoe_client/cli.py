@@ -57,7 +57,7 @@ def take_part(
         Path | None, typer.Option(help="With --dry-run: the study's file, if it was neither refused nor approved yet.")
     ] = None,
 ) -> None:
-    """Take part until the process is told to end, or run one of the commands below."""
+    """Take part until the process is asked to end, or run one of the commands below."""
     if context.invoked_subcommand:
         return
     if site is None:

@@ -21,7 +21,7 @@ class DataFolders(Configuration):
 
 
 class Coordinator(Configuration):
-    """How the site reaches its federation, and what it believes it by: the content of its kit."""
+    """How the site reaches its federation, and by which files it recognises it: the content of its kit."""
 
     host: str = Field(description="name or IP address of the server, as in its certificate")
     port: int = Field(8443, ge=1, le=65535)
@@ -60,7 +60,7 @@ class SiteConfig(Configuration):
     folders: DataFolders | None = Field(None, description="tables and images, in place of a manifest")
     cache: Path = Field(description="folder for preprocessed volumes; it will hold patients' images")
     modalities: tuple[str, ...] = Field((), description="modalities to take part with; empty: all that visits have")
-    split: SplitConfig = Field(SplitConfig(), description="which visits train, steer and judge")
+    split: SplitConfig = Field(SplitConfig(), description="which visits train, validate and test")
     threads: int = Field(1, ge=0, description="CPU threads of a training; 0: as many as PyTorch likes")
     device: str = Field("auto", description="where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
     release: ReleasePolicy = ReleasePolicy()

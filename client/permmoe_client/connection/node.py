@@ -23,12 +23,12 @@ from permmoe_client.site import read_site
 LOG = logging.getLogger("permmoe.client")
 
 SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS, AWAY_POLL_SECONDS = 0.2, 5.0, 1.0
-"""Between two questions for a message, and where the coordinator does not answer them."""
+"""Pauses between two requests for a message, and while the coordinator does not answer them."""
 WAITED_SHARE = 0.1
 """A site asks again after this share of the time that it has been waiting: no message is later than that, and many
 sites that wait for a slow one ask little."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
-"""Between two attempts to connect; doubled each time."""
+"""Pauses between two attempts to connect; each is twice the one before."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event) -
 
 
 def poll_seconds(waited: float) -> float:
-    """The pause before the next question for a message, after so many seconds without one."""
+    """The pause before the next request for a message, seconds, after `waited` seconds without one."""
     return min(max(WAITED_SHARE * waited, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS)
 
 

@@ -132,7 +132,7 @@ def account(ledger: Ledger, delta: float) -> float:
 
 
 def spent_facts(spent: Sequence[Spent]) -> dict[str, object]:
-    """For the ledger's entry; nothing for a training without differential privacy."""
+    """What the ledger's entry says of the cost; nothing for a training without differential privacy."""
     return {"spent": [asdict(part) for part in spent]} if spent else {}
 
 

@@ -21,7 +21,7 @@ from permmoe_client.preflight.outcome import Attempt
 from permmoe_client.site import SiteConfig
 
 Progress = Callable[[int, int], None]
-"""Told how many images of how many have been read."""
+"""Called with the number of images that have been read, and of all images."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Cohort:
 
 
 def read_cohort(site: SiteConfig, model: ModelConfig, progress: Progress | None = None) -> Cohort:
-    """Read all that can be read; what cannot be used is told and never raised."""
+    """Read all that can be read; what cannot be used is reported and never raised."""
     cohort = _from_manifest(site.manifest, model) if site.manifest else _from_folders(site, model)
     table = cohort.table.result
     if table is None:

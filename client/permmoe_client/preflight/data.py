@@ -15,16 +15,16 @@ from permmoe_client.preflight.left_out import SHOW, left_out_outcome, with_remed
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 
 HORIZON_MONTHS = (6.0, 60.0)
-"""Between these the change in CDR-SB is a question of progression; 2 is a slip of the pen for 2 years."""
+"""A horizon outside this range is most likely a mistake: 2 stands for 2 years."""
 MIN_TRAINING_VISITS = 10
 MAX_MISSING_TARGETS = 0.5
 LARGEST_DEVIATION = 20.0
-"""Of a tabular value from its declared mean, declared deviations: beyond it the unit is another one."""
+"""How many declared deviations a tabular value may lie from its declared mean before the unit is taken to be wrong."""
 PARTS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def source(facts: Facts) -> Outcome:
-    """A manifest, or folders."""
+    """The manifest, or the folders, can be read."""
     if facts.cohort.absent:
         return failed(
             f"cannot be read: {', '.join(facts.cohort.absent)}",
@@ -34,7 +34,7 @@ def source(facts: Facts) -> Outcome:
 
 
 def columns(facts: Facts) -> Outcome:
-    """One a volume modality, and those of tabular ones."""
+    """The table has a column for each volume modality, and those of tabular ones."""
     _need_source(facts)
     if absent := facts.cohort.absent_columns:
         return failed(
@@ -45,7 +45,7 @@ def columns(facts: Facts) -> Outcome:
 
 
 def unique_subjects(facts: Facts) -> Outcome:
-    """Splits are by subject."""
+    """Splits are by subject, so each subject has one row."""
     _need_source(facts)
     if repeated := facts.cohort.repeated_subjects:
         return failed(
@@ -55,7 +55,7 @@ def unique_subjects(facts: Facts) -> Outcome:
 
 
 def split_names(facts: Facts) -> Outcome:
-    """Train, validation, test, or empty."""
+    """The column `split` holds train, validation, test, or nothing."""
     _need_source(facts)
     if lines := facts.cohort.unknown_split_lines:
         return failed(
@@ -66,7 +66,7 @@ def split_names(facts: Facts) -> Outcome:
 
 
 def readable(facts: Facts) -> Outcome:
-    """The reason may quote the table."""
+    """The table can be used; a reason why not may quote it, so it is shown on request only."""
     _need_source(facts)
     attempt = facts.cohort.table
     if attempt.trouble:
@@ -79,7 +79,7 @@ def readable(facts: Facts) -> Outcome:
 
 
 def visits(facts: Facts) -> Outcome:
-    """With a modality that the site takes part with."""
+    """Some visits have a modality that the site takes part with."""
     table = facts.cohort.table.need("data.readable")
     usable = sum(bool(visit.observed(facts.wanted)) for visit in table)
     if not usable:
@@ -96,13 +96,13 @@ def targets(facts: Facts) -> Outcome:
     if not len(table):
         raise Skip("needs data.visits")
     missing = sum(visit.delta_cdrsb is None for visit in table)
-    told = f"{missing} of {len(table)} visits have no outcome"
+    detail = f"{missing} of {len(table)} visits have no outcome"
     remedy = "fill the column 'delta_cdrsb', or wait for the follow-up visits"
     if missing == len(table):
-        return failed(told, remedy)
+        return failed(detail, remedy)
     if missing > MAX_MISSING_TARGETS * len(table):
-        return warning(told, remedy)
-    return ok(told)
+        return warning(detail, remedy)
+    return ok(detail)
 
 
 def left_out(facts: Facts) -> Outcome:
@@ -124,7 +124,7 @@ def files(facts: Facts) -> Outcome:
 
 
 def horizon(facts: Facts) -> Outcome:
-    """In months, the same for everyone."""
+    """The horizon is in months, the same for all visits."""
     found = sorted({visit.horizon_months for visit in facts.visits})
     low, high = HORIZON_MONTHS
     if outside := [months for months in found if not low <= months <= high]:
@@ -143,7 +143,7 @@ def label_spread(facts: Facts) -> Outcome:
 
 
 def tabular_units(facts: Facts) -> Outcome:
-    """Against the means and deviations that the study declares."""
+    """Values lie near the means that the study declares."""
     far: Counter[str] = Counter()
     for modality in facts.model.modalities:
         if modality.name not in facts.wanted or not modality.deviations:
@@ -155,16 +155,16 @@ def tabular_units(facts: Facts) -> Outcome:
             )
             far.update(column for column, x, mean, width in scales if abs(x - mean) > LARGEST_DEVIATION * width)
     if far:
-        told = "; ".join(f"{column} of {n} visit(s)" for column, n in sorted(far.items()))
+        detail = "; ".join(f"{column} of {n} visit(s)" for column, n in sorted(far.items()))
         return warning(
-            f"further than {LARGEST_DEVIATION:g} declared deviations from the study's mean: {told}",
+            f"further than {LARGEST_DEVIATION:g} declared deviations from the study's mean: {detail}",
             "compare the columns' units with the study's",
         )
     return ok("no value is far from what the study expects")
 
 
 def modality_names(facts: Facts) -> Outcome:
-    """Of the settings."""
+    """The settings name modalities of the study."""
     unknown = [name for name in facts.site.modalities if name not in facts.model.names]
     if unknown:
         return failed(
@@ -175,47 +175,49 @@ def modality_names(facts: Facts) -> Outcome:
 
 
 def modality_counts(facts: Facts) -> Outcome:
-    """Of visits that may train."""
+    """Each modality of the settings occurs in a visit."""
     found = facts.visits
     counts = {name: sum(name in visit.observed((name,)) for visit in found) for name in facts.wanted}
-    told = ", ".join(f"{name} {n}" for name, n in counts.items())
+    detail = ", ".join(f"{name} {n}" for name, n in counts.items())
     if empty := [name for name in facts.site.modalities if counts.get(name) == 0]:
         return warning(
-            f"'modalities' names {', '.join(empty)}, which no visit has ({told})",
+            f"'modalities' names {', '.join(empty)}, which no visit has ({detail})",
             "take it out of the settings, or look at what was left out",
         )
-    return ok(f"visits: {told}")
+    return ok(f"visits: {detail}")
 
 
 def combinations(facts: Facts) -> Outcome:
-    """What fewer subjects have than the release policy asks is never told to anybody."""
+    """No figure leaves over a combination that too few subjects have for the release policy."""
     counts = Counter(visit.observed(facts.wanted) for visit in facts.visits)
     least = facts.site.release.min_cell_count
-    told = ", ".join(f"{combination_name(c)} {n}" for c, n in sorted(counts.items(), key=lambda p: (-p[1], p[0])))
+    detail = ", ".join(f"{combination_name(c)} {n}" for c, n in sorted(counts.items(), key=lambda p: (-p[1], p[0])))
     if max(counts.values()) < least:
         return warning(
-            f"no combination of modalities has {least} visits, so no figure leaves: {told}",
+            f"no combination of modalities has {least} visits, so no figure leaves: {detail}",
             "gather more visits; 'min_cell_count' protects patients, so lower it only with the data protection officer",
         )
     hidden = sum(n < least for n in counts.values())
-    return ok(f"{told}; figures of {hidden} combination(s) stay here")
+    return ok(f"{detail}; figures of {hidden} combination(s) stay here")
 
 
 def splits(facts: Facts) -> Outcome:
-    """Someone to train on, someone to steer by, someone to judge by."""
+    """There are visits for training, validation and test."""
     try:
         counts = Counter(visit.split for visit in facts.split_visits)
     except DataError as error:
         return failed(str(error), "fill the column 'split' in every row, or leave it empty")
-    told = ", ".join(f"{part} {counts[part]}" for part in PARTS)
+    detail = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     if not counts["train"]:
-        return failed(told, "let some rows' 'split' be train, or lower the shares in 'split'")
+        return failed(detail, "let some rows' 'split' be train, or lower the shares in 'split'")
     share = facts.site.split
     shares = {"validation": share.validation, "test": share.test}
     wanted = [part for part in PARTS if shares.get(part) and not counts[part]]
     if wanted:
-        return warning(f"{told}: nobody for {' or '.join(wanted)}", "gather more visits, or raise the share in 'split'")
-    return ok(told)
+        return warning(
+            f"{detail}: nobody for {' or '.join(wanted)}", "gather more visits, or raise the share in 'split'"
+        )
+    return ok(detail)
 
 
 def training_size(facts: Facts) -> Outcome:
@@ -232,7 +234,7 @@ def training_size(facts: Facts) -> Outcome:
 
 
 def synthetic(facts: Facts) -> Outcome:
-    """Their description says so."""
+    """The description of synthetic images says that they are synthetic."""
     if is_synthetic(facts.cohort.table.need("data.readable")):
         return warning(
             "images are SYNTHETIC: their figures say nothing about patients",
@@ -268,7 +270,7 @@ CHECKS = (
     Check("data.modality_names", "The study has the modalities of the settings", modality_names),
     Check("data.modality_counts", "Visits have the modalities of the settings", modality_counts),
     Check("data.combinations", "Some figures may leave", combinations),
-    Check("data.splits", "There are visits to train, to steer and to judge", splits),
+    Check("data.splits", "There are visits to train, to validate and to test", splits),
     Check("data.training_size", "There are enough visits to train on", training_size),
     Check("data.synthetic", "The data are patients'", synthetic),
 )

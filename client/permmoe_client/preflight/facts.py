@@ -1,4 +1,4 @@
-"""Everything that the checks judge, gathered before any of them does."""
+"""Everything that the checks look at, gathered before the first of them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Facts:
     site: SiteConfig
     offline: bool
     model: ModelConfig
-    """Of the first approved study that is at hand, or the default."""
+    """The model of the first approved study that is at hand, or the default."""
     layout: ModuleLayout
     credentials: Credentials
     line: Line
     cohort: Cohort
     plans: Mapping[str, RoundPlan] = field(default_factory=dict)
-    """Studies that were asked for and are whole, by digest."""
+    """Studies that the coordinator began and that are whole, by digest."""
     approved: frozenset[str] = frozenset()
     """Digests of studies that may train here: listed in the settings, or approved in the ledger."""
     damaged_plans: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ NEW_KIT = "ask the coordinator for a new kit"
 
 
 def settings(facts: Facts) -> Outcome:
-    """Without it nothing connects."""
+    """A site without a coordinator connects to nothing."""
     if facts.site.coordinator is None:
         return warning(
             "the settings have no 'coordinator', so this site connects to nobody",
@@ -30,7 +30,7 @@ def settings(facts: Facts) -> Outcome:
 
 
 def host(facts: Facts) -> Outcome:
-    """A name alone."""
+    """The host is a name or an address, without scheme, port or path."""
     name = facts.coordinator.host
     if not is_host(name):
         return failed(f"'host' is {name!r}", "write the name or address alone, and the port in 'port'")
@@ -38,7 +38,7 @@ def host(facts: Facts) -> Outcome:
 
 
 def roster(facts: Facts) -> Outcome:
-    """By the authority that the site believes."""
+    """The authority of the kit signed the roster."""
     signer = facts.credentials.authority.need("files.authority")
     facts.credentials.signed_roster.need("files.roster")
     attempt = facts.credentials.roster
@@ -51,14 +51,14 @@ def roster_age(facts: Facts) -> Outcome:
     """The gateway asks the coordinator's own roster; the site's copy says whom to expect beside it."""
     number = facts.credentials.roster.need("federation.roster").serial
     written = datetime.fromtimestamp(facts.coordinator.roster.stat().st_mtime, UTC)
-    told = f"serial number {number}, written {written:%Y-%m-%d}"
+    detail = f"serial number {number}, written {written:%Y-%m-%d}"
     if (facts.world.now() - written).days > OLD_ROSTER_DAYS:
-        return warning(told, "ask the coordinator whether there is a newer roster")
-    return ok(told)
+        return warning(detail, "ask the coordinator whether there is a newer roster")
+    return ok(detail)
 
 
 def member(facts: Facts) -> Outcome:
-    """By name."""
+    """The roster has a site of this name."""
     names = facts.credentials.roster.need("federation.roster").names
     name = facts.site.name
     if name not in names:
@@ -68,7 +68,7 @@ def member(facts: Facts) -> Outcome:
 
 
 def member_key(facts: Facts) -> Outcome:
-    """The coordinator believes the roster's key and no other."""
+    """The coordinator accepts the roster's key and no other."""
     sites = facts.credentials.roster.need("federation.roster").sites
     listed = next((site.public_key for site in sites if site.name == facts.site.name), None)
     if listed is None:
@@ -84,7 +84,7 @@ def member_key(facts: Facts) -> Outcome:
 
 
 def peers(facts: Facts) -> Outcome:
-    """What one site alone sends is no average."""
+    """What a single site sends is no average."""
     names = facts.credentials.roster.need("federation.roster").names
     if len(names) < 2:
         return warning(

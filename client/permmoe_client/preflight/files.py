@@ -13,7 +13,7 @@ from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 
 BYTES_A_VOXEL = 2
-"""Of a cached volume, float16."""
+"""A cached volume is float16."""
 LEDGER_BYTES = 100_000_000
 """Room for the record of what left: some kilobytes a round, so years of studies."""
 SOCKET_PATH_BYTES = 107
@@ -29,7 +29,7 @@ def settings_mode(facts: Facts) -> Outcome:
 
 
 def key_mode(facts: Facts) -> Outcome:
-    """As ssh asks it of its keys."""
+    """The rule for keys is that of ssh."""
     key = facts.coordinator.key
     if not key.is_file():
         raise Skip("needs files.key")
@@ -62,7 +62,7 @@ def key_folder(facts: Facts) -> Outcome:
 
 
 def key(facts: Facts) -> Outcome:
-    """EC P-384, without a passphrase."""
+    """The key is EC P-384, without a passphrase."""
     path, attempt = facts.coordinator.key, facts.credentials.key
     if attempt.trouble:
         return failed(attempt.trouble, "put the private key that belongs to the kit's certificate there")
@@ -71,13 +71,13 @@ def key(facts: Facts) -> Outcome:
 
 
 def certificate(facts: Facts) -> Outcome:
-    """The site's own."""
+    """The site's own certificate can be read."""
     path, attempt = facts.coordinator.certificate, facts.credentials.certificate
     return ok(f"{path} can be read") if attempt.result else failed(attempt.trouble, NEW_KIT)
 
 
 def authority(facts: Facts) -> Outcome:
-    """The federation's."""
+    """The certificate of the federation's authority can be read."""
     path, attempt = facts.coordinator.authority, facts.credentials.authority
     if attempt.result is None:
         return failed(attempt.trouble, NEW_KIT)
@@ -91,7 +91,7 @@ def authority(facts: Facts) -> Outcome:
 
 
 def roster(facts: Facts) -> Outcome:
-    """Its signature is another check's matter."""
+    """The roster can be read; another check verifies its signature."""
     path, attempt = facts.coordinator.roster, facts.credentials.signed_roster
     return ok(f"{path} can be read") if attempt.result is not None else failed(attempt.trouble, NEW_KIT)
 
@@ -108,12 +108,12 @@ def pair(facts: Facts) -> Outcome:
 
 
 def cache(facts: Facts) -> Outcome:
-    """Preprocessed images go there."""
+    """Preprocessed images go into the cache folder."""
     return _folder(facts, facts.site.cache, "cache")
 
 
 def cache_mode(facts: Facts) -> Outcome:
-    """It holds patients' images."""
+    """The cache folder holds patients' images."""
     folder = facts.site.cache
     if folder.is_dir() and _mode(folder) & 0o077:
         return failed(f"others may look into {folder}, which holds patients' images", f"chmod 700 {folder}")
@@ -128,7 +128,7 @@ def cache_space(facts: Facts) -> Outcome:
 
 
 def ledger(facts: Facts) -> Outcome:
-    """The record of what left."""
+    """The ledger is the record of what left."""
     return _folder(facts, _ledger_folder(facts), "ledger")
 
 
@@ -146,14 +146,14 @@ def ledger_space(facts: Facts) -> Outcome:
 
 
 def logs(facts: Facts) -> Outcome:
-    """A folder, or standard error."""
+    """The log goes to a folder, or to standard error."""
     if facts.site.logs is None:
         return ok("the log goes to standard error")
     return _folder(facts, facts.site.logs, "logs")
 
 
 def health_socket(facts: Facts) -> Outcome:
-    """Its folder has to be there, and its path short."""
+    """The socket's folder has to exist, and its path has to be short."""
     path = facts.site.health_socket
     if path is None:
         return ok("no health probes are asked for")

@@ -37,9 +37,9 @@ def _images(facts: Facts, what: str, remedy: Remedy) -> Outcome:
     found = Quarantine(tuple(with_remedy(facts.cohort.broken, remedy)))
     if not len(found):
         return ok(f"{facts.image_count} images")
-    judge = failed if len(found) == facts.image_count else warning
+    outcome = failed if len(found) == facts.image_count else warning
     detail = f"{len(found)} of {facts.image_count} images {what}: {reasons_text(found)}"
-    return judge(detail, f"{remedy}; {SHOW}", item_lines(found))
+    return outcome(detail, f"{remedy}; {SHOW}", item_lines(found))
 
 
 CHECKS = (

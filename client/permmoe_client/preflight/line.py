@@ -24,12 +24,12 @@ from permmoe_client.preflight.surroundings import Surroundings
 from permmoe_client.site import Coordinator
 
 TIMEOUT_SECONDS = 10.0
-"""Of each step."""
+"""How long each step may take."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """To `GET /health`."""
+    """The answer to `GET /health`."""
 
     status: int
     ahead_seconds: float | None
@@ -43,9 +43,9 @@ class Line:
     addresses: Attempt[Sequence[str]] = field(default_factory=Attempt)
     connected: Attempt[bool] = field(default_factory=Attempt)
     peer: Attempt[x509.Certificate] = field(default_factory=Attempt)
-    """The certificate of whoever answers, not believed yet."""
+    """The certificate that the other end shows; it is not verified."""
     tls_version: Attempt[str] = field(default_factory=Attempt)
-    """Of a connection on which the server proved itself."""
+    """The TLS version of a connection on which the server proved itself."""
     answer: Attempt[Answer] = field(default_factory=Attempt)
 
 
@@ -115,8 +115,8 @@ def _health_answer(secured: ssl.SSLSocket, host: str, world: Surroundings) -> At
 
 def _ahead_seconds(date: str | None, now: datetime) -> float | None:
     with suppress(ValueError, TypeError):
-        told = parsedate_to_datetime(date or "")
-        return (now - (told if told.tzinfo else told.replace(tzinfo=UTC))).total_seconds()
+        stated = parsedate_to_datetime(date or "")
+        return (now - (stated if stated.tzinfo else stated.replace(tzinfo=UTC))).total_seconds()
     return None
 
 

@@ -26,7 +26,7 @@ REINSTALL = "install the release again into an environment of its own: pip insta
 
 
 def python(facts: Facts) -> Outcome:
-    """As the package declares it."""
+    """The package declares the versions of Python that it runs on."""
     try:
         wanted = metadata(DISTRIBUTION)["Requires-Python"]
     except PackageNotFoundError:
@@ -57,7 +57,7 @@ def packages(facts: Facts) -> Outcome:
 
 
 def memory(facts: Facts) -> Outcome:
-    """For all inputs, up to the size from which they stay on disk, and the software itself."""
+    """Memory holds the software and all inputs, up to the size from which they stay on disk."""
     needed = BASE_MEMORY_BYTES + min(cache_bytes(facts), MEMORY_BUDGET_BYTES)
     free = facts.world.memory_bytes()
     detail = f"{size_text(float(free))} free, {size_text(float(needed))} needed"
@@ -130,15 +130,15 @@ def clock_plausible(facts: Facts) -> Outcome:
 
 
 def clock(facts: Facts) -> Outcome:
-    """Against the server's `Date` where it sends one; else what the system says of itself."""
+    """The clock agrees with the server's `Date`; without one, the system says whether it follows a time server."""
     answer = facts.line.answer.result
     if answer is not None and answer.ahead_seconds is not None:
         ahead = answer.ahead_seconds
-        told = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's clock"
+        detail = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's clock"
         # A header's time has whole seconds.
         if ahead > AHEAD_SECONDS + 1 or ahead < -BEHIND_SECONDS:
-            return failed(f"{told}: the coordinator refuses such requests", SET_CLOCK)
-        return ok(told)
+            return failed(f"{detail}: the coordinator refuses such requests", SET_CLOCK)
+        return ok(detail)
     match facts.world.is_clock_synchronised():
         case True:
             return ok("the machine follows a time server")

@@ -35,7 +35,7 @@ def proxy(facts: Facts) -> Outcome:
 
 
 def resolves(facts: Facts) -> Outcome:
-    """By the name service of this machine."""
+    """The name service of this machine knows the host."""
     attempt = _line(facts).addresses
     if attempt.trouble:
         return failed(
@@ -46,7 +46,7 @@ def resolves(facts: Facts) -> Outcome:
 
 
 def connects(facts: Facts) -> Outcome:
-    """TCP."""
+    """The port answers TCP."""
     attempt = _line(facts).connected
     where = f"{facts.coordinator.host}, port {facts.coordinator.port}"
     if attempt.trouble:
@@ -59,7 +59,7 @@ def connects(facts: Facts) -> Outcome:
 
 
 def speaks_tls(facts: Facts) -> Outcome:
-    """Whoever it is."""
+    """Whatever answers speaks TLS."""
     attempt = _line(facts).peer
     if attempt.trouble:
         return failed(
@@ -112,14 +112,14 @@ def site_expiry(facts: Facts) -> Outcome:
 
 
 def authority_expiry(facts: Facts) -> Outcome:
-    """Its end is the federation's."""
+    """The federation ends with its authority's certificate."""
     authority = facts.credentials.authority.need("files.authority")
     remedy = "ask the coordinator when the new federation is founded, and for its kit"
     return _expiry(facts, authority, "the federation's authority", AUTHORITY_DAYS, remedy)
 
 
 def proves_itself(facts: Facts) -> Outcome:
-    """By all of TLS's rules, the federation's authority and no other believed."""
+    """The server passes all of TLS's rules, with the federation's authority as the only one."""
     attempt = _line(facts).tls_version
     if not attempt.trouble:
         attempt.need("network.speaks_tls, files.pair and network.site_expiry")
@@ -143,7 +143,7 @@ def tls_version(facts: Facts) -> Outcome:
 
 
 def admitted(facts: Facts) -> Outcome:
-    """By certificate and roster."""
+    """The server accepts the site's certificate, and its roster has the site's key."""
     _line(facts).tls_version.need("network.proves_itself")
     answer = _line(facts).answer
     if answer.trouble:
@@ -160,7 +160,7 @@ def admitted(facts: Facts) -> Outcome:
 
 
 def health(facts: Facts) -> Outcome:
-    """`GET /health`."""
+    """The server answers `GET /health`."""
     status = _line(facts).answer.need("network.admitted").status
     if status == 403:
         raise Skip("needs network.admitted")

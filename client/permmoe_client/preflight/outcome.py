@@ -21,7 +21,7 @@ class Outcome:
 
 
 class Skip(Exception):
-    """The check cannot be judged; the text says why, and what is to be mended or called first."""
+    """Raised where a check cannot be made; the text says why, and the remedy what to do first."""
 
     def __init__(self, detail: str, remedy: str = "") -> None:
         super().__init__(detail)
@@ -36,7 +36,7 @@ class Attempt(Generic[T]):
     trouble: str = ""
 
     def need(self, check: str) -> T:
-        """The result. Raises Skip, naming the check that tells why there is none."""
+        """The result. Raises Skip, naming the check that says why there is none."""
         if self.result is None:
             raise Skip(f"needs {check}")
         return self.result

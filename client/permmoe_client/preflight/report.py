@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 FORMAT_VERSION = 1
-"""Of the JSON: raised when a key changes its meaning or goes; keys may be added."""
+"""The version of the JSON report. It is raised when a key changes its meaning or goes; keys may be added."""
 
 
 class Verdict(StrEnum):
-    """Of one check."""
+    """What a check comes to."""
 
     OK = "ok"
     WARNING = "warning"
@@ -80,7 +80,7 @@ class Report:
         return {verdict.value: found[verdict] for verdict in Verdict}
 
     def to_json(self, *, with_items: bool = False) -> str:
-        """For machines. Subjects are named only `with_items`."""
+        """The report for machines, as JSON. Subjects are named only `with_items`."""
         findings = [
             {
                 "check": finding.check,
@@ -103,7 +103,7 @@ class Report:
         return json.dumps(content, indent=1)
 
     def to_table(self, *, with_items: bool = False) -> RenderableType:
-        """For people: a table a topic, and a sentence at the end. Subjects are named only `with_items`."""
+        """The report for people: a table for each topic, then a sentence. Subjects are named only `with_items`."""
         parts: list[RenderableType] = []
         for topic, findings in groupby(self.findings, key=lambda finding: finding.topic):
             table = Table("", "check", "found", title=topic, title_justify="left", expand=True)

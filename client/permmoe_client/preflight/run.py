@@ -37,8 +37,8 @@ def preflight(
     """Check a site's settings, files, machine, line, data and studies; `path` is its YAML file.
 
     Raises nothing for bad input: whatever is wrong is a finding. Writes nothing, and sends nothing but `GET /health`
-    to a server that has proved itself, and that not even while `offline`. `model`: what to judge the data by; without
-    it that of an approved study, or the default. `progress` is told of every image that has been read.
+    to a server that has proved itself; while `offline` not even that. The data are checked against `model`, by default
+    that of an approved study. `progress` is called for every image that has been read.
     """
     site = _settings(path)
     if not isinstance(site, SiteConfig):
@@ -48,7 +48,7 @@ def preflight(
     except Exception as error:
         return _stopped(_stumbled(error))
     good = _finding(CONFIGURATION, CONFIGURATION_TITLE, ok(f"{path}: site {site.name}"))
-    return Report((good, *(_finding(check.id, check.title, _judged(check, facts)) for check in CHECKS)))
+    return Report((good, *(_finding(check.id, check.title, _outcome_of(check, facts)) for check in CHECKS)))
 
 
 def _settings(path: Path) -> SiteConfig | Outcome:
@@ -69,7 +69,7 @@ def _stopped(outcome: Outcome) -> Report:
     return Report((_finding(CONFIGURATION, CONFIGURATION_TITLE, outcome), *skipped))
 
 
-def _judged(check: Check, facts: Facts) -> Outcome:
+def _outcome_of(check: Check, facts: Facts) -> Outcome:
     try:
         return check.judge(facts)
     except Skip as skip:
@@ -81,17 +81,17 @@ def _judged(check: Check, facts: Facts) -> Outcome:
 
 def _stumbled(error: Exception) -> Outcome:
     """A path or a text of an error may name a subject, so it is shown on request only."""
-    told = (str(error),)
+    text = (str(error),)
     if isinstance(error, OSError):
         return failed(
             f"something that it looks at cannot be read ({error.strerror})",
             "run the check with --details to see what; let this account read it",
-            told,
+            text,
         )
     return failed(
         f"the check itself ended with {type(error).__name__}",
         "report this check, with the version of permmoe, to its makers",
-        told,
+        text,
     )
 
 

@@ -10,12 +10,12 @@ from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SMALLEST_CELL = 5
-"""As statistical offices ask of tables over persons."""
+"""Statistical offices ask this of tables over persons."""
 BYTES_A_PARAMETER = 4
 
 
 def digests(facts: Facts) -> Outcome:
-    """SHA-256, whole: a beginning could fit another study."""
+    """A study is named by its whole SHA-256: a beginning could fit another study."""
     wrong = [digest for digest in facts.site.approved_studies if not DIGEST.fullmatch(digest)]
     if wrong:
         return failed(
@@ -26,14 +26,14 @@ def digests(facts: Facts) -> Outcome:
 
 
 def approved(facts: Facts) -> Outcome:
-    """Nothing trains without."""
+    """Nothing trains without an approval."""
     if not facts.approved:
         return warning("no study is approved, so nothing trains here", "approve one with: permmoe-client approve")
     return ok(f"{len(facts.approved)} approved")
 
 
 def waiting(facts: Facts) -> Outcome:
-    """Asked for by the coordinator, and refused until then."""
+    """A study that the coordinator began is refused until somebody decides about it."""
     names = [f"{plan.name!r} ({digest[:12]}…)" for digest, plan in facts.plans.items() if digest not in facts.approved]
     if names:
         return warning(
@@ -55,7 +55,7 @@ def whole(facts: Facts) -> Outcome:
 
 
 def modules(facts: Facts) -> Outcome:
-    """What the policy names."""
+    """The release policy lets some modules leave."""
     allowed = _allowed(facts)
     total = len(facts.layout.modules)
     if not allowed:
@@ -79,7 +79,7 @@ def patterns(facts: Facts) -> Outcome:
 
 
 def min_cell_count(facts: Facts) -> Outcome:
-    """The fewer, the more a figure tells of one person."""
+    """The fewer subjects a figure is over, the more it says about one person."""
     least = facts.site.release.min_cell_count
     if least < SMALLEST_CELL:
         return warning(
@@ -93,10 +93,10 @@ def daily_bytes(facts: Facts) -> Outcome:
     """One round sends every allowed module once."""
     needed = BYTES_A_PARAMETER * sum(facts.layout.size(module) for module in _allowed(facts))
     allowed = facts.site.release.daily_bytes
-    told = f"{allowed:,} bytes a day may leave; a round sends {needed:,}"
+    detail = f"{allowed:,} bytes a day may leave; a round sends {needed:,}"
     if allowed < needed:
-        return failed(told, "raise 'release.daily_bytes', or name fewer modules in 'release.modules'")
-    return ok(told)
+        return failed(detail, "raise 'release.daily_bytes', or name fewer modules in 'release.modules'")
+    return ok(detail)
 
 
 def _allowed(facts: Facts) -> list[str]:

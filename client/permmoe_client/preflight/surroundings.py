@@ -100,7 +100,7 @@ class Surroundings:
     python: Callable[[], str] = platform.python_version
     installed: Callable[[str], str | None] = _installed
     requirements: Callable[[], Sequence[str]] = _requirements
-    """Of this software, as its package declares them."""
+    """The requirements of this software, as its package declares them."""
     memory_bytes: Callable[[], int] = _memory_bytes
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
     threads: Callable[[], int] = _threads

@@ -30,7 +30,7 @@ from permmoe.federated.audit import (
 
 LEDGER_FILE, RECEIPTS_FILE, LOCK_FILE = "ledger.jsonl", "receipts.jsonl", ".lock"
 TAIL_BYTES = 1 << 20
-"""No entry is longer: the last one lies within so many bytes of the end."""
+"""No entry is longer, so the last one lies within this many bytes of the end."""
 
 
 class LedgerError(PermmoeError):

@@ -48,12 +48,12 @@ def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
         return any(fnmatchcase(module, pattern) for pattern in policy.modules)
 
     allowed = {name: update for name, update in reply.updates.items() if may_leave(name)}
-    # Which modalities the site has would tell of an encoder that it keeps to itself.
-    is_told = all(may_leave(f"encoder/{name}") for name in reply.modalities)
+    # Which modalities the site has would reveal an encoder that it keeps to itself.
+    are_named = all(may_leave(f"encoder/{name}") for name in reply.modalities)
     # "Nothing that is not a number leaves": it could carry anything, and the coordinator would reject it.
     if not reply.figures.are_finite() or not all(math.isfinite(update.support) for update in allowed.values()):
         raise NotReleased("the training gave a support or a loss that is not a number; nothing was sent")
-    return replace(reply, updates=allowed, modalities=reply.modalities if is_told else ())
+    return replace(reply, updates=allowed, modalities=reply.modalities if are_named else ())
 
 
 def send_training(
@@ -110,7 +110,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
 
 
 def enter(ledger: Ledger, kind: Kind, facts: Mapping[str, object], size: int, policy: ReleasePolicy) -> LedgerHead:
-    """Write the entry of what is about to leave, so many bytes. Raises NotReleased, LedgerError."""
+    """Write the entry of what is about to leave, `size` bytes. Raises NotReleased, LedgerError."""
     # "No more than daily_bytes leaves in any 24 hours."
     if ledger.bytes_since(DAY) + size > policy.daily_bytes:
         raise NotReleased(
