@@ -13,7 +13,10 @@ import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from permmoe_server.gateway.door import Refusals, make_gateway, serve
+from permmoe.runtime.files import write_file
+from permmoe_server.gateway.door import make_gateway
+from permmoe_server.gateway.refusals import Refusals
+from permmoe_server.gateway.tls_server import serve
 from permmoe_server.provisioning.authority import load_certificate
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.members import Members
@@ -43,9 +46,7 @@ def _write_counts(refusals: Refusals, path: Path) -> None:
     while True:
         counts = refusals.by_rule()
         if counts != written:
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps(counts))
-            new.replace(path)
+            write_file(path, json.dumps(counts), is_durable=False)
             written = counts
         pause.wait(COUNT_SECONDS)
 

@@ -67,28 +67,6 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
 
 SITE_ERROR = "The site's program stopped with this type of error; the site's log says more."
 
-GATEWAY_RULES: Mapping[str, str] = MappingProxyType(
-    {
-        "handshake": "It had no certificate of this federation, or an expired one, or TLS failed otherwise.",
-        "not_on_roster": "Its certificate's key is not on the roster.",
-        "path": "It asked for something that the gateway does not offer.",
-        "method": "It used another HTTP method than the one its path has.",
-        "query": "Its address had a query string, which no request of a site has.",
-        "body_size": "Its body was, or said it was, too long.",
-        "slow_body": "Its body was not complete in time.",
-        "slow_headers": "Its request head was not complete in time.",
-        "slow_exchange": "It did not take the answer in time and was cut off.",
-        "malformed": "It was not HTTP/1.1.",
-        "rate": "It asked too often.",
-        "connections": "Too many connections were open.",
-        "address_connections": "Its address had too many connections open.",
-        "busy": "Too many bytes of other requests were held at that moment.",
-        "upstream": "The superlink behind the gateway was down, or sent too much.",
-        "upstream_slow": "The superlink behind the gateway took too long to answer.",
-    }
-)
-"""Rule -> why the gateway turned a request or a connection away."""
-
 
 def reply_reason(rule: str) -> str:
     """The sentence for a rule. Any other word is the type of an error at the site, chosen by the site."""

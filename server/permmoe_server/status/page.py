@@ -13,7 +13,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from permmoe_server.protocol.rules import GATEWAY_RULES, reply_reason
+from permmoe_server.gateway.rules import rule_sentence
+from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.status.chart import Line, line_chart, line_style
 from permmoe_server.status.snapshot import (
     CoordinatorStatus,
@@ -145,7 +146,7 @@ def page(status: CoordinatorStatus, now: datetime) -> str:
         skipped=_skipped(records),
         rejected=rejected_replies(records),
         refusals=[
-            RefusalRow(rule, GATEWAY_RULES.get(rule, ""), count)
+            RefusalRow(rule, rule_sentence(rule), count)
             for rule, count in sorted(status.refusals.items(), key=lambda item: (-item[1], item[0]))
             if count
         ],
