@@ -1,7 +1,8 @@
 """The standard gRPC health service (grpc.health.v1) for the probes of orchestrators, on client and server.
 
-A client offers it on a Unix socket, so that it has no listening port; a server on loopback. Nobody else can ask. Of the
-service only `Check` is here, which every probe uses; `Watch` is optional (gRPC health checking protocol, "Watch").
+A client offers it on a Unix socket, so that it has no listening port; a server on loopback. No other machine can ask.
+Only `Check` of the service is offered, which every probe uses; `Watch` is optional (gRPC health checking protocol,
+"Watch").
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from permmoe.errors import ConfigurationError
 
-LOG = logging.getLogger("permmoe.probe")
+LOG = logging.getLogger("permmoe.health")
 
 SERVICE = "grpc.health.v1.Health"
 MAX_CHECKS = 2
-"""At the same time."""
+"""The number of checks that are answered at the same time."""
 
 
 def serve_health(address: str, is_serving: Callable[[], bool]) -> grpc.Server:
-    """A running health service; `.stop(grace)` ends it.
+    """Start a health service and return it; `.stop(grace)` ends it.
 
     `address` is `unix:/path.sock`, which only this user can open, or an IP address of loopback with a port, such as
     `127.0.0.1:8090`. `is_serving` is asked each time, from another thread; one that raises is not serving. Raises

@@ -18,12 +18,12 @@ from typing import Any
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.roster import Roster
+from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe.runtime.health import serve_health
 from permmoe_server.coordination.processes import Child
 from permmoe_server.coordination.programs import prepare, programs
 from permmoe_server.coordination.superlink import NodeState, Superlink, SuperlinkAway, key_bytes
 from permmoe_server.provisioning import administration
-from permmoe_server.provisioning.authority import write_file
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig, read_server
 from permmoe_server.status.admin import make_admin, serve_admin
@@ -82,7 +82,7 @@ class _Coordinator:
         self._last_seen: dict[str, datetime] = {}
 
     def run(self, tend: Callable[[], None], stop: threading.Event, *, stay: bool) -> None:
-        """Until the end that `coordinate` describes."""
+        """Run until the end that `coordinate` describes."""
         is_over = False
         while not stop.is_set():
             tend()
@@ -95,17 +95,17 @@ class _Coordinator:
                 sites = None
             except StudyFailed as failure:
                 LOG.error("%s", failure)
-                self._tell(None, phase="failed", detail=str(failure))
+                self._report(None, phase="failed", detail=str(failure))
                 if not stay:
                     raise
                 is_over, sites = True, None
-            self._tell(sites)
+            self._report(sites)
             if is_over and not stay:
                 return
             stop.wait(TICK_SECONDS)
 
     def _admit(self) -> tuple[_Site, ...]:
-        """Let in the keys of the roster as it is now, and no others; tell the server app which node is which site."""
+        """Let in the keys of the present roster and no others; write for the server app which node is which site."""
         roster = administration.list_sites(self._folder)
         wanted = {key_bytes(site.public_key): site for site in roster.sites}
         known = {node.public_key: node for node in self._superlink.nodes()}
@@ -120,12 +120,12 @@ class _Coordinator:
         sites = tuple(_Site(s.name, known[key].node_id, known[key].is_online) for key, s in wanted.items())
         text = json.dumps({str(site.node_id): site.name for site in sites}).encode()
         if not self._folder.sites.exists() or self._folder.sites.read_bytes() != text:
-            write_file(self._folder.sites, text, secret=False)
+            write_file(self._folder.sites, text, mode=PUBLIC_MODE)
         self._board.update(roster_serial=roster.serial)
         return sites
 
     def _advance(self, study: Study, sites: tuple[_Site, ...]) -> bool:
-        """One step of the study; whether it is over. Raises StudyFailed."""
+        """Take one step of the study; return whether it is over. Raises StudyFailed."""
         if self._run_id is None:
             return self._start_when_enough(study, sites)
         state = self._superlink.run_state(self._run_id)
@@ -174,8 +174,8 @@ class _Coordinator:
         self._board.update(phase="running", detail="")
         return False
 
-    def _tell(self, sites: tuple[_Site, ...] | None, **changes: Any) -> None:
-        """The newest facts for the status page; without sites, those of the last time stand."""
+    def _report(self, sites: tuple[_Site, ...] | None, **changes: Any) -> None:
+        """Put the newest facts on the status board; where sites are None, the earlier ones stay."""
         records = self._rounds.read() if self._rounds else ()
         if sites is not None:
             now = datetime.now(UTC)
@@ -221,7 +221,7 @@ def _refusals(folder: FederationFolder) -> dict[str, int]:
 
 @contextmanager
 def _observed(board: StatusBoard, settings: ServerConfig) -> Iterator[None]:
-    """The status page and the health service, for as long as the block lasts."""
+    """Offer the status page and the health service for as long as the block lasts."""
     admin = serve_admin(make_admin(board, settings.admin_names), settings.admin_host, settings.admin_port)
     health = serve_health(
         f"127.0.0.1:{settings.health_port}", lambda: board.snapshot().phase in HEALTHY_PHASES and _is_fresh(board)
@@ -243,7 +243,7 @@ def _is_fresh(board: StatusBoard) -> bool:
 
 @contextmanager
 def _children(folder: FederationFolder, settings: ServerConfig) -> Iterator[Callable[[], None]]:
-    """The programs, stopped at the end; the function starts them, and starts again those that ended."""
+    """Yield a function that starts the programs, and starts again those that ended; stop them at the end."""
     children = [Child(program) for program in programs(folder, settings)]
 
     def tend() -> None:

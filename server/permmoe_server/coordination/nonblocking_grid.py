@@ -1,7 +1,8 @@
-"""Flower's grid, except that nobody is waited for: a reply is handed out once the superlink has all of it.
+"""Flower's grid without waiting: a reply is handed out once the superlink has all of it.
 
-Flower's own `pull_messages` waits for the rest of a reply that is still arriving, a second at least, and three minutes
-where its sender died: one site would hold up all others. The second file of the server with private Flower names.
+Flower's own `pull_messages` waits for the rest of a reply that is still arriving, for a second at least, and for three
+minutes where its sender died: one site would hold up all others. This file uses private names of Flower, as do
+permmoe_server.coordination.superlink and permmoe_client.connection.fleet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 @dataclass
 class _Arriving:
-    """A reply that the superlink has announced, and the parts of it that are here."""
+    """A reply that the superlink has announced, and the objects of it that have arrived."""
 
     message_id: str
     reply_to: str
@@ -38,33 +39,33 @@ class _Arriving:
     contents: dict[str, bytes] = field(default_factory=dict)
 
 
-class PromptGrid:
+class NonblockingGrid:
     """What permmoe_server.protocol.rounds needs of a grid, over a connection to the superlink."""
 
     def __init__(self, grid: HttpGrid) -> None:
         self._grid = grid
         self._arriving: dict[str, _Arriving] = {}
-        """By the message that is answered."""
+        """Keyed by the identifier of the message that is answered."""
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes that are connected."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Identifiers of the messages. Replies to earlier messages that are still arriving are given up."""
+        """Send messages and return their identifiers. Replies to earlier messages that still arrive are given up."""
         self._arriving.clear()
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that are whole; one that will never be is an error reply, as in Flower."""
+        """Yield the replies that are whole. A reply that can no longer become whole is an error reply, as in Flower."""
         wanted = list(message_ids)
-        # The superlink announces a reply once; asked for it again, it calls it unavailable.
+        # The superlink announces a reply once, and calls it unavailable when it is asked again.
         unknown = [name for name in wanted if name not in self._arriving]
         answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=unknown))
-        for head, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-            reply_to = head.metadata.reply_to_message_id
+        for announced, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+            reply_to = announced.metadata.reply_to_message_id
             self._arriving[reply_to] = _Arriving(
-                head.metadata.message_id, reply_to, head.metadata.src_node_id, _object_ids(tree)
+                announced.metadata.message_id, reply_to, announced.metadata.src_node_id, _object_ids(tree)
             )
         for name in [name for name in wanted if name in self._arriving]:
             if (message := self._completed(self._arriving[name])) is not None:
@@ -96,9 +97,9 @@ class PromptGrid:
         return message
 
 
-def prompt(grid: Grid) -> Grid | PromptGrid:
-    """The same grid; where it is Flower's connection to a superlink, one that waits for nobody."""
-    return PromptGrid(grid) if isinstance(grid, HttpGrid) else grid
+def nonblocking(grid: Grid) -> Grid | NonblockingGrid:
+    """The same grid or, where it is Flower's connection to a superlink, one whose calls do not wait."""
+    return NonblockingGrid(grid) if isinstance(grid, HttpGrid) else grid
 
 
 def _failed(reply_to: str, code: int) -> Message:

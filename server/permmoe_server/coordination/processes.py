@@ -19,15 +19,15 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",
 }
-"""What keeps Flower from calling home."""
+"""Settings that keep Flower and Ray from sending usage reports."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 STEADY_SECONDS = 60.0
-"""A child that lived this long is not failing at once: its next start is not delayed."""
+"""A child that has run this long does not fail at its start, so its next start is not delayed."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, and where its output goes."""
+    """A command to run, and the file of its output."""
 
     name: str
     command: Sequence[str]
@@ -36,7 +36,7 @@ class Program:
 
 
 class Child:
-    """A program that is kept running."""
+    """A process of a program that is kept running."""
 
     def __init__(self, program: Program, clock: Callable[[], float] = time.monotonic) -> None:
         self.program, self._clock = program, clock
@@ -44,7 +44,7 @@ class Child:
         self._started, self._not_before, self._pause = 0.0, 0.0, FIRST_PAUSE_SECONDS
 
     def tend(self) -> None:
-        """Start it, or start it again where it has ended; one that ends at once is given longer and longer pauses."""
+        """Start the program where it does not run. After each early end the pause before the next start is longer."""
         now = self._clock()
         if self._process is not None:
             status = self._process.poll()
@@ -70,7 +70,7 @@ class Child:
             )
 
     def stop(self, patience_seconds: float = 10.0) -> None:
-        """End it, kindly first."""
+        """Ask the program to end, and kill it where it has not ended after `patience_seconds`."""
         if self._process is None:
             return
         self._process.terminate()

@@ -6,8 +6,8 @@ import secrets
 import sys
 from pathlib import Path
 
+from permmoe.runtime.files import write_file
 from permmoe_server.coordination.processes import Program
-from permmoe_server.provisioning.authority import write_file
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig
 
@@ -16,9 +16,9 @@ OLD_LOG_BYTES = 10_000_000
 
 
 def prepare(folder: FederationFolder) -> None:
-    """Fresh state: nodes and messages of an earlier coordinator mean nothing to this one. Large logs are put aside.
+    """Clear what an earlier coordinator left, since its nodes and messages mean nothing to this one.
 
-    What a study needs to go on lies in its own folder.
+    Large logs are put aside. What a study needs to go on is in its own folder and stays.
     """
     folder.logs.mkdir(parents=True, exist_ok=True)
     folder.state.chmod(0o700)
@@ -26,15 +26,15 @@ def prepare(folder: FederationFolder) -> None:
         (folder.state / name).unlink(missing_ok=True)
     for stale in (folder.refusals, folder.sites):
         stale.unlink(missing_ok=True)
-    # Only who has this secret may act as executor towards the superlink.
-    write_file(_secret(folder), secrets.token_bytes(32), secret=True)
+    # A process without this secret cannot act as executor towards the superlink.
+    write_file(_secret(folder), secrets.token_bytes(32))
     for log in folder.logs.glob("*.log"):
         if log.stat().st_size > OLD_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
 
 
 def programs(folder: FederationFolder, settings: ServerConfig) -> tuple[Program, ...]:
-    """What to keep running, in the order of starting."""
+    """Return the programs to keep running, in the order of starting."""
     scripts = Path(sys.executable).parent
     # The executor looks for its own programs on the path, which a systemd unit or a bare call may lack.
     environment = {"FLWR_HOME": str(folder.state / "flower"), "PATH": f"{scripts}:/usr/local/bin:/usr/bin:/bin"}

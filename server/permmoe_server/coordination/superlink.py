@@ -1,6 +1,7 @@
-"""What the coordinator asks of its own superlink: who is connected, start a run, how does it stand.
+"""The coordinator's requests to its own superlink: list and register nodes, start a run, report how the run stands.
 
-The one file of the server with private Flower names: `flwr` would do the same from a shell, at two seconds a question.
+The command `flwr` does the same from a shell, but takes two seconds for each request. This file uses private names of
+Flower (as permmoe_server.coordination.nonblocking_grid does), so a new version of Flower has to be tried against it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ authority = ""
 server-key = ""
 server-certificate = ""
 """
-"""What Flower wants instead of a bundle of code: our sites fetch none, and the server has its app installed."""
+"""Stands where Flower expects a bundle of code. Sites fetch no code, and the server has its app installed."""
 
 
 class SuperlinkAway(Exception):
@@ -73,16 +74,16 @@ class NodeState:
 
 @dataclass(frozen=True)
 class RunState:
-    """How a run stands."""
+    """The state of a run."""
 
     is_finished: bool
     is_completed: bool
-    """Ended by itself and without an error."""
+    """True where the run ended by itself and without an error."""
     detail: str
 
 
 class Superlink:
-    """Questions to the superlink on a port of this machine. Each raises SuperlinkAway where it does not answer."""
+    """A connection to the superlink on a port of this machine. Each request raises SuperlinkAway without an answer."""
 
     def __init__(self, port: int, authority: Path) -> None:
         self._client = ControlHttpClient.from_server_address(
@@ -93,12 +94,12 @@ class Superlink:
         )
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._client.close()
 
     def nodes(self) -> tuple[NodeState, ...]:
-        """Every registered key."""
-        answer = _asked(lambda: self._client.ListNodes(ListNodesRequest()))
+        """Return every registered key."""
+        answer = _answer_of(lambda: self._client.ListNodes(ListNodesRequest()))
         return tuple(
             NodeState(node.node_id, node.public_key, node.status == "online")
             for node in answer.nodes_info
@@ -106,26 +107,26 @@ class Superlink:
         )
 
     def register(self, public_key: str, name: str) -> int:
-        """Let a site's key in, as OpenSSH writes it; returns the node's identifier."""
+        """Let a site's key in, given as OpenSSH writes it; return the node's identifier."""
         request = RegisterNodeRequest(public_key=key_bytes(public_key), name=name)
-        return int(_asked(lambda: self._client.RegisterNode(request)).node_id)
+        return int(_answer_of(lambda: self._client.RegisterNode(request)).node_id)
 
     def unregister(self, node_id: int) -> None:
         """Shut a site's key out."""
-        _asked(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
+        _answer_of(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
 
     def start_run(self, run_config: Mapping[str, str]) -> int:
-        """Start the ServerApp with these settings; returns the run's identifier."""
+        """Start the ServerApp with these settings; return the run's identifier."""
         content, _ = build_fab_from_files({"pyproject.toml": POINTER.encode()})
         request = StartRunRequest(
             fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})),
             override_config=user_config_to_proto(dict(run_config)),
         )
-        return int(_asked(lambda: self._client.StartRun(request)).run_id)
+        return int(_answer_of(lambda: self._client.StartRun(request)).run_id)
 
     def run_state(self, run_id: int) -> RunState:
-        """How a run stands."""
-        answer = _asked(lambda: self._client.ListRuns(ListRunsRequest(run_id=run_id)))
+        """Return the state of a run."""
+        answer = _answer_of(lambda: self._client.ListRuns(ListRunsRequest(run_id=run_id)))
         status = answer.run_dict[run_id].status
         return RunState(
             status.status == "finished",
@@ -141,7 +142,7 @@ def key_bytes(public_key: str) -> bytes:
     return bytes(public_key_to_bytes(key))
 
 
-def _asked(call: Callable[[], Answer]) -> Answer:
+def _answer_of(call: Callable[[], Answer]) -> Answer:
     try:
         return call()
     except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""A federation's folder: founded, sites added and removed, the server's certificate renewed.
+"""Commands on a federation's folder: found it, add and remove sites, renew the server's certificate.
 
     ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip
 
@@ -28,6 +28,7 @@ from permmoe.federated.roster import (
     read_roster,
     sign_roster,
 )
+from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.provisioning.authority import (
     Identity,
     checked_host,
@@ -36,7 +37,6 @@ from permmoe_server.provisioning.authority import (
     new_authority,
     new_node_key,
     read_identity,
-    write_file,
 )
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.kit import Kit
@@ -62,9 +62,9 @@ def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> st
     authority = new_authority(name, now)
     new = FederationFolder(Path(tempfile.mkdtemp(prefix=f".{folder.path.name}.new-", dir=folder.path.parent)))
     try:
-        write_file(new.authority_key, authority.key_pem, secret=True)
-        write_file(new.authority, authority.certificate_pem, secret=False)
-        write_file(new.settings, server_template(host, port).encode(), secret=False)
+        write_file(new.authority_key, authority.key_pem)
+        write_file(new.authority, authority.certificate_pem, mode=PUBLIC_MODE)
+        write_file(new.settings, server_template(host, port).encode(), mode=PUBLIC_MODE)
         _write_server(new, issue_server(authority, host, now, read_server(new.settings).certificate_days))
         _write_roster(new, Roster(federation=name, serial=1), authority)
         new.kits.mkdir(mode=0o700)
@@ -111,8 +111,8 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
         )
         path = _kit_path(folder, name)
         # The roster last: after a kill between the two the name is still free, and the same command replaces the kit.
-        write_file(path, kit.to_zip(), secret=True)
-        write_file(folder.roster, kit.signed_roster, secret=False)
+        write_file(path, kit.to_zip())
+        write_file(folder.roster, kit.signed_roster, mode=PUBLIC_MODE)
     return path
 
 
@@ -205,12 +205,12 @@ def _kit_path(folder: FederationFolder, name: str) -> Path:
 
 
 def _write_server(folder: FederationFolder, server: Identity) -> None:
-    write_file(folder.server_key, server.key_pem, secret=True)
-    write_file(folder.server, server.certificate_pem, secret=False)
+    write_file(folder.server_key, server.key_pem)
+    write_file(folder.server, server.certificate_pem, mode=PUBLIC_MODE)
 
 
 def _write_roster(folder: FederationFolder, roster: Roster, authority: Identity) -> None:
-    write_file(folder.roster, sign_roster(roster, authority.key), secret=False)
+    write_file(folder.roster, sign_roster(roster, authority.key), mode=PUBLIC_MODE)
 
 
 def _refuse_taken(folder: FederationFolder) -> None:

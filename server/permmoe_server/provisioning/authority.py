@@ -6,9 +6,7 @@ Times are passed in. X.509 as RFC 5280 profiles it; sites verify host names agai
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,19 +34,19 @@ class Identity:
 
     @property
     def key_pem(self) -> bytes:
-        """PKCS #8, not encrypted: to be kept in a file that only its owner reads."""
+        """The key as PKCS #8, not encrypted: it belongs in a file that only its owner can read."""
         return self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     @property
     def certificate_pem(self) -> bytes:
-        """What everyone may see."""
+        """The certificate, which is public."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def new_authority(federation: str, now: datetime, days: int = AUTHORITY_DAYS) -> Identity:
-    """The federation's own root, EC P-384. It may sign servers, but no further authority."""
+    """Make the federation's root, EC P-384. It may sign certificates, but no further authority."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, federation)])
     certificate = (
@@ -136,21 +134,6 @@ def checked_host(host: str) -> str:
             f"{host!r} is no host name; give a name or an IP address without a scheme or port, such as fl.example.org"
         )
     return name
-
-
-def write_file(path: Path, content: bytes, *, secret: bool) -> None:
-    """Write a file that is old or new, never half; a secret is at no moment readable by others (mode 0600)."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o600 if secret else 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _issued(

@@ -1,4 +1,4 @@
-"""Where everything of a federation lies in its folder."""
+"""The layout of a federation's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """Paths only: nothing here reads or writes."""
+    """The paths in a federation's folder; nothing here reads or writes."""
 
     path: Path
 
@@ -19,7 +19,7 @@ class FederationFolder:
 
     @property
     def authority_key(self) -> Path:
-        """Whoever has it can add sites."""
+        """The authority's private key, which can add sites."""
         return self.path / "ca.key"
 
     @property
@@ -51,12 +51,12 @@ class FederationFolder:
 
     @property
     def models(self) -> Path:
-        """The registry."""
+        """The registry of models."""
         return self.path / "models"
 
     @property
     def state(self) -> Path:
-        """What the running coordinator keeps; it can be deleted while nothing runs."""
+        """Files of the running coordinator; they can be deleted while none runs."""
         return self.path / "state"
 
     @property
@@ -65,7 +65,7 @@ class FederationFolder:
 
     @property
     def refusals(self) -> Path:
-        """What the gateway turned away since its start, by rule."""
+        """The number of requests that the gateway has refused since its start, by rule."""
         return self.state / "refusals.json"
 
     @property

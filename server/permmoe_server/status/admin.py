@@ -27,7 +27,7 @@ from permmoe_server.status.snapshot import StatusBoard, status_json
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STALE_SECONDS = 60.0
-"""A coordinator that has not touched its board for this long is stuck."""
+"""A coordinator that has not updated its board for this long is stuck."""
 SECURITY_HEADERS = {
     "content-security-policy": (
         f"default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,7 +42,7 @@ SECURITY_HEADERS = {
 
 
 def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: float = STALE_SECONDS) -> Starlette:
-    """The application. `hosts` are names that it may be asked by besides those of loopback, as in a URL, without port.
+    """The application. `hosts` are the names that it answers to besides those of loopback, as in a URL, without port.
 
     `/health` is 200 while the federation waits, runs or has finished, and 503 while it starts, once it failed, and when
     the board has not been updated for `stale_seconds`; its text is the phase, or `stale`.
@@ -105,7 +105,7 @@ def serve_admin(app: Starlette, host: str = "127.0.0.1", port: int = 8090) -> uv
 
 
 class _AdminServer(uvicorn.Server):
-    """Uvicorn binds when it runs, and ends its thread without a word where it cannot: here the socket comes first."""
+    """A server whose socket is bound before it runs: uvicorn would end its thread silently where it cannot bind."""
 
     def __init__(self, config: uvicorn.Config, listening: socket.socket) -> None:
         super().__init__(config)
@@ -116,7 +116,7 @@ class _AdminServer(uvicorn.Server):
 
 
 class _Guard:
-    """Stands before every route, so that an error page keeps the rules too."""
+    """Checks each request before it reaches a route, and adds the security headers to each answer, errors included."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app, self._hosts = app, hosts
@@ -131,7 +131,7 @@ class _Guard:
         await app(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        # "One Host header, with a name that this page is known by": a stranger's name that resolves to loopback is not.
+        # "One Host header, with a name that this page answers to": another name that resolves to loopback is refused.
         named = Headers(scope=scope).getlist("host")
         if len(named) != 1 or _without_port(named[0]).lower() not in self._hosts:
             return PlainTextResponse("this is not the host that was asked for\n", 421)

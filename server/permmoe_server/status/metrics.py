@@ -18,11 +18,11 @@ from permmoe_server.protocol.rules import REPLY_RULES
 from permmoe_server.status.snapshot import PHASES, CoordinatorStatus, last_validation, mean_rmse
 
 SITE_ERROR = "site_error"
-"""Stands for every type of error that a site had: their names are the site's own words, and their number unbounded."""
+"""Stands for every type of error at a site: the site chooses their names, and their number has no bound."""
 
 
 def registry_of(snapshot: Callable[[], CoordinatorStatus]) -> CollectorRegistry:
-    """A registry of its own that asks for a snapshot each time it is read."""
+    """A new registry that takes a snapshot each time it is read."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StatusCollector(snapshot))
     return registry

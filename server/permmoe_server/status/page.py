@@ -13,6 +13,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from permmoe.runtime.text import duration_text, size_text
 from permmoe_server.gateway.rules import rule_sentence
 from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.status.chart import Line, line_chart, line_style
@@ -88,7 +89,7 @@ class RoundRow:
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """A module's support; `heat` is a class from 0 (no site) to 4 (every site that was accepted)."""
 
     last: int
@@ -101,7 +102,7 @@ class GridRow:
     """Modules side by side; None where there is no such module."""
 
     name: str
-    cells: Sequence[Cell | None]
+    cells: Sequence[GridCell | None]
 
 
 @dataclass(frozen=True)
@@ -166,20 +167,20 @@ def _facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
     kept_rmse = mean_rmse(by_round[kept].validation) if kept is not None else None
     down, up = (sum(getattr(record, name) for record in status.records) for name in ("bytes_down", "bytes_up"))
     return [
-        Fact("Phase", status.phase, f"up for {duration((now - status.started).total_seconds())}"),
+        Fact("Phase", status.phase, f"up for {duration_text((now - status.started).total_seconds())}"),
         Fact("Rounds done", f"{status.rounds_done} of {status.rounds_total}"),
         Fact("Sites online", f"{status.sites_online} of {len(status.sites)}"),
         Fact(
             "Time a round",
-            NOTHING if pace is None else duration(pace),
-            "" if left is None else f"about {duration(left)} to go",
+            NOTHING if pace is None else duration_text(pace),
+            "" if left is None else f"about {duration_text(left)} to go",
         ),
         Fact(
             "Mean RMSE",
             NOTHING if kept_rmse is None else f"{kept_rmse:.2f}",
             "" if kept is None else f"round {kept}, the model that is kept",
         ),
-        Fact("Sent to sites", size(down), f"{size(up)} received"),
+        Fact("Sent to sites", size_text(down), f"{size_text(up)} received"),
     ]
 
 
@@ -189,7 +190,7 @@ def _site_row(site: SiteStatus, now: datetime) -> SiteRow:
     elif site.last_seen is None:
         seen = "never seen"
     else:
-        seen = f"last seen {duration((now - site.last_seen).total_seconds())} ago"
+        seen = f"last seen {duration_text((now - site.last_seen).total_seconds())} ago"
     reason = "" if site.last_rejection is None else reply_reason(site.last_rejection)
     return SiteRow(site.name, site.is_online, seen, site.last_round, site.last_rejection, reason)
 
@@ -273,9 +274,9 @@ def _listing(noun: str, names: Sequence[str]) -> str:
 def _grids(support: Mapping[str, ModuleSupport], accepted: int) -> list[Grid]:
     """Modules (permmoe.federated.modules) as up to three tables: by modality, experts, and parts that are whole."""
 
-    def cell(name: str) -> Cell | None:
+    def cell(name: str) -> GridCell | None:
         found = support.get(name)
-        return Cell(found.last, found.ever, -(-4 * found.last // accepted) if accepted else 0) if found else None
+        return GridCell(found.last, found.ever, -(-4 * found.last // accepted) if accepted else 0) if found else None
 
     def grid(caption: str, corner: str, columns: Sequence[str], rows: Mapping[str, str]) -> Grid:
         """`rows`: what a row is called -> the start of its modules' names."""
@@ -310,26 +311,3 @@ def _in_study_order(modules: Iterable[Sequence[str]]) -> list[str]:
         for place, name in enumerate(observed):
             before.setdefault(name, set()).update(observed[:place])
     return sorted(before, key=lambda name: (len(before[name]), name))
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it: `0.4 s`, `12 s`, `3 min`, `2.5 h`, `4 days`."""
-    if seconds < 10:
-        return f"{max(seconds, 0.0):.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} days"
-
-
-def size(n_bytes: int) -> str:
-    """Bytes with a decimal unit: `1.7 MB`."""
-    number = float(n_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

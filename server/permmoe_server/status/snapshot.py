@@ -25,11 +25,11 @@ from permmoe_server.studies.round_log import RoundSummary, Score
 Phase = Literal["starting", "waiting", "running", "finished", "failed"]
 PHASES: tuple[Phase, ...] = ("starting", "waiting", "running", "finished", "failed")
 RECENT_ROUNDS = 10
-"""Rounds that the expected time of the next one is taken from."""
+"""The number of newest rounds from which the time of the next one is estimated."""
 
 
 class StatusError(PermmoeError):
-    """A coordinator's status that cannot be had."""
+    """A coordinator's status cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,23 @@ class SiteStatus:
     name: str
     is_online: bool
     last_seen: datetime | None = None
-    """None: never."""
+    """None where it was never online."""
     last_round: int | None = None
-    """The last round that it was accepted in."""
+    """The last round in which its reply was accepted."""
     last_rejection: str | None = None
     """The rule that its last rejected reply broke, or the type of the error that it had."""
 
 
 @dataclass(frozen=True)
 class CoordinatorStatus:
-    """All that the status page, the metrics and the command show."""
+    """All facts that the status page, the metrics and the command show."""
 
     federation: str
     roster_serial: int
     started: datetime
     """When the coordinator started."""
     study: str | None = None
-    """None: nothing is to be trained."""
+    """None where no study is set."""
     study_digest: str | None = None
     phase: Phase = "starting"
     detail: str = ""
@@ -67,7 +67,7 @@ class CoordinatorStatus:
     refusals: Mapping[str, int] = field(default_factory=dict)
     """Gateway rule -> requests and connections that it turned away."""
     is_synthetic: bool | None = None
-    """None: not known."""
+    """None where that is unknown."""
     keeps_last: bool = False
     """Whether the study keeps its last round's model instead of the best round's."""
 
@@ -87,9 +87,9 @@ class ModuleSupport:
     """How many sites trained a module."""
 
     last: int
-    """In the last round."""
+    """Sites in the last round."""
     ever: int
-    """In the round in which most did."""
+    """Sites in the round in which most sites trained it."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ def kept_round(status: CoordinatorStatus) -> int | None:
 
     The first with the least validation error or, where the study keeps its last, the last that was evaluated.
     """
-    judged = [(e, record.round) for record in status.records if (e := mean_rmse(record.validation)) is not None]
-    if not judged:
+    evaluated = [(e, record.round) for record in status.records if (e := mean_rmse(record.validation)) is not None]
+    if not evaluated:
         return None
-    return judged[-1][1] if status.keeps_last else min(judged)[1]
+    return evaluated[-1][1] if status.keeps_last else min(evaluated)[1]
 
 
 def rmse_curves(records: Sequence[RoundSummary]) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Combination -> (round, RMSE in points) of each round that judged it, fewest modalities first."""
+    """Combination -> (round, RMSE in points) of each round that evaluated it, fewest modalities first."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in records:
         for name, score in record.validation.items():
@@ -167,7 +167,7 @@ def module_support(records: Sequence[RoundSummary]) -> dict[str, ModuleSupport]:
 
 
 def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, ...]:
-    """What was left out, by rule, the most recent first."""
+    """Return the replies that were left out, by rule, the most recent first."""
     counts: Counter[str] = Counter()
     last: dict[str, int] = {}
     senders: dict[str, set[str]] = {}
@@ -183,7 +183,7 @@ def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, 
 
 
 def last_rounds(records: Sequence[RoundSummary]) -> dict[str, int]:
-    """Site -> the last round that it was accepted in."""
+    """Site -> the last round in which its reply was accepted."""
     return {site: record.round for record in records for site in record.trained}
 
 
@@ -193,7 +193,7 @@ def round_seconds(records: Sequence[RoundSummary]) -> float | None:
 
 
 def seconds_left(status: CoordinatorStatus) -> float | None:
-    """How long the rounds to come will take at the recent pace; None where that cannot be said."""
+    """The time that the remaining rounds take at the recent pace; None where the pace or the phase does not say."""
     pace = round_seconds(status.records)
     if status.phase != "running" or pace is None:
         return None
@@ -236,7 +236,7 @@ class StatusBoard:
         self._status, self._updated = status, clock()
 
     def update(self, **changes: Any) -> None:
-        """Change fields of CoordinatorStatus; without any, say that the old ones still hold."""
+        """Change fields of CoordinatorStatus; without any, confirm that the old ones still hold."""
         with self._lock:
             self._status, self._updated = replace(self._status, **changes), self._clock()
 
@@ -245,5 +245,5 @@ class StatusBoard:
         return self._status
 
     def age_seconds(self) -> float:
-        """Since the last update."""
+        """The time since the last update, seconds."""
         return self._clock() - self._updated

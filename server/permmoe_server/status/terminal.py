@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from permmoe.runtime.text import duration_text
 from permmoe_server.gateway.rules import rule_sentence
 from permmoe_server.protocol.rules import reply_reason
-from permmoe_server.status.page import duration
 from permmoe_server.status.snapshot import (
     CoordinatorStatus,
     StatusError,
@@ -81,7 +81,7 @@ def _pace(status: CoordinatorStatus) -> str:
     pace, left = round_seconds(status.records), seconds_left(status)
     if pace is None:
         return "no round is done yet"
-    return f"{duration(pace)} a round" + ("" if left is None else f", about {duration(left)} to go")
+    return f"{duration_text(pace)} a round" + ("" if left is None else f", about {duration_text(left)} to go")
 
 
 def _sites(status: CoordinatorStatus, now: datetime) -> Table:
@@ -89,7 +89,7 @@ def _sites(status: CoordinatorStatus, now: datetime) -> Table:
     for site in status.sites:
         state = Text("online", style="green") if site.is_online else Text("offline", style="red")
         if not site.is_online:
-            ago = site.last_seen and duration((now - site.last_seen).total_seconds())
+            ago = site.last_seen and duration_text((now - site.last_seen).total_seconds())
             state.append(f", last seen {ago} ago" if ago else ", never seen")
         rule = site.last_rejection
         table.add_row(
