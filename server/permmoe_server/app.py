@@ -77,9 +77,9 @@ def _nonblocking(grid: Grid) -> MessageGrid:
     # A second to import; where nobody has imported it, the grid is not of its kind.
     if HTTP_GRID not in sys.modules:
         return grid
-    from permmoe_server.coordination.nonblocking_grid import prompt
+    from permmoe_server.coordination.nonblocking_grid import nonblocking
 
-    return prompt(grid)
+    return nonblocking(grid)
 
 
 def _countersigner(context: Context) -> Countersigner | None:

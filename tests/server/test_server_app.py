@@ -22,7 +22,7 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
-from permmoe_server.coordination.nonblocking_grid import PromptGrid
+from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.protocol.federation import RoundObserver
 from permmoe_server.studies import study_run
 from permmoe_simulation.engines.grid import InProcessGrid, run_in_process
@@ -225,4 +225,4 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
 
 def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody() -> None:
     grid = object.__new__(HttpGrid)
-    assert isinstance(server_module._nonblocking(grid), PromptGrid)
+    assert isinstance(server_module._nonblocking(grid), NonblockingGrid)
