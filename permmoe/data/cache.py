@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +29,7 @@ from permmoe.data.visits import Visit
 from permmoe.data.volumes import PREPROCESSING_VERSION, BrokenVolume, Frames, read_volume
 from permmoe.errors import DataError
 from permmoe.modality import Modality
+from permmoe.runtime.files import UNFINISHED_PREFIX, write_file
 from permmoe.runtime.workers import worker_pool
 
 Progress = Callable[[int, int], None]
@@ -144,19 +143,12 @@ class VolumeCache:
     def _put(self, file: Path, content: bytes) -> None:
         """Make a file appear whole or not at all, also where several processes make it or this one is killed."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.parent.mkdir(exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".unfinished-")
-        try:
-            with os.fdopen(handle, "wb") as unfinished:
-                unfinished.write(content)
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        # An entry that a power cut takes is made again, so none need wait for the disk.
+        write_file(file, content, is_durable=False, scratch=self.folder)
 
     def _remove_abandoned(self) -> None:
         """Delete what killed processes left unfinished a day ago or earlier."""
-        for unfinished in self.folder.glob(".unfinished-*"):
+        for unfinished in self.folder.glob(f"{UNFINISHED_PREFIX}*"):
             try:
                 if time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS:
                     unfinished.unlink()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from permmoe.data.reasons import Reason
+from permmoe.runtime.files import write_file
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,6 @@ class Quarantine:
 
 def write_csv_atomically(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a CSV file that is either complete or absent, readable by its owner only: it names patients."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_file(path, text.getvalue(), is_durable=False)

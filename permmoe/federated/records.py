@@ -1,4 +1,6 @@
-"""Instructions and replies as Flower records: all modules in one array of bytes. The only Flower import in permmoe.
+"""Instructions and replies as Flower records, all modules in one array of bytes.
+
+Flower is imported here and in permmoe.federated.secure.messages, and nowhere else in permmoe.
 
 Flower sends, signs and stores every array by itself, at some 10 ms each: a model of 50 modules travels several times
 faster in one array. A model is announced by the SHA-256 of each of its modules, so that only those need to travel that

@@ -1,10 +1,9 @@
-"""What a site returns for a module. The type is linear, so plain and secure aggregation are one code path."""
+"""What a site returns for a module: its change, weighted by the data behind it. Updates add up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -21,17 +20,12 @@ class ModuleUpdate:
     support: float
     """How much of the data trained the module, visits (permmoe.federated.modules.module_support)."""
     sites: int = 1
-    """Sites whose support is in the sum."""
+    """How many sites are in the sum."""
 
     def __add__(self, other: ModuleUpdate) -> ModuleUpdate:
         return ModuleUpdate(
             self.weighted_delta + other.weighted_delta, self.support + other.support, self.sites + other.sites
         )
-
-    @classmethod
-    def zero(cls, size: int) -> ModuleUpdate:
-        """What adds nothing: the update of no site."""
-        return cls(torch.zeros(size), 0.0, 0)
 
     @classmethod
     def of(cls, before: Float32[Tensor, " n"], after: Float32[Tensor, " n"], support: float) -> ModuleUpdate:

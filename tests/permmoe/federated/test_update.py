@@ -30,11 +30,6 @@ def test_addition_is_commutative_and_associative_where_it_is_exact(
     assert same((a + b) + c, a + (b + c))
 
 
-@given(UPDATES)
-def test_zero_adds_nothing(a: ModuleUpdate) -> None:
-    assert same(a + ModuleUpdate.zero(7), a)
-
-
 def test_an_update_holds_support_times_change() -> None:
     made = ModuleUpdate.of(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([2.0, 2.0, 3.0]), 10.0)
     assert made.weighted_delta.tolist() == [10.0, 0.0, -20.0]
@@ -43,4 +38,4 @@ def test_an_update_holds_support_times_change() -> None:
 
 def test_sites_are_counted() -> None:
     a = ModuleUpdate.of(torch.zeros(3), torch.ones(3), 10.0)
-    assert (a + a + ModuleUpdate.zero(3)).sites == 2
+    assert (a + a).sites == 2
