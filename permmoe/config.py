@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from permmoe.encoder_kinds import ENCODERS, EncoderKind, encoder_kind
 from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
 
@@ -46,14 +47,23 @@ class VolumeGrid(Configuration):
 class EncoderConfig(Configuration):
     """How an observed volume becomes tokens. Tabular modalities always take a two-layer perceptron."""
 
-    kind: Literal["pooled", "cnn", "sfcn", "sfcn_lite"] = Field(
-        "pooled", description="pooled voxels + linear; Flex-MoE's six-layer CNN; Peng 2021's SFCN, full or lite"
-    )
+    kind: str = Field("pooled", description="; ".join(f"{name}: {kind.description}" for name, kind in ENCODERS.items()))
     cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (12, 14, 12), description="the coarse grid on which location is kept"
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="share of the encoder's features dropped while training")
     tabular_width: int = Field(32, ge=1, description="hidden units of a tabular encoder")
+
+    @field_validator("kind")
+    @classmethod
+    def _is_declared(cls, name: str) -> str:
+        encoder_kind(name)
+        return name
+
+    @property
+    def declaration(self) -> EncoderKind:
+        """What the encoder of volumes is and needs."""
+        return encoder_kind(self.kind)
 
 
 class RidgeConfig(Configuration):
@@ -100,7 +110,7 @@ class ModelConfig(Configuration):
             raise ValueError(f"top_k = {self.top_k} exceeds experts = {self.experts}")
         if self.width % self.heads:
             raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
-        if empty := [m.name for m in self.modalities if m.kind == "tabular" and not m.columns]:
+        if empty := [m.name for m in self.modalities if m.has_columns and not m.columns]:
             raise ValueError(f"tabular modalities without columns: {', '.join(empty)}")
         return self
 

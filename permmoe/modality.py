@@ -7,15 +7,35 @@ modality j observed). The mask indexes the missing bank and the designated exper
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations as choose
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from permmoe.errors import refuse_unknown_keys
+from permmoe.errors import nearest, refuse_unknown_keys
 
 Combination = tuple[str, ...]
 """Names of the observed modalities, in the study's order; never empty."""
+
+
+@dataclass(frozen=True)
+class ModalityKind:
+    """What a configuration has to know about a kind of modality.
+
+    How such a modality is read is declared in permmoe.data.kinds, how it enters the model in
+    permmoe.layers.input_kinds, both under the same name.
+    """
+
+    description: str
+    has_columns: bool
+    """Whether its values are numbers in columns of the manifest; else the manifest names a file."""
+
+
+MODALITY_KINDS: dict[str, ModalityKind] = {
+    "volume": ModalityKind("a 3-D image", has_columns=False),
+    "tabular": ModalityKind("numbers from the manifest", has_columns=True),
+}
 
 
 class Modality(BaseModel):
@@ -24,7 +44,9 @@ class Modality(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="column of the manifest that holds it")
-    kind: Literal["volume", "tabular"] = Field("volume", description="a 3-D image, or numbers from the manifest")
+    kind: str = Field(
+        "volume", description="; ".join(f"{name}: {kind.description}" for name, kind in MODALITY_KINDS.items())
+    )
     normalisation: Literal["zscore", "suvr"] = Field(
         "zscore", description="volumes: z-score over non-zero voxels (MRI), or standardised uptake ratios kept (PET)"
     )
@@ -37,6 +59,18 @@ class Modality(BaseModel):
     def _name_the_nearest_key(cls, values: Any) -> Any:
         refuse_unknown_keys(values, cls.model_fields)
         return values
+
+    @field_validator("kind")
+    @classmethod
+    def _is_declared(cls, name: str) -> str:
+        if name not in MODALITY_KINDS:
+            raise ValueError(f"unknown kind of modality {name!r}; {nearest(name, MODALITY_KINDS)}")
+        return name
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether its values are numbers in columns of the manifest."""
+        return MODALITY_KINDS[self.kind].has_columns
 
     @model_validator(mode="after")
     def _scales_every_column(self) -> Modality:

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.layers.attention import FusionAttention
-from permmoe.layers.encoders import encoder
 from permmoe.layers.experts import Experts
+from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.missing_bank import MissingBank
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.layers.routers import Routers, Routing
@@ -70,7 +70,7 @@ class PerMMoE(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict({modality.name: encoder(modality, config) for modality in config.modalities})
+        self.encoders = nn.ModuleDict({m.name: INPUT_KINDS[m.kind].encoder(m, config) for m in config.modalities})
         self.missing_bank = MissingBank(config)
         self.attention = FusionAttention(config)
         self.routers = Routers(config)
@@ -114,7 +114,7 @@ class PerMMoE(nn.Module):
         if self.training:
             return Output(prediction, routing, self._unimodal(tokens))
         if self.ridge and self.config.ridge:
-            linear = self.ridge.predict(encoded.features, encoded.observed, encoded.baseline)
+            linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
         return Output(prediction, routing)
 

@@ -13,7 +13,6 @@ from permmoe.data.dataset import VisitData
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError
-from permmoe.evaluation.combinations import visits_at_once
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Combination
 from permmoe.model import PerMMoE
@@ -50,7 +49,7 @@ def predict(model: PerMMoE, visits: VisitTable, cache: VolumeCache) -> tuple[lis
     data, quarantine = VisitData.load(visits, model.config, cache, stem=fixed_stem(model.config))
     predictions: list[Prediction] = []
     with torch.no_grad():
-        for rows in torch.split(torch.arange(len(data)), visits_at_once(model)):
+        for rows in torch.split(torch.arange(len(data)), model.config.encoder.declaration.visits_at_once):
             points = model(data.batch(rows)).prediction.tolist() if len(rows) else []
             for row, value in zip(rows.tolist(), points, strict=True):
                 seen = data.observed[row].tolist()

@@ -1,7 +1,7 @@
-"""How a model is judged: every modality combination, its sample count and its interval.
+"""How a model is evaluated: on every modality combination, with the number of visits that have it.
 
-A combination C is judged on all visits with C ⊆ P_i, the rest of their modalities withheld. Predictions are kept as a
-[visit, combination] array, NaN where C is not a subset; every figure is made from such arrays.
+A combination C is evaluated on all visits with C ⊆ P_i, the rest of their modalities withheld. Predictions are kept
+as a [visit, combination] array, NaN where C is not a subset; every figure is made from such arrays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from permmoe.data.dataset import VisitData
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import Output, PerMMoE
+from permmoe.runtime.devices import device_of
 
 Array = np.ndarray
 
@@ -28,8 +29,6 @@ STRATA: Mapping[str, Callable[[Float[Array, " visit"], Float[Array, " visit"]], 
 
 EVALUATION_BATCH = 256
 """Rows a forward pass; a row is a visit from which one combination is left."""
-CONVOLVED_AT_ONCE = 8
-"""Visits whose whole volumes are encoded together: the feature maps of a single one take some 100 MB at 2 mm."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def error_sums(prediction: Float[Array, " visit"], target: Float[Array, " visit"
 def combination_predictions(model: PerMMoE, data: VisitData) -> Float[Array, "visit combination"]:
     """The change predicted for each visit from each combination, points; NaN where a modality of it is missing."""
     predictions = np.full((len(data), len(all_combinations(data.names))), np.nan)
-    for visits, columns, output in _outputs(model, data):
+    for visits, columns, output in combination_outputs(model, data):
         predictions[visits, columns] = output.prediction.double().cpu().numpy()
     return predictions
 
@@ -107,46 +106,16 @@ def mean_squared_error(sums: Mapping[str, ErrorSums]) -> float:
     return float(np.mean(errors)) if errors else float("nan")
 
 
-@dataclass(frozen=True)
-class Activation:
-    """Where tokens go (the paper's Figure 3)."""
-
-    share: Float[Array, "combination modality expert"]
-    """Share of a modality's top-k places that each expert receives; NaN for combinations without a visit."""
-    load_cv: float
-    """Coefficient of variation of the experts' total load."""
-    collapsed_experts: int
-    """Experts with under 1% of the load."""
-
-
-def expert_activation(model: PerMMoE, data: VisitData) -> Activation:
-    """Routing of every combination's tokens, imputed ones included."""
-    combinations = all_combinations(data.names)
-    n_experts = model.config.experts
-    placed = np.zeros((len(combinations), len(data.names), n_experts))
-    for _, columns, output in _outputs(model, data):
-        np.add.at(placed, columns, (output.routing.gates > 0).double().sum(2).cpu().numpy())
-    places = placed.sum(2, keepdims=True)
-    share = np.divide(placed, places, out=np.full_like(placed, np.nan), where=places > 0)
-    load = placed.sum((0, 1))
-    if not load.sum():
-        return Activation(share, float("nan"), 0)
-    return Activation(share, float(load.std() / load.mean()), int((load < 0.01 * load.sum()).sum()))
-
-
-def visits_at_once(model: PerMMoE) -> int:
-    """Visits that are encoded in one pass: feature maps of whole volumes are large."""
-    return EVALUATION_BATCH if model.config.encoder.kind == "pooled" else CONVOLVED_AT_ONCE
-
-
-def _outputs(model: PerMMoE, data: VisitData) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
+def combination_outputs(
+    model: PerMMoE, data: VisitData
+) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
     """Every visit with each combination that it has: rows of both, and the outputs in evaluation mode.
 
     A visit's inputs are encoded once for all of its combinations, and a pass mixes combinations.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     members = torch.tensor([[name in c for name in data.names] for c in all_combinations(data.names)])
-    at_once = visits_at_once(model)
+    at_once = model.config.encoder.declaration.visits_at_once
     was_training = model.training
     model.eval()
     try:

@@ -14,16 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from math import prod, sqrt
+from math import sqrt
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
-from permmoe.data.batch import Batch, observed_masks
-from permmoe.layers.encoders import Standardise
+from permmoe.data.batch import observed_masks
+from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.modality import combination_of
 
 EVERYBODY = "all-visits"
@@ -77,9 +76,10 @@ class CombinationRidge(nn.Module):
         super().__init__()
         if config.ridge is None:
             raise ValueError("the model's configuration has no ridge")
-        self.names, self.cells, self.penalty = config.names, config.ridge.cells, config.ridge.penalty
-        self.scales = nn.ModuleDict({m.name: Standardise(m) for m in config.modalities if m.kind == "tabular"})
-        sizes = {m.name: len(m.columns) if m.kind == "tabular" else prod(self.cells) for m in config.modalities}
+        self.names, self.penalty = config.names, config.ridge.penalty
+        coarse = {m.name: INPUT_KINDS[m.kind].ridge_features(m, config.ridge.cells) for m in config.modalities}
+        self.coarse = nn.ModuleDict({name: module for name, (module, _) in coarse.items()})
+        sizes = {name: size for name, (_, size) in coarse.items()}
         blocks = {EVERYBODY: Moments(2, 2)}
         # Baseline and outcome stand behind a modality's features: their moments with them are over the same visits.
         blocks |= {name: Moments(size + 2, size + 2) for name, size in sizes.items()}
@@ -88,11 +88,9 @@ class CombinationRidge(nn.Module):
         self._solved: tuple[object, dict[int, Weights]] = (None, {})
 
     def features(self, name: str, inputs: Float[Tensor, "n ..."]) -> Float64[Tensor, "n feature"]:
-        """A modality's inputs, as a batch holds them, on the coarse grid."""
-        if name in self.scales:
-            scaled: Tensor = self.scales[name](inputs)
-            return scaled.double()
-        return F.adaptive_avg_pool3d(inputs.double(), self.cells).flatten(1)
+        """A modality's inputs, as a batch holds them, as the ridge sees them: coarse voxels or scaled columns."""
+        features: Tensor = self.coarse[name](inputs)
+        return features.double()
 
     @torch.no_grad()
     def set_moments(
@@ -111,17 +109,15 @@ class CombinationRidge(nn.Module):
                 pair = features[first][in_first], features[second][in_second]
                 self._block(block_name(first, second)).set_from(*pair)
 
-    def forward(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """Change in CDR-SB at the horizon, points, from whatever each visit has in this batch."""
-        features = {name: self.features(name, x) for name, x in batch.inputs.items() if len(x)}
-        return self.predict(features, batch.observed, batch.baseline)
-
     @torch.no_grad()
-    def predict(
+    def forward(
         self, features: Mapping[str, Float64[Tensor, "n feature"]], observed: Bool[Tensor, "batch modality"],
         baseline: Float[Tensor, " batch"],
     ) -> Float[Tensor, " batch"]:  # fmt: skip
-        """The same from features: for each modality, a row for every visit in which it is observed."""
+        """Change in CDR-SB at the horizon, points, from whatever each visit has.
+
+        `features` hold for each modality a row for every visit in which it is observed, in batch order.
+        """
         masks = observed_masks(observed)
         predictions = torch.zeros(len(masks), dtype=torch.float64, device=baseline.device)
         places = observed.long().cumsum(0) - 1

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
-from permmoe.layers.encoders import pooled_cells
+from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.routers import Routing
-from permmoe.modality import Modality
 from permmoe.model import PerMMoE
 
 Inputs = tuple[Tensor, ...]
@@ -68,15 +67,8 @@ def dense_inputs(batch: Batch, config: ModelConfig) -> Inputs:
     full: list[Tensor] = []
     for column, modality in enumerate(config.modalities):
         rows = batch.inputs.get(modality.name)
-        dense = batch.baseline.new_zeros(len(batch.baseline), *_row_shape(modality, config))
+        dense = batch.baseline.new_zeros(len(batch.baseline), *INPUT_KINDS[modality.kind].shape(modality, config))
         if rows is not None and len(rows):
             dense[batch.observed[:, column]] = rows
         full.append(dense)
     return tuple(full)
-
-
-def _row_shape(modality: Modality, config: ModelConfig) -> tuple[int, ...]:
-    """Of one visit's input, which a batch without this modality does not show."""
-    if modality.kind == "tabular":
-        return (len(modality.columns),)
-    return (1, *(pooled_cells(config) if config.encoder.kind == "pooled" else config.grid.shape))

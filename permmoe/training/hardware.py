@@ -33,4 +33,4 @@ def keep_memory_of_steps(model: PerMMoE) -> None:
 
 
 def _gains_from_tiles(model: PerMMoE) -> bool:
-    return model.config.encoder.kind != "pooled" and has_tiles()
+    return model.config.encoder.declaration.gains_from_tiles and has_tiles()

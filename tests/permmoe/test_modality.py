@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from permmoe.data.batch import observed_masks
+from permmoe.data.kinds import KINDS
+from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.modality import (
+    MODALITY_KINDS,
+    Modality,
     all_combinations,
     bank_pairs,
     combination_mask,
@@ -89,3 +93,12 @@ def test_sets_that_lack_one_modality_come_before_those_that_lack_two() -> None:
 def test_a_mask_that_is_no_set_of_modalities_has_no_designated_expert(mask: int) -> None:
     with pytest.raises(ValueError, match="not a non-empty subset of 3"):
         designated_expert(mask, 3, 5)
+
+
+def test_an_unknown_kind_of_modality_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match="unknown kind of modality 'tabula'; did you mean 'tabular'"):
+        Modality(name="fluid", kind="tabula")
+
+
+def test_every_kind_of_modality_can_be_read_and_encoded() -> None:
+    assert set(MODALITY_KINDS) == set(KINDS) == set(INPUT_KINDS)

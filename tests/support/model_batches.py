@@ -9,6 +9,7 @@ from torch import Tensor
 
 from permmoe.config import EncoderConfig, ModelConfig
 from permmoe.data.batch import Batch
+from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.modality import Modality
 
 
@@ -30,7 +31,7 @@ def random_batch(config: ModelConfig, observed: Tensor) -> Batch:
     inputs = {}
     for modality, n in zip(config.modalities, observed.sum(0).tolist(), strict=True):
         if n:
-            shape = (len(modality.columns),) if modality.kind == "tabular" else (1, *config.encoder.cells)
+            shape = INPUT_KINDS[modality.kind].shape(modality, config)
             inputs[modality.name] = torch.randn(n, *shape)
     return Batch(inputs, observed, torch.rand(len(observed)) * 5, torch.randn(len(observed)))
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from permmoe.config import ModelConfig
+from permmoe.data.batch import Batch
 from permmoe.data.dataset import ABSENT, VisitData
 from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.layers.encoders import pooled_cells
+from permmoe.layers.input_kinds import INPUT_KINDS
 from tests.support.model_batches import random_pattern
 
 
@@ -23,8 +24,7 @@ def small_visits(config: ModelConfig, n: int, seed: int = 0, *, observed: Tensor
         inputs = {}
         for column, modality in enumerate(config.modalities):
             signal = target[observed[:, column]]
-            volume = pooled_cells(config) if config.encoder.kind == "pooled" else config.grid.shape
-            shape = (len(modality.columns),) if modality.kind == "tabular" else (1, *volume)
+            shape = INPUT_KINDS[modality.kind].shape(modality, config)
             rows = 1.0 + column + torch.randn(len(signal), *shape)
             inputs[modality.name] = MemoryRows(rows + signal.view(-1, *[1] * len(shape)))
         ages = [None if i % 3 == 2 else 60.0 + (7 * i) % 31 for i in range(n)]
@@ -33,3 +33,10 @@ def small_visits(config: ModelConfig, n: int, seed: int = 0, *, observed: Tensor
         for i in range(n)
     )
     return VisitData(VisitTable(visits), config.names, observed, baseline, target, stored_rows, inputs)
+
+
+def alone(data: VisitData, row: int, combination: tuple[str, ...]) -> Batch:
+    """One visit with exactly these modalities, gathered row by row: the slow and obvious way."""
+    inputs = {name: data.inputs[name].read(data.stored_rows[[row], data.names.index(name)]) for name in combination}
+    observed = torch.tensor([[name in combination for name in data.names]])
+    return Batch(inputs, observed, data.baseline[[row]], data.target[[row]])

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from permmoe.config import ModelConfig, TrainConfig
 from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
-from permmoe.layers.encoders import Convolution
+from permmoe.layers.convolutions import Convolution
 from permmoe.model import PerMMoE
 from permmoe.runtime.memory_pages import M_MMAP_MAX, keep_freed_pages
 from permmoe.training.epochs import train_epochs

@@ -1,6 +1,6 @@
 """The kinds of modality, and what the data side needs to know of each.
 
-A new kind is a file beside these two, an entry in `KINDS`, and its name in permmoe.modality.Modality.kind. Nothing else
+A new kind is a file beside these two, an entry in `KINDS`, and its name in permmoe.modality.MODALITY_KINDS. Nothing else
 on the data side asks which kind a modality is of.
 """
 

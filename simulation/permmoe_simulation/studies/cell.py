@@ -29,12 +29,11 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
+from permmoe.evaluation.activation import Activation, expert_activation
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import (
-    Activation,
     ErrorSums,
     combination_predictions,
-    expert_activation,
     mean_squared_error,
 )
 from permmoe.federated.modules import ModuleLayout

@@ -7,7 +7,7 @@ from torch import nn
 
 from permmoe.config import EncoderConfig, ModelConfig, TrainConfig, VolumeGrid
 from permmoe.data.dataset import VisitData
-from permmoe.layers.encoders import Convolution
+from permmoe.layers.convolutions import Convolution
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
 from permmoe.training.seeds import make_model

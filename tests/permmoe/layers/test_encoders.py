@@ -9,15 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import permmoe.layers.encoders as encoders
+import permmoe.layers.convolutions as convolutions
 from permmoe.config import EncoderConfig, ModelConfig, VolumeGrid
 from permmoe.errors import ConfigurationError
-from permmoe.layers.encoders import encoder, fixed_stem
+from permmoe.layers.encoders import fixed_stem
+from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.modality import Modality
 from tests.support.model_batches import small_config
 
 KINDS = ("pooled", "cnn", "sfcn", "sfcn_lite")
 T1 = Modality(name="t1")
+
+
+def encoder(modality: Modality, config: ModelConfig) -> nn.Module:
+    return INPUT_KINDS[modality.kind].encoder(modality, config)
 
 
 def config_for(kind: str, grid: tuple[int, int, int], **changes: Any) -> ModelConfig:
@@ -146,7 +151,7 @@ def test_channels_are_innermost_while_computing_and_nowhere_else(kind: str, monk
         return model, tokens, start, maps
 
     ours, tokens, start, maps = computed()
-    monkeypatch.setattr(encoders, "Convolution", nn.Conv3d)
+    monkeypatch.setattr(convolutions, "Convolution", nn.Conv3d)
     theirs, expected, expected_start, _ = computed()
     last: Any = torch.channels_last_3d
     # PyTorch computes a pointwise convolution of few voxels, the SFCN's last, in another way.

@@ -1,4 +1,4 @@
-"""Every combination is judged on every visit that has it, and sums over sites equal figures over all visits."""
+"""Every combination is evaluated on every visit that has it, and sums over sites equal figures over all visits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
 import permmoe.evaluation.combinations as evaluation
 from permmoe.config import EncoderConfig, RidgeConfig, VolumeGrid
-from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
 from permmoe.evaluation.combinations import (
     STRATA,
@@ -22,14 +21,13 @@ from permmoe.evaluation.combinations import (
     combination_predictions,
     combination_sums,
     error_sums,
-    expert_activation,
 )
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
 from permmoe.training.means import set_means
 from permmoe.training.seeds import make_model
 from tests.support.model_batches import small_config
-from tests.support.small_visits import small_visits
+from tests.support.small_visits import alone, small_visits
 
 CONFIG = small_config(n_volumes=2, n_tables=1, dropout=0.3)
 NOTHING = ErrorSums(0, 0.0, 0.0, 0.0, 0.0)
@@ -43,13 +41,6 @@ def model() -> PerMMoE:
 @pytest.fixture(scope="module")
 def visits() -> VisitData:
     return small_visits(CONFIG, 29)
-
-
-def alone(data: VisitData, row: int, combination: tuple[str, ...]) -> Batch:
-    """One visit with exactly these modalities, gathered without the code under test."""
-    inputs = {name: data.inputs[name].read(data.stored_rows[[row], data.names.index(name)]) for name in combination}
-    observed = torch.tensor([[name in combination for name in data.names]])
-    return Batch(inputs, observed, data.baseline[[row]], data.target[[row]])
 
 
 def one_by_one(model: PerMMoE, data: VisitData) -> np.ndarray:
@@ -122,8 +113,6 @@ def test_nobody_gives_no_figure(model: PerMMoE, visits: VisitData) -> None:
     sums = combination_sums(model, nobody)
     assert {s.n for s in sums.values()} == {0}
     assert np.isnan(evaluation.mean_squared_error(sums))
-    activation = expert_activation(model, nobody)
-    assert np.isnan(activation.share).all() and np.isnan(activation.load_cv)
 
 
 def test_error_sums_give_sklearn_s_figures() -> None:
@@ -170,31 +159,3 @@ def test_strata_have_the_paper_s_borders() -> None:
         "small_change": [False, True, True, False],
         "severe_baseline": [False, True, False, True],
     }
-
-
-def test_expert_activation_agrees_with_counting_token_by_token(model: PerMMoE, visits: VisitData) -> None:
-    activation = expert_activation(model, visits)
-    expected = np.zeros((7, 3, CONFIG.experts))
-    model.eval()
-    for row in range(29):
-        has = {name for name, seen in zip(visits.names, visits.observed[row].tolist(), strict=True) if seen}
-        for place, combination in enumerate(all_combinations(visits.names)):
-            if set(combination) <= has:
-                with torch.no_grad():
-                    gates = model(alone(visits, row, combination)).routing.gates[0]
-                expected[place] += (gates > 0).sum(1).numpy()
-    np.testing.assert_allclose(activation.share.sum(2), 1.0)
-    np.testing.assert_allclose(activation.share, expected / expected.sum(2, keepdims=True), atol=2e-3)
-    load = expected.sum((0, 1))
-    assert activation.load_cv == pytest.approx(load.std() / load.mean(), abs=2e-3)
-    assert activation.collapsed_experts == (load < 0.01 * load.sum()).sum()
-
-
-def test_collapse_is_seen(visits: VisitData) -> None:
-    model = make_model(small_config(n_volumes=2, n_tables=1, top_k=1, experts=5), 0)
-    with torch.no_grad():
-        for parameter in model.routers.parameters():
-            parameter.zero_()
-    activation = expert_activation(model, visits)
-    assert activation.collapsed_experts == 4
-    assert activation.load_cv == pytest.approx(2.0)

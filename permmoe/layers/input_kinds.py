@@ -1,0 +1,63 @@
+"""How each kind of modality enters the model.
+
+A third kind is one entry here, for the encoding, and one in permmoe.data.kinds, for the reading; its name is declared
+in permmoe.modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from permmoe.config import ModelConfig
+from permmoe.layers.encoders import Shape, Standardise, pooled_cells, table_encoder, volume_encoder
+from permmoe.modality import Modality
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """What the model does with one kind of modality."""
+
+    encoder: Callable[[Modality, ModelConfig], nn.Module]
+    """A fresh encoder, from observed inputs to tokens [n, token, dim]."""
+    shape: Callable[[Modality, ModelConfig], tuple[int, ...]]
+    """The shape of one visit's input, as a batch holds it."""
+    ridge_features: Callable[[Modality, Shape], tuple[nn.Module, int]]
+    """A module without parameters from inputs to the ridge's features [n, feature], and their number. It is given the
+    ridge's coarse grid."""
+
+
+class CoarseVoxels(nn.Module):
+    """Means over the cells of a coarse grid, in double precision."""
+
+    def __init__(self, cells: Shape) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, volumes: Float[Tensor, "n 1 x y z"]) -> Float64[Tensor, "n feature"]:
+        """One feature a cell, in the unit of the volumes."""
+        return F.adaptive_avg_pool3d(volumes.double(), self.cells).flatten(1)
+
+
+def _volume_shape(modality: Modality, config: ModelConfig) -> tuple[int, ...]:
+    return (1, *(pooled_cells(config) if config.encoder.declaration.reads == "cells" else config.grid.shape))
+
+
+INPUT_KINDS: dict[str, InputKind] = {
+    "volume": InputKind(
+        encoder=volume_encoder,
+        shape=_volume_shape,
+        ridge_features=lambda modality, cells: (CoarseVoxels(cells), prod(cells)),
+    ),
+    "tabular": InputKind(
+        encoder=table_encoder,
+        shape=lambda modality, config: (len(modality.columns),),
+        ridge_features=lambda modality, cells: (Standardise(modality), len(modality.columns)),
+    ),
+}
+"""By the name that a modality's `kind` gives."""
