@@ -23,9 +23,10 @@ from permmoe.data.manifest import read_manifest
 from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
+from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
-from permmoe.runs import load_visits, results_table, train_run, trained_config
+from permmoe.runs import load_visits, train_run, trained_config
 from permmoe.runtime.command_line import run
 from permmoe.runtime.devices import training_device
 from permmoe.training.fit import EpochReport
@@ -61,7 +62,7 @@ def train(
     device: DeviceOption = "auto",
     cache: CacheOption = None,
 ) -> None:
-    """Train a model on the manifest's training visits and judge it on its test visits."""
+    """Train a model on the manifest's training visits and evaluate it on its test visits."""
     settings = read_config(config, RunConfig) if config else RunConfig()
     with Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
@@ -88,7 +89,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
     cache: CacheOption = None,
 ) -> None:
-    """Judge a trained model on every modality combination of a manifest's visits."""
+    """Evaluate a trained model on every modality combination of a manifest's visits."""
     trained = load_model(model)
     data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest))
     results = results_table(trained, data if part is Part.all else data.part(cast(Split, part.value)))

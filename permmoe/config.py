@@ -1,4 +1,4 @@
-"""What can be set, with its unit, its default and its meaning; an unknown key fails and names the nearest."""
+"""The settings, each with its unit, its default and its meaning; an unknown key fails and names the nearest."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class RidgeConfig(Configuration):
     cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (5, 6, 5), description="the coarse grid whose voxels it is linear in"
     )
-    penalty: float = Field(0.1, gt=0, description="of the scaled directions, whose variances sum to about one")
-    share: float = Field(0.5, gt=0, le=1, description="of it in the model's prediction; the rest is the experts'")
+    penalty: float = Field(0.1, gt=0, description="on the scaled directions, whose variances sum to about one")
+    share: float = Field(0.5, gt=0, le=1, description="the ridge's part of the prediction; the experts have the rest")
 
 
 class ModelConfig(Configuration):
@@ -88,7 +88,7 @@ class ModelConfig(Configuration):
     heads: int = Field(4, ge=1, description="attention heads")
     experts: int = Field(16, ge=1, description="experts, E")
     bank: Literal["learned", "unconditioned", "zeros", "random"] = Field(
-        "learned", description="what stands in for m: B[P, m]; one B[m] whatever P is; nothing; fixed random tokens"
+        "learned", description="what stands in for m: B[P, m]; one B[m] whatever P is; zeros; fixed random tokens"
     )
     attention: bool = Field(True, description="false: modalities meet in the head alone")
     top_k: int = Field(4, ge=1, description="experts a token is sent to, k")
@@ -121,7 +121,7 @@ class ModelConfig(Configuration):
 
 
 class TrainConfig(Configuration):
-    """How a model is fitted to visits, at one place."""
+    """How a model is fitted to visits at one place."""
 
     epochs: int = Field(60, ge=1, description="passes over the training visits")
     warmup_epochs: int = Field(5, ge=0, description="first epochs in which visits come in the warm-up order")
@@ -136,13 +136,14 @@ class TrainConfig(Configuration):
     balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")
     gradient_norm: float = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm")
     averaging_decay: float = Field(
-        0.0, ge=0, lt=1, description="of the running mean over epochs that is judged and kept; 0: the newest weights"
+        0.0, ge=0, lt=1, description="of the running mean over epochs that is evaluated and kept; 0: the newest weights"
     )
     keep: Literal["best", "last"] = Field(
-        "best", description="whose weights are kept: of the epoch or round with the least validation error, or the last"
+        "best",
+        description="weights to keep: of the epoch or round with the least validation error, or of the last",
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last is always validated")
-    patience_epochs: int = Field(0, ge=0, description="stop after so many epochs without improvement; 0: never")
+    patience_epochs: int = Field(0, ge=0, description="stop after this number of epochs without improvement; 0: never")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     threads: int = Field(1, ge=0, description="CPU threads of one training; equal counts give bitwise equal results")
     # Absent from `model_dump` at their defaults, so that digests of older configurations stay what they were.
@@ -167,7 +168,7 @@ class TrainConfig(Configuration):
 
 
 class SplitConfig(Configuration):
-    """Which visits train, steer and judge a model; ignored where a manifest's `split` column already says so."""
+    """Which visits a model is trained, validated and tested on; ignored where a manifest has a `split` column."""
 
     scheme: Literal["subject", "site"] = Field("subject", description="parts share no subject, or no site")
     validation: float = Field(0.15, ge=0, lt=1, description="share of the visits")

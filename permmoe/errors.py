@@ -1,4 +1,4 @@
-"""The one kind of error that a person, not a programmer, can mend."""
+"""The errors that a person, not a programmer, can mend."""
 
 from __future__ import annotations
 

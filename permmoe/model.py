@@ -25,7 +25,7 @@ __all__ = ["Encoded", "Output", "PerMMoE", "Routing"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some visits' observed inputs behind the encoders, each by itself: all that is the same for every combination."""
+    """The observed inputs of some visits, encoded one by one: all that is the same for every combination."""
 
     names: tuple[str, ...]
     """Modalities, in the model's order."""
@@ -33,14 +33,18 @@ class Encoded:
     baseline: Float[Tensor, " batch"]
     """CDR-SB at the visit, points."""
     tokens: Mapping[str, Float[Tensor, "n token dim"]]
-    """For each modality that there is, a row for every visit that has it, in batch order."""
+    """For each modality that any visit has, a row for every visit that has it, in batch order."""
     features: Mapping[str, Float64[Tensor, "n feature"]] = field(default_factory=dict)
     """The same inputs as the ridge sees them; empty while training and without a ridge."""
 
     def keeping(self, visits: Int[Tensor, " row"], kept: Bool[Tensor, "row modality"]) -> Encoded:
-        """These visits, any as often as wanted, as if nothing but the kept modalities had been collected."""
-        places = self.observed.long().cumsum(0) - 1
-        rows = {name: places[visits[kept[:, j]], j] for j, name in enumerate(self.names) if name in self.tokens}
+        """The visits of these rows, as if only the kept modalities had been collected; a visit may come repeatedly.
+
+        `kept` must be a subset of what each visit has.
+        """
+        # tokens[name] holds only visits that have the modality. Counting those from the top gives each visit's row.
+        row_of_visit = self.observed.long().cumsum(0) - 1
+        rows = {name: row_of_visit[visits[kept[:, j]], j] for j, name in enumerate(self.names) if name in self.tokens}
         return Encoded(
             self.names,
             kept,
@@ -58,13 +62,13 @@ class Output:
     """Change in CDR-SB at the horizon, points."""
     routing: Routing
     unimodal: Float[Tensor, "batch modality"] | None = None
-    """While training with unimodal heads: what each observed modality predicts by itself, points."""
+    """What each observed modality predicts by itself, points; None unless a model with unimodal heads is training."""
 
 
 class PerMMoE(nn.Module):
     """Progression from whichever modalities a visit has: encode, impute, attend, route, predict.
 
-    Nothing is remembered between calls, and there are no running statistics: parameters are the whole state.
+    A model keeps no running statistics: its parameters are its whole state.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -89,21 +93,24 @@ class PerMMoE(nn.Module):
         return self.fuse(self.encode(batch, recompute=recompute))
 
     def encode(self, batch: Batch, *, recompute: bool = False) -> Encoded:
-        """Tokens of all observed inputs. With `recompute`, a backward pass computes the encoders' activations again
-        instead of finding them in memory, with the same dropout."""
+        """The tokens of all observed inputs.
+
+        With `recompute`, a backward pass computes the encoders' activations again, with the same dropout, instead of
+        keeping them in memory.
+        """
         inputs = {name: batch.inputs[name] for name in self.config.names if len(batch.inputs.get(name, ()))}
         tokens = {}
         for name, rows in inputs.items():
-            own = self.encoders[name]
-            tokens[name] = (checkpoint(own, rows, use_reentrant=False) if recompute else own(rows)).float()
-        # Never while training: the experts would learn what is left of visits that the ridge has seen, and on visits
-        # that it has not seen more is left.
+            encoder = self.encoders[name]
+            tokens[name] = (checkpoint(encoder, rows, use_reentrant=False) if recompute else encoder(rows)).float()
+        # The ridge is left out while training: the experts would learn its residuals on visits that it was fitted to,
+        # and on other visits its residuals are larger.
         ridge = None if self.training else self.ridge
         features = {name: ridge.features(name, rows) for name, rows in inputs.items()} if ridge else {}
         return Encoded(self.config.names, batch.observed, batch.baseline, tokens, features)
 
     def fuse(self, encoded: Encoded) -> Output:
-        """From the visits' tokens to their predictions: all of the model behind the encoders. Raises as `forward`."""
+        """Predict from encoded visits: all of the model behind the encoders. Raises as `forward`."""
         tokens = self._tokens(encoded)
         hidden = self.attention(tokens)
         normed = self.attention.expert_norm(hidden)
@@ -122,13 +129,14 @@ class PerMMoE(nn.Module):
         if not self.unimodal_heads:
             return None
         heads = zip(self.unimodal_heads.values(), tokens.unbind(1), strict=True)
-        return torch.stack([head(own) for head, own in heads], dim=1)
+        return torch.stack([head(of_modality) for head, of_modality in heads], dim=1)
 
     def _tokens(self, encoded: Encoded) -> Float[Tensor, "batch modality token dim"]:
-        """Encodings where a modality was observed, the bank's embeddings elsewhere."""
+        """Encoded tokens where a modality was observed, the bank's embeddings elsewhere."""
         observed = encoded.observed
         if not bool(observed.any(1).all()):
             raise ValueError("a visit of this batch has no observed modality")
+        # All observed tokens, modality by modality; behind them the embeddings, visit by visit.
         pieces = []
         for name, n_observed in zip(self.config.names, observed.sum(0).tolist(), strict=True):
             n_rows = len(encoded.tokens.get(name, ()))
@@ -137,6 +145,7 @@ class PerMMoE(nn.Module):
             if n_rows:
                 pieces.append(encoded.tokens[name])
         pieces.append(self.missing_bank(observed))
+        # The place of each of these rows in the result, whose places are numbered visit by visit, then by modality.
         modality, visit = observed.t().nonzero(as_tuple=True)
         places = torch.cat([visit * observed.shape[1] + modality, (~observed).flatten().nonzero().flatten()])
         rows = torch.cat(pieces)
@@ -145,7 +154,7 @@ class PerMMoE(nn.Module):
 
 
 class UnimodalHead(nn.Module):
-    """A linear prediction from one modality's tokens, which makes its encoder learn what the modality says alone."""
+    """A linear prediction from one modality's tokens; it makes the encoder learn what its modality says alone."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -159,7 +168,7 @@ class UnimodalHead(nn.Module):
 
 
 class Head(nn.Module):
-    """Mean of each modality's tokens, concatenated in the order of M, and baseline CDR-SB: perceptron to points."""
+    """The prediction head: a perceptron on each modality's mean token, in the order of M, and baseline CDR-SB."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

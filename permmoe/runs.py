@@ -1,4 +1,4 @@
-"""A model trained and judged at one place, from a manifest to a folder of results.
+"""A model trained and evaluated at one place, from a manifest to a folder of results.
 
 The folder holds `model/` (the best weights and their card), `last/` (all that a killed run needs to go on),
 `learning.csv`, `results.csv` and `quarantine.csv`.
@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -22,18 +21,13 @@ from permmoe.data.manifest import read_manifest
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
 from permmoe.errors import ConfigurationError, DataError
-from permmoe.evaluation.combinations import STRATA, combination_predictions, error_sums
-from permmoe.evaluation.intervals import resampling_weights, rmse_interval
+from permmoe.evaluation.results_table import results_table
 from permmoe.layers.encoders import fixed_stem
-from permmoe.modality import all_combinations, combination_name
-from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.provenance import machine, versions
 from permmoe.training.fit import EpochReport, FitState, fit
 from permmoe.training.seeds import make_model
-
-BOOTSTRAP_RESAMPLES = 2000
 
 
 def load_visits(manifest: Path, config: RunConfig, cache: Path) -> tuple[VisitData, Quarantine]:
@@ -113,24 +107,6 @@ def trained_config(folder: Path) -> RunConfig:
         train=parse_config(card.get("train", {}), TrainConfig, source),
         split=parse_config(card.get("split", {}), SplitConfig, source),
     )
-
-
-def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:
-    """RMSE with its interval, MAE and R² for every combination and stratum; n = 0 rows hold no figure."""
-    predictions = combination_predictions(model, data)
-    baseline, target = data.baseline.double().numpy(), data.target.double().numpy()
-    weights = resampling_weights(len(data), BOOTSTRAP_RESAMPLES, seed=0)
-    rows: list[dict[str, Any]] = []
-    for stratum, belongs in STRATA.items():
-        inside = belongs(baseline, target)
-        for j, combination in enumerate(all_combinations(data.names)):
-            column = np.where(inside, predictions[:, j], np.nan)
-            sums, interval = error_sums(column, target), rmse_interval(((column - target) ** 2)[None], weights)
-            rows.append(
-                {"combination": combination_name(combination), "stratum": stratum, "n": sums.n, "rmse": sums.rmse,
-                 "mae": sums.mae, "r2": sums.r2, "lower": interval.lower, "upper": interval.upper}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def _tensors(state: FitState) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Activation:
-    """Where tokens go (the paper's Figure 3)."""
+    """How the tokens are distributed over the experts (the paper's Figure 3)."""
 
     share: Float[Array, "combination modality expert"]
     """Share of a modality's top-k places that each expert receives; NaN for combinations without a visit."""
@@ -28,7 +28,7 @@ class Activation:
 
 
 def expert_activation(model: PerMMoE, data: VisitData) -> Activation:
-    """Routing of every combination's tokens, imputed ones included."""
+    """The activation over every combination's tokens, imputed ones included."""
     combinations = all_combinations(data.names)
     n_experts = model.config.experts
     placed = np.zeros((len(combinations), len(data.names), n_experts))

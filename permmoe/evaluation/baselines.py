@@ -1,8 +1,8 @@
-"""What a model has to beat: the training mean, a clinical null model, and classical kernels on pooled voxels.
+"""What a model has to beat: the training mean, a clinical null model, and kernel ridge on pooled voxels.
 
-Each takes training and test visits and returns predictions in points as [visit, combination], NaN where a visit lacks
-the combination, so that every method is judged by the same code. Nothing is fitted outside the training visits.
-Unimodal deep models are no separate code: PerMMoE with a single modality.
+Each baseline takes training and test visits and returns predictions in points as [visit, combination], NaN where a
+visit lacks the combination, so that every method is evaluated by the same code. Nothing is fitted outside the training
+visits. Unimodal deep models need no code of their own: they are PerMMoE with a single modality.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDS = 5
 
 
 def training_mean(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
-    """The training visits' mean change, whoever is asked about."""
+    """The training visits' mean change, the same for every test visit."""
     return _for_all_combinations(test, np.full(len(test), float(train.target.double().mean())))
 
 
@@ -42,7 +42,7 @@ def clinical_null(train: VisitData, test: VisitData) -> Float[Array, "visit comb
 
 
 def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
-    """Linear kernel ridge on pooled voxels, standardised tabular columns and baseline CDR-SB, one model a combination.
+    """Linear kernel ridge on pooled voxels, standardised columns and baseline CDR-SB, one model for each combination.
 
     Each is trained on the visits that have the combination; the penalty comes from cross-validation among them. With
     fewer training visits than twice the folds, the combination falls back to the training mean.
@@ -62,8 +62,8 @@ def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combi
         x, y = _joined(blocks, deviations), train.target[fit_rows].double().numpy()
         centre = x.mean(0)
         slope = _cross_validated(x - centre, y - y.mean())
-        asked = _joined(_pooled(test, test_rows, combination), deviations)
-        predictions[test_rows, column] = (asked - centre) @ slope + y.mean()
+        x_test = _joined(_pooled(test, test_rows, combination), deviations)
+        predictions[test_rows, column] = (x_test - centre) @ slope + y.mean()
     return predictions
 
 
@@ -95,7 +95,7 @@ BASELINES: Mapping[str, Baseline] = {
     "clinical_null": clinical_null,
     "kernel_ridge": kernel_ridge,
 }
-"""By the name that a study uses."""
+"""The baselines by the names that a study uses."""
 
 
 def _clinical(data: VisitData, typical_age: float) -> Float[Array, "visit 2"]:
@@ -126,7 +126,7 @@ def _pooled(data: VisitData, rows: Array, combination: tuple[str, ...]) -> list[
 
 
 def _deviations(block: Float[Array, "visit ..."]) -> Float[Array, " column"] | float:
-    """What a modality's values are divided by: the SD of each column of a table, where it varies, and 1 for voxels."""
+    """The divisors of a modality's values: the SD of each column of a table, or 1 if it is constant; 1 for voxels."""
     if block.ndim > 2:
         return 1.0
     spread = block.std(0)

@@ -28,7 +28,7 @@ STRATA: Mapping[str, Callable[[Float[Array, " visit"], Float[Array, " visit"]], 
 """The paper's strata, from baseline CDR-SB and its change, both in points."""
 
 EVALUATION_BATCH = 256
-"""Rows a forward pass; a row is a visit from which one combination is left."""
+"""Rows of one forward pass; a row is a visit with one of its combinations."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def combination_predictions(model: PerMMoE, data: VisitData) -> Float[Array, "vi
 
 
 def combination_sums(model: PerMMoE, data: VisitData) -> dict[str, ErrorSums]:
-    """Error sums by combination name: what federated evaluation adds up over sites."""
+    """Error sums by combination name, which federated evaluation adds up over sites."""
     predictions, target = combination_predictions(model, data), data.target.double().numpy()
     return {
         combination_name(c): error_sums(predictions[:, j], target) for j, c in enumerate(all_combinations(data.names))
@@ -109,7 +109,7 @@ def mean_squared_error(sums: Mapping[str, ErrorSums]) -> float:
 def combination_outputs(
     model: PerMMoE, data: VisitData
 ) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
-    """Every visit with each combination that it has: rows of both, and the outputs in evaluation mode.
+    """The outputs, in evaluation mode, for every visit with each combination that it has; rows of both come first.
 
     A visit's inputs are encoded once for all of its combinations, and a pass mixes combinations.
     """

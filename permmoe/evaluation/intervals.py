@@ -27,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A paired difference in RMSE, with what a test of it against zero says."""
+    """A paired difference in RMSE, with its test against zero."""
 
     p_value: float
     """Two-sided, from the same resamples: twice the smaller share of them beyond zero; never below 2 / resamples."""
@@ -68,7 +68,7 @@ def paired_difference(
     lower, upper = np.nanpercentile(resampled, [2.5, 97.5])
     beyond = min((resampled <= 0).mean(), (resampled >= 0).mean())
     p_value = float(np.clip(2 * beyond, 2 / len(resampled), 1.0))
-    # Of each subject first over its seeds and combinations: one subject, one value.
+    # First the mean of each subject over its seeds and combinations: one subject, one value.
     change = _mean_of_known(np.concatenate([a - b for a, b in zip(method, reference, strict=True)]).T)
     change = change[~np.isnan(change)]
     spread = change.std(ddof=1) if len(change) > 1 else 0.0
@@ -84,8 +84,8 @@ def share_of_gap(
 ) -> Interval:
     """(RMSE of lower − RMSE of method) / (RMSE of lower − RMSE of upper), each averaged over the combinations listed.
 
-    1 where the method is as good as `upper`, 0 where it is as bad as `lower`; on the same subjects throughout. Without
-    a figure where the gap's own 95% interval does not lie above zero: of nothing there is no share.
+    It is 1 where the method is as good as `upper` and 0 where it is as bad as `lower`, on the same subjects throughout.
+    All three figures are NaN where the gap's own 95% interval does not lie above zero: there is nothing to share.
     """
     gained = paired_resamples(lower, method, weights)
     gap = paired_resamples(lower, upper, weights)
@@ -134,7 +134,7 @@ def _mean_rmse(
 
 
 def _mean_of_known(values: Float[Array, "row column"]) -> Float[Array, " row"]:
-    """Each row's mean without its NaNs; NaN, and no warning, where nothing else is in it."""
+    """Each row's mean without its NaNs; NaN, and no warning, for a row of nothing else."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         mean: Array = np.where(known, values, 0.0).sum(1) / known.sum(1)

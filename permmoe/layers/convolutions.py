@@ -28,8 +28,9 @@ Shape = tuple[int, int, int]
 class Convolution(nn.Conv3d):
     """A convolution whose result has its channels innermost in memory on a CPU, where that was measured to be faster.
 
-    The layout of the weights decides, and spreads over all layers behind. They are turned for each call, next to
-    nothing beside the convolution, and stay stored as usual: fused optimisers, checkpoints and the wire read memory.
+    The layout of the weights decides it, for all layers behind as well. The weights are copied into that layout at
+    each call, which costs next to nothing beside the convolution. They stay stored as usual, since fused optimisers,
+    checkpoints and messages read them as they lie in memory.
     """
 
     def forward(self, inputs: Float[Tensor, "n fan_in x y z"]) -> Float[Tensor, "n width i j k"]:

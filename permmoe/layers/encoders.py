@@ -1,4 +1,4 @@
-"""One encoder a modality: from an observed volume or table row to T tokens of width d.
+"""The encoders, one for each modality: from an observed volume or table row to T tokens of width d.
 
 With a few hundred subjects an encoder has to keep WHERE a value was measured: registered brains are about location,
 and global average pooling was measured to learn nothing. So every volume encoder ends in a linear map of a coarse grid.
@@ -65,7 +65,7 @@ class Standardise(nn.Module):
 class Centred(nn.Module):
     """Pooled voxels minus the training visits' mean, which is a parameter that no gradient moves.
 
-    Without it the linear map spends its steps on what all brains share. `permmoe.training.means.set_means` sets it.
+    `permmoe.training.means.set_means` sets it. Without it the linear map would spend its steps on what brains share.
     """
 
     def __init__(self, cells: Shape) -> None:

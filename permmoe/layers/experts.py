@@ -41,8 +41,8 @@ class Experts(nn.Module):
     ) -> Float[Tensor, "token dim"]:
         """Each expert's tokens are gathered and padded with zeros to the busiest expert's number.
 
-        So the cost grows with imbalance, up to that of every expert on every token, and somebody has to look how many
-        tokens the busiest has.
+        So the cost grows with imbalance, up to that of every expert on every token, and the host has to wait for the
+        busiest expert's number of tokens.
         """
         is_sent = gates > 0
         busiest = int(is_sent.sum(0).max())
@@ -72,6 +72,6 @@ class Experts(nn.Module):
         w1, b1, w2, b2, rows = (x.to(precision) for x in (self.w1, self.b1, self.w2, self.b2, rows))
         hidden = F.gelu(F.grouped_mm(rows, w1, offs=ends) + b1.index_select(0, expert))
         outputs = F.grouped_mm(hidden, w2, offs=ends) + b2.index_select(0, expert)
-        # Back in the order of the tokens, so that a sum over k replaces additions in whatever order threads have.
+        # Back in the order of the tokens: a sum over k does not depend on the order in which threads add.
         own = torch.empty_like(outputs).index_copy(0, order, outputs).view(len(tokens), k, -1)
         return (own * weights.unsqueeze(-1)).sum(1).to(tokens.dtype)

@@ -15,12 +15,12 @@ class MissingBank(nn.Module):
     """B[P, m]: one embedding for each observed set P and modality m ∉ P, in the order of `bank_pairs`.
 
     Each pair has its own, so a combination that was never trained on still has (its initial) tokens. For ablation
-    `ModelConfig.bank` makes it one embedding a modality, whatever P is, or tokens that are never trained.
+    `ModelConfig.bank` makes it one embedding for each modality, whatever P is, or tokens that are never trained.
     """
 
     rows: Tensor
-    """[mask, modality] -> row of `embeddings`; −1 where there is none. Follows from |M|, so it is not saved. It stays
-    on the CPU, as what is observed does."""
+    """[mask, modality] -> row of `embeddings`; −1 where there is none. It follows from |M|, so it is not saved. It
+    stays on the CPU, as `observed` does."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

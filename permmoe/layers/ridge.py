@@ -26,15 +26,15 @@ from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.modality import combination_of
 
 EVERYBODY = "all-visits"
-"""Key of the moments that need no modality; no modality can be called so."""
+"""Key of the moments that need no modality; a modality's name cannot hold a hyphen."""
 BASELINE_PENALTY = 1e-3
-"""One number about all visits needs next to no shrinking."""
+"""The slope of baseline CDR-SB is estimated from all visits, so it needs next to no shrinking."""
 SMALLEST_VARIANCE = 1e-6
 """Directions with a smaller share of the largest variance are noise of 32-bit sums."""
 
 
 def block_name(first: str, second: str) -> str:
-    """Key of the moments of two modalities, in the model's order; of one with itself, its own name."""
+    """The key of the moments of two modalities, given in the model's order: of one with itself, its own name."""
     return first if first == second else f"{first}/{second}"
 
 
@@ -44,7 +44,7 @@ class Weights:
 
     intercept: float
     baseline: float
-    """Of baseline CDR-SB in points."""
+    """The slope of baseline CDR-SB in points."""
     features: Mapping[str, Float64[Tensor, " feature"]]
 
 
@@ -64,7 +64,7 @@ class Moments(nn.Module):
         self.product.copy_(left.T @ right / len(left))
 
     def covariance(self) -> Float64[Tensor, "left right"]:
-        """Between the two vectors, over the visits of the block."""
+        """The covariance of the two vectors over the visits of the block."""
         covariance: Tensor = self.product.double() - torch.outer(self.left.double(), self.right.double())
         return covariance
 
@@ -157,7 +157,7 @@ class CombinationRidge(nn.Module):
             rows.append(torch.cat([with_baseline[name][:, None], *blocks], dim=1))
         matrix = torch.cat(rows)
         answer = torch.cat([(scale * spread[0, 1])[None], *with_target.values()])
-        # Blocks over different visits need not fit together to a covariance; what is negative is taken for zero.
+        # Blocks over different visits need not make a covariance matrix together; negative eigenvalues become zero.
         values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
         matrix = (vectors * values.clamp(min=0)) @ vectors.T
         penalty = torch.full_like(answer, self.penalty)

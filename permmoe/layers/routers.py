@@ -1,4 +1,4 @@
-"""Noisy top-k routers: one a modality (PerM-MoE) or one for all (Flex-MoE); that is all in which the two differ."""
+"""Noisy top-k routers: one for each modality in PerM-MoE, one for all in Flex-MoE; the two differ in nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOISE_FLOOR = 1e-2
 
 @dataclass(frozen=True)
 class Routing:
-    """Where every token went."""
+    """The experts that every token was sent to."""
 
     logits: Float[Tensor, "batch modality token expert"]
     """Without noise."""
@@ -27,7 +27,7 @@ class Routing:
     observed: Bool[Tensor, "batch modality"]
     """False where the modality's tokens came from the missing bank."""
     load: Float[Tensor, "router expert"]
-    """Tokens each expert received from each router: with noise, their smooth expectation, which has a gradient."""
+    """Tokens that each expert received from each router; with noise their expected number, which has a gradient."""
 
 
 class Routers(nn.Module):

@@ -1,4 +1,4 @@
-"""The card beside a checkpoint's tensors, checked without PyTorch: who only lists or copies models starts at once."""
+"""The card beside a checkpoint's tensors, checked without PyTorch: listing or copying models needs no other import."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def put_aside(folder: Path) -> Path:
-    """Where the old checkpoint is while a new one takes its place."""
+    """The folder of the old checkpoint while a new one takes its place."""
     return folder.with_name(f".{folder.name}.old")

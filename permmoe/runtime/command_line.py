@@ -17,7 +17,7 @@ INTERRUPTED_STATUS = 130
 def run(command: Callable[[], None]) -> None:
     """Run a command; turn an error that a person can mend, and an interruption, into a line and an exit status.
 
-    Besides PermmoeError that is a file or folder that cannot be read or written.
+    A person can mend a PermmoeError, and a file or folder that cannot be read or written.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:

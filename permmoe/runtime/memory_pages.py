@@ -2,7 +2,7 @@
 
 glibc gives a large block back to the kernel when it is freed. The next block of that size is then new pages, which the
 kernel clears one by one on first touch, at some 2 microseconds each: more than a small model's copy takes. Kept, they
-are used again. The price is memory that nobody uses for the moment.
+are used again. The price is memory that is unused for the moment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes
 # From glibc's malloc.h; see mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 LARGEST_BLOCK = 32 << 20
-"""glibc takes no higher threshold for a block by itself from the kernel."""
+"""glibc accepts no higher threshold for the blocks that it takes from the kernel one by one."""
 MOST_KEPT = 64 << 20
 NEVER_TRIM = 2**31 - 1
 

@@ -1,4 +1,4 @@
-"""How much memory a process holds, and has held at most, as Linux tells it in /proc. Megabytes are decimal."""
+"""How much memory a process holds, and has held at most, as Linux reports it in /proc. Megabytes are decimal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KILOBYTE = 1024
 def peak_memory_mb(process: int | None = None) -> float:
     """The largest resident size of a process, by default this one, since it began or `forget_peak_memory`, MB.
 
-    Libraries count. Without /proc this process' peak is told by getrusage, and another's raises OSError.
+    Libraries count. Without /proc, getrusage reports this process' peak, and another's raises OSError.
     """
     try:
         return _status_mb("VmHWM", process)

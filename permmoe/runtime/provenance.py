@@ -15,7 +15,7 @@ def versions() -> dict[str, str]:
 
 
 _version = cache(version)
-"""Looked up once a process: it is asked for at every checkpoint, and searches the disk."""
+"""Looked up once in a process: every checkpoint needs it, and a look-up searches the disk."""
 
 
 def machine() -> str:

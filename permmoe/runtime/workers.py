@@ -17,12 +17,12 @@ FORKED = multiprocessing.get_context("forkserver")
 
 
 def import_beforehand(*modules: str) -> None:
-    """What the common parent of all workers imports, besides the main program; no effect once there is one."""
+    """Let the common parent of all workers import these modules; no effect once there is a worker."""
     FORKED.set_forkserver_preload(["__main__", *modules])
 
 
 def worker_pool(workers: int, threads: int | None = None) -> ProcessPoolExecutor:
-    """So many processes, each with so many of PyTorch's threads; as many as PyTorch likes, if left out."""
+    """A pool of that number of processes, each with that number of PyTorch's threads, by default PyTorch's choice."""
     return ProcessPoolExecutor(workers, FORKED, initializer=_begin, initargs=(threads,))
 
 

@@ -2,7 +2,7 @@
 
 The sparse pass (permmoe.model) encodes observed inputs only and gathers each expert's tokens. Here every modality is
 encoded, zeros where it was not observed, and every expert sees every token; masks and gates then select. The result is
-the same, the cost that of a model without sparsity.
+the same, at the cost of a model without sparsity.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DensePerMMoE(nn.Module):
         return model.head(hidden, baseline[None])[0], routing
 
     def _bank_tokens(self, observed: Bool[Tensor, " modality"]) -> Float[Tensor, "modality token dim"]:
-        """B[P, m] for every m; for m ∈ P, which has no row, some row that nobody looks at."""
+        """B[P, m] for every m. For m ∈ P, which has no row, any row: the caller does not use it."""
         bank = self.model.missing_bank
         mask = (observed.long() << torch.arange(len(observed), device=observed.device)).sum()
         rows: Tensor = bank.rows.to(mask.device).index_select(0, mask[None])[0].clamp(min=0)

@@ -1,4 +1,4 @@
-"""What training minimises: squared error, plus λ (balance + specialisation). Functions of one batch, without state."""
+"""The losses that training minimises: squared error, plus λ (balance + specialisation), each of one batch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from permmoe.model import Output
 
 @dataclass(frozen=True)
 class Shares:
-    """How much of a batch a part of it holds, by what the means of the losses are over."""
+    """A micro-batch's share of its batch, for each of the counts that the losses are means over."""
 
     visits: float
     observed: float
-    """Of the observed modalities of all visits."""
+    """Share of the observed modalities of all visits."""
     incomplete: float
-    """Of the visits that lack a modality."""
+    """Share of the visits that lack a modality."""
 
     @classmethod
-    def of(cls, part: Bool[Tensor, "part modality"], whole: Bool[Tensor, "batch modality"]) -> Shares:
-        """From which modalities are observed; of what the whole has none, any part holds none."""
-        counts = [(len(x), int(x.sum()), int((~x.all(1)).sum())) for x in (part, whole)]
+    def of(cls, micro: Bool[Tensor, "micro modality"], whole: Bool[Tensor, "batch modality"]) -> Shares:
+        """The shares by which modalities are observed; 0 of what the whole batch has none of."""
+        counts = [(len(x), int(x.sum()), int((~x.all(1)).sum())) for x in (micro, whole)]
         return cls(*(n / max(n_whole, 1) for n, n_whole in zip(*counts, strict=True)))
 
 
@@ -38,10 +38,10 @@ WHOLE = Shares(1.0, 1.0, 1.0)
 
 
 def total_loss(output: Output, batch: Batch, config: TrainConfig, shares: Shares = WHOLE) -> Float[Tensor, ""]:
-    """Mean squared error in squared points, the unimodal heads' if there are any, and the auxiliary losses switched on.
+    """Mean squared error in squared points, that of the unimodal heads, and the auxiliary losses, where switched on.
 
-    Every target must be known: a NaN stays a NaN. With `shares` the losses of a batch's parts add up to the batch's:
-    all but balance, which compares the visits that it is given and is added by the parts' numbers of visits.
+    Every target must be known: a NaN stays a NaN. With `shares` the losses of micro-batches add up to the batch's, but
+    for the balance loss: it compares the visits that it is given, and is weighted by the number of visits.
     """
     loss = shares.visits * F.mse_loss(output.prediction, batch.target)
     if output.unimodal is not None:
@@ -90,7 +90,7 @@ def specialisation_loss(routing: Routing) -> Float[Tensor, ""]:
 
 @cache
 def _designated(n_modalities: int, n_experts: int) -> tuple[int, ...]:
-    """By mask; mask 0 has no visit."""
+    """The designated expert of each mask; mask 0 has no visit."""
     return (0, *(designated_expert(mask, n_modalities, n_experts) for mask in range(1, 1 << n_modalities)))
 
 

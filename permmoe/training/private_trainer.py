@@ -1,10 +1,11 @@
 """Training with differential privacy of a patient: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), through Opacus.
 
-Each step draws every patient by itself with the same chance (Poisson sampling), clips each one's gradient, whole model
-at once, and adds Gaussian noise to the sum. Visits meet in nothing: the balance loss, which
-compares the visits of a batch, is left out, and the specialisation loss is each visit's own.
+Each step draws every patient independently with the same chance (Poisson sampling), clips each patient's gradient over
+the whole model, and adds Gaussian noise to the sum. No term of the loss depends on two visits: the balance loss, which
+compares the visits of a batch, is left out, and the specialisation loss is taken for each visit alone.
 
-Whoever knows the seed can draw the samples and the noise again and take them away: it must not come from the study.
+A party that knows the seed can draw the samples and the noise again and subtract them, so the seed must not come from
+the study.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from permmoe.training.optimiser import make_optimiser
 from permmoe.training.seeds import derive_seed
 
 OPACUS_GRADIENTS = "grad_sample"
-"""Where Opacus looks for the gradients of single patients, on each parameter."""
+"""The attribute of a parameter in which Opacus looks for the gradients of single patients."""
 VISITS_AT_ONCE = 32
-"""Whose gradients are in memory together: each takes as much as the model."""
+"""Visits whose gradients are in memory together; each visit's take as much as the model."""
 
 
 @dataclass(frozen=True)
 class PrivateRecord:
-    """What a private training may tell: nothing that depends on a patient. Its losses are not here on purpose."""
+    """What a private training may report: nothing that depends on a patient, so no loss."""
 
     steps: int
 
@@ -47,7 +48,7 @@ class PrivateRecord:
 def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> dict[str, Float[Tensor, "batch ..."]]:
     """The gradient of every visit's own loss (squared points plus λ × specialisation) for each trained parameter.
 
-    Dropout and router noise are drawn for each visit by itself.
+    Dropout and router noise are drawn for each visit separately.
     """
     dense = DensePerMMoE(model)
     trained = {n: p.detach() for n, p in dense.named_parameters() if p.requires_grad}
@@ -86,8 +87,8 @@ def train_privately(
 ) -> PrivateRecord:
     """Train in place. A visit is a patient here: a table of visits holds one index visit for each.
 
-    `sample_rate`: chance of each patient to be in a step; the sum is divided by the EXPECTED number of patients, for
-    the number that came is private. Raises ValueError for no visits.
+    `sample_rate` is the chance of each patient to be in a step. The sum is divided by the EXPECTED number of patients,
+    since the number that was drawn is private. Raises ValueError for no visits.
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
@@ -116,7 +117,7 @@ def train_privately(
 def _gradients(
     model: PerMMoE, data: VisitData, rows: Int[Tensor, " n"], config: TrainConfig, generator: torch.Generator
 ) -> list[Float[Tensor, "n ..."]]:
-    """For each trained parameter the gradients of the drawn visits; no rows where nobody was drawn."""
+    """For each trained parameter the gradients of the drawn visits; no rows where no patient was drawn."""
     if not len(rows):
         return [p.new_zeros(0, *p.shape) for p in model.parameters() if p.requires_grad]
     withheld = modality_dropout(data.observed[rows], config.modality_dropout, generator)

@@ -13,9 +13,10 @@ import permmoe.runs as runs
 from permmoe.config import RunConfig, SplitConfig, TrainConfig
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import STRATA, combination_predictions
+from permmoe.evaluation.results_table import results_table
 from permmoe.modality import all_combinations
 from permmoe.predict import load_model
-from permmoe.runs import load_visits, results_table, train_run, trained_config
+from permmoe.runs import load_visits, train_run, trained_config
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe.training.fit import EpochReport
 from tests.support.tiny_federation import MODEL, write_site

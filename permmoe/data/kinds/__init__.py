@@ -1,7 +1,7 @@
 """The kinds of modality, and what the data side needs to know of each.
 
-A new kind is a file beside these two, an entry in `KINDS`, and its name in permmoe.modality.MODALITY_KINDS. Nothing else
-on the data side asks which kind a modality is of.
+A new kind is a file beside these two, an entry in `KINDS`, and its name in permmoe.modality.MODALITY_KINDS. Nothing
+else on the data side asks which kind a modality is of.
 """
 
 from __future__ import annotations
