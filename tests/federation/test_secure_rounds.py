@@ -156,7 +156,7 @@ def test_attack_the_same_round_asked_again_after_a_restart_is_refused(tmp_path: 
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
-        ({"min_cohort": 4}, "the cohort has 3 sites"),
+        ({"min_cohort": 4}, "3 sites take part"),
         ({"min_secure_threshold": 0.8}, "is under this site's"),
     ],
 )
