@@ -1,4 +1,4 @@
-"""A connection's bounds, below the application: how many there may be, and how long each may take."""
+"""Limits on connections, below the application: how many are open, and how long each may take."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from permmoe_server.gateway.peers import address_text, network_of
-from permmoe_server.gateway.refusals import Refusals
-from permmoe_server.gateway.rules import RULES
+from permmoe_server.gateway.addresses import peer_address, peer_network
+from permmoe_server.gateway.refusals import Refusals, refusal_body
+from permmoe_server.gateway.rules import GATEWAY_RULES
 from permmoe_server.settings import GatewayLimits
 
 
 class GuardedConnection(H11Protocol):
-    """Bounds the connections of an address, and the time that a request header and a whole exchange may take.
+    """Bounds what uvicorn leaves open: connections of an address, the time for a head, and for an exchange.
 
     Uvicorn's only timer runs between two requests and stops at the next byte, so one byte would hold a connection for
-    ever; its `limit_concurrency` answers 503 to everybody while slow connections fill it. The h11 protocol is used,
-    since httptools keeps an incomplete request header of any size.
+    ever; its `limit_concurrency` answers 503 to every client while slow connections fill it. The h11 protocol is used,
+    since httptools keeps an incomplete head of any size.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,17 +34,17 @@ class GuardedConnection(H11Protocol):
         super().connection_made(transport)
         verified = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         self.app_state = {**self.app_state, "certificate": verified}
-        own = network_of(address_text(self.client))
+        own_network = peer_network(peer_address(self.client))
         # "At most `connections` in all, and `connections_per_address` of one address."
         if len(self.connections) > self._limits.connections:
             self._turn_away("connections")
-        elif self._connections_of(own) > self._limits.connections_per_address:
+        elif self._connections_of(own_network) > self._limits.connections_per_address:
             self._turn_away("address_connections")
         else:
             self._set_deadline(self._limits.head_seconds, "slow_headers")
 
     def _connections_of(self, network: str) -> int:
-        return sum(network_of(address_text(connection.client)) == network for connection in self.connections)
+        return sum(peer_network(peer_address(connection.client)) == network for connection in self.connections)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
@@ -97,15 +97,15 @@ class GuardedConnection(H11Protocol):
             return
         is_answering = self.cycle is not None and not self.cycle.response_complete
         if is_answering:
-            self._refusals.note(RULES[rule], address_text(self.client), self.scope["method"], self.scope["raw_path"])
+            self._refusals.note(rule, peer_address(self.client), self.scope["method"], self.scope["raw_path"])
         else:
-            self._refusals.note(RULES[rule], address_text(self.client))
+            self._refusals.note(rule, peer_address(self.client))
         self.connections.discard(self)
-        status = RULES[rule].status
-        if not status or (is_answering and self.cycle.response_started):
+        status = GATEWAY_RULES[rule].status
+        if status is None or (is_answering and self.cycle.response_started):
             self.transport.abort()
             return
-        body = f"refused: {rule}\n".encode()
+        body = refusal_body(rule)
         head = f"HTTP/1.1 {status} Refused\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()

@@ -1,7 +1,7 @@
 """The gateway as a process of its own: `python -m permmoe_server.gateway.process FOLDER`.
 
-It reads the server's key and never the authority's, so that whoever breaks into the one process that strangers can
-talk to can add no site.
+It reads the server's key and never the authority's, so that an attacker who breaks into the one process that
+strangers can reach cannot add a site.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from permmoe.runtime.files import write_file
+from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.gateway.door import make_gateway
 from permmoe_server.gateway.refusals import Refusals
-from permmoe_server.gateway.tls_server import serve
+from permmoe_server.gateway.server import serve
 from permmoe_server.provisioning.authority import load_certificate
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.members import Members
@@ -27,7 +27,7 @@ COUNT_SECONDS = 1.0
 
 
 def main(folder: FederationFolder) -> None:
-    """Serve until the process is told to end."""
+    """Serve until SIGTERM or SIGINT."""
     log = RotatingFileHandler(folder.logs / "gateway.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[log])
     settings = read_server(folder.settings)
@@ -40,13 +40,13 @@ def main(folder: FederationFolder) -> None:
 
 
 def _write_counts(refusals: Refusals, path: Path) -> None:
-    """Keep a file of the counts, for the coordinator's status: since this process started."""
+    """Keep a file of the counts since this process started, for the coordinator's status."""
     written = None
     pause = threading.Event()
     while True:
         counts = refusals.by_rule()
         if counts != written:
-            write_file(path, json.dumps(counts), is_durable=False)
+            write_file(path, json.dumps(counts), mode=PUBLIC_MODE, is_durable=False)
             written = counts
         pause.wait(COUNT_SECONDS)
 

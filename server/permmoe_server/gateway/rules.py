@@ -1,54 +1,44 @@
-"""Why the gateway turns a request or a connection away: each rule with its HTTP status and its sentence."""
+"""The rules by which the gateway turns a request or a connection away, each declared once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(frozen=True)
 class GatewayRule:
-    """A rule whose breach ends a request or a connection."""
+    """A reason to refuse: its name in logs, replies and counts, a sentence for the coordinator, and an HTTP status."""
 
     name: str
-    """As it stands in logs, metrics and answers."""
-    status: int
-    """The HTTP status of the answer; 0 where the connection ends without one."""
-    sentence: str
-    """What happened, for the coordinator; it says nothing about who it was."""
+    reason: str
+    status: int | None
+    """None: the connection is cut off without an answer."""
 
 
-RULES: dict[str, GatewayRule] = {
-    rule.name: rule
-    for rule in (
-        GatewayRule("handshake", 0, "It had no valid certificate of this federation, or TLS failed otherwise."),
-        GatewayRule("not_on_roster", 403, "Its certificate's key is not on the roster."),
-        GatewayRule("path", 404, "It asked for something that the gateway does not offer."),
-        GatewayRule("method", 405, "It used another HTTP method than the one its path has."),
-        GatewayRule("query", 400, "Its address had a query string, which no request of a site has."),
-        GatewayRule("body_size", 413, "Its body was, or said it was, too long."),
-        GatewayRule("slow_body", 408, "Its body was not complete in time."),
-        GatewayRule("slow_headers", 408, "Its request header was not complete in time."),
-        GatewayRule("slow_exchange", 0, "It did not take the answer in time and was cut off."),
-        GatewayRule("malformed", 400, "It was not HTTP/1.1."),
-        GatewayRule("rate", 429, "It asked too often."),
-        GatewayRule("connections", 503, "Too many connections were open."),
-        GatewayRule("address_connections", 503, "Its address had too many connections open."),
-        GatewayRule("busy", 503, "Too many bytes of other requests were held at that moment."),
-        GatewayRule("upstream", 502, "The superlink behind the gateway was down, or sent too much."),
-        GatewayRule("upstream_slow", 504, "The superlink behind the gateway took too long to answer."),
-    )
-}
-"""Name -> rule."""
+_RULES = (
+    GatewayRule("handshake", "It had no certificate of this federation, or an expired one, or TLS failed.", None),
+    GatewayRule("not_on_roster", "Its certificate's key is not on the roster.", 403),
+    GatewayRule("path", "It asked for something that the gateway does not offer.", 404),
+    GatewayRule("method", "It used another HTTP method than the one its path has.", 405),
+    GatewayRule("query", "Its address had a query string, which no request of a site has.", 400),
+    GatewayRule("body_size", "Its body was, or was announced to be, too long.", 413),
+    GatewayRule("slow_body", "Its body was not complete in time.", 408),
+    GatewayRule("slow_headers", "Its request headers were not complete in time.", 408),
+    GatewayRule("slow_exchange", "It did not take the answer in time and was cut off.", None),
+    GatewayRule("malformed", "It was not HTTP/1.1.", 400),
+    GatewayRule("rate", "Its site sent too many requests in a short time.", 429),
+    GatewayRule("connections", "Too many connections were open.", 503),
+    GatewayRule("address_connections", "Its address had too many connections open.", 503),
+    GatewayRule("busy", "Too many bytes of other requests were held at that moment.", 503),
+    GatewayRule("upstream", "The superlink behind the gateway was down, or sent too much.", 502),
+    GatewayRule("upstream_slow", "The superlink behind the gateway took too long to answer.", 504),
+)
+GATEWAY_RULES: Mapping[str, GatewayRule] = MappingProxyType({rule.name: rule for rule in _RULES})
+"""Every rule by its name."""
 
 
-def rule_sentence(name: str) -> str:
-    """The sentence of a rule, or nothing for a name that is no rule of this version."""
-    return RULES[name].sentence if name in RULES else ""
-
-
-class Refused(Exception):
-    """A request or a connection has broken a rule."""
-
-    def __init__(self, rule: str) -> None:
-        super().__init__(rule)
-        self.rule = RULES[rule]
+def gateway_reason(name: str) -> str:
+    """Return the sentence of a rule, or an empty string where there is no such rule."""
+    return GATEWAY_RULES[name].reason if name in GATEWAY_RULES else ""

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from permmoe.runtime.text import duration_text, size_text
-from permmoe_server.gateway.rules import rule_sentence
+from permmoe_server.gateway.rules import gateway_reason
 from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.status.chart import Line, line_chart, line_style
 from permmoe_server.status.snapshot import (
@@ -147,7 +147,7 @@ def page(status: CoordinatorStatus, now: datetime) -> str:
         skipped=_skipped(records),
         rejected=rejected_replies(records),
         refusals=[
-            RefusalRow(rule, rule_sentence(rule), count)
+            RefusalRow(rule, gateway_reason(rule), count)
             for rule, count in sorted(status.refusals.items(), key=lambda item: (-item[1], item[0]))
             if count
         ],

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from permmoe.runtime.text import duration_text
-from permmoe_server.gateway.rules import rule_sentence
+from permmoe_server.gateway.rules import gateway_reason
 from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.status.snapshot import (
     CoordinatorStatus,
@@ -72,7 +72,7 @@ def status_text(status: CoordinatorStatus, now: datetime | None = None) -> Rende
     if refused := {rule: count for rule, count in sorted(status.refusals.items()) if count}:
         table = Table("rule", "refused", "why", title="Turned away by the gateway", title_justify="left")
         for rule, count in refused.items():
-            table.add_row(_text(rule), str(count), rule_sentence(rule))
+            table.add_row(_text(rule), str(count), gateway_reason(rule))
         parts.append(table)
     return Group(*parts)
 

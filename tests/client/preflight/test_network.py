@@ -9,7 +9,7 @@ import pytest
 
 from permmoe_client.preflight.report import Verdict
 from permmoe_server.gateway.door import make_gateway
-from permmoe_server.gateway.tls_server import make_server
+from permmoe_server.gateway.server import make_server
 from permmoe_server.provisioning.authority import issue_server, new_authority
 from permmoe_server.settings import GatewayLimits
 from tests.support.preflight_hospital import (

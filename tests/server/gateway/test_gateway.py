@@ -31,10 +31,9 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from permmoe_server.gateway.door import FLEET_PATHS, make_gateway
-from permmoe_server.gateway.limits import TokenBuckets
 from permmoe_server.gateway.refusals import Refusals
-from permmoe_server.gateway.rules import RULES
-from permmoe_server.gateway.tls_server import make_server
+from permmoe_server.gateway.server import make_server
+from permmoe_server.gateway.token_buckets import TokenBuckets
 from permmoe_server.settings import GatewayLimits
 
 PULL = b"/v1/fleet/pull-messages"
@@ -377,7 +376,7 @@ def test_a_fleet_path_takes_post_alone(method: str, open_door: OpenDoor) -> None
 
 
 def test_a_log_line_holds_a_short_escaped_path_and_nothing_else_of_the_request(lines: queue.Queue[str]) -> None:
-    Refusals().note(RULES["path"], "192.0.2.1", "M\n" * 99, b"/\n\x1b[31m\xff" + b"x" * 500)
+    Refusals().note("path", "192.0.2.1", "M\n" * 99, b"/\n\x1b[31m\xff" + b"x" * 500)
     line = lines.get(timeout=5)
     assert line.isprintable() and line.isascii() and len(line) < 250 and "\\n\\x1b[31m\\xff" in line
 

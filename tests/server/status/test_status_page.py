@@ -160,7 +160,7 @@ def test_a_terminal_shows_texts_literally(status: CoordinatorStatus) -> None:
     assert "[bold]" in text and "\x1b" not in text and "SYNTHETIC" in text
 
 
-def test_every_rule_has_a_sentence() -> None:
+def test_every_rule_of_replies_has_a_sentence() -> None:
     import re
 
     from permmoe_server.protocol import acceptance
