@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import Field, model_validator
 
 from permmoe.config import Configuration, SplitConfig, read_config
-from permmoe.data.adni import TargetRule
+from permmoe.data.target_rule import TargetRule
 from permmoe.federated.roster import SITE_NAME
 
 

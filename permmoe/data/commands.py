@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config
-from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.adni import adni_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.manifest import read_manifest, write_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.summary import Distribution, summarise
 from permmoe.data.synthetic import is_synthetic
+from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import BrokenVolume, read_volume
 from permmoe.errors import ConfigurationError

@@ -19,10 +19,11 @@ import typer
 from rich.console import Console
 
 from permmoe.config import SplitConfig, read_config
-from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.adni import adni_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.manifest import write_manifest
 from permmoe.data.splits import assign_splits
+from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan

@@ -245,7 +245,11 @@ def test_programmer_s_error_keeps_its_traceback() -> None:
     "program",
     [
         "permmoe_client.cli",
-        *(f"permmoe_server.{name}" for name in ("cli", "coordinator", "gateway_process", "superlink")),
+        "permmoe_client.site",
+        "permmoe_server.cli",
+        "permmoe_server.coordination.coordinator",
+        "permmoe_server.coordination.superlink",
+        "permmoe_server.gateway.process",
     ],
 )
 def test_a_program_that_holds_no_model_does_without_pytorch(program: str) -> None:

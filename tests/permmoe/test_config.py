@@ -19,8 +19,8 @@ from permmoe.config import (
     parse_config,
     read_config,
 )
-from permmoe.data.adni import TargetRule
 from permmoe.data.cohort import CohortConfig
+from permmoe.data.target_rule import TargetRule
 from permmoe.errors import ConfigurationError
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from permmoe.config import EncoderConfig, ModelConfig, SplitConfig, TrainConfig
-from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.adni import adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.dataset import VisitData
 from permmoe.data.splits import assign_splits
+from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.evaluation.combinations import combination_sums
 from permmoe.layers.encoders import fixed_stem

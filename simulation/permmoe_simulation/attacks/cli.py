@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import track
 
 from permmoe.config import read_config
-from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.adni import adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
 from permmoe.data.dataset import VisitData
+from permmoe.data.target_rule import TargetRule
 from permmoe.layers.encoders import fixed_stem
 from permmoe.runtime.command_line import run
 from permmoe.runtime.provenance import machine, versions

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from permmoe.config import ModelConfig
-from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.adni import adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
 from permmoe.data.manifest import read_manifest
 from permmoe.data.public_tables import table_visits
 from permmoe.data.quarantine import Quarantine
+from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import BrokenVolume
 from permmoe.errors import DataError

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from permmoe.data.adni import TargetRule, adni_visits
+from permmoe.data.adni import adni_visits
 from permmoe.data.cohort import CohortConfig, SiteConfig, draw_subjects, write_cohort
 from permmoe.data.cohort.layouts import volume_path
 from permmoe.data.cohort.settings import MODALITIES
 from permmoe.data.synthetic import is_synthetic
+from permmoe.data.target_rule import TargetRule
 from permmoe.errors import DataError
 from permmoe.modality import ADNI_MODALITIES
 

@@ -1,0 +1,101 @@
+"""The target rule: which visit predictions start from, and which change in CDR-SB they are compared with.
+
+For each subject, at most once:
+
+1. The index visit is the earliest one with an accepted diagnosis, a CDR-SB and an image within ±`image_window_days`.
+   It is chosen by date, without regard to what came later or whether anything did.
+2. Of each modality the image nearest to the index visit is taken.
+3. y = CDR-SB at the visit nearest to `horizon_months` after it, ±`window_months`, − CDR-SB at the index visit;
+   unknown where there is none.
+
+A site's settings hold a rule, so that this module does without PyTorch, pandas and nibabel.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from pydantic import Field
+
+from permmoe.config import Configuration
+from permmoe.data.images import FoundImage
+
+DAYS_A_MONTH = 365.25 / 12
+
+
+class TargetRule(Configuration):
+    """Which visit is a subject's index visit, and what is predicted from it."""
+
+    diagnoses: tuple[str, ...] = Field(("MCI",), min_length=1, description="accepted at the index visit, as in DX")
+    horizon_months: float = Field(24.0, gt=0, description="from the index visit to the outcome")
+    window_months: float = Field(3.0, ge=0, description="how far from the horizon the outcome may lie")
+    image_window_days: int = Field(90, ge=0, description="how far from the index visit an image may lie")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A dated clinical visit."""
+
+    taken: date
+    cdrsb: float | None
+    """Points."""
+    diagnosis: str
+    code: str
+    """ADNI's visit code, `bl` or `m12`, with the screening visit counted as `bl`; empty where unknown."""
+    phase: str = ""
+    age_years: float | None = None
+    subject_id: str = ""
+    """ADNI's PTID, as `011_S_0002`; empty where the table lacks it."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of the columns that tabular modalities ask for."""
+
+
+@dataclass(frozen=True)
+class IndexVisit:
+    """The assessment that predictions start from, and its images by modality."""
+
+    assessment: Assessment
+    images: Mapping[str, FoundImage]
+
+
+def choose_index_visit(
+    assessments: Iterable[Assessment], images: Sequence[FoundImage], rule: TargetRule, names: Sequence[str]
+) -> IndexVisit | None:
+    """Return one subject's index visit by rules 1 and 2 of the module's header.
+
+    `names` are the image modalities that count. Where none counts (a study of tables only) the earliest visit with
+    diagnosis and CDR-SB is chosen.
+    """
+    window = timedelta(days=rule.image_window_days)
+    for assessment in sorted(assessments, key=lambda a: (a.taken, a.code)):
+        if assessment.diagnosis not in rule.diagnoses or assessment.cdrsb is None:
+            continue
+        near: dict[str, list[FoundImage]] = defaultdict(list)
+        for image in images:
+            if image.modality in names and image.taken is not None and abs(image.taken - assessment.taken) <= window:
+                near[image.modality].append(image)
+        if near or not names:
+            return IndexVisit(assessment, {m: _preferred(near[m], assessment.taken) for m in names if m in near})
+    return None
+
+
+def outcome(assessments: Iterable[Assessment], index: Assessment, rule: TargetRule) -> float | None:
+    """Return the change in CDR-SB by rule 3 of the module's header, points; None where no visit is near the horizon.
+
+    Of two visits equally near the earlier one counts.
+    """
+    distances = [
+        (abs((a.taken - index.taken).days / DAYS_A_MONTH - rule.horizon_months), a.taken, a.cdrsb)
+        for a in assessments
+        if a.cdrsb is not None and a.taken > index.taken
+    ]
+    within = [d for d in distances if d[0] <= rule.window_months]
+    return min(within)[2] - index.cdrsb if within and index.cdrsb is not None else None
+
+
+def _preferred(images: Sequence[FoundImage], day: date) -> FoundImage:
+    """The nearest in time; of several of one day a registered one, then the first by name."""
+    return min(images, key=lambda i: (abs((i.taken or date.max) - day), not i.is_registered, i.taken, str(i.path)))
