@@ -77,7 +77,7 @@ def train_epochs(
 
 
 def step_count(n_visits: int, config: TrainConfig, epochs: int) -> int:
-    """The number of optimiser steps in so many epochs."""
+    """The number of optimiser steps in `epochs` epochs."""
     return epochs * -(-n_visits // config.batch_size)
 
 

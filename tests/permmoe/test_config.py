@@ -34,8 +34,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def kinds(base: type[BaseModel] = Configuration) -> list[type[BaseModel]]:
-    ours = [k for k in base.__subclasses__() if k.__module__.startswith("permmoe")]
-    return ours + [further for k in ours for further in kinds(k)]
+    own = [k for k in base.__subclasses__() if k.__module__.startswith("permmoe")]
+    return own + [further for k in own for further in kinds(k)]
 
 
 def test_configurations_of_every_audience_are_among_those_checked() -> None:

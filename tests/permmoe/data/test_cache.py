@@ -1,4 +1,4 @@
-"""The cache returns what reading returns, never anything stale, torn or corrupt, whoever else fills or dies."""
+"""The cache returns what reading returns, never anything stale, torn or corrupt, whatever other processes do."""
 
 import os
 import signal

@@ -40,7 +40,7 @@ def test_an_error_is_raised_where_its_item_would_have_come() -> None:
         next(loaded)
 
 
-def test_whoever_stops_early_leaves_no_thread_behind() -> None:
+def test_a_reader_that_stops_early_leaves_no_thread_behind() -> None:
     def loading() -> Iterator[int]:
         return one_ahead(lambda i: i, range(1000))
 

@@ -104,11 +104,11 @@ def test_axes_are_turned_to_the_same_bits_as_by_monai(tilt_degrees: float) -> No
     for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
         stored = turned(oblique, order, signs)
         voxels = np.ascontiguousarray(stored.dataobj)
-        ours = _turned(voxels, stored.affine)
+        found = _turned(voxels, stored.affine)
         image = MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(stored.affine))
         theirs = Orientation(axcodes="RAS", labels=None)(image)
-        assert torch.equal(ours.voxels, theirs.as_tensor()[0])
-        assert torch.equal(ours.affine, theirs.affine)
+        assert torch.equal(found.voxels, theirs.as_tensor()[0])
+        assert torch.equal(found.affine, theirs.affine)
 
 
 LEFT_OUT = """

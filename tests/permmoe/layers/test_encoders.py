@@ -150,7 +150,7 @@ def test_channels_are_innermost_while_computing_and_nowhere_else(kind: str, monk
         tokens.square().sum().backward()  # type: ignore[no-untyped-call]
         return model, tokens, start, maps
 
-    ours, tokens, start, maps = computed()
+    found, tokens, start, maps = computed()
     monkeypatch.setattr(convolutions, "Convolution", nn.Conv3d)
     theirs, expected, expected_start, _ = computed()
     last: Any = torch.channels_last_3d
@@ -159,7 +159,7 @@ def test_channels_are_innermost_while_computing_and_nowhere_else(kind: str, monk
     torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
     assert start.keys() == expected_start.keys()
     assert all(torch.equal(value, expected_start[name]) for name, value in start.items())
-    for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for parameter, other in zip(found.parameters(), theirs.parameters(), strict=True):
         assert parameter.grad is not None and other.grad is not None
         assert parameter.is_contiguous() and parameter.grad.is_contiguous(), "fused AdamW reads them as memory lies"
         # Where two voxels are nearly equal, rounding may let the other one win the pooling and take the gradient.

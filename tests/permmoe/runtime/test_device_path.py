@@ -1,4 +1,4 @@
-"""What a GPU would be given to do, on the device that has shapes but no values: whoever asks for a value fails."""
+"""What a GPU would be given to do, on a device that has shapes but no values: code that asks for a value fails."""
 
 from __future__ import annotations
 

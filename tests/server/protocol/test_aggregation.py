@@ -243,13 +243,13 @@ FACTORS = st.sampled_from([1.0, 0.3, 1 / 7, 1.0000001])
 @given(total=st.lists(st.integers(-LARGEST, LARGEST), min_size=11, max_size=11), found=st.data())
 def test_adding_chunk_by_chunk_is_adding_fixed_points_to_the_last_bit(total: list[int], found: st.DataObject) -> None:
     terms = found.draw(st.lists(st.tuples(numbers(11), FACTORS), max_size=2 * AT_ONCE + 1))
-    ours, expected = torch.tensor(total), torch.tensor(total)
+    found, expected = torch.tensor(total), torch.tensor(total)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fixed_point, "CHUNK", 4)
-        add_to(ours, [Term(values, factor, reach_of(values, factor)) for values, factor in terms])
+        add_to(found, [Term(values, factor, reach_of(values, factor)) for values, factor in terms])
     for values, factor in terms:
         expected += to_fixed_point(values, factor)[0]
-    assert ours.tolist() == expected.tolist()
+    assert found.tolist() == expected.tolist()
 
 
 def test_numbers_around_the_end_of_the_quick_way_are_added_exactly() -> None:

@@ -109,7 +109,7 @@ def test_sites_that_drop_out_at_any_stage_are_recovered_down_to_the_threshold(st
     assert all(np.array_equal(unmasked.values[block], expected[block]) for block in expected)
 
 
-def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_whoever_sent_an_input() -> None:
+def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_all_that_sent_an_input() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         names = list(KEYS)[: rng.integers(5, 8)]
