@@ -11,7 +11,7 @@ from permmoe.federated.accounting import EPSILON_ERROR, LARGEST_COMPOSED, Spent,
 
 DELTA = 1e-5
 STEP = 3e-4
-"""The step between losses that the independent accountant tells apart: three times its own, which moves no ε by 1e-4."""
+"""Losses closer than this are one to the independent accountant: three times its default, which moves no ε by 1e-4."""
 
 
 def independent(spent: list[Spent]) -> float:
