@@ -27,7 +27,9 @@ from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig, read_server
 from permmoe_server.status.admin import make_admin, serve_admin
-from permmoe_server.status.snapshot import CoordinatorStatus, SiteStatus, StatusBoard, last_rounds
+from permmoe_server.status.board import StatusBoard
+from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
+from permmoe_server.status.findings import last_rounds
 from permmoe_server.studies.registry import register
 from permmoe_server.studies.round_log import RoundLog, RoundSummary
 from permmoe_server.studies.study_folder import Study

@@ -21,9 +21,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from permmoe.errors import ConfigurationError
+from permmoe_server.status.board import StatusBoard
+from permmoe_server.status.coordinator_status import status_json
 from permmoe_server.status.metrics import registry_of
 from permmoe_server.status.page import STYLE_HASH, page
-from permmoe_server.status.snapshot import StatusBoard, status_json
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STALE_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a status. A site chooses no label's value beyond its name on the roster."""
+"""Prometheus metrics of a status. A site can choose no value of a label beyond its name on the roster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from permmoe_server.protocol.rules import REPLY_RULES
-from permmoe_server.status.snapshot import PHASES, CoordinatorStatus, last_validation, mean_rmse
+from permmoe_server.status.coordinator_status import PHASES, CoordinatorStatus
+from permmoe_server.status.findings import last_validation, mean_rmse
 
 SITE_ERROR = "site_error"
-"""Stands for every type of error at a site: the site chooses their names, and their number has no bound."""
+"""The label of every error at a site: a site chooses the names of its errors, so their number has no bound."""
 
 
 def registry_of(snapshot: Callable[[], CoordinatorStatus]) -> CollectorRegistry:
-    """A new registry that takes a snapshot each time it is read."""
+    """Return a new registry that takes a snapshot each time it is read."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StatusCollector(snapshot))
     return registry
@@ -37,7 +38,7 @@ class _StatusCollector(Collector):
 
 
 def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
-    """Every metric with its help text; counters count since the study began, over restarts."""
+    """Yield every metric with its help text; counters count since the study began, over restarts."""
     records = status.records
     phase: dict[str, bool] = {name: name == status.phase for name in PHASES}
     yield StateSetMetricFamily("permmoe_phase", "What the federation is doing; one phase is 1.", phase)
@@ -74,7 +75,7 @@ def _rejected(status: CoordinatorStatus) -> Counter[str]:
 
 
 def _scores(status: CoordinatorStatus) -> Iterator[Metric]:
-    """The newest evaluation; every series says what kind of data it was made on."""
+    """Yield the newest evaluation; a label of every series says whether its data are synthetic."""
     data = {True: "synthetic", False: "real", None: "unknown"}[status.is_synthetic]
     labels = ["combination", "data"]
     rmse = GaugeMetricFamily(

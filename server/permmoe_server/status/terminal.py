@@ -1,4 +1,4 @@
-"""`permmoe-server status`: ask a running coordinator, and say in a terminal where it stands."""
+"""`permmoe-server status`: it asks a running coordinator for its status and shows it in a terminal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from rich.text import Text
 from permmoe.runtime.text import duration_text
 from permmoe_server.gateway.rules import gateway_reason
 from permmoe_server.protocol.rules import reply_reason
-from permmoe_server.status.snapshot import (
-    CoordinatorStatus,
-    StatusError,
+from permmoe_server.status.coordinator_status import CoordinatorStatus, StatusError, parse_status
+from permmoe_server.status.findings import (
     headline,
     kept_round,
     last_validation,
     module_support,
-    parse_status,
     rejected_replies,
     rmse_curves,
     round_seconds,
@@ -30,7 +28,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 def fetch_status(host: str, port: int) -> CoordinatorStatus:
-    """The status of the coordinator whose admin port this is. Raises StatusError."""
+    """Return the status of the coordinator whose admin port this is. Raises StatusError."""
     url = httpx.URL(scheme="http", host=host, port=port, path="/status.json")
     try:
         # No proxy: the admin port is on this machine or this network.
@@ -47,7 +45,7 @@ def fetch_status(host: str, port: int) -> CoordinatorStatus:
 
 
 def status_text(status: CoordinatorStatus, now: datetime | None = None) -> RenderableType:
-    """What the status page says, in brief. Every text of the status is taken literally, never as markup."""
+    """Return what the status page says, in brief. Every text of the status is shown literally, never as markup."""
     now = now or datetime.now(UTC)
     parts: list[RenderableType] = []
     if status.is_synthetic:
@@ -129,5 +127,5 @@ def _text(text: str) -> Text:
 
 
 def _plain(text: str) -> str:
-    """Without control characters: a terminal would obey them."""
+    """Replace control characters, which a terminal would obey."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

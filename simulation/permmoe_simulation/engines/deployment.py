@@ -21,7 +21,7 @@ from permmoe.errors import PermmoeError
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
-from permmoe_server.status.snapshot import CoordinatorStatus, StatusError
+from permmoe_server.status.coordinator_status import CoordinatorStatus, StatusError
 from permmoe_server.status.terminal import fetch_status
 
 POLL_SECONDS = 0.1

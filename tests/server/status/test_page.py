@@ -1,0 +1,51 @@
+"""The status page as a browser reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from html.parser import HTMLParser
+
+from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
+from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
+from permmoe_server.status.page import page
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+class Parsed(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_answers_what_a_coordinator_wants_to_know(status: CoordinatorStatus, now: datetime) -> None:
+    found = Parsed(page(status, now))
+    text = " ".join(" ".join(found.words).split())
+    for fact in (
+        "Round 4 of 7 is running; 1 of 2 sites online",
+        "north",
+        "t1+tau",
+        "not_finite",
+        "handshake",
+        "SYNTHETIC",
+    ):
+        assert fact in text, fact
+    assert reply_reason("not_finite") in text and SITE_ERROR in text
+    assert "script" not in found.tags and all(link.startswith("/") for link in found.links)
+
+
+def test_nothing_that_somebody_chose_becomes_markup(status: CoordinatorStatus, now: datetime) -> None:
+    sites = (SiteStatus(HOSTILE, True, now, 1, HOSTILE),)
+    text = page(replace(status, federation=HOSTILE, study=HOSTILE, detail=HOSTILE, sites=sites), now)
+    assert "<script" not in text
