@@ -1,0 +1,89 @@
+"""The way of an admitted request to the superlink and back: its body, its answer and their limits."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from permmoe_server.gateway.door import make_gateway
+from permmoe_server.settings import GatewayLimits
+from tests.support.gateway import (
+    PULL,
+    Authority,
+    OpenDoor,
+    make_authority,
+    post,
+    read_all,
+    read_one,
+    status,
+)
+
+
+def test_chunked_body_arrives_whole_and_one_connection_serves_many_requests(open_door: OpenDoor) -> None:
+    door = open_door()
+    with door.connect() as client:
+        for _ in range(3):
+            client.sendall(b"POST %s HTTP/1.1\r\nhost: d\r\ntransfer-encoding: chunked\r\n\r\n" % PULL)
+            client.sendall(b"3\r\nabc\r\n5\r\ndefgh\r\n0\r\n\r\n")
+            assert status(read_one(client, b"an answer")) == 209
+        client.sendall(post(PULL, b"one", close=False) + post(PULL, b"two"))
+        assert read_all(client).count(b"an answer") == 2
+    assert [seen[3] for seen in door.upstream.seen] == [b"abcdefgh"] * 3 + [b"one", b"two"]
+    assert dict(door.upstream.seen[0][2]).get(b"content-length") == b"8"
+
+
+def test_body_of_the_longest_allowed_length_passes_and_one_byte_more_does_not(open_door: OpenDoor) -> None:
+    door = open_door(body_bytes=70_001)
+    assert status(door.send(post(PULL, b"a" * 70_001))) == 209
+    announced = b"POST %s HTTP/1.1\r\nhost: d\r\ncontent-length: 70002\r\n\r\n" % PULL
+    assert status(door.send(announced)) == 413
+    chunked = b"POST %s HTTP/1.1\r\nhost: d\r\ntransfer-encoding: chunked\r\n\r\n" % PULL
+    assert status(door.send(chunked + b"11172\r\n" + b"a" * 70_002)) == 413
+    assert [len(seen[3]) for seen in door.upstream.seen] == [70_001]
+    assert door.refused() == {"body_size": 2} and door.is_open_to_others()
+
+
+def test_an_endless_chunked_body_is_cut_off(open_door: OpenDoor) -> None:
+    door = open_door(body_bytes=10_007)
+    with door.connect() as client:
+        client.sendall(b"POST %s HTTP/1.1\r\nhost: d\r\ntransfer-encoding: chunked\r\n\r\n" % PULL)
+        with pytest.raises(OSError):
+            for _ in range(100_000):
+                client.sendall(b"3e8\r\n" + b"a" * 1000 + b"\r\n")
+    assert door.refused() == {"body_size": 1} and door.upstream.seen == [] and door.is_open_to_others()
+
+
+def test_a_slow_body_is_refused_while_an_honest_request_passes(open_door: OpenDoor) -> None:
+    door = open_door(body_seconds=0.5)
+    with door.connect() as client:
+        client.sendall(post(PULL, b"a" * 100)[:-1])
+        assert door.is_open_to_others()
+        assert status(read_all(client)) == 408
+    assert door.refused() == {"slow_body": 1} and len(door.upstream.seen) == 1 and door.is_open_to_others()
+
+
+def test_a_superlink_that_is_down_or_shows_another_certificate_gives_502(open_door: OpenDoor, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert status(open_door(port).send(post(PULL, b"body"))) == 502
+    door = open_door(ca=make_authority(tmp_path / "theirs").ca)
+    assert status(door.send(post(PULL, b"body"))) == 502
+    assert door.upstream.seen == [] and door.refused() == {"upstream": 1}
+
+
+def test_a_superlink_that_does_not_answer_gives_504_and_one_that_answers_too_much_502(open_door: OpenDoor) -> None:
+    door = open_door(upstream_seconds=0.3, response_bytes=1009)
+    door.upstream.is_silent = True
+    assert status(door.send(post(PULL, b"body"))) == 504
+    door.upstream.is_silent, door.upstream.reply = False, b"b" * 1010
+    assert status(door.send(post(PULL, b"body"))) == 502
+    door.upstream.reply = b"an answer"
+    assert door.is_open_to_others()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8000", "https://127.0.0.1:8000/v1", "127.0.0.1:8000"])
+def test_an_upstream_without_tls_or_with_a_path_is_refused(address: str, authority: Authority) -> None:
+    with pytest.raises(ValueError, match="https://127"):
+        make_gateway(address, authority.ca, GatewayLimits(), lambda certificate: True)
