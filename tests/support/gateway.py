@@ -134,7 +134,7 @@ class Door:
         return self.trust.wrap_socket(plain, server_hostname="127.0.0.1", session=session)
 
     def send(self, request: bytes, session: ssl.SSLSession | None = None) -> bytes:
-        """Return all that comes back on a connection of its own; it is empty when the gateway cuts the connection off."""
+        """Return all that comes back on a new connection; it is empty when the gateway cuts the connection off."""
         with self.connect(session) as client:
             client.sendall(request)
             return read_all(client)
