@@ -6,7 +6,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from permmoe.runtime.files import write_file
+from permmoe.runtime.files import UNFINISHED_PREFIX, write_file
 from permmoe_server.coordination.processes import Program
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig
@@ -24,7 +24,8 @@ def prepare(folder: FederationFolder) -> None:
     folder.state.chmod(0o700)
     for name in (_database(folder).name, _database(folder).name + "-wal", _database(folder).name + "-shm"):
         (folder.state / name).unlink(missing_ok=True)
-    for stale in (folder.refusals, folder.sites):
+    # A process that was killed while it wrote a file leaves an unfinished one.
+    for stale in (folder.refusals, folder.sites, *folder.state.glob(f"{UNFINISHED_PREFIX}*")):
         stale.unlink(missing_ok=True)
     # A process without this secret cannot act as executor towards the superlink.
     write_file(_secret(folder), secrets.token_bytes(32))
