@@ -1,4 +1,4 @@
-"""`permmoe-server`: found a federation, say which hospitals take part, and run its studies."""
+"""`permmoe-server`: found a federation, choose the hospitals that take part, and run its studies."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ app.add_typer(registry_commands.app, name="models")
 console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
-SiteArgument = Annotated[str, typer.Argument(help="What the site is known by, such as north.")]
+SiteArgument = Annotated[str, typer.Argument(help="The site's name in the federation, such as north.")]
 
 
 def main() -> None:
-    """The installed command."""
+    """Run the command `permmoe-server`."""
     run(app)
 
 
@@ -42,9 +42,9 @@ def run_coordinator(
         Path | None, typer.Option(help="The server.yaml of the federation's folder; runs the coordinator.")
     ] = None,
     study: Annotated[
-        Path | None, typer.Option(help="YAML file of the study to run; without it the last one goes on.")
+        Path | None, typer.Option(help="YAML file of the study to run; without it the last study goes on.")
     ] = None,
-    stay: Annotated[bool, typer.Option("--stay", help="Keep the status page when it has ended.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Keep the status page when the study has ended.")] = False,
 ) -> None:
     """Run the coordinator, or one of the commands below."""
     if context.invoked_subcommand:
@@ -72,7 +72,7 @@ def run_coordinator(
 def status(
     config: Annotated[Path, typer.Option(help="The server.yaml of the running coordinator.")] = Path("server.yaml"),
 ) -> None:
-    """Ask the running coordinator where it stands."""
+    """Show the state of the running coordinator."""
     from permmoe_server.status.terminal import fetch_status, status_text
 
     settings = read_server(config)
@@ -82,15 +82,15 @@ def status(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="A new folder; it will hold private keys.")],
-    name: Annotated[str, typer.Option(help="What the federation is called.")],
-    host: Annotated[str, typer.Option(help="Name or IP address that sites reach the server by.")],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port that sites reach the server by.")] = 8443,
+    name: Annotated[str, typer.Option(help="The federation's name.")],
+    host: Annotated[str, typer.Option(help="Name or IP address by which sites reach the server.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port by which sites reach the server.")] = 8443,
 ) -> None:
     """Found a federation: its authority, its server's certificate, an empty roster, server.yaml."""
     files = FederationFolder(folder)
     fingerprint = administration.init(files, name, host, port)
     _say(f"federation in {folder}; settings in {files.settings}")
-    _say(f"keep {files.authority_key} secret and backed up: whoever has it can add sites")
+    _say(f"keep {files.authority_key} secret and backed up: a person who has it can add sites")
     _say(f"fingerprint to read out to hospitals: {fingerprint}")
 
 
@@ -101,12 +101,12 @@ def add_site(
     public_key: Annotated[
         Path | None,
         typer.Option(
-            help="Public half of a key that the hospital made with `ssh-keygen -t ecdsa -b 384` and keeps. The better "
-            "way: without it, the kit holds a private key and has to travel in secret."
+            help="Public half of a key that the hospital made with `ssh-keygen -t ecdsa -b 384` and keeps. This is the "
+            "better way: without it, the kit holds a private key and has to travel in secret."
         ),
     ] = None,
 ) -> None:
-    """Put a hospital on the roster and write the kit to hand to it."""
+    """Put a hospital on the roster and write its kit."""
     kit = administration.add_site(FederationFolder(folder), name, public_key)
     _say(f"kit of site {name} in {kit}")
     if public_key is None:
@@ -115,7 +115,7 @@ def add_site(
 
 @app.command("remove-site")
 def remove_site(folder: FolderArgument, name: SiteArgument) -> None:
-    """Take a hospital off the roster; the others notice nothing."""
+    """Take a hospital off the roster; the other hospitals notice nothing."""
     administration.remove_site(FederationFolder(folder), name)
     _say(f"site {name} is off the roster and its kit deleted")
 

@@ -1,4 +1,4 @@
-"""What the coordinator decides for the server: server.yaml in the federation's folder."""
+"""The coordinator's settings of the server: server.yaml in the federation's folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from permmoe_server.provisioning.authority import checked_host
 
 
 class GatewayLimits(Configuration):
-    """How much, how fast and how long. The defaults suit flwr's objects of 5 MiB and a node that polls each second.
+    """The gateway's limits on sizes, rates and times.
 
-    The bytes held are at most `held_bytes` for bodies in both directions, and for each connection a read buffer below
-    0.5 MiB and a reply that it has not read yet.
+    The defaults suit Flower's objects of 5 MiB and a node that polls each second. The bytes held are at most
+    `held_bytes` for bodies in both directions, and for each connection a read buffer below 0.5 MiB and a reply that it
+    has not read yet.
     """
 
     body_bytes: int = Field(8 << 20, gt=0, description="longest request body")
@@ -38,17 +39,17 @@ class GatewayLimits(Configuration):
 
 
 class ServerConfig(Configuration):
-    """One coordinator's server."""
+    """The settings of a coordinator's server."""
 
-    host: str = Field(description="name or IP address that sites reach the server by")
-    port: int = Field(8443, ge=1, le=65535, description="TCP port that sites reach the server by")
-    listen: str = Field("0.0.0.0", description="address that the gateway listens at")
+    host: str = Field(description="name or IP address by which sites reach the server")
+    port: int = Field(8443, ge=1, le=65535, description="TCP port by which sites reach the server")
+    listen: str = Field("0.0.0.0", description="address at which the gateway listens")
     certificate_days: int = Field(90, ge=1, description="validity of a server certificate, days")
     admin_host: str = Field("127.0.0.1", description="address of the status page, which has no login")
-    admin_names: tuple[str, ...] = Field((), description="further names that the status page is asked by")
-    admin_port: int = Field(8081, ge=1, le=65535, description="of the status page, /health and /metrics")
-    health_port: int = Field(8082, ge=1, le=65535, description="of the gRPC health service, on 127.0.0.1")
-    superlink_port: int = Field(8444, ge=1, le=65535, description="of Flower's superlink, on 127.0.0.1")
+    admin_names: tuple[str, ...] = Field((), description="further host names to which the status page answers")
+    admin_port: int = Field(8081, ge=1, le=65535, description="port of the status page, /health and /metrics")
+    health_port: int = Field(8082, ge=1, le=65535, description="port of the gRPC health service, on 127.0.0.1")
+    superlink_port: int = Field(8444, ge=1, le=65535, description="port of Flower's superlink, on 127.0.0.1")
     quorum_seconds: float = Field(600.0, gt=0, description="how long a study waits for its first min_sites sites")
     limits: GatewayLimits = GatewayLimits()
 
@@ -69,21 +70,21 @@ class ServerConfig(Configuration):
 
 
 def read_server(path: Path) -> ServerConfig:
-    """The settings in a server.yaml. Raises ConfigurationError."""
+    """Return the settings in a server.yaml. Raises ConfigurationError."""
     return read_config(path, ServerConfig)
 
 
 def server_template(host: str, port: int) -> str:
-    """A server.yaml with every setting that a coordinator may want to change, explained."""
+    """Return a server.yaml that explains every setting that a coordinator may want to change."""
     default = ServerConfig(host=host, port=port)
     return f"""\
-# What the coordinator decides for the server.
+# The settings of the coordinator's server.
 
-# Name or IP address that sites reach the server by. After a change: permmoe-server rotate-certificate, and tell the
-# sites, whose site.yaml has the address too.
+# Name or IP address by which sites reach the server. After a change run permmoe-server rotate-certificate, and inform
+# the sites, whose site.yaml has the address too.
 host: {json.dumps(host)}
 
-# TCP port that sites reach the server by: the only one that has to be open to them.
+# TCP port by which sites reach the server: the only one that has to be open to them.
 port: {port}
 
 # Address of this machine to listen at for sites; 0.0.0.0 is all of them.

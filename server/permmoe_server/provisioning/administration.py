@@ -1,8 +1,8 @@
-"""Commands on a federation's folder: found it, add and remove sites, renew the server's certificate.
+"""Commands on a federation's folder: they found it, add and remove sites, and renew the server's certificate.
 
     ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip
 
-Every file is replaced whole, one command at a time works on a folder, and no command touches another site's kit.
+Every file is replaced whole. One command at a time works on a folder, and no command touches another site's kit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LOCK_FILE, RUNNING_FILE = ".lock", ".running"
 
 
 def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> str:
-    """Found a federation in a folder that appears whole or not at all; returns the fingerprint of its key.
+    """Found a federation in a folder that appears whole or not at all; return the fingerprint of its key.
 
     Raises ConfigurationError for a folder that holds anything, or an invalid name or host.
     """
@@ -79,11 +79,11 @@ def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> st
 
 
 def add_site(folder: FederationFolder, name: str, public_key: Path | None = None) -> Path:
-    """Put a site on the roster and write its kit; returns the kit's path.
+    """Put a site on the roster and write its kit; return the kit's path.
 
-    `public_key`: the half of a key that the hospital made and keeps, which is the better way; without it the kit holds
-    a new private key that is kept nowhere else. Raises ConfigurationError for a name that is taken or invalid, or a
-    file without a usable key.
+    `public_key` is the public half of a key that the hospital made and keeps, which is the better way; without it the
+    kit holds a new private key that is kept nowhere else. Raises ConfigurationError for a name that is taken or
+    invalid, or a file without a usable key.
     """
     if not SITE_NAME.fullmatch(name):
         raise ConfigurationError(
@@ -110,7 +110,8 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
             node_key=private,
         )
         path = _kit_path(folder, name)
-        # The roster last: after a kill between the two the name is still free, and the same command replaces the kit.
+        # The roster is written last: where the process is killed in between, the name is free and the same command
+        # replaces the kit.
         write_file(path, kit.to_zip())
         write_file(folder.roster, kit.signed_roster, mode=PUBLIC_MODE)
     return path
@@ -128,10 +129,10 @@ def remove_site(folder: FederationFolder, name: str) -> None:
 
 
 def rotate_certificate(folder: FederationFolder) -> datetime:
-    """Give the server a new key and certificate for the host in server.yaml; returns when it ends.
+    """Give the server a new key and certificate for the host in server.yaml; return when it expires.
 
-    The authority stays, so no site has to do anything. Key and certificate are two files: a kill between them leaves
-    two that do not match, which the same command mends.
+    The authority stays, so no site has to do anything. Key and certificate are two files: a process that is killed
+    between them leaves two that do not match; the same command repairs this.
     """
     with locked(folder):
         server = read_server(folder.settings)
@@ -141,7 +142,7 @@ def rotate_certificate(folder: FederationFolder) -> datetime:
 
 
 def list_sites(folder: FederationFolder) -> Roster:
-    """The roster, its signature verified."""
+    """Return the roster after verifying its signature. Raises ConfigurationError where it is invalid."""
     _refuse_missing(folder)
     try:
         return read_roster(folder.roster.read_bytes(), _authority(folder).certificate)
@@ -150,13 +151,13 @@ def list_sites(folder: FederationFolder) -> Roster:
 
 
 def server_identity(folder: FederationFolder) -> Identity:
-    """The server's certificate and key. Raises ConfigurationError where they do not match."""
+    """Return the server's certificate and key. Raises ConfigurationError where they do not match."""
     _refuse_missing(folder)
     return read_identity(folder.server, folder.server_key)
 
 
 def running(folder: FederationFolder) -> AbstractContextManager[None]:
-    """Hold the folder as its one running coordinator; sites are added and removed meanwhile.
+    """Hold the folder as its one running coordinator; sites may be added and removed meanwhile.
 
     Raises ConfigurationError where another one runs.
     """
@@ -170,7 +171,7 @@ def locked(folder: FederationFolder) -> AbstractContextManager[None]:
 
 @contextmanager
 def _held(folder: FederationFolder, name: str, taken: str) -> Iterator[None]:
-    """Hold a lock alone; the system lets go of it when the process ends, however it ends."""
+    """Hold an exclusive lock; the system releases it when the process ends, however it ends."""
     _refuse_missing(folder)
     handle = os.open(folder.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

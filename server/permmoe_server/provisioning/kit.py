@@ -1,4 +1,4 @@
-"""What a hospital is handed: one zip file with everything that it needs to know, and no code."""
+"""The kit of a site: one zip file with the settings and certificates that a hospital needs, and no code."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Kit:
     host: str
     port: int
     fingerprint: str
-    """Of the coordinator's key."""
+    """The fingerprint of the coordinator's key."""
     authority_pem: bytes
     signed_roster: bytes
     certificate_pem: bytes
-    """The site's own, for its key."""
+    """The certificate for the site's own key."""
     node_key: bytes | None
     """The site's private key where the coordinator made it; None where the hospital keeps its own."""
 
     def to_zip(self) -> bytes:
-        """The zip file; the private key in it unpacks with mode 0600."""
+        """Return the zip file; the private key in it unpacks with mode 0600."""
         files = {
             "README.txt": self._readme().encode(),
             "site.yaml": self._site_template().encode(),
@@ -53,7 +53,7 @@ class Kit:
 # What the hospital decides for itself. This file stays here; relative paths start at its folder.
 # Check it at any time with: permmoe-client --site site.yaml --check
 
-# What the coordinator knows this site by; it has to stay as it is.
+# The name by which the coordinator knows this site; it has to stay as it is.
 name: {json.dumps(self.site)}
 
 # The table of index visits, made by `permmoe data` or by yourself (see client/README.md for its columns).
@@ -72,10 +72,10 @@ modalities: []
 # Where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 ...
 device: auto
 
-# CPU threads of a training; 0: as many as PyTorch likes.
+# CPU threads of a training; 0: as many as PyTorch chooses.
 threads: 0
 
-# What may leave the hospital. Whatever is not named stays.
+# What may leave the hospital. All that is not named stays.
 release:
   modules: ["*"]            # patterns of model parts whose updates may leave, such as encoder/* or expert/*
   min_cell_count: 5         # no figure over fewer subjects than this leaves, whatever a study says
@@ -87,7 +87,7 @@ release:
 # With a budget only studies with differential privacy may train, until it is spent.
 # privacy_budget: {{epsilon: 8.0, delta: 1.0e-5}}
 
-# Studies that may train here, by their full digest. None may before you say so: here, or with `permmoe-client approve`.
+# Studies that may train here, by their full digest. Approve a study here, or with `permmoe-client approve`.
 approved_studies: []
 
 # Signed record of everything that left, and of approvals. Back it up.
@@ -99,7 +99,7 @@ ledger: ledger
 # Unix socket for gRPC health probes; without it there are none. No port is ever opened.
 # health_socket: /run/permmoe/health.sock
 
-# How this site reaches the federation, and what it believes it by.
+# How this site reaches the federation, and the certificate by which it recognises the server.
 coordinator:
   host: {json.dumps(self.host)}
   port: {self.port}
@@ -131,7 +131,7 @@ For the hospital's IT. The kit holds settings and keys, no programs and no patie
 
        openssl x509 -in ca.crt -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256
 
-   Where anything differs, stop and tell the coordinator.
+   Where anything differs, stop and inform the coordinator.
 
 3. {key}
 4. Edit site.yaml: the table of visits, the cache folder, what may leave. It stays in the hospital.
@@ -148,10 +148,10 @@ For the hospital's IT. The kit holds settings and keys, no programs and no patie
 
 Files
   site.yaml           what the hospital decides
-  {SITE_CERTIFICATE}            this site's certificate: the coordinator's gateway lets in nobody without one
+  {SITE_CERTIFICATE}            this site's certificate: the coordinator's gateway admits no connection without one
   ca.crt              certificate of the federation's authority: the server has to prove itself with it
   roster.signed.json  the sites of the federation with their public keys, signed by the coordinator
-  fingerprint.txt     of the coordinator's key
+  fingerprint.txt     the fingerprint of the coordinator's key
 """
 
 

@@ -1,4 +1,4 @@
-"""Who may pass the gateway at this moment: the holders of the keys on the signed roster."""
+"""The members of the federation: the gateway admits a certificate whose key is on the signed roster."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOG = logging.getLogger("permmoe.gateway")
 
 
 class Members:
-    """Answers from the roster's file as it is now: who is taken off is out at the next request, without a restart.
+    """The keys on the roster's file as it is now: a site that is removed is refused at its next request.
 
-    Raises RosterError at the start for a roster that must not be believed; a later one that must not be is left aside,
-    and the last good one stays.
+    The constructor raises RosterError for a roster with an invalid signature or content. Where a later roster is
+    invalid, the last valid one stays in force.
     """
 
     def __init__(self, roster: Path, authority: x509.Certificate) -> None:
@@ -27,7 +27,7 @@ class Members:
         self._keys = self._read()
 
     def includes(self, certificate: bytes) -> bool:
-        """Whether a certificate (DER), which TLS has verified, is for a key on the roster."""
+        """Return whether a certificate (DER), which TLS has verified, is for a key on the roster."""
         try:
             state = self._state()
             if state != self._seen:

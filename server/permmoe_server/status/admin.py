@@ -43,10 +43,11 @@ SECURITY_HEADERS = {
 
 
 def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: float = STALE_SECONDS) -> Starlette:
-    """The application. `hosts` are the names that it answers to besides those of loopback, as in a URL, without port.
+    """Return the application of the admin port.
 
-    `/health` is 200 while the federation waits, runs or has finished, and 503 while it starts, once it failed, and when
-    the board has not been updated for `stale_seconds`; its text is the phase, or `stale`.
+    It answers to the names of loopback and to `hosts`, written as in a URL without port. `/health` is 200 while the
+    federation waits, runs or has finished, and 503 while it starts, once it failed, and when the board has not been
+    updated for `stale_seconds`; its text is the phase, or `stale`.
     """
     registry = registry_of(board.snapshot)
 
@@ -77,9 +78,10 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
 
 
 def serve_admin(app: Starlette, host: str = "127.0.0.1", port: int = 8090) -> uvicorn.Server:
-    """A server that listens already; the caller's thread calls `run()`, and any thread ends it with `should_exit`.
+    """Return a server that listens already.
 
-    With port 0 the system chooses one: `server.config.port`. Raises ConfigurationError where it cannot listen there.
+    The caller's thread calls `run()`, and any thread ends it with `should_exit`. With port 0 the system chooses one:
+    `server.config.port`. Raises ConfigurationError where it cannot listen there.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -143,6 +145,6 @@ class _Guard:
 
 
 def _without_port(host: str) -> str:
-    """The host of a Host header; an IPv6 address keeps its brackets."""
+    """Return the host of a Host header; an IPv6 address keeps its brackets."""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
