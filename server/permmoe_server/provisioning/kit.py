@@ -87,7 +87,8 @@ release:
 # With a budget only studies with differential privacy may train, until it is spent.
 # privacy_budget: {{epsilon: 8.0, delta: 1.0e-5}}
 
-# Studies that may train here, by their full digest. Approve a study here, or with `permmoe-client approve`.
+# Studies that may train here, by their full digest. No study may train before you approve it: here, or with
+# `permmoe-client approve`.
 approved_studies: []
 
 # Signed record of everything that left, and of approvals. Back it up.
@@ -99,7 +100,7 @@ ledger: ledger
 # Unix socket for gRPC health probes; without it there are none. No port is ever opened.
 # health_socket: /run/permmoe/health.sock
 
-# How this site reaches the federation, and the certificate by which it recognises the server.
+# How this site reaches the federation, and by which files each recognises the other.
 coordinator:
   host: {json.dumps(self.host)}
   port: {self.port}
