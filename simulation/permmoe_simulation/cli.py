@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,18 +15,12 @@ from rich.progress import Progress as Bar
 
 from permmoe.config import parse_config, read_config
 from permmoe.runtime.command_line import run
-from permmoe_simulation.studies.simulate import cell_name, run_study
-from permmoe_simulation.studies.sources import Progress
+from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.studies.progress import Progress
+from permmoe_simulation.studies.simulate import RunOptions, cell_name, run_study
 from permmoe_simulation.studies.study import StudyConfig, at_profile, cells
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "configs" / "studies" / "default.yaml"
-
-
-class EngineName(StrEnum):
-    """What carries messages between server and sites."""
-
-    inprocess = "inprocess"
-    ray = "ray"
 
 
 def simulate(
@@ -35,7 +28,7 @@ def simulate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; runs/<study> if left out, or runs/<study>-<profile>.")
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="Ray is for many cores or a cluster.")] = EngineName.inprocess,
+    engine: Annotated[Engine, typer.Option(help="Ray is for many cores or a cluster.")] = "inprocess",
     workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = os.cpu_count() or 1,
     profile: Annotated[str, typer.Option(help="Which of the study's profiles.")] = "quick",
     shared: Annotated[Path, typer.Option(help="Cohorts and volumes that studies share.")] = Path("runs/shared"),
@@ -49,7 +42,7 @@ def simulate(
     if seeds:
         settings = parse_config({**settings.model_dump(), "seeds": _seeds(seeds)}, StudyConfig, "--seeds")
     if list_cells:
-        grid = cells(settings, dict.fromkeys(settings.regimes, ""), engine.value)
+        grid = cells(settings, dict.fromkeys(settings.regimes, ""), engine)
         for name, cell in grid:
             print(cell_name(name, cell))
         console.print(f"{len(grid)} cells", highlight=False)
@@ -70,12 +63,8 @@ def simulate(
         outcome = run_study(
             settings,
             folder,
-            engine=engine.value,
-            workers=workers,
-            command=command,
-            shared=shared,
-            only=only,
-            progress=Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
+            RunOptions(shared, engine, workers, only, command),
+            Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
         )
     for sentence in outcome.findings:
         console.print(sentence, highlight=False)
@@ -97,5 +86,5 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """What `simulation/run.py` runs."""
+    """Run the command of `simulation/run.py`."""
     run(lambda: typer.run(simulate))

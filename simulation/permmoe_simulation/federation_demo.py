@@ -31,7 +31,7 @@ from permmoe.runtime.command_line import run
 from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_server.status.findings import last_validation, mean_rmse
-from permmoe_simulation.engines.deployment import Deployment, deploy, ended, wait_for
+from permmoe_simulation.engines.local_deployment import Deployment, deploy, ended, wait_for
 from permmoe_simulation.studies.partition import PartitionConfig, PartitionSite, partition
 
 STUDY = Path(__file__).parents[2] / "configs" / "studies" / "federation-demo.yaml"

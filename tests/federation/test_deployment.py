@@ -14,7 +14,7 @@ import yaml
 
 from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus
-from permmoe_simulation.engines.deployment import Deployment, ended, wait_for
+from permmoe_simulation.engines.local_deployment import Deployment, ended, wait_for
 from tests.support.federation_processes import (
     Started,
     deploy_tiny,

@@ -15,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from permmoe_client.app import app as client_app
 from permmoe_client.site import read_site
 from permmoe_server.settings import read_server
-from permmoe_simulation.engines.deployment import ended
+from permmoe_simulation.engines.local_deployment import ended
 from tests.support.federation_processes import deploy_tiny, start_client, start_server
 from tests.support.secure_federation import found
 from tests.support.tiny_federation import tiny_plan

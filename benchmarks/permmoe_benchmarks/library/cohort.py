@@ -6,7 +6,8 @@ import os
 
 from permmoe.config import read_config
 from permmoe_benchmarks.library.scale import ROOT, SHARED, Scale
-from permmoe_simulation.studies.sources import Progress, StudyData, prepare_data
+from permmoe_simulation.studies.progress import Progress
+from permmoe_simulation.studies.sources import StudyData, prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells, data_source
 
 QUIET = Progress(lambda stage, steps: None, lambda step: None, lambda note: None)

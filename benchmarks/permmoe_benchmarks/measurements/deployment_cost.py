@@ -24,7 +24,7 @@ from permmoe_benchmarks.library.processes import processor_seconds
 from permmoe_benchmarks.library.timing import Figures
 from permmoe_benchmarks.measurements.server_memory import server_memory
 from permmoe_server.settings import read_server
-from permmoe_simulation.engines.deployment import ended
+from permmoe_simulation.engines.local_deployment import ended
 from permmoe_simulation.federation_demo import STUDY, demo_cohort, demo_hospitals
 
 SUBJECTS = 240

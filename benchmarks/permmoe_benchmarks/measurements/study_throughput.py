@@ -11,8 +11,9 @@ from permmoe_benchmarks.library.cohort import QUIET, default_study
 from permmoe_benchmarks.library.curve import Curve
 from permmoe_benchmarks.library.scale import SHARED
 from permmoe_benchmarks.library.timing import Figures
-from permmoe_simulation.studies.simulate import run_study
-from permmoe_simulation.studies.sources import Progress, prepare_data
+from permmoe_simulation.studies.progress import Progress
+from permmoe_simulation.studies.simulate import RunOptions, run_study
+from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import StudyConfig, data_source
 
 METHOD = "federated-permmoe"
@@ -35,9 +36,11 @@ def study_throughput(workers: int, cells: int, subjects: int, rounds: int) -> Fi
 
     with tempfile.TemporaryDirectory() as folder:
         run_study(
-            config, Path(folder), engine="inprocess", workers=workers, command="benchmarks/scaling.py",
-            progress=Progress(begin_stage, finish_step, lambda note: None), shared=SHARED,
-        )  # fmt: skip
+            config,
+            Path(folder),
+            RunOptions(SHARED, workers=workers, command="benchmarks/scaling.py"),
+            Progress(begin_stage, finish_step, lambda note: None),
+        )
     assert len(finished) == cells
     seconds = finished[-1] - stages["cells"]
     return {"cells_a_minute": 60 * cells / seconds, "seconds": seconds}

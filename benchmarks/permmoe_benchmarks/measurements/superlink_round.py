@@ -31,7 +31,7 @@ from permmoe_client.connection.fleet import Refused, Unreachable, connect
 from permmoe_client.connection.identity import client_context, load_key
 from permmoe_client.connection.node import poll_seconds
 from permmoe_client.site import read_site
-from permmoe_simulation.engines.deployment import Deployment, deploy, ended
+from permmoe_simulation.engines.local_deployment import Deployment, deploy, ended
 
 QUESTION_SECONDS = 4.0
 """How long all sites ask without a pause after the last round."""

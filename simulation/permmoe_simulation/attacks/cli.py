@@ -32,8 +32,8 @@ from permmoe_simulation.attacks.report import (
 )
 from permmoe_simulation.attacks.study import AttackStudy
 from permmoe_simulation.report.content import Listing, Section, Text
-from permmoe_simulation.report.files import Method, Summary
 from permmoe_simulation.report.page import rendered
+from permmoe_simulation.summary import MethodSummary, Summary
 
 STUDY = Path(__file__).parents[3] / "configs" / "attacks" / "one-round.yaml"
 
@@ -79,7 +79,7 @@ def attack(
     summary = Summary(
         study=settings.name,
         synthetic=True,
-        methods={"attack": Method(label="attack")},
+        methods={"attack": MethodSummary(label="attack")},
         modalities=settings.model.names,
         findings=findings,
         date=time.strftime("%Y-%m-%d"),

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import isfinite, nan
+from collections.abc import Callable
+from math import isfinite
 
 import numpy as np
-import pandas as pd
 
-from permmoe_simulation.report.cells import (
-    MEAN,
-    STRATA,
-    Score,
-    Scores,
-    in_order,
-    mean_rmse,
-    scores,
-    subjects,
-)
 from permmoe_simulation.report.content import (
     NO_SUBJECT,
     Entry,
@@ -31,8 +20,9 @@ from permmoe_simulation.report.content import (
     interval,
     number,
 )
-from permmoe_simulation.report.figures import Curve, Mark, Panel, Row, learning_curves, row_plot
-from permmoe_simulation.report.style import MUTED, Look
+from permmoe_simulation.report.figures import Mark, Panel, row_plot
+from permmoe_simulation.report.lookups import Score, Scores, in_order, mean_rmse, scores, subjects
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, by_regime, spread
 
 
@@ -43,7 +33,7 @@ def rmse_section(view: View) -> Section:
 
     def build(regime: str) -> list[Item]:
         found = scores(view.pooled, regime, "all")
-        best = _best(view, found, f"In regime {regime}" if len(view.regimes) > 1 else "Here")
+        best = best_sentence(view, found, f"In regime {regime}" if len(view.regimes) > 1 else "Here")
         return [*([Text(best)] if best else []), _rmse_plot(view, found)]
 
     items = by_regime(view, build)
@@ -58,7 +48,7 @@ def numbers_section(view: View) -> Section:
     def build(regime: str) -> list[Item]:
         found = scores(view.pooled, regime, "all")
         where = f", regime {regime}" if len(view.regimes) > 1 else ""
-        main = _score_table(view, found, f"RMSE in {view.unit} with 95% bootstrap intervals over subjects{where}.")
+        main = score_table(view, found, f"RMSE in {view.unit} with 95% bootstrap intervals over subjects{where}.")
         return [
             main
             if view.are_combinations_few
@@ -81,48 +71,11 @@ def numbers_section(view: View) -> Section:
     return Section("numbers", "The numbers", items)
 
 
-def strata_section(view: View) -> Section | None:
-    """Where the paper looks in particular: small changes, and severe baselines. Nothing for an outcome without them."""
-    if set(_strata(view)) <= {"all"}:
-        return None
-
-    def build(regime: str) -> list[Item]:
-        by_stratum = {name: scores(view.pooled, regime, name) for name in _strata(view)}
-        by_stratum = {name: found for name, found in by_stratum.items() if any(s.n for s in found.values())}
-        where = f", regime {regime}" if len(view.regimes) > 1 else ""
-        if not set(by_stratum) - {"all"}:
-            return [Text(f"No test subject falls into a stratum{where}.")]
-        told = [_best(view, found, f"{STRATA.get(name, name)}:") for name, found in by_stratum.items() if name != "all"]
-        return [
-            *(Text(sentence) for sentence in told if sentence),
-            _strata_plot(view, by_stratum),
-            *(
-                Fold(
-                    f"Numbers: {STRATA.get(name, name)}{where}",
-                    [_score_table(view, found, f"RMSE in {view.unit}, {STRATA.get(name, name)}.")],
-                )
-                for name, found in by_stratum.items()
-                if name != "all"
-            ),
-        ]
-
-    return Section("strata", "Small changes and severe baselines", by_regime(view, build))
-
-
-def learning_section(view: View) -> Section:
-    """RMSE on validation visits while training."""
-    learning = view.study.learning
-    title = "Learning"
-    if learning is None or learning.empty:
-        return Section("learning", title, [Text("Not available: the study left no learning curves (learning.csv).")])
-    return Section("learning", title, by_regime(view, lambda regime: _learning_items(view, learning, regime)))
-
-
 def _rmse_label(view: View) -> str:
     return f"RMSE ({view.unit}; further left is better)"
 
 
-def _best(view: View, found: Scores, where: str) -> str:
+def best_sentence(view: View, found: Scores, where: str) -> str:
     """Which method errs least, and the others' level, over the combinations that each of them answers."""
     means = {m: mean_rmse(found, m, view.combinations) for m in view.methods}
     most = max((n for _, n in means.values()), default=0)
@@ -196,11 +149,11 @@ def _group_marks(view: View, found: Scores, method: str, row: int, size: int, of
     return [*dots, Mark(row, mean, look, offset=offset)]
 
 
-def _score_table(view: View, found: Scores, caption: str) -> Table:
+def score_table(view: View, found: Scores, caption: str) -> Table:
     methods = [m for m in view.methods if any(method == m for method, _ in found)]
     rows = []
     for c in view.combinations:
-        best = min((found[m, c].rmse for m in methods if _has_figure(found, m, c)), default=None)
+        best = min((found[m, c].rmse for m in methods if has_figure(found, m, c)), default=None)
         rows.append([Entry(c), Entry(subjects(found, c)), *(_score_entry(found.get((m, c)), best) for m in methods)])
     means = {m: mean_rmse(found, m, view.combinations) for m in methods}
     most = max((number_of for _, number_of in means.values()), default=0)
@@ -225,11 +178,11 @@ def _score_table(view: View, found: Scores, caption: str) -> Table:
 
 
 def _plain_table(view: View, found: Scores, caption: str, value: Callable[[Score], float], better: float) -> Table:
-    """One number a cell; `better` is 1 where more is better and −1 where less is."""
+    """One number in each table cell; `better` is 1 where more is better and −1 where less is."""
     methods = [m for m in view.methods if any(method == m for method, _ in found)]
     rows = []
     for c in view.combinations:
-        values = {m: value(found[m, c]) for m in methods if _has_figure(found, m, c)}
+        values = {m: value(found[m, c]) for m in methods if has_figure(found, m, c)}
         finite = [v for v in values.values() if isfinite(v)]
         best = better * max(better * v for v in finite) if finite else None
         entries = [
@@ -242,7 +195,7 @@ def _plain_table(view: View, found: Scores, caption: str, value: Callable[[Score
     return Table(f"{caption}. Bold: the best in its row.", ["Combination", "n", *map(view.label, methods)], rows)
 
 
-def _has_figure(found: Scores, method: str, combination: str) -> bool:
+def has_figure(found: Scores, method: str, combination: str) -> bool:
     score = found.get((method, combination))
     return score is not None and score.n > 0 and isfinite(score.rmse)
 
@@ -293,81 +246,5 @@ def _seed_table(view: View) -> Table | None:
     )
 
 
-def _strata(view: View) -> list[str]:
-    return in_order(view.pooled["stratum"], STRATA)
-
-
-def _strata_plot(view: View, by_stratum: Mapping[str, Scores]) -> Plot:
-    rows = [Row(view.label(m)) for m in view.methods]
-    panels = []
-    for name, found in by_stratum.items():
-        numbers = [s.n for s in found.values() if s.n > 0]
-        marks, remarks = [], {}
-        for row, m in enumerate(view.methods):
-            shown = [c for c in view.combinations if _has_figure(found, m, c)]
-            if not shown:
-                remarks[row] = "no figure"
-                continue
-            look = view.looks[m]
-            marks += [Mark(row, found[m, c].rmse, look, is_faint=True) for c in shown]
-            marks.append(Mark(row, mean_rmse(found, m, shown)[0], look))
-        extent = f"{min(numbers)} to {max(numbers)}"
-        panels.append(Panel(STRATA.get(name, name), f"RMSE ({view.unit})\nn {extent} a combination", marks, remarks))
-    return Plot(
-        row_plot(rows, panels, view.modalities, row_height=0.3),
-        f"RMSE of {count(len(view.methods), 'method')} in {len(by_stratum)} strata; tables below have the numbers.",
-        "Each small dot is one combination of modalities, the large mark their mean. The scales differ: larger changes "
-        f"are harder to hit. Δ is the {view.summary.outcome.name} that was to be predicted.",
-    )
-
-
-def _learning_items(view: View, learning: pd.DataFrame, regime: str) -> list[Item]:
-    rows = learning[learning["regime"] == regime]
-    rows = rows[rows["combination"] == MEAN] if (rows["combination"] == MEAN).any() else rows
-    panels = []
-    for step_kind in in_order(rows["step_kind"], ("round", "epoch")):
-        curves = []
-        for m in in_order(rows.loc[rows["step_kind"] == step_kind, "method"], view.methods):
-            chosen = rows[(rows["step_kind"] == step_kind) & (rows["method"] == m)]
-            seeds = [
-                (steps.index.astype(float).tolist(), steps.astype(float).tolist())
-                for _, group in chosen.groupby("seed")
-                for steps in [group.groupby("step")["rmse"].mean()]
-            ]
-            curves.append(Curve(view.label(m), view.looks.get(m, Look(MUTED)), seeds))
-        panels.append((step_kind, curves))
-    if not panels:
-        return [Text(f"Not available for regime {regime}.")]
-    ends = {c.label: end for _, curves in panels for c in curves if isfinite(end := _end(c))}
-    best, *others = sorted(ends, key=lambda name: ends[name]) or [""]
-    lowest = f"{best} ends with the lowest validation RMSE, {number(ends.get(best), 3)} {view.unit}"
-    span = f"the others between {number(ends[others[0]], 3)} and {number(ends[others[-1]], 3)}" if others else ""
-    if len(others) == 1:
-        span = f"{others[0]} with {number(ends[others[0]], 3)}"
-    told = [Text(f"{lowest}; {span}.")] if others else []
-    return [
-        *told,
-        Plot(
-            learning_curves(panels, view.unit),
-            "Validation RMSE by training step: "
-            + "; ".join(f"{c.label}, {_course(c)}" for _, curves in panels for c in curves)
-            + ".",
-            "RMSE on validation visits, averaged over combinations: a thin line for each seed, a thick one for the "
-            "mean over seeds. A federated round and a central epoch are different amounts of work, so compare end "
-            "levels and shapes, not speed.",
-        ),
-    ]
-
-
-def _end(curve: Curve) -> float:
-    """The last validation RMSE, averaged over seeds."""
-    last = [values[-1] for _, values in curve.seeds if len(values)]
-    return float(np.mean(last)) if last else nan
-
-
-def _course(curve: Curve) -> str:
-    ends = [(values[0], values[-1]) for _, values in curve.seeds if len(values)]
-    if not ends:
-        return "no figure"
-    first, last = np.mean([e[0] for e in ends]), np.mean([e[1] for e in ends])
-    return f"from {number(float(first))} to {number(float(last))}"
+RMSE = ReportSection(rmse_section)
+NUMBERS = ReportSection(numbers_section)

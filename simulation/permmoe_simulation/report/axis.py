@@ -1,16 +1,15 @@
-"""The sections of a study whose regimes lie on an axis: errors along it, where lines cross, what a round costs."""
+"""The tables and the section of a study whose regimes lie on an axis: errors along it, and where lines cross."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from math import isfinite, log10
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from permmoe_simulation.report.cells import MEAN, Difference, differences, in_order, unmirrored
+from permmoe.evaluation.intervals import paired_resamples
 from permmoe_simulation.report.content import (
     Entry,
     Fold,
@@ -19,33 +18,113 @@ from permmoe_simulation.report.content import (
     Section,
     Table,
     Text,
-    amount,
     count,
     digits_for,
-    duration,
     interval,
     listed,
     number,
     signed,
+    whole_or_two,
 )
 from permmoe_simulation.report.differences import VERDICT_LEGEND, VERDICT_LOOKS
-from permmoe_simulation.report.files import Axis
 from permmoe_simulation.report.lines import Line, LinePanel, line_plot
+from permmoe_simulation.report.lookups import MEAN, Difference, differences, in_order, unmirrored
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.style import MUTED, Look
 from permmoe_simulation.report.view import View
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.studies.prediction_errors import PredictionErrors, interval_bounds, resampled_rmse
+from permmoe_simulation.study_tables import COMPARISONS, StudyTable, real, text, whole, with_interval
+from permmoe_simulation.summary import Axis, Scale
 
-Scale = Literal["linear", "log"]
 PAIRS_SHOWN = 2
 """Pairs whose figure is open; those of the others are folded away."""
 
 
+ALONG_AXIS = StudyTable(
+    "along_axis",
+    "the RMSE of a method in the regime at a value of the axis, for a combination (or `mean`)",
+    (
+        *text("method", "regime"),
+        *real("value", unit="the axis"),
+        *text("combination"),
+        *whole("n", unit="subjects"),
+        *with_interval("rmse"),
+    ),
+)
+TRENDS = StudyTable(
+    "trends",
+    "the slope of a pair's paired difference over the axis, or over its logarithm to base ten",
+    (
+        *text("method", "reference", "combination"),
+        *whole("n", unit="subjects"),
+        *with_interval("slope", unit="outcome for each unit or tenfold of the axis"),
+    ),
+)
+
+
+def along_axis_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of ALONG_AXIS, for the mean over combinations and for the combinations of the study's claims."""
+    if done.axis is None:
+        return pd.DataFrame()
+    return along_axis(done.errors, done.axis, _combinations_of_claims(done))
+
+
+def trend_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of TRENDS, for the mean over combinations and for the combinations of the study's claims."""
+    if done.axis is None:
+        return pd.DataFrame()
+    return trends(done.errors, done.axis, done.config.pairs, _combinations_of_claims(done))
+
+
+def along_axis(errors: PredictionErrors, axis: Axis, combinations: Sequence[str]) -> pd.DataFrame:
+    """RMSE of every method by the value of its regime, for each of the combinations; one may be `mean`."""
+    rows = []
+    for method, regime in errors.by_method:
+        for combination in combinations:
+            found = resampled_rmse(errors.squared(method, regime, combination), errors.weights)
+            if found is not None:
+                rows.append({"method": method, "regime": regime, "value": axis.values[regime],
+                             "combination": combination, "n": int(found.tested.sum()), "rmse": found.estimate,
+                             **interval_bounds(found.resampled)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def trends(
+    errors: PredictionErrors, axis: Axis, pairs: Sequence[tuple[str, str]], combinations: Sequence[str]
+) -> pd.DataFrame:
+    """Slopes by least squares over the axis or its logarithm; a pair that did not finish everywhere has none."""
+    at = np.array(list(axis.values.values()))
+    position = np.log10(at) if axis.scale == "log" else at
+    centred = position - position.mean()
+    slope = centred / (centred**2).sum()
+    rows = []
+    for (method, reference), combination in product(pairs, combinations):
+        found = []
+        for regime in axis.values:
+            if {(method, regime), (reference, regime)} <= errors.by_method.keys():
+                own, other = (errors.squared(name, regime, combination) for name in (method, reference))
+                found.append(paired_resamples(own, other, errors.weights))
+        known = [one for one in found if one is not None]
+        if len(known) < len(axis.values):
+            continue
+        rows.append({"method": method, "reference": reference, "combination": combination,
+                     "n": min(n for _, _, n in known), "slope": float(slope @ [e for _, e, _ in known]),
+                     **interval_bounds(slope @ np.stack([r for r, _, _ in known]))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _combinations_of_claims(done: FinishedStudy) -> list[str]:
+    return list(dict.fromkeys([MEAN, *(claim.combination for claim in done.config.claims)]))
+
+
 def axis_section(view: View) -> Section | None:
     """Nothing where the regimes do not lie on an axis."""
-    axis, along = view.summary.axis, view.study.along_axis
-    if axis is None or along is None or along.empty:
+    axis, along = view.summary.axis, view.study.table(ALONG_AXIS)
+    if axis is None or along is None:
         return None
     combinations = in_order(along["combination"], [MEAN])
-    told: list[Item] = []
+    sentences_shown: list[Item] = []
     plots: list[Item] = []
     for j, pair in enumerate(_pairs(view)):
         sentences = [Text(one) for c in combinations if (one := crossing_sentence(view, axis, pair, c))]
@@ -53,10 +132,10 @@ def axis_section(view: View) -> Section | None:
         if plot is None:
             continue
         if j < PAIRS_SHOWN:
-            told, plots = [*told, *sentences], [*plots, plot]
+            sentences_shown, plots = [*sentences_shown, *sentences], [*plots, plot]
         else:
             plots.append(Fold(f"{view.label(pair[0])} against {view.label(pair[1])}", [*sentences, plot]))
-    items: list[Item] = [*told, _error_plot(view, axis, along, combinations), *plots]
+    items: list[Item] = [*sentences_shown, _error_plot(view, axis, along, combinations), *plots]
     items.append(Fold("RMSE along the axis as numbers", [_error_table(view, axis, along, combinations)]))
     return Section("axis", f"Along the axis: {axis.name}", items)
 
@@ -81,17 +160,17 @@ def crossing_sentence(view: View, axis: Axis, pair: tuple[str, str], combination
     if len(points) < 2:
         return ""
     a, b = map(view.label, pair)
-    at, cells = [x for x, _ in points], [d for _, d in points]
-    where = crossings(at, [d.value for d in cells], axis.scale)
+    at, found = [x for x, _ in points], [d for _, d in points]
+    where = crossings(at, [d.value for d in found], axis.scale)
     clear = [(x, d) for x, d in points if d.verdict in ("better", "worse")]
     span = max(at) - min(at)
     digits = digits_for(span / 2)
     if where:
         lines = f"The lines of {a} and {b}, {_of(combination)}, cross near {listed([number(x, digits) for x in where])}"
     else:
-        side = "below" if cells[0].value < 0 else "above"
+        side = "below" if found[0].value < 0 else "above"
         lines = f"{_of(combination).capitalize()}, the line of {a} stays {side} that of {b}"
-    numbers = sorted({d.n for d in cells})
+    numbers = sorted({d.n for d in found})
     n = f"n = {numbers[0]}" + (f" to {numbers[-1]}" if len(numbers) > 1 else "")
     if not clear:
         what = {0: "this lies", 1: "the crossing lies"}.get(len(where), "the crossings lie")
@@ -104,10 +183,10 @@ def crossing_sentence(view: View, axis: Axis, pair: tuple[str, str], combination
 
 
 def _trend(view: View, axis: Axis, pair: tuple[str, str], combination: str) -> str:
-    trends = view.study.trends
-    if trends is None or trends.empty:
+    found = view.study.table(TRENDS)
+    if found is None:
         return ""
-    rows = trends[(trends["method"] == pair[0]) & (trends["reference"] == pair[1])]
+    rows = found[(found["method"] == pair[0]) & (found["reference"] == pair[1])]
     rows = rows[rows["combination"] == combination]
     if rows.empty or not isfinite(rows["slope"].iloc[0]):
         return ""
@@ -119,26 +198,26 @@ def _trend(view: View, axis: Axis, pair: tuple[str, str], combination: str) -> s
     verdict = "a trend beyond chance" if is_clear else "no trend can be told from chance"
     line = "a straight line over its logarithm" if axis.scale == "log" else "a straight line"
     return (
-        f"From {number(low, _places(low))} to {number(high, _places(high))} the difference changes by "
+        f"From {number(low, whole_or_two(low))} to {number(high, whole_or_two(high))} the difference changes by "
         f"{signed(change, digits)} {view.unit} along {line} (95% interval {interval(lower, upper, digits)}): {verdict}."
     )
 
 
 def _points(view: View, axis: Axis, pair: tuple[str, str], combination: str) -> list[tuple[float, Difference]]:
-    comparisons = view.study.comparisons
-    if comparisons is None or comparisons.empty:
+    comparisons = view.study.table(COMPARISONS)
+    if comparisons is None:
         return []
     found = []
     for regime, x in sorted(axis.values.items(), key=lambda item: item[1]):
-        cell = differences(comparisons, regime, "all").get(pair, {}).get(combination)
-        if cell is not None and cell.verdict != "none":
-            found.append((x, cell))
+        difference = differences(comparisons, regime, "all").get(pair, {}).get(combination)
+        if difference is not None and difference.verdict != "none":
+            found.append((x, difference))
     return found
 
 
 def _pairs(view: View) -> list[tuple[str, str]]:
-    comparisons = view.study.comparisons
-    if comparisons is None or comparisons.empty:
+    comparisons = view.study.table(COMPARISONS)
+    if comparisons is None:
         return []
     return unmirrored(zip(comparisons["method"], comparisons["reference"], strict=True))
 
@@ -178,10 +257,10 @@ def _difference_plot(view: View, axis: Axis, pair: tuple[str, str], combinations
     for c in combinations:
         points = _points(view, axis, pair, c)
         if points:
-            cells = [d for _, d in points]
-            line = Line(c, Look(MUTED), [x for x, _ in points], [d.value for d in cells], [d.lower for d in cells],
-                        [d.upper for d in cells])  # fmt: skip
-            looks = [VERDICT_LOOKS[d.verdict] for d in cells]
+            found = [d for _, d in points]
+            line = Line(c, Look(MUTED), [x for x, _ in points], [d.value for d in found], [d.lower for d in found],
+                        [d.upper for d in found])  # fmt: skip
+            looks = [VERDICT_LOOKS[d.verdict] for d in found]
             panels.append(LinePanel(_title(c), f"difference ({view.unit})", [line], looks))
     if not panels:
         return None
@@ -198,17 +277,17 @@ def _error_table(view: View, axis: Axis, along: pd.DataFrame, combinations: Sequ
     rows = []
     for c in combinations:
         for regime, value in sorted(axis.values.items(), key=lambda item: item[1]):
-            of = along[(along["combination"] == c) & (along["regime"] == regime)].set_index("method")
-            if of.empty:
+            here = along[(along["combination"] == c) & (along["regime"] == regime)].set_index("method")
+            if here.empty:
                 continue
             entries = [
-                Entry(number(of.loc[m, "rmse"], 3), interval(of.loc[m, "lower"], of.loc[m, "upper"]))
-                if m in of.index
+                Entry(number(here.loc[m, "rmse"], 3), interval(here.loc[m, "lower"], here.loc[m, "upper"]))
+                if m in here.index
                 else Entry("–", is_quiet=True)
                 for m in methods
             ]
-            name = f"{_title(c)}, {number(value, _places(value))}"
-            rows.append([Entry(name), Entry(str(int(of["n"].max()))), *entries])
+            name = f"{_title(c)}, {number(value, whole_or_two(value))}"
+            rows.append([Entry(name), Entry(str(int(here["n"].max()))), *entries])
     return Table(
         f"RMSE in {view.unit} with 95% intervals, along {axis.name}.",
         [f"Combination, {axis.name}", "n", *map(view.label, methods)],
@@ -216,134 +295,4 @@ def _error_table(view: View, axis: Axis, along: pd.DataFrame, combinations: Sequ
     )
 
 
-def _places(value: float) -> int:
-    return 0 if value == int(value) else 2
-
-
-Quantities = list[tuple[str, str, dict[str, dict[float, float]]]]
-"""Title, unit, and by method the value at each place of the axis."""
-
-
-def growth_sentences(view: View) -> list[str]:
-    """How a round grows, a sentence a method; none where `growth_section` has nothing to show."""
-    axis, rounds = _growing(view)
-    if axis is None or rounds is None:
-        return []
-    quantities = _quantities(view, axis, rounds)
-    methods = in_order(rounds["method"], view.methods)
-    return [sentence for m in methods if (sentence := _growth_sentence(view, axis, m, quantities))]
-
-
-def _growing(view: View) -> tuple[Axis | None, pd.DataFrame | None]:
-    axis, rounds = view.summary.axis, view.study.rounds
-    if (
-        axis is None
-        or rounds is None
-        or rounds.empty
-        or "round_seconds" not in rounds
-        or min(axis.values.values()) <= 0
-    ):
-        return None, None
-    return axis, rounds
-
-
-def _quantities(view: View, axis: Axis, rounds: pd.DataFrame) -> Quantities:
-    costs = view.study.costs
-    methods = in_order(rounds["method"], view.methods)
-    quantities = [
-        ("time of a round", "seconds", _by_method(_of_a_round(rounds, "round_seconds"), axis, methods)),
-        ("traffic of all sites in a round", "MB", _by_method(_of_a_round(rounds, "bytes", 1e-6), axis, methods)),
-    ]
-    if costs is not None and "peak_memory_mb" in costs and costs["peak_memory_mb"].notna().any():
-        of = costs[costs["method"].isin(methods)].rename(columns={"peak_memory_mb": "value"})
-        quantities.append(("peak memory of the process", "MB", _by_method(of, axis, methods)))
-    return quantities
-
-
-def growth_section(view: View) -> Section | None:
-    """How a round's time, bytes and memory grow along the axis; nothing without federations or an axis above zero."""
-    axis, rounds = _growing(view)
-    if axis is None or rounds is None:
-        return None
-    quantities = _quantities(view, axis, rounds)
-    methods = in_order(rounds["method"], view.methods)
-    panels = []
-    for title, unit, points in quantities:
-        lines = []
-        for m in methods:
-            at, values = list(points[m]), list(points[m].values())
-            nothing = [float("nan")] * len(at)
-            lines.append(Line(view.label(m), view.looks[m], at, values, nothing, nothing))
-        panels.append(LinePanel(title, unit, lines))
-    sentences = growth_sentences(view)
-    plot = Plot(
-        line_plot(panels, axis.name, "log", legend=[(view.label(m), view.looks[m]) for m in methods],
-                  has_log_values=True),
-        " ".join(sentences),
-        f"Both axes are logarithmic: a straight line is a power of {axis.name}, of which "
-        "1 is growth in proportion and 0 none. Medians over rounds and seeds; bytes "
-        "are those sent and received by all sites together. Here all sites share one machine and take turns, so a "
-        "round lasts as long as all their trainings together; hospitals train at the same time.",
-    )  # fmt: skip
-    table = Table(
-        f"A round by {axis.name}.",
-        [axis.name, *(f"{view.label(m)}: {title}" for title, _, _ in quantities for m in methods)],
-        [
-            [Entry(number(x, _places(x))),
-             *(Entry(_figure(points[m].get(x), unit)) for _, unit, points in quantities for m in methods)]
-            for x in sorted(set(axis.values.values()))
-        ],
-    )  # fmt: skip
-    return Section("growth", f"How a round grows with {axis.name}", [*map(Text, sentences), plot, table])
-
-
-def exponent(at: Sequence[float], values: Sequence[float]) -> float:
-    """The power of x that fits best: the slope of log y over log x by least squares; NaN for fewer than two points."""
-    known = [(log10(x), log10(y)) for x, y in zip(at, values, strict=True) if x > 0 and isfinite(y) and y > 0]
-    if len({x for x, _ in known}) < 2:
-        return float("nan")
-    return float(np.polyfit([x for x, _ in known], [y for _, y in known], 1)[0])
-
-
-def _of_a_round(rounds: pd.DataFrame, column: str, factor: float = 1.0) -> pd.DataFrame:
-    """One value for each method, regime, seed and round."""
-    keys = ["method", "regime", "seed", "round"]
-    if column == "bytes":
-        totals = (rounds["bytes_down"] + rounds["bytes_up"]).groupby([rounds[k] for k in keys]).sum()
-    else:
-        totals = rounds.groupby(keys)[column].first()
-    return (totals * factor).rename("value").reset_index()
-
-
-def _by_method(values: pd.DataFrame, axis: Axis, methods: Sequence[str]) -> dict[str, dict[float, float]]:
-    medians = values.groupby(["method", "regime"])["value"].median()
-    found: dict[str, dict[float, float]] = {}
-    for m in methods:
-        pairs = [(x, float(medians[m, r])) for r, x in axis.values.items() if (m, r) in medians.index]
-        found[m] = dict(sorted((x, v) for x, v in pairs if isfinite(v) and v > 0))
-    return found
-
-
-def _growth_sentence(view: View, axis: Axis, method: str, quantities: Quantities) -> str:
-    parts = []
-    for title, unit, points in quantities:
-        of = points[method]
-        if len(of) < 2:
-            continue
-        at, values = list(of), list(of.values())
-        first, last = _figure(values[0], unit), _figure(values[-1], unit)
-        power = number(exponent(at, values), 2)
-        parts.append(f"the {title} goes from {first} to {last} (as {axis.name} to the power of {power})")
-    if not parts:
-        return ""
-    low, high = min(axis.values.values()), max(axis.values.values())
-    return (
-        f"With {view.label(method)}, from {number(low, _places(low))} to {number(high, _places(high))} {axis.name}, "
-        f"{listed(parts)}."
-    )
-
-
-def _figure(value: float | None, unit: str) -> str:
-    if value is None:
-        return "–"
-    return duration(value) if unit == "seconds" else amount(value * 1e6)
+AXIS = ReportSection(axis_section, {ALONG_AXIS: along_axis_rows, TRENDS: trend_rows})

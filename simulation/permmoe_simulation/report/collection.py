@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from permmoe_simulation.report.axis import crossing_sentence, growth_sentences
-from permmoe_simulation.report.cells import MEAN, in_order, scores, unmirrored
+from permmoe_simulation.report.axis import ALONG_AXIS, TRENDS, crossing_sentence
 from permmoe_simulation.report.content import interval, number, signed, table_digits
-from permmoe_simulation.report.experts import expert_sentences
+from permmoe_simulation.report.experts import ROUTING, expert_sentences
 from permmoe_simulation.report.files import Study, read_study
+from permmoe_simulation.report.gap_closed import GAPS
+from permmoe_simulation.report.growth import growth_sentences
+from permmoe_simulation.report.lookups import MEAN, in_order, scores, unmirrored
+from permmoe_simulation.report.page import SECTIONS
 from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
 from permmoe_simulation.report.ranking import ALPHA
+from permmoe_simulation.report.section import tables_of
 from permmoe_simulation.report.view import View, view_of
+from permmoe_simulation.study_tables import COMPARISONS
 
 HEAD = """# Results
 
@@ -30,7 +35,7 @@ method errs less, "after Holm" those that stay significant at 5%. Each study's `
 
 def collected(folders: Sequence[Path]) -> str:
     """The page. Raises DataError for a folder without a finished study."""
-    return HEAD + "".join(_chapter(read_study(folder)) for folder in folders)
+    return HEAD + "".join(_chapter(read_study(folder, tables_of(SECTIONS))) for folder in folders)
 
 
 def _chapter(study: Study) -> str:
@@ -58,7 +63,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _published(view: View) -> list[str]:
-    """The paper's figures beside ours, in a sentence and a line."""
+    """The paper's figures beside the study's, as a sentence and a table."""
     lines = []
     for published in view.summary.published:
         for regime in regimes_of(view, published):
@@ -81,7 +86,7 @@ def _published(view: View) -> list[str]:
 
 def _axis(view: View) -> list[str]:
     """Where lines cross along the study's axis, for each pair on average and for the combinations of a claim."""
-    axis, along, trends = view.summary.axis, view.study.along_axis, view.study.trends
+    axis, along, trends = view.summary.axis, view.study.table(ALONG_AXIS), view.study.table(TRENDS)
     if axis is None or along is None or trends is None:
         return []
     told = []
@@ -93,15 +98,15 @@ def _axis(view: View) -> list[str]:
 
 def _experts(view: View) -> list[str]:
     """The paper's failure signatures, of the first two methods with experts, where there is one regime."""
-    routing = view.study.routing
-    if routing is None or routing.empty or len(view.regimes) > 1:
+    routing = view.study.table(ROUTING)
+    if routing is None or len(view.regimes) > 1:
         return []
     return [f"**Experts.** {' '.join(expert_sentences(view, in_order(routing['method'], view.methods)[:2]))}"]
 
 
 def _pairs(view: View) -> list[str]:
-    comparisons = view.study.comparisons
-    if comparisons is None or comparisons.empty:
+    comparisons = view.study.table(COMPARISONS)
+    if comparisons is None:
         return []
     of_all = comparisons[comparisons["stratum"] == "all"]
     digits = table_digits(of_all["difference"])
@@ -132,9 +137,9 @@ def _pairs(view: View) -> list[str]:
 
 
 def _gaps(view: View) -> list[str]:
-    """A method a row, a regime a column."""
-    gaps = view.study.gaps
-    if gaps is None or gaps.empty:
+    """Shares of the gap: a row for each method, a column for each regime."""
+    gaps = view.study.table(GAPS)
+    if gaps is None:
         return []
     averaged = gaps[gaps["combination"] == MEAN]
     regimes = in_order(averaged["regime"], view.regimes)
@@ -144,9 +149,9 @@ def _gaps(view: View) -> list[str]:
         rows = averaged[averaged["method"] == m]
         if rows["share"].dropna().isin([0.0, 1.0]).all() and rows["share"].notna().any():
             continue  # an end of the gap
-        cells = [_share(table.loc[(m, r)]) if (m, r) in table.index else "–" for r in regimes]
-        if any(cell != "–" for cell in cells):
-            lines.append(f"| {view.label(m)} | {' | '.join(cells)} |")
+        shares = [_share(table.loc[(m, r)]) if (m, r) in table.index else "–" for r in regimes]
+        if any(share != "–" for share in shares):
+            lines.append(f"| {view.label(m)} | {' | '.join(shares)} |")
     closed = [r for r in regimes if not averaged.loc[averaged["regime"] == r, "share"].notna().any()]
     nothing = f" No gap beyond chance, and so nothing to close, in: {', '.join(closed)}." if closed else ""
     numbers = averaged["n"].astype(int)

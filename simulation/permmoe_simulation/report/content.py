@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import floor, isfinite, log10
 from typing import ClassVar
 
+from permmoe.runtime.text import duration_text, size_text
+
 NO_SUBJECT = "no subject"
 """What stands where a number would, had there been anyone to count."""
 
@@ -21,7 +23,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: inline SVG, what it shows for who cannot see it, and how to read it."""
+    """A figure: inline SVG, a text for readers who cannot see it, and how to read it."""
 
     kind: ClassVar[str] = "plot"
     svg: str
@@ -31,7 +33,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Entry:
-    """A table's cell: a text, a smaller line below it, and how much of the heat colour lies behind it (0 to 1)."""
+    """A table cell: a text, a smaller line below it, and how much of the heat colour lies behind it (0 to 1)."""
 
     text: str
     detail: str = ""
@@ -123,21 +125,19 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def amount(bytes_: float) -> str:
-    """Bytes in the decimal unit that leaves one to three digits before the point."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(bytes_) >= size:
-            return f"{number(bytes_ / size, 1)} {unit}"
-    return f"{number(bytes_, 0)} B"
+def amount(n_bytes: float) -> str:
+    """A number of bytes; an en dash where there is none."""
+    return size_text(n_bytes) if isfinite(n_bytes) else number(None)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `2 h 05 min`, `3 min 20 s` or `4.2 s`."""
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
-    if seconds >= 60:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{number(seconds, 1)} s"
+    """A duration; an en dash where there is none."""
+    return duration_text(seconds) if isfinite(seconds) else number(None)
+
+
+def whole_or_two(value: float) -> int:
+    """The decimals of a place on an axis: none for a whole number, else two."""
+    return 0 if value == int(value) else 2
 
 
 def count(n: int, one: str, many: str | None = None) -> str:

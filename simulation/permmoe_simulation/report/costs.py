@@ -8,7 +8,7 @@ from math import isfinite, nan
 import numpy as np
 import pandas as pd
 
-from permmoe_simulation.report.cells import in_order
+from permmoe_simulation.report.bars import Bars, site_bars
 from permmoe_simulation.report.content import (
     Entry,
     Fold,
@@ -22,8 +22,12 @@ from permmoe_simulation.report.content import (
     duration,
     number,
 )
-from permmoe_simulation.report.figures import Bars, site_bars
+from permmoe_simulation.report.lookups import in_order
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View
+from permmoe_simulation.studies.cell_files import gathered
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.study_tables import ROUNDS
 
 DOWN, UP, TRAIN, OVERHEAD = "#56b4e9", "#0072b2", "#009e73", "#c9ced4"
 ROUND_SPLIT = {
@@ -36,13 +40,18 @@ ROUND_SPLIT = {
 }
 
 
+def round_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of ROUNDS, as the cells kept them."""
+    return gathered(done.cells, ROUNDS)
+
+
 def costs_section(view: View) -> Section:
     """Bytes and seconds of a round, site by site."""
-    rounds = view.study.rounds
+    rounds = view.study.table(ROUNDS)
     title = "What a round costs"
-    if rounds is None or rounds.empty:
+    if rounds is None:
         return Section("costs", title, [Text("Not available: the study left no record of rounds (rounds.csv).")])
-    # A site whose reply was left out has no name here; what it cost is not told by site.
+    # A site whose reply was left out has no name here, so that its costs belong to no row.
     rounds = rounds[rounds["site"].notna()]
     methods = in_order(rounds["method"], view.methods)
     blocks = {m: _cost_items(view, rounds[rounds["method"] == m], m) for m in methods}
@@ -62,9 +71,10 @@ def costs_section(view: View) -> Section:
 
 
 def round_split(rounds: pd.DataFrame) -> dict[str, float]:
-    """Seconds of a round by what they went to, on average over rounds that tell; empty where none does.
+    """Mean seconds of a round by what they went to, over the rounds whose parts are known; empty without such rounds.
 
-    Sites that took turns add up. Where they add up to more than the round, they worked at once, and the busiest counts.
+    The seconds of sites that took turns add up. Where they add up to more than the round, the sites worked at once, and
+    those of the busiest site count.
     """
     if "write_seconds" not in rounds:
         return {}  # of a version that did not keep them apart
@@ -74,7 +84,7 @@ def round_split(rounds: pd.DataFrame) -> dict[str, float]:
         sites = own[["train_seconds", "overhead_seconds", "server_seconds"]]
         total = float(once["round_seconds"])
         if not float(sites["train_seconds"].sum()):
-            continue  # a secure sum: times are nobody's to know
+            continue  # a secure sum hides the sites' times
         if float(sites.sum().sum()) > total:
             training, site = sites.loc[sites.iloc[:, :2].sum(axis=1).idxmax()].iloc[:2]
         else:
@@ -132,11 +142,11 @@ def _cost_items(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
 
 
 def _cost_sentence(view: View, rounds: pd.DataFrame, methods: list[str]) -> str:
-    """What a site has to move in a round, by method."""
+    """How many bytes a site has to move in a round, by method."""
     parts = []
     for m in methods:
-        of = rounds[rounds["method"] == m]
-        down, up = (amount(float(of[c].mean())) for c in ("bytes_down", "bytes_up"))
+        own = rounds[rounds["method"] == m]
+        down, up = (amount(float(own[c].mean())) for c in ("bytes_down", "bytes_up"))
         parts.append(f"{down} down and {up} up with {view.label(m)}")
     return f"In a round a site moves, on average: {'; '.join(parts)}."
 
@@ -154,8 +164,8 @@ def _round_split(view: View, rounds: pd.DataFrame, methods: list[str]) -> list[I
             f"takes {shares['training']}, sites' other work {shares['site']}, the server's {_added(split, total)}, "
             f"evaluation {shares['evaluate']}, and wire and waiting {shares['wire']}."
         )
-        cells = [Entry(f"{number(1e3 * s, 1)} ({shares[name]})") for name, s in split.items()]
-        rows.append([Entry(view.label(m)), Entry(number(1e3 * total, 0)), *cells])
+        entries = [Entry(f"{number(1e3 * s, 1)} ({shares[name]})") for name, s in split.items()]
+        rows.append([Entry(view.label(m)), Entry(number(1e3 * total, 0)), *entries])
     if not rows:
         return []
     caption = "Where a round's time goes, in milliseconds, on average over rounds, seeds and regimes."
@@ -188,3 +198,6 @@ def _cost_table(view: View, rounds: pd.DataFrame, methods: list[str]) -> Table:
         ["Method", "Rounds", "Down", "Up", "Site time", "of it overhead"],
         rows,
     )
+
+
+ROUND_COSTS = ReportSection(costs_section, {ROUNDS: round_rows})

@@ -6,14 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from permmoe_simulation.report.cells import (
-    MEAN,
-    STRATA,
-    Difference,
-    differences,
-    in_order,
-    sample_size,
-)
 from permmoe_simulation.report.content import (
     NO_SUBJECT,
     Entry,
@@ -29,8 +21,18 @@ from permmoe_simulation.report.content import (
     table_digits,
 )
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
+from permmoe_simulation.report.lookups import (
+    MEAN,
+    STRATA,
+    Difference,
+    differences,
+    in_order,
+    sample_size,
+)
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.style import BETTER, MUTED, WORSE, Look
 from permmoe_simulation.report.view import View
+from permmoe_simulation.study_tables import COMPARISONS
 
 VERDICT_LOOKS = {
     "better": Look(BETTER, "o"),
@@ -51,15 +53,15 @@ PAIRS_PER_FIGURE = 3
 
 
 def difference_label(unit: str) -> str:
-    """Of an axis."""
+    """The label of an axis of differences."""
     return f"RMSE difference\n({unit})\n← better | worse →"
 
 
 def differences_section(view: View) -> Section:
     """Paired differences: all pairs at a glance, then by combination."""
-    comparisons = view.study.comparisons
+    comparisons = view.study.table(COMPARISONS)
     title = "Paired differences"
-    if comparisons is None or comparisons.empty:
+    if comparisons is None:
         return Section(
             "differences", title, [Text("Not available: the study left no paired differences (comparisons.csv).")]
         )
@@ -96,9 +98,9 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
     ]
     panels = []
     for s in strata:
-        cells = [found[regime, s].get(pair, {}).get(MEAN) for pair, regime in keys]
-        remarks = {row: NO_SUBJECT for row, d in enumerate(cells) if d is None or d.verdict == "none"}
-        marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
+        shown = [found[regime, s].get(pair, {}).get(MEAN) for pair, regime in keys]
+        remarks = {row: NO_SUBJECT for row, d in enumerate(shown) if d is None or d.verdict == "none"}
+        marks = [mark for row, d in enumerate(shown) if (mark := _difference_mark(row, d))]
         panels.append(Panel(STRATA.get(s, s), difference_label(view.unit), marks, remarks))
     svg = row_plot(rows, panels, view.modalities, legend=VERDICT_LEGEND, is_difference=True)
     return [
@@ -122,12 +124,12 @@ def _sentences(
     """Which mean differences exclude zero over all test subjects, in words; a pair's regimes stand together."""
     where: dict[tuple[str, str], dict[str, list[str]]] = {}
     for regime in regimes:
-        for pair, cells in found.get((regime, "all"), {}).items():
-            where.setdefault(pair, {}).setdefault(cells[MEAN].verdict, []).append(regime)
+        for pair, by_combination in found.get((regime, "all"), {}).items():
+            where.setdefault(pair, {}).setdefault(by_combination[MEAN].verdict, []).append(regime)
     parts = []
     for verdict, phrase in VERDICT_PHRASES:
         pairs = [pair for pair, verdicts in where.items() if verdict in verdicts]
-        if verdict == "unclear":  # a pair that was clear somewhere has been told of
+        if verdict == "unclear":  # a pair that was clear somewhere has been named already
             pairs = [pair for pair in pairs if not {"better", "worse"} & where[pair].keys()]
         told = []
         for a, b in pairs:
@@ -163,11 +165,11 @@ def _pair_plot(
     rows[1] = Row(rows[1].label, rows[1].observed, rows[1].note, starts_group=True)
     panels, told = [], []
     for pair in pairs:
-        cells = [found[pair].get(c) for c in [MEAN, *shown]]
-        marks = [mark for row, d in enumerate(cells) if (mark := _difference_mark(row, d))]
+        by_row = [found[pair].get(c) for c in [MEAN, *shown]]
+        marks = [mark for row, d in enumerate(by_row) if (mark := _difference_mark(row, d))]
         remarks = {
             row: "not compared" if d is None else NO_SUBJECT if d.n == 0 else "no figure"
-            for row, d in enumerate(cells)
+            for row, d in enumerate(by_row)
             if d is None or d.verdict == "none"
         }
         title = f"{view.label(pair[0])}\n− {view.label(pair[1])}"
@@ -189,8 +191,8 @@ def _pair_plot(
     )
 
 
-def _tally(view: View, pair: tuple[str, str], cells: Mapping[str, Difference]) -> str:
-    verdicts = [d.verdict for c, d in cells.items() if c != MEAN and d.verdict != "none"]
+def _tally(view: View, pair: tuple[str, str], by_combination: Mapping[str, Difference]) -> str:
+    verdicts = [d.verdict for c, d in by_combination.items() if c != MEAN and d.verdict != "none"]
     total = len(verdicts)
     return (
         f"{view.label(pair[0])} against {view.label(pair[1])}: clearly better in {verdicts.count('better')} of "
@@ -208,7 +210,7 @@ def _difference_table(
     view: View, pairs: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Mapping[str, Difference]]
 ) -> Table:
     rows = []
-    digits = table_digits(d.value for cells in found.values() for d in cells.values())
+    digits = table_digits(d.value for own in found.values() for d in own.values())
     for c in [MEAN, *view.combinations]:
         numbers = [found[pair][c].n for pair in pairs if c in found[pair]]
         entries = [Entry("mean of all" if c == MEAN else c), Entry(sample_size(numbers))]
@@ -233,3 +235,6 @@ def _pair_rank(view: View, pair: tuple[str, str]) -> tuple[int, int]:
     order = list(view.methods)
     method, reference = (order.index(name) if name in order else len(order) for name in pair)
     return method, reference
+
+
+DIFFERENCES = ReportSection(differences_section)

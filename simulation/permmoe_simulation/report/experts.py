@@ -5,38 +5,79 @@ These are collapsed experts, routers that differ from seed to seed, and errors t
 
 from __future__ import annotations
 
-from math import isfinite, nan
+from math import nan
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from permmoe_simulation.report.cells import MEAN, in_order
-from permmoe_simulation.report.content import (
-    Entry,
-    Fold,
-    Item,
-    Plot,
-    Section,
-    Table,
-    Text,
-    count,
-    digits_for,
-    interval,
-    listed,
-    number,
-    signed,
-)
-from permmoe_simulation.report.figures import Mark, Panel, Row, activation_map, row_plot
+from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, Text, count, listed, number
+from permmoe_simulation.report.drift import DRIFT, drift_items, drift_rows, drift_sentence
+from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
+from permmoe_simulation.report.heat_maps import activation_map
+from permmoe_simulation.report.lookups import in_order
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, spread
+from permmoe_simulation.studies.cell_files import ACTIVATION as ACTIVATION_FILE
+from permmoe_simulation.studies.cell_files import FinishedCell
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.study_tables import CELL, StudyTable, real, text, whole
+
+ACTIVATION = StudyTable(
+    "activation",
+    "the share of a modality's tokens that an expert gets with a combination, in cells with the study's modalities",
+    (*CELL, *text("combination", "modality"), *whole("expert"), *real("share")),
+)
+ROUTING = StudyTable(
+    "routing",
+    "how evenly the experts of a cell's model are loaded, and how many get less than 1% of the tokens",
+    (*CELL, *real("load_cv"), *whole("collapsed_experts")),
+)
+
+
+def activation_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of ACTIVATION, without shares that are NaN because no visit has the combination."""
+    names = list(done.config.model.names)
+    combinations = [combination_name(c) for c in all_combinations(names)]
+    tables = []
+    for cell in done.cells:
+        share = _saved(cell, "share")
+        if share is None or cell.modality_names() != names:
+            continue
+        index = pd.MultiIndex.from_product(
+            [combinations, names, range(share.shape[2])], names=["combination", "modality", "expert"]
+        )
+        rows = pd.DataFrame({"share": share.ravel()}, index=index).dropna().reset_index()
+        tables.append(pd.DataFrame([cell.key] * len(rows)).join(rows))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def routing_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of ROUTING, for the cells whose models have experts."""
+    rows = []
+    for cell in done.cells:
+        load_cv, collapsed = _saved(cell, "load_cv"), _saved(cell, "collapsed")
+        if load_cv is not None and collapsed is not None:
+            rows.append({**cell.key, "load_cv": float(load_cv), "collapsed_experts": int(collapsed)})
+    return pd.DataFrame(rows)
+
+
+def _saved(cell: FinishedCell, name: str) -> np.ndarray | None:
+    """An array of the activation that the cell kept; None where it kept none."""
+    path = cell.folder / ACTIVATION_FILE
+    if not path.exists():
+        return None
+    with np.load(path) as saved:
+        return np.asarray(saved[name])
 
 
 def experts_section(view: View) -> Section:
     """Which expert gets which tokens, whether some get none, and the other failures that the paper warns of."""
-    activation, routing = view.study.activation, view.study.routing
+    activation, routing = view.study.table(ACTIVATION), view.study.table(ROUTING)
     title = "Which expert works"
     items: list[Item] = []
-    if activation is None or activation.empty:
+    if activation is None:
         items.append(Text("Activation maps are not available: the study left none (activation.csv)."))
     else:
         # PerM-MoE itself before its rivals, whatever the order of the summary.
@@ -46,13 +87,13 @@ def experts_section(view: View) -> Section:
         plots = [_activation_plot(view, activation, m) for m in methods]
         items.append(plots[0])
         items += [Fold(f"Activation: {view.label(m)}", [p]) for m, p in zip(methods[1:], plots[1:], strict=True)]
-    if routing is None or routing.empty:
+    if routing is None:
         items.append(Text("Load balance is not available: the study left none (routing.csv)."))
     else:
         items += [Text(_balance_sentence(view, routing)), _routing_table(view, routing)]
-    if activation is not None and not activation.empty:
+    if activation is not None:
         items += _consistency_items(view, activation)
-    items += _drift_items(view)
+    items += drift_items(view)
     return Section("experts", title, items)
 
 
@@ -135,10 +176,10 @@ def _balance_sentence(view: View, routing: pd.DataFrame) -> str:
     """Load and collapse, over all regimes and seeds."""
     parts = []
     for m in in_order(routing["method"], view.methods):
-        of = routing[routing["method"] == m]
-        lost = of["collapsed_experts"].astype(float)
+        own = routing[routing["method"] == m]
+        lost = own["collapsed_experts"].astype(float)
         told = "no expert collapsed" if lost.max() == 0 else f"{number(lost.mean(), 1)} experts collapsed"
-        parts.append(f"with {view.label(m)} {told} and the load CV is {number(of['load_cv'].astype(float).mean())}")
+        parts.append(f"with {view.label(m)} {told} and the load CV is {number(own['load_cv'].astype(float).mean())}")
     return f"On average over {count(len(routing[['regime', 'seed']].drop_duplicates()), 'run')}, {listed(parts)}."
 
 
@@ -151,8 +192,8 @@ def router_consistency(activation: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     keys = ["method", "regime", "combination", "modality"]
-    for key, of in activation.groupby(keys, sort=False):
-        table = of.pivot_table(index="seed", columns="expert", values="share")
+    for key, own in activation.groupby(keys, sort=False):
+        table = own.pivot_table(index="seed", columns="expert", values="share")
         if len(table) < 2:
             continue
         variance = table.var(axis=0, ddof=1)
@@ -184,11 +225,11 @@ def _consistency_told(view: View, found: pd.DataFrame) -> list[str]:
 
 def expert_sentences(view: View, methods: list[str]) -> list[str]:
     """The failure signatures of some methods, in the first regime."""
-    routing, activation = view.study.routing, view.study.activation
+    routing, activation = view.study.table(ROUTING), view.study.table(ACTIVATION)
     sentences = []
-    if routing is not None and not routing.empty:
+    if routing is not None:
         sentences.append(_balance_sentence(view, routing[routing["method"].isin(methods)]))
-    if activation is not None and not activation.empty:
+    if activation is not None:
         chosen = activation[(activation["regime"] == view.regimes[0]) & activation["method"].isin(methods)]
         found = router_consistency(chosen)
         sentences += _consistency_told(view, found) if len(found) else []
@@ -210,7 +251,7 @@ def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
         marks = []
         for m in methods:
             own = found[(found["method"] == m) & (found["is_observed"] == is_observed)]
-            for j, names in enumerate(_groups(view)):
+            for j, names in enumerate(view.groups()):
                 values = own.loc[own["combination"].isin(names), "sd"]
                 marks += [Mark(j, v, view.looks[m], offset=offsets[m], is_faint=True) for v in values]
                 if len(values):
@@ -225,13 +266,6 @@ def _consistency_items(view: View, activation: pd.DataFrame) -> list[Item]:
         f"combination, and each seed has a split of its own, so zero is out of reach.{where}",
     )
     return [Text(" ".join(sentences)), plot, Fold("Router variance by modality", [_consistency_table(view, found)])]
-
-
-def _groups(view: View) -> list[list[str]]:
-    """The combinations of each row of a figure."""
-    if view.are_combinations_few:
-        return [[c] for c in view.combinations]
-    return [[c for c in view.combinations if view.size(c) == size] for size in view.sizes]
 
 
 def _consistency_table(view: View, found: pd.DataFrame) -> Table:
@@ -257,101 +291,4 @@ def _consistency_table(view: View, found: pd.DataFrame) -> Table:
     )
 
 
-def _drift_items(view: View) -> list[Item]:
-    """What withholding modalities costs on the same subjects."""
-    drift = view.study.drift
-    if drift is None or drift.empty or len(view.modalities) < 2:
-        return []
-    regimes = in_order(drift["regime"], view.regimes)
-    blocks = {regime: _drift_block(view, drift[drift["regime"] == regime], regime) for regime in regimes}
-    first, *others = regimes
-    return [*blocks[first], *(Fold(f"Imputation drift, regime {r}", blocks[r]) for r in others if blocks[r])]
-
-
-def _drift_block(view: View, drift: pd.DataFrame, regime: str) -> list[Item]:
-    methods = _seeing(view, drift)
-    if not methods:
-        return []
-    sentences = [drift_sentence(view, regime, methods)]
-    groups = [g for g in _groups(view) if set(g) & set(drift["combination"])]
-    lines = [row for row, g in zip(view.combination_rows() if view.are_combinations_few else view.size_rows(),
-                                   _groups(view), strict=True) if g in groups]  # fmt: skip
-    lines = [Row("mean of all"), *(Row(r.label, r.observed, r.note, j == 0 or r.starts_group)
-                                   for j, r in enumerate(lines))]  # fmt: skip
-    offsets = dict(zip(methods, spread(len(methods)), strict=True))
-    marks = []
-    for m in methods:
-        own = drift[drift["method"] == m].set_index("combination")
-        for j, names in enumerate([[MEAN], *groups]):
-            rows = own.loc[[n for n in names if n in own.index]]
-            if len(names) > 1:
-                marks.append(Mark(j, float(rows["difference"].mean()), view.looks[m], offset=offsets[m]))
-                continue
-            marks += [Mark(j, r["difference"], view.looks[m], r["lower"], r["upper"], offset=offsets[m])
-                      for r in rows.to_dict("records")]  # fmt: skip
-    n = int(drift["n"].max())
-    label = f"RMSE with the combination − RMSE with all modalities ({view.unit})\n← better without the rest | worse →"
-    plot = Plot(
-        row_plot(lines, [Panel("", label, marks)], view.modalities, row_height=max(0.27, 0.085 * len(methods) + 0.12),
-                 legend=[(view.label(m), view.looks[m]) for m in methods], is_difference=True),
-        f"Dot plot of imputation drift by combination. {' '.join(sentences)}",
-        f"Imputation drift: RMSE when only the dark modalities are given, minus RMSE when all are, on the same {n} "
-        "subjects who have all of them, with paired 95% bootstrap intervals. It holds both what the withheld images "
-        "would have told and what their stand-ins get wrong; a method that imputes nothing shows the former alone.",
-    )  # fmt: skip
-    return [*map(Text, sentences), plot, Fold("Imputation drift as numbers", [_drift_table(view, drift, methods)])]
-
-
-def _seeing(view: View, drift: pd.DataFrame) -> list[str]:
-    """Methods whose error depends on what they are given."""
-    largest = drift["difference"].abs().groupby(drift["method"]).max()
-    return [m for m in in_order(drift["method"], view.methods) if largest[m] > 0]
-
-
-def drift_sentence(view: View, regime: str, methods: list[str]) -> str:
-    """What the methods lose, in one regime, when modalities are withheld; empty where nobody has all of them."""
-    drift = view.study.drift
-    if drift is None or drift.empty:
-        return ""
-    drift = drift[(drift["regime"] == regime) & drift["method"].isin(methods)]
-    seeing = _seeing(view, drift) if len(drift) else []
-    if not seeing:
-        return ""
-    where = f"In regime {regime}, with" if len(view.regimes) > 1 else "With"
-    told = "; ".join(_drift_told(view, drift[drift["method"] == m], m) for m in seeing)
-    return f"{where} modalities withheld from subjects who have all of them, RMSE changes: {told}."
-
-
-def _drift_told(view: View, drift: pd.DataFrame, method: str) -> str:
-    single = drift[drift["combination"] != MEAN].dropna(subset=["difference"])
-    mean = drift[drift["combination"] == MEAN].iloc[0]
-    worst = single.loc[single["difference"].idxmax()]
-    digits = digits_for(float(mean["difference"]))
-    return (
-        f"{view.label(method)} {signed(mean['difference'], digits)} {view.unit} averaged over combinations (95% "
-        f"interval {interval(mean['lower'], mean['upper'], digits)}, n = {int(mean['n'])}), worse beyond chance in "
-        f"{int((single['lower'] > 0).sum())} of {count(len(single), 'combination')}, most with {worst['combination']} "
-        f"({signed(worst['difference'], digits_for(worst['difference']))})"
-    )
-
-
-def _drift_table(view: View, drift: pd.DataFrame, methods: list[str]) -> Table:
-    table = drift.set_index(["method", "combination"])
-    rows = []
-    for c in [MEAN, *view.combinations[:-1]]:
-        entries = []
-        for m in methods:
-            if (m, c) not in table.index or not isfinite(table.loc[(m, c), "difference"]):
-                entries.append(Entry("–", is_quiet=True))
-                continue
-            row = table.loc[(m, c)]
-            strong = bool(row["lower"] > 0 or row["upper"] < 0)
-            entries.append(Entry(signed(row["difference"], 3), interval(row["lower"], row["upper"], 3), strong))
-        numbers = {int(n) for (_, name), n in table["n"].items() if name == c}
-        rows.append([Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers)))), *entries])
-    return Table(
-        f"RMSE with the combination minus RMSE with all modalities, in {view.unit}, with paired 95% intervals. Bold: "
-        "the interval excludes zero.",
-        ["Combination", "n", *map(view.label, methods)],
-        rows,
-    )
+EXPERTS = ReportSection(experts_section, {ACTIVATION: activation_rows, ROUTING: routing_rows, DRIFT: drift_rows})

@@ -1,24 +1,24 @@
-"""The figure of values along an axis: one line a method, or the points of a paired difference."""
+"""The figure of values along an axis: a line for each method, or the points of a paired difference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, log10
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from permmoe_simulation.report.figures import robust_range
+from permmoe_simulation.report.scales import axis_limits
 from permmoe_simulation.report.style import (
     CHARACTER,
     INK,
     WIDTH,
     Look,
     add_legend,
+    add_title,
     canvas,
     drawn,
     legend_height,
@@ -26,6 +26,7 @@ from permmoe_simulation.report.style import (
     place,
     shorten,
 )
+from permmoe_simulation.summary import Scale
 
 MOST_COLUMNS = 3
 BODY, HEAD, FOOT, LEFT, GAP = 2.1, 0.42, 0.5, 0.76, 0.6
@@ -58,14 +59,14 @@ class LinePanel:
 def line_plot(
     panels: Sequence[LinePanel],
     x_label: str,
-    scale: Literal["linear", "log"],
+    scale: Scale,
     *,
     legend: Sequence[tuple[str, Look]] = (),
     is_difference: bool = False,
     has_log_values: bool = False,
     columns: int = MOST_COLUMNS,
 ) -> Figure:
-    """Panels from left to right and top to bottom; those of one y label share a scale unless values are logarithmic."""
+    """Panels from left to right and top to bottom; those with one y label share a scale unless it is logarithmic."""
     columns = min(columns, len(panels), MOST_COLUMNS)
     n_lines = -(-len(panels) // columns)
     top = legend_height([label for label, _ in legend]) if legend else 0.0
@@ -80,7 +81,7 @@ def line_plot(
         axes = place(figure, LEFT + column * (width + gap), bottom, width, BODY)
         _draw(axes, panel)
         room = int(width / CHARACTER)
-        axes.set_title("\n".join(shorten(text, room) for text in panel.title.splitlines()), loc="left", pad=6)
+        add_title(axes, panel.title, width, pad=6)
         axes.set_xlabel(shorten(x_label, room))
         _set_x(axes, sorted({x for p in panels for line in p.lines for x in line.at}), scale, width)
         if has_log_values:
@@ -119,14 +120,10 @@ def _draw(axes: Axes, panel: LinePanel) -> None:
 
 def _limits(panels: Sequence[LinePanel], is_difference: bool) -> tuple[float, float]:
     values = [v for p in panels for line in p.lines for part in (line.values, line.lower, line.upper) for v in part]
-    low, high = robust_range([*values, *([0.0] if is_difference else [])])
-    if not is_difference:
-        return low, high
-    reach = max(abs(low), abs(high))
-    return -reach, reach
+    return axis_limits(values, is_difference=is_difference)
 
 
-def _set_x(axes: Axes, values: Sequence[float], scale: Literal["linear", "log"], width: float) -> None:
+def _set_x(axes: Axes, values: Sequence[float], scale: Scale, width: float) -> None:
     """A tick at every value that has room for its label."""
     if scale == "log":
         axes.set_xscale("log")

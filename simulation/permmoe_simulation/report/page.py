@@ -10,61 +10,47 @@ from itertools import count
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from permmoe_simulation.report.accuracy import (
-    learning_section,
-    numbers_section,
-    rmse_section,
-    strata_section,
-)
-from permmoe_simulation.report.axis import axis_section, growth_section
-from permmoe_simulation.report.content import (
-    Entry,
-    Fold,
-    Item,
-    Plot,
-    Section,
-    Table,
-    interval,
-    signed,
-    table_digits,
-)
-from permmoe_simulation.report.costs import costs_section
-from permmoe_simulation.report.differences import differences_section
-from permmoe_simulation.report.experts import experts_section
-from permmoe_simulation.report.files import Goal, Study, Summary
-from permmoe_simulation.report.gap import gap_section
-from permmoe_simulation.report.privacy import privacy_section
-from permmoe_simulation.report.published import published_section
-from permmoe_simulation.report.ranking import ranking_section
+from permmoe_simulation.report.accuracy import NUMBERS, RMSE
+from permmoe_simulation.report.axis import AXIS
+from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, interval, signed, table_digits
+from permmoe_simulation.report.costs import ROUND_COSTS
+from permmoe_simulation.report.differences import DIFFERENCES
+from permmoe_simulation.report.experts import EXPERTS
+from permmoe_simulation.report.files import Study
+from permmoe_simulation.report.gap_closed import GAP_CLOSED
+from permmoe_simulation.report.growth import GROWTH
+from permmoe_simulation.report.images import IMAGES
+from permmoe_simulation.report.learning import LEARNING_SECTION
+from permmoe_simulation.report.privacy import PRIVACY_SECTION
+from permmoe_simulation.report.published import PUBLISHED
+from permmoe_simulation.report.ranking import RANKING
+from permmoe_simulation.report.section import ReportSection
+from permmoe_simulation.report.sites import SITES_SECTION
+from permmoe_simulation.report.strata import STRATA_SECTION
 from permmoe_simulation.report.style import with_mark, with_prefix
+from permmoe_simulation.report.the_run import FAILURES, METHODS, REPEAT
 from permmoe_simulation.report.view import view_of
-from permmoe_simulation.report.workings import (
-    gaps_section,
-    images_section,
-    methods_section,
-    repeat_section,
-    sites_section,
-)
+from permmoe_simulation.summary import Goal, Summary
 
-SECTIONS = (
-    published_section,
-    axis_section,
-    rmse_section,
-    methods_section,
-    differences_section,
-    ranking_section,
-    gap_section,
-    numbers_section,
-    strata_section,
-    learning_section,
-    sites_section,
-    experts_section,
-    growth_section,
-    costs_section,
-    privacy_section,
-    images_section,
-    gaps_section,
-    repeat_section,
+SECTIONS: tuple[ReportSection, ...] = (
+    PUBLISHED,
+    AXIS,
+    RMSE,
+    METHODS,
+    DIFFERENCES,
+    RANKING,
+    GAP_CLOSED,
+    NUMBERS,
+    STRATA_SECTION,
+    LEARNING_SECTION,
+    SITES_SECTION,
+    EXPERTS,
+    GROWTH,
+    ROUND_COSTS,
+    PRIVACY_SECTION,
+    IMAGES,
+    FAILURES,
+    REPEAT,
 )
 """The answer first, then what supports it, then how to repeat it."""
 
@@ -74,11 +60,11 @@ MOST_GOALS = 6
 NAME_WITH_HYPHEN = re.compile(r"\b[A-Z]\w{1,7}-[A-Z]\w{1,7}\b")
 
 
-def page(study: Study) -> str:
+def page(study: Study, sections: Sequence[ReportSection] = SECTIONS) -> str:
     """The page of a study that compares methods."""
     view = view_of(study)
     goals = _goals(study.summary) if study.summary.goals else None
-    return rendered(study.summary, [section for build in SECTIONS if (section := build(view))], goals)
+    return rendered(study.summary, [shown for section in sections if (shown := section.show(view))], goals)
 
 
 def rendered(summary: Summary, sections: Sequence[Section], goals: Item | None = None) -> str:

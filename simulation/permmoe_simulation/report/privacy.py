@@ -6,15 +6,24 @@ from math import inf, isfinite, nan
 
 import pandas as pd
 
-from permmoe_simulation.report.cells import in_order, mean_rmse, scores
 from permmoe_simulation.report.content import Entry, Fold, Item, Section, Table, Text, amount, duration, number
+from permmoe_simulation.report.lookups import in_order, mean_rmse, scores
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View
+from permmoe_simulation.studies.cell_files import gathered
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.study_tables import PRIVACY, ROUNDS
+
+
+def privacy_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of PRIVACY, as the cells kept them."""
+    return gathered(done.cells, PRIVACY)
 
 
 def privacy_section(view: View) -> Section | None:
     """Nothing where no method of the study is protected."""
-    privacy, rounds = view.study.privacy, view.study.rounds
-    if privacy is None or privacy.empty or rounds is None:
+    privacy, rounds = view.study.table(PRIVACY), view.study.table(ROUNDS)
+    if privacy is None or rounds is None:
         return None
     if not (privacy["secure"].any() or privacy["epsilon"].map(isfinite).any()):
         return None
@@ -26,17 +35,17 @@ def privacy_section(view: View) -> Section | None:
     plain = next((m for m in methods if not _is_protected(privacy[privacy["method"] == m])), None)
     rows = []
     for m in methods:
-        of_method = privacy[privacy["method"] == m]
+        own = privacy[privacy["method"] == m]
         up, seconds = costs[m]
-        of_plain = costs[plain] if plain else (nan, nan)
+        plain_costs = costs[plain] if plain else (nan, nan)
         rows.append(
             [
                 Entry(view.label(m)),
-                Entry("yes" if of_method["secure"].any() else "no"),
-                _largest(of_method),
+                Entry("yes" if own["secure"].any() else "no"),
+                _largest(own),
                 Entry(number(rmse[m], 3)),
-                Entry(amount(up), _ratio(up, of_plain[0])),
-                Entry(duration(seconds), _ratio(seconds, of_plain[1])),
+                Entry(amount(up), _ratio(up, plain_costs[0])),
+                Entry(duration(seconds), _ratio(seconds, plain_costs[1])),
             ]
         )
     others = [m for m in view.methods if m not in methods]
@@ -47,8 +56,7 @@ def privacy_section(view: View) -> Section | None:
     table = Table(
         f"Protection and its price: the largest ε of a patient at any site for the whole study, RMSE in {view.unit} "
         "averaged over combinations and seeds, bytes that a site sends in a round, and a round's time; below these, "
-        "the "
-        "ratio to the first method without protection. Methods that are not federated send nothing.",
+        "the ratio to the first method without protection. Methods that are not federated send nothing.",
         ["Method", "Secure sum", "ε at most", "Mean RMSE", "Up a round", "A round"],
         rows,
     )
@@ -59,13 +67,12 @@ def privacy_section(view: View) -> Section | None:
 
 
 LIMITS = (
-    "How to read ε: whoever sees everything that a site released, and knows all of its other patients, can tell "
-    "whether "
-    "one patient took part with odds that are at most exp(ε) times better than before, but for chance δ. It is of the "
-    "training alone: in this simulation the test errors above were computed with all visits in one place. The secure "
-    "sum has no ε: it hides a site among the others, and not a patient from somebody who sees the final model. Noise "
-    "that is drawn at each site for itself costs small sites most. Seeds of the noise are fixed here so that the study "
-    "can be repeated, which no hospital may do."
+    "How to read ε: somebody who sees everything that a site released, and who knows all of its other patients, can "
+    "tell whether one patient took part with odds that are at most exp(ε) times better than before, except with "
+    "probability δ. The bound covers the training alone: in this simulation the test errors above were computed with "
+    "all visits in one place. The secure sum has no ε: it hides a site among the others, and does not hide a patient "
+    "from somebody who sees the final model. Each site draws its own noise, which costs small sites most. The seeds of "
+    "the noise are fixed here so that the study can be repeated, which no hospital may do."
 )
 
 
@@ -77,7 +84,7 @@ def _finding(view: View, privacy: pd.DataFrame, rmse: dict[str, float], methods:
         change = rmse[secure[0]] - rmse[plain]
         parts.append(
             f"The secure sum changes the mean RMSE by {number(change, 3)} {view.unit}"
-            " (what fewer sites than min_holders hold is not released)."
+            " (modules that fewer sites than min_holders hold are not released)."
         )
     if plain and private:
         best = min(private, key=lambda m: rmse[m])
@@ -104,7 +111,7 @@ def _site_table(view: View, privacy: pd.DataFrame, methods: list[str]) -> Table:
 
 
 def _costs(rounds: pd.DataFrame) -> tuple[float, float]:
-    """Mean bytes up a site and round, and seconds a round."""
+    """Mean bytes that a site sends in a round, and mean seconds of a round."""
     by_round = rounds.groupby(["seed", "round"])["round_seconds"].first()
     return float(rounds["bytes_up"].mean()), float(by_round.mean())
 
@@ -124,3 +131,6 @@ def _epsilon(value: float) -> str:
 
 def _ratio(value: float, reference: float) -> str:
     return f"× {number(value / reference, 2)}" if reference and isfinite(reference) else ""
+
+
+PRIVACY_SECTION = ReportSection(privacy_section, {PRIVACY: privacy_rows})

@@ -2,24 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 from math import isfinite
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
-from permmoe_simulation.report.cells import MEAN, STRATA, in_order
 from permmoe_simulation.report.content import Entry, Item, Plot, Section, Table, Text, interval, listed, signed
 from permmoe_simulation.report.differences import VERDICT_LOOKS
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
-from permmoe_simulation.report.files import Published
+from permmoe_simulation.report.lookups import MEAN, STRATA, in_order
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.style import Look
 from permmoe_simulation.report.view import View
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.studies.prediction_errors import Resampled, interval_bounds, resampled_rmse
+from permmoe_simulation.studies.study import Published
+from permmoe_simulation.study_tables import PAIR, StudyTable, real, text, whole, with_interval
 
 Verdict = Literal["carried over", "did not", "cannot be told"]
 NOT_KNOWN = "not in the digest we had"
-"""Of the publication we have a digest, not every figure."""
+"""Only a digest of the publication was available, which does not hold every figure."""
 THEIRS = Look("#d55e00", "D", is_filled=False)
+
+
+PERCENT_CHANGES = StudyTable(
+    "percent_changes",
+    "how many percent the RMSE of a method lies above its reference's on the same subjects",
+    (*PAIR, *text("stratum", "combination"), *whole("n", unit="subjects"), *with_interval("percent", unit="%")),
+)
+WINS = StudyTable(
+    "wins",
+    "in how many of the combinations that have a subject the RMSE of a method lies below its reference's",
+    (*PAIR, *text("stratum"), *whole("combinations", "wins"), *real("lower", "upper", unit="combinations")),
+)
+
+
+def percent_change_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of PERCENT_CHANGES; `mean` is the mean of the combinations' percentages."""
+    rows = []
+    for key, found in _percent_changes(done):
+        known = [one for one in found if one is not None]
+        for combination, one in zip([MEAN, *done.errors.combinations], [_mean_of(known), *found], strict=True):
+            figures = {"n": 0, "percent": np.nan, "lower": np.nan, "upper": np.nan}
+            if one is not None:
+                figures = {"n": int(one.tested.sum()), "percent": one.estimate, **interval_bounds(one.resampled)}
+            rows.append({**key, "combination": combination, **figures})
+    return pd.DataFrame(rows)
+
+
+def win_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of WINS, with intervals from the same resamples."""
+    rows = []
+    for key, found in _percent_changes(done):
+        known = [one for one in found if one is not None]
+        won = np.stack([one.resampled < 0 for one in known]).sum(0) if known else np.zeros(1)
+        rows.append({**key, "combinations": len(known), "wins": sum(one.estimate < 0 for one in known),
+                     **interval_bounds(won.astype(np.float64))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# Both tables are made from these resamples.
+@lru_cache(maxsize=1)
+def _percent_changes(done: FinishedStudy) -> list[tuple[dict[str, str], list[Resampled | None]]]:
+    """For each pair and stratum, the change with each combination; None where the combination has no subject."""
+    errors, changes = done.errors, []
+    for (method, reference, regime), stratum in product(errors.finished(done.config.pairs), errors.strata):
+        key = {"method": method, "reference": reference, "regime": regime, "stratum": stratum}
+        own, other = (errors.squared(name, regime, MEAN, stratum) for name in (method, reference))
+        changes.append((key, [_percent_change(a, b, errors.weights) for a, b in zip(own, other, strict=True)]))
+    return changes
+
+
+def _percent_change(
+    method: Float[np.ndarray, "seed subject"],
+    reference: Float[np.ndarray, "seed subject"],
+    weights: Float[np.ndarray, "resample subject"],
+) -> Resampled | None:
+    both = ~np.isnan(method) & ~np.isnan(reference)
+    one, other = (resampled_rmse([np.where(both, e, np.nan)], weights) for e in (method, reference))
+    if one is None or other is None or other.estimate == 0:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        resampled = 100 * (one.resampled / other.resampled - 1)
+    return Resampled(resampled, 100 * (one.estimate / other.estimate - 1), both.any(0))
+
+
+def _mean_of(changes: Sequence[Resampled]) -> Resampled | None:
+    """The mean of the changes; in each resample, over those that have a subject there."""
+    if not changes:
+        return None
+    table = np.stack([one.resampled for one in changes])
+    known = ~np.isnan(table)
+    with np.errstate(invalid="ignore"):
+        resampled = np.where(known, table, 0.0).sum(0) / known.sum(0)
+    tested = np.any([one.tested for one in changes], axis=0)
+    return Resampled(resampled, float(np.mean([one.estimate for one in changes])), tested)
 
 
 @dataclass(frozen=True)
@@ -46,9 +129,12 @@ def published_section(view: View) -> Section | None:
     return Section("published", "Beside the paper", items) if items else None
 
 
-def judged(theirs: float, at_rest: float, lower: float, upper: float, size: float | None) -> Verdict:
-    """`theirs` lies on one side of `at_rest`, where nothing differs. Our interval wholly on that side carries the
-    claim over; wholly on the other side, or without room for their `size`, it does not; else it cannot be told.
+def verdict_on(theirs: float, at_rest: float, lower: float, upper: float, size: float | None) -> Verdict:
+    """Whether a publication's claim carried over to this study, whose 95% interval is from `lower` to `upper`.
+
+    The publication's figure `theirs` lies on one side of `at_rest`, the value of no difference. The claim carried over
+    where the whole interval lies on that side. It did not where the whole interval lies on the other side, or where the
+    interval does not hold the publication's `size`. Otherwise the verdict is "cannot be told".
     """
     if not (isfinite(lower) and isfinite(upper)):
         return "cannot be told"
@@ -73,7 +159,7 @@ def beside(view: View, published: Published, regime: str) -> list[Beside]:
         row = _percent(view, published, regime, combination, "all")
         low, high = (row["lower"], row["upper"]) if row else (float("nan"), float("nan"))
         theirs_told = f"{view.label(published.reference)} better; size {NOT_KNOWN}"
-        verdict = judged(1.0, 0.0, low, high, None)
+        verdict = verdict_on(1.0, 0.0, low, high, None)
         found.append(Beside(f"with {combination}", theirs_told, *_ours(row), verdict))
     if published.wins:
         found.append(_of_wins(view, published, regime))
@@ -96,15 +182,15 @@ def carried_sentence(view: View, published: Published, told: list[Beside]) -> st
 
 
 def regimes_of(view: View, published: Published) -> list[str]:
-    changes = view.study.percent_changes
-    if changes is None or changes.empty:
+    changes = view.study.table(PERCENT_CHANGES)
+    if changes is None:
         return []
     rows = changes[(changes["method"] == published.method) & (changes["reference"] == published.reference)]
     return in_order(rows["regime"], view.regimes)
 
 
 def _percent(view: View, published: Published, regime: str, combination: str, stratum: str) -> dict[str, Any] | None:
-    changes = view.study.percent_changes
+    changes = view.study.table(PERCENT_CHANGES)
     assert changes is not None  # `regimes_of` names none without it
     rows = changes[
         (changes["method"] == published.method)
@@ -124,7 +210,7 @@ def _stratum(name: str) -> str:
 
 def _of_percent(what: str, theirs: float, row: dict[str, Any] | None) -> Beside:
     low, high = (row["lower"], row["upper"]) if row else (float("nan"), float("nan"))
-    return Beside(what, f"{signed(theirs, 1)}%", *_ours(row), judged(theirs, 0.0, low, high, theirs))
+    return Beside(what, f"{signed(theirs, 1)}%", *_ours(row), verdict_on(theirs, 0.0, low, high, theirs))
 
 
 def _ours(row: dict[str, Any] | None) -> tuple[str, str, str]:
@@ -135,7 +221,7 @@ def _ours(row: dict[str, Any] | None) -> tuple[str, str, str]:
 
 def _of_wins(view: View, published: Published, regime: str) -> Beside:
     won, of = (int(part) for part in published.wins.split(" of "))
-    wins = view.study.wins
+    wins = view.study.table(WINS)
     what = "combinations won"
     rows = pd.DataFrame() if wins is None else wins[
         (wins["method"] == published.method) & (wins["reference"] == published.reference)
@@ -146,7 +232,7 @@ def _of_wins(view: View, published: Published, regime: str) -> Beside:
     row = rows.iloc[0]
     total = int(row["combinations"])
     size = won / of * total
-    verdict = judged(size, total / 2, float(row["lower"]), float(row["upper"]), size)
+    verdict = verdict_on(size, total / 2, float(row["lower"]), float(row["upper"]), size)
     bounds = f"{interval(float(row['lower']), float(row['upper']), 0)} of {total}"
     return Beside(what, published.wins, f"{int(row['wins'])}\u00a0of\u00a0{total}", bounds, "", verdict)
 
@@ -214,3 +300,6 @@ def _plot(view: View, published: Published, regime: str) -> Plot:
         f"bootstrap intervals over subjects of the percentage. Worse: the paper says {b} is better there, without a "
         "figure in the digest.",
     )  # fmt: skip
+
+
+PUBLISHED = ReportSection(published_section, {PERCENT_CHANGES: percent_change_rows, WINS: win_rows})

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from permmoe_simulation.report.cells import MEAN
 from permmoe_simulation.report.content import Entry, Item, Plot, Section, Table, Text, number, signed
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
+from permmoe_simulation.report.lookups import MEAN
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, by_regime
+from permmoe_simulation.study_tables import COMPARISONS
 
 ALPHA = 0.05
 
@@ -71,9 +73,9 @@ def _items(view: View, regime: str) -> list[Item]:
 
 
 def _wins(view: View, regime: str) -> Table | None:
-    """Of every declared pair: combinations won, those of them beyond chance, and the change with one modality left."""
-    comparisons = view.study.comparisons
-    if comparisons is None or comparisons.empty:
+    """For each declared pair: combinations won, those of them beyond chance, and the change with one modality left."""
+    comparisons = view.study.table(COMPARISONS)
+    if comparisons is None:
         return None
     rows = []
     all_of = comparisons[
@@ -138,3 +140,6 @@ def _sentence(view: View, found: Ranks) -> str:
     ]
     level = f"; not told apart from it: {', '.join(near)}" if near else ", ahead of all others"
     return f"{view.label(best)} has the best mean rank, {number(float(found.mean[order[0]]))}{level}."
+
+
+RANKING = ReportSection(ranking_section)

@@ -103,7 +103,7 @@ def legend_height(labels: Sequence[str]) -> float:
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
-    """One row or more of method names along the top edge."""
+    """Draw one row or more of method names along the top edge."""
     labels = [label for label, _ in entries]
     axes = place(figure, 0.0, 0.0, *figure.get_size_inches())
     axes.set_axis_off()
@@ -112,6 +112,12 @@ def add_legend(figure: Figure, entries: Sequence[tuple[str, Look]]) -> None:
         handles=handles, loc="upper left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.1,
         ncols=_legend_columns(labels), columnspacing=1.6, labelspacing=0.5,
     )  # fmt: skip
+
+
+def add_title(axes: Axes, title: str, width: float, pad: float) -> None:
+    """A panel's title above its axes, each line shortened to their width in inches; `pad` in points."""
+    room = int(width / CHARACTER)
+    axes.set_title("\n".join(shorten(line, room) for line in title.splitlines()), loc="left", pad=pad)
 
 
 def marker(look: Look, size: float = 5.0) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from permmoe_simulation.report.cells import combinations_of, in_order, pooled
 from permmoe_simulation.report.content import Fold, Item, Text
 from permmoe_simulation.report.figures import Row
-from permmoe_simulation.report.files import Study, Summary
+from permmoe_simulation.report.files import Study
+from permmoe_simulation.report.lookups import combinations_of, in_order, pooled
 from permmoe_simulation.report.style import Look, method_looks
+from permmoe_simulation.summary import Summary
 
 MOST_ROWS = 31
 """Combinations that one figure can list (five modalities); beyond, figures show one row for each size."""
@@ -36,7 +37,7 @@ class View:
 
     @property
     def unit(self) -> str:
-        """Of every RMSE and difference."""
+        """The unit of every RMSE and difference."""
         return self.summary.outcome.unit
 
     @property
@@ -54,12 +55,18 @@ class View:
         return sorted({self.size(c) for c in self.combinations})
 
     def combination_rows(self, notes: Mapping[str, str] | None = None) -> list[Row]:
-        """One row a combination, in groups of equal size."""
+        """A row for each combination, in groups of equal size."""
         rows = []
         for j, name in enumerate(self.combinations):
             starts = j > 0 and self.size(name) != self.size(self.combinations[j - 1])
             rows.append(Row(name, frozenset(name.split("+")), (notes or {}).get(name, ""), starts))
         return rows
+
+    def groups(self) -> list[list[str]]:
+        """The combinations of each row of a figure: each by itself, or those of a size where they are too many."""
+        if self.are_combinations_few:
+            return [[c] for c in self.combinations]
+        return [[c for c in self.combinations if self.size(c) == size] for size in self.sizes]
 
     def size_rows(self) -> list[Row]:
         """One row for each number of modalities, where combinations are too many to list."""
@@ -89,7 +96,7 @@ def view_of(study: Study) -> View:
 
 
 def by_regime(view: View, build: Callable[[str], Sequence[Item]]) -> list[Item]:
-    """The first regime's items, and every other regime's folded away below; each named where there are several."""
+    """The first regime's items, and below them those of each other regime, folded; named where there are several."""
     if len(view.regimes) == 1:
         return list(build(view.regimes[0]))
     first, *others = view.regimes

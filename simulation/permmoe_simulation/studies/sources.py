@@ -1,9 +1,11 @@
-"""The data of a study's regimes: a cohort written once for all studies that use it, a manifest, a public table."""
+"""The data of a study's regimes, from a synthetic cohort, a manifest or a public table.
+
+A cohort is written once for all studies that use it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +20,8 @@ from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import BrokenVolume
 from permmoe.errors import DataError
+from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.study import DataSource
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Callbacks of the one who watches; each may be called often."""
-
-    stage: Callable[[str, int], None]
-    """A new stage begins: its name, and how many steps it has."""
-    step: Callable[[str], None]
-    """A step of it is done: what it was."""
-    note: Callable[[str], None]
-    """Something worth a line of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +32,13 @@ class StudyData:
     quarantine: Quarantine
     cache: Path
     digest: str
-    """Of the visit table and of every image."""
+    """SHA-256 of the visit table and of every image."""
 
 
 def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: int, progress: Progress) -> StudyData:
     """The source's visits; a synthetic cohort is written first, as files, and read back.
 
-    `folder` may be that of several studies: it keeps cohorts by their digest, and preprocessed volumes by content.
+    Several studies may share `folder`, which keeps cohorts by their digest and preprocessed volumes by their content.
     Raises DataError where there is no usable visit.
     """
     if source.synthetic is not None:
@@ -73,7 +64,7 @@ def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: 
 
 
 def data_digest(visits: VisitTable, model: ModelConfig, cache: VolumeCache) -> str:
-    """SHA-256 of the visit table and of every image's content, so that a changed image is not an old cell's."""
+    """SHA-256 of the visit table and of every image's content, so that cells whose images changed are run again."""
     digest = hashlib.sha256(visits.digest().encode())
     for visit in visits:
         for modality in model.modalities:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from permmoe.config import Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
@@ -16,6 +16,7 @@ from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import STRATA
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.partition import PartitionConfig
 
 
@@ -51,7 +52,7 @@ class Regime(PartitionConfig):
 class Method(Configuration):
     """One line of the comparison. The overrides are laid over the study's own settings."""
 
-    kind: Literal["federated", "centralised", "local", "unimodal", "reference"]
+    kind: str = Field(description="which of permmoe_simulation.studies.method_kinds")
     label: str
     description: str = ""
     baseline: str = Field("", description="kind reference: which of permmoe.evaluation.baselines")
@@ -63,6 +64,16 @@ class Method(Configuration):
     )
     train: dict[str, Any] = Field(default_factory=dict)
     federation: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("kind")
+    @classmethod
+    def _is_registered(cls, kind: str) -> str:
+        # Imported late, here and below: the kinds run cells, which this module declares.
+        from permmoe_simulation.studies.method_kinds import METHOD_KINDS
+
+        if kind not in METHOD_KINDS:
+            raise ValueError(f"unknown kind {kind!r}; {nearest(kind, METHOD_KINDS)}")
+        return kind
 
     @model_validator(mode="after")
     def _names_its_baseline(self) -> Method:
@@ -247,7 +258,7 @@ class Cell(Configuration):
     model: ModelConfig
     train: TrainConfig
     federation: FederationConfig
-    engine: Literal["inprocess", "ray"] = "inprocess"
+    engine: Engine = "inprocess"
 
     def digest(self) -> str:
         """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
@@ -256,9 +267,7 @@ class Cell(Configuration):
         return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
 
 
-def cells(
-    study: StudyConfig, data_digests: Mapping[str, str], engine: Literal["inprocess", "ray"]
-) -> list[tuple[str, Cell]]:
+def cells(study: StudyConfig, data_digests: Mapping[str, str], engine: Engine) -> list[tuple[str, Cell]]:
     """(method name, cell) for every method, regime and seed, seeds outermost so that whole comparisons finish early.
 
     `data_digests` are by regime.
@@ -278,8 +287,10 @@ def _cell(
     regime: str,
     seed: int,
     data_digest: str,
-    engine: Literal["inprocess", "ray"],
+    engine: Engine,
 ) -> Cell:
+    from permmoe_simulation.studies.method_kinds import METHOD_KINDS
+
     source = f"methods.{name} of study {study.name}"
     split = study.split.model_copy(update={"seed": study.split.seed + seed})
     train = parse_config(_overlay(study.train, method.train), TrainConfig, source)
@@ -294,7 +305,7 @@ def _cell(
         model=parse_config(_overlay(study.model, method.model), ModelConfig, source),
         train=train.model_copy(update={"seed": train.seed + seed}),
         federation=parse_config(_overlay(study.federation, method.federation), FederationConfig, source),
-        engine=engine if method.kind == "federated" else "inprocess",
+        engine=engine if METHOD_KINDS[method.kind].uses_engine else "inprocess",
     )
 
 

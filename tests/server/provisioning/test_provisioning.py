@@ -22,7 +22,7 @@ from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.authority import issue_server, new_authority, new_node_key
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
-from permmoe_simulation.engines.deployment import unpack_kit
+from permmoe_simulation.engines.local_deployment import unpack_kit
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from permmoe.config import parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import VisitTable
 from permmoe.errors import PermmoeError
-from permmoe_simulation.engines.cell_federation import train_federation
+from permmoe_simulation.engines.federated_training import train_federation
 from permmoe_simulation.studies.cell import read_predictions, run_cell, split_and_partition
 from permmoe_simulation.studies.sources import Progress, data_digest, prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells

@@ -1,4 +1,4 @@
-"""One federation of a cell: a site file and a manifest for each hospital, then the same two apps as in the field."""
+"""Train the federation of one cell: site files and manifests for its hospitals, then the two apps of the field."""
 
 from __future__ import annotations
 
@@ -27,32 +27,30 @@ from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
 from permmoe_server.protocol.rounds import NoQuorum
 from permmoe_server.provisioning.federation_folder import FederationFolder
-from permmoe_simulation.engines.deployment import deploy
 from permmoe_simulation.engines.engine import run_federation
 from permmoe_simulation.engines.grid import FIRST_NODE, Attendance
+from permmoe_simulation.engines.local_deployment import deploy
 from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.study import Cell
-
-ROUND_PARTS = ("write", "step", "evaluate")
-"""What the server spends time on once a round (`stage_seconds` in a line of `rounds.jsonl`)."""
+from permmoe_simulation.study_tables import ROUND_PARTS, SITE_TIMES
 
 
 @dataclass(frozen=True)
-class Federation:
+class TrainedFederation:
     """What a federation ended with."""
 
     weights: Mapping[str, Tensor]
     evaluations: Mapping[int, Mapping[str, ErrorSums]]
     """By round: the sites' validation sums, as far as they may leave a site."""
     rounds: list[dict[str, Any]]
-    """A row for each round and site, of the columns of `rounds.csv`."""
+    """Rows of `rounds.csv`, one for each round and site."""
     private: Mapping[str, Mapping[str, Tensor]]
-    """By site: the modules that it kept to itself, laid end to end."""
+    """By site: the private modules, which the site kept to itself, each as one flat tensor."""
     privacy: list[dict[str, Any]]
-    """A row a site, of the columns of `privacy.csv`: ε of its patients, infinite without differential privacy."""
+    """Rows of `privacy.csv`, one for each site: ε of its patients, infinite without differential privacy."""
 
 
-def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Federation:
+def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> TrainedFederation:
     """Train the cell's model over its sites; `folder` may hold an interrupted run, which goes on.
 
     Raises PermmoeError for a round that changed nothing.
@@ -65,13 +63,13 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     out = folder / "server"
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
     if federation.secure or federation.privacy:
-        # Roster, keys and ledgers as in the field: what a site refuses, and what it has spent, hangs on them.
+        # Roster, keys and ledgers as in the field: by them a site refuses, and knows what it has spent.
         files, keys = _provisioned_sites(cell, sites, cache, folder / "provisioned", plan)
         run_config |= keys
     else:
         files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan) for name in sites}
     nodes = [{"site-config": str(path.absolute())} for path in files.values()]
-    # The record says more of why than the exception does.
+    # The records of the rounds say more about the reason than the exception does.
     with suppress(NoQuorum):
         run_federation(
             server_app, client_app, nodes, run_config, engine=cell.engine, attendance=_attendance(cell, tuple(files))
@@ -84,7 +82,7 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
     weights, _ = load_checkpoint(out / "model")
     rows = [row for record in records for row in _site_rows(record)]
     private = {name: recall(read_site(path), plan).private for name, path in files.items() if needs_memory(plan)}
-    return Federation(
+    return TrainedFederation(
         weights,
         dict(_evaluations(records)),
         rows,
@@ -94,7 +92,7 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Fed
 
 
 def _attendance(cell: Cell, names: tuple[str, ...]) -> Attendance:
-    """By node. Raises ConfigurationError for a site that the partition does not have."""
+    """First and last round by node. Raises ConfigurationError for a site that the partition does not have."""
     for name in cell.partition.attendance:
         if name not in names:
             raise ConfigurationError(f"attendance names site {name}; {nearest(name, names)}")
@@ -113,11 +111,11 @@ def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, p
 def _provisioned_sites(
     cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Hospitals with a kit each: their site files, and what the coordinator's app is told of keys and roster."""
-    # A federation that is there is of a run that was interrupted, and goes on with its ledgers.
-    is_there = (folder / "federation").exists()
+    """A kit for each hospital; return their site files, and the keys and roster among the settings of the server."""
+    # A run that was interrupted goes on with the ledgers that it has.
+    is_provisioned = (folder / "federation").exists()
     own = {name: {"manifest": "manifest.csv", **_own_settings(cell, cache, plan)} for name in sites}
-    found = None if is_there else deploy(folder, "Simulation", own)
+    found = None if is_provisioned else deploy(folder, "Simulation", own)
     files = dict(found.sites) if found else {name: folder / "hospitals" / name / "site.yaml" for name in sites}
     for name, path in files.items():
         write_manifest(sites[name], path.parent / "manifest.csv", cell.model.modalities)
@@ -173,8 +171,7 @@ def _site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "site": site["site"],
             "bytes_down": site["bytes_down"],
             "bytes_up": site["bytes_up"],
-            "train_seconds": round(site["train_seconds"], 6),
-            "overhead_seconds": round(site["overhead_seconds"], 6),
+            **{name: round(site[name], 6) for name in SITE_TIMES},
             "server_seconds": round(site["server_seconds"], 6),
             "modules": len(site["modules"]),
             "round_seconds": round(record["seconds"], 6),

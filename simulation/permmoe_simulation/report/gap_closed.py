@@ -1,28 +1,83 @@
-"""How much of the way from each hospital by itself to all data in one place a method gets, and its worst site."""
+"""How much of the gap between two methods each other method closes, and the site where each method is worst."""
 
 from __future__ import annotations
 
 from math import isfinite
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from permmoe_simulation.report.cells import MEAN, in_order
+from permmoe.evaluation.intervals import share_of_gap
 from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, Text, interval, number
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
+from permmoe_simulation.report.lookups import MEAN, in_order
+from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, by_regime
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.study_tables import OUTCOME_UNIT, StudyTable, real, text, whole, with_interval
 
 WIDEST = 3.0
 """Intervals of a share reach to infinity where the gap itself may be zero; the figure stops here."""
 
 
-def gap_section(view: View) -> Section | None:
+GAPS = StudyTable(
+    "gaps",
+    "the share of the way from the lower to the upper method that a method gets, for a combination (or `mean`)",
+    (
+        *text("method", "regime", "combination"),
+        *whole("n", unit="subjects"),
+        *with_interval("share", unit="share of the gap"),
+    ),
+)
+SITE_RESULTS = StudyTable(
+    "site_results",
+    "the test visits of a site and the RMSE on them, averaged over combinations and seeds",
+    (*text("method", "regime", "site"), *whole("n", unit="subjects"), *real("rmse", unit=OUTCOME_UNIT)),
+)
+
+
+def gap_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of GAPS; none where the study names no two methods to place the others between."""
+    gap, errors = done.config.gap, done.errors
+    if gap is None:
+        return pd.DataFrame()
+    rows = []
+    for method, regime in errors.by_method:
+        if (gap.lower, regime) not in errors.by_method or (gap.upper, regime) not in errors.by_method:
+            continue
+        for combination in [MEAN, *errors.combinations]:
+            own, low, high = (errors.squared(name, regime, combination) for name in (method, gap.lower, gap.upper))
+            share = share_of_gap(own, low, high, errors.weights)
+            rows.append({"method": method, "regime": regime, "combination": combination, "n": share.n,
+                         "share": share.estimate, "lower": share.lower, "upper": share.upper})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def site_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of SITE_RESULTS."""
+    rows: list[dict[str, Any]] = []
+    for (method, regime), errors in done.errors.by_method.items():
+        squared = np.stack(done.errors.squared(method, regime, MEAN))
+        for site in sorted(set(errors.site.ravel()) - {""}):
+            here = np.where(errors.site == site, squared, np.nan)
+            known = ~np.isnan(here)
+            n = known.sum(2)
+            means = np.where(known, here, 0.0).sum(2)[n > 0] / n[n > 0]
+            visits = int(known.any(0).sum())
+            rows.append({"method": method, "regime": regime, "site": site, "n": visits,
+                         "rmse": float(np.sqrt(means).mean()) if len(means) else np.nan})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def gap_closed_section(view: View) -> Section | None:
     """Nothing where the study names no two methods to place the others between."""
-    gaps, sites = view.study.gaps, view.study.site_results
+    gaps, sites = view.study.table(GAPS), view.study.table(SITE_RESULTS)
     items: list[Item] = []
-    if gaps is not None and not gaps.empty:
+    if gaps is not None:
         items += [*(Text(sentence) for sentence in _sentences(view, gaps)), _plot(view, gaps)]
         items.append(Fold("Share of the gap by combination", by_regime(view, lambda r: [_table(view, gaps, r)])))
-    if sites is not None and not sites.empty and sites["site"].nunique() > 1 and items:
+    if sites is not None and sites["site"].nunique() > 1 and items:
         items.append(_worst_sites(view, sites))
     return Section("gap", "Share of the gap that is closed", items) if items else None
 
@@ -37,21 +92,27 @@ def _shown(view: View, gaps: pd.DataFrame) -> list[str]:
 def _sentences(view: View, gaps: pd.DataFrame) -> list[str]:
     averaged = gaps[(gaps["combination"] == MEAN) & gaps["method"].isin(_shown(view, gaps))]
     regimes = in_order(averaged["regime"], view.regimes)
-    told, nothing = [], []
+    best_by_regime, without_gap = [], []
     for regime in regimes:
-        of = averaged[averaged["regime"] == regime]
-        if not of["share"].notna().any():
-            nothing.append(regime)
+        rows = averaged[averaged["regime"] == regime]
+        if not rows["share"].notna().any():
+            without_gap.append(regime)
             continue
-        best = of.loc[of["share"].idxmax()]
+        best = rows.loc[rows["share"].idxmax()]
         where = f"{regime}: " if len(regimes) > 1 else ""
-        told.append(
+        best_by_regime.append(
             f"{where}{view.label(str(best['method']))}, {number(100 * best['share'], 0)}% (95% interval "
             f"{interval(100 * best['lower'], 100 * best['upper'], 0)}, n = {int(best['n'])})"
         )
-    sentences = [f"Furthest on the way, averaged over combinations, gets {'; '.join(told)}."] if told else []
-    if nothing:
-        where = "" if len(regimes) == 1 else f" in {len(nothing)} of {len(regimes)} regimes ({', '.join(nothing)})"
+    sentences = (
+        [f"The method that closes most of the gap, averaged over combinations: {'; '.join(best_by_regime)}."]
+        if best_by_regime
+        else []
+    )
+    if without_gap:
+        where = (
+            "" if len(regimes) == 1 else f" in {len(without_gap)} of {len(regimes)} regimes ({', '.join(without_gap)})"
+        )
         sentences.append(f"There is no gap beyond chance{where}, and so nothing to close.")
     return sentences
 
@@ -111,12 +172,12 @@ def _worst_sites(view: View, sites: pd.DataFrame) -> Table:
     for m in in_order(sites["method"], view.methods):
         entries = []
         for regime in regimes:
-            of = sites[(sites["method"] == m) & (sites["regime"] == regime)].dropna(subset=["rmse"])
-            if of.empty:
+            own = sites[(sites["method"] == m) & (sites["regime"] == regime)].dropna(subset=["rmse"])
+            if own.empty:
                 entries.append(Entry("–", is_quiet=True))
                 continue
-            worst = of.loc[of["rmse"].idxmax()]
-            detail = f"mean {number(float(of['rmse'].mean()))}; site {worst['site']}, n = {int(worst['n'])}"
+            worst = own.loc[own["rmse"].idxmax()]
+            detail = f"mean {number(float(own['rmse'].mean()))}; site {worst['site']}, n = {int(worst['n'])}"
             entries.append(Entry(number(worst["rmse"]), detail))
         rows.append([Entry(view.label(m)), *entries])
     return Table(
@@ -125,3 +186,6 @@ def _worst_sites(view: View, sites: pd.DataFrame) -> Table:
         ["Method", *regimes],
         rows,
     )
+
+
+GAP_CLOSED = ReportSection(gap_closed_section, {GAPS: gap_rows, SITE_RESULTS: site_rows})
