@@ -27,8 +27,8 @@ from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
 from permmoe_server.settings import read_server
-from permmoe_simulation.engines.local_deployment import Deployment, deploy, wait_for
 from permmoe_simulation.engines.grid import FIRST_NODE, run_in_process
+from permmoe_simulation.engines.local_deployment import Deployment, deploy, wait_for
 from tests.support.tiny_federation import SITES, approve, write_site
 
 PROGRAMS = {

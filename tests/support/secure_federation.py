@@ -15,8 +15,8 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
-from permmoe_simulation.engines.local_deployment import Deployment, deploy
 from permmoe_simulation.engines.grid import FIRST_NODE, run_in_process
+from permmoe_simulation.engines.local_deployment import Deployment, deploy
 from tests.support.tiny_federation import write_site
 
 

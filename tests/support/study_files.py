@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from permmoe.modality import all_combinations, combination_name
-from permmoe_simulation.report.files import COLUMNS
+from permmoe_simulation.study_tables import COMPARISONS, LEARNING, ROUNDS
 
 METHODS = {
     "permmoe": ("PerM-MoE", "federated", "One router for each modality, averaged by each module's own support."),
@@ -183,7 +183,7 @@ def _write_accuracy(
                         row |= {"difference": gap, "lower": gap - half, "upper": gap + half}
                     comparisons.append(row)
     pd.DataFrame(results).to_csv(folder / "results.csv", index=False)
-    pd.DataFrame(comparisons, columns=COLUMNS["comparisons"].split()).to_csv(folder / "comparisons.csv", index=False)
+    pd.DataFrame(comparisons, columns=COMPARISONS.required_columns).to_csv(folder / "comparisons.csv", index=False)
 
 
 def _write_training(
@@ -224,8 +224,8 @@ def _write_training(
                                     "modules": modules,
                                 }
                             )
-    pd.DataFrame(rounds, columns=COLUMNS["rounds"].split()).to_csv(folder / "rounds.csv", index=False)
-    pd.DataFrame(learning, columns=COLUMNS["learning"].split()).to_csv(folder / "learning.csv", index=False)
+    pd.DataFrame(rounds, columns=ROUNDS.required_columns).to_csv(folder / "rounds.csv", index=False)
+    pd.DataFrame(learning, columns=LEARNING.required_columns).to_csv(folder / "learning.csv", index=False)
 
 
 def _write_routing(

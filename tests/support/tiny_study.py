@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
+from permmoe_simulation.studies.progress import Progress
+
 ROOT = Path(__file__).parents[2]
+QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
 SHAPE = {"shape": [12, 14, 12], "spacing_mm": 16.0}
 METHODS: dict[str, dict[str, Any]] = {
     "federated": {"kind": "federated", "label": "federated PerM-MoE"},

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from permmoe_simulation.studies.findings import finding, findings, judge_claims
+from permmoe_simulation.studies.findings import evaluated_goals, finding, findings
 from permmoe_simulation.studies.study import Claim
+from permmoe_simulation.summary import Goal
 
 LABELS = {"good": "PerM-MoE", "bad": "null model"}
 UNIT = "CDR-SB points"
@@ -22,13 +23,10 @@ def compared(**changes: Any) -> pd.DataFrame:
     return pd.DataFrame([row | {"difference": -0.2, "lower": -0.3, "upper": -0.1} | changes])
 
 
-def judged(
-    regime: str = "site", difference: float = -0.2, half: float = 0.1, where: str = "with tau"
-) -> dict[str, Any]:
+def goal(regime: str = "site", difference: float = -0.2, half: float = 0.1, where: str = "with tau") -> Goal:
     names = {"claim": f"A beats B, {where}", "method": "A", "reference": "B", "where": where}
     lower, upper = difference - half, difference + half
-    return {**names, "regime": regime, "n": 7, "difference": difference, "lower": lower, "upper": upper,
-            "met": upper < 0}  # fmt: skip
+    return Goal(**names, regime=regime, n=7, difference=difference, lower=lower, upper=upper, met=upper < 0)
 
 
 @pytest.mark.parametrize(
@@ -40,11 +38,11 @@ def judged(
         (0.0031, -0.01, 0.02, False, "0.0031 CDR-SB points higher"),
     ],
 )
-def test_a_claim_is_judged_by_its_interval_and_told_whichever_way_it_went(
+def test_a_claim_is_evaluated_by_its_interval_and_stated_whichever_way_it_went(
     difference: float, lower: float, upper: float, met: bool, sentence: str
 ) -> None:
-    [one] = judge_claims([CLAIM], compared(difference=difference, lower=lower, upper=upper), LABELS)
-    assert one["met"] is met
+    [one] = evaluated_goals([CLAIM], compared(difference=difference, lower=lower, upper=upper), LABELS)
+    assert one.met is met
     assert sentence in finding(one, UNIT)
 
 
@@ -57,19 +55,19 @@ def test_a_claim_is_judged_by_its_interval_and_told_whichever_way_it_went(
     ],
     ids=["nobody tested", "method absent", "nothing compared"],
 )
-def test_a_claim_that_cannot_be_judged_is_kept_without_a_number(comparisons: pd.DataFrame) -> None:
-    [one] = judge_claims([CLAIM], comparisons, LABELS)
-    assert one["met"] is one["difference"] is one["lower"] is one["upper"] is None
-    assert "PerM-MoE beats null model" in finding(one, UNIT) and "not judged" in finding(one, UNIT)
-    assert "NaN" not in json.dumps(one)
+def test_a_claim_that_cannot_be_evaluated_is_kept_without_a_number(comparisons: pd.DataFrame) -> None:
+    [one] = evaluated_goals([CLAIM], comparisons, LABELS)
+    assert one.met is one.difference is one.lower is one.upper is None
+    assert "PerM-MoE beats null model" in finding(one, UNIT) and "not evaluated" in finding(one, UNIT)
+    assert "NaN" not in json.dumps(one.model_dump(mode="json"))
 
 
 def test_another_outcome_is_told_in_its_own_unit() -> None:
-    assert "CDR-SB" not in " ".join(findings([judged()], "progression points", names_regime=False))
+    assert "CDR-SB" not in " ".join(findings([goal()], "progression points", names_regime=False))
 
 
 def test_one_claim_in_many_regimes_is_one_sentence_that_names_where_it_holds() -> None:
-    many = [judged("r=0", -0.2), judged("r=½", 0.003), judged("r=1", 0.05)]
+    many = [goal("r=0", -0.2), goal("r=½", 0.003), goal("r=1", 0.05)]
     assert findings(many, UNIT, names_regime=True) == [
         "RMSE of A against that of B, with tau: lower beyond chance in 1 of 3 regimes (r=0: −0.20, 95% interval "
         "−0.30 to −0.10, n = 7) and higher beyond chance in 0 of 3 regimes; differences between −0.20 and +0.05 "
@@ -78,7 +76,7 @@ def test_one_claim_in_many_regimes_is_one_sentence_that_names_where_it_holds() -
 
 
 def test_many_claims_are_led_by_what_held_what_was_reversed_and_what_stays_open() -> None:
-    many = [judged(where=f"with {name}", difference=d) for name, d in (("t1", -0.2), ("flair", 0.3), ("tau", 0.004))]
+    many = [goal(where=f"with {name}", difference=d) for name, d in (("t1", -0.2), ("flair", 0.3), ("tau", 0.004))]
     first, *others = findings(many, UNIT, names_regime=False)
     assert first == (
         "Of 3 claims 1 holds beyond chance: A beats B, with t1 (−0.20 CDR-SB points, 95% interval −0.30 to −0.10, "
@@ -89,21 +87,21 @@ def test_many_claims_are_led_by_what_held_what_was_reversed_and_what_stays_open(
 
 
 def test_that_nothing_held_is_said_like_that_something_did() -> None:
-    many = [judged(where=f"with {name}", difference=0.02) for name in ("t1", "flair", "tau")]
+    many = [goal(where=f"with {name}", difference=0.02) for name in ("t1", "flair", "tau")]
     first = findings(many, UNIT, names_regime=False)[0]
     assert first.startswith("Of 3 claims none hold beyond chance. None are reversed beyond chance. For 3 the")
 
 
 def test_a_sum_of_claims_over_regimes_names_claim_and_regime() -> None:
-    many = [judged(r, d, where=w) for w in ("with t1", "with tau", "with flair") for r, d in (("x", 0.01), ("y", 0.02))]
-    many[3] = judged("y", -0.4, where="with tau")
+    many = [goal(r, d, where=w) for w in ("with t1", "with tau", "with flair") for r, d in (("x", 0.01), ("y", 0.02))]
+    many[3] = goal("y", -0.4, where="with tau")
     first, *others = findings(many, UNIT, names_regime=True)
     assert first.startswith("Of 6 tests of 3 claims 1 holds beyond chance: A beats B, with tau, in y (−0.40")
     assert len(others) == 3
 
 
 def test_a_claim_that_holds_in_several_regimes_is_named_once() -> None:
-    many = [judged(r, d, where=w) for w in ("with t1", "with tau", "with flair") for r, d in (("x", 0.01), ("y", 0.02))]
-    many[2:4] = [judged("x", -0.2, where="with tau"), judged("y", -0.4, where="with tau")]
+    many = [goal(r, d, where=w) for w in ("with t1", "with tau", "with flair") for r, d in (("x", 0.01), ("y", 0.02))]
+    many[2:4] = [goal("x", -0.2, where="with tau"), goal("y", -0.4, where="with tau")]
     first, *_ = findings(many, UNIT, names_regime=True)
     assert "A beats B, with tau, in x and y (differences between −0.40 and −0.20" in first

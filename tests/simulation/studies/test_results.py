@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from permmoe.config import parse_config
 from permmoe.modality import all_combinations, combination_name
-from permmoe_simulation.studies.results import FinishedCell, StudyErrors, axis_scale, cell_costs
+from permmoe_simulation.report.axis import along_axis, trends
+from permmoe_simulation.report.drift import drift_rows
+from permmoe_simulation.report.growth import cost_rows
+from permmoe_simulation.report.published import percent_change_rows, win_rows
+from permmoe_simulation.studies.cell_files import FinishedCell
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.studies.prediction_errors import PredictionErrors
+from permmoe_simulation.studies.results import comparisons, difference, results
+from permmoe_simulation.studies.study import StudyConfig
+from permmoe_simulation.summary import Axis, axis_scale
+from tests.support.tiny_study import settings
 
 NAMES = ("t1", "flair", "tau")
 COMBINATIONS = [combination_name(c) for c in all_combinations(NAMES)]
@@ -41,14 +53,22 @@ def write_cell(folder: Path, method: str, seed: int, error: float, *, without: s
     return FinishedCell(method, "site", seed, path)
 
 
+def done(errors: PredictionErrors, *pairs: tuple[str, str], cells: Sequence[FinishedCell] = ()) -> FinishedStudy:
+    """A finished study that compares the pairs."""
+    names = {name for pair in pairs for name in pair} or {"good"}
+    methods = {name: {"kind": "reference", "baseline": "clinical_null", "label": name} for name in names}
+    study = parse_config(settings(methods=methods, comparisons=pairs, claims=[]), StudyConfig, "study")
+    return FinishedStudy(study, cells, errors, {})
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> list[FinishedCell]:
     return [write_cell(tmp_path, m, s, e) for m, e in (("good", 0.5), ("bad", 1.5)) for s in SEEDS]
 
 
 @pytest.fixture
-def errors(finished: list[FinishedCell]) -> StudyErrors:
-    return StudyErrors(finished, NAMES, SEEDS, resamples=200)
+def errors(finished: list[FinishedCell]) -> PredictionErrors:
+    return PredictionErrors(finished, NAMES, SEEDS, resamples=200)
 
 
 def slow_row(cell: FinishedCell, combination: str, stratum: str) -> dict[str, float]:
@@ -69,47 +89,47 @@ def slow_row(cell: FinishedCell, combination: str, stratum: str) -> dict[str, fl
     }
 
 
-def test_results_agree_with_a_loop_over_subjects(errors: StudyErrors, finished: list[FinishedCell]) -> None:
-    results = errors.results().set_index(["method", "seed", "combination", "stratum"])
+def test_results_agree_with_a_loop_over_subjects(errors: PredictionErrors, finished: list[FinishedCell]) -> None:
+    table = results(errors).set_index(["method", "seed", "combination", "stratum"])
     for cell in finished:
         for combination in COMBINATIONS[:-1]:
             for stratum in ("all", "small_change", "severe_baseline"):
-                row = results.loc[(cell.method, cell.seed, combination, stratum)]
+                row = table.loc[(cell.method, cell.seed, combination, stratum)]
                 for column, value in slow_row(cell, combination, stratum).items():
                     assert row[column] == pytest.approx(value), (cell, combination, stratum, column)
                 assert row.lower <= row.rmse <= row.upper
 
 
-def test_all_seeds_together_are_the_mean_of_the_seeds_over_every_subject_tested(errors: StudyErrors) -> None:
-    results = errors.results().query("method == 'good' and combination == 't1' and stratum == 'all'").set_index("seed")
-    assert results.loc["all", "rmse"] == pytest.approx(results.loc[list(SEEDS), "rmse"].mean())
-    assert results.loc["all", "n"] > 37 == results.loc[3, "n"]
+def test_all_seeds_together_are_the_mean_of_the_seeds_over_every_subject_tested(errors: PredictionErrors) -> None:
+    table = results(errors).query("method == 'good' and combination == 't1' and stratum == 'all'").set_index("seed")
+    assert table.loc["all", "rmse"] == pytest.approx(table.loc[list(SEEDS), "rmse"].mean())
+    assert table.loc["all", "n"] > 37 == table.loc[3, "n"]
 
 
-def test_a_combination_that_nobody_has_is_n_0_and_never_a_number(errors: StudyErrors) -> None:
-    rows = errors.results().query("combination == 't1+flair+tau'")
+def test_a_combination_that_nobody_has_is_n_0_and_never_a_number(errors: PredictionErrors) -> None:
+    rows = results(errors).query("combination == 't1+flair+tau'")
     assert len(rows) == 2 * 3 * 3 and rows.n.eq(0).all()
     assert rows[["rmse", "mae", "r2", "lower", "upper"]].isna().all(axis=None)
-    compared = errors.comparisons([("good", "bad")]).query("combination == 't1+flair+tau'")
+    compared = comparisons(errors, [("good", "bad")]).query("combination == 't1+flair+tau'")
     assert compared.n.eq(0).all() and compared[["difference", "lower", "upper"]].isna().all(axis=None)
 
 
 def test_a_difference_is_that_of_the_rmse_on_the_subjects_that_both_predicted(
-    errors: StudyErrors, finished: list[FinishedCell]
+    errors: PredictionErrors, finished: list[FinishedCell]
 ) -> None:
-    row = errors.comparisons([("good", "bad")]).query("combination == 'flair' and stratum == 'all'").iloc[0]
+    row = comparisons(errors, [("good", "bad")]).query("combination == 'flair' and stratum == 'all'").iloc[0]
     rmse = {(c.method, c.seed): slow_row(c, "flair", "all")["rmse"] for c in finished}
     assert row.difference == pytest.approx(np.mean([rmse["good", s] - rmse["bad", s] for s in SEEDS]))
 
 
 def test_comparisons_are_paired_so_that_equal_errors_differ_by_exactly_nothing(tmp_path: Path) -> None:
     cells = [write_cell(tmp_path, "same", 3, 1.0), write_cell(tmp_path, "also", 3, 1.0)]
-    d = StudyErrors(cells, NAMES, (3,), 200).difference("same", "also", "site", "mean", "all")
+    d = difference(PredictionErrors(cells, NAMES, (3,), 200), "same", "also", "site", "mean")
     assert (d.estimate, d.lower, d.upper) == (0, 0, 0)
 
 
-def test_a_pair_of_which_one_did_not_finish_is_not_compared(errors: StudyErrors) -> None:
-    assert len(errors.comparisons([("good", "absent")])) == 0
+def test_a_pair_of_which_one_did_not_finish_is_not_compared(errors: PredictionErrors) -> None:
+    assert len(comparisons(errors, [("good", "absent")])) == 0
 
 
 def slow_resampled(
@@ -131,9 +151,9 @@ def slow_resampled(
 
 
 def test_a_percent_change_has_the_interval_of_the_percentages_of_all_resamples(
-    errors: StudyErrors, finished: list[FinishedCell]
+    errors: PredictionErrors, finished: list[FinishedCell]
 ) -> None:
-    changes, _ = errors.percent_changes([("good", "bad")])
+    changes = percent_change_rows(done(errors, ("good", "bad")))
     row = changes.query("combination == 'flair' and stratum == 'all'").iloc[0]
     subjects = sorted({s for c in finished for s in np.load(c.folder / "predictions.npz")["subject"]})
     good, bad = (slow_resampled(finished, m, "flair", errors.weights, subjects) for m in ("good", "bad"))
@@ -142,11 +162,14 @@ def test_a_percent_change_has_the_interval_of_the_percentages_of_all_resamples(
     rmse = {(c.method, c.seed): slow_row(c, "flair", "all")["rmse"] for c in finished}
     means = [np.mean([rmse[m, s] for s in SEEDS]) for m in ("good", "bad")]
     assert row.percent == pytest.approx(100 * (means[0] / means[1] - 1))
-    assert row.n == errors.comparisons([("good", "bad")]).query("combination == 'flair' and stratum == 'all'").n.iloc[0]
+    assert (
+        row.n == comparisons(errors, [("good", "bad")]).query("combination == 'flair' and stratum == 'all'").n.iloc[0]
+    )
 
 
-def test_the_mean_percent_change_is_that_of_the_combinations_that_somebody_has(errors: StudyErrors) -> None:
-    changes, wins = errors.percent_changes([("good", "bad")])
+def test_the_mean_percent_change_is_that_of_the_combinations_that_somebody_has(errors: PredictionErrors) -> None:
+    study = done(errors, ("good", "bad"))
+    changes, wins = percent_change_rows(study), win_rows(study)
     changes = changes.query("stratum == 'all'").set_index("combination")
     single = changes.drop(index=["mean", "t1+flair+tau"])
     assert changes.loc["mean", "percent"] == pytest.approx(single.percent.mean())
@@ -158,7 +181,8 @@ def test_the_mean_percent_change_is_that_of_the_combinations_that_somebody_has(e
 
 def test_equal_methods_change_by_nothing_and_win_nowhere(tmp_path: Path) -> None:
     cells = [write_cell(tmp_path, "same", 3, 1.0), write_cell(tmp_path, "also", 3, 1.0)]
-    changes, wins = StudyErrors(cells, NAMES, (3,), 200, ["all"]).percent_changes([("same", "also")])
+    study = done(PredictionErrors(cells, NAMES, (3,), 200, ["all"]), ("same", "also"))
+    changes, wins = percent_change_rows(study), win_rows(study)
     assert changes.query("n > 0")[["percent", "lower", "upper"]].eq(0).all(axis=None)
     assert wins[["wins", "lower", "upper"]].eq(0).all(axis=None)
 
@@ -169,7 +193,7 @@ def test_drift_is_judged_on_the_subjects_who_have_all_modalities(tmp_path: Path)
         arrays = dict(saved)
     arrays["prediction"][7:, COMBINATIONS.index("t1+flair+tau")] = np.nan
     np.savez(cell.folder / "predictions.npz", **arrays)
-    drift = StudyErrors([cell], NAMES, (3,), 200).drift().set_index("combination")
+    drift = drift_rows(done(PredictionErrors([cell], NAMES, (3,), 200))).set_index("combination")
     error = (arrays["prediction"] - arrays["target"][:, None])[:7]
     expected = np.sqrt((error[:, 0] ** 2).mean()) - np.sqrt((error[:, -1] ** 2).mean())
     assert drift.loc["t1", "n"] == 7 and drift.loc["t1", "difference"] == pytest.approx(expected)
@@ -179,40 +203,42 @@ def test_drift_is_judged_on_the_subjects_who_have_all_modalities(tmp_path: Path)
 
 
 def test_a_method_without_a_prediction_from_all_modalities_has_no_drift(tmp_path: Path) -> None:
-    assert len(StudyErrors([write_cell(tmp_path, "unimodal", 3, 1.0)], NAMES, (3,), 200).drift()) == 0
+    errors = PredictionErrors([write_cell(tmp_path, "unimodal", 3, 1.0)], NAMES, (3,), 200)
+    assert len(drift_rows(done(errors))) == 0
 
 
 @pytest.fixture
-def along(tmp_path: Path) -> StudyErrors:
+def along(tmp_path: Path) -> PredictionErrors:
     """Two methods at three places of an axis, one of them twice as wrong at the last."""
     cells = []
     for regime, worse in (("near", 1.0), ("middle", 1.5), ("far", 2.0)):
         for method, error in (("good", 0.5), ("bad", worse)):
             cell = write_cell(tmp_path / regime, method, 3, error)
             cells.append(FinishedCell(method, regime, 3, cell.folder))
-    return StudyErrors(cells, NAMES, (3,), 200)
+    return PredictionErrors(cells, NAMES, (3,), 200)
 
 
-AXIS = {"near": 0.0, "middle": 1.0, "far": 4.0}
+VALUES = {"near": 0.0, "middle": 1.0, "far": 4.0}
+AXIS = Axis(name="distance", values=VALUES)
 
 
-def test_a_trend_is_the_least_squares_slope_of_the_paired_differences(along: StudyErrors) -> None:
-    row = along.trends(AXIS, [("good", "bad")], ["mean", "tau"]).set_index("combination").loc["tau"]
-    differences = [along.difference("good", "bad", regime, "tau", "all").estimate for regime in AXIS]
-    slope, _ = np.polyfit(list(AXIS.values()), differences, 1)
+def test_a_trend_is_the_least_squares_slope_of_the_paired_differences(along: PredictionErrors) -> None:
+    row = trends(along, AXIS, [("good", "bad")], ["mean", "tau"]).set_index("combination").loc["tau"]
+    differences = [difference(along, "good", "bad", regime, "tau").estimate for regime in VALUES]
+    slope, _ = np.polyfit(list(VALUES.values()), differences, 1)
     assert row.slope == pytest.approx(slope) and row.lower <= slope <= row.upper < 0
 
 
-def test_the_trend_of_a_pair_that_did_not_finish_everywhere_is_not_told(along: StudyErrors) -> None:
+def test_the_trend_of_a_pair_that_did_not_finish_everywhere_is_not_told(along: PredictionErrors) -> None:
     del along.by_method["bad", "far"]
-    assert len(along.trends(AXIS, [("good", "bad")], ["mean"])) == 0
+    assert len(trends(along, AXIS, [("good", "bad")], ["mean"])) == 0
 
 
-def test_the_rmse_along_an_axis_is_the_mean_over_the_combinations_of_each_regime(along: StudyErrors) -> None:
-    rows = along.along_axis(AXIS, ["mean", "tau"]).set_index(["method", "regime", "combination"])
-    results = along.results().query("seed == 'all' and stratum == 'all' and n > 0")
-    for regime, value in AXIS.items():
-        own = results.query("method == 'bad' and regime == @regime").set_index("combination")
+def test_the_rmse_along_an_axis_is_the_mean_over_the_combinations_of_each_regime(along: PredictionErrors) -> None:
+    rows = along_axis(along, AXIS, ["mean", "tau"]).set_index(["method", "regime", "combination"])
+    table = results(along).query("seed == 'all' and stratum == 'all' and n > 0")
+    for regime, value in VALUES.items():
+        own = table.query("method == 'bad' and regime == @regime").set_index("combination")
         mean, tau = (rows.loc[("bad", regime, c)] for c in ("mean", "tau"))
         assert mean.rmse == pytest.approx(own.rmse.mean()) and mean.value == value
         assert (tau.rmse, tau.lower, tau.upper) == pytest.approx(tuple(own.loc["tau", ["rmse", "lower", "upper"]]))
@@ -224,13 +250,14 @@ def test_an_axis_is_logarithmic_where_it_spans_more_than_twentyfold() -> None:
 
 
 def test_an_outcome_without_strata_is_judged_on_all_subjects_alone(finished: list[FinishedCell]) -> None:
-    errors = StudyErrors(finished, NAMES, SEEDS, 200, ["all"])
-    assert set(errors.results().stratum) == set(errors.comparisons([("good", "bad")]).stratum) == {"all"}
+    errors = PredictionErrors(finished, NAMES, SEEDS, 200, ["all"])
+    assert set(results(errors).stratum) == set(comparisons(errors, [("good", "bad")]).stratum) == {"all"}
 
 
 def test_the_memory_of_a_cell_is_told_where_its_card_has_it(finished: list[FinishedCell]) -> None:
-    assert "peak_memory_mb" not in cell_costs(finished)
+    study = done(PredictionErrors(finished, NAMES, SEEDS, 100), cells=finished)
+    assert "peak_memory_mb" not in cost_rows(study)
     path = finished[0].folder / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 7.0, "peak_memory_mb": 311}))
-    costs = cell_costs(finished)
+    costs = cost_rows(study)
     assert costs.peak_memory_mb.iloc[0] == 311 and costs.peak_memory_mb.isna().sum() == len(finished) - 1

@@ -21,15 +21,15 @@ from permmoe.config import parse_config
 from permmoe.data.manifest import write_manifest
 from permmoe.errors import DataError
 from permmoe_simulation.cli import main
-from permmoe_simulation.report.files import COLUMNS
-from permmoe_simulation.studies.cell import read_predictions
-from permmoe_simulation.studies.sources import Progress, prepare_data
+from permmoe_simulation.report import SECTIONS
+from permmoe_simulation.report.section import tables_of
+from permmoe_simulation.studies.cell_files import read_predictions
+from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import StudyConfig
-from tests.support.tiny_study import METHODS, ROOT, command, environment, run, settings, write_settings
+from tests.support.tiny_study import METHODS, QUIET, ROOT, command, environment, run, settings, write_settings
 
 pytestmark = pytest.mark.xdist_group("study")
 TABLES = ("results.csv", "comparisons.csv", "learning.csv", "activation.csv", "routing.csv", "sites.csv")
-QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
 Run = Callable[..., tuple[object, str]]
 
 
@@ -98,10 +98,12 @@ def wait_until(what: str, holds: object) -> None:
 
 
 def test_every_promised_table_is_there_with_its_columns(finished: Path) -> None:
-    for name, columns in COLUMNS.items():
-        if name in ("gaps", "along_axis", "trends"):
+    for table in tables_of(SECTIONS):
+        if table.name in ("gaps", "along_axis", "trends"):
             continue  # of studies that name the two methods of a gap, or an axis
-        assert set(columns.split()) <= set(pd.read_csv(finished / f"{name}.csv", nrows=1).columns), name
+        columns = set(pd.read_csv(finished / table.file_name, nrows=1).columns)
+        modalities = {"t1", "flair", "amyloid", "tau"} if table.has_modality_columns else set()
+        assert columns == {column.name for column in table.columns} | modalities, table.name
     results = pd.read_csv(finished / "results.csv", keep_default_na=False, na_values=[""])
     assert len(results) == len(METHODS) * 3 * 15 * 3
     assert results.loc[results.n == 0, ["rmse", "mae", "lower", "upper"]].isna().all(axis=None)

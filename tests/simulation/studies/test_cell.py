@@ -1,4 +1,4 @@
-"""One cell at a time: what it is judged on, and how the ways of averaging differ."""
+"""One cell: what it is evaluated on, how the ways of averaging differ, and that it is run once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import VisitTable
 from permmoe.errors import PermmoeError
 from permmoe_simulation.engines.federated_training import train_federation
-from permmoe_simulation.studies.cell import read_predictions, run_cell, split_and_partition
-from permmoe_simulation.studies.sources import Progress, data_digest, prepare_data
+from permmoe_simulation.studies.cell import run_cell, split_and_partition
+from permmoe_simulation.studies.cell_files import read_predictions
+from permmoe_simulation.studies.sources import data_digest, prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
-from tests.support.tiny_study import METHODS, settings
+from tests.support.tiny_study import METHODS, QUIET, settings
 
 pytestmark = pytest.mark.xdist_group("study")
 STUDY = parse_config(settings(), StudyConfig, "study")
-QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
 
 
 @pytest.fixture(scope="module")

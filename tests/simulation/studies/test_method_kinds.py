@@ -1,4 +1,4 @@
-"""Cells on public tables: scales come from training visits alone, and units play no role."""
+"""The kinds of methods on public tables: scales come from training visits alone, and units play no role."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from permmoe.data.public_tables import TABLES, table_visits
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
-from permmoe_simulation.studies.cell import read_predictions, run_cell
-from permmoe_simulation.studies.sources import Progress, prepare_data
+from permmoe_simulation.studies.cell import run_cell
+from permmoe_simulation.studies.cell_files import read_predictions
+from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
+from tests.support.tiny_study import QUIET
 
 GROUPS = {"person": ("age", "sex"), "body": ("bmi", "bp"), "lipids": ("tc", "ldl", "hdl", "tch")}
 KINDS: dict[str, dict[str, Any]] = {
@@ -29,7 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "federated": {"kind": "federated", "label": "federated"},
 }
 STUDIES = sorted((Path(__file__).parents[3] / "configs" / "studies" / "other-modalities").glob("*.yaml"))
-QUIET = Progress(lambda name, steps: None, lambda what: None, lambda text: None)
 
 
 def study(**changes: Any) -> StudyConfig:
