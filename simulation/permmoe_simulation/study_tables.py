@@ -157,7 +157,7 @@ LEARNING = StudyTable(
     (*CELL, *whole("step"), *text("step_kind", "combination"), *real("rmse", unit=OUTCOME_UNIT)),
 )
 ROUND_PARTS = ("write", "step", "evaluate")
-"""What the server spends time on once a round (permmoe_server.protocol.round_records.RoundRecord.stage_seconds)."""
+"""What the server spends time on once a round (`stage_seconds` in a line of `rounds.jsonl`)."""
 SITE_TIMES = tuple(name for name, figure in FIGURES.items() if figure.unit == "s" and figure.is_logged_by_site)
 """The figures of a site's training that are durations."""
 ROUNDS = StudyTable(

@@ -18,8 +18,8 @@ from permmoe_client.app import app as client_app
 from permmoe_server.app import make_app
 from permmoe_server.protocol.federation import RoundObserver
 from permmoe_server.protocol.round_records import FederationState, RoundRecord, SiteTraining
-from permmoe_simulation.engines.federated_training import write_site
 from permmoe_simulation.engines.engine import run_federation
+from permmoe_simulation.engines.federated_training import write_site
 from permmoe_simulation.studies.cell import split_and_partition
 
 WARM_UPS, ROUNDS = 2, 8
