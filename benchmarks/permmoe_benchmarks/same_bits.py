@@ -31,7 +31,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from permmoe_simulation.engines.cell_federation import train_federation
+from permmoe_simulation.engines.federated_training import train_federation
 from rich.console import Console
 
 from permmoe.config import read_config
