@@ -102,7 +102,7 @@ def row_plot(
             axes.axvline(0, color=INK, linewidth=0.9, zorder=1.5)
         axes.xaxis.set_major_locator(MaxNLocator(max(3, int(width / 0.6)), steps=[1, 2, 2.5, 5, 10], min_n_ticks=3))
         axes.set_xlabel(panel.x_label)
-        add_title(axes, panel.title, width, pad=7)
+        add_title(axes, panel.title, width, pad=7.0)
         if has_axis_above:
             axes.tick_params(top=True, labeltop=True, length=2)
     if legend:

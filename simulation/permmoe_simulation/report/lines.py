@@ -81,7 +81,7 @@ def line_plot(
         axes = place(figure, LEFT + column * (width + gap), bottom, width, BODY)
         _draw(axes, panel)
         room = int(width / CHARACTER)
-        add_title(axes, panel.title, width, pad=6)
+        add_title(axes, panel.title, width, pad=6.0)
         axes.set_xlabel(shorten(x_label, room))
         _set_x(axes, sorted({x for p in panels for line in p.lines for x in line.at}), scale, width)
         if has_log_values:
