@@ -31,7 +31,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from permmoe_simulation.engines.federated_training import train_federation
 from rich.console import Console
 
 from permmoe.config import read_config
@@ -41,6 +40,7 @@ from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_benchmarks.library.cohort import QUIET
 from permmoe_benchmarks.library.own_process import ONE_THREAD
 from permmoe_benchmarks.library.scale import ROOT
+from permmoe_simulation.engines.federated_training import train_federation
 from permmoe_simulation.studies.cell import split_and_partition
 from permmoe_simulation.studies.simulate import cell_name
 from permmoe_simulation.studies.sources import prepare_data
