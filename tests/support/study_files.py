@@ -127,6 +127,14 @@ def write_percent_changes(folder: Path, rows: Sequence[tuple[str, str, float, fl
     pd.DataFrame([pair | {"stratum": "all"} | numbers]).to_csv(folder / "wins.csv", index=False)
 
 
+def write_drift(folder: Path) -> None:
+    rows = [{"method": m, "regime": "structural", "combination": c, "n": 29, "difference": d, "lower": d - 0.1,
+             "upper": d + 0.1}
+            for m, far in (("permmoe", 0.3), ("null", 0.0)) for c, d in (("mean", far / 2), ("t1", far), ("tau", 0.0))
+            ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "drift.csv", index=False)
+
+
 def change_summary(folder: Path, **changes: object) -> None:
     """Replace some of `summary.json`."""
     path = folder / "summary.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from permmoe_simulation.report.lookups import Difference, pooled, scores
+from permmoe_simulation.report.lookups import Difference, pooled, sample_size, scores, unmirrored
 from tests.support.report_page import study_of
 
 
@@ -40,3 +40,7 @@ def test_a_method_that_no_subject_could_judge_does_not_widen_the_sample_size() -
     assert sample_size([219, 145, 0]) == "145–219"
     assert sample_size([0]) == "0"
     assert sample_size([]) == "–"
+
+
+def test_a_pair_and_its_mirror_image_are_listed_once() -> None:
+    assert unmirrored([("a", "b"), ("b", "a"), ("a", "c"), ("a", "b")]) == [("a", "b"), ("a", "c")]

@@ -18,7 +18,7 @@ from permmoe_simulation.report.lookups import Difference
 from permmoe_simulation.report.style import SHAPES, method_looks
 from permmoe_simulation.report.view import view_of
 from tests.support.report_page import Page, page_of, read, study_of, view
-from tests.support.study_files import MODALITIES, change_summary, write_study
+from tests.support.study_files import MODALITIES, change_summary, write_drift, write_study
 
 
 def test_page_loads_nothing_from_anywhere(html: str) -> None:
