@@ -43,7 +43,7 @@ HTTP_GRID = "flwr.superlink.grid.http_grid"
 
 
 def make_app(observer: RoundObserver | None = None) -> ServerApp:
-    """The app; the observer is called as its rounds go on."""
+    """Return the app; it calls the observer as its rounds go on."""
     app = ServerApp()
 
     @app.main()
@@ -73,8 +73,8 @@ app = make_app()
 
 
 def _nonblocking(grid: Grid) -> MessageGrid:
-    """A grid whose calls do not wait, where this is Flower's connection to a superlink."""
-    # A second to import; where nobody has imported it, the grid is not of its kind.
+    """Return a grid whose calls do not wait, where `grid` is Flower's connection to a superlink."""
+    # Importing the module takes a second. Where no one has imported it, the grid cannot be of its class.
     if HTTP_GRID not in sys.modules:
         return grid
     from permmoe_server.coordination.nonblocking_grid import nonblocking
@@ -83,7 +83,7 @@ def _nonblocking(grid: Grid) -> MessageGrid:
 
 
 def _countersigner(context: Context) -> Countersigner | None:
-    """Signs with the server's key where the run names `server-key` and `server-certificate`."""
+    """Return a function that signs with the server's key; None where the run names no `server-key`."""
     if "server-key" not in context.run_config:
         return None
     path = _path(context, "server-certificate")
@@ -92,7 +92,7 @@ def _countersigner(context: Context) -> Countersigner | None:
 
 
 def _roster_source(context: Context) -> RosterSource | None:
-    """Reads the roster that a secure study needs, where the run names `roster` and `authority`, its signer."""
+    """Return a function that reads the roster for a secure study; None where the run names no `roster`."""
     if "roster" not in context.run_config:
         return None
     path, authority = _path(context, "roster"), load_certificate(_path(context, "authority"))
@@ -105,7 +105,7 @@ def _roster_source(context: Context) -> RosterSource | None:
 
 
 def _site_directory(context: Context) -> SiteDirectory:
-    """Reads which node is which site, where the run names `sites`."""
+    """Return a function that reads the site of each node, from the file that the run names as `sites`."""
     if "sites" not in context.run_config:
         return no_directory
     path = _path(context, "sites")

@@ -48,7 +48,7 @@ class NonblockingGrid:
         """Keyed by the identifier of the message that is answered."""
 
     def get_node_ids(self) -> Iterable[int]:
-        """Nodes that are connected."""
+        """Return the nodes that are connected."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -98,7 +98,7 @@ class NonblockingGrid:
 
 
 def nonblocking(grid: Grid) -> Grid | NonblockingGrid:
-    """The same grid or, where it is Flower's connection to a superlink, one whose calls do not wait."""
+    """Return the same grid or, where it is Flower's connection to a superlink, one whose calls do not wait."""
     return NonblockingGrid(grid) if isinstance(grid, HttpGrid) else grid
 
 

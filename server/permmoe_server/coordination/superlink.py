@@ -136,7 +136,7 @@ class Superlink:
 
 
 def key_bytes(public_key: str) -> bytes:
-    """A roster's key in the form in which a superlink keeps it."""
+    """Return a roster's key in the form in which a superlink keeps it."""
     key = load_ssh_public_key(public_key.encode())
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return bytes(public_key_to_bytes(key))

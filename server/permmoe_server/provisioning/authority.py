@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from permmoe.errors import ConfigurationError
 
 CLOCK_SKEW = timedelta(hours=1)
-"""A certificate is valid from this long before it was made: hospitals' clocks are not all right."""
+"""A certificate is valid from this long before it was made: some hospitals' clocks are slow."""
 AUTHORITY_DAYS = 3650
 DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -34,14 +34,14 @@ class Identity:
 
     @property
     def key_pem(self) -> bytes:
-        """The key as PKCS #8, not encrypted: it belongs in a file that only its owner can read."""
+        """Return the key as PKCS #8, not encrypted: it belongs in a file that only its owner can read."""
         return self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     @property
     def certificate_pem(self) -> bytes:
-        """The certificate, which is public."""
+        """Return the certificate (PEM), which is public."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -59,7 +59,7 @@ def new_authority(federation: str, now: datetime, days: int = AUTHORITY_DAYS) ->
 
 
 def issue_server(authority: Identity, host: str, now: datetime, days: int) -> Identity:
-    """A new key and certificate for the server, for its host, 127.0.0.1 and localhost. Renewal is a second call.
+    """Return a new key and certificate for the server, for its host, 127.0.0.1 and localhost. Renewal is a second call.
 
     It ends with the authority at the latest. Raises ConfigurationError for an invalid host or an expired authority.
     """
@@ -79,9 +79,10 @@ def issue_server(authority: Identity, host: str, now: datetime, days: int) -> Id
 
 
 def issue_site(authority: Identity, name: str, public_key: str, now: datetime) -> bytes:
-    """A certificate (PEM) for a key that the site has, by which the gateway lets it in, valid as long as the authority.
+    """Return a certificate (PEM) for a site's key, valid as long as the authority.
 
-    `public_key`: EC P-384 as OpenSSH writes it. That it is on the roster decides; a certificate alone lets nobody in.
+    `public_key` is EC P-384 as OpenSSH writes it. The gateway admits the certificate only while the key is on the
+    roster.
     """
     key = serialization.load_ssh_public_key(public_key.encode())
     assert isinstance(key, ec.EllipticCurvePublicKey)
@@ -93,7 +94,7 @@ def issue_site(authority: Identity, name: str, public_key: str, now: datetime) -
 
 
 def new_node_key() -> tuple[bytes, bytes]:
-    """A site's private and public key, EC P-384 in OpenSSH form, as Flower's nodes take it."""
+    """Return a new private and public key of a site, EC P-384 in OpenSSH form, as Flower's nodes take them."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -103,7 +104,7 @@ def new_node_key() -> tuple[bytes, bytes]:
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """A certificate from a PEM file. Raises ConfigurationError where there is none."""
+    """Return the certificate in a PEM file. Raises ConfigurationError where there is none."""
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except FileNotFoundError:
@@ -113,7 +114,7 @@ def load_certificate(path: Path) -> x509.Certificate:
 
 
 def read_identity(certificate: Path, key: Path) -> Identity:
-    """A certificate and its key from PEM files. Raises ConfigurationError where they are absent or no pair."""
+    """Return a certificate and its key from PEM files. Raises ConfigurationError where they are absent or no pair."""
     try:
         loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
@@ -127,7 +128,7 @@ def read_identity(certificate: Path, key: Path) -> Identity:
 
 
 def checked_host(host: str) -> str:
-    """A DNS name or an IP address in lower case. Raises ConfigurationError for anything else, a port included."""
+    """Return a DNS name or IP address in lower case. Raises ConfigurationError for anything else, a port included."""
     name = host.lower()
     if not _is_address(name) and not DNS_NAME.fullmatch(name):
         raise ConfigurationError(
@@ -144,7 +145,7 @@ def _issued(
     end: datetime,
     usage: x509.ObjectIdentifier,
 ) -> x509.CertificateBuilder:
-    """What certificates of servers and of sites have in common: one use, and no right to issue others."""
+    """Return the part that certificates of servers and sites share: one use, and no right to issue others."""
     issuer_key = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
         _builder(subject, authority.certificate.subject, key, now, end)

@@ -16,7 +16,7 @@ WIDTH, TOP, BOTTOM, LEFT, RIGHT = 960, 26, 34, 44, 236
 """Units of the view box; the page shows it about 960 pixels wide."""
 LABEL_HEIGHT = 15.5
 SHORTEST = 270.0
-"""Height of the plot's area, at least; more where the labels need it."""
+"""The least height of the plot's area; it is higher where the labels need more room."""
 
 Points = Sequence[tuple[int, float]]
 
@@ -28,13 +28,13 @@ class Line:
     name: str
     points: Points
     style: str
-    """CSS class."""
+    """The CSS class of the line."""
     note: str = ""
-    """Said after the name at the line's end."""
+    """A text after the name at the line's end."""
 
 
 def line_chart(lines: Sequence[Line], first: int, last: int, unit: str) -> Markup:
-    """Lines over the rounds `first` to `last`. Every text is escaped; no line, or a line without a point, is fine."""
+    """Return a chart over the rounds `first` to `last`. Every text is escaped; lines without a point are left out."""
     lines = [line for line in lines if line.points]
     values = [value for line in lines for _, value in line.points]
     low, high, step = _scale(min(values, default=0.0), max(values, default=1.0))
@@ -74,7 +74,7 @@ def line_chart(lines: Sequence[Line], first: int, last: int, unit: str) -> Marku
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near the wanted ones, in the same order, `gap` apart and inside [low, high] where there is room.
+    """Return positions near the wanted ones, in the same order, `gap` apart and inside [low, high] where there is room.
 
     Neighbours that are too close form a block around the mean of what they want (pool adjacent violators), which is
     the least-squares solution.
@@ -97,12 +97,12 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def line_style(combination: str) -> str:
-    """The class of a combination's line: `size1` to `size4`, by its number of modalities."""
+    """Return the class of a combination's line: `size1` to `size4`, by its number of modalities."""
     return f"size{min(4, combination.count('+') + 1)}"
 
 
 def _scale(smallest: float, largest: float) -> tuple[float, float, float]:
-    """Lower end, upper end and step of an axis with round numbers, four to eight steps."""
+    """Return lower end, upper end and step of an axis with round numbers and four to eight steps."""
     span = largest - smallest or abs(largest) or 1.0
     power = 10.0 ** floor(log10(span / 4))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 6)

@@ -45,11 +45,11 @@ class Registry(Configuration):
 
     @property
     def current(self) -> str | None:
-        """The version in use."""
+        """Return the version in use."""
         return self.promoted[-1] if self.promoted else None
 
     def version(self, name: str) -> ModelVersion:
-        """The version of that name. Raises ConfigurationError."""
+        """Return the version of that name. Raises ConfigurationError where there is none."""
         for version in self.versions:
             if version.name == name:
                 return version
@@ -58,7 +58,7 @@ class Registry(Configuration):
 
 
 def read_registry(folder: FederationFolder) -> Registry:
-    """The registry; empty where nothing was registered. Raises ConfigurationError for a damaged file."""
+    """Return the registry; it is empty where nothing was registered. Raises ConfigurationError for a damaged file."""
     path = folder.models / REGISTRY_FILE
     try:
         return Registry.model_validate_json(path.read_text())
@@ -112,7 +112,7 @@ def promote(folder: FederationFolder, name: str, now: datetime) -> None:
 
 
 def rollback(folder: FederationFolder, now: datetime) -> str:
-    """Make the previous current version current again; each call goes one further back. Returns its name."""
+    """Make the previous current version current again and return its name; each call goes one further back."""
     with locked(folder):
         registry = read_registry(folder)
         if len(registry.promoted) < 2:

@@ -14,11 +14,11 @@ from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.round_records import RoundRecord, SecureFigures, SiteRecord, SiteTraining
 
 NO_TRAINING = SiteTraining(TrainingFigures(), 0.0, ())
-"""Stands for what is unknown of a site."""
+"""The text for a value of a site that is unknown."""
 
 
 def record_json(record: RoundRecord) -> str:
-    """A round's record on one line."""
+    """Return a round's record on one line."""
     training, secure = record.training, record.training.secure or SecureFigures()
     line = {
         "round": record.round,
@@ -54,7 +54,7 @@ def _site(site: SiteRecord) -> dict[str, Any]:
 
 
 def _stage_seconds(record: RoundRecord) -> Mapping[str, float]:
-    """Seconds by stage, without the sites' own: after a secure round the server's step is not listed."""
+    """Return the seconds by stage without the sites' own; after a secure round the server's step is not listed."""
     seconds = dict(record.training.stage_seconds)
     if record.step_seconds is not None and record.training.secure is None:
         seconds["step"] = record.step_seconds

@@ -28,20 +28,20 @@ class Score:
     """The model's error on one combination."""
 
     n: int
-    """Visits, of all sites."""
+    """The number of visits at all sites."""
     rmse: float
-    """Points of CDR-SB."""
+    """The root mean squared error, points of CDR-SB."""
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A reply that was left out, or a node's silence."""
+    """A reply that was left out, or a reply that never came."""
 
     node: int
     sender: str
     """The site, or a text such as `node 17` where it is unknown which site the node is."""
     rule: str
-    """The rule that it broke, `no_reply`, or the type of the error that the site had."""
+    """The rule that the reply broke, `no_reply`, or the type of the error that the site reported."""
     part: Part = "training"
 
 
@@ -70,7 +70,7 @@ class RoundSummary:
 
 
 class RoundLog:
-    """The rounds of a study's folder so far. Each call reads what was added since the last one."""
+    """Reads the rounds of a study's folder; each call reads what was added since the last one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,7 +79,7 @@ class RoundLog:
         self._records: tuple[RoundSummary, ...] = ()
 
     def read(self) -> tuple[RoundSummary, ...]:
-        """All rounds written so far; none where there is no file yet.
+        """Return all rounds written so far; there are none before the file exists.
 
         A last line without its end waits for the next call. A study that resumes may cut its last lines and write
         others: where the file no longer has what was read, it is read again from the start.
@@ -99,7 +99,7 @@ class RoundLog:
         self._offset, self._end, self._records = 0, b"", ()
 
     def _new_bytes(self) -> bytes | None:
-        """The bytes after those that were read; None where the latter are gone or were changed."""
+        """Return the bytes after those that were read; None where the latter are gone or were changed."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset - len(self._end))
@@ -109,7 +109,7 @@ class RoundLog:
         return found.removeprefix(self._end) if found.startswith(self._end) else None
 
     def _summary(self, line: bytes) -> RoundSummary | None:
-        """The summary of a line; None for one that is no round: a page about the others is worth more than an error."""
+        """Return the summary of a line; None for a damaged line, so that the page can show the other rounds."""
         try:
             summary = summarise(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -121,7 +121,7 @@ class RoundLog:
 
 
 def summarise(record: Mapping[str, Any]) -> RoundSummary:
-    """The summary of a line of `rounds.jsonl`. Raises ValueError, KeyError, TypeError or AttributeError for another."""
+    """Return the summary of a line; raises ValueError, KeyError, TypeError or AttributeError for a damaged one."""
     sites = record["sites"]
     names = {int(site["node"]): str(site["site"]) for site in sites if site["site"]}
 
@@ -163,5 +163,5 @@ def _scores(evaluation: Mapping[str, Any] | None) -> dict[str, Score]:
 
 
 def _score(n: int, squared: float) -> Score:
-    """As permmoe.evaluation.combinations.ErrorSums.rmse, without importing a deep-learning library to take a root."""
+    """Return what permmoe.evaluation.combinations.ErrorSums.rmse does, without importing a deep-learning library."""
     return Score(n, sqrt(squared / n))

@@ -22,7 +22,7 @@ CURRENT_FILE = "current"
 
 @dataclass(frozen=True)
 class Study:
-    """A plan and where everything about it is kept."""
+    """A study's plan and the paths in its folder."""
 
     plan: RoundPlan
     folder: Path
@@ -33,7 +33,7 @@ class Study:
 
     @property
     def rounds(self) -> Path:
-        """A record of each try at a round, one a line."""
+        """The records of all tries at rounds, one a line."""
         return self.folder / "rounds.jsonl"
 
     @property

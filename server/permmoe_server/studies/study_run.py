@@ -75,7 +75,7 @@ def _append(file: Path, line: str) -> None:
 
 
 def _best_so_far(out: Path, done: int) -> float:
-    """The validation error of the model kept so far; infinite where none is, or only one of a forgotten round."""
+    """Return the validation error of the kept model; infinite where none is kept or its round is forgotten."""
     if not has_checkpoint(out / "model"):
         return inf
     _, card = load_checkpoint(out / "model")
@@ -91,5 +91,5 @@ def _forget_later_rounds(rounds: Path, done: int) -> None:
 
 
 def _happened(record: Mapping[str, Any], done: int) -> bool:
-    """Whether a round is done; a try that changed nothing stays in the record whatever came after it."""
+    """Return whether a round is done; a try that changed nothing stays in the record whatever followed it."""
     return record["round"] <= done or not record["is_aggregated"]

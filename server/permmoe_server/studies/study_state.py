@@ -20,7 +20,7 @@ FOLDER = "last"
 
 
 def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationState | None:
-    """The state that a study in this folder has reached; None where it has not begun.
+    """Return the state that a study in this folder has reached; None where it has not begun.
 
     Raises ConfigurationError where it was begun with another plan; more or fewer rounds are no other plan.
     """
@@ -41,7 +41,7 @@ def save_state(out: Path, plan: RoundPlan, layout: ModuleLayout, state: Federati
 
 
 def study_card(plan: RoundPlan, state: FederationState) -> dict[str, Any]:
-    """What a checkpoint of a study says of its origin."""
+    """Return the metadata of a study's checkpoint: where its weights come from."""
     return {
         "model": plan.model.model_dump(mode="json"),
         "plan": plan.model_dump(mode="json"),
@@ -52,7 +52,7 @@ def study_card(plan: RoundPlan, state: FederationState) -> dict[str, Any]:
 
 
 def _turned(table: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """Moments by module as modules by moment, and the other way round."""
+    """Swap the two levels of keys: moments by module become modules by moment, and the reverse."""
     turned: dict[str, dict[str, Tensor]] = {}
     for outer, row in table.items():
         for inner, tensor in row.items():
