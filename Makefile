@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed  ## the default study on the embedded synthetic cohort -> runs/default/report.html
 	$(BIN)/python simulation/run.py
 
-federation-demo: $(VENV)/installed  ## a coordinator and three hospitals over TLS -> runs/federation-demo/report.html
+federation-demo: $(VENV)/installed  ## a coordinator and four hospitals over TLS -> runs/federation-demo/report.html
 	$(BIN)/python simulation/federation_demo.py
 
 test: $(VENV)/installed  ## every test, on all cores

@@ -1,4 +1,4 @@
-"""Run a coordinator and three hospitals on this machine: `python simulation/federation_demo.py`."""
+"""Run a coordinator and four hospitals on this machine: `python simulation/federation_demo.py`."""
 
 from permmoe_simulation.federation_demo import main
 

@@ -77,8 +77,11 @@ LIMITS = (
 
 
 def _finding(view: View, privacy: pd.DataFrame, rmse: dict[str, float], methods: list[str], plain: str | None) -> str:
+    """Sentences on the methods whose cells finished: one without a finite RMSE is compared with nothing."""
+    methods = [m for m in methods if isfinite(rmse[m])]
     private = [m for m in methods if isfinite(privacy.loc[privacy["method"] == m, "epsilon"].max())]
     secure = [m for m in methods if m not in private and privacy.loc[privacy["method"] == m, "secure"].any()]
+    plain = plain if plain in methods else None
     parts = []
     if plain and secure:
         change = rmse[secure[0]] - rmse[plain]
@@ -93,7 +96,7 @@ def _finding(view: View, privacy: pd.DataFrame, rmse: dict[str, float], methods:
             f"With differential privacy the best mean RMSE is {number(rmse[best], 3)} at ε = {top}, "
             f"against {number(rmse[plain], 3)} without protection."
         )
-        nulls = [m for m in view.methods if view.summary.methods[m].kind == "reference"]
+        nulls = [m for m in view.methods if view.summary.methods[m].kind == "reference" and isfinite(rmse[m])]
         if nulls:
             null = min(nulls, key=lambda m: rmse[m])
             worse = "worse" if rmse[best] > rmse[null] else "better"
