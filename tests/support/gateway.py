@@ -16,6 +16,7 @@ import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
@@ -61,7 +62,7 @@ def make_authority(folder: Path) -> Authority:
         return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    serves = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    serves = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     files = Authority(*(folder / name for name in ("ca.pem", "server.pem", "server.key", "site.pem", "expired.pem")))
     files.ca.write_bytes(sign(ca_name, ca_key.public_key(), True))
     files.certificate.write_bytes(sign(x509.Name([]), key.public_key(), False, loopback, serves))
@@ -69,7 +70,7 @@ def make_authority(folder: Path) -> Authority:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     files.key.write_bytes(secret)
-    usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
     for path, hours in ((files.site, 1), (files.expired_site, -1)):
         path.write_bytes(secret + sign(x509.Name([]), key.public_key(), False, usage, hours=hours))
     return files

@@ -53,8 +53,8 @@ def column(name: str, value: str, rows: slice = slice(None)) -> Callable[[Hospit
     return lambda h: h.column(name, value, rows)
 
 
-def issued(name: str, **changes: int) -> Callable[[Hospital], None]:
-    return lambda h: h.certificate(certificate(h.kit.authority, h.site_key(), name, **changes))
+def issued(name: str, days: int = 365) -> Callable[[Hospital], None]:
+    return lambda h: h.certificate(certificate(h.kit.authority, h.site_key(), name, days=days))
 
 
 def date(moment: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from flwr.app import Message, MessageType, RecordDict
@@ -29,12 +30,14 @@ WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict())
 
 
 def instruction(
-    plan: RoundPlan | None = None, number: int = 1, weights: Mapping[str, torch.Tensor] = WEIGHTS, **more: str
+    plan: RoundPlan | None = None,
+    number: int = 1,
+    weights: Mapping[str, torch.Tensor] = WEIGHTS,
+    digest: str | None = None,
+    part: Literal["validation", "test"] = "validation",
 ) -> RecordDict:
     model = PackedModel.of(weights)
-    return write_instruction(
-        Instruction(plan or tiny_plan(), number, more.pop("digest", model.digest()), **more), model
-    )
+    return write_instruction(Instruction(plan or tiny_plan(), number, digest or model.digest(), part), model)
 
 
 def ask(path: Path | None, content: RecordDict, kind: str = MessageType.TRAIN, *, is_approved: bool = True) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,9 @@ def write_study(
     pd.DataFrame(sites).to_csv(folder / "sites.csv", index=False)
     across, up = np.meshgrid(np.linspace(-1, 1, 48), np.linspace(-1, 1, 56), indexing="ij")
     head = (across**2 / 0.6 + up**2 / 0.8 < 1) * (1 + 0.4 * np.cos(9 * across) * np.cos(7 * up))
-    pictures = {f"{m}_{view}": head + 0.1 * rng.random(head.shape) for m in modalities for view in ("axial", "coronal")}
+    pictures: dict[str, Any] = {
+        f"{m}_{view}": head + 0.1 * rng.random(head.shape) for m in modalities for view in ("axial", "coronal")
+    }
     np.savez(folder / "slices.npz", **pictures)
     summary = {
         "study": "PerM-MoE across eleven hospitals",
