@@ -18,8 +18,8 @@ from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import AuditError, Kind
+from permmoe.federated.instructions import Instruction, read_instruction, read_receipt_line
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import Instruction, read_instruction, read_receipt_line
 from permmoe.federated.refusals import Refusal
 from permmoe.federated.secure.blocks import (
     Numbers,

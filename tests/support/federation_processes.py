@@ -21,8 +21,8 @@ import yaml
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from permmoe.federated.instructions import read_instruction
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import read_instruction
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app

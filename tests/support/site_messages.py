@@ -9,16 +9,11 @@ from typing import Literal
 import torch
 from flwr.app import Message, MessageType, RecordDict
 
+from permmoe.federated.instructions import Instruction, read_instruction, write_instruction
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import (
-    Instruction,
-    PackedModel,
-    TrainReply,
-    read_instruction,
-    read_train_reply,
-    write_instruction,
-)
+from permmoe.federated.replies import TrainReply, read_train_reply
 from permmoe.model import PerMMoE
 from permmoe.training.seeds import make_model
 from permmoe_client.app import app

@@ -21,7 +21,7 @@ from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import TrainReply
+from permmoe.federated.replies import TrainReply
 from permmoe.federated.roster import Roster, RosterSite, sign_roster, site_keys
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate

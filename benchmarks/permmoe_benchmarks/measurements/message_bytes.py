@@ -7,16 +7,12 @@ import torch
 from permmoe.config import ModelConfig
 from permmoe.data.dataset import ABSENT, VisitData
 from permmoe.federated.federation_config import FederationConfig, Wire
+from permmoe.federated.instructions import Instruction, write_instruction
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import (
-    Instruction,
-    PackedModel,
-    TrainReply,
-    content_bytes,
-    write_instruction,
-    write_train_reply,
-)
+from permmoe.federated.records import content_bytes
+from permmoe.federated.replies import TrainReply, write_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.training.epochs import train_epochs

@@ -9,7 +9,8 @@ from pathlib import Path
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from permmoe.federated.records import Instruction, read_instruction, write_head, write_train_reply
+from permmoe.federated.instructions import Instruction, read_instruction
+from permmoe.federated.replies import write_head, write_train_reply
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure import messages
 from permmoe.federated.secure.blocks import training_blocks, training_numbers

@@ -11,9 +11,11 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 
 from permmoe.config import ModelConfig
+from permmoe.federated.instructions import Instruction
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import Instruction, PackedModel, TrainReply, write_train_reply
+from permmoe.federated.replies import TrainReply, write_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.runtime.memory_pages import keep_freed_pages

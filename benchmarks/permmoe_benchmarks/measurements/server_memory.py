@@ -8,9 +8,10 @@ from flwr.clientapp import ClientApp
 
 from permmoe.config import read_config
 from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.instructions import read_instruction
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import TrainReply, read_instruction, write_train_reply
+from permmoe.federated.replies import TrainReply, write_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE

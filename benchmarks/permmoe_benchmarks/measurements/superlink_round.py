@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 from flwr.app import Message
 
-from permmoe.federated.records import read_instruction, write_train_reply
+from permmoe.federated.instructions import read_instruction
+from permmoe.federated.replies import write_train_reply
 from permmoe.runtime.process_memory import peak_memory_mb
 from permmoe_benchmarks.library.curve import Curve
 from permmoe_benchmarks.library.processes import processor_seconds, programs

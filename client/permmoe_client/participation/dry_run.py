@@ -10,17 +10,16 @@ from flwr.app import RecordDict
 from safetensors.torch import save
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.instructions import Instruction, write_instruction
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import (
-    Instruction,
-    PackedModel,
+from permmoe.federated.records import content_bytes
+from permmoe.federated.replies import (
     TrainReply,
-    content_bytes,
     read_evaluation_reply,
     read_train_reply,
     write_evaluation_reply,
-    write_instruction,
     write_train_reply,
 )
 from permmoe.runtime.files import write_file

@@ -10,16 +10,10 @@ from __future__ import annotations
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from permmoe.federated.federation_config import Wire
+from permmoe.federated.module_records import read_digests, read_modules, write_digests, write_modules
 from permmoe.federated.modules import ModuleLayout
-from permmoe.federated.records import (
-    MalformedRecord,
-    PackedModel,
-    read_digests,
-    read_modules,
-    record_of,
-    write_digests,
-    write_modules,
-)
+from permmoe.federated.packed_model import PackedModel
+from permmoe.federated.records import MalformedRecord, record_of
 from permmoe.federated.wire import down_format, packed_size
 
 MODULES, DIGESTS = "held-modules", "held-digests"

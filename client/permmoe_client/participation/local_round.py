@@ -17,9 +17,10 @@ from torch import Tensor
 from permmoe.data.dataset import VisitData
 from permmoe.evaluation.combinations import combination_sums
 from permmoe.federated.accounting import Spent
+from permmoe.federated.instructions import Instruction, read_model
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import EvaluationReply, Instruction, TrainReply, read_model
+from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received

@@ -13,7 +13,7 @@ from flwr.app import RecordDict
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry, Kind, LedgerHead
-from permmoe.federated.records import Instruction
+from permmoe.federated.instructions import Instruction
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure.blocks import Numbers
 from permmoe.federated.secure.messages import (

@@ -16,14 +16,13 @@ from flwr.app import RecordDict
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Kind, LedgerHead
+from permmoe.federated.instructions import Instruction
+from permmoe.federated.packed_model import digest_of, module_digests
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import (
+from permmoe.federated.records import content_bytes
+from permmoe.federated.replies import (
     EvaluationReply,
-    Instruction,
     TrainReply,
-    content_bytes,
-    digest_of,
-    module_digests,
     pack_updates,
     write_evaluation_reply,
     write_head,

@@ -13,7 +13,7 @@ from torch import Tensor
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed_point
 from permmoe.federated.modules import ModuleLayout
-from permmoe.federated.records import EvaluationReply, TrainReply
+from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.secure.exchanged import UnmaskedSum
 from permmoe.federated.secure.session import Blocks, SecureSumRefused
 from permmoe.federated.training_figures import TrainingFigures

@@ -10,7 +10,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from jaxtyping import UInt32
 
 from permmoe.federated.audit import LedgerHead
-from permmoe.federated.records import PACKED, MalformedRecord, read_array, read_head, record_of, typed
+from permmoe.federated.module_records import PACKED
+from permmoe.federated.records import MalformedRecord, read_array, record_of, typed
+from permmoe.federated.replies import read_head
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, Unmasking
 from permmoe.federated.secure.masks import KEY_BYTES
 from permmoe.federated.secure.session import Advertisement, Session

@@ -2,7 +2,7 @@
 
 | rule | a reply is rejected because |
 |---|---|
-| missing_…, encoding, sums, site_name | a record is absent or not as permmoe.federated.records writes it |
+| missing_…, encoding, sums, site_name | a record is absent or not as permmoe.federated.replies writes it |
 | unknown_module, dtype, shape | an array is not a module of this model |
 | wrong_round, model_digest | it answers another round, or started from another model |
 | wrong_site | it speaks in the name of another site than the one whose key sent it |
@@ -28,15 +28,10 @@ from torch import Tensor
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import ONE
+from permmoe.federated.instructions import Instruction
 from permmoe.federated.modules import ModuleLayout
-from permmoe.federated.records import (
-    EvaluationReply,
-    Instruction,
-    MalformedRecord,
-    TrainReply,
-    read_evaluation_reply,
-    read_train_reply,
-)
+from permmoe.federated.records import MalformedRecord
+from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum

@@ -2,7 +2,7 @@
 
 A site states its modalities in its first training reply, and holds what it was sent for the newest instruction that it
 answered. Before that, and after a restart of the coordinator, nothing is known about a site: it is then sent the whole
-model. A site that has lost what it held reports it (permmoe.federated.records.ModulesMissing) and is sent the
+model. A site that has lost what it held reports it (permmoe.federated.instructions.ModulesMissing) and is sent the
 instruction again, with the whole model.
 """
 
@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from flwr.app import Message, RecordDict
 
 from permmoe.federated.audit import Receipt
+from permmoe.federated.instructions import Instruction, ModulesMissing, write_instruction
 from permmoe.federated.modules import ModuleLayout, reachable_modules
-from permmoe.federated.records import Instruction, ModulesMissing, PackedModel, content_bytes, write_instruction
+from permmoe.federated.packed_model import PackedModel
+from permmoe.federated.records import content_bytes
 from permmoe_server.protocol.exchange import error_type, exchange
 from permmoe_server.protocol.federation import Federation
 

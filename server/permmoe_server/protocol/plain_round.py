@@ -11,8 +11,11 @@ from flwr.app import MessageType
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import FixedPointOverflowError
+from permmoe.federated.instructions import Instruction, Part
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import Instruction, PackedModel, Part, TrainReply, content_bytes
+from permmoe.federated.records import content_bytes
+from permmoe.federated.replies import TrainReply
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training
 from permmoe_server.protocol.aggregation import RunningSum, fold
 from permmoe_server.protocol.downlink import Downlink, ModelExchange

@@ -21,9 +21,9 @@ from torch import Tensor
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.federated.audit import Receipt
 from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.instructions import Part
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import Part
 from permmoe.training.fit import running_mean
 from permmoe_server.protocol.aggregation import RunningSum, mean_changes
 from permmoe_server.protocol.downlink import Downlink

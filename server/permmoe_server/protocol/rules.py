@@ -13,7 +13,7 @@ from permmoe.federated.training_figures import figure_rules
 
 REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
-        # The reply could not be read: permmoe.federated.records.
+        # The reply could not be read: permmoe.federated.replies.
         "missing_reply": "It does not state its site, round and model.",
         "missing_site": "It does not say which site it is from.",
         "missing_round": "It does not say which round it answers.",

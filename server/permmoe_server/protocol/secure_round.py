@@ -9,9 +9,10 @@ from math import nan
 from flwr.app import MessageType
 
 from permmoe.federated.audit import Receipt
+from permmoe.federated.instructions import Instruction, Part, write_instruction
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import Instruction, PackedModel, Part, write_instruction
 from permmoe.federated.secure.blocks import evaluation_blocks, read_evaluation, read_training, training_blocks
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable

@@ -16,7 +16,7 @@ from permmoe.evaluation.combinations import combination_sums
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import read_evaluation_reply
+from permmoe.federated.replies import read_evaluation_reply
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs

@@ -10,7 +10,7 @@ from flwr.app import MessageType, RecordDict
 from pydantic import ValidationError
 
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import TrainReply, read_evaluation_reply, read_train_reply
+from permmoe.federated.replies import TrainReply, read_evaluation_reply, read_train_reply
 from permmoe_client.participation.study_memory import Memory, recall
 from permmoe_client.site import read_site
 from tests.support.site_messages import LAYOUT, WEIGHTS, ask, instruction

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.audit import AuditError, LedgerHead, countersign, read_receipt
+from permmoe.federated.instructions import Instruction
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import EvaluationReply, Instruction, TrainReply, read_train_reply
+from permmoe.federated.replies import EvaluationReply, TrainReply, read_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe_client.release.ledger import Ledger, LedgerError

@@ -13,16 +13,12 @@ from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from permmoe.data.batch import Batch
+from permmoe.federated.instructions import Instruction, ModulesMissing
+from permmoe.federated.module_records import PACKED
 from permmoe.federated.modules import ModuleLayout, reachable_modules
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import (
-    PACKED,
-    Instruction,
-    ModulesMissing,
-    PackedModel,
-    TrainReply,
-    write_train_reply,
-)
+from permmoe.federated.replies import TrainReply, write_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import packed_size

@@ -14,17 +14,12 @@ from flwr.server.superlink.linkstate.utils import create_message_error_unavailab
 
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.instructions import read_instruction
+from permmoe.federated.module_records import PACKED
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import (
-    PACKED,
-    EvaluationReply,
-    PackedModel,
-    TrainReply,
-    read_instruction,
-    write_evaluation_reply,
-    write_train_reply,
-)
+from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE

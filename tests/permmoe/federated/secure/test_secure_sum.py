@@ -227,11 +227,11 @@ def test_attack_t_lowered() -> None:
 
 
 def test_attack_n_lowered_below_the_sites_own_rule() -> None:
-    attack_on_the_peers(lambda adverts: adverts[:2], 2, "takes part from 3")
+    attack_on_the_peers(lambda adverts: adverts[:2], 2, "takes part in sums of 3 or more")
 
 
 def test_attack_a_cohort_of_one() -> None:
-    attack_on_the_peers(lambda adverts: adverts[:1], 1, "takes part from 3")
+    attack_on_the_peers(lambda adverts: adverts[:1], 1, "takes part in sums of 3 or more")
 
 
 def test_attack_keys_of_an_old_round_replayed() -> None:
