@@ -251,7 +251,7 @@ def test_attack_different_cohorts_for_different_sites() -> None:
     few, t = sum_.adverts[:5], threshold(0.5, 5)
     sealed = sum_.sites["site-1"].share(few, t)
     sum_.sites["site-0"].share(sum_.adverts, sum_.server.participants.threshold)
-    with pytest.raises(SecureSumRefused, match="not sealed for this site and this participants"):
+    with pytest.raises(SecureSumRefused, match="not sealed for this site and these participants"):
         sum_.sites["site-0"].mask({"site-1": sealed["site-0"]} | dict.fromkeys(list(KEYS)[2:], b""), {})
 
 
