@@ -36,7 +36,7 @@ from permmoe.training.exposure import Exposure
 
 
 @dataclass(frozen=True)
-class Part:
+class ParameterSlice:
     """A whole parameter, or its slice at `index` along the first dimension."""
 
     parameter: str
@@ -53,15 +53,15 @@ class Part:
 class ModuleLayout:
     """Which parameters make up which module; every element of every parameter belongs to exactly one."""
 
-    parts: Mapping[str, tuple[Part, ...]]
-    """In a fixed order: modules as the model declares their parameters, parts within a module likewise."""
+    slices: Mapping[str, tuple[ParameterSlice, ...]]
+    """Module -> slices, both in the order in which the model declares its parameters."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Of every parameter."""
+    """Parameter -> shape."""
 
     @classmethod
     def of(cls, model: PerMMoE) -> ModuleLayout:
         """The layout of a model. Raises ValueError for a parameter that no module is declared for."""
-        parts: dict[str, list[Part]] = {}
+        slices: dict[str, list[ParameterSlice]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, parameter in model.named_parameters():
             if parameter.dtype != torch.float32:
@@ -69,16 +69,16 @@ class ModuleLayout:
             shapes[name] = tuple(parameter.shape)
             owners = _slice_owners(model.config, name)
             if owners is None:
-                parts.setdefault(_owner(name), []).append(Part(name, shapes[name]))
+                slices.setdefault(_owner(name), []).append(ParameterSlice(name, shapes[name]))
                 continue
             for index, owner in enumerate(owners):
-                parts.setdefault(owner, []).append(Part(name, shapes[name][1:], index))
-        return cls({module: tuple(found) for module, found in parts.items()}, shapes)
+                slices.setdefault(owner, []).append(ParameterSlice(name, shapes[name][1:], index))
+        return cls({module: tuple(found) for module, found in slices.items()}, shapes)
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Names in order."""
-        return tuple(self.parts)
+        return tuple(self.slices)
 
     def size(self, module: str) -> int:
         """Number of elements of a module. Raises KeyError for an unknown one."""
@@ -86,16 +86,16 @@ class ModuleLayout:
 
     @cached_property
     def _sizes(self) -> Mapping[str, int]:
-        return {module: sum(part.size for part in parts) for module, parts in self.parts.items()}
+        return {module: sum(piece.size for piece in slices) for module, slices in self.slices.items()}
 
     def flatten(self, state: Mapping[str, Tensor], module: str) -> Float32[Tensor, " n"]:
         """A module's parameters laid end to end; a copy, on the CPU."""
-        pieces = [state[p.parameter] if p.index is None else state[p.parameter][p.index] for p in self.parts[module]]
+        pieces = [state[p.parameter] if p.index is None else state[p.parameter][p.index] for p in self.slices[module]]
         return torch.cat([piece.detach().reshape(-1) for piece in pieces]).cpu()
 
     def flatten_all(self, state: Mapping[str, Tensor]) -> dict[str, Float32[Tensor, " n"]]:
         """Every module of a state dict."""
-        return {module: self.flatten(state, module) for module in self.parts}
+        return {module: self.flatten(state, module) for module in self.slices}
 
     def unflatten(self, modules: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of all modules; parameters that are not stacked are views of them.
@@ -103,12 +103,12 @@ class ModuleLayout:
         Raises KeyError where one is absent, ValueError where a size is wrong.
         """
         pieces: dict[str, dict[int | None, Tensor]] = {name: {} for name in self.shapes}
-        for module, parts in self.parts.items():
+        for module, slices in self.slices.items():
             flat = modules[module]
             if flat.shape != (self.size(module),):
                 raise ValueError(f"module {module} has shape {tuple(flat.shape)}, expected ({self.size(module)},)")
-            for part, piece in zip(parts, torch.split(flat, [p.size for p in parts]), strict=True):
-                pieces[part.parameter][part.index] = piece
+            for own, piece in zip(slices, torch.split(flat, [s.size for s in slices]), strict=True):
+                pieces[own.parameter][own.index] = piece
         # A bank of a single modality has no rows, and cat refuses an empty list.
         none = torch.empty(0)
         return {

@@ -83,7 +83,7 @@ def read_train_reply(content: RecordDict, layout: ModuleLayout, wire: Wire = "fp
     site, round_number, digest = _read_header(content)
     # A module is sent exactly where a support is: the supports' names say what the array holds.
     support = record_of(content, "support", MetricRecord)
-    if any(name not in layout.parts for name in support):
+    if any(name not in layout.slices for name in support):
         raise MalformedRecord("unknown_module")
     figures = record_of(content, "figures", MetricRecord)
     sizes = {name: packed_size(layout.size(name), wire) for name in support}

@@ -11,7 +11,6 @@ the study.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +35,6 @@ OPACUS_GRADIENTS = "grad_sample"
 """The attribute of a parameter in which Opacus looks for the gradients of single patients."""
 VISITS_AT_ONCE = 32
 """Visits whose gradients are in memory together; each visit's take as much as the model."""
-
-
-@dataclass(frozen=True)
-class PrivateRecord:
-    """What a private training may report: nothing that depends on a patient, so no loss."""
-
-    steps: int
 
 
 def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> dict[str, Float[Tensor, "batch ..."]]:
@@ -84,7 +76,7 @@ def train_privately(
     sample_rate: float,
     steps: int,
     seed: int,
-) -> PrivateRecord:
+) -> None:
     """Train in place. A visit is a patient here: a table of visits holds one index visit for each.
 
     `sample_rate` is the chance of each patient to be in a step. The sum is divided by the EXPECTED number of patients,
@@ -111,7 +103,6 @@ def train_privately(
             optimiser.zero_grad()
     for parameter in trained:
         delattr(parameter, OPACUS_GRADIENTS)
-    return PrivateRecord(steps)
 
 
 def _gradients(

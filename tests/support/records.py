@@ -20,4 +20,6 @@ PACKED_MODEL = PackedModel.of(WEIGHTS)
 def on_the_wire(content: RecordDict) -> RecordDict:
     """Return the content after Flower has taken it apart and put it together again."""
     objects = {key: thing.deflate() for key, thing in get_all_nested_objects(content).items()}
-    return inflate_object_from_contents(content.object_id, objects)
+    inflated = inflate_object_from_contents(content.object_id, objects)
+    assert isinstance(inflated, RecordDict)
+    return inflated

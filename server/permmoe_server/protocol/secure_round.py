@@ -55,7 +55,7 @@ class SecureRound:
         total = running_sum(trained.changes, figures.visits, len(outcome.arrived)) if trained else None
         is_usable = total is not None and bool(total.modules) and is_acceptable(total, config)
         holders = (
-            {n: c for n, c in outcome.unmasked.holders.items() if n in self.layout.parts} if outcome.unmasked else {}
+            {n: c for n, c in outcome.unmasked.holders.items() if n in self.layout.slices} if outcome.unmasked else {}
         )
         # Under differential privacy no loss leaves a site.
         has_loss = figures.visits > 0 and not config.privacy

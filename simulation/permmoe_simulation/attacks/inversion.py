@@ -22,9 +22,9 @@ def reconstruction(seen: Observation, modality: str) -> Float[Tensor, " cell"] |
     if module not in changes:
         return None
     layout = ModuleLayout.of(seen.model_before())
-    part = next(p for p in layout.parts[module] if p.parameter.endswith("project.weight"))
+    part = next(p for p in layout.slices[module] if p.parameter.endswith("project.weight"))
     start = 0
-    for other in layout.parts[module]:
+    for other in layout.slices[module]:
         if other == part:
             break
         start += other.size

@@ -45,7 +45,7 @@ def test_unflatten_is_copying_each_part_to_its_place(config: ModelConfig) -> Non
     layout = ModuleLayout.of(PerMMoE(config))
     modules = {module: torch.randn(layout.size(module)) for module in reversed(layout.modules)}
     expected = {name: torch.full(shape, torch.nan) for name, shape in layout.shapes.items()}
-    for module, parts in layout.parts.items():
+    for module, parts in layout.slices.items():
         start = 0
         for part in parts:
             target = expected[part.parameter] if part.index is None else expected[part.parameter][part.index]
