@@ -86,7 +86,7 @@ class Section:
     items: Sequence[Item] = field(default_factory=tuple)
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: float | int | None, digits: int = 2) -> str:
     """A figure with a real minus sign; an en dash where there is none."""
     if value is None or not isfinite(value):
         return "–"
