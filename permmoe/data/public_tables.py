@@ -102,7 +102,7 @@ def time_lost(
 
 
 def _diabetes() -> Columns:
-    # Imported late, here and below: whoever imports a study does so for its configuration, seldom for these tables.
+    # Imported late, here and below: most programs that import this module never read one of these tables.
     from sklearn.datasets import load_diabetes
 
     frame = load_diabetes(as_frame=True, scaled=False).frame

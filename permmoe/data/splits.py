@@ -42,7 +42,7 @@ def assign_splits(table: VisitTable, split: SplitConfig) -> VisitTable:
 
 
 def _divide_subjects(subjects: Sequence[str], seed: int, validation: float, test: float) -> dict[str, Split]:
-    """Of one site's subjects the first by hash are tested, the next validated; at least one is trained on."""
+    """Divide one site's subjects: the first by hash are tested, the next validated, and at least one is trained on."""
     ranked = sorted(subjects, key=lambda subject: _rank(seed, subject))
     n = len(ranked)
     n_test = min(int(test * n + 0.5), n - 1)

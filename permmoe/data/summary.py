@@ -14,7 +14,7 @@ from permmoe.modality import Combination
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of one number over visits; NaN where there is none."""
+    """How one number is distributed over visits; NaN where there is no visit."""
 
     n: int
     mean: float

@@ -15,13 +15,13 @@ import numpy as np
 from permmoe.errors import ConfigurationError
 
 EPSILON_ERROR, DELTA_ERROR_SHARE = 5e-3, 1e-3
-"""Of the accountant's numbers, added to what it says; δ's as a share of δ."""
+"""Bounds of the accountant's own numerical error, which are added to its answer; the second is a share of δ."""
 LARGEST_COMPOSED = 50.0
-"""Above this ε, which promises nobody anything, Rényi's bound is told: composing would take minutes."""
+"""Above this ε, which promises nothing, Rényi's bound is returned: composing would take minutes."""
 LARGEST_NOISE = 1000.0
 PRECISION = 5e-3
 ORDERS = [*range(2, 64), 80, 96, 128, 192, 256, 512]
-"""Of Rényi's divergence."""
+"""Orders of Rényi's divergence that the bound is minimised over."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def is_within(spent: Sequence[Spent], delta: float, limit: float) -> bool:
 def noise_multiplier_for(
     target_epsilon: float, delta: float, sample_rate: float, steps: int, already: Sequence[Spent] = ()
 ) -> float:
-    """The least σ, to half a percent, that keeps ε within the target for so many steps more.
+    """The least σ, to half a percent, that keeps ε within the target for `steps` further steps.
 
     Raises ConfigurationError where none does.
     """

@@ -86,12 +86,12 @@ class LedgerHead:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A head, countersigned by the coordinator's server."""
+    """A ledger's newest entry, countersigned by the coordinator's server."""
 
     head: LedgerHead
     signature: str
     certificate: str
-    """Of the server, PEM."""
+    """The server's certificate, PEM."""
 
     def line(self) -> bytes:
         """As it is kept, without the line's end."""

@@ -51,7 +51,7 @@ def up_format(wire: Wire, *, is_centring: bool) -> Wire:
 
 
 def packed_size(size: int, wire: Wire) -> int:
-    """Bytes of so many numbers, a multiple of four."""
+    """The number of bytes that `size` numbers take, a multiple of four."""
     if wire == "fp32":
         return 4 * size
     elements = size * (2 if wire == "fp16" else 1)

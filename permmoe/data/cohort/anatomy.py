@@ -26,10 +26,10 @@ CENTRE_MM = (0.0, -18.0, 18.0)
 """MNI point at the middle of every grid; puts 91×109×91 voxels of 2 mm exactly where FSL's MNI152 has them."""
 
 FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 40.0)
-"""Of lesions, cortical thickness, shape, and scanners' shading."""
+"""Distances over which lesions, cortical thickness, shape and scanners' shading vary, in this order."""
 
 _LEAST_REFERENCE_MM3 = 10_000.0
-"""Of cerebellar grey matter on the grid; the template has about six times as much."""
+"""The least cerebellar grey matter that a grid must hold; the template has about six times as much."""
 
 Axes = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 Bases = tuple[Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"]]

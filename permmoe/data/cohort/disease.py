@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 AMYLOID_MEAN, AMYLOID_SD = 0.450, 0.440
-"""Of `Latents.amyloid` over MCI subjects as drawn here; tau is built on the standardised load."""
+"""Mean and SD of `Latents.amyloid` over MCI subjects as drawn here; tau is built on the standardised load."""
 TAU_MEAN, TAU_SD = 0.34, 0.28
 MEAN_AGE_YEARS, SD_AGE_YEARS = 72.4, 7.7
 

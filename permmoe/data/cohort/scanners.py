@@ -21,7 +21,7 @@ class Tracer:
 
     bids: str
     column: str
-    """Of ADNIMERGE, for its summary uptake."""
+    """The column of ADNIMERGE that holds its summary uptake."""
     gain: float
     """Cortical signal for the same load, relative to florbetapir."""
     white_matter: float
@@ -53,7 +53,7 @@ class Scanner:
     apparent_tau: float
     """Added to the cortical load that PET shows, in units of the latent: scatter, spill-over, time after injection."""
     distortion: Float32[np.ndarray, "3 i j k"]
-    """Of the gradients, mm along each axis."""
+    """The displacement by non-linear gradients, mm along each axis."""
     t1_shading: Float32[np.ndarray, "x y z"]
     flair_shading: Float32[np.ndarray, "x y z"]
     pet_fwhm_mm: float

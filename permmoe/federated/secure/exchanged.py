@@ -11,18 +11,18 @@ from jaxtyping import Int64, UInt32, UInt64
 
 @dataclass(frozen=True)
 class MaskedInput:
-    """A site's bits and numbers under their masks: to anybody else random."""
+    """A site's bits and numbers under their masks; without the masks they look random."""
 
     site: str
     bits: UInt32[np.ndarray, " block"]
     numbers: UInt64[np.ndarray, " n"]
     signature: bytes
-    """Of the bits and of whom they are masked with."""
+    """A signature of the bits and of the names of the sites that they are masked with."""
 
 
 @dataclass(frozen=True)
 class MaskedBits:
-    """What of a masked input is shown to the other sites."""
+    """The pieces of a masked input that the other sites are shown."""
 
     bits: UInt32[np.ndarray, " block"]
     signature: bytes
@@ -43,11 +43,11 @@ class Evidence:
     """How many sites hold each block, in a form that every site can check."""
 
     bits: Mapping[str, MaskedBits]
-    """Of every site whose input came."""
+    """The masked bits of every site whose input arrived."""
     count_seeds: Mapping[str, bytes]
-    """Of the same sites."""
+    """The seeds of these bits' masks."""
     mask_keys: Mapping[str, bytes]
-    """Of the sites that shared and whose input did not come."""
+    """The mask keys of the sites that sent shares and whose input did not arrive."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Unmasking:
 
 @dataclass(frozen=True)
 class UnmaskedSum:
-    """The sum over all sites whose input came."""
+    """The sum over all sites whose input arrived."""
 
     values: Mapping[str, Int64[np.ndarray, " _"]]
-    """Of every released block, in fixed point."""
+    """The sum of every released block, in fixed point."""
     holders: Mapping[str, int]
-    """Of every block."""
+    """The number of sites that hold each block."""

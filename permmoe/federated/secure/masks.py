@@ -23,7 +23,7 @@ KEY_BYTES = 32
 SEED_BYTES = 16
 """What one Shamir share carries."""
 CHUNK_BYTES = 1 << 18
-"""Of a mask at a time: it stays in the processor's cache."""
+"""The size of the chunks in which a mask is made, small enough for the processor's cache."""
 ZEROS = bytes(CHUNK_BYTES)
 
 

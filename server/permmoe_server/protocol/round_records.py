@@ -85,7 +85,7 @@ class TrainingRecord:
     loss: float
     """Mean over the accepted sites' visits, squared points; NaN without any."""
     visits: float
-    """Of all accepted sites."""
+    """The visits of all accepted sites."""
     stage_seconds: Mapping[str, float]
     """Plain: `write`, for the model and its instructions. Secure: every stage of the sum."""
     secure: SecureFigures | None = None
@@ -122,7 +122,7 @@ class RoundRecord:
     """False where too few replies were usable: the weights stayed as they were."""
     training: TrainingRecord
     seconds: float
-    """Of the whole try."""
+    """The time of the whole try."""
     step_seconds: float | None = None
     """From the sum to the next model; None where nothing was aggregated."""
     evaluate_seconds: float | None = None
