@@ -48,7 +48,7 @@ class Difference:
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear", "none"]:
-        """How the method compares, where the 95% interval excludes zero and subjects suffice; `none` without a figure."""
+        """How the method compares, where the interval excludes zero and subjects suffice; `none` without a figure."""
         if not isfinite(self.value):
             return "none"
         if self.n < FEWEST_SUBJECTS:
