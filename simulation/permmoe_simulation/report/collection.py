@@ -42,13 +42,13 @@ def _chapter(study: Study) -> str:
     summary, view = study.summary, view_of(study)
     digests = ", ".join(f"{name} `{value[:8]}`" for name, value in sorted(summary.digests.items()))
     lead = summary.findings if len(summary.findings) <= 2 else summary.findings[:1]
-    told = [*lead, *_published(view), *_axis(view), *_experts(view), *growth_sentences(view)]
+    statements = [*lead, *_published(view), *_axis(view), *_experts(view), *growth_sentences(view)]
     if summary.failed_cells:
-        told.append(f"{len(summary.failed_cells)} cells failed; their figures are missing.")
+        statements.append(f"{len(summary.failed_cells)} cells failed; their figures are missing.")
     lines = [
         f"\n## {summary.study}\n",
         f"*{summary.data_label.capitalize()}, {_seeds(summary.seeds)}, {summary.date}; {digests}.*\n",
-        *(f"{sentence}\n" for sentence in told),
+        *(f"{sentence}\n" for sentence in statements),
         *_pairs(view),
         *_gaps(view),
         f"Repeat: `{summary.command}`\n",
@@ -67,8 +67,8 @@ def _published(view: View) -> list[str]:
     lines = []
     for published in view.summary.published:
         for regime in regimes_of(view, published):
-            told = beside(view, published, regime)
-            lines.append(f"**Beside the paper** ({published.source}). {carried_sentence(view, published, told)}")
+            statements = beside(view, published, regime)
+            lines.append(f"**Beside the paper** ({published.source}). {carried_sentence(view, published, statements)}")
             lines.append(
                 "\n".join(
                     [
@@ -76,7 +76,7 @@ def _published(view: View) -> list[str]:
                         "|---|---|---|---|---|",
                         *(
                             f"| {b.what} | {b.theirs} | {b.ours} ({b.between}) | {b.n or '–'} | {b.verdict} |"
-                            for b in told
+                            for b in statements
                         ),
                     ]
                 )
@@ -89,11 +89,11 @@ def _axis(view: View) -> list[str]:
     axis, along, trends = view.summary.axis, view.study.table(ALONG_AXIS), view.study.table(TRENDS)
     if axis is None or along is None or trends is None:
         return []
-    told = []
+    statements = []
     for pair in unmirrored(zip(trends["method"], trends["reference"], strict=True)):
         sentences = (crossing_sentence(view, axis, pair, c) for c in in_order(along["combination"], [MEAN]))
-        told += [sentence for sentence in sentences if sentence]
-    return [f"**Along the axis ({axis.name}).** {' '.join(told)}"] if told else []
+        statements += [sentence for sentence in sentences if sentence]
+    return [f"**Along the axis ({axis.name}).** {' '.join(statements)}"] if statements else []
 
 
 def _experts(view: View) -> list[str]:

@@ -131,14 +131,14 @@ def _sentences(
         pairs = [pair for pair, verdicts in where.items() if verdict in verdicts]
         if verdict == "unclear":  # a pair that was clear somewhere has been named already
             pairs = [pair for pair in pairs if not {"better", "worse"} & where[pair].keys()]
-        told = []
+        statements = []
         for a, b in pairs:
             shown = where[a, b][verdict]
             names = f" (in {len(shown)} of {len(regimes)} regimes: {', '.join(shown)})" if len(regimes) > 1 else ""
-            told.append(f"{view.label(a)} against {view.label(b)}{names if verdict != 'unclear' else ''}")
-        if told:
+            statements.append(f"{view.label(a)} against {view.label(b)}{names if verdict != 'unclear' else ''}")
+        if statements:
             anywhere = " in any regime" if verdict == "unclear" and len(regimes) > 1 else ""
-            parts.append(f"{phrase}{anywhere}: {', '.join(told)}")
+            parts.append(f"{phrase}{anywhere}: {', '.join(statements)}")
     return [f"On average over combinations, all test subjects: {'; '.join(parts)}."] if parts else []
 
 
@@ -163,7 +163,7 @@ def _pair_plot(
     by_name = {row.label: row for row in view.combination_rows(notes)}
     rows = [Row("mean of all", note=""), *(by_name[c] for c in shown)]
     rows[1] = Row(rows[1].label, rows[1].observed, rows[1].note, starts_group=True)
-    panels, told = [], []
+    panels, statements = [], []
     for pair in pairs:
         by_row = [found[pair].get(c) for c in [MEAN, *shown]]
         marks = [mark for row, d in enumerate(by_row) if (mark := _difference_mark(row, d))]
@@ -174,7 +174,7 @@ def _pair_plot(
         }
         title = f"{view.label(pair[0])}\n− {view.label(pair[1])}"
         panels.append(Panel(title, difference_label(view.unit), marks, remarks))
-        told.append(_tally(view, pair, found[pair]))
+        statements.append(_tally(view, pair, found[pair]))
     svg = row_plot(rows, panels, view.modalities, note_title="n", legend=VERDICT_LEGEND, is_difference=True)
     subset = (
         ""
@@ -186,8 +186,8 @@ def _pair_plot(
     )
     return Plot(
         svg,
-        f"Forest plot of paired RMSE differences by combination. {' '.join(told)}",
-        f"RMSE differences on the same test subjects, with paired 95% intervals. {' '.join(told)}{subset}",
+        f"Forest plot of paired RMSE differences by combination. {' '.join(statements)}",
+        f"RMSE differences on the same test subjects, with paired 95% intervals. {' '.join(statements)}{subset}",
     )
 
 

@@ -110,11 +110,11 @@ def drift_sentence(view: View, regime: str, methods: list[str]) -> str:
     if not depending:
         return ""
     where = f"In regime {regime}, with" if len(view.regimes) > 1 else "With"
-    told = "; ".join(_drift_told(view, drift[drift["method"] == m], m) for m in depending)
-    return f"{where} modalities withheld from subjects who have all of them, RMSE changes: {told}."
+    statements = "; ".join(_drift_statement(view, drift[drift["method"] == m], m) for m in depending)
+    return f"{where} modalities withheld from subjects who have all of them, RMSE changes: {statements}."
 
 
-def _drift_told(view: View, drift: pd.DataFrame, method: str) -> str:
+def _drift_statement(view: View, drift: pd.DataFrame, method: str) -> str:
     single = drift[drift["combination"] != MEAN].dropna(subset=["difference"])
     mean = drift[drift["combination"] == MEAN].iloc[0]
     worst = single.loc[single["difference"].idxmax()]

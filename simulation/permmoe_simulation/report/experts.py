@@ -133,12 +133,14 @@ def _shares(rows: pd.DataFrame, groups: list[list[str]], experts: list[str]) -> 
 
 
 def _busiest(shares: dict[str, Float[np.ndarray, "row expert"]], experts: list[str]) -> list[str]:
-    told = []
+    phrases = []
     for modality, table in shares.items():
         if np.isfinite(table).any():
             means = np.nan_to_num(table).mean(0)
-            told.append(f"{modality} mostly to expert {experts[int(means.argmax())]} ({number(100 * means.max(), 0)}%)")
-    return told
+            phrases.append(
+                f"{modality} mostly to expert {experts[int(means.argmax())]} ({number(100 * means.max(), 0)}%)"
+            )
+    return phrases
 
 
 def _routing_table(view: View, routing: pd.DataFrame) -> Table:
@@ -178,8 +180,10 @@ def _balance_sentence(view: View, routing: pd.DataFrame) -> str:
     for m in in_order(routing["method"], view.methods):
         own = routing[routing["method"] == m]
         lost = own["collapsed_experts"].astype(float)
-        told = "no expert collapsed" if lost.max() == 0 else f"{number(lost.mean(), 1)} experts collapsed"
-        parts.append(f"with {view.label(m)} {told} and the load CV is {number(own['load_cv'].astype(float).mean())}")
+        phrases = "no expert collapsed" if lost.max() == 0 else f"{number(lost.mean(), 1)} experts collapsed"
+        parts.append(
+            f"with {view.label(m)} {phrases} and the load CV is {number(own['load_cv'].astype(float).mean())}"
+        )
     return f"On average over {count(len(routing[['regime', 'seed']].drop_duplicates()), 'run')}, {listed(parts)}."
 
 

@@ -122,10 +122,10 @@ def published_section(view: View) -> Section | None:
     items: list[Item] = []
     for published in view.summary.published:
         for regime in regimes_of(view, published):
-            told = beside(view, published, regime)
+            statements = beside(view, published, regime)
             where = f"In regime {regime}: " if len(view.regimes) > 1 else ""
-            items += [Text(where + carried_sentence(view, published, told)), _plot(view, published, regime)]
-            items.append(_table(view, published, told, where))
+            items += [Text(where + carried_sentence(view, published, statements)), _plot(view, published, regime)]
+            items.append(_table(view, published, statements, where))
     return Section("published", "Beside the paper", items) if items else None
 
 
@@ -166,7 +166,7 @@ def beside(view: View, published: Published, regime: str) -> list[Beside]:
     return found
 
 
-def carried_sentence(view: View, published: Published, told: list[Beside]) -> str:
+def carried_sentence(view: View, published: Published, statements: list[Beside]) -> str:
     """How many of the paper's claims carried over, which did not, and which cannot be told."""
     pair = f"{view.label(published.method)} against {view.label(published.reference)}"
     parts = []
@@ -176,9 +176,9 @@ def carried_sentence(view: View, published: Published, told: list[Beside]) -> st
         ("cannot be told", "cannot be told from chance", "is beyond telling"),
     )
     for verdict, first, empty in verdicts:
-        names = [b.what for b in told if b.verdict == verdict]
+        names = [b.what for b in statements if b.verdict == verdict]
         parts.append(f"{len(names)} {first} ({'; '.join(names)})" if names else f"none {empty}")
-    return f"Of the paper's {len(told)} claims about {pair}, {listed(parts)}."
+    return f"Of the paper's {len(statements)} claims about {pair}, {listed(parts)}."
 
 
 def regimes_of(view: View, published: Published) -> list[str]:
@@ -237,7 +237,7 @@ def _of_wins(view: View, published: Published, regime: str) -> Beside:
     return Beside(what, published.wins, f"{int(row['wins'])}\u00a0of\u00a0{total}", bounds, "", verdict)
 
 
-def _table(view: View, published: Published, told: list[Beside], where: str) -> Table:
+def _table(view: View, published: Published, statements: list[Beside], where: str) -> Table:
     rest = len([c for c in view.combinations if c not in (*published.percent, *published.reference_better)])
     return Table(
         f"{where}Change of the RMSE of {view.label(published.method)} against {view.label(published.reference)}; below "
@@ -255,7 +255,7 @@ def _table(view: View, published: Published, told: list[Beside], where: str) -> 
                 Entry(b.n),
                 Entry(b.verdict, is_strong=True),
             ]
-            for b in told
+            for b in statements
         ],
     )
 
@@ -291,11 +291,13 @@ def _plot(view: View, published: Published, regime: str) -> Plot:
     )
     a, b = view.label(published.method), view.label(published.reference)
     label = f"change of the RMSE of {a} against {b} (%)\n← better | worse →"
-    told = "; ".join(f"{one.what}: paper {one.theirs}, ours {one.ours}" for one in beside(view, published, regime))
+    texts = "; ".join(
+        f"{one.what}: paper {one.theirs}, ours {one.ours}" for one in beside(view, published, regime)
+    )
     return Plot(
         row_plot(rows, [Panel("", label, marks, remarks)], view.modalities, note_title="paper", legend=legend,
                  is_difference=True),
-        f"Dot plot of the percentage change of RMSE by combination, the paper's figures beside ours: {told}.",
+        f"Dot plot of the percentage change of RMSE by combination, the paper's figures beside ours: {texts}.",
         f"Theirs: {published.source}, as far as their figures are in the digest we had. Ours: {ours}, with 95% "
         f"bootstrap intervals over subjects of the percentage. Worse: the paper says {b} is better there, without a "
         "figure in the digest.",
