@@ -177,9 +177,7 @@ def crossing_sentence(view: View, axis: Axis, pair: tuple[str, str], combination
         noise = f"the interval of the paired difference includes zero at all {len(points)} points ({n})"
         lines += f", but {noise}: {what} within the noise"
     else:
-        phrases = [
-            f"{number(x, digits)} ({a} {d.verdict}, {signed(d.value, digits_for(d.value))})" for x, d in clear
-        ]
+        phrases = [f"{number(x, digits)} ({a} {d.verdict}, {signed(d.value, digits_for(d.value))})" for x, d in clear]
         lines += f"; the interval of the paired difference excludes zero at {listed(phrases)}, {n} a point"
     return f"{lines}. {_trend(view, axis, pair, combination)}".strip()
 

@@ -181,9 +181,7 @@ def _balance_sentence(view: View, routing: pd.DataFrame) -> str:
         own = routing[routing["method"] == m]
         lost = own["collapsed_experts"].astype(float)
         phrases = "no expert collapsed" if lost.max() == 0 else f"{number(lost.mean(), 1)} experts collapsed"
-        parts.append(
-            f"with {view.label(m)} {phrases} and the load CV is {number(own['load_cv'].astype(float).mean())}"
-        )
+        parts.append(f"with {view.label(m)} {phrases} and the load CV is {number(own['load_cv'].astype(float).mean())}")
     return f"On average over {count(len(routing[['regime', 'seed']].drop_duplicates()), 'run')}, {listed(parts)}."
 
 

@@ -291,9 +291,7 @@ def _plot(view: View, published: Published, regime: str) -> Plot:
     )
     a, b = view.label(published.method), view.label(published.reference)
     label = f"change of the RMSE of {a} against {b} (%)\n← better | worse →"
-    texts = "; ".join(
-        f"{one.what}: paper {one.theirs}, ours {one.ours}" for one in beside(view, published, regime)
-    )
+    texts = "; ".join(f"{one.what}: paper {one.theirs}, ours {one.ours}" for one in beside(view, published, regime))
     return Plot(
         row_plot(rows, [Panel("", label, marks, remarks)], view.modalities, note_title="paper", legend=legend,
                  is_difference=True),
