@@ -12,7 +12,7 @@ from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb
 from permmoe.runtime.provenance import machine, versions
-from permmoe_simulation.studies.cell_files import is_finished, publish, unfinished_folder, write_outcome
+from permmoe_simulation.studies.cell_files import CellOutcome, is_finished, publish, unfinished_folder, write_outcome
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import Sites, partition
 from permmoe_simulation.studies.study import Cell
@@ -39,7 +39,7 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
     forget_peak_memory()
     sites, _ = split_and_partition(visits, cell)
     site_of = {visit.subject_id: site for site, table in sites.items() for visit in table}
-    outcome = METHOD_KINDS[cell.method.kind].run(cell, sites, VolumeCache(cache), work)
+    outcome: CellOutcome = METHOD_KINDS[cell.method.kind].run(cell, sites, VolumeCache(cache), work)
     write_outcome(work, outcome, site_of)
     card = {
         "cell": cell.model_dump(mode="json"),

@@ -17,6 +17,7 @@ from permmoe.evaluation.combinations import STRATA
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import PartitionConfig
 
 
@@ -68,9 +69,6 @@ class Method(Configuration):
     @field_validator("kind")
     @classmethod
     def _is_registered(cls, kind: str) -> str:
-        # Imported late, here and below: the kinds run cells, which this module declares.
-        from permmoe_simulation.studies.method_kinds import METHOD_KINDS
-
         if kind not in METHOD_KINDS:
             raise ValueError(f"unknown kind {kind!r}; {nearest(kind, METHOD_KINDS)}")
         return kind
@@ -289,8 +287,6 @@ def _cell(
     data_digest: str,
     engine: Engine,
 ) -> Cell:
-    from permmoe_simulation.studies.method_kinds import METHOD_KINDS
-
     source = f"methods.{name} of study {study.name}"
     split = study.split.model_copy(update={"seed": study.split.seed + seed})
     train = parse_config(_overlay(study.train, method.train), TrainConfig, source)

@@ -1,0 +1,200 @@
+"""How each kind of method runs a cell (permmoe_simulation.studies.method_kinds names these functions).
+
+A runner trains and tests the cell's method on its sites. Its last argument is a folder for files of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from permmoe.config import ModelConfig
+from permmoe.data.cache import VolumeCache
+from permmoe.data.dataset import VisitData, fit_scaling
+from permmoe.data.kinds import kind_of
+from permmoe.data.visits import Visit, VisitTable
+from permmoe.errors import ConfigurationError
+from permmoe.evaluation.activation import expert_activation
+from permmoe.evaluation.baselines import BASELINES
+from permmoe.evaluation.combinations import (
+    ErrorSums,
+    combination_predictions,
+    mean_squared_error,
+)
+from permmoe.federated.modules import ModuleLayout
+from permmoe.layers.encoders import fixed_stem
+from permmoe.modality import all_combinations
+from permmoe.model import PerMMoE
+from permmoe.training.fit import EpochReport, fit
+from permmoe.training.seeds import make_model
+from permmoe_simulation.engines.federated_training import TrainedFederation, train_federation
+from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Rows
+from permmoe_simulation.studies.partition import Sites
+from permmoe_simulation.studies.study import Cell
+
+Predictions = Float[np.ndarray, "visit combination"]
+
+
+def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+    """A baseline of permmoe.evaluation.baselines, on all visits in one place."""
+    data = _loaded(joined(sites), cell.model, cache)
+    test = data.part("test")
+    return CellOutcome(test.visits, BASELINES[cell.method.baseline](data.part("train"), test))
+
+
+def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+    """One model, all visits in one place."""
+    data = _loaded(joined(sites), cell.model, cache)
+    model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed)
+    curve: dict[int, Mapping[str, ErrorSums]] = {}
+
+    def keep(report: EpochReport) -> None:
+        curve[report.epoch + 1] = report.validation
+
+    fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
+    test = data.part("test")
+    return CellOutcome(
+        test.visits,
+        combination_predictions(model, test),
+        _learning_rows(curve, "epoch"),
+        activation=expert_activation(model, test),
+    )
+
+
+def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+    """Every site by itself: its test visits are evaluated by the model that only its own visits trained."""
+    curve: dict[int, dict[str, ErrorSums]] = {}
+
+    def keep(report: EpochReport) -> None:
+        at = curve.setdefault(report.epoch + 1, {})
+        for name, sums in report.validation.items():
+            at[name] = at[name] + sums if name in at else sums
+
+    tested: list[Visit] = []
+    predictions = []
+    for table in sites.values():
+        data = _loaded(table, cell.model, cache)
+        train, test = data.part("train"), data.part("test")
+        model = make_model(fit_scaling(train, cell.model), cell.train.seed)
+        fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
+        tested += test.visits
+        predictions.append(_from_trained_modalities(model, train, test))
+    return CellOutcome(VisitTable(tuple(tested)), np.concatenate(predictions), _learning_rows(curve, "epoch"))
+
+
+def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+    """A model for each modality by itself, all visits in one place; combinations of several have no prediction."""
+    everything = _loaded(joined(sites), cell.model, cache)
+    test = everything.part("test")
+    row_of = {visit.subject_id: row for row, visit in enumerate(test.visits)}
+    predictions = np.full((len(test), len(all_combinations(cell.model.names))), np.nan)
+    for column, modality in enumerate(cell.model.modalities):
+        config = cell.model.model_copy(update={"modalities": (modality,)})
+        data = _loaded(joined(sites), config, cache)
+        train, own = data.part("train"), data.part("test")
+        if not len(train) or not len(own):
+            continue
+        model = make_model(fit_scaling(train, config), cell.train.seed)
+        fit(model, train, data.part("validation"), cell.train)
+        rows = [row_of[visit.subject_id] for visit in own.visits]
+        predictions[rows, column] = combination_predictions(model, own)[:, 0]
+    return CellOutcome(test.visits, predictions)
+
+
+def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+    """A federation of the sites; a model that is personal to its site is tested on that site's visits."""
+    _require_declared_scales(cell.model)
+    federation = train_federation(cell, sites, cache.folder, folder / FEDERATION)
+    model = PerMMoE(cell.model)
+    model.load_state_dict(dict(federation.weights))
+    test = _loaded(joined(sites), cell.model, cache).part("test")
+    if cell.method.personal_epochs or federation.private:
+        tested, predictions = _personal_predictions(cell, sites, cache, federation)
+    else:
+        tested, predictions = test.visits, combination_predictions(model, test)
+    return CellOutcome(
+        tested,
+        predictions,
+        _learning_rows(federation.evaluations, "round"),
+        federation.rounds,
+        federation.privacy,
+        expert_activation(model, test),
+    )
+
+
+"""By the name that a study's file uses."""
+
+
+def joined(sites: Sites) -> VisitTable:
+    """All sites' visits, in the order of site names."""
+    return VisitTable(tuple(visit for table in sites.values() for visit in table))
+
+
+def _loaded(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitData:
+    data, _ = VisitData.load(table, model, cache, stem=fixed_stem(model))
+    return data
+
+
+def _from_trained_modalities(model: PerMMoE, train: VisitData, test: VisitData) -> Predictions:
+    """Predictions from those modalities of each combination that the hospital has seen in training.
+
+    A hospital knows which modalities these are. Where a combination has none of them, the mean change of the training
+    visits is predicted.
+    """
+    trained = {name for name, n in zip(train.names, train.observed.sum(0).tolist(), strict=True) if n}
+    combinations = all_combinations(test.names)
+    predictions = combination_predictions(model, test)
+    mean = float(train.target.double().mean())
+    replaced = predictions.copy()
+    for column, combination in enumerate(combinations):
+        usable = tuple(name for name in combination if name in trained)
+        instead = predictions[:, combinations.index(usable)] if usable else np.full(len(test), mean)
+        replaced[:, column] = np.where(np.isnan(predictions[:, column]), np.nan, instead)
+    return replaced
+
+
+def _require_declared_scales(model: ModelConfig) -> None:
+    """Raise ConfigurationError where the scale of a table's columns would have to be fitted.
+
+    Nobody in a federation sees all training visits, so the scale has to be declared.
+    """
+    bare = [m.name for m in model.modalities if not kind_of(m).is_scale_declared(m)]
+    if bare:
+        raise ConfigurationError(
+            f"a federation cannot fit the scale of {', '.join(bare)}; "
+            "declare `means` and `deviations` of the columns there, from a publication"
+        )
+
+
+def _personal_predictions(
+    cell: Cell, sites: Sites, cache: VolumeCache, federation: TrainedFederation
+) -> tuple[VisitTable, Predictions]:
+    """Each site's test visits, predicted by its own model: with its private modules, fine-tuned if the method says."""
+    tested: list[Visit] = []
+    predictions = []
+    for site, table in sites.items():
+        data = _loaded(table, cell.model, cache)
+        model = PerMMoE(cell.model)
+        layout = ModuleLayout.of(model)
+        modules = layout.flatten_all(dict(federation.weights)) | dict(federation.private.get(site, {}))
+        model.load_state_dict(layout.unflatten(modules))
+        if cell.method.personal_epochs:
+            tuning = cell.train.model_copy(update={"epochs": cell.method.personal_epochs, "warmup_epochs": 0})
+            fit(model, data.part("train"), data.part("validation"), tuning, is_centred=True)
+        test = data.part("test")
+        tested += test.visits
+        predictions.append(combination_predictions(model, test))
+    return VisitTable(tuple(tested)), np.concatenate(predictions)
+
+
+def _learning_rows(curve: Mapping[int, Mapping[str, ErrorSums]], step_kind: str) -> Rows:
+    """Rows of `learning.csv` from the validation errors after each step."""
+    rows: Rows = []
+    for step, sums in sorted(curve.items()):
+        mean = {"combination": "mean", "rmse": mean_squared_error(sums) ** 0.5}
+        single = [{"combination": name, "rmse": s.rmse} for name, s in sums.items() if s.n]
+        rows += [{"step": step, "step_kind": step_kind, **row} for row in [mean, *single]]
+    return rows
