@@ -12,6 +12,7 @@ import typer
 
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
+from permmoe.federated.aggregation_rules import RULES
 from permmoe.federated.federation_config import FederationConfig
 from permmoe_benchmarks import same_bits
 from permmoe_simulation.studies.study import StudyConfig, cells
@@ -83,12 +84,20 @@ def test_a_folder_without_digests_is_refused(tmp_path: Path) -> None:
         same_bits.same_bits(against=tmp_path)
 
 
-@pytest.mark.parametrize("setting", ["aggregation", "server_optimiser", "wire"])
-def test_the_study_has_every_choice_of_a_federation(setting: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "choices"),
+    [
+        ("aggregation", set(RULES)),
+        *(
+            (name, set(get_args(FederationConfig.model_fields[name].annotation)))
+            for name in ("server_optimiser", "wire")
+        ),
+    ],
+)
+def test_the_study_has_every_choice_of_a_federation(setting: str, choices: set[str]) -> None:
     study = read_config(same_bits.STUDY, StudyConfig)
     grid = cells(study, dict.fromkeys(study.regimes, ""), "inprocess")
-    used = {getattr(cell.federation, setting) for _, cell in grid}
-    assert used == set(get_args(FederationConfig.model_fields[setting].annotation))
+    assert {getattr(cell.federation, setting) for _, cell in grid} == choices
 
 
 def test_the_methods_whose_weights_are_compared_are_in_the_study() -> None:
