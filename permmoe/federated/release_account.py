@@ -1,0 +1,118 @@
+"""What sums that were released tell about few members, and which further sums tell no more.
+
+Members are a site's patients, or the sites of a secure sum. Each released sum is Σ x_i over a set of members, where x_i
+is whatever the sum adds up of member i; somebody who holds sums over the sets S_1 … S_n can weight them at will:
+
+    Σ_j a_j Σ_{i in S_j} x_i = Σ_i c_i x_i,   c_i = Σ_j a_j [i in S_j].
+
+**Proof that nobody can single out a few.** c_i depends on i only through which of the sets i is in. Call members that
+are in the same sets, and in at least one, a group: all members of a group have the same c_i. So a combination that does
+not vanish has c_i ≠ 0 on at least one whole group. If every group has k members or more, no combination whatsoever is
+about fewer than k members. ∎
+
+The rule is sufficient, and simple: a release is refused, or made coarser, where a group would become smaller than k. It
+does not matter what the sums are of, which model they were computed with, or how often the same sets are summed again.
+What it does not bound: somebody who knows the x_i of k - 1 members of a group knows the last one's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+Labels = Mapping[str, int]
+"""Member -> a number above 0. Of the sums that are about to be released, members with one number are in the same."""
+
+
+@dataclass(frozen=True)
+class ReleaseAccount:
+    """The groups of members that all sums released so far leave indistinguishable."""
+
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Member -> the number of its group, from 1; a member that is in no released sum is absent."""
+
+    def after(self, labels: Labels) -> ReleaseAccount:
+        """The account after sums are released in which members are together as the labels say."""
+        numbers: dict[tuple[int, int], int] = {}
+        groups: dict[str, int] = {}
+        for member in sorted(self.groups.keys() | labels.keys()):
+            together = (self.groups.get(member, 0), labels.get(member, 0))
+            groups[member] = numbers.setdefault(together, len(numbers) + 1)
+        return ReleaseAccount(groups)
+
+    def admits(self, labels: Labels, least: int) -> bool:
+        """Whether these sums may be released: afterwards every group that they are about has `least` members.
+
+        Groups that the sums leave as they are, and leave out, were admitted before and are not judged again.
+        """
+        before = Counter(self.groups.values())
+        together: Counter[tuple[int, int]] = Counter(
+            (self.groups.get(member, 0), labels.get(member, 0)) for member in self.groups.keys() | labels.keys()
+        )
+        return all(n >= least or (label == 0 and n == before[group]) for (group, label), n in together.items())
+
+
+def combination_groups(account: ReleaseAccount, observed: Mapping[str, int], least: int) -> Labels:
+    """For each patient the set of modalities that counts in sums by combination, so that the account admits the sums.
+
+    A combination's sum is over the patients whose set holds it, so patients with one set are a group. `observed` is
+    each present patient's observed set, a bit mask above 0. Where fewer than `least` share a set they join others, in
+    what both have in common, or are left out; of all ways the one next that costs the fewest pairs of a patient and a
+    combination. Earlier groups are divided, never mixed up: patients who were withdrawn count among those left out.
+    """
+    parts: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for member in sorted(account.groups.keys() | observed.keys()):
+        parts[account.groups.get(member, 0)][observed.get(member, 0)].append(member)
+    return {
+        member: mask
+        for group, of_group in parts.items()
+        for mask, members in _merged(of_group, least, is_new=group == 0).items()
+        if mask
+        for member in members
+    }
+
+
+def admissible_sites(account: ReleaseAccount, available: Collection[str], least: int) -> tuple[str, ...]:
+    """The most of these sites that may be summed, in the order of their names; none where no sum is admitted.
+
+    Of each group as many take part that `least` others, or none, are left out.
+    """
+    members: dict[int, list[str]] = defaultdict(list)
+    for site in sorted(account.groups.keys() | set(available)):
+        members[account.groups.get(site, 0)].append(site)
+    chosen: list[str] = []
+    for group, sites in members.items():
+        here = [site for site in sites if site in available]
+        # New sites may be left out one by one: they are in no sum yet.
+        most = len(here) if group == 0 or len(here) == len(sites) else min(len(here), len(sites) - least)
+        chosen += here[:most] if most >= least else []
+    return tuple(sorted(chosen))
+
+
+def _merged(parts: Mapping[int, list[str]], least: int, *, is_new: bool) -> dict[int, list[str]]:
+    """The patients of one earlier group by observed set, merged until no part is too small; 0: left out."""
+    merged = {mask: list(members) for mask, members in parts.items()}
+    size = sum(map(len, merged.values()))
+    while True:
+        # Who is left out is nobody's secret where the group was in no sum yet, or is left out as a whole.
+        small = [
+            mask
+            for mask, members in merged.items()
+            if len(members) < least and not (mask == 0 and (is_new or len(members) == size))
+        ]
+        if not small:
+            return merged
+        ways = [(_cost(merged, a, b), a, b) for a in small for b in {*merged, 0} if a != b]
+        _, one, other = min(ways)
+        members = merged.pop(one) + merged.pop(other, [])
+        merged[one & other] = merged.get(one & other, []) + members
+
+
+def _cost(parts: Mapping[int, list[str]], one: int, other: int) -> int:
+    """Pairs of a patient and a combination that are lost where two parts become one."""
+    return sum(len(parts.get(mask, ())) * (_combinations(mask) - _combinations(one & other)) for mask in (one, other))
+
+
+def _combinations(mask: int) -> int:
+    return (1 << mask.bit_count()) - 1

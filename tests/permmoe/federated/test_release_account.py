@@ -1,0 +1,153 @@
+"""The release account: no linear combination of admitted sums is about fewer members than the minimum."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from permmoe.federated.release_account import ReleaseAccount, admissible_sites, combination_groups
+
+LEAST = 5
+NAMES = 4
+
+
+def combination_sets(labels: Mapping[str, int]) -> list[frozenset[str]]:
+    """The patients behind each combination's sum: those whose set of modalities holds the combination."""
+    combinations = range(1, 1 << NAMES)
+    return [frozenset(p for p, mask in labels.items() if mask & c == c) for c in combinations]
+
+
+def smallest_support(sets: list[frozenset[str]]) -> int:
+    """The fewest members that any non-vanishing combination of these sums is about, by linear algebra.
+
+    A combination that is about few members vanishes on all others: so for a member to be among the few, the incidence
+    matrix must lose rank once the columns of the few are left out. Members with equal columns stand and fall together,
+    so only unions of them have to be tried.
+    """
+    members = sorted(frozenset().union(*sets))
+    if not members:
+        return 10**9
+    incidence = np.array([[m in s for m in members] for s in sets], float)
+    columns, place = np.unique(incidence, axis=1, return_inverse=True)
+    sizes = np.bincount(place.reshape(-1), minlength=columns.shape[1])
+    rank = np.linalg.matrix_rank(columns)
+    for total in sorted({sizes[list(few)].sum() for few in _few(sizes)}):
+        for few in _few(sizes):
+            if sizes[list(few)].sum() == total and np.linalg.matrix_rank(np.delete(columns, few, axis=1)) < rank:
+                return int(total)
+    return 10**9
+
+
+def _few(sizes: np.ndarray) -> list[tuple[int, ...]]:
+    """All unions of columns that hold fewer than the minimum of members."""
+    small = [i for i, n in enumerate(sizes) if n < LEAST]
+    return [few for n in range(1, LEAST) for few in itertools.combinations(small, n) if sizes[list(few)].sum() < LEAST]
+
+
+def test_the_search_finds_the_patient_between_two_nested_sums() -> None:
+    twenty = frozenset(f"p{i}" for i in range(20))
+    assert smallest_support([twenty | {"one"}, twenty]) == 1
+    assert smallest_support([twenty, twenty]) == 10**9
+
+
+def test_the_search_finds_a_patient_that_three_sums_are_needed_for() -> None:
+    a, b = (frozenset(f"{name}{i}" for i in range(9)) for name in "ab")
+    assert smallest_support([a, b, a | b | {"one"}]) == 1
+
+
+@pytest.mark.parametrize("ten", range(100))
+def test_no_random_sequence_of_queries_isolates_fewer_than_the_minimum(ten: int) -> None:
+    for seed in range(10 * ten, 10 * ten + 10):
+        assert _smallest_support_of_random_queries(seed) >= LEAST
+
+
+def _smallest_support_of_random_queries(seed: int) -> int:
+    rng = np.random.default_rng(seed)
+    account, released = ReleaseAccount(), list[frozenset[str]]()
+    patients = {f"p{i:03}": int(rng.integers(1, 1 << NAMES)) for i in range(int(rng.integers(3, 60)))}
+    for _ in range(int(rng.integers(1, 5))):
+        # Between queries patients come, go, are scanned again, and the study looks at some modalities only.
+        for patient in rng.permutation(sorted(patients))[: int(rng.integers(0, 4))]:
+            patients.pop(patient)
+        for _ in range(int(rng.integers(0, 4))):
+            patients[f"n{rng.integers(10**6)}"] = int(rng.integers(1, 1 << NAMES))
+        mask = int(rng.integers(1, 1 << NAMES))
+        observed = {patient: seen & mask for patient, seen in patients.items() if seen & mask}
+        labels = combination_groups(account, observed, LEAST)
+        assert account.admits(labels, LEAST)
+        assert all(label and observed[patient] & label == label for patient, label in labels.items())
+        released += [s for s in combination_sets(labels) if s]
+        account = account.after(labels)
+    return smallest_support(released)
+
+
+def test_a_group_of_the_minimum_keeps_every_combination() -> None:
+    observed = {f"all-{i}": 7 for i in range(LEAST)} | {f"two-{i}": 5 for i in range(LEAST)}
+    assert combination_groups(ReleaseAccount(), observed, LEAST) == observed
+
+
+def test_a_patient_whose_set_nobody_shares_counts_with_what_others_share() -> None:
+    observed = {f"two-{i}": 5 for i in range(20)} | {"one": 7}
+    labels = combination_groups(ReleaseAccount(), observed, LEAST)
+    assert labels == {**dict.fromkeys(observed, 5)}
+
+
+def test_few_patients_are_left_out_rather_than_many_patients_made_coarse() -> None:
+    observed = {f"three-{i}": 7 for i in range(20)} | {"one": 5}
+    labels = combination_groups(ReleaseAccount(), observed, LEAST)
+    assert labels == {f"three-{i}": 7 for i in range(20)}
+
+
+def test_sums_over_the_same_groups_are_admitted_again_and_again() -> None:
+    observed = {f"p{i}": 3 for i in range(9)}
+    account = ReleaseAccount()
+    for _ in range(3):
+        labels = combination_groups(account, observed, LEAST)
+        assert labels == observed and account.admits(labels, LEAST)
+        account = account.after(labels)
+    assert set(account.groups.values()) == {1}
+
+
+def test_one_more_patient_waits_and_a_withdrawn_one_takes_others_along() -> None:
+    observed = {f"p{i}": 3 for i in range(12)}
+    account = ReleaseAccount().after(observed)
+    assert combination_groups(account, {**observed, "new": 3}, LEAST) == observed
+    without = {patient: mask for patient, mask in observed.items() if patient != "p3"}
+    assert not account.admits(without, LEAST)
+    assert combination_groups(account, without, LEAST) == {}
+
+
+def test_a_site_that_raises_its_minimum_gives_small_groups_no_more() -> None:
+    observed = {f"p{i}": 1 for i in range(6)}
+    account = ReleaseAccount().after(observed)
+    assert not account.admits(observed, 7) and combination_groups(account, observed, 7) == {}
+
+
+def test_sites_take_part_so_that_no_two_sums_differ_by_one_of_them() -> None:
+    account = ReleaseAccount().after(dict.fromkeys("abcdef", 1))
+    assert admissible_sites(account, "abcdef", 2) == tuple("abcdef")
+    assert admissible_sites(account, "abcde", 2) == tuple("abcd")
+    assert admissible_sites(account, "abcdefg", 2) == tuple("abcdef")
+    assert admissible_sites(account, "abcdefgh", 2) == tuple("abcdefgh")
+    assert admissible_sites(account, "a", 2) == ()
+    assert admissible_sites(account, "abcde", 1) == tuple("abcde")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_sites_that_are_chosen_are_the_most_that_the_account_admits(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    account, everybody = ReleaseAccount(), "abcdefg"
+    for _ in range(4):
+        available = [site for site in everybody if rng.random() < 0.8]
+        chosen = admissible_sites(account, available, 2)
+        admitted = [
+            len(some)
+            for n in range(len(available) + 1)
+            for some in itertools.combinations(available, n)
+            if account.admits(dict.fromkeys(some, 1), 2)
+        ]
+        assert len(chosen) == max(admitted)
+        account = account.after(dict.fromkeys(chosen, 1))
