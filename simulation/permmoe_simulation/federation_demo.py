@@ -133,7 +133,7 @@ def _recovered(status: CoordinatorStatus) -> str:
         return f"round {KILLED_IN_ROUND} ended, and {KILLED} was killed too late or too early to be recovered in it"
     return (
         f"round {KILLED_IN_ROUND} is finished: {KILLED} was lost at the stage {record.lost[KILLED]!r}, the others "
-        f"recovered its mask, and the sum holds its input ({record.holders.get('trunk', 0)} sites)"
+        "recovered its mask, and the sum holds its input"
     )
 
 

@@ -55,8 +55,9 @@ def test_a_secure_round_ends_with_the_weights_of_a_plain_one_to_the_last_bit(tmp
     plain = found(tmp_path / "plain", tiny_plan(**settings), NAMES)
     secure = found(tmp_path / "secure", secure_plan(rounds=1), NAMES)
     [before], [after] = plain.run(), secure.run()
-    holders = {m: sum(m in site["modules"] for site in before["sites"]) for m in after["holders"]}
-    assert after["holders"] == holders and after["visits"] == before["visits"]
+    modules = [*after["released"], *after["withheld"]]
+    holders = {m: sum(m in site["modules"] for site in before["sites"]) for m in modules}
+    assert set(after["released"]) == {m for m, n in holders.items() if n >= 3} and after["visits"] == before["visits"]
     assert after["train_loss"] == pytest.approx(before["train_loss"])
     start = make_model(secure.plan.model, secure.plan.train.seed)
     layout = ModuleLayout.of(start)
@@ -76,7 +77,7 @@ def test_the_record_of_a_secure_round_says_nothing_of_a_single_site(tmp_path: Pa
     sizes = {site["site"]: site["bytes_up"] for site in first["sites"]}
     # Names have lengths too: these have the same.
     assert sizes["north"] == sizes["south"] and sizes["west"] == sizes["east"]
-    assert first["holders"]["trunk"] == 5 and first["visits"] > 0
+    assert "trunk" in first["released"] and first["visits"] > 0
 
 
 @pytest.mark.parametrize(
@@ -87,13 +88,13 @@ def test_a_site_that_dies_at_a_stage_costs_the_round_nothing_but_itself(stage: s
     first, second = federation.run(going_silent(stage, 1, "west"))
     assert first["is_aggregated"] and second["is_aggregated"]
     is_in_sum = stage in ("query.secure_count", "query.secure_open")
-    assert first["holders"]["trunk"] == (5 if is_in_sum else 4) and second["holders"]["trunk"] == 5
+    assert (first["visits"] == second["visits"]) == is_in_sum
 
 
 def test_a_module_that_too_few_sites_hold_stays_as_it_was(tmp_path: Path) -> None:
     federation = found(tmp_path, secure_plan(rounds=1, evaluate_every=0), ("north", "south", "west"))
     [record] = federation.run()
-    assert record["holders"]["encoder/fluid"] == 1 and record["holders"]["encoder/gene"] == 2
+    assert {"encoder/fluid", "encoder/gene"} <= set(record["withheld"]) and "encoder/clinical" in record["released"]
     weights, before = federation.weights(), make_model(federation.plan.model, federation.plan.train.seed).state_dict()
     changed = {name for name, tensor in before.items() if not torch.equal(weights[name], tensor)}
     assert not any("encoders.fluid" in name or "encoders.gene" in name for name in changed)

@@ -11,6 +11,14 @@ def _site(name: str, node: int, rejected: str | None = None) -> dict[str, Any]:
     return {"node": node, "site": name, "bytes_down": 11, "bytes_up": 7, "modules": modules, "rejected": rejected}
 
 
+def secure_round_line(number: int, released: tuple[str, ...], withheld: tuple[str, ...]) -> str:
+    """Return the line of a secure round."""
+    record = json.loads(round_line(number)) | {"is_secure": True, "released": released, "withheld": withheld}
+    for site in record["sites"]:
+        site["modules"] = []
+    return json.dumps(record) + "\n"
+
+
 def round_line(number: int, *, is_aggregated: bool = True, rmse: float = 2.0) -> str:
     """Return the line of a round in which the site north alone sent a reply that was accepted."""
     sums = {"t1": {"n": 13, "squared": 13 * rmse**2}, "t1+tau": {"n": 5, "squared": 5 * rmse**2}}

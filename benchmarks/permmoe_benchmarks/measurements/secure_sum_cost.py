@@ -92,13 +92,13 @@ def secure_sum_line(n: int, parameters: int) -> str:
             shares = site.count(list(server.bits))
         server.take_count_shares(name, shares)
     with watch.timing("server"):
-        evidence = server.evidence()
+        lost_keys = server.lost_keys()
     openings = {}
     for name, site in sites.items():
         with watch.timing("unmask"):
-            openings[name] = site.unmask(evidence)
+            openings[name] = site.unmask(server.evidence_for(name, lost_keys))
     with watch.timing("server"):
-        unmasked = server.unmask(evidence, openings, [], rules.min_holders)
+        unmasked = server.unmask(lost_keys, openings, [])
     difference = max(
         int(np.abs(unmasked.values[block][:-1] - running.modules[block].change.numpy()).max()) for block in blocks
     )

@@ -128,7 +128,7 @@ def mask(content: RecordDict, session: SecureSession | None) -> RecordDict:
 
 
 def count(content: RecordDict, session: SecureSession | None) -> RecordDict:
-    """Stage 4 of the secure sum: shares from which the number of holders of each block follows."""
+    """Stage 4 of the secure sum: for the other sites shares from which they count holders, sealed for each of them."""
     return write_count_shares(_joined(content, session).sum.count(read_names(content, "arrived")))
 
 

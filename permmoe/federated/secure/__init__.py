@@ -6,10 +6,11 @@ in the same shape, zeros where it has nothing, and one bit a block that says whe
 1. ADVERTISE. A site signs fresh keys and commitments to two seeds with its roster key.
 2. SHARE. Each site gives every other a Shamir share of its mask key and of both seeds, sealed for that site alone.
 3. MASK. A site adds its seeds' masks and, with each peer, a mask that the peer takes away; bits have their own masks.
-4. COUNT. For a site whose input came, the others give shares of the seed of its bits' mask; for one whose input did
-   not, shares of its mask key. The sum of the bits, how many sites hold each block, is then known, and nothing else.
-5. UNMASK. Each site counts again by itself from the others' signed bits, and gives its masks of the blocks that
-   `min_holders` sites or more hold; for sites that went silent since, shares of their seed. Repeated as more go silent.
+4. COUNT. For a site whose input came, each other gives its peers, sealed, its share of the seed of that site's bits'
+   mask; for one whose input did not come, it gives the server its share of that site's mask key.
+5. UNMASK. Each site recovers the seeds, adds up the others' signed bits to how many sites hold each block, and gives
+   its masks of the blocks that `min_holders` sites or more hold; for sites that went silent since, shares of their
+   seed. Repeated as more go silent. The server, which has no seed, learns which blocks were released and no count.
 
 Numbers are integers modulo 2^64 (permmoe.federated.fixed_point), bits modulo 2^32. docs/threat-model.md says what
 this promises. No file here does any I/O.
@@ -19,7 +20,7 @@ this promises. No file here does any I/O.
 | `session` | the session, the keys that sites advertise for it, its participants, the names and sizes of blocks |
 | `exchanged` | what sites and server give one another from stage 3 on |
 | `site_sum`, `server_sum` | the two sides, stage by stage |
-| `counting` | stage 4's count, by the same function on both sides |
+| `count_shares`, `counting` | the shares that sites seal for one another in stage 4, and the count of holders |
 | `masked_vector`, `masks`, `signatures` | masks on the vector of numbers; keys and shares; signatures |
 | `messages`, `blocks` | Flower's records of all that; what blocks a training and an evaluation are made of |
 """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -15,14 +14,20 @@ from permmoe.federated.secure.signatures import is_signature_of
 
 
 def count_holders(
-    evidence: Evidence, participants: Participants, shared: Collection[str], blocks: Blocks, roster: SiteKeys
+    evidence: Evidence,
+    seeds: Mapping[str, bytes],
+    participants: Participants,
+    shared: Collection[str],
+    blocks: Blocks,
+    roster: SiteKeys,
 ) -> dict[str, int]:
-    """How many sites hold each block, from what they signed. Server and sites count with this same function.
+    """How many sites hold each block, from what they signed. Each site counts for itself; the server lacks the seeds.
 
-    `shared`: the sites that passed stage 2. Raises SecureSumRefused for evidence that is not what the sites sent.
+    `seeds`: of the arrived sites' bits' masks, found to be those that the sites committed to. `shared`: the sites that
+    passed stage 2. Raises SecureSumRefused for evidence that is not what the sites sent.
     """
     arrived, lost = sorted(evidence.bits), sorted(set(shared) - set(evidence.bits))
-    if sorted(evidence.count_seeds) != arrived or sorted(evidence.mask_keys) != lost:
+    if sorted(seeds) != arrived or sorted(evidence.mask_keys) != lost:
         raise SecureSumRefused("the evidence is not complete")
     salt = participants.session.digest()
     total = np.zeros(len(blocks), np.uint32)
@@ -33,12 +38,10 @@ def count_holders(
             roster[name], masked.signature, masked_text(participants, shared, name, masked.bits)
         ):
             raise SecureSumRefused(f"the bits of {name} are not those that it signed")
-        # "Seeds and keys are those that the site committed to."
-        if hashlib.sha256(evidence.count_seeds[name]).digest() != participants[name].count_commitment:
-            raise SecureSumRefused(f"the seed of {name} is not the one that it committed to")
         total += masked.bits
-        masks.add_mask(total, masks.derive(evidence.count_seeds[name], salt, "bits"), is_added=False)
+        masks.add_mask(total, masks.derive(seeds[name], salt, "bits"), is_added=False)
     for name in lost:
+        # "The mask key of a lost site is the one that it advertised."
         key = mask_key(evidence.mask_keys[name], participants[name])
         for other in arrived:
             pair = masks.agree(key, participants[other].mask_key)

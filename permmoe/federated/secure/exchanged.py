@@ -30,22 +30,25 @@ class MaskedBits:
 
 @dataclass(frozen=True)
 class CountShares:
-    """What one site gives in stage 4; a peer is in one of the two, never in both."""
+    """What one site gives in stage 4: shares of seeds for its peers, and shares of mask keys for the server.
 
-    count_seeds: Mapping[str, bytes]
-    """For each site whose input came, a share of the seed of its bits' mask."""
+    Of a site whose input came there is a share of the seed, of one whose input did not come a share of the key.
+    """
+
+    sealed: Mapping[str, bytes]
+    """For each peer whose input came, what `count_shares.seal_shares` seals for it; the server cannot read it."""
     mask_keys: Mapping[str, bytes]
     """For each site whose input did not come, a share of its mask key."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How many sites hold each block, in a form that every site can check."""
+    """What one site counts from how many sites hold each block. Nobody but that site can."""
 
     bits: Mapping[str, MaskedBits]
     """The masked bits of every site whose input arrived."""
-    count_seeds: Mapping[str, bytes]
-    """The seeds of these bits' masks."""
+    sealed: Mapping[str, bytes]
+    """What the peers that passed stage 4 sealed for this site: shares of the seeds of these bits' masks."""
     mask_keys: Mapping[str, bytes]
     """The mask keys of the sites that sent shares and whose input did not arrive."""
 
@@ -65,6 +68,4 @@ class UnmaskedSum:
     """The sum over all sites whose input arrived."""
 
     values: Mapping[str, Int64[np.ndarray, " _"]]
-    """The sum of every released block, in fixed point."""
-    holders: Mapping[str, int]
-    """The number of sites that hold each block."""
+    """The sum of every block that all sites released, in fixed point; the others have too few holders."""

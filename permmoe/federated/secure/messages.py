@@ -18,7 +18,11 @@ from permmoe.federated.secure.masks import KEY_BYTES
 from permmoe.federated.secure.session import Advertisement, Session
 
 MAX_BYTES = 4096
-"""No key, share or signature is longer."""
+"""No key, share of one site's secrets, bits or signature is longer."""
+MAX_SEALED_BYTES = 1 << 16
+"""A site's sealed shares of the seeds of 4,000 sites are no longer."""
+SEALED_COUNTS = "count-shares"
+"""The record of sealed shares of the seeds of bits: by receiver from a site, by sender to one."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,11 @@ def write_bytes(values: Mapping[str, bytes]) -> ConfigRecord:
     return ConfigRecord(dict(values))
 
 
-def read_bytes(content: RecordDict, name: str) -> dict[str, bytes]:
-    """Short byte strings by name. Raises MalformedRecord."""
+def read_bytes(content: RecordDict, name: str, most: int = MAX_BYTES) -> dict[str, bytes]:
+    """Byte strings by name, of `most` bytes each. Raises MalformedRecord."""
     found: dict[str, bytes] = {}
     for key, value in record_of(content, name, ConfigRecord).items():
-        if not isinstance(value, bytes) or len(value) > MAX_BYTES:
+        if not isinstance(value, bytes) or len(value) > most:
             raise MalformedRecord(name)
         found[key] = value
     return found
@@ -126,12 +130,12 @@ def read_masked(content: RecordDict, size: int, n_blocks: int) -> tuple[MaskedIn
 
 def write_count_shares(shares: CountShares) -> RecordDict:
     """Stage 4's reply."""
-    return RecordDict({"count-seeds": write_bytes(shares.count_seeds), "mask-keys": write_bytes(shares.mask_keys)})
+    return RecordDict({SEALED_COUNTS: write_bytes(shares.sealed), "mask-keys": write_bytes(shares.mask_keys)})
 
 
 def read_count_shares(content: RecordDict) -> CountShares:
     """Raises MalformedRecord."""
-    return CountShares(read_bytes(content, "count-seeds"), read_bytes(content, "mask-keys"))
+    return CountShares(read_bytes(content, SEALED_COUNTS, MAX_SEALED_BYTES), read_bytes(content, "mask-keys"))
 
 
 def write_evidence(evidence: Evidence, silent: Iterable[str]) -> Mapping[str, ConfigRecord]:
@@ -139,7 +143,7 @@ def write_evidence(evidence: Evidence, silent: Iterable[str]) -> Mapping[str, Co
     return {
         "bits": write_bytes({name: masked.bits.tobytes() for name, masked in evidence.bits.items()}),
         "signatures": write_bytes({name: masked.signature for name, masked in evidence.bits.items()}),
-        "count-seeds": write_bytes(evidence.count_seeds),
+        SEALED_COUNTS: write_bytes(evidence.sealed),
         "mask-keys": write_bytes(evidence.mask_keys),
         "silent": write_names(silent),
     }
@@ -152,7 +156,7 @@ def read_evidence(content: RecordDict, n_blocks: int) -> Evidence:
         raise MalformedRecord("signatures")
     return Evidence(
         {name: MaskedBits(_bits(packed, n_blocks), signatures[name]) for name, packed in bits.items()},
-        read_bytes(content, "count-seeds"),
+        read_bytes(content, SEALED_COUNTS, MAX_SEALED_BYTES),
         read_bytes(content, "mask-keys"),
     )
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import UInt64
 
 from permmoe.federated.secure import masks
-from permmoe.federated.secure.counting import count_holders
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, UnmaskedSum, Unmasking
 from permmoe.federated.secure.masked_vector import block_key, mask_key, masked_text, places
 from permmoe.federated.secure.session import Blocks, Participants, SecureSumRefused, SiteKeys
@@ -56,7 +55,7 @@ class ServerSum:
 
     def take_count_shares(self, site: str, shares: CountShares) -> None:
         """Stage 4's reply. Raises SecureSumRefused."""
-        if sorted(shares.count_seeds) != sorted(self.bits) or sorted(shares.mask_keys) != sorted(self.lost):
+        if set(shares.sealed) != set(self.bits) - {site} or set(shares.mask_keys) != set(self.lost):
             raise SecureSumRefused("shares are missing, or of the wrong kind")
         self.counted[site] = shares
 
@@ -65,27 +64,30 @@ class ServerSum:
         """Sites that shared and whose input did not come."""
         return tuple(name for name in self.sealed if name not in self.bits)
 
-    def evidence(self) -> Evidence:
-        """The seeds and keys that stage 4's shares give. Raises SecureSumRefused where they are too few or wrong."""
-        seeds = {name: self._recover({s: c.count_seeds[name] for s, c in self.counted.items()}) for name in self.bits}
-        keys = {name: self._recover({s: c.mask_keys[name] for s, c in self.counted.items()}) for name in self.lost}
-        return Evidence(dict(self.bits), seeds, keys)
+    def lost_keys(self) -> dict[str, bytes]:
+        """The mask keys of lost sites, from stage 4's shares. Raises SecureSumRefused where these are too few."""
+        self._require_enough(len(self.counted))
+        return {name: self._recover({s: c.mask_keys[name] for s, c in self.counted.items()}) for name in self.lost}
+
+    def evidence_for(self, site: str, lost_keys: Mapping[str, bytes]) -> Evidence:
+        """What a site counts holders from."""
+        sealed = {sender: shares.sealed[site] for sender, shares in self.counted.items() if sender != site}
+        return Evidence(dict(self.bits), sealed, lost_keys)
 
     def unmask(
-        self, evidence: Evidence, unmaskings: Mapping[str, Unmasking], silent: Collection[str], least: int
+        self, lost_keys: Mapping[str, bytes], unmaskings: Mapping[str, Unmasking], silent: Collection[str]
     ) -> UnmaskedSum:
-        """The sums of the blocks that `least` sites or more hold and that every site released.
+        """The sums of the blocks that every site released.
 
         `unmaskings` of every site that is not silent. Raises SecureSumRefused where they do not fit together.
         """
-        holders = count_holders(evidence, self.participants, tuple(self.sealed), self.blocks, self.roster)
         salt = self.participants.session.digest()
         keys: dict[str, Mapping[str, bytes]] = {site: unmasking.block_keys for site, unmasking in unmaskings.items()}
         # A site's own policy may be stricter than the study's: a block that one site withholds stays masked.
         released = {
             name: place
             for name, place in places(self.blocks).items()
-            if holders[name] >= least and all(name in of_site for of_site in keys.values())
+            if all(name in of_site for of_site in keys.values())
         }
         for name in silent:
             seed = self._recover({site: unmasking.input_seeds[name] for site, unmasking in unmaskings.items()})
@@ -95,17 +97,20 @@ class ServerSum:
         if set(keys) != set(self.bits):
             raise SecureSumRefused("unmaskings are not of the sites whose input came")
         for name in self.lost:
-            key = mask_key(evidence.mask_keys[name], self.participants[name])
+            key = mask_key(lost_keys[name], self.participants[name])
             for other in self.bits:
                 pair = masks.derive(masks.agree(key, self.participants[other].mask_key), salt, "pair numbers")
                 masks.add_mask(self.total, pair, is_added=not other < name)
         for of_site in keys.values():
             for block, place in released.items():
                 masks.add_mask(self.total[place], of_site[block], is_added=False)
-        return UnmaskedSum({name: self.total[place].view(np.int64) for name, place in released.items()}, holders)
+        return UnmaskedSum({name: self.total[place].view(np.int64) for name, place in released.items()})
+
+    def _require_enough(self, n_sites: int) -> None:
+        if n_sites < self.participants.threshold:
+            raise SecureSumRefused(f"{n_sites} sites are left of the {self.participants.threshold} that it takes")
 
     def _recover(self, shares: Mapping[str, bytes]) -> bytes:
-        if len(shares) < self.participants.threshold:
-            raise SecureSumRefused(f"{len(shares)} sites are left of the {self.participants.threshold} that it takes")
+        self._require_enough(len(shares))
         numbers = {self.participants.names.index(site) + 1: share for site, share in sorted(shares.items())}
         return masks.combine(dict(list(numbers.items())[: self.participants.threshold]))

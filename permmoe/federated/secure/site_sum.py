@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from jaxtyping import Int64
 
 from permmoe.federated.secure import masks
+from permmoe.federated.secure.count_shares import context_of, recover_seeds, seal_shares, unseal_shares
 from permmoe.federated.secure.counting import count_holders
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedInput, Unmasking
 from permmoe.federated.secure.masked_vector import add_pair, block_key, masked_text, places, within_range
@@ -54,6 +55,8 @@ class _Shares:
 
 
 SHARES_BYTES = masks.KEY_BYTES + 2 * masks.SEED_BYTES
+COUNTS = "count shares"
+"""The label of the channel for what sites send one another in stage 4."""
 
 
 class SiteSum:
@@ -172,10 +175,14 @@ class SiteSum:
         self._require_enough(len(set(arrived)))
         self._arrived = tuple(sorted(set(arrived)))
         lost = sorted(set(self._shares) - set(arrived))
-        return CountShares(
-            {name: self._shares[name].count_seed for name in self._arrived},
-            {name: self._shares[name].mask_key for name in lost},
-        )
+        context, seeds = context_of(self._participants, self._arrived), self._count_shares()
+        # "The server cannot count holders": shares of seeds are for the other sites alone.
+        sealed = {
+            name: seal_shares(self._channel_to(name, self._site, name, COUNTS), seeds, context)
+            for name in self._arrived
+            if name != self._site
+        }
+        return CountShares(sealed, {name: self._shares[name].mask_key for name in lost})
 
     def unmask(self, evidence: Evidence, silent: Collection[str] = ()) -> Unmasking:
         """Stage 5: the masks of released blocks, once the evidence is checked; `silent` may grow from call to call."""
@@ -187,7 +194,8 @@ class SiteSum:
         if tuple(sorted(evidence.bits)) != self._arrived:
             raise SecureSumRefused("the evidence is about other sites than those whose input came")
         shared = tuple(sorted(self._shares))
-        counts = count_holders(evidence, self._participants, shared, self._blocks, self._roster)
+        seeds = self._recovered_seeds(evidence)
+        counts = count_holders(evidence, seeds, self._participants, shared, self._blocks, self._roster)
         all_silent = self._silent | set(silent)
         # "At most |arrived| - t sites are silent": more, and the server could gather every site's seed piece by piece.
         if not all_silent <= set(self._arrived) or self._site in all_silent:
@@ -214,14 +222,32 @@ class SiteSum:
         if n_sites < least:
             raise SecureSumRefused(f"{n_sites} sites are left; this site goes on with {least} or more")
 
-    def _channel_to(self, peer: str, sender: str, receiver: str) -> bytes:
+    def _count_shares(self) -> dict[str, bytes]:
+        """This site's shares of the seeds of all bits that came."""
+        return {name: self._shares[name].count_seed for name in self._arrived}
+
+    def _recovered_seeds(self, evidence: Evidence) -> dict[str, bytes]:
+        """The seeds of all bits that came, from this site's own shares and those that its peers sealed for it."""
+        context, shares = context_of(self._participants, self._arrived), {self._site: self._count_shares()}
+        for name, sealed in evidence.sealed.items():
+            if name not in self._arrived or name == self._site:
+                raise SecureSumRefused("shares of seeds came from a site that sent no input, or from this one")
+            of_peer = unseal_shares(self._channel_to(name, name, self._site, COUNTS), sealed, context, self._arrived)
+            # "All sites were told of the same inputs": a peer that was told of others sealed its shares for those.
+            if of_peer is None:
+                raise SecureSumRefused(f"the shares of {name} were not sealed for this site and these inputs")
+            shares[name] = of_peer
+        return recover_seeds(shares, self._participants)
+
+    def _channel_to(self, peer: str, sender: str, receiver: str, label: str = "shares") -> bytes:
+        """The key of one message from a participant to another; no two messages have the same label and direction."""
         secret = masks.agree(self._channel, self._participants[peer].channel_key)
-        return masks.derive(secret, self._session.digest(), f"shares\0{sender}\0{receiver}")
+        return masks.derive(secret, self._session.digest(), f"{label}\0{sender}\0{receiver}")
 
 
 def _is_same(one: Evidence, other: Evidence) -> bool:
     return (
-        one.count_seeds == other.count_seeds
+        one.sealed == other.sealed
         and one.mask_keys == other.mask_keys
         and all(np.array_equal(one.bits[name].bits, other.bits[name].bits) for name in one.bits)
     )

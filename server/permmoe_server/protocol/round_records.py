@@ -70,8 +70,10 @@ class SiteRecord:
 class SecureFigures:
     """What only a secure round knows."""
 
-    holders: Mapping[str, int] = field(default_factory=dict)
-    """Module -> how many sites trained it."""
+    released: tuple[str, ...] = ()
+    """Modules whose sum every site released: `min_holders` sites or more trained them, and no more is known."""
+    withheld: tuple[str, ...] = ()
+    """The study's other modules: fewer sites trained them, or a site's own rule is stricter."""
     is_used_up: bool = False
     """The try failed after sites had given their input; they give it to a round's number only once."""
 

@@ -54,9 +54,8 @@ class SecureRound:
         figures = trained.figures if trained else TrainingFigures()
         total = running_sum(trained.changes, figures.visits, len(outcome.arrived)) if trained else None
         is_usable = total is not None and bool(total.modules) and is_acceptable(total, config)
-        holders = (
-            {n: c for n, c in outcome.unmasked.holders.items() if n in self.layout.slices} if outcome.unmasked else {}
-        )
+        released = [m for m in self.layout.modules if m in outcome.unmasked.values] if outcome.unmasked else []
+        withheld = [m for m in self.layout.modules if m not in released] if outcome.unmasked else []
         # Under differential privacy no loss leaves a site.
         has_loss = figures.visits > 0 and not config.privacy
         records = [_site_record(participant, outcome.arrived) for participant in outcome.participants]
@@ -68,7 +67,7 @@ class SecureRound:
                 loss=figures.loss_sum / figures.visits if has_loss else nan,
                 visits=figures.visits,
                 stage_seconds=outcome.stage_seconds,
-                secure=SecureFigures(holders, outcome.is_used_up and not is_usable),
+                secure=SecureFigures(tuple(released), tuple(withheld), outcome.is_used_up and not is_usable),
             ),
         )
 

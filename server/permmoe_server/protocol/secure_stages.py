@@ -17,7 +17,7 @@ from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.records import MalformedRecord, content_bytes
 from permmoe.federated.refusals import Refusal
-from permmoe.federated.secure.exchanged import Evidence, UnmaskedSum, Unmasking
+from permmoe.federated.secure.exchanged import UnmaskedSum, Unmasking
 from permmoe.federated.secure.messages import (
     SessionStart,
     read_advertisement,
@@ -142,9 +142,9 @@ class _Run:
         _require_enough(len(self.server.bits), least)
         self._count(self.server)
         try:
-            evidence = self.server.evidence()
-            openings, silent = self._unmask(self.server, evidence, cohort.threshold)
-            return self.server.unmask(evidence, openings, silent, self.config.min_holders)
+            lost_keys = self.server.lost_keys()
+            openings, silent = self._unmask(self.server, lost_keys, cohort.threshold)
+            return self.server.unmask(lost_keys, openings, silent)
         except SecureSumRefused:
             raise _TooFewSites from None
 
@@ -200,7 +200,7 @@ class _Run:
         self._exchange(MASK, contents, self.config.stage_deadline_seconds, take)
 
     def _count(self, server: ServerSum) -> None:
-        """Stage 4: sites reveal the shares that tell how many sites hold each block."""
+        """Stage 4: sites give one another what holders are counted from, and the server what lost sites masked."""
 
         def take(participant: Participant, content: RecordDict) -> None:
             server.take_count_shares(participant.site, read_count_shares(content))
@@ -208,9 +208,9 @@ class _Run:
         self._send_to_all(COUNT, {"arrived": write_names(server.bits)}, take)
 
     def _unmask(
-        self, server: ServerSum, evidence: Evidence, least: int
+        self, server: ServerSum, lost_keys: Mapping[str, bytes], least: int
     ) -> tuple[Mapping[str, Unmasking], Collection[str]]:
-        """Stage 5: sites check the count and release blocks; asked again while sites go silent and enough are left.
+        """Stage 5: sites count holders and release blocks; asked again while sites go silent and enough are left.
 
         Returns what each site released, and the silent sites.
         """
@@ -222,7 +222,11 @@ class _Run:
         while True:
             openings.clear()
             silent = sorted(set(server.bits) - set(self._left()))
-            self._send_to_all(OPEN, write_evidence(evidence, silent), take)
+            contents = {
+                node: write_stage(self.task.session, **write_evidence(server.evidence_for(site, lost_keys), silent))
+                for site, node in self._left().items()
+            }
+            self._exchange(OPEN, contents, self.config.stage_deadline_seconds, take)
             if len(openings) + len(silent) == len(server.bits):
                 return openings, silent
             _require_enough(len(openings), least)

@@ -27,6 +27,16 @@ class ModuleSupport:
 
 
 @dataclass(frozen=True)
+class ModuleRelease:
+    """Whether the sum of a module was released, which takes `min_holders` sites that trained it."""
+
+    last: bool
+    """In the last round."""
+    ever: bool
+    """In any round."""
+
+
+@dataclass(frozen=True)
 class RejectedReplies:
     """All replies that were left out for one reason."""
 
@@ -98,6 +108,14 @@ def module_support(records: Sequence[RoundSummary]) -> dict[str, ModuleSupport]:
             most[module] = max(n_sites, most.get(module, 0))
     last = records[-1].holders if records else {}
     return {module: ModuleSupport(last.get(module, 0), n_sites) for module, n_sites in most.items()}
+
+
+def module_release(records: Sequence[RoundSummary]) -> dict[str, ModuleRelease]:
+    """Map each module of a secure study to whether its sum was released, in the order in which modules came up."""
+    ever = {module for record in records for module in record.released}
+    known = {module: None for record in records for module in (*record.released, *record.withheld)}
+    last = records[-1].released if records else ()
+    return {module: ModuleRelease(module in last, module in ever) for module in known}
 
 
 def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, ...]:

@@ -1,19 +1,21 @@
-"""The status page's tables of modules: how many sites trained each, laid out by modality and by expert."""
+"""The status page's tables of modules, laid out by modality and by expert: how many sites trained each or, in a secure
+study, whether enough did."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from permmoe_server.status.findings import ModuleSupport
+from permmoe_server.status.findings import ModuleRelease, ModuleSupport
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """A module's support; `heat` is a class from 0 (no site) to 4 (every site that was accepted)."""
+    """What is said of a module; `heat` is a class from 0 (no site) to 4 (every site that was accepted)."""
 
-    last: int
-    ever: int
+    text: str
+    note: str
+    """What was different in earlier rounds; empty where nothing was."""
     heat: int
 
 
@@ -35,30 +37,45 @@ class Grid:
     rows: Sequence[GridRow]
 
 
-def module_grids(support: Mapping[str, ModuleSupport], accepted: int) -> list[Grid]:
-    """Return up to three tables of modules (permmoe.federated.modules): by modality, the experts, and all others.
+def counted_cells(support: Mapping[str, ModuleSupport], accepted: int) -> dict[str, GridCell]:
+    """Return each module's number of sites. `accepted`: the sites whose replies the last round accepted."""
+    return {
+        module: GridCell(
+            str(s.last) if s.last else "none",
+            f"{s.ever} ever" if s.ever != s.last else "",
+            -(-4 * s.last // accepted) if accepted else 0,
+        )
+        for module, s in support.items()
+    }
 
-    `accepted` is the number of sites whose replies the last round accepted.
-    """
 
-    def cell(name: str) -> GridCell | None:
-        found = support.get(name)
-        return GridCell(found.last, found.ever, -(-4 * found.last // accepted) if accepted else 0) if found else None
+def released_cells(release: Mapping[str, ModuleRelease]) -> dict[str, GridCell]:
+    """Return for each module of a secure study whether enough sites trained it; how many is unknown."""
+    return {
+        module: GridCell(
+            "enough" if r.last else "too few", "enough once" if r.ever and not r.last else "", 4 if r.last else 0
+        )
+        for module, r in release.items()
+    }
+
+
+def module_grids(cells: Mapping[str, GridCell]) -> list[Grid]:
+    """Return up to three tables of modules (permmoe.federated.modules): by modality, the experts, and all others."""
 
     def grid(caption: str, corner: str, columns: Sequence[str], rows: Mapping[str, str]) -> Grid:
         """Return a table; `rows` maps the title of a row to the prefix of its modules' names."""
         return Grid(
-            caption, corner, columns, [GridRow(name, [cell(at + c) for c in columns]) for name, at in rows.items()]
+            caption, corner, columns, [GridRow(name, [cells.get(at + c) for c in columns]) for name, at in rows.items()]
         )
 
-    starts = {module[: module.rindex("/") + 1] for module in support if "/" in module}
-    modalities = _in_study_order(m.split("/") for m in support if m.startswith(("encoder/", "bank/")))
+    starts = {module[: module.rindex("/") + 1] for module in cells if "/" in module}
+    modalities = _in_study_order(m.split("/") for m in cells if m.startswith(("encoder/", "bank/")))
     banks = sorted((at for at in starts if at.startswith("bank/")), key=lambda at: (at.count("+"), at))
     by_modality = {f"{kind}s": f"{kind}/" for kind in ("encoder", "router") if f"{kind}/" in starts}
     by_modality |= {f"missing bank, {at.split('/')[1]} observed": at for at in banks}
-    experts = sorted((m.split("/")[-1] for m in support if m.startswith("expert/")), key=lambda e: (len(e), e))
+    experts = sorted((m.split("/")[-1] for m in cells if m.startswith("expert/")), key=lambda e: (len(e), e))
     named = {at + m for at in by_modality.values() for m in modalities} | {f"expert/{e}" for e in experts}
-    whole = [module for module in support if module not in named]
+    whole = [module for module in cells if module not in named]
     grids = []
     if modalities:
         grids.append(grid("Modules by modality.", "Module", modalities, by_modality))

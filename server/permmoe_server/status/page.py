@@ -17,14 +17,16 @@ from permmoe_server.status.findings import (
     headline,
     last_validation,
     mean_rmse,
+    module_release,
     module_support,
     rejected_replies,
     rmse_curves,
 )
-from permmoe_server.status.module_grids import module_grids
+from permmoe_server.status.module_grids import counted_cells, module_grids, released_cells
 from permmoe_server.status.rows import (
     facts,
     refusal_rows,
+    release_sentence,
     round_row,
     score_rows,
     site_row,
@@ -41,7 +43,9 @@ STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest(
 def page(status: CoordinatorStatus, now: datetime) -> str:
     """Return the whole page. Every text of the status is escaped; only the chart and the style, made here, are not."""
     records = status.records
-    support = module_support(records)
+    is_secure = bool(records) and records[-1].is_secure
+    support, release = module_support(records), module_release(records)
+    accepted, done = len(records[-1].trained) if records else 0, status.rounds_done
     evaluated = last_validation(records)
     return _template().render(
         status=status,
@@ -55,8 +59,9 @@ def page(status: CoordinatorStatus, now: datetime) -> str:
         scores=score_rows(records, evaluated) if evaluated else [],
         evaluated=evaluated.round if evaluated else 0,
         has_test=bool(records and records[-1].test),
-        support_finding=support_sentence(support, status.rounds_done),
-        grids=module_grids(support, len(records[-1].trained) if records else 0),
+        is_secure=is_secure,
+        support_finding=release_sentence(release, done) if is_secure else support_sentence(support, done),
+        grids=module_grids(released_cells(release) if is_secure else counted_cells(support, accepted)),
         rounds=[round_row(record) for record in reversed(records[-SHOWN_ROUNDS:])],
         skipped=skipped_rounds_sentence(records),
         rejected=rejected_replies(records),

@@ -11,6 +11,7 @@ from permmoe_server.gateway.rules import gateway_reason
 from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
 from permmoe_server.status.findings import (
+    ModuleRelease,
     ModuleSupport,
     kept_round,
     mean_rmse,
@@ -182,6 +183,19 @@ def support_sentence(support: Mapping[str, ModuleSupport], number: int) -> str:
         fewest = min(s.last for s in support.values())
         sentences.append(f"Each of {len(support)} modules was trained by {fewest} or more sites in round {number}.")
     return " ".join(sentences) or "No module has been trained yet."
+
+
+def release_sentence(release: Mapping[str, ModuleRelease], number: int) -> str:
+    """Return a sentence on the modules of a secure study whose sums stayed masked in round `number`."""
+    withheld = [module for module, r in release.items() if not r.last]
+    if withheld:
+        return (
+            f"In round {number} too few sites trained {_listing('module', withheld)}: the sum stays masked where fewer "
+            "than min_holders do. How many trained a module only the sites know."
+        )
+    if release:
+        return f"Enough sites trained each of {len(release)} modules in round {number}; how many only the sites know."
+    return "No module has been trained yet."
 
 
 def _listing(noun: str, names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from permmoe_server.status.findings import (
     headline,
     kept_round,
     last_validation,
+    module_release,
     module_support,
     rejected_replies,
     rmse_curves,
@@ -113,6 +114,12 @@ def _scores(status: CoordinatorStatus, number: int) -> Table:
 
 
 def _support(status: CoordinatorStatus) -> Text | None:
+    if release := module_release(status.records):
+        released = sum(r.last for r in release.values())
+        return Text(
+            f"Modules that enough sites trained in round {status.rounds_done}: {released}, too few: "
+            f"{len(release) - released}"
+        )
     by_count: dict[int, int] = {}
     for support in module_support(status.records).values():
         by_count[support.last] = by_count.get(support.last, 0) + 1

@@ -19,6 +19,8 @@ LOG = logging.getLogger("permmoe.server")
 Part = Literal["training", "validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
 """What a round may evaluate."""
+OLD_MIN_HOLDERS = 3
+"""Sites that a study asks for unless it says otherwise; older logs counted the sites of each module."""
 REMEMBERED_BYTES = 256
 """The end of a line, where its times and error sums stand: no two lines that were ever written share it."""
 
@@ -59,8 +61,13 @@ class RoundSummary:
     bytes_up: int = 0
     trained: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Accepted site -> the modules that it trained; no module after a secure round, where that is unknown."""
+    is_secure: bool = False
     holders: Mapping[str, int] = field(default_factory=dict)
-    """Module -> how many sites trained it."""
+    """Plain: module -> how many sites trained it."""
+    released: tuple[str, ...] = ()
+    """Secure: modules that `min_holders` sites or more trained; how many, nobody but the sites knows."""
+    withheld: tuple[str, ...] = ()
+    """Secure: the study's other modules."""
     lost: Mapping[str, str] = field(default_factory=dict)
     """Secure: site that went silent after its input was in -> the stage that it was lost at."""
     rejections: tuple[Rejection, ...] = ()
@@ -134,6 +141,8 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
             rejections.append(rejection(int(node), str(rule), part))
     loss = float(record["train_loss"])
     trained = {str(s["site"]): tuple(map(str, s["modules"])) for s in sites if s["rejected"] is None}
+    is_secure = bool(record.get("is_secure", False))
+    released, withheld = _released(record) if is_secure else ((), ())
     return RoundSummary(
         round=int(record["round"]),
         is_aggregated=bool(record["is_aggregated"]),
@@ -142,9 +151,10 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         bytes_down=sum(int(site["bytes_down"]) for site in sites),
         bytes_up=sum(int(site["bytes_up"]) for site in sites),
         trained=trained,
-        holders={str(m): int(n) for m, n in record["holders"].items() if n}
-        if record.get("is_secure")
-        else _counts(trained),
+        is_secure=is_secure,
+        holders={} if is_secure else _counts(trained),
+        released=released,
+        withheld=withheld,
         lost={str(s["site"]): str(s["lost_at"]) for s in sites if s.get("lost_at") and s["rejected"] is None},
         rejections=tuple(rejections),
         validation=_scores(record["validation"]),
@@ -154,6 +164,16 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
 
 def _counts(trained: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
     return dict(Counter(module for modules in trained.values() for module in modules))
+
+
+def _released(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the modules that were released and those that were not."""
+    if "released" in record:
+        return tuple(map(str, record["released"])), tuple(map(str, record["withheld"]))
+    # Logs of older versions counted the sites of each module, and not which were released.
+    counts = {str(module): int(n) for module, n in record["holders"].items()}
+    enough = tuple(module for module, n in counts.items() if n >= OLD_MIN_HOLDERS)
+    return enough, tuple(module for module in counts if module not in enough)
 
 
 def _scores(evaluation: Mapping[str, Any] | None) -> dict[str, Score]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
+from pathlib import Path
 
 from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
 from permmoe_server.status.page import page
+from permmoe_server.studies.round_log import RoundLog
+from tests.support.round_lines import secure_round_line
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -43,6 +46,19 @@ def test_the_page_answers_what_a_coordinator_wants_to_know(status: CoordinatorSt
         assert fact in text, fact
     assert reply_reason("not_finite") in text and SITE_ERROR in text
     assert "script" not in found.tags and all(link.startswith("/") for link in found.links)
+
+
+def test_of_a_secure_study_the_page_says_which_modules_enough_sites_trained_and_no_number(
+    status: CoordinatorStatus, now: datetime, tmp_path: Path
+) -> None:
+    path = tmp_path / "secure.jsonl"
+    path.write_text(
+        secure_round_line(1, ("head", "encoder/t1", "encoder/tau"), ())
+        + secure_round_line(2, ("head", "encoder/t1"), ("encoder/tau",))
+    )
+    text = " ".join(" ".join(Parsed(page(replace(status, records=RoundLog(path).read()), now)).words).split())
+    assert "In round 2 too few sites trained module encoder/tau" in text
+    assert "Which modules learn from enough sites" in text and "too few enough once" in text
 
 
 def test_nothing_that_somebody_chose_becomes_markup(status: CoordinatorStatus, now: datetime) -> None:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
 
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_server.status.terminal import status_text
+from permmoe_server.studies.round_log import RoundLog
+from tests.support.round_lines import secure_round_line
+
+
+def test_of_a_secure_study_a_terminal_says_how_many_modules_enough_sites_trained(
+    status: CoordinatorStatus, now: datetime, tmp_path: Path
+) -> None:
+    path = tmp_path / "secure.jsonl"
+    path.write_text(secure_round_line(1, ("head", "trunk"), ("encoder/tau",)))
+    console = Console(record=True, width=150)
+    console.print(status_text(replace(status, records=RoundLog(path).read()), now))
+    assert "Modules that enough sites trained in round 1: 2, too few: 1" in console.export_text()
 
 
 def test_a_terminal_shows_texts_literally(status: CoordinatorStatus, now: datetime) -> None:

@@ -37,7 +37,7 @@ SECURE = RoundRecord(
         loss=float("nan"),
         visits=0.0,
         stage_seconds={"train": 1.0, "share": 0.5},
-        secure=SecureFigures({"head": 3}, is_used_up=True),
+        secure=SecureFigures(("head",), ("trunk",), is_used_up=True),
     ),
     seconds=2.0,
 )
@@ -51,7 +51,7 @@ def test_a_plain_round_is_this_line() -> None:
         '"train_seconds":0.0,"overhead_seconds":0.0,"server_seconds":0.0,"modules":[],"ledger":"",'
         '"rejected":"not_finite","lost_at":""}],"train_loss":2.0,"seconds":9.0,"validation":{"sums":{"clinical":{"n":7,'
         '"squared":3.5,"absolute":2.0,"target":1.0,"target_squared":4.0}},"sites":["ant"],'
-        '"rejected":{"1002":"no_reply"}},"test":null,"is_secure":false,"holders":{},"visits":10.0,'
+        '"rejected":{"1002":"no_reply"}},"test":null,"is_secure":false,"released":[],"withheld":[],"visits":10.0,'
         '"stage_seconds":{"write":0.5,"step":0.25,"evaluate":4.0},"is_spent":false}'
     )
 
@@ -61,7 +61,7 @@ def test_a_secure_round_is_this_line() -> None:
         '{"round":3,"is_aggregated":false,"sites":[{"node":1001,"site":"ant","bytes_down":7,"bytes_up":5,"visits":0.0,'
         '"train_seconds":0.0,"overhead_seconds":0.0,"server_seconds":0.0,"modules":[],"ledger":"ab","rejected":null,'
         '"lost_at":"open"}],"train_loss":NaN,"seconds":2.0,"validation":null,"test":null,"is_secure":true,'
-        '"holders":{"head":3},"visits":0.0,"stage_seconds":{"train":1.0,"share":0.5},"is_spent":true}'
+        '"released":["head"],"withheld":["trunk"],"visits":0.0,"stage_seconds":{"train":1.0,"share":0.5},"is_spent":true}'
     )
 
 
@@ -71,4 +71,12 @@ def test_a_line_is_read_back_as_the_round_that_it_tells_of() -> None:
     assert [(r.sender, r.rule, r.part) for r in plain.rejections] == [
         ("bee", "not_finite", "training"), ("bee", "no_reply", "validation"),
     ]  # fmt: skip
-    assert secure.lost == {"ant": "open"} and secure.holders == {"head": 3} and secure.train_loss is None
+    assert secure.lost == {"ant": "open"} and secure.train_loss is None
+    assert secure.released == ("head",) and secure.withheld == ("trunk",)
+
+
+def test_a_secure_round_of_an_older_log_is_read_as_what_it_must_have_released() -> None:
+    line = json.loads(record_json(SECURE)) | {"holders": {"head": 3, "trunk": 2, "router/t1": 0}}
+    del line["released"], line["withheld"]
+    old = summarise(line)
+    assert old.released == ("head",) and old.withheld == ("trunk", "router/t1") and not old.holders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from scipy import stats
 
 from permmoe.federated.fixed_point import LARGEST, ONE
-from permmoe.federated.secure.counting import count_holders
-from permmoe.federated.secure.exchanged import Evidence, MaskedBits, UnmaskedSum, Unmasking
+from permmoe.federated.secure import masks
+from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, UnmaskedSum, Unmasking
 from permmoe.federated.secure.server_sum import ServerSum
 from permmoe.federated.secure.session import Advertisement, Participants, SecureSumRefused, Session, threshold
 from permmoe.federated.secure.site_sum import Rules, SiteSum
@@ -62,23 +63,28 @@ class Sum:
                 self.server.take_input(self.sites[name].mask(self.server.shares_for(name), values[name]))
         return self
 
-    def counted(self, without: set[str] = frozenset()) -> Evidence:
+    def counted(self, without: set[str] = frozenset()) -> Sum:
         for name in self.server.bits:
             if name not in without:
                 self.server.take_count_shares(name, self.sites[name].count(list(self.server.bits)))
-        return self.server.evidence()
+        return self
 
-    def unmasked(self, evidence: Evidence, without: set[str] = frozenset()) -> UnmaskedSum:
+    def evidence_for(self, site: str) -> Evidence:
+        return self.server.evidence_for(site, self.server.lost_keys())
+
+    def unmasked(self, without: set[str] = frozenset()) -> UnmaskedSum:
         silent = sorted((set(self.server.bits) - set(self.server.counted)) | without)
         unmaskings: dict[str, Unmasking] = {
-            name: self.sites[name].unmask(evidence, silent) for name in self.server.counted if name not in silent
+            name: self.sites[name].unmask(self.evidence_for(name), silent)
+            for name in self.server.counted
+            if name not in silent
         }
-        return self.server.unmask(evidence, unmaskings, silent, RULES.min_holders)
+        return self.server.unmask(self.server.lost_keys(), unmaskings, silent)
 
 
 def whole(values: Mapping[str, Values], *, share=frozenset(), mask=frozenset(), count=frozenset(), open_=frozenset()):
     sum_ = Sum.advertised(list(values)).shared(set(share)).masked(values, set(mask))
-    return sum_.unmasked(sum_.counted(set(count)), set(open_))
+    return sum_.counted(set(count)).unmasked(set(open_))
 
 
 def plain(values: Mapping[str, Values], without: set[str] = frozenset()) -> dict[str, np.ndarray]:
@@ -97,7 +103,6 @@ def test_the_secure_sum_is_the_plain_sum_to_the_last_bit() -> None:
     unmasked, expected = whole(ALL), plain(ALL)
     assert unmasked.values.keys() == expected.keys()
     assert all(np.array_equal(unmasked.values[block], expected[block]) for block in expected)
-    assert unmasked.holders == dict.fromkeys(BLOCKS, 7)
 
 
 @pytest.mark.parametrize("stage", ["share", "mask", "count", "open_"])
@@ -124,7 +129,6 @@ def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_
         holders = {
             b: sum(b in v for n, v in values.items() if n not in stages["share"] | stages["mask"]) for b in BLOCKS
         }
-        assert unmasked.holders == holders
         assert set(unmasked.values) == {block for block, n in holders.items() if n >= RULES.min_holders}
         assert all(np.array_equal(unmasked.values[block], expected[block]) for block in unmasked.values)
 
@@ -132,14 +136,13 @@ def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_
 def test_below_the_threshold_nothing_is_recovered() -> None:
     sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
     with pytest.raises(SecureSumRefused, match="sites are left"):
-        sum_.counted(set(list(KEYS)[:4]))
+        sum_.counted(set(list(KEYS)[:4])).unmasked()
 
 
-def test_a_block_under_min_holders_stays_masked_and_its_count_is_all_that_is_learnt() -> None:
-    values = {name: numbers(name, "trunk", *(["encoder/tau"] if i < 2 else [])) for i, name in enumerate(KEYS)}
-    unmasked = whole(values)
-    assert unmasked.holders == {"trunk": 7, "encoder/t1": 0, "encoder/tau": 2, "figures": 0}
-    assert set(unmasked.values) == {"trunk"}
+@pytest.mark.parametrize(("n_holders", "released"), [(0, False), (2, False), (3, True), (7, True)])
+def test_of_a_block_the_server_learns_only_whether_min_holders_hold_it(n_holders: int, released: bool) -> None:
+    values = {name: numbers(name, "trunk", *(["encoder/tau"] if i < n_holders else [])) for i, name in enumerate(KEYS)}
+    assert set(whole(values).values) == {"trunk", *(["encoder/tau"] if released else [])}
 
 
 def test_masked_numbers_are_uniform_and_uncorrelated_with_the_input() -> None:
@@ -179,7 +182,9 @@ def test_attack_both_kinds_of_share_for_one_peer() -> None:
     sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
     site = sum_.sites["site-0"]
     shares = site.count([name for name in KEYS if name != "site-3"])
-    assert "site-3" in shares.mask_keys and "site-3" not in shares.count_seeds
+    assert "site-3" in shares.mask_keys and "site-3" not in shares.sealed
+    # Six seeds of 16 bytes under a tag of 16: none of the site that is said to be lost.
+    assert {len(sealed) for sealed in shares.sealed.values()} == {6 * 16 + 16}
     with pytest.raises(SecureSumRefused, match="stage 4"):
         site.count(list(KEYS))
 
@@ -187,9 +192,52 @@ def test_attack_both_kinds_of_share_for_one_peer() -> None:
 def test_attack_telling_half_of_the_sites_that_a_live_one_is_lost_gathers_too_few_shares_of_either_kind() -> None:
     sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
     told_lost, told_alive = list(KEYS)[:3], list(KEYS)[3:6]
-    keys = [sum_.sites[name].count([n for n in KEYS if n != "site-6"]).mask_keys["site-6"] for name in told_lost]
-    seeds = [sum_.sites[name].count(list(KEYS)).count_seeds["site-6"] for name in told_alive]
-    assert max(len(keys), len(seeds)) < sum_.server.participants.threshold
+    without = [n for n in KEYS if n != "site-6"]
+    lost = {name: sum_.sites[name].count(without) for name in told_lost}
+    alive = {name: sum_.sites[name].count(list(KEYS)) for name in told_alive}
+    assert max(len(lost), len(alive)) < sum_.server.participants.threshold
+    # Whose shares it passes on does not help: the two halves sealed them for different inputs.
+    sum_.server.counted = {**lost, **alive}
+    evidence = Evidence(dict(sum_.server.bits), {n: s.sealed["site-3"] for n, s in lost.items()}, {})
+    with pytest.raises(SecureSumRefused, match="not sealed for this site and these inputs"):
+        sum_.sites["site-3"].unmask(evidence)
+
+
+def test_attack_different_arrivals_told_to_different_sites() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
+    told = {name: [n for n in KEYS if n != ("site-5" if i % 2 else "site-6")] for i, name in enumerate(list(KEYS)[:5])}
+    replies = {name: sum_.sites[name].count(arrived) for name, arrived in told.items()}
+    # As many sites, so that the shares are as long; site-0 was told that site-6 is lost, site-1 that site-5 is.
+    bits = {name: sum_.server.bits[name] for name in told["site-0"]}
+    evidence = Evidence(bits, {name: replies[name].sealed["site-0"] for name in ("site-1", "site-2", "site-3")}, {})
+    with pytest.raises(SecureSumRefused, match="site-1 were not sealed for this site and these inputs"):
+        sum_.sites["site-0"].unmask(evidence)
+
+
+def everything_that_t_shares_give(replies: Mapping[str, CountShares], participants: Participants) -> set[bytes]:
+    """What a server makes of all shares that it was given in stage 4, whatever they are called."""
+    found: set[bytes] = set()
+    for kind in vars(next(iter(replies.values()))):
+        for about in KEYS:
+            shares = {
+                participants.names.index(site) + 1: given[about]
+                for site, reply in replies.items()
+                if about in (given := getattr(reply, kind))
+            }
+            size = min(map(len, shares.values()), default=0) // 16 * 16
+            for start in range(0, size, 16):
+                pieces = {number: share[start : start + 16] for number, share in shares.items()}
+                found.add(masks.combine(dict(list(pieces.items())[: participants.threshold])))
+                found |= set(pieces.values())
+    return found
+
+
+def test_attack_a_server_that_combines_all_that_it_was_given_has_no_seed_of_the_bits() -> None:
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL, {"site-5"})
+    replies = {name: sum_.sites[name].count(list(sum_.server.bits)) for name in sum_.server.bits}
+    participants = sum_.server.participants
+    digests = {hashlib.sha256(seed).digest() for seed in everything_that_t_shares_give(replies, participants)}
+    assert not digests & {site.count_commitment for site in participants.sites}
 
 
 def attack_on_the_peers(change: Callable[[list[Advertisement]], list[Advertisement]], t: int, match: str) -> None:
@@ -272,15 +320,15 @@ RARE = {name: numbers(name, "trunk", *(["encoder/tau"] if name == "site-2" else 
 
 
 def lie(change: Callable[[Evidence, Sum], Evidence], match: str) -> None:
-    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
-    evidence = change(sum_.counted(), sum_)
+    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE, {"site-5"}).counted()
+    evidence = change(sum_.evidence_for("site-0"), sum_)
     with pytest.raises(SecureSumRefused, match=match):
         sum_.sites["site-0"].unmask(evidence)
 
 
 def test_attack_a_block_of_one_holder_is_not_opened() -> None:
     sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
-    unmasking = sum_.sites["site-2"].unmask(sum_.counted())
+    unmasking = sum_.sites["site-2"].unmask(sum_.counted().evidence_for("site-2"))
     assert set(unmasking.block_keys) == {"trunk"}
 
 
@@ -293,11 +341,63 @@ def test_attack_bits_changed_to_invent_holders() -> None:
     lie(change, "not those that it signed")
 
 
-def test_attack_a_seed_changed_to_invent_holders() -> None:
-    lie(
-        lambda e, _: replace(e, count_seeds={**e.count_seeds, "site-1": bytes(16)}),
-        "not the one that it committed to",
-    )
+def sealed(evidence: Evidence, **changed: bytes) -> Evidence:
+    """Evidence with other sealed shares, by their sender's name with an underscore."""
+    return replace(evidence, sealed={**evidence.sealed, **{k.replace("_", "-"): v for k, v in changed.items()}})
+
+
+def test_attack_sealed_shares_of_one_peer_passed_off_as_anothers() -> None:
+    lie(lambda e, _: sealed(e, site_1=e.sealed["site-2"]), "site-1 were not sealed for this site")
+
+
+def test_attack_sealed_shares_that_were_meant_for_another_site() -> None:
+    lie(lambda e, s: sealed(e, site_1=s.server.counted["site-1"].sealed["site-3"]), "site-1 were not sealed")
+
+
+def test_attack_sealed_shares_invented() -> None:
+    lie(lambda e, _: sealed(e, site_1=bytes(len(e.sealed["site-1"]))), "site-1 were not sealed")
+
+
+def test_attack_sealed_shares_of_stage_2_in_the_place_of_those_of_stage_4() -> None:
+    lie(lambda e, s: sealed(e, site_1=s.server.sealed["site-1"]["site-0"]), "site-1 were not sealed")
+
+
+def test_attack_sealed_shares_of_an_old_session_replayed() -> None:
+    def change(evidence: Evidence, _: Sum) -> Evidence:
+        old = Sum.advertised(list(RARE)).shared().masked(RARE, {"site-5"}).counted()
+        return sealed(evidence, site_1=old.server.counted["site-1"].sealed["site-0"])
+
+    lie(change, "site-1 were not sealed")
+
+
+def test_attack_sealed_shares_of_a_site_that_sent_no_input() -> None:
+    lie(lambda e, _: sealed(e, site_5=e.sealed["site-1"]), "sent no input")
+
+
+def test_attack_sealed_shares_left_out_below_the_threshold() -> None:
+    lie(lambda e, _: replace(e, sealed={"site-1": e.sealed["site-1"]}), "2 sites gave shares of the seeds, of the 4")
+
+
+def test_attack_a_peers_shares_of_other_seeds_than_the_committed_ones() -> None:
+    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE)
+    for share in sum_.sites["site-1"]._shares.values():
+        share.count_seed = bytes(16)
+    evidence = sum_.counted().evidence_for("site-0")
+    with pytest.raises(SecureSumRefused, match="not the one that it committed to"):
+        sum_.sites["site-0"].unmask(evidence)
+
+
+def test_attack_a_lost_sites_mask_key_changed_to_invent_holders() -> None:
+    lie(lambda e, _: replace(e, mask_keys={"site-5": bytes(range(32))}), "not the one that it advertised")
+
+
+def test_attack_other_evidence_as_more_sites_are_said_to_be_silent() -> None:
+    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE).counted()
+    evidence, site = sum_.evidence_for("site-0"), sum_.sites["site-0"]
+    site.unmask(evidence)
+    fewer = replace(evidence, sealed={n: s for n, s in evidence.sealed.items() if n != "site-6"})
+    with pytest.raises(SecureSumRefused, match="has changed"):
+        site.unmask(fewer, ["site-6"])
 
 
 def test_attack_evidence_about_fewer_sites_than_sent_their_input() -> None:
@@ -309,8 +409,8 @@ def test_attack_evidence_about_fewer_sites_than_sent_their_input() -> None:
 
 
 def test_attack_too_many_sites_said_to_be_silent() -> None:
-    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
-    evidence, site = sum_.counted(), sum_.sites["site-0"]
+    sum_ = Sum.advertised(list(ALL)).shared().masked(ALL).counted()
+    evidence, site = sum_.evidence_for("site-0"), sum_.sites["site-0"]
     site.unmask(evidence, ["site-1", "site-2"])
     site.unmask(evidence, ["site-3"])
     with pytest.raises(SecureSumRefused, match="too few are left"):
@@ -325,15 +425,14 @@ def test_a_site_with_a_stricter_rule_keeps_a_block_masked_for_everybody() -> Non
     sum_.adverts = [*sum_.adverts[:6], strict.advertise()]
     sum_.server.participants = Participants.of(SESSION, sum_.adverts, sum_.server.participants.threshold)
     sum_.shared().masked(values)
-    unmasked = sum_.unmasked(sum_.counted())
-    assert set(unmasked.values) == {"trunk"} and unmasked.holders["encoder/tau"] == 4
+    assert set(sum_.counted().unmasked().values) == {"trunk"}
 
 
-def test_the_count_that_sites_make_is_the_servers() -> None:
-    sum_ = Sum.advertised(list(RARE)).shared().masked(RARE, {"site-5"})
-    evidence = sum_.counted()
-    counts = count_holders(evidence, sum_.server.participants, tuple(sum_.server.sealed), BLOCKS, ROSTER)
-    assert counts == {"trunk": 6, "encoder/t1": 0, "encoder/tau": 1, "figures": 0}
+def test_every_site_releases_the_same_blocks_though_each_counts_for_itself() -> None:
+    values = {name: numbers(name, "trunk", *(["encoder/tau"] if i < 4 else [])) for i, name in enumerate(KEYS)}
+    sum_ = Sum.advertised(list(values)).shared().masked(values, {"site-5"}).counted({"site-6"})
+    released = [set(sum_.sites[n].unmask(sum_.evidence_for(n), ["site-6"]).block_keys) for n in sum_.server.counted]
+    assert released == [{"trunk", "encoder/tau"}] * 5
 
 
 @pytest.mark.parametrize("share", [0.5, 2 / 3, 0.9])
