@@ -94,8 +94,7 @@ def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordD
     if not instruction.plan.federation.secure:
         return send_training(train_round(instruction, content, site, state), instruction, policy, site.ledger)
     terms = check_terms(instruction, content, site.settings, site.ledger, "training")
-    # The secure sum sends every site the whole model, whatever it holds, so no model is kept for it.
-    reply = released(train_round(instruction, content, site), policy)
+    reply = released(train_round(instruction, content, site, state), policy)
     facts = training_facts(reply, instruction)
     blocks = training_blocks(site.layout(instruction.plan.model))
     return _begin_sum(site, terms, blocks, training_numbers(reply), "training", facts)
@@ -107,7 +106,7 @@ def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> Reco
         reply = evaluate_round(instruction, content, site, state)
         return send_evaluation(reply, instruction, site.settings.release, site.ledger)
     terms = check_terms(instruction, content, site.settings, site.ledger, "evaluation")
-    reply = evaluate_round(instruction, content, site)
+    reply = evaluate_round(instruction, content, site, state)
     blocks = evaluation_blocks(instruction.plan.model.names)
     return _begin_sum(
         site, terms, blocks, evaluation_numbers(reply), "evaluation", evaluation_facts(reply, instruction)

@@ -43,6 +43,9 @@ class ReleasePolicy(Configuration):
 
     modules: tuple[str, ...] = Field(("*",), description="patterns of modules whose updates may leave, as encoder/*")
     min_cell_count: int = Field(5, ge=1, description="no figure over fewer subjects leaves, whatever the study says")
+    max_model_change: float = Field(
+        0.5, gt=0, description="root mean square by which a round may move a module of the model that is sent here"
+    )
     daily_bytes: int = Field(10_000_000_000, ge=0, description="most that leaves in any 24 hours, bytes")
     require_secure: bool = Field(False, description="only studies with the secure sum: no update leaves unmasked")
     min_cohort: int = Field(3, ge=3, description="secure: a sum over fewer sites is refused, whatever the study says")

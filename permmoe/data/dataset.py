@@ -137,6 +137,14 @@ class VisitData:
             stored_rows=self.stored_rows[rows],
         )
 
+    def limited(self, observed: Bool[Tensor, "visit modality"]) -> VisitData:
+        """The visits as if no other modalities had been collected; those that are left with none are not among them.
+
+        `observed` names modalities that the visits have.
+        """
+        rows = observed.any(1).nonzero().flatten()
+        return replace(self.subset(rows), observed=observed[rows])
+
     def part(self, split: Literal["train", "validation", "test"]) -> VisitData:
         """The visits of one part of the split; possibly none."""
         rows = [row for row, visit in enumerate(self.visits) if visit.split == split]

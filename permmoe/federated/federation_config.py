@@ -50,6 +50,13 @@ class FederationConfig(Configuration):
         exclude_if=lambda wire: wire == "fp32",
     )
     min_cell_count: int = Field(5, ge=1, description="no metric over fewer subjects leaves a site")
+    # As above.
+    support_step: int = Field(
+        0,
+        ge=0,
+        description="supports and numbers of visits leave as multiples of this many visits; 0: as they are",
+        exclude_if=lambda step: step == 0,
+    )
     max_update_norm: float = Field(1e3, gt=0, description="largest L2 norm of a module's mean change that is accepted")
     max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
     secure: bool = Field(False, description="secure sum: nobody sees a site's update, counts or modalities")

@@ -20,6 +20,8 @@ class Refusal(StrEnum):
     LEDGER_ERROR = "LedgerError"
     ALREADY_ANSWERED = "AlreadyAnswered"
     SECURE_SUM_REFUSED = "SecureSumRefused"
+    QUERY_REFUSED = "QueryRefused"
+    IMPLAUSIBLE_MODEL = "ImplausibleModel"
 
 
 REFUSAL_SENTENCES: Mapping[Refusal, str] = MappingProxyType(
@@ -29,6 +31,8 @@ REFUSAL_SENTENCES: Mapping[Refusal, str] = MappingProxyType(
         Refusal.BUDGET_SPENT: "The site's privacy budget, or the study's target, does not allow this round.",
         Refusal.LEDGER_ERROR: "The site's ledger cannot be written or believed, and nothing leaves without it.",
         Refusal.ALREADY_ANSWERED: "The site has given its input to this round before, and gives it once.",
+        Refusal.QUERY_REFUSED: "The site was asked for what the study's plan does not hold, or out of turn.",
+        Refusal.IMPLAUSIBLE_MODEL: "The model is not one that training could have led to; the site's log says why.",
         Refusal.SECURE_SUM_REFUSED: "The site refused: too few sites, a peer it does not know, or a rule of its own.",
     }
 )

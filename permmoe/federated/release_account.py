@@ -57,9 +57,9 @@ def combination_groups(account: ReleaseAccount, observed: Mapping[str, int], lea
     """For each patient the set of modalities that counts in sums by combination, so that the account admits the sums.
 
     A combination's sum is over the patients whose set holds it, so patients with one set are a group. `observed` is
-    each present patient's observed set, a bit mask above 0. Where fewer than `least` share a set they join others, in
-    what both have in common, or are left out; of all ways the one next that costs the fewest pairs of a patient and a
-    combination. Earlier groups are divided, never mixed up: patients who were withdrawn count among those left out.
+    each present patient's observed set, a bit mask above 0. Where fewer than `least` share a set they count with one
+    modality less, the one without which most others can be joined, and so on; where nothing is left they are left out.
+    Earlier groups are divided, never mixed up, and patients who were withdrawn are among those left out.
     """
     parts: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for member in sorted(account.groups.keys() | observed.keys()):
@@ -91,28 +91,36 @@ def admissible_sites(account: ReleaseAccount, available: Collection[str], least:
 
 
 def _merged(parts: Mapping[int, list[str]], least: int, *, is_new: bool) -> dict[int, list[str]]:
-    """The patients of one earlier group by observed set, merged until no part is too small; 0: left out."""
+    """The patients of one earlier group by set of modalities, none of which too few share; 0: left out."""
     merged = {mask: list(members) for mask, members in parts.items()}
     size = sum(map(len, merged.values()))
-    while True:
-        # Who is left out is nobody's secret where the group was in no sum yet, or is left out as a whole.
-        small = [
-            mask
+    # From the largest sets down: whoever is passed on may be enough for a smaller set together with others.
+    for mask in sorted(range(1, max(merged) + 1), key=lambda mask: (-mask.bit_count(), mask)):
+        if 0 < len(merged.get(mask, ())) < least:
+            members = merged.pop(mask)
+            smaller = [mask & ~(1 << m) for m in range(mask.bit_length()) if mask >> m & 1]
+            most = max(smaller, key=lambda one: (_inside(merged, one), -one))
+            merged[most] = merged.get(most, []) + members
+    # "Those who are left out of a group that was released are as many as the least, or all": else some more are.
+    out = merged.get(0, [])
+    if not is_new and 0 < len(out) < min(least, size):
+        missing = least - len(out)
+        taken = {
+            mask: missing if len(members) - missing >= least else len(members)
             for mask, members in merged.items()
-            if len(members) < least and not (mask == 0 and (is_new or len(members) == size))
-        ]
-        if not small:
-            return merged
-        ways = [(_cost(merged, a, b), a, b) for a in small for b in {*merged, 0} if a != b]
-        _, one, other = min(ways)
-        members = merged.pop(one) + merged.pop(other, [])
-        merged[one & other] = merged.get(one & other, []) + members
+            if mask
+        }
+        cheapest = min(taken, key=lambda mask: (taken[mask] * _worth(mask), mask))
+        members = merged.pop(cheapest)
+        merged[0], merged[cheapest] = out + members[-taken[cheapest] :], members[: -taken[cheapest]]
+    return merged
 
 
-def _cost(parts: Mapping[int, list[str]], one: int, other: int) -> int:
-    """Pairs of a patient and a combination that are lost where two parts become one."""
-    return sum(len(parts.get(mask, ())) * (_combinations(mask) - _combinations(one & other)) for mask in (one, other))
+def _inside(parts: Mapping[int, list[str]], mask: int) -> int:
+    """How many patients have a set that lies in this one, so that these could join them."""
+    return sum(len(members) for own, members in parts.items() if own and own & mask == own)
 
 
-def _combinations(mask: int) -> int:
+def _worth(mask: int) -> int:
+    """How many combinations a patient with this set counts for."""
     return (1 << mask.bit_count()) - 1

@@ -48,7 +48,7 @@ def train_epochs(
     keep_memory_of_steps(model)
     optimiser = optimiser or make_optimiser(model, config)
     device = device_of(model)
-    tally = Tally(data.names, model)
+    tally = Tally(data.names, len(data), model)
     loss_sum = 0.0
     model.train()
     for epoch in range(first_epoch, first_epoch + epochs):
@@ -68,12 +68,12 @@ def train_epochs(
                     points = _finite(loss, "training loss", epoch)
                     loss.backward()  # type: ignore[no-untyped-call]
                     loss_sum += points * n_visits
-                    tally.add(batch.observed, output.routing.gates)
+                    tally.add(part.rows, batch.observed, output.routing.gates)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
                 _finite(norm, "gradient's norm", epoch)
                 optimiser.step()
                 correction.after_step(model)
-    return TrainingRecord(tally.exposure(epochs), loss_sum, len(data))
+    return TrainingRecord(tally.exposure(epochs), loss_sum, len(data), tally.behind())
 
 
 def step_count(n_visits: int, config: TrainConfig, epochs: int) -> int:

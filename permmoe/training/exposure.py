@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from permmoe.data.batch import observed_masks
@@ -39,24 +39,35 @@ class TrainingRecord:
     loss_sum: float
     """Total loss (squared points, auxiliary losses included) summed over the visits of the last epoch."""
     visits: int
+    behind: Exposure
+    """The same parts by how many different visits each one saw, in all epochs together: how many are behind it."""
 
 
 class Tally:
     """Counts exposure batch by batch: observed sets on the CPU, gate mass on the model's device."""
 
-    def __init__(self, names: Sequence[str], model: PerMMoE) -> None:
+    def __init__(self, names: Sequence[str], n_visits: int, model: PerMMoE) -> None:
         self.names = names
-        self.masks = torch.zeros(1 << len(names), dtype=torch.float64)
-        self.mass = torch.zeros(model.config.experts, dtype=torch.float64, device=device_of(model))
+        n_sets, n_experts, device = 1 << len(names), model.config.experts, device_of(model)
+        self.masks = torch.zeros(n_sets, dtype=torch.float64)
+        self.mass = torch.zeros(n_experts, dtype=torch.float64, device=device)
+        self.had = torch.zeros(n_visits, n_sets, dtype=torch.bool)
+        """Whether a visit had an observed set in some epoch."""
+        self.sent = torch.zeros(n_visits, n_experts, dtype=torch.bool, device=device)
+        """Whether a token of a visit went to an expert in some epoch."""
 
     def add(
         self,
+        rows: Int[Tensor, " batch"],
         observed: Bool[Tensor, "batch modality"],
         gates: Float[Tensor, "batch modality token expert"],
     ) -> None:
-        """Count the visits of a batch."""
-        self.masks += torch.bincount(observed_masks(observed), minlength=len(self.masks))
+        """Count the visits of a batch; `rows` are their numbers among all visits."""
+        masks = observed_masks(observed)
+        self.masks += torch.bincount(masks, minlength=len(self.masks))
         self.mass += gates.detach().double().sum((0, 1, 2)) / (gates.shape[1] * gates.shape[2])
+        self.had[rows, masks] = True
+        self.sent[rows.to(self.sent.device)] |= (gates.detach() > 0).any(2).any(1)
 
     def exposure(self, epochs: int) -> Exposure:
         """The mean over the epochs that were counted."""
@@ -65,3 +76,15 @@ class Tally:
         total = sum(visits.values())
         imputed = {name: total - n for name, n in seen.items()}
         return Exposure(total, seen, imputed, visits, (self.mass / epochs).float().cpu())
+
+    def behind(self) -> Exposure:
+        """How many different visits each part saw."""
+        sets = torch.arange(self.had.shape[1])
+
+        def having(chosen: Bool[Tensor, " set"]) -> float:
+            return float(self.had[:, chosen].any(1).sum())
+
+        observed = {name: having((sets >> j & 1) == 1) for j, name in enumerate(self.names)}
+        imputed = {name: having((sets >> j & 1) == 0) for j, name in enumerate(self.names)}
+        patterns = {mask: float(n) for mask, n in enumerate(self.had.sum(0).tolist()) if n}
+        return Exposure(having(sets >= 0), observed, imputed, patterns, self.sent.sum(0).float().cpu())

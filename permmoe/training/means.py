@@ -55,4 +55,4 @@ def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
         expert_mass=torch.zeros(model.config.experts),
         measured=measured,
     )
-    return TrainingRecord(exposure, 0.0, len(data))
+    return TrainingRecord(exposure, 0.0, len(data), behind=exposure)

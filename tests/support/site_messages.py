@@ -21,7 +21,7 @@ from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid
 from tests.support.tiny_federation import MODEL, approve, tiny_plan
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
-WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=5).state_dict())
+WEIGHTS = LAYOUT.flatten_all(make_model(MODEL, seed=tiny_plan().train.seed).state_dict())
 
 
 def instruction(

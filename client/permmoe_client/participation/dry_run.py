@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from flwr.app import RecordDict
@@ -32,11 +32,12 @@ from permmoe_client.site import SiteConfig
 
 
 def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
-    """Train and evaluate as in the first round that trains, from the study's own first weights; nothing is sent.
+    """Train as in the first round that trains and evaluate as after the first that is evaluated; nothing is sent.
 
-    `folder` then holds `training.bin` and `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the
-    sums by module; `training.json` and `evaluation.json`, all figures. Only their owner may read them, and the ledger
-    is not touched. Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what
+    Both begin with the study's own first weights. `folder` then holds `training.bin` and `evaluation.bin`, the bytes of
+    the two messages; `update.safetensors`, the sums by module; `training.json` and `evaluation.json`, all figures. A
+    study without evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched.
+     Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what
     training raises.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -45,28 +46,42 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
-    instruction = Instruction(plan, 2 if plan.federation.centring_round else 1, packed.digest())
+    first = min(2 if plan.federation.centring_round else 1, plan.federation.rounds)
+    instruction = Instruction(plan, first, packed.digest())
     content = write_instruction(instruction, packed)
     site = RunningSite(settings)
     reply = released(train_round(instruction, content, site), settings.release)
     training = write_train_reply(reply, instruction.up_wire)
     reply = read_train_reply(training, layout, instruction.up_wire)
-    evaluation = write_evaluation_reply(evaluate_round(instruction, content, site))
-    sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
     files: dict[str, bytes | str] = {
         "training.bin": message_bytes(training),
-        "evaluation.bin": message_bytes(evaluation),
         "update.safetensors": save({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()}),
         "training.json": json.dumps(_figures(reply, plan, training), indent=1),
-        "evaluation.json": json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1),
     }
+    evaluated = "no sums of errors, as the study evaluates nothing"
+    if planned := _first_evaluation(instruction):
+        evaluation = write_evaluation_reply(evaluate_round(planned, content, site))
+        sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
+        files["evaluation.bin"] = message_bytes(evaluation)
+        files["evaluation.json"] = json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1)
+        evaluated = f"sums of {len(sums)} combinations, {content_bytes(evaluation):,} bytes"
     for name, file_content in files.items():
         write_file(folder / name, file_content)
     return (
         f"one round of study {plan.name} trained here; nothing was sent. Would have left: {len(reply.updates)} of "
-        f"{len(layout.modules)} modules, {content_bytes(training):,} bytes, and sums of {len(sums)} combinations, "
-        f"{content_bytes(evaluation):,} bytes. All of it is in {folder}"
+        f"{len(layout.modules)} modules, {content_bytes(training):,} bytes, and {evaluated}. "
+        f"All of it is in {folder}"
     )
+
+
+def _first_evaluation(instruction: Instruction) -> Instruction | None:
+    """The study's first evaluation, of the same model; None where it has none."""
+    federation = instruction.plan.federation
+    if not federation.evaluate_every:
+        return None
+    if federation.evaluate_every > federation.rounds:
+        return replace(instruction, round=federation.rounds, part="test")
+    return replace(instruction, round=federation.evaluate_every)
 
 
 def _figures(reply: TrainReply, plan: RoundPlan, content: RecordDict) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 
 import torch
 from flwr.app import RecordDict
@@ -20,6 +21,7 @@ from permmoe.federated.accounting import Spent
 from permmoe.federated.instructions import Instruction, read_model
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.plausibility import check_model
 from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
@@ -31,8 +33,9 @@ from permmoe.training.epochs import step_count, train_epochs
 from permmoe.training.exposure import Exposure
 from permmoe.training.means import set_means
 from permmoe.training.seeds import derive_seed
-from permmoe_client.participation.held_model import held_model, hold_model
+from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
+from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
 from permmoe_client.participation.study_memory import Memory, is_private, needs_memory, recall, remember
 
@@ -59,6 +62,10 @@ class LoadedRound:
         """ "No metric over fewer subjects leaves the site": the study may be stricter than the site, never laxer."""
         return max(self.site.settings.release.min_cell_count, self.plan.federation.min_cell_count)
 
+    def in_groups(self, purpose: str, data: VisitData) -> VisitData:
+        """What counts of the visits in sums over groups of patients, for one purpose of this study."""
+        return self.site.in_groups(f"{purpose} of {self.plan.digest()}", data, self.least_count)
+
 
 @dataclass(frozen=True)
 class Training:
@@ -67,6 +74,8 @@ class Training:
     exposure: Exposure
     figures: TrainingFigures
     """Without times."""
+    behind: Exposure | None = None
+    """How many patients each part of the model was trained on; None where noise hides every one of them."""
     drift: Mapping[str, Tensor] = field(default_factory=dict)
     """The drift that the training steered against, by module."""
     spent: tuple[Spent, ...] = ()
@@ -79,30 +88,33 @@ def train_round(
     """Train from the weights that came, and reply with the change of every module that was trained.
 
     `state` is what the node keeps between messages: the model that came last. Raises MalformedRecord for a model that
-    is not the announced one, ModulesMissing where a part of it neither came nor is held, BudgetSpent for a round that
-    would cost more privacy than may be spent.
+    is not the announced one, ModulesMissing where a part of it neither came nor is held, ImplausibleModel for one that
+    training did not lead to, QueryRefused for a round whose turn it is not, BudgetSpent for one that would cost more
+    privacy than may be spent.
     """
     started = time.perf_counter()
     plan = instruction.plan
+    check_query(instruction, "training", site.ledger.of_study(plan.digest()) if site.ledger else ())
     check_policy(plan, site.settings, site.ledger)
     # The model is loaded before the memory is asked for, so that a malformed model is reported as such.
-    loaded = _load(instruction, content, site, state, needs_memory=needs_memory(plan))
+    loaded = _load(instruction, content, site, state, instruction.round, needs_memory=needs_memory(plan))
     is_centring = plan.federation.is_centring(instruction.round)
     train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
     data = site.visits(plan.model).part("train")
     ready = time.perf_counter()
     training = train(loaded, data)
     train_seconds = time.perf_counter() - ready
-    updates = _updates(loaded, training.exposure, least=loaded.least_count if is_centring else 0)
+    updates = _updates(loaded, training)
+    figures = replace(training.figures, visits=_coarse(training.figures.visits, plan.federation.support_step))
     if plan.federation.privacy:
         # Times tell how many patients there are, and modalities which examinations they had: both stay here.
-        return _reply(loaded, updates, training.figures, spent=training.spent)
+        return _reply(loaded, updates, figures, spent=training.spent)
     updates, residual = _rounded(updates, loaded)
     if needs_memory(plan):
         trained = () if is_centring else tuple(updates)
         remember(site.settings, plan, _memory_after(loaded, training.drift, trained, residual))
     overhead_seconds = time.perf_counter() - started - train_seconds
-    figures = replace(training.figures, train_seconds=train_seconds, overhead_seconds=overhead_seconds)
+    figures = replace(figures, train_seconds=train_seconds, overhead_seconds=overhead_seconds)
     return _reply(loaded, updates, figures, modalities=site.modalities(plan.model))
 
 
@@ -125,7 +137,8 @@ def _train_plainly(loaded: LoadedRound, data: VisitData) -> Training:
         seed=derive_seed(plan.train.seed, loaded.site.settings.name, number),
         correction=correction,
     )
-    return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum), drift)
+    figures = TrainingFigures(float(record.visits), record.loss_sum)
+    return Training(record.exposure, figures, record.behind, drift)
 
 
 def _by_parameter(drift: Mapping[str, Tensor], loaded: LoadedRound) -> dict[str, Tensor]:
@@ -135,9 +148,12 @@ def _by_parameter(drift: Mapping[str, Tensor], loaded: LoadedRound) -> dict[str,
 
 
 def _set_means(loaded: LoadedRound, data: VisitData) -> Training:
-    """Set the means of the model's inputs and the moments of its ridge to the site's; nothing is trained."""
-    record = set_means(loaded.model, data)
-    return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum))
+    """Set the means of the model's inputs and the moments of its ridge to the site's; nothing is trained.
+
+    A mean times its support is a sum over patients, so it is taken over groups of them.
+    """
+    record = set_means(loaded.model, loaded.in_groups("training", data))
+    return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum), record.behind)
 
 
 def _train_privately(loaded: LoadedRound, data: VisitData) -> Training:
@@ -171,28 +187,46 @@ def evaluate_round(
     Arguments and errors are those of `train_round`.
     """
     plan = instruction.plan
-    loaded = _load(instruction, content, site, state, needs_memory=bool(plan.federation.private_modules))
-    sums = combination_sums(loaded.model, site.visits(plan.model).part(instruction.part))
-    released = {name: s for name, s in sums.items() if s.n >= loaded.least_count}
+    check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
+    keeps_modules = bool(plan.federation.private_modules)
+    loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
+    data = loaded.in_groups(instruction.part, site.visits(plan.model).part(instruction.part))
+    released = {name: s for name, s in combination_sums(loaded.model, data).items() if s.n >= loaded.least_count}
     return EvaluationReply(site.settings.name, instruction.round, instruction.model_digest, released)
 
 
 def _load(
-    instruction: Instruction, content: RecordDict, site: RunningSite, state: RecordDict | None, *, needs_memory: bool
+    instruction: Instruction,
+    content: RecordDict,
+    site: RunningSite,
+    state: RecordDict | None,
+    next_round: int,
+    *,
+    needs_memory: bool,
 ) -> LoadedRound:
-    """The announced model, its digest verified; modules that this site's visits cannot reach may be zeros."""
+    """The announced model, its digest verified; modules that this site's visits cannot reach may be zeros.
+
+    `next_round` is the round that begins with this model, or with one like it.
+    """
     settings, plan = site.settings, instruction.plan
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     model, layout = site.model(plan.model)
     wire = plan.federation.wire
     held = held_model(state, layout, wire) if state else None
     received = read_model(
-        content, instruction, layout, held, reachable_modules(plan.model, site.modalities(plan.model))
+        content,
+        instruction,
+        layout,
+        held.model if held else None,
+        reachable_modules(plan.model, site.modalities(plan.model)),
     )
-    if state is not None:
-        hold_model(state, received)
+    weights = received.unpacked(layout, wire)
     memory = recall(settings, plan) if needs_memory else Memory()
-    before = {**received.unpacked(layout, wire), **memory.private}
+    used = {name: weights[name] for name in received.modules if name not in memory.private}
+    _check_plausible(used, plan, site, held, next_round)
+    if state is not None:
+        hold_model(state, HeldModel(received, plan.digest(), next_round))
+    before = {**weights, **memory.private}
     state_dict = layout.unflatten(before)
     with torch.no_grad():
         # A third of load_state_dict's time: parameters are the whole state, and the layout has all of them.
@@ -201,18 +235,45 @@ def _load(
     return LoadedRound(instruction, site, layout, model.to(training_device(settings.device)), before, memory)
 
 
-def _updates(loaded: LoadedRound, exposure: Exposure, least: int) -> dict[str, ModuleUpdate]:
-    """The changes of modules with a support, and with at least `least`; private modules are left out.
+def _check_plausible(
+    weights: Mapping[str, Tensor], plan: RoundPlan, site: RunningSite, held: HeldModel | None, next_round: int
+) -> None:
+    """Raises ImplausibleModel."""
+    before = held if held and held.study == plan.digest() else None
+    start = before.model.unpacked(site.layout(plan.model), plan.federation.wire) if before else site.initial(plan)
+    known = before.model.modules if before else start
+    since = before.next_round if before else 1
+    check_model(
+        weights,
+        {name: start[name] for name in known},
+        # A running mean that is evaluated and the newest model belong to one round and are not the same.
+        rounds=max(next_round - since, 1 if before else 0),
+        most=site.settings.release.max_model_change,
+        trained=site.trained_elements(plan.model),
+        is_centred_since=plan.federation.centring_round and since <= 1 < next_round,
+    )
 
-    A mean over one visit is that patient's image: the rule for metrics holds for means of inputs too.
+
+def _updates(loaded: LoadedRound, training: Training) -> dict[str, ModuleUpdate]:
+    """The changes of modules that enough patients trained; private modules are left out.
+
+    What one patient trained says what one patient is like: the rule for figures holds for updates and means too.
     """
-    after, layout = loaded.model.state_dict(), loaded.layout
-    support = module_support(loaded.plan.model, exposure, loaded.plan.federation.imputed_router_support)
+    after, layout, federation = loaded.model.state_dict(), loaded.layout, loaded.plan.federation
+    support = module_support(loaded.plan.model, training.exposure, federation.imputed_router_support)
+    behind = module_support(loaded.plan.model, training.behind) if training.behind else {}
     return {
-        module: ModuleUpdate.of(loaded.before[module], layout.flatten(after, module), support[module])
+        module: ModuleUpdate.of(
+            loaded.before[module], layout.flatten(after, module), _coarse(support[module], federation.support_step)
+        )
         for module in layout.modules
-        if support[module] > 0 and support[module] >= least and not is_private(module, loaded.plan)
+        if support[module] > 0 and behind.get(module, inf) >= loaded.least_count and not is_private(module, loaded.plan)
     }
+
+
+def _coarse(count: float, step: int) -> float:
+    """A number of visits as it leaves: the nearest multiple of the study's step, of one step at least."""
+    return max(round(count / step), 1) * float(step) if step else count
 
 
 def _rounded(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from permmoe.config import ModelConfig
+from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.release_account import ReleaseAccount, combination_groups
 from permmoe.model import PerMMoE
+from permmoe.training.seeds import make_model
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.secure_session import SecureSession
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.release.ledger import Ledger
+from permmoe_client.release.patient_account import PatientAccount
 from permmoe_client.site import SiteConfig, read_site
 
 MOST_VISIT_SETS = 256
@@ -34,11 +43,18 @@ class Workshop:
         # Making a small model takes as long as all work beside its training.
         self.model: Callable[[ModelConfig], tuple[PerMMoE, ModuleLayout]] = lru_cache(maxsize=1)(_model_and_layout)
         """A model with arbitrary weights, and its layout. It is the same object for all: overwrite all its weights."""
+        self.initial: Callable[[ModelConfig, int], Mapping[str, Tensor]] = lru_cache(maxsize=1)(_initial_weights)
+        """The initial weights of a study by module, from its model and its seed."""
 
 
 def _model_and_layout(config: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:
     model = PerMMoE(config)
     return model, ModuleLayout.of(model)
+
+
+def _initial_weights(config: ModelConfig, seed: int) -> Mapping[str, Tensor]:
+    model = make_model(config, seed)
+    return ModuleLayout.of(model).flatten_all(model.state_dict())
 
 
 @dataclass
@@ -61,9 +77,40 @@ class RunningSite:
         data = self.visits(model)
         return tuple(name for name, is_there in zip(data.names, data.observed.any(0).tolist(), strict=True) if is_there)
 
+    def in_groups(self, question: str, data: VisitData, least: int) -> VisitData:
+        """The visits with what of them counts in sums over groups of patients, none smaller than `least`.
+
+        Sums over these visits, by combination or by modality, tell nobody about fewer patients
+        (permmoe.federated.release_account). They count as released from here on. `question` names what is asked, as in
+        `PatientAccount.groups`. Raises LedgerError.
+        """
+        masks = observed_masks(data.observed).tolist()
+        observed = {visit.subject_id: mask for visit, mask in zip(data.visits, masks, strict=True)}
+        labels = (
+            PatientAccount(self.ledger).groups(question, observed, least)
+            if self.ledger
+            else combination_groups(ReleaseAccount(), observed, least)
+        )
+        counts = torch.tensor([labels.get(visit.subject_id, 0) for visit in data.visits], dtype=torch.long)
+        return data.limited(torch.stack([counts >> m & 1 == 1 for m in range(len(data.names))], dim=1))
+
     def model(self, model: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:
         """A model with arbitrary weights, all of which have to be overwritten, and its layout."""
         return self.workshop.model(model)
+
+    def initial(self, plan: RoundPlan) -> Mapping[str, Tensor]:
+        """The weights that a study begins with, flat, by module."""
+        return self.workshop.initial(plan.model, plan.train.seed)
+
+    def trained_elements(self, model: ModelConfig) -> Mapping[str, Bool[Tensor, " _"]]:
+        """For each module with parameters that training does not move, which of its elements it moves."""
+        built, layout = self.workshop.model(model)
+        moved = {name: parameter.requires_grad for name, parameter in built.named_parameters()}
+        return {
+            module: torch.cat([torch.full((piece.size,), moved[piece.parameter]) for piece in slices])
+            for module, slices in layout.slices.items()
+            if not all(moved[piece.parameter] for piece in slices)
+        }
 
     def layout(self, model: ModelConfig) -> ModuleLayout:
         """The modules of a study's model."""

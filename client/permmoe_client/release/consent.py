@@ -13,6 +13,7 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
+from permmoe_client.participation.query_order import question_count
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,18 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
             f"{megabytes:.1f} MB, and for each part how many visits trained it.",
             "The number of training visits, the sum of their training loss, times, and which modalities visits have.",
         )
+    n_trainings, n_evaluations = question_count(federation)
     evaluation = (
         f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
-        f"sums of errors and outcomes, only where it has {federation.min_cell_count} subjects or more."
+        f"sums of errors and outcomes. They are over groups of {least} subjects or more who are always summed "
+        "together, so that no two sums differ by fewer; a subject whose modalities too few others have counts with "
+        "some of them."
         if federation.evaluate_every
         else "No evaluation: only updates of the model are sent."
+    )
+    questions = (
+        f"In all the study may ask this site for {n_trainings} training(s) and {n_evaluations} evaluation(s), each "
+        "once, in their order; the site answers nothing else."
     )
     purpose = plain(plan.purpose) or "The coordinator gives no purpose."
     synthetic = ("It says that it is for synthetic data.",) if plan.is_synthetic else ()
@@ -76,7 +84,9 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
             "What leaves, each round",
             (
                 *update,
+                *(() if federation.privacy else (f"What fewer than {least} subjects trained here does not leave.",)),
                 evaluation,
+                questions,
                 "The site's own release policy may hold back parts, and may be stricter about small numbers.",
             ),
         ),

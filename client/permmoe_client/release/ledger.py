@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import (
@@ -92,6 +94,27 @@ class Ledger:
             if entry.kind in ("approval", "revocation") and is_signed(entry, self._key.public_key()):
                 found.append(entry)
         return found
+
+    def newest(self, kind: Kind) -> Entry | None:
+        """The newest entry of a kind that this site's key signed. Raises LedgerError for one that it did not sign."""
+        marked = f'"kind":"{kind}"'.encode()
+        for line in reversed(_lines(self.path)):
+            if marked in line and (entry := parse_entry(line)).kind == kind:
+                if not is_signed(entry, self._key.public_key()):
+                    raise LedgerError(f"entry {entry.sequence} of {self.path} is not signed with this site's key")
+                return entry
+        return None
+
+    def of_study(self, study: str) -> list[Entry]:
+        """The entries about a study, given by its digest, oldest first."""
+        # Found without parsing what the others say.
+        entries = (parse_entry(line) for line in _lines(self.path) if study.encode() in line)
+        return [entry for entry in entries if entry.facts.get("study") == study]
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that nobody but this site can compute, the same each time; they follow from its key."""
+        value = self._key.private_numbers().private_value.to_bytes(48)
+        return HKDF(hashes.SHA256(), 32, None, f"permmoe {purpose}".encode()).derive(value)
 
     def bytes_since(self, period: timedelta) -> int:
         """What left in the time up to now, bytes."""

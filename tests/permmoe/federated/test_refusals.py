@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from permmoe.federated.plausibility import ImplausibleModel
 from permmoe.federated.refusals import REFUSAL_SENTENCES, Refusal
 from permmoe.federated.secure.session import SecureSumRefused
 from permmoe_client.participation.privacy_account import BudgetSpent
+from permmoe_client.participation.query_order import QueryRefused
 from permmoe_client.participation.secure_session import AlreadyAnswered
 from permmoe_client.release.approval import StudyNotApproved
 from permmoe_client.release.ledger import LedgerError
 from permmoe_client.release.outbox import NotReleased
 from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
 
-ERRORS = (StudyNotApproved, NotReleased, BudgetSpent, LedgerError, AlreadyAnswered, SecureSumRefused)
+ERRORS = (
+    StudyNotApproved, NotReleased, BudgetSpent, LedgerError, AlreadyAnswered, SecureSumRefused, QueryRefused,
+    ImplausibleModel,
+)  # fmt: skip
 
 
 def test_every_refusal_is_an_error_that_a_site_can_raise() -> None:

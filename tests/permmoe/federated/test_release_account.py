@@ -117,7 +117,15 @@ def test_one_more_patient_waits_and_a_withdrawn_one_takes_others_along() -> None
     assert combination_groups(account, {**observed, "new": 3}, LEAST) == observed
     without = {patient: mask for patient, mask in observed.items() if patient != "p3"}
     assert not account.admits(without, LEAST)
-    assert combination_groups(account, without, LEAST) == {}
+    labels = combination_groups(account, without, LEAST)
+    assert len(labels) == 7 and account.admits(labels, LEAST)
+
+
+def test_a_group_that_cannot_be_divided_is_left_out_with_its_withdrawn_patient() -> None:
+    observed = {f"p{i}": 3 for i in range(9)}
+    account = ReleaseAccount().after(observed)
+    del observed["p3"]
+    assert combination_groups(account, observed, LEAST) == {}
 
 
 def test_a_site_that_raises_its_minimum_gives_small_groups_no_more() -> None:

@@ -26,7 +26,7 @@ from permmoe.modality import all_combinations
 from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
-from permmoe_client.participation.held_model import held_model, hold_model
+from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.study_memory import recall
 from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
@@ -197,10 +197,12 @@ def test_a_rounded_reply_with_a_scale_that_is_no_number_is_rejected(wire: str, s
 
 def test_what_is_held_of_another_study_is_not_used() -> None:
     state, other = RecordDict(), {"head": torch.ones(3), "elsewhere": torch.ones(5)}
-    hold_model(state, PackedModel.of(other))
+    hold_model(state, HeldModel(PackedModel.of(other), "other", 7))
     assert held_model(state, LAYOUT, "fp32") is None
-    hold_model(state, PackedModel.of(LAYOUT.flatten_all(fresh())))
-    assert set(held_model(state, LAYOUT, "fp32").modules) == set(LAYOUT.modules)
+    own = HeldModel(PackedModel.of(LAYOUT.flatten_all(fresh())), "study", 3)
+    hold_model(state, own)
+    held = held_model(state, LAYOUT, "fp32")
+    assert held and (held.study, held.next_round, set(held.model.modules)) == ("study", 3, set(LAYOUT.modules))
 
 
 def test_a_site_keeps_what_rounding_took_away(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Which questions of a study a site answers: those of its plan, in their order, each about one model.
+
+A study asks of a site for each round one training, and an evaluation where the plan has one. The ledger says what was
+answered. Asked again, with the same model, the newest round is answered again and gives the same answer: a coordinator
+that was killed asks so. How many questions a study may ask follows from its plan alone (`question_count`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from permmoe.errors import PermmoeError
+from permmoe.federated.audit import Entry, Kind
+from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.instructions import Instruction
+
+Purpose = Literal["training", "validation", "test"]
+ORDER: tuple[Purpose, ...] = ("training", "validation", "test")
+"""Of the questions of one round."""
+
+
+class QueryRefused(PermmoeError):
+    """A question that the study's plan does not hold, or that comes out of turn."""
+
+
+@dataclass(frozen=True)
+class _Query:
+    round: int
+    purpose: Purpose
+    model: str
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        return self.round, ORDER.index(self.purpose)
+
+
+def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry]) -> None:
+    """Check that it is the instruction's turn; `answered` are the ledger's entries about its study.
+
+    Raises QueryRefused.
+    """
+    query = _Query(instruction.round, _purpose(kind, instruction), instruction.model_digest)
+    _check_plan(query, instruction.plan.federation)
+    done = [
+        _Query(int(entry.facts["round"]), purpose, str(entry.facts["model_sha256"]))
+        for entry in answered
+        if entry.kind in ("training", "evaluation")
+        for purpose in ORDER
+        if entry.facts["purpose"] == purpose
+    ]
+    if not done:
+        return
+    newest = max(one.turn for one in done)
+    # "The newest round may be asked about again, with the same model": the answer is the one that was given.
+    if query in done and query.round == newest[0]:
+        return
+    # "One question about one model": two models with the same question compare the same patients.
+    if any(one.turn == query.turn for one in done):
+        raise QueryRefused(f"the {query.purpose} of round {query.round} was asked for before, with another model")
+    # "Rounds come in their order."
+    if query.turn < newest:
+        raise QueryRefused(
+            f"the {query.purpose} of round {query.round} was asked for after the {ORDER[newest[1]]} of round "
+            f"{newest[0]}"
+        )
+
+
+def question_count(federation: FederationConfig) -> tuple[int, int]:
+    """How many trainings and how many evaluations a study may ask of a site."""
+    if not federation.evaluate_every:
+        return federation.rounds, 0
+    return federation.rounds, federation.rounds // federation.evaluate_every + 1
+
+
+def _purpose(kind: Kind, instruction: Instruction) -> Purpose:
+    return "training" if kind == "training" else instruction.part
+
+
+def _check_plan(query: _Query, federation: FederationConfig) -> None:
+    # "Rounds are those of the plan."
+    if not 1 <= query.round <= federation.rounds:
+        raise QueryRefused(f"round {query.round} was asked for, and the study has rounds 1 to {federation.rounds}")
+    if query.purpose == "training":
+        return
+    every = federation.evaluate_every
+    # "Evaluations are those of the plan: validation every so many rounds, test after the last."
+    is_planned = every and (query.round == federation.rounds if query.purpose == "test" else query.round % every == 0)
+    if not is_planned:
+        raise QueryRefused(f"the study has no {query.purpose} after round {query.round}")

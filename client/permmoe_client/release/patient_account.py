@@ -1,0 +1,124 @@
+"""The release account of a site's patients on disk: in a file beside the ledger, whose SHA-256 the ledger states.
+
+The file holds pseudonyms that follow from the site's key, and a number for each; neither says who the patients are. The
+ledger may be shown to more people than the data, so it holds only the digest and a range. The account outlives studies:
+patients do not change between them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
+from permmoe.runtime.files import write_file
+from permmoe_client.release.ledger import Ledger, LedgerError
+from permmoe_client.release.outbox import bucket
+
+LOCK_FILE = ".patients.lock"
+PSEUDONYM_DIGITS = 16
+"""64 bits: among 10,000 patients two have the same one with a chance of less than one in a hundred billion."""
+MOST_QUESTIONS = 24
+"""Of which it is kept who counted in them: those of some eight studies. Older ones would be grouped anew."""
+
+
+@dataclass(frozen=True)
+class KeptAccount:
+    """What is kept of all releases."""
+
+    account: ReleaseAccount = field(default_factory=ReleaseAccount)
+    questions: Mapping[str, Labels] = field(default_factory=dict)
+    """What counted of each patient in the newest questions, so that they are answered about the same ones again."""
+
+    def with_question(self, question: str, labels: Labels) -> KeptAccount:
+        """With one more question, or with a new answer to it; the oldest question may be forgotten."""
+        others = {name: own for name, own in self.questions.items() if name != question}
+        newest = dict(list(others.items())[1 - MOST_QUESTIONS :])
+        return KeptAccount(self.account.after(labels), {**newest, question: dict(labels)})
+
+
+class PatientAccount:
+    """Which patients all sums that left this site leave indistinguishable. Each call reads it anew."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._folder = ledger, ledger.path.parent
+
+    def groups(self, question: str, observed: Mapping[str, int], least: int) -> Labels:
+        """What counts of each patient in sums by combination (permmoe.federated.release_account), by subject.
+
+        `question` names what is asked again and again, as the validation of a study: whoever counts in it is fixed the
+        first time. A patient who comes later waits for the next question; where one is withdrawn, the others are
+        grouped anew. All are entered as released before anything is computed of them. `observed` is by subject. Raises
+        LedgerError where the account is absent or changed, or cannot be written.
+        """
+        key = self._ledger.secret("patients")
+        subjects = {_pseudonym(key, subject): subject for subject in observed}
+        present = {name: observed[subject] for name, subject in subjects.items()}
+        with self._alone():
+            old = self.read()
+            labels = old.questions.get(question, {})
+            is_as_before = all(present.get(name, 0) & label == label for name, label in labels.items())
+            if not labels or not is_as_before or not old.account.admits(labels, least):
+                labels = combination_groups(old.account, present, least)
+                self._keep(old, old.with_question(question, labels))
+        return {subjects[name]: label for name, label in labels.items()}
+
+    def read(self) -> KeptAccount:
+        """The account as the ledger's newest entry about it states it; empty without one. Raises LedgerError."""
+        entry = self._ledger.newest("account")
+        if entry is None:
+            return KeptAccount()
+        path = self._file(str(entry.facts.get("patients_sha256")))
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        if path != self._file(hashlib.sha256(content).hexdigest()):
+            raise LedgerError(
+                f"{path} is absent or was changed, and without it nobody knows what left about which patients; "
+                "restore it from the back-up that the ledger is in"
+            )
+        kept = json.loads(content)
+        return KeptAccount(ReleaseAccount(kept["groups"]), kept["questions"])
+
+    def _keep(self, old: KeptAccount, new: KeptAccount) -> None:
+        if new == old:
+            return
+        content = json.dumps({"groups": new.account.groups, "questions": new.questions}, separators=(",", ":")).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        # The file first: an entry never speaks of a file that is not there.
+        try:
+            write_file(self._file(digest), content, is_durable=True)
+        except OSError as error:
+            raise LedgerError(f"{self._folder} cannot be written to ({error.strerror}), so nothing may leave") from None
+        self._ledger.append("account", {"patients_sha256": digest, "patients": bucket(float(len(new.account.groups)))})
+        for path in self._folder.glob("patients-*.json"):
+            if path != self._file(digest):
+                path.unlink(missing_ok=True)
+
+    def _file(self, digest: str) -> Path:
+        return self._folder / f"patients-{digest}.json"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LedgerError(f"{self._folder} cannot be written to ({error.strerror}); mend it") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _pseudonym(key: bytes, subject: str) -> str:
+    return hmac.new(key, subject.encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_DIGITS]
