@@ -23,6 +23,9 @@ from permmoe.data.target_rule import TargetRule
 from permmoe.layers.encoders import fixed_stem
 from permmoe.runtime.command_line import run
 from permmoe.runtime.provenance import machine, versions
+from permmoe_simulation.attacks.cohorts import cohort_game
+from permmoe_simulation.attacks.crafted import crafted_trial
+from permmoe_simulation.attacks.differencing import differencing_trial, isolating_query_plans
 from permmoe_simulation.attacks.games import Picture, inversion_trial, membership_trial
 from permmoe_simulation.attacks.report import (
     inversion_section,
@@ -31,6 +34,7 @@ from permmoe_simulation.attacks.report import (
     membership_section,
 )
 from permmoe_simulation.attacks.study import AttackStudy
+from permmoe_simulation.attacks.sums_report import cohorts_section, crafted_section, differencing_section
 from permmoe_simulation.report.content import Listing, Section, Text
 from permmoe_simulation.report.page import rendered
 from permmoe_simulation.summary import MethodSummary, Summary
@@ -73,9 +77,10 @@ def attack(
     sections = [
         membership_section(settings, judge_membership(settings, membership)),
         inversion_section(settings, inversion, pictures),
+        *_sums_sections(settings, data, folder, console),
         limits_section(settings),
     ]
-    findings = tuple(s.items[0].text for s in sections[:2] if isinstance(s.items[0], Text))
+    findings = tuple(s.items[0].text for s in sections[:-1] if isinstance(s.items[0], Text))
     summary = Summary(
         study=settings.name,
         synthetic=True,
@@ -91,6 +96,34 @@ def attack(
     console.print(
         f"{settings.name}: synthetic data; {time.monotonic() - started:.0f} s, report: {folder / 'report.html'}"
     )
+
+
+def _sums_sections(settings: AttackStudy, data: VisitData, folder: Path, console: Console) -> list[Section]:
+    """Play the games about sums: over patients, with crafted models, and over sites."""
+    differencing = pd.DataFrame(
+        row
+        for trial in track(range(settings.differencing_trials), "differencing", console=console)
+        for row in differencing_trial(settings, data, trial)
+    )
+    crafted = pd.DataFrame(
+        row
+        for trial in track(range(settings.crafted_trials), "crafted models", console=console)
+        for row in crafted_trial(settings, data, trial)
+    )
+    isolating = isolating_query_plans(settings.query_plans, settings.least_patients, settings.seed)
+    games = [
+        cohort_game(settings.query_plans, settings.cohort_sites, least, n_colluding, settings.seed)
+        for least in (1, 2, 3)
+        for n_colluding in (0, 1, 2)
+    ]
+    differencing.to_csv(folder / "differencing.csv", index=False)
+    crafted.to_csv(folder / "crafted.csv", index=False)
+    pd.DataFrame([vars(game) for game in games]).to_csv(folder / "cohorts.csv", index=False)
+    return [
+        differencing_section(settings, differencing, isolating),
+        crafted_section(settings, crafted),
+        cohorts_section(settings, games),
+    ]
 
 
 def _cohort(settings: AttackStudy, folder: Path) -> VisitData:

@@ -26,5 +26,12 @@ class AttackStudy(Configuration):
     inversion_visits: tuple[int, ...] = Field((1, 4, 16), description="training visits of each site")
     inversion_trials: int = Field(12, ge=2)
     modality: str = Field("t1", description="whose images are reconstructed")
+    least_patients: int = Field(5, ge=2, description="min_cell_count of the hospitals that differencing is tried on")
+    hospital_visits: int = Field(40, ge=10, description="validation visits of such a hospital")
+    differencing_trials: int = Field(40, ge=1)
+    query_plans: int = Field(1000, ge=1, description="random sequences of questions, of patients and of sites")
+    cohort_sites: int = Field(8, ge=4, description="that a lying server chooses the participants of secure sums from")
+    crafted_cells: int = Field(8, ge=1, description="voxels of a patient that crafted models ask for")
+    crafted_trials: int = Field(6, ge=1)
     resamples: int = Field(500, ge=100)
     seed: int = 0
