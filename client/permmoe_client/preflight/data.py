@@ -9,7 +9,8 @@ from permmoe.data.reasons import Remedy
 from permmoe.data.splits import Split
 from permmoe.data.synthetic import is_synthetic
 from permmoe.errors import DataError, nearest
-from permmoe.modality import combination_name
+from permmoe.federated.release_account import ReleaseAccount, combination_groups
+from permmoe.modality import combination_mask, combination_name
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.left_out import SHOW, left_out_outcome, with_remedy
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
@@ -188,17 +189,29 @@ def modality_counts(facts: Facts) -> Outcome:
 
 
 def combinations(facts: Facts) -> Outcome:
-    """No figure leaves over a combination that too few subjects have for the release policy."""
+    """Sums of errors leave over groups of subjects, none smaller than the release policy's least."""
     counts = Counter(visit.observed(facts.wanted) for visit in facts.visits)
     least = facts.site.release.min_cell_count
     detail = ", ".join(f"{combination_name(c)} {n}" for c, n in sorted(counts.items(), key=lambda p: (-p[1], p[0])))
-    if max(counts.values()) < least:
+    try:
+        judged = {part: _judged(facts, part) for part in PARTS[1:]}
+    except DataError:
+        raise Skip("needs data.splits") from None
+    if not any(n for n, _ in judged.values()):
         return warning(
-            f"no combination of modalities has {least} visits, so no figure leaves: {detail}",
+            f"no {least} visits to validate or to test have modalities in common, so no sum of errors leaves: {detail}",
             "gather more visits; 'min_cell_count' protects patients, so lower it only with the data protection officer",
         )
-    hidden = sum(n < least for n in counts.values())
-    return ok(f"{detail}; figures of {hidden} combination(s) stay here")
+    counting = ", ".join(f"{n} of {of} {part} visits" for part, (n, of) in judged.items())
+    return ok(f"{detail}; sums of errors are over {counting}")
+
+
+def _judged(facts: Facts, part: Split) -> tuple[int, int]:
+    """How many visits of a part count in a first evaluation, and how many there are."""
+    names = facts.wanted
+    found = {v.subject_id: v.observed(names) for v in facts.split_visits if v.split == part and v.observed(names)}
+    masks = {subject: combination_mask(observed, names) for subject, observed in found.items()}
+    return len(combination_groups(ReleaseAccount(), masks, facts.site.release.min_cell_count)), len(found)
 
 
 def splits(facts: Facts) -> Outcome:

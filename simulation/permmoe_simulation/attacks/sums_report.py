@@ -73,7 +73,7 @@ def crafted_section(study: AttackStudy, trials: pd.DataFrame) -> Section:
             [
                 Entry("as clients were before" if rule == BEFORE else "as clients are"),
                 Entry(f"{chosen['answered'].sum()} of {chosen['asked'].sum()}"),
-                Entry(f"{chosen['read'].sum()} of {chosen['voxels'].sum()}", is_strong=chosen["read"].sum() > 0),
+                Entry(f"{chosen['read'].sum()} of {chosen['voxels'].sum()}", is_strong=bool(chosen["read"].sum())),
                 Entry("–" if pd.isna(error) else f"{error:.0e}"),
             ]
         )
