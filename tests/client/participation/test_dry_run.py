@@ -34,6 +34,16 @@ def test_a_rehearsal_overwrites_nothing(tmp_path: Path) -> None:
         dry_run(read_site(write_site(tmp_path, "north")), tiny_plan(), tmp_path / "rehearsal")
 
 
+def test_a_rehearsal_evaluates_only_where_the_study_does(tmp_path: Path) -> None:
+    site = read_site(write_site(tmp_path, "north"))
+    said = dry_run(site, tiny_plan(evaluate_every=0), tmp_path / "never")
+    assert {path.name for path in (tmp_path / "never").iterdir()} == {f for f in FILES if "evaluation" not in f}
+    assert "the study evaluates nothing" in said
+    for every in (1, 2, 7):
+        dry_run(site, tiny_plan(evaluate_every=every), tmp_path / str(every))
+        assert {path.name for path in (tmp_path / str(every)).iterdir()} == FILES
+
+
 def test_a_private_study_cannot_be_rehearsed_without_a_ledger(tmp_path: Path) -> None:
     privacy = {"noise_multiplier": 2.0, "patients_per_step": 8, "count_noise": 1.0}
     plan = tiny_plan(privacy=privacy, evaluate_every=0)

@@ -23,6 +23,13 @@ def test_every_setting_stands_in_the_words() -> None:
     assert PLAN.digest() in text and "7 subjects or more" in text and "NO differential privacy" in text
 
 
+def test_words_say_how_many_questions_about_patients_a_study_may_ask() -> None:
+    assert "3 training(s) and 4 evaluation(s), each once" in said(PLAN)
+    assert "12 training(s) and 3 evaluation(s)" in said(tiny_plan(rounds=12, evaluate_every=5))
+    assert "3 training(s) and 0 evaluation(s)" in said(tiny_plan(evaluate_every=0))
+    assert "What fewer than 7 subjects trained here does not leave." in said(PLAN)
+
+
 def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
     assert "covariances" not in said(tiny_plan(centring_round=True))
     plan = tiny_plan(centring_round=True)

@@ -181,6 +181,17 @@ def test_subset_keeps_order_and_shares_memory(data: VisitData) -> None:
     assert all(torch.equal(mine.inputs[name], theirs.inputs[name]) for name in theirs.inputs)
 
 
+def test_limited_visits_are_those_of_a_site_that_collected_less(data: VisitData) -> None:
+    observed = data.observed.clone()
+    observed[:, 0], observed[3] = False, False
+    less = data.limited(observed)
+    kept = observed.any(1).nonzero().flatten()
+    assert [v.subject_id for v in less.visits] == [data.visits.visits[row].subject_id for row in kept.tolist()]
+    mine, theirs = less.batch(torch.arange(len(less))), data.batch(kept, withheld=~observed[kept] & data.observed[kept])
+    assert torch.equal(mine.observed, theirs.observed) and mine.inputs.keys() == theirs.inputs.keys()
+    assert all(torch.equal(mine.inputs[name], theirs.inputs[name]) for name in theirs.inputs)
+
+
 def test_parts_follow_the_split_and_may_be_empty(data: VisitData) -> None:
     assert [v.subject_id for v in data.part("test").visits] == ["5", "6"]
     assert len(data.part("train")) == 5
