@@ -37,19 +37,13 @@ class _Query:
 
 
 def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry]) -> None:
-    """Check that it is the instruction's turn; `answered` are the ledger's entries about its study.
+    """Check that it is the instruction's turn; `answered` are the ledger's entries about its study, newest first.
 
     Raises QueryRefused.
     """
     query = _Query(instruction.round, _purpose(kind, instruction), instruction.model_digest)
     _check_plan(query, instruction.plan.federation)
-    done = [
-        _Query(int(entry.facts["round"]), purpose, str(entry.facts["model_sha256"]))
-        for entry in answered
-        if entry.kind in ("training", "evaluation")
-        for purpose in ORDER
-        if entry.facts["purpose"] == purpose
-    ]
+    done = _of_newest_round(answered)
     if not done:
         return
     newest = max(one.turn for one in done)
@@ -65,6 +59,20 @@ def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry])
             f"the {query.purpose} of round {query.round} was asked for after the {ORDER[newest[1]]} of round "
             f"{newest[0]}"
         )
+
+
+def _of_newest_round(answered: Iterable[Entry]) -> list[_Query]:
+    """What was answered in the newest round: rounds come in their order, so older entries need not be read."""
+    found: list[_Query] = []
+    for entry in answered:
+        if entry.kind not in ("training", "evaluation"):
+            continue
+        purpose = next(purpose for purpose in ORDER if purpose == entry.facts["purpose"])
+        query = _Query(int(entry.facts["round"]), purpose, str(entry.facts["model_sha256"]))
+        if found and query.round < found[0].round:
+            break
+        found.append(query)
+    return found
 
 
 def question_count(federation: FederationConfig) -> tuple[int, int]:

@@ -33,6 +33,8 @@ from permmoe.federated.audit import (
 LEDGER_FILE, RECEIPTS_FILE, LOCK_FILE = "ledger.jsonl", "receipts.jsonl", ".lock"
 TAIL_BYTES = 1 << 20
 """No entry is longer, so the last one lies within this many bytes of the end."""
+BLOCK_BYTES = 1 << 18
+"""Read at a time from the end."""
 
 
 class LedgerError(PermmoeError):
@@ -98,18 +100,18 @@ class Ledger:
     def newest(self, kind: Kind) -> Entry | None:
         """The newest entry of a kind that this site's key signed. Raises LedgerError for one that it did not sign."""
         marked = f'"kind":"{kind}"'.encode()
-        for line in reversed(_lines(self.path)):
+        for line in _backwards(self.path):
             if marked in line and (entry := parse_entry(line)).kind == kind:
                 if not is_signed(entry, self._key.public_key()):
                     raise LedgerError(f"entry {entry.sequence} of {self.path} is not signed with this site's key")
                 return entry
         return None
 
-    def of_study(self, study: str) -> list[Entry]:
-        """The entries about a study, given by its digest, oldest first."""
-        # Found without parsing what the others say.
-        entries = (parse_entry(line) for line in _lines(self.path) if study.encode() in line)
-        return [entry for entry in entries if entry.facts.get("study") == study]
+    def of_study(self, study: str) -> Iterator[Entry]:
+        """The entries about a study, given by its digest, newest first; read only as far as they are wanted."""
+        marked = study.encode()
+        entries = (parse_entry(line) for line in _backwards(self.path) if marked in line)
+        return (entry for entry in entries if entry.facts.get("study") == study)
 
     def secret(self, purpose: str) -> bytes:
         """32 bytes that nobody but this site can compute, the same each time; they follow from its key."""
@@ -120,7 +122,7 @@ class Ledger:
         """What left in the time up to now, bytes."""
         start = self._now() - period
         total = 0
-        for line in reversed(_lines(self.path)):
+        for line in _backwards(self.path):
             entry = parse_entry(line)
             if datetime.fromisoformat(entry.time) < start:
                 break
@@ -207,6 +209,28 @@ def _append(path: Path, line: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _backwards(path: Path) -> Iterator[bytes]:
+    """Whole lines, newest first, read from the end and only as far as they are wanted; a torn last one is not there."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        place, rest, is_last = file.seek(0, os.SEEK_END), b"", True
+        while place:
+            size = min(BLOCK_BYTES, place)
+            place -= size
+            file.seek(place)
+            rest, *lines = (file.read(size) + rest).split(b"\n")
+            if is_last and lines:
+                # What stands behind the last line's end.
+                lines.pop()
+                is_last = False
+            yield from reversed(lines)
+        if not is_last:
+            yield rest
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -64,6 +64,25 @@ def test_an_untouched_ledger_verifies_and_says_what_it_was_told(tmp_path: Path) 
     assert (tmp_path / "ledger.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("block", [1, 7, 300, 1 << 20])
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"kind":"account"' * 40])
+def test_entries_read_from_the_end_are_those_read_from_the_start(
+    tmp_path: Path, block: int, torn: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("permmoe_client.release.ledger.BLOCK_BYTES", block)
+    ledger = ledger_of(tmp_path)
+    assert list(ledger.of_study("digest")) == [] and ledger.newest("account") is None
+    for number in range(5):
+        ledger.append("training", {"study": "digest" if number % 2 else "other", "note": "digest", "round": number})
+    ledger.append("account", {"study": "digest-of-another"})
+    with ledger.path.open("ab") as file:
+        file.write(torn)
+    entries = list(ledger.entries())
+    assert list(ledger.of_study("digest")) == [entries[3], entries[1]]
+    assert ledger.newest("account") == entries[5] and ledger.newest("approval") is None
+    assert ledger.bytes_since(timedelta(days=1)) == 0
+
+
 def change(lines: list[bytes], at: int, old: bytes, new: bytes) -> list[bytes]:
     assert old in lines[at]
     return [*lines[:at], lines[at].replace(old, new), *lines[at + 1 :]]
