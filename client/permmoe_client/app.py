@@ -19,6 +19,7 @@ from flwr.common.constant import ErrorCode
 from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import AuditError, Kind
 from permmoe.federated.instructions import Instruction, read_instruction, read_receipt_line
+from permmoe.federated.model_chain import Purpose
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.refusals import Refusal
 from permmoe.federated.secure.blocks import (
@@ -31,6 +32,7 @@ from permmoe.federated.secure.blocks import (
 from permmoe.federated.secure.session import Blocks
 from permmoe_client.connection.identity import load_certificate
 from permmoe_client.participation import secure_session
+from permmoe_client.participation.announced_model import require_announced
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.running_site import RunningSite, RunningSites
 from permmoe_client.participation.secure_session import SecureSession, SessionTerms, check_terms
@@ -89,7 +91,7 @@ def secure_open(message: Message, context: Context) -> Message:
 
 
 def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
-    instruction = _approved_instruction(content, site)
+    instruction = _checked_instruction(content, site, "training")
     policy = site.settings.release
     if not instruction.plan.federation.secure:
         return send_training(train_round(instruction, content, site, state), instruction, policy, site.ledger)
@@ -101,7 +103,7 @@ def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordD
 
 
 def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
-    instruction = _approved_instruction(content, site)
+    instruction = _checked_instruction(content, site, "evaluation")
     if not instruction.plan.federation.secure:
         reply = evaluate_round(instruction, content, site, state)
         return send_evaluation(reply, instruction, site.settings.release, site.ledger)
@@ -147,13 +149,18 @@ def _answer(message: Message, context: Context, work: Callable[[RecordDict, Runn
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__), reply_to=message)
 
 
-def _approved_instruction(content: RecordDict, site: RunningSite) -> Instruction:
-    """The instruction of a study that this site approved; the receipt that came with it is kept."""
+def _checked_instruction(content: RecordDict, site: RunningSite, kind: Kind) -> Instruction:
+    """The instruction of a study that this site approved, whose model was announced; its receipt is kept."""
     instruction = read_instruction(content)
     # "Nothing of the site's data is read for a study that it has not approved."
     _check_approval(instruction.plan, site)
-    _keep_receipt(content, site)
-    return instruction
+    if site.ledger is None or site.settings.coordinator is None:
+        return instruction
+    authority = load_certificate(site.settings.coordinator.authority)
+    if line := read_receipt_line(content, site.settings.name):
+        site.ledger.keep_receipt(line, authority)
+    purpose: Purpose = "training" if kind == "training" else instruction.part
+    return require_announced(instruction, purpose, authority, site.ledger.newest_head(instruction.plan.digest()))
 
 
 def _check_approval(plan: RoundPlan, site: RunningSite) -> None:
@@ -163,12 +170,6 @@ def _check_approval(plan: RoundPlan, site: RunningSite) -> None:
         if site.settings.ledger:
             remember_pending(site.settings.ledger, plan)
         raise
-
-
-def _keep_receipt(content: RecordDict, site: RunningSite) -> None:
-    line = read_receipt_line(content, site.settings.name)
-    if line and site.ledger and site.settings.coordinator:
-        site.ledger.keep_receipt(line, load_certificate(site.settings.coordinator.authority))
 
 
 def _advice(error: Exception) -> str:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
+from permmoe.federated.model_chain import rounds_with_two_models
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.command_line import run
 from permmoe_client.release.ledger import Ledger
@@ -153,7 +154,7 @@ def revoke(
 
 @ledger_app.command("verify")
 def verify_ledger(site: SiteOption = SITE_FILE) -> None:
-    """Check that nothing in the ledger was edited, removed, moved or cut off."""
+    """Check that nothing in the ledger was edited, removed, moved or cut off, and who signed the models it names."""
     from permmoe_client.connection.identity import load_certificate
 
     config = read_site(site)
@@ -165,6 +166,12 @@ def verify_ledger(site: SiteOption = SITE_FILE) -> None:
         if found.receipted
         else "no receipt of the coordinator yet: an end that was cut off would not be noticed"
     )
+    for study, chain in found.chains.items():
+        head, again = chain.signed.head, rounds_with_two_models(chain.links)
+        signed = "signed by the coordinator" if authority else "its signature not checked, since no authority is known"
+        console.print(f"study {study[:8]}: {head.length} models announced, head {head.digest[:16]}, {signed}")
+        if again:
+            console.print(f"  {again} of them for work that another model was announced for: ask the coordinator why")
 
 
 @ledger_app.command("show")

@@ -144,9 +144,17 @@ def read_chain(lines: Iterable[bytes], key: ec.EllipticCurvePublicKey) -> tuple[
 
 def countersign(head: LedgerHead, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, pem: str) -> Receipt:
     """The coordinator's receipt for a head; `pem` is the certificate as text. The key must be the certificate's."""
-    if key.public_key() != certificate.public_key():
-        raise AuditError("the server's key and certificate do not belong together")
-    return Receipt(head, _text(key.sign(head.signed_text(), ALGORITHM)), pem)
+    return Receipt(head, sign_as_server(head.signed_text(), key, certificate), pem)
+
+
+def parse_receipt(line: bytes) -> Receipt:
+    """A receipt from its line; says nothing about whether it is true. Raises AuditError."""
+    try:
+        parts = json.loads(line)
+        head = LedgerHead(str(parts["site"]), int(parts["sequence"]), str(parts["digest"]))
+        return Receipt(head, str(parts["signature"]), str(parts["certificate"]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        raise AuditError("a receipt is damaged, or not of this federation's server") from None
 
 
 def read_receipt(line: bytes, authority: x509.Certificate) -> Receipt:
@@ -154,25 +162,34 @@ def read_receipt(line: bytes, authority: x509.Certificate) -> Receipt:
 
     Raises AuditError.
     """
+    receipt = parse_receipt(line)
+    check_server_signature("a receipt", receipt.head.signed_text(), receipt.signature, receipt.certificate, authority)
+    return receipt
+
+
+def sign_as_server(text: bytes, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> str:
+    """The server's signature of a text that begins with its purpose. Raises AuditError where the key is another's."""
+    if key.public_key() != certificate.public_key():
+        raise AuditError("the server's key and certificate do not belong together")
+    return _text(key.sign(text, ALGORITHM))
+
+
+def check_server_signature(
+    what: str, text: bytes, signature: str, certificate_pem: str, authority: x509.Certificate
+) -> None:
+    """Raise AuditError, about `what`, unless a server of this authority's federation signed the text."""
     try:
-        parts = json.loads(line)
-        receipt = Receipt(
-            LedgerHead(str(parts["site"]), int(parts["sequence"]), str(parts["digest"])),
-            str(parts["signature"]),
-            str(parts["certificate"]),
-        )
-        certificate = x509.load_pem_x509_certificate(receipt.certificate.encode())
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
         certificate.verify_directly_issued_by(authority)
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (ValueError, KeyError, TypeError, InvalidSignature, x509.ExtensionNotFound, RecursionError):
-        raise AuditError("a receipt is damaged, or not of this federation's server") from None
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        raise AuditError(f"{what} is damaged, or not of this federation's server") from None
     key = certificate.public_key()
-    # "A site's certificate is of the same authority and must not sign receipts."
+    # "A site's certificate is of the same authority and must not sign for the server."
     if ExtendedKeyUsageOID.SERVER_AUTH not in usage or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise AuditError("a receipt was not signed by a server")
-    if not _verifies(key, receipt.signature, receipt.head.signed_text()):
-        raise AuditError("a receipt's signature is not the server's")
-    return receipt
+        raise AuditError(f"{what} was not signed by a server")
+    if not _verifies(key, signature, text):
+        raise AuditError(f"the signature of {what} is not the server's")
 
 
 def check_receipts(entries: Sequence[Entry], receipts: Iterable[Receipt]) -> int:

@@ -1,6 +1,6 @@
 """Instructions: what the coordinator asks of a site in a round, with the model that the site starts from.
 
-A model is announced by the SHA-256 of each of its modules, so that only those modules need to travel that a site can
+A model is named by the SHA-256 of each of its modules, so that only those modules need to travel that a site can
 use and does not hold.
 """
 
@@ -13,8 +13,9 @@ from typing import Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from permmoe.federated.audit import Receipt
+from permmoe.federated.audit import AuditError, Receipt
 from permmoe.federated.federation_config import Wire
+from permmoe.federated.model_chain import Announcement, pack_links, parse_head, unpack_links
 from permmoe.federated.module_records import read_digests, read_modules, write_digests, write_modules
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.packed_model import PackedModel, digest_of, module_digests
@@ -39,6 +40,8 @@ class Instruction:
     model_digest: str
     part: Part = "validation"
     """The part of its visits that a site evaluates; training always takes the training visits."""
+    announcement: Announcement | None = None
+    """All models of the study so far, this one among them; None from a coordinator without a key."""
 
     @property
     def up_wire(self) -> Wire:
@@ -69,7 +72,7 @@ def write_instruction(
         }
     )
     by_site = ConfigRecord({receipt.head.site: receipt.line().decode() for receipt in receipts})
-    return RecordDict(
+    content = RecordDict(
         {
             "model": write_modules(sent),
             "digests": write_digests(model.digests),
@@ -77,6 +80,11 @@ def write_instruction(
             "receipts": by_site,
         }
     )
+    if announced := instruction.announcement:
+        content["announced"] = ConfigRecord(
+            {"links": pack_links(announced.links), "head": announced.signed.line().decode()}
+        )
+    return content
 
 
 def read_instruction(content: RecordDict) -> Instruction:
@@ -88,8 +96,21 @@ def read_instruction(content: RecordDict) -> Instruction:
         raise MalformedRecord("plan") from None
     match typed(settings, "part", str):
         case "validation" | "test" as part:
-            return Instruction(plan, typed(settings, "round", int), typed(settings, "model-digest", str), part)
+            number, digest = typed(settings, "round", int), typed(settings, "model-digest", str)
+            return Instruction(plan, number, digest, part, _read_announcement(content))
     raise MalformedRecord("part")
+
+
+def _read_announcement(content: RecordDict) -> Announcement | None:
+    """All models that came announced, not verified; None where the coordinator announces none."""
+    if "announced" not in content:
+        return None
+    record = record_of(content, "announced", ConfigRecord)
+    try:
+        links, signed = unpack_links(typed(record, "links", bytes)), parse_head(typed(record, "head", str).encode())
+    except AuditError:
+        raise MalformedRecord("announced") from None
+    return Announcement(links, signed)
 
 
 # The same text comes with every message of a study.
@@ -105,11 +126,11 @@ def read_model(
     held: PackedModel | None = None,
     needed: Collection[str] | None = None,
 ) -> PackedModel:
-    """Return the model that an instruction announces, from what came with it and what the site holds of earlier ones.
+    """Return the model that an instruction names, from what came with it and what the site holds of earlier ones.
 
     `needed` names the modules that the site has a use for, by default all; others are returned only where they came or
-    are held. Raises MalformedRecord where the digests are not those of the announced model or a module that came does
-    not have the digest announced for it, ModulesMissing where a needed module neither came nor is held.
+    are held. Raises MalformedRecord where the digests are not those of the named model or a module that came does
+    not have the digest stated for it, ModulesMissing where a needed module neither came nor is held.
     """
     digests = read_digests(record_of(content, "digests", ConfigRecord))
     if set(digests) != set(layout.modules):

@@ -22,6 +22,7 @@ class Refusal(StrEnum):
     SECURE_SUM_REFUSED = "SecureSumRefused"
     QUERY_REFUSED = "QueryRefused"
     IMPLAUSIBLE_MODEL = "ImplausibleModel"
+    MODEL_NOT_ANNOUNCED = "ModelNotAnnounced"
 
 
 REFUSAL_SENTENCES: Mapping[Refusal, str] = MappingProxyType(
@@ -34,6 +35,8 @@ REFUSAL_SENTENCES: Mapping[Refusal, str] = MappingProxyType(
         Refusal.QUERY_REFUSED: "The site was asked for what the study's plan does not hold, or out of turn.",
         Refusal.IMPLAUSIBLE_MODEL: "The model is not one that training could have led to; the site's log says why.",
         Refusal.SECURE_SUM_REFUSED: "The site refused: too few sites, a peer it does not know, or a rule of its own.",
+        Refusal.MODEL_NOT_ANNOUNCED: "The model is not in the study's signed chain, or the site has seen another; "
+        "where the study's folder was lost, start the study under another name.",
     }
 )
 """Refusal -> the sentence shown to the coordinator."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -41,6 +42,28 @@ def write_file(
         unfinished.unlink(missing_ok=True)
         raise
     if is_durable:
+        sync_folder(path.parent)
+
+
+def append_line(path: Path, line: bytes, *, mode: int = SECRET_MODE) -> None:
+    """Add a line to a file; it is on the disk before this function returns.
+
+    The file is made where it is missing, in a folder that exists. Raises OSError, and the file is then as it was.
+    """
+    is_new = not path.exists()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+    size = os.fstat(handle).st_size
+    try:
+        content = line + b"\n"
+        if os.write(handle, content) < len(content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, size)
+        raise
+    finally:
+        os.close(handle)
+    if is_new:
         sync_folder(path.parent)
 
 

@@ -8,7 +8,7 @@ Flower hands over `run_config`, of which every value is a text:
 | out | the study's folder; started again on the same folder a study goes on |
 | sites | optional: a JSON file of {node: site}, read anew before each exchange; other nodes are not asked |
 | roster, authority | needed by a secure study: the signed roster, and the certificate that it is verified with |
-| server-key, server-certificate | optional: with them sites get receipts for their ledgers |
+| server-key, server-certificate | optional: with them sites get receipts, and a signed chain of models |
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from permmoe_server.protocol.federation import (
     SiteDirectory,
     no_directory,
 )
-from permmoe_server.provisioning.authority import load_certificate, read_identity
+from permmoe_server.provisioning.authority import Identity, load_certificate, read_identity
+from permmoe_server.studies.model_register import MODELS_FILE, ModelRegister
 from permmoe_server.studies.study_run import locked, run_study
 
 HTTP_GRID = "flwr.superlink.grid.http_grid"
@@ -57,11 +58,13 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
         out.mkdir(parents=True, exist_ok=True)
         keep_freed_pages()
         with locked(out):
+            server = _server_identity(context)
             federation = Federation(
                 _nonblocking(grid),
                 directory=_site_directory(context),
                 roster=_roster_source(context),
-                countersigner=_countersigner(context),
+                countersigner=_countersigner(server) if server else None,
+                announcer=ModelRegister(out / MODELS_FILE, plan.digest(), server).announce if server else None,
                 observer=observer or RoundObserver(),
             )
             run_study(federation, plan, out)
@@ -82,12 +85,15 @@ def _nonblocking(grid: Grid) -> MessageGrid:
     return nonblocking(grid)
 
 
-def _countersigner(context: Context) -> Countersigner | None:
-    """Return a function that signs with the server's key; None where the run names no `server-key`."""
+def _server_identity(context: Context) -> Identity | None:
+    """Return the server's key and certificate; None where the run names no `server-key`."""
     if "server-key" not in context.run_config:
         return None
-    path = _path(context, "server-certificate")
-    server = read_identity(path, _path(context, "server-key"))
+    return read_identity(_path(context, "server-certificate"), _path(context, "server-key"))
+
+
+def _countersigner(server: Identity) -> Countersigner:
+    """Return a function that signs with the server's key."""
     return lambda head: countersign(head, server.key, server.certificate, server.certificate_pem.decode())
 
 

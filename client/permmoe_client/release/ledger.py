@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from permmoe.federated.audit import (
     read_chain,
     read_receipt,
 )
+from permmoe.federated.model_chain import ChainHead
+from permmoe.runtime.files import append_line
+from permmoe_client.release.announced_models import FACT, AnnouncedModels, chains_of, head_in
 
 LEDGER_FILE, RECEIPTS_FILE, LOCK_FILE = "ledger.jsonl", "receipts.jsonl", ".lock"
 TAIL_BYTES = 1 << 20
@@ -48,6 +52,8 @@ class Verified:
     entries: tuple[Entry, ...]
     receipted: int
     """Entries up to this one cannot have been cut off unnoticed."""
+    chains: Mapping[str, AnnouncedModels]
+    """For each study the models that its coordinator announced."""
 
 
 class Ledger:
@@ -129,22 +135,60 @@ class Ledger:
             total += int(entry.facts.get("bytes", 0))
         return total
 
+    def newest_head(self, study: str) -> ChainHead | None:
+        """The newest head of a study's chain of models that an entry has; None without one. Raises LedgerError."""
+        # Cheap to find without parsing what the others say.
+        marks = (f'"{FACT}":'.encode(), study.encode())
+        for line in reversed(_lines(self.path)):
+            if not all(mark in line for mark in marks):
+                continue
+            try:
+                entry = parse_entry(line)
+                signed = head_in(entry)
+            except AuditError as error:
+                raise LedgerError(f"an entry of {self.path}: {error}; run permmoe-client ledger verify") from None
+            if signed and entry.facts.get("study") == study:
+                return signed.head
+        return None
+
     def keep_receipt(self, line: bytes, authority: x509.Certificate) -> None:
-        """Keep a receipt of the coordinator's. Raises AuditError for one that is not for this ledger."""
+        """Keep a receipt of the coordinator's. Raises AuditError for one that is not for this ledger.
+
+        Raises LedgerError where the ledger lacks the entry that the receipt is for: then it is not the newest. That it
+        has more entries than the coordinator was told of is usual, since a reply may be lost.
+        """
         receipt = read_receipt(line, authority)
         if receipt.head.site != self._site:
             raise AuditError("a receipt is for another site")
         with self._alone():
             if receipt.line() not in _lines(self._folder / RECEIPTS_FILE):
                 _append(self._folder / RECEIPTS_FILE, receipt.line())
+            self._require_entry(receipt.head)
+
+    def _require_entry(self, head: LedgerHead) -> None:
+        """Raise LedgerError unless this entry is in the ledger."""
+        lines = _lines(self.path)
+        # "A ledger put back from a copy does not start afresh": what has left since is in the coordinator's hands.
+        if len(lines) < head.sequence:
+            raise LedgerError(
+                f"the ledger ends at entry {len(lines)}, but the coordinator has a receipt for entry {head.sequence}: "
+                "it was put back from a copy; restore the newest, nothing was sent"
+            )
+        if hashlib.sha256(lines[head.sequence - 1]).hexdigest() != head.digest:
+            raise LedgerError(
+                f"entry {head.sequence} of the ledger is not the one that the coordinator has a receipt for: the "
+                "ledger was put back from a copy and went on; restore the newest, nothing was sent"
+            )
 
     def verify(self, authority: x509.Certificate | None) -> Verified:
-        """Check every entry, and every receipt where the authority is known. Raises AuditError."""
+        """Check every entry with the models that it names, and every signature of the coordinator where the authority
+        is known. Raises AuditError."""
         entries = read_chain(_lines(self.path), self._key.public_key())
+        chains = chains_of(entries, authority)
         if authority is None:
-            return Verified(entries, 0)
+            return Verified(entries, 0, chains)
         receipts = [read_receipt(line, authority) for line in _lines(self._folder / RECEIPTS_FILE)]
-        return Verified(entries, check_receipts(entries, receipts))
+        return Verified(entries, check_receipts(entries, receipts), chains)
 
     def _last(self) -> Entry | None:
         """The newest entry; a torn line after it is put aside."""
@@ -188,27 +232,12 @@ class Ledger:
 
 def _append(path: Path, line: bytes) -> None:
     """Add a line; on failure the file is as it was."""
-    is_new = not path.exists()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    size = os.fstat(handle).st_size
     try:
-        content = line + b"\n"
-        if os.write(handle, content) < len(content):
-            raise OSError(28, "No space left on device")
-        os.fsync(handle)
+        append_line(path, line)
     except OSError as error:
-        os.ftruncate(handle, size)
         raise LedgerError(
             f"{path} cannot be written to ({error.strerror}), so nothing may leave; make room, then start again"
         ) from None
-    finally:
-        os.close(handle)
-    if is_new:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _backwards(path: Path) -> Iterator[bytes]:

@@ -29,6 +29,7 @@ from permmoe.federated.replies import (
     write_train_reply,
 )
 from permmoe_client.participation.privacy_account import spent_facts
+from permmoe_client.release.announced_models import announced_facts
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import ReleasePolicy
 
@@ -137,6 +138,7 @@ def _common(instruction: Instruction, purpose: str) -> dict[str, object]:
         "purpose": purpose,
         "model_sha256": instruction.model_digest,
         "privacy": protections(plan),
+        **announced_facts(instruction.announcement),
     }
 
 

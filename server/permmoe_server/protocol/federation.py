@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from flwr.app import Message
 
 from permmoe.federated.audit import LedgerHead, Receipt
+from permmoe.federated.instructions import Instruction
+from permmoe.federated.model_chain import Announcement, Link, Purpose
 from permmoe.federated.secure.session import SiteKeys
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 
@@ -55,6 +57,8 @@ RosterSource = Callable[[], SignedRoster]
 """Returns the federation's roster at this moment."""
 Countersigner = Callable[[LedgerHead], Receipt]
 """Returns a receipt for the newest entry of a site's ledger."""
+Announcer = Callable[[Link], Announcement]
+"""Enters a model into the study's chain, and returns the whole chain, signed, once the model is on the disk there."""
 
 
 def no_directory() -> None:
@@ -99,6 +103,8 @@ class Federation:
     """Needed by secure studies."""
     countersigner: Countersigner | None = None
     """None where the server gives no receipts."""
+    announcer: Announcer | None = None
+    """None where the server has no key, and sites are sent models that nobody signed for."""
     observer: RoundObserver = RoundObserver()
 
     def connected(self) -> ConnectedSites:
@@ -106,6 +112,23 @@ class Federation:
         names = self.directory()
         nodes = tuple(node for node in self.grid.get_node_ids() if names is None or node in names)
         return ConnectedSites(nodes, names)
+
+    def announced(self, instruction: Instruction, purpose: Purpose) -> Instruction:
+        """The instruction with the chain that its model is in; without an announcer the instruction as it is."""
+        if self.announcer is None:
+            return instruction
+        link = Link(instruction.round, purpose, instruction.model_digest)
+        return replace(instruction, announcement=self.announcer(link))
+
+    def countersigned(self, earlier: Mapping[str, Receipt], heads: Iterable[LedgerHead | None]) -> dict[str, Receipt]:
+        """For each site's ledger the newest receipt, once these heads are countersigned; None is no head."""
+        receipts = dict(earlier)
+        for head in heads:
+            # "An entry number never goes down": a site whose ledger was put back is told of the newest all the same.
+            is_newer = head and (head.site not in receipts or head.sequence > receipts[head.site].head.sequence)
+            if head and is_newer and self.countersigner:
+                receipts[head.site] = self.countersigner(head)
+        return receipts
 
     def wait_for_sites(self, min_sites: int, deadline_seconds: float) -> None:
         """Return once enough sites are connected, or at the deadline: the round then fails for want of replies."""

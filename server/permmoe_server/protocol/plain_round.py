@@ -23,6 +23,7 @@ from permmoe_server.protocol.exchange import content_of
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.round_records import (
     Evaluation,
+    EvaluationOutcome,
     FederationState,
     SiteRecord,
     SiteTraining,
@@ -44,7 +45,7 @@ class PlainRound:
         config, clock = self.plan.federation.of_round(number), self.federation.clock
         started = clock.now()
         model = PackedModel.of(state.weights, config.wire)
-        instruction = Instruction(self.plan, number, model.digest())
+        instruction = self.federation.announced(Instruction(self.plan, number, model.digest()), "training")
         sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
         sites = self.federation.connected()
         sending.write(sites.nodes)
@@ -68,8 +69,7 @@ class PlainRound:
             losses[reply.site] = reply.figures.loss_sum
             self.downlink.learn(node, reply.modalities)
             self.downlink.confirm(node, instruction, model)
-            if reply.head and self.federation.countersigner:
-                receipts[reply.site] = self.federation.countersigner(reply.head)
+            receipts = self.federation.countersigned(receipts, [reply.head])
             training = SiteTraining(reply.figures, server_seconds=clock.now() - arrived, modules=tuple(reply.updates))
             ledger = reply.head.digest if reply.head else ""
             records.append(replace(record, site=reply.site, ledger=ledger, training=training))
@@ -86,12 +86,13 @@ class PlainRound:
             ),
         )
 
-    def evaluate(self, state: FederationState, part: Part) -> Evaluation:
+    def evaluate(self, state: FederationState, part: Part) -> EvaluationOutcome:
         """Let every connected site evaluate the model on a part of its visits, and add up the sums that it returns."""
         config = self.plan.federation
         model = PackedModel.of(state.evaluated_weights, config.wire)
-        instruction = Instruction(self.plan, state.round, model.digest(), part)
-        sending, sites = ModelExchange(self.downlink, instruction, model), self.federation.connected()
+        instruction = self.federation.announced(Instruction(self.plan, state.round, model.digest(), part), part)
+        sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
+        sites, receipts = self.federation.connected(), dict(state.receipts)
         by_site: dict[str, Mapping[str, ErrorSums]] = {}
         rejected: dict[int, str] = {}
         for node, message in sending.replies(
@@ -103,8 +104,9 @@ class PlainRound:
                 rejected[node] = rejection.rule
             else:
                 by_site[reply.site] = reply.sums
+                receipts = self.federation.countersigned(receipts, [reply.head])
                 self.downlink.confirm(node, instruction, model)
-        return Evaluation(_added(by_site), tuple(sorted(by_site)), rejected)
+        return EvaluationOutcome(Evaluation(_added(by_site), tuple(sorted(by_site)), rejected), receipts)
 
 
 def _add(total: RunningSum, reply: TrainReply, config: FederationConfig) -> None:

@@ -29,7 +29,7 @@ class FederationState:
     average: Mapping[str, Tensor] = field(default_factory=dict)
     """Running mean of the weights over rounds; empty where the study wants the newest weights."""
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
-    """For each site's ledger the newest receipt; it goes out with the next round."""
+    """For each site's ledger the newest receipt; it goes out with the next instruction."""
 
     @property
     def evaluated_weights(self) -> Mapping[str, Tensor]:
@@ -113,6 +113,15 @@ class Evaluation:
     sites: tuple[str, ...]
     rejected: Mapping[int, str]
     """Node -> why its reply was left out."""
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """How an evaluation ended."""
+
+    record: Evaluation
+    receipts: Mapping[str, Receipt]
+    """For each site's ledger the newest receipt."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,13 @@ from permmoe_server.protocol.downlink import Downlink
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.optimisers import server_step
 from permmoe_server.protocol.plain_round import PlainRound
-from permmoe_server.protocol.round_records import Evaluation, FederationState, RoundRecord, TrainingOutcome
+from permmoe_server.protocol.round_records import (
+    Evaluation,
+    EvaluationOutcome,
+    FederationState,
+    RoundRecord,
+    TrainingOutcome,
+)
 from permmoe_server.protocol.secure_round import SecureRound
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 60.0
@@ -48,7 +54,7 @@ class RoundKind(Protocol):
     def train(self, state: FederationState, number: int) -> TrainingOutcome:
         """Let the sites train from this state."""
 
-    def evaluate(self, state: FederationState, part: Part) -> Evaluation:
+    def evaluate(self, state: FederationState, part: Part) -> EvaluationOutcome:
         """Let the sites evaluate this state's model on a part of their visits."""
 
 
@@ -83,7 +89,10 @@ def run_rounds(
         summed = clock.now()
         state = stepped(state, config.of_round(number), number, training.total, training.receipts)
         trained = clock.now()
-        evaluations = {part: kind.evaluate(state, part) for part in _parts_to_evaluate(config, number)}
+        evaluations: dict[Part, Evaluation] = {}
+        for part in _parts_to_evaluate(config, number):
+            evaluated = kind.evaluate(state, part)
+            evaluations[part], state = evaluated.record, replace(state, receipts=evaluated.receipts)
         ended = clock.now()
         record = RoundRecord(
             number,

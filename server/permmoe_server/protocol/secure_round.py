@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import nan
 
 from flwr.app import MessageType
 
-from permmoe.federated.audit import Receipt
 from permmoe.federated.instructions import Instruction, Part, write_instruction
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.packed_model import PackedModel
@@ -20,6 +19,7 @@ from permmoe_server.protocol.aggregation import running_sum
 from permmoe_server.protocol.federation import Federation, RosterSource
 from permmoe_server.protocol.round_records import (
     Evaluation,
+    EvaluationOutcome,
     FederationState,
     SecureFigures,
     SiteRecord,
@@ -42,7 +42,7 @@ class SecureRound:
         """Let every connected site train, and sum what they would have replied."""
         config = self.plan.federation.of_round(number)
         model = PackedModel.of(state.weights)
-        instruction = Instruction(self.plan, number, model.digest())
+        instruction = self.federation.announced(Instruction(self.plan, number, model.digest()), "training")
         task = SumTask(
             new_session(self.plan.digest(), "training", number, instruction.model_digest),
             write_instruction(instruction, model, state.receipts.values()),
@@ -61,7 +61,7 @@ class SecureRound:
         records = [_site_record(participant, outcome.arrived) for participant in outcome.participants]
         return TrainingOutcome(
             total if is_usable else None,
-            self._receipts(state.receipts, outcome.participants),
+            self.federation.countersigned(state.receipts, [p.head for p in outcome.participants]),
             TrainingRecord(
                 tuple(sorted(records, key=lambda record: (record.site, record.node))),
                 loss=figures.loss_sum / figures.visits if has_loss else nan,
@@ -71,28 +71,24 @@ class SecureRound:
             ),
         )
 
-    def evaluate(self, state: FederationState, part: Part) -> Evaluation:
+    def evaluate(self, state: FederationState, part: Part) -> EvaluationOutcome:
         """Let every connected site evaluate the model on a part of its visits, and sum what they would have replied."""
         model = PackedModel.of(state.evaluated_weights, self.plan.federation.wire)
-        instruction = Instruction(self.plan, state.round, model.digest(), part)
+        instruction = self.federation.announced(Instruction(self.plan, state.round, model.digest(), part), part)
         task = SumTask(
             new_session(self.plan.digest(), part, state.round, instruction.model_digest),
-            write_instruction(instruction, model),
+            write_instruction(instruction, model, state.receipts.values()),
             MessageType.EVALUATE,
             evaluation_blocks(self.plan.model.names),
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster())
-        return Evaluation(
+        record = Evaluation(
             read_evaluation(outcome.unmasked) if outcome.unmasked else {},
             outcome.arrived,
             {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
         )
-
-    def _receipts(self, earlier: Mapping[str, Receipt], participants: Collection[Participant]) -> Mapping[str, Receipt]:
-        """The newest receipt for each site's ledger."""
-        if self.federation.countersigner is None:
-            return earlier
-        return {**earlier, **{p.site: self.federation.countersigner(p.head) for p in participants if p.head}}
+        receipts = self.federation.countersigned(state.receipts, [p.head for p in outcome.participants])
+        return EvaluationOutcome(record, receipts)
 
 
 def _site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:

@@ -2,7 +2,7 @@
 
 studies/current                    the name of the folder of the study that was named last
 studies/NAME-DIGEST/plan.json      the plan, in the form whose digest hospitals approve
-                   /last/ rounds.jsonl model/    what permmoe_server.studies.study_run writes
+                   /…                   what permmoe_server.studies.study_run writes
 """
 
 from __future__ import annotations

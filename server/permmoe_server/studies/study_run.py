@@ -2,6 +2,8 @@
 
 last/           weights and server moments after the newest round (permmoe_server.studies.study_state)
 rounds.jsonl    a record for each try at a round (permmoe_server.studies.round_line)
+models.jsonl    every model that sites were sent, where the server has a key (permmoe_server.studies.model_register)
+receipts.jsonl  the newest receipt for each site's ledger (permmoe_server.studies.receipt_file)
 model/          for `permmoe predict`: the weights of the round with the least validation error, or of the newest round
                 where nothing is evaluated
 """
@@ -13,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.round_records import FederationState
 from permmoe_server.protocol.rounds import run_rounds
+from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
 from permmoe_server.studies.study_state import load_state, save_state, study_card
 
@@ -38,11 +42,13 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
+    state = replace(state, receipts=load_receipts(out))
     rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
     for state, record in run_rounds(federation, plan, layout, state):  # noqa: B020
-        # The record first: a round whose checkpoint was not written is forgotten and run again.
+        save_receipts(out, state.receipts)
+        # The record before the checkpoint: a round whose checkpoint was not written is forgotten and run again.
         _append(rounds, record_json(record))
         if not record.is_aggregated:
             if record.is_used_up:

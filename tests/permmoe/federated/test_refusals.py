@@ -7,6 +7,7 @@ import pytest
 from permmoe.federated.plausibility import ImplausibleModel
 from permmoe.federated.refusals import REFUSAL_SENTENCES, Refusal
 from permmoe.federated.secure.session import SecureSumRefused
+from permmoe_client.participation.announced_model import ModelNotAnnounced
 from permmoe_client.participation.privacy_account import BudgetSpent
 from permmoe_client.participation.query_order import QueryRefused
 from permmoe_client.participation.secure_session import AlreadyAnswered
@@ -17,7 +18,7 @@ from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
 
 ERRORS = (
     StudyNotApproved, NotReleased, BudgetSpent, LedgerError, AlreadyAnswered, SecureSumRefused, QueryRefused,
-    ImplausibleModel,
+    ImplausibleModel, ModelNotAnnounced,
 )  # fmt: skip
 
 

@@ -453,7 +453,7 @@ def test_a_bad_evaluation_is_rejected_alone(sums: dict[str, list[float]], rule: 
     app = client(on_evaluation=lambda content: content.update({"sums": MetricRecord(sums)}))
     plan = tiny_plan(min_cell_count=5)
     federation = Federation(grid_of([*HONEST, "cat"], app), StillClock())
-    evaluation = PlainRound(federation, plan, Downlink(LAYOUT)).evaluate(replace(START, round=1), "validation")
+    evaluation = PlainRound(federation, plan, Downlink(LAYOUT)).evaluate(replace(START, round=1), "validation").record
     assert evaluation.rejected == {FIRST_NODE + 2: rule} and evaluation.sums["clinical"].n == 14
 
 
