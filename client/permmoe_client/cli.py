@@ -19,7 +19,7 @@ from rich.text import Text
 
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
-from permmoe.federated.model_chain import rounds_with_two_models
+from permmoe.federated.model_chain import parting, rounds_with_two_models
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.command_line import run
 from permmoe_client.release.ledger import Ledger
@@ -172,6 +172,37 @@ def verify_ledger(site: SiteOption = SITE_FILE) -> None:
         console.print(f"study {study[:8]}: {head.length} models announced, head {head.digest[:16]}, {signed}")
         if again:
             console.print(f"  {again} of them for work that another model was announced for: ask the coordinator why")
+
+
+@ledger_app.command("compare")
+def compare_ledgers(
+    other: Annotated[Path, typer.Argument(help="Another hospital's ledger.jsonl.")],
+    site: SiteOption = SITE_FILE,
+) -> None:
+    """Hold the models that this site was told of against those that another hospital was told of."""
+    from permmoe_client.connection.identity import load_certificate
+    from permmoe_client.release.announced_models import chains_in
+
+    config = read_site(site)
+    ledger = _ledger(config)
+    assert config.coordinator
+    authority = load_certificate(config.coordinator.authority)
+    here, there = ledger.verify(authority).chains, chains_in(other, authority)
+    parted = False
+    for study in sorted({*here} & {*there}):
+        one, two = here[study].links, there[study].links
+        if (place := parting(one, two)) is None:
+            console.print(f"study {study[:8]}: one story, as far as the first {min(len(one), len(two))} models")
+            continue
+        parted, work = True, one[place]
+        console.print(
+            f"study {study[:8]}: TWO STORIES, both signed by the coordinator. They part at model {place + 1}: here "
+            f"{work.model[:16]} for {work.purpose} in round {work.round}, there {two[place].model[:16]} for "
+            f"{two[place].purpose} in round {two[place].round}. Keep both ledgers"
+        )
+    if not {*here} & {*there}:
+        console.print("the two ledgers have no study in common of which models were announced")
+    raise typer.Exit(int(parted))
 
 
 @ledger_app.command("show")

@@ -174,10 +174,12 @@ def rounds_with_two_models(links: Collection[Link]) -> int:
     return sum(len(found) > 1 for found in _models(links).values())
 
 
-def is_one_story(one: Sequence[Link], other: Sequence[Link]) -> bool:
-    """Whether one chain is the beginning of the other; two signed ones of which neither is are proof of two stories."""
-    both = min(len(one), len(other))
-    return tuple(one[:both]) == tuple(other[:both])
+def parting(one: Sequence[Link], other: Sequence[Link]) -> int | None:
+    """The place, from 0, of the first link in which two chains differ; None while one is the beginning of the other.
+
+    Two signed chains that part are proof that their coordinator told two stories.
+    """
+    return next((i for i, (here, there) in enumerate(zip(one, other, strict=False)) if here != there), None)
 
 
 def _models(links: Iterable[Link]) -> Mapping[tuple[int, Purpose], set[str]]:

@@ -69,6 +69,10 @@ def test_a_study_leaves_a_model_and_a_record_of_every_round(undisturbed: Path) -
     assert card["round"] == 3 and card["plan"]["model"] == card["model"] == MODEL.model_dump(mode="json")
 
 
+def test_a_coordinator_without_a_key_announces_no_model_and_gives_no_receipt(undisturbed: Path) -> None:
+    assert {path.name for path in (undisturbed / "out").iterdir()} == {"last", "model", "rounds.jsonl", ".lock"}
+
+
 def test_the_kept_model_is_the_running_mean_and_the_next_round_starts_from_the_newest(undisturbed: Path) -> None:
     last = load_checkpoint(undisturbed / "out" / "last")[0]
     kept = ModuleLayout.of(PerMMoE(MODEL)).flatten_all(weights(undisturbed))

@@ -10,7 +10,7 @@ import torch
 from flwr.app import Message, MessageType, RecordDict
 
 from permmoe.federated.audit import Entry, Receipt
-from permmoe.federated.instructions import Instruction, write_instruction
+from permmoe.federated.instructions import Instruction, Part, write_instruction
 from permmoe.federated.model_chain import Announcement, Link, Purpose, head_of, sign_head
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
@@ -92,10 +92,14 @@ class AnnouncingCoordinator:
         receipts: Sequence[Receipt] = (),
     ) -> RecordDict:
         """The message that asks for it."""
-        model, part = PackedModel.of(weights), "test" if purpose == "test" else "validation"
+        model, part = PackedModel.of(weights), _part(purpose)
         return write_instruction(Instruction(self.plan, number, model.digest(), part, announcement), model, receipts)
 
 
 def kind_of(purpose: Purpose) -> str:
     """Flower's type of the message that asks for work."""
     return MessageType.TRAIN if purpose == "training" else MessageType.EVALUATE
+
+
+def _part(purpose: Purpose) -> Part:
+    return "test" if purpose == "test" else "validation"

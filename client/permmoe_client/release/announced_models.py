@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from permmoe.federated.audit import AuditError, Entry
+from permmoe.errors import ConfigurationError
+from permmoe.federated.audit import AuditError, Entry, parse_entry
 from permmoe.federated.model_chain import (
     Announcement,
     Link,
@@ -73,6 +75,18 @@ def chains_of(entries: Iterable[Entry], authority: x509.Certificate | None = Non
             raise AuditError(f"entry {entry.sequence}: {error}") from None
         chains[study] = AnnouncedModels(links, signed)
     return chains
+
+
+def chains_in(file: Path, authority: x509.Certificate) -> dict[str, AnnouncedModels]:
+    """The chains of another site's ledger. Its coordinator's signatures are checked, and of its own none: a site cannot
+    forge what it was sent. Raises AuditError, and ConfigurationError for a file that cannot be read."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{file} cannot be read ({error.strerror}); name another site's ledger.jsonl"
+        ) from None
+    return chains_of(map(parse_entry, lines), authority)
 
 
 def _links_after(entry: Entry, before: tuple[Link, ...]) -> tuple[Link, ...]:

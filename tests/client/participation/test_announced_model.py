@@ -103,16 +103,26 @@ def with_a_head_of_its_own_making(coordinator: AnnouncingCoordinator) -> Announc
     return replace(coordinator.announcement(), signed=other.signed)
 
 
-@pytest.mark.parametrize(
-    "lie",
-    [of_another_study, by_a_site, by_a_stranger, with_a_link_changed, with_a_link_added, with_a_head_of_its_own_making],
-)
+LIES: dict[Callable[[AnnouncingCoordinator], Announcement], str] = {
+    of_another_study: "is of another study",
+    by_a_site: "was not signed by a server",
+    by_a_stranger: "not of this federation's server",
+    with_a_link_changed: "is not the one that was signed",
+    with_a_link_added: "is not the one that was signed",
+    with_a_head_of_its_own_making: "is not the one that was signed",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
 def test_attack_a_chain_of_another_study_signer_or_content_is_refused(
-    lie: Callable[[AnnouncingCoordinator], Announcement], coordinator: AnnouncingCoordinator
+    lie: Callable[[AnnouncingCoordinator], Announcement],
+    coordinator: AnnouncingCoordinator,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     coordinator.announce(1, "training", CRAFTED)
     coordinator.announce(2, "training")
     assert refused(coordinator.send(2, "training", announcement=lie(coordinator)))
+    assert LIES[lie] in caplog.text
     assert answered(coordinator.send(2, "training"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,3 +292,41 @@ def test_without_room_for_the_entry_nothing_leaves(tmp_path: Path, monkeypatch: 
 )
 def test_counts_are_told_as_ranges(count: float, words: str) -> None:
     assert bucket(float(count)) == words
+
+
+def test_attack_a_ledger_put_back_from_a_copy_is_found_by_the_receipt_that_comes_next(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    copy = ledger.path.read_bytes()
+    heads = [ledger.append("evaluation", {"bytes": n}) for n in range(4)]
+    ledger.keep_receipt(receipt(heads[2]), AUTHORITY.certificate)
+    ledger.path.write_bytes(copy)
+    with pytest.raises(LedgerError, match="ends at entry 5, but the coordinator has a receipt for entry 9: it was put"):
+        ledger.keep_receipt(receipt(heads[3]), AUTHORITY.certificate)
+    for number in range(4):
+        ledger.append("evaluation", {"bytes": 70 + number})
+    with pytest.raises(LedgerError, match="entry 9 of the ledger is not the one that the coordinator has a receipt"):
+        ledger.keep_receipt(receipt(heads[3]), AUTHORITY.certificate)
+    with pytest.raises(AuditError, match="was rewritten"):
+        ledger.verify(AUTHORITY.certificate)
+
+
+def test_attack_a_ledger_that_was_deleted_is_found_by_the_receipt_that_comes_next(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    head = ledger.append("evaluation", {"bytes": 7})
+    shutil.rmtree(tmp_path)
+    with pytest.raises(LedgerError, match="ends at entry 0, but the coordinator has a receipt for entry 6"):
+        ledger.keep_receipt(receipt(head), AUTHORITY.certificate)
+
+
+def test_a_ledger_may_be_ahead_of_its_newest_receipt(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    head = ledger.append("evaluation", {"bytes": 7})
+    ledger.append("evaluation", {"bytes": 8})
+    ledger.keep_receipt(receipt(head), AUTHORITY.certificate)
+    assert ledger.verify(AUTHORITY.certificate).receipted == 6
+
+
+def test_a_receipt_of_which_the_parts_are_absurd_is_damaged() -> None:
+    for line in (b"[]", b"{}", b"[" * 100_000, b'{"site":"north","sequence":Infinity,"digest":"0"}'):
+        with pytest.raises(AuditError, match="damaged"):
+            read_receipt(line, AUTHORITY.certificate)

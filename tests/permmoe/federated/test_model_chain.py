@@ -22,9 +22,9 @@ from permmoe.federated.model_chain import (
     check_head,
     check_tested,
     head_of,
-    is_one_story,
     pack_links,
     parse_head,
+    parting,
     rounds_with_two_models,
     sign_head,
     unpack_links,
@@ -170,10 +170,10 @@ def test_a_second_model_for_the_same_work_is_counted() -> None:
     assert rounds_with_two_models(again) == 1
 
 
-def test_two_chains_are_one_story_while_one_is_the_beginning_of_the_other() -> None:
+def test_two_chains_part_where_they_first_differ_and_not_while_one_is_the_beginning_of_the_other() -> None:
     links = rounds(3)
-    assert is_one_story(links, links[:4]) and is_one_story([], links)
-    assert not is_one_story(links, changed(2, "validation", model(99))[:4])
+    assert parting(links, links[:4]) is None and parting([], links) is None
+    assert parting(links, changed(2, "validation", model(99))[:4]) == 3
 
 
 def test_the_chain_of_a_thousand_rounds_takes_less_than_100_kilobytes_of_an_instruction() -> None:
