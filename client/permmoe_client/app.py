@@ -19,7 +19,6 @@ from flwr.common.constant import ErrorCode
 from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import AuditError, Kind
 from permmoe.federated.instructions import Instruction, read_instruction, read_receipt_line
-from permmoe.federated.model_chain import Purpose
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.refusals import Refusal
 from permmoe.federated.secure.blocks import (
@@ -34,6 +33,7 @@ from permmoe_client.connection.identity import load_certificate
 from permmoe_client.participation import secure_session
 from permmoe_client.participation.announced_model import require_announced
 from permmoe_client.participation.local_round import evaluate_round, train_round
+from permmoe_client.participation.query_order import purpose_of
 from permmoe_client.participation.running_site import RunningSite, RunningSites
 from permmoe_client.participation.secure_session import SecureSession, SessionTerms, check_terms
 from permmoe_client.release.approval import StudyNotApproved, remember_pending, require_approval
@@ -159,8 +159,8 @@ def _checked_instruction(content: RecordDict, site: RunningSite, kind: Kind) -> 
     authority = load_certificate(site.settings.coordinator.authority)
     if line := read_receipt_line(content, site.settings.name):
         site.ledger.keep_receipt(line, authority)
-    purpose: Purpose = "training" if kind == "training" else instruction.part
-    return require_announced(instruction, purpose, authority, site.ledger.newest_head(instruction.plan.digest()))
+    purpose, seen = purpose_of(kind, instruction), site.ledger.newest_head(instruction.plan.digest())
+    return require_announced(instruction, purpose, authority, seen)
 
 
 def _check_approval(plan: RoundPlan, site: RunningSite) -> None:

@@ -24,6 +24,7 @@ from permmoe.federated.audit import AuditError, check_server_signature, sign_as_
 Purpose = Literal["training", "validation", "test"]
 """What sites are sent a model for: to train from it, or to evaluate it on a part of their visits."""
 PURPOSES: tuple[Purpose, ...] = ("training", "validation", "test")
+"""In the order in which a round asks for them."""
 HEAD_PURPOSE = b"permmoe models 1\0"
 """Signed before the text, so that no signature passes for one of another purpose."""
 LINK = struct.Struct(">IB32s")

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry, Kind
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.instructions import Instruction
-
-Purpose = Literal["training", "validation", "test"]
-ORDER: tuple[Purpose, ...] = ("training", "validation", "test")
-"""Of the questions of one round."""
+from permmoe.federated.model_chain import PURPOSES, Purpose
 
 
 class QueryRefused(PermmoeError):
@@ -33,7 +29,7 @@ class _Query:
 
     @property
     def turn(self) -> tuple[int, int]:
-        return self.round, ORDER.index(self.purpose)
+        return self.round, PURPOSES.index(self.purpose)
 
 
 def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry]) -> None:
@@ -41,7 +37,7 @@ def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry])
 
     Raises QueryRefused.
     """
-    query = _Query(instruction.round, _purpose(kind, instruction), instruction.model_digest)
+    query = _Query(instruction.round, purpose_of(kind, instruction), instruction.model_digest)
     _check_plan(query, instruction.plan.federation)
     done = _of_newest_round(answered)
     if not done:
@@ -56,7 +52,7 @@ def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry])
     # "Rounds come in their order."
     if query.turn < newest:
         raise QueryRefused(
-            f"the {query.purpose} of round {query.round} was asked for after the {ORDER[newest[1]]} of round "
+            f"the {query.purpose} of round {query.round} was asked for after the {PURPOSES[newest[1]]} of round "
             f"{newest[0]}"
         )
 
@@ -67,7 +63,7 @@ def _of_newest_round(answered: Iterable[Entry]) -> list[_Query]:
     for entry in answered:
         if entry.kind not in ("training", "evaluation"):
             continue
-        purpose = next(purpose for purpose in ORDER if purpose == entry.facts["purpose"])
+        purpose = next(purpose for purpose in PURPOSES if purpose == entry.facts["purpose"])
         query = _Query(int(entry.facts["round"]), purpose, str(entry.facts["model_sha256"]))
         if found and query.round < found[0].round:
             break
@@ -82,7 +78,8 @@ def question_count(federation: FederationConfig) -> tuple[int, int]:
     return federation.rounds, federation.rounds // federation.evaluate_every + 1
 
 
-def _purpose(kind: Kind, instruction: Instruction) -> Purpose:
+def purpose_of(kind: Kind, instruction: Instruction) -> Purpose:
+    """What an instruction of this kind asks the site's visits for."""
     return "training" if kind == "training" else instruction.part
 
 
