@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from permmoe.federated.audit import (
 )
 from permmoe.federated.model_chain import ChainHead
 from permmoe.runtime.files import append_line
-from permmoe_client.release.announced_models import FACT, AnnouncedModels, chains_of, head_in
+from permmoe_client.release.announced_models import AnnouncedModels, chains_of, head_in
 
 LEDGER_FILE, RECEIPTS_FILE, LOCK_FILE = "ledger.jsonl", "receipts.jsonl", ".lock"
 TAIL_BYTES = 1 << 20
@@ -137,19 +138,11 @@ class Ledger:
 
     def newest_head(self, study: str) -> ChainHead | None:
         """The newest head of a study's chain of models that an entry has; None without one. Raises LedgerError."""
-        # Cheap to find without parsing what the others say.
-        marks = (f'"{FACT}":'.encode(), study.encode())
-        for line in reversed(_lines(self.path)):
-            if not all(mark in line for mark in marks):
-                continue
-            try:
-                entry = parse_entry(line)
-                signed = head_in(entry)
-            except AuditError as error:
-                raise LedgerError(f"an entry of {self.path}: {error}; run permmoe-client ledger verify") from None
-            if signed and entry.facts.get("study") == study:
-                return signed.head
-        return None
+        try:
+            heads = (head_in(entry) for entry in self.of_study(study))
+            return next((signed.head for signed in heads if signed), None)
+        except AuditError as error:
+            raise LedgerError(f"an entry of {self.path}: {error}; run permmoe-client ledger verify") from None
 
     def keep_receipt(self, line: bytes, authority: x509.Certificate) -> None:
         """Keep a receipt of the coordinator's. Raises AuditError for one that is not for this ledger.
@@ -167,14 +160,16 @@ class Ledger:
 
     def _require_entry(self, head: LedgerHead) -> None:
         """Raise LedgerError unless this entry is in the ledger."""
-        lines = _lines(self.path)
+        last = self._last()
+        end = last.sequence if last else 0
         # "A ledger put back from a copy does not start afresh": what has left since is in the coordinator's hands.
-        if len(lines) < head.sequence:
+        if end < head.sequence:
             raise LedgerError(
-                f"the ledger ends at entry {len(lines)}, but the coordinator has a receipt for entry {head.sequence}: "
+                f"the ledger ends at entry {end}, but the coordinator has a receipt for entry {head.sequence}: "
                 "it was put back from a copy; restore the newest, nothing was sent"
             )
-        if hashlib.sha256(lines[head.sequence - 1]).hexdigest() != head.digest:
+        line = next(islice(_backwards(self.path), end - head.sequence, None), b"")
+        if hashlib.sha256(line).hexdigest() != head.digest:
             raise LedgerError(
                 f"entry {head.sequence} of the ledger is not the one that the coordinator has a receipt for: the "
                 "ledger was put back from a copy and went on; restore the newest, nothing was sent"
