@@ -180,7 +180,15 @@ def test_the_average_is_linear_in_the_changes(found: list[Site], factor: int) ->
         for updates, visits in found
     ]
     means, again = average(found), average(times)
-    assert all(torch.allclose(factor * means[name], again[name], rtol=1e-5, atol=1e-6) for name in means)
+    # Changes that cancel leave the rounding of the largest of them.
+    largest = {
+        name: max(float(updates[name].weighted_delta.abs().max()) for updates, _ in found if name in updates)
+        / sum(updates[name].support for updates, _ in found if name in updates)
+        for name in means
+    }
+    assert all(
+        torch.allclose(factor * means[name], again[name], rtol=1e-5, atol=1e-6 * (1 + largest[name])) for name in means
+    )
 
 
 @given(sites())
