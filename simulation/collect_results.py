@@ -15,8 +15,8 @@ def collect(
     folders: Annotated[list[Path], typer.Argument(help="Folders of finished studies, such as runs/paper-table-1.")],
     out: Annotated[Path, typer.Option(help="The Markdown page.")] = Path("docs/results.md"),
 ) -> None:
-    """Write the findings of finished studies into one Markdown page."""
-    out.write_text(collected(folders))
+    """Write the findings of finished studies into one Markdown page; its chapters of other studies stay as they are."""
+    out.write_text(collected(folders, out.read_text() if out.exists() else ""))
     print(f"{len(folders)} studies -> {out}")
 
 

@@ -29,13 +29,22 @@ from synthetic patients** unless a study says otherwise: they say how methods co
 patients. Differences are in RMSE, method − reference, in the study's unit and paired over the n test subjects that both
 predicted; brackets are 95% bootstrap intervals over subjects. "Wins" counts the combinations of modalities in which the
 method errs less, "after Holm" those that stay significant at 5%. Each study's `report.html` has every combination;
-[studies.md](studies.md) says what each study asks.
+[studies.md](studies.md) says what each study asks. A chapter's date says when it was computed;
+[CHANGELOG.md](../CHANGELOG.md) says what has changed results since.
 """
+CHAPTER = "\n## "
 
 
-def collected(folders: Sequence[Path]) -> str:
-    """The page. Raises DataError for a folder without a finished study."""
-    return HEAD + "".join(_chapter(read_study(folder, tables_of(SECTIONS))) for folder in folders)
+def collected(folders: Sequence[Path], page: str = "") -> str:
+    """The page. Raises DataError for a folder without a finished study.
+
+    `page` is an older one, whose chapters of other studies stay; a new study comes behind them.
+    """
+    chapters = {chapter.partition("\n")[0]: CHAPTER + chapter for chapter in page.split(CHAPTER)[1:]}
+    for folder in folders:
+        study = read_study(folder, tables_of(SECTIONS))
+        chapters[study.summary.study] = _chapter(study)
+    return HEAD + "".join(chapters.values())
 
 
 def _chapter(study: Study) -> str:

@@ -68,3 +68,16 @@ def test_every_pair_has_a_row_for_each_regime(study: Path) -> None:
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run the study first"):
         collected([tmp_path])
+
+
+def test_chapters_of_other_studies_stay_in_their_place(study: Path, tmp_path: Path) -> None:
+    name = json.loads((study / "summary.json").read_text())["study"]
+    page = collected([study]).replace(f"## {name}", "## first") + collected([study]).partition("\n## ")[2].join(
+        ["\n## ", "\n## last\n\nKept.\n"]
+    )
+    change_summary(study, findings=["Another finding."])
+    text = collected([study], page)
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == ["## first", f"## {name}", "## last"]
+    assert text.endswith("## last\n\nKept.\n") and text.count("Another finding.") == 1
+    assert collected([study], text) == text
