@@ -36,6 +36,7 @@ from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.query_order import purpose_of
 from permmoe_client.participation.running_site import RunningSite, RunningSites
 from permmoe_client.participation.secure_session import SecureSession, SessionTerms, check_terms
+from permmoe_client.participation.summed_sites import enter_sum
 from permmoe_client.release.approval import StudyNotApproved, remember_pending, require_approval
 from permmoe_client.release.outbox import (
     enter,
@@ -120,13 +121,18 @@ def _begin_sum(
 ) -> RecordDict:
     """Stage 1 of the secure sum: send an advertisement. An earlier session of this site ends here.
 
-    The ledger's entry is written when the masked input is about to leave.
+    The ledger's entries are written when the masked input, and the keys to the sum, are about to leave.
     """
     ledger, policy = site.ledger, site.settings.release
     assert ledger
     entry = {**facts, "roster": terms.roster_serial}
     site.session, advertisement = secure_session.begin(
-        site.settings, terms, blocks, numbers, lambda size: enter(ledger, kind, entry, size, policy)
+        site.settings,
+        terms,
+        blocks,
+        numbers,
+        lambda size: enter(ledger, kind, entry, size, policy),
+        lambda sites: enter_sum(ledger, facts, sites),
     )
     return advertisement
 

@@ -50,6 +50,11 @@ class ReleasePolicy(Configuration):
     require_secure: bool = Field(False, description="only studies with the secure sum: no update leaves unmasked")
     min_cohort: int = Field(3, ge=3, description="secure: a sum over fewer sites is refused, whatever the study says")
     min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained stays masked")
+    min_cohort_difference: int = Field(
+        2,
+        ge=1,
+        description="secure: sums may differ by this many sites, or by none; 1: the coordinator can subtract",
+    )
     min_secure_threshold: float = Field(
         0.5, ge=0.5, lt=1, description="secure: least secure_threshold of a study that is accepted"
     )

@@ -65,6 +65,13 @@ class FederationConfig(Configuration):
     )
     stage_deadline_seconds: float = Field(120.0, gt=0, description="secure: for each stage after the training")
     min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained is not released")
+    # Absent at its default, as `wire` is.
+    min_cohort_difference: int = Field(
+        2,
+        ge=1,
+        description="secure: sums may differ by this many sites, or by none; 1: the coordinator can subtract",
+        exclude_if=lambda least: least == 2,
+    )
     privacy: PrivacyConfig | None = Field(None, description="patient-level differential privacy; none by default")
 
     @field_validator("aggregation")

@@ -14,6 +14,7 @@ from flwr.app import RecordDict
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry, Kind, LedgerHead
 from permmoe.federated.instructions import Instruction
+from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure.blocks import Numbers
 from permmoe.federated.secure.messages import (
@@ -33,11 +34,14 @@ from permmoe.federated.secure.messages import (
 from permmoe.federated.secure.session import Blocks, SecureSumRefused, Session, SiteKeys
 from permmoe.federated.secure.site_sum import Rules, SiteSum
 from permmoe_client.connection.identity import check_roster, load_certificate, load_key
+from permmoe_client.participation.summed_sites import account_of_sums
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import SiteConfig
 
 WriteEntry = Callable[[int], LedgerHead]
 """Writes the ledger's entry for an input of this many bytes, before the input leaves."""
+WriteSum = Callable[[tuple[str, ...]], None]
+"""Writes the ledger's entry for a sum over these sites, before this site's keys to it leave."""
 
 
 class AlreadyAnswered(PermmoeError):
@@ -53,6 +57,8 @@ class SecureSession:
     numbers: Numbers
     """Empty once the masked input has been sent."""
     write_entry: WriteEntry
+    write_sum: WriteSum
+    is_sum_written: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class SessionTerms:
     roster: SiteKeys
     roster_serial: int
     rules: Rules
+    account: ReleaseAccount
+    """Of the sites that the study's earlier sums were over, as far as this site knows."""
 
 
 def check_terms(
@@ -83,10 +91,12 @@ def check_terms(
         )
     purpose = "training" if kind == "training" else instruction.part
     entries = list(ledger.entries())
-    # "A site gives its input to a round once", and never to one before it.
+    # "A site gives its input to a round once", and never to one before it; "to an evaluation of a model once", whatever
+    # the round is called.
     if any(_uses_up(entry, kind, instruction, purpose) for entry in entries):
         raise AlreadyAnswered(
-            f"this site has given its input to round {instruction.round} of study {instruction.plan.digest()}"
+            f"this site has given its input to round {instruction.round} of study {instruction.plan.digest()}, or to an"
+            " evaluation of the same model"
         )
     # "A roster is never older than one that was seen": it would bring removed sites back.
     newest = max((int(entry.facts.get("roster", 1)) for entry in entries), default=1)
@@ -98,18 +108,24 @@ def check_terms(
         federation.secure_threshold,
         max(policy.min_cohort, federation.min_sites),
         max(policy.min_holders, federation.min_holders),
+        max(policy.min_cohort_difference, federation.min_cohort_difference),
     )
-    return SessionTerms(session, site_keys(roster), roster.serial, rules)
+    return SessionTerms(session, site_keys(roster), roster.serial, rules, account_of_sums(entries, session.study))
 
 
 def begin(
-    site: SiteConfig, terms: SessionTerms, blocks: Blocks, numbers: Numbers, write_entry: WriteEntry
+    site: SiteConfig,
+    terms: SessionTerms,
+    blocks: Blocks,
+    numbers: Numbers,
+    write_entry: WriteEntry,
+    write_sum: WriteSum,
 ) -> tuple[SecureSession, RecordDict]:
     """Stage 1 of the secure sum, after the work: the session that the site is in from now on, and its advertisement."""
     assert site.coordinator
     key = load_key(site.coordinator.key)
-    sum_ = SiteSum(terms.session, site.name, key, terms.roster, terms.rules, blocks)
-    return SecureSession(sum_, blocks, numbers, write_entry), write_advertisement(sum_.advertise())
+    sum_ = SiteSum(terms.session, site.name, key, terms.roster, terms.rules, blocks, terms.account)
+    return SecureSession(sum_, blocks, numbers, write_entry, write_sum), write_advertisement(sum_.advertise())
 
 
 def share(content: RecordDict, session: SecureSession | None) -> RecordDict:
@@ -133,10 +149,17 @@ def count(content: RecordDict, session: SecureSession | None) -> RecordDict:
 
 
 def unmask(content: RecordDict, session: SecureSession | None) -> RecordDict:
-    """Stage 5 of the secure sum: the keys that unmask the sums of blocks with enough holders."""
+    """Stage 5 of the secure sum: the keys that unmask the sums of blocks with enough holders.
+
+    The sum's entry is written first: which later sums this site takes part in depends on it.
+    """
     joined = _joined(content, session)
     evidence = read_evidence(content, len(joined.blocks))
-    return write_masks(joined.sum.unmask(evidence, read_names(content, "silent")))
+    unmasking = joined.sum.unmask(evidence, read_names(content, "silent"))
+    if not joined.is_sum_written:
+        joined.write_sum(joined.sum.arrived)
+        joined.is_sum_written = True
+    return write_masks(unmasking)
 
 
 def _joined(content: RecordDict, session: SecureSession | None) -> SecureSession:
@@ -151,5 +174,6 @@ def _uses_up(entry: Entry, kind: Kind, instruction: Instruction, purpose: str) -
     facts = entry.facts
     if entry.kind != kind or facts.get("study") != instruction.plan.digest():
         return False
-    done = int(facts.get("round", 0))
-    return done > instruction.round or (done == instruction.round and facts.get("purpose") == purpose)
+    done, is_same = int(facts.get("round", 0)), facts.get("purpose") == purpose
+    is_model_evaluated = kind == "evaluation" and is_same and facts.get("model_sha256") == instruction.model_digest
+    return done > instruction.round or (done == instruction.round and is_same) or is_model_evaluated

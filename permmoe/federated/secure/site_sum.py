@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from jaxtyping import Int64
 
+from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.secure import masks
 from permmoe.federated.secure.count_shares import context_of, recover_seeds, seal_shares, unseal_shares
 from permmoe.federated.secure.counting import count_holders
@@ -38,6 +39,8 @@ class Rules:
     """A sum over fewer is refused at every stage."""
     min_holders: int = 3
     """A block that fewer hold is not released: the sum would be close to one site's own."""
+    min_cohort_difference: int = 2
+    """Sums that differ by fewer sites are refused, since the difference is close to one site's own numbers."""
 
 
 @dataclass
@@ -72,9 +75,11 @@ class SiteSum:
         roster: SiteKeys,
         rules: Rules,
         blocks: Blocks,
+        account: ReleaseAccount | None = None,
     ) -> None:
+        """`account`: the sums that this site knows of, whatever they were of; none where it is the study's first."""
         self._session, self._site, self._key, self._roster, self._rules = session, site, key, roster, rules
-        self._blocks = blocks
+        self._blocks, self._account = blocks, account or ReleaseAccount()
         self._channel, self._mask = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._count_seed, self._input_seed = (secrets.token_bytes(masks.SEED_BYTES) for _ in range(2))
         self._stage = 0
@@ -88,6 +93,11 @@ class SiteSum:
     def session(self) -> Session:
         """Which sum this is."""
         return self._session
+
+    @property
+    def arrived(self) -> tuple[str, ...]:
+        """From stage 4 on the sites whose input is in the sum, in the order of their names."""
+        return self._arrived
 
     def advertise(self) -> Advertisement:
         """Stage 1."""
@@ -116,6 +126,8 @@ class SiteSum:
         # "t and n are as in the site's own rules."
         if t != threshold(self._rules.threshold_share, len(names)):
             raise SecureSumRefused(f"t = {t} of {len(names)} sites is not this site's threshold")
+        # Here already: once its input is given, t other sites can unmask a sum that this one refuses.
+        self._require_difference(names)
         for site in sites:
             # "Every peer is in the signed roster, and its keys are signed with the key that stands there."
             if site.site not in self._roster:
@@ -145,6 +157,7 @@ class SiteSum:
         if not set(peers) <= set(self._participants.names):
             raise SecureSumRefused("shares came from a site that is not a participant")
         self._require_enough(len(peers) + 1)
+        self._require_difference([*peers, self._site])
         for name in peers:
             share = masks.unseal(self._channel_to(name, name, self._site), sealed[name], self._participants.digest())
             # "Shares are for these participants": a peer that was sent others would have sealed its shares for those.
@@ -173,6 +186,7 @@ class SiteSum:
         if not set(arrived) <= set(self._shares) or self._site not in arrived:
             raise SecureSumRefused("the sites said to have sent their input are not those that shared")
         self._require_enough(len(set(arrived)))
+        self._require_difference(arrived)
         self._arrived = tuple(sorted(set(arrived)))
         lost = sorted(set(self._shares) - set(arrived))
         context, seeds = context_of(self._participants, self._arrived), self._count_shares()
@@ -221,6 +235,15 @@ class SiteSum:
         least = max(self._participants.threshold, self._rules.min_sites)
         if n_sites < least:
             raise SecureSumRefused(f"{n_sites} sites are left; this site goes on with {least} or more")
+
+    def _require_difference(self, names: Collection[str]) -> None:
+        # "Sums differ by min_cohort_difference sites or more, or by none": what they differ by is a sum too. No other
+        # combination of them tells about fewer either (permmoe.federated.release_account).
+        if not self._account.admits(dict.fromkeys(names, 1), self._rules.min_cohort_difference):
+            raise SecureSumRefused(
+                f"with the study's earlier sums, this one would tell about fewer than "
+                f"{self._rules.min_cohort_difference} sites by subtraction"
+            )
 
     def _count_shares(self) -> dict[str, bytes]:
         """This site's shares of the seeds of all bits that came."""

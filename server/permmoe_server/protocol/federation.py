@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from flwr.app import Message
@@ -14,6 +14,7 @@ from permmoe.federated.instructions import Instruction
 from permmoe.federated.model_chain import Announcement, Link, Purpose
 from permmoe.federated.secure.session import SiteKeys
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
+from permmoe_server.protocol.summed_sites import SummedSites
 
 POLL_SECONDS = 0.1
 """Pause before the grid is asked again."""
@@ -106,6 +107,8 @@ class Federation:
     announcer: Announcer | None = None
     """None where the server has no key, and sites are sent models that nobody signed for."""
     observer: RoundObserver = RoundObserver()
+    sums: SummedSites = field(default_factory=SummedSites)
+    """The secure sums of the study so far."""
 
     def connected(self) -> ConnectedSites:
         """The nodes that are online and, where that is known, belong to a site."""

@@ -30,6 +30,8 @@ class FederationState:
     """Running mean of the weights over rounds; empty where the study wants the newest weights."""
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     """For each site's ledger the newest receipt; it goes out with the next instruction."""
+    summed: tuple[str, ...] = ()
+    """Secure: the sites whose input is in the sum of the newest round; its model is evaluated over them alone."""
 
     @property
     def evaluated_weights(self) -> Mapping[str, Tensor]:
@@ -103,6 +105,8 @@ class TrainingOutcome:
     receipts: Mapping[str, Receipt]
     """For each site's ledger the newest receipt."""
     record: TrainingRecord
+    summed: tuple[str, ...] = ()
+    """Secure: the sites whose input is in the sum."""
 
 
 @dataclass(frozen=True)

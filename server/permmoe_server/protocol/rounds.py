@@ -87,6 +87,7 @@ def run_rounds(
             continue
         failed_in_a_row = 0
         summed = clock.now()
+        state = replace(state, summed=training.summed)
         state = stepped(state, config.of_round(number), number, training.total, training.receipts)
         trained = clock.now()
         evaluations: dict[Part, Evaluation] = {}
@@ -132,7 +133,7 @@ def stepped(
     average: Mapping[str, Tensor] = {}
     if config.averaging_decay and not config.is_centring(number):
         average = running_mean(state.average, weights, config.averaging_decay)
-    return FederationState(number, weights, moments, average, receipts)
+    return replace(state, round=number, weights=weights, moments=moments, average=average, receipts=receipts)
 
 
 def _parts_to_evaluate(config: FederationConfig, number: int) -> tuple[Part, ...]:

@@ -59,6 +59,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         # The reply did not fit the secure sum: permmoe_server.protocol.secure_stages.
         "secure_advertisement": "Its keys for this round are not signed by the site in the roster.",
         "secure_sum": "Its shares, masked numbers or signature do not fit the round's secure sum.",
+        "cohort_difference": "Left out, since sums may differ by min_cohort_difference sites or more, or by none.",
         # The site declined: permmoe.federated.refusals.
         **{refusal.value: sentence for refusal, sentence in REFUSAL_SENTENCES.items()},
     }

@@ -69,10 +69,11 @@ class SecureRound:
                 stage_seconds=outcome.stage_seconds,
                 secure=SecureFigures(tuple(released), tuple(withheld), outcome.is_used_up and not is_usable),
             ),
+            outcome.arrived,
         )
 
     def evaluate(self, state: FederationState, part: Part) -> EvaluationOutcome:
-        """Let every connected site evaluate the model on a part of its visits, and sum what they would have replied."""
+        """Let the sites whose input the model was trained with evaluate it on a part of their visits, and sum that."""
         model = PackedModel.of(state.evaluated_weights, self.plan.federation.wire)
         instruction = self.federation.announced(Instruction(self.plan, state.round, model.digest(), part), part)
         task = SumTask(
@@ -81,7 +82,7 @@ class SecureRound:
             MessageType.EVALUATE,
             evaluation_blocks(self.plan.model.names),
         )
-        outcome = sum_securely(self.federation, task, self.plan.federation, self.roster())
+        outcome = sum_securely(self.federation, task, self.plan.federation, self.roster(), state.summed)
         record = Evaluation(
             read_evaluation(outcome.unmasked) if outcome.unmasked else {},
             outcome.arrived,

@@ -78,7 +78,7 @@ class SumOutcome:
     """None where too few sites were left: then nothing was revealed."""
     participants: tuple[Participant, ...]
     arrived: tuple[str, ...]
-    """Sites whose input is in the sum."""
+    """Sites whose input is in the sum; none where too few would differ from those of earlier sums."""
     is_used_up: bool
     """Sites have given their input and will not give it again: the round's number is used up."""
     stage_seconds: Mapping[str, float]
@@ -92,9 +92,15 @@ class _TooFewSites(Exception):
     """Too few sites are left to go on."""
 
 
-def sum_securely(federation: Federation, task: SumTask, config: FederationConfig, roster: SignedRoster) -> SumOutcome:
-    """Run one secure sum over the connected sites."""
-    run = _Run(federation, task, config, roster)
+def sum_securely(
+    federation: Federation,
+    task: SumTask,
+    config: FederationConfig,
+    roster: SignedRoster,
+    among: Collection[str] = (),
+) -> SumOutcome:
+    """Run one secure sum over the connected sites, or over those of them that are named."""
+    run = _Run(federation, task, config, roster, tuple(among))
     try:
         unmasked = run.all_stages()
     except _TooFewSites:
@@ -103,7 +109,7 @@ def sum_securely(federation: Federation, task: SumTask, config: FederationConfig
     return SumOutcome(
         unmasked,
         participants,
-        tuple(sorted(run.server.bits)) if run.server else (),
+        tuple(sorted(run.server.bits)) if run.server and not run.is_too_close else (),
         run.is_masking_begun or any(p.rejected == Refusal.ALREADY_ANSWERED for p in participants),
         run.seconds,
     )
@@ -122,6 +128,8 @@ class _Run:
     task: SumTask
     config: FederationConfig
     roster: SignedRoster
+    among: tuple[str, ...]
+    """The sites that may take part; empty: all."""
     participants: dict[int, Participant] = field(default_factory=dict)
     """By node."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -129,6 +137,8 @@ class _Run:
     server: ServerSum | None = None
     """None until the cohort is known."""
     is_masking_begun: bool = False
+    is_too_close: bool = False
+    """The sites whose input came differ by too few from those of earlier sums."""
 
     def all_stages(self) -> UnmaskedSum:
         """The sum. Raises _TooFewSites."""
@@ -136,13 +146,21 @@ class _Run:
         self.server = ServerSum(cohort, self.task.blocks, self.roster.keys)
         least = max(self.config.least_sites, cohort.threshold)
         self._share(self.server, cohort)
+        chosen = self._chosen(self.server.sealed, SHARE)
+        self.server.sealed = {site: self.server.sealed[site] for site in chosen}
         _require_enough(len(self.server.sealed), least)
         self.is_masking_begun = True
         self._mask(self.server)
         _require_enough(len(self.server.bits), least)
+        # Every site would refuse: an input that was given cannot be left out of the sum any more.
+        if not self.federation.sums.admits(self.server.bits, self.config.min_cohort_difference):
+            self.is_too_close = True
+            self._leave_out(self.server.bits, MASK)
+            raise _TooFewSites
         self._count(self.server)
         try:
             lost_keys = self.server.lost_keys()
+            self.federation.sums.add(self.task.session, self.server.bits)
             openings, silent = self._unmask(self.server, lost_keys, cohort.threshold)
             return self.server.unmask(lost_keys, openings, silent)
         except SecureSumRefused:
@@ -167,12 +185,25 @@ class _Run:
 
         opening = write_session_start(SessionStart(session.nonce, self.roster.signed))
         content = RecordDict({**self.task.instruction, "secure": opening})
-        self.participants |= {node: Participant(node, sites.name(node) or "") for node in sites.nodes}
-        self._exchange(
-            self.task.message_type, dict.fromkeys(sites.nodes, content), self.config.round_deadline_seconds, take
-        )
-        _require_enough(len(adverts), self.config.least_sites)
-        return Participants.of(session, adverts.values(), threshold(self.config.secure_threshold, len(adverts)))
+        nodes = [node for node in sites.nodes if not self.among or sites.name(node) in (None, *self.among)]
+        self.participants |= {node: Participant(node, sites.name(node) or "") for node in nodes}
+        self._exchange(self.task.message_type, dict.fromkeys(nodes, content), self.config.round_deadline_seconds, take)
+        chosen = self._chosen(adverts, self.task.message_type)
+        _require_enough(len(chosen), self.config.least_sites)
+        t = threshold(self.config.secure_threshold, len(chosen))
+        return Participants.of(session, [adverts[site] for site in chosen], t)
+
+    def _chosen(self, available: Collection[str], message_type: str) -> tuple[str, ...]:
+        """The sites that go on, so that this sum differs from earlier ones by enough sites; the others are out."""
+        asked = [site for site in available if not self.among or site in self.among]
+        chosen = self.federation.sums.choose(asked, self.config.min_cohort_difference)
+        self._leave_out(set(available) - set(chosen), message_type)
+        return chosen
+
+    def _leave_out(self, sites: Collection[str], message_type: str) -> None:
+        for participant in self.participants.values():
+            if participant.rejected is None and participant.site in sites:
+                participant.rejected, participant.lost_at = "cohort_difference", _stage(message_type)
 
     def _share(self, server: ServerSum, cohort: Participants) -> None:
         """Stage 2: every site deals shares of its secrets to the others, sealed for each."""
@@ -239,7 +270,7 @@ class _Run:
 
     def _exchange(self, message_type: str, contents: Mapping[int, RecordDict], seconds: float, take: _Take) -> None:
         """Send each node its content and take the replies; a node without a reply that can be taken is out."""
-        clock, stage = self.federation.clock, message_type.removeprefix("query.secure_")
+        clock, stage = self.federation.clock, _stage(message_type)
         started = clock.now()
         for node, content in contents.items():
             self.participants[node].bytes_down += content_bytes(content)
@@ -261,6 +292,10 @@ class _Run:
     def _left(self) -> dict[str, int]:
         """Site -> node of those that are not out."""
         return {p.site: p.node for p in self.participants.values() if p.rejected is None}
+
+
+def _stage(message_type: str) -> str:
+    return message_type.removeprefix("query.secure_")
 
 
 def _require_enough(found: int, least: int) -> None:

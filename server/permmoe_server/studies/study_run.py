@@ -4,6 +4,7 @@ last/           weights and server moments after the newest round (permmoe_serve
 rounds.jsonl    a record for each try at a round (permmoe_server.studies.round_line)
 models.jsonl    every model that sites were sent, where the server has a key (permmoe_server.studies.model_register)
 receipts.jsonl  the newest receipt for each site's ledger (permmoe_server.studies.receipt_file)
+sums.jsonl      the sites of each secure sum (permmoe_server.studies.sum_log)
 model/          for `permmoe predict`: the weights of the round with the least validation error, or of the newest round
                 where nothing is evaluated
 """
@@ -32,6 +33,7 @@ from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
 from permmoe_server.studies.study_state import load_state, save_state, study_card
+from permmoe_server.studies.sum_log import read_sums
 
 
 def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
@@ -41,6 +43,7 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     """
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
+    federation = replace(federation, sums=read_sums(out))
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
     state = replace(state, receipts=load_receipts(out))
     rounds = out / "rounds.jsonl"

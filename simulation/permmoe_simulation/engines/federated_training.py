@@ -138,7 +138,10 @@ def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
         "state": "state",
         "device": "cpu",
         "approved_studies": [plan.digest()],
-        "release": {"min_cell_count": cell.federation.min_cell_count},
+        "release": {
+            "min_cell_count": cell.federation.min_cell_count,
+            "min_cohort_difference": cell.federation.min_cohort_difference,
+        },
         **({"insecure_noise_seed": cell.train.seed} if cell.federation.privacy else {}),
     }
 
