@@ -213,11 +213,11 @@ def show_ledger(
     """List what left, newest last."""
     table = Table(
         "entry", "time (UTC)", "what", "round", "bytes", "parts", "study", box=None, caption="parts: modules of a "
-        "training, combinations of an evaluation", caption_justify="left",
+        "training, combinations of an evaluation, sites of a sum", caption_justify="left",
     )  # fmt: skip
     for entry in list(_ledger(read_site(site)).entries())[-last:]:
         facts = entry.facts
-        parts = facts.get("modules") or facts.get("combinations") or {}
+        parts = facts.get("modules") or facts.get("combinations") or facts.get("sites") or {}
         table.add_row(
             str(entry.sequence),
             entry.time[:19],

@@ -98,8 +98,10 @@ def demo_hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment
     """A federation founded, each hospital with its part of the visits and its approval of the study."""
     dealt = assign_splits(visits, SplitConfig())
     sites, _ = partition(dealt, plan.model.names, PartitionConfig(kind="table", table=HOSPITALS), seed=0)
+    # Of four hospitals one is killed, and the others go on: their sums differ by one site, which both sides must allow.
+    release = {"min_cohort_difference": plan.federation.min_cohort_difference}
     own: dict[str, dict[str, Any]] = {
-        name: {"threads": 1, "device": "cpu", "approved_studies": [plan.digest()]} for name in sites
+        name: {"threads": 1, "device": "cpu", "approved_studies": [plan.digest()], "release": release} for name in sites
     }
     deployment = deploy(out, "Demo federation", own)
     for name, table in sites.items():

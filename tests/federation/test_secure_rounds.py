@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,22 @@ def going_silent(stage: str, at_round: int, site: str, names: tuple[str, ...] = 
     return app
 
 
+def absent(site: str, rounds: Collection[int]) -> ClientApp:
+    """The sites' app, of which one site answers nothing in some rounds."""
+    app, node = ClientApp(), FIRST_NODE + NAMES.index(site)
+
+    def answer(message: Message, context: Context) -> Message:
+        if context.node_id == node and int(message.metadata.group_id) in rounds:
+            return Message(Error(3, "dead"), reply_to=message)
+        return client_app(message, context)
+
+    app.train()(answer)
+    app.evaluate()(answer)
+    for name in ("share", "mask", "count", "open"):
+        app.query(f"secure_{name}")(answer)
+    return app
+
+
 def test_a_secure_round_ends_with_the_weights_of_a_plain_one_to_the_last_bit(tmp_path: Path) -> None:
     settings = {"rounds": 1, "min_sites": 3}
     plain = found(tmp_path / "plain", tiny_plan(**settings), NAMES)
@@ -84,11 +100,83 @@ def test_the_record_of_a_secure_round_says_nothing_of_a_single_site(tmp_path: Pa
     "stage", ["query.secure_share", "query.secure_mask", "query.secure_count", "query.secure_open"]
 )
 def test_a_site_that_dies_at_a_stage_costs_the_round_nothing_but_itself(stage: str, tmp_path: Path) -> None:
-    federation = found(tmp_path, secure_plan(rounds=2, evaluate_every=0), NAMES)
+    # One site that comes back is one site more: study and sites have to allow sums that differ by one.
+    plan = secure_plan(rounds=2, evaluate_every=0, min_cohort_difference=1)
+    federation = found(tmp_path, plan, NAMES, release={"min_cell_count": 1, "min_cohort_difference": 1})
     first, second = federation.run(going_silent(stage, 1, "west"))
     assert first["is_aggregated"] and second["is_aggregated"]
     is_in_sum = stage in ("query.secure_count", "query.secure_open")
     assert (first["visits"] == second["visits"]) == is_in_sum
+
+
+def rejections(record: Mapping[str, Any]) -> dict[str, str]:
+    return {site["site"]: site["rejected"] for site in record["sites"] if site["rejected"]}
+
+
+def test_a_site_that_comes_back_waits_until_sums_differ_by_two_again(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=3), NAMES)
+    records = federation.run(going_silent("query.secure_share", 1, "west"))
+    assert [record["is_aggregated"] for record in records] == [True] * 3
+    assert [rejections(record) for record in records] == [
+        {"west": "dead"}, {"west": "cohort_difference"}, {"west": "cohort_difference"},
+    ]  # fmt: skip
+    # Sites that trained a model evaluate it, and no others.
+    assert all(set(record["validation"]["sites"]) == set(NAMES) - {"west"} for record in records)
+
+
+def test_a_site_that_is_lost_for_good_takes_another_out_with_it(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=3, evaluate_every=0), NAMES)
+    first, second, third = federation.run(absent("west", (2, 3)))
+    assert not rejections(first) and first["is_aggregated"]
+    for record in (second, third):
+        assert record["is_aggregated"] and set(rejections(record)) == {"west", "south"}
+        assert rejections(record)["south"] == "cohort_difference"
+
+
+def test_a_sum_that_would_differ_by_one_site_fails_before_any_share_is_given(tmp_path: Path) -> None:
+    plan = secure_plan(rounds=3, evaluate_every=0)
+    patient = plan.federation.model_copy(update={"max_failed_rounds": 2})
+    federation = found(tmp_path, plan.model_copy(update={"federation": patient}), NAMES)
+    records = federation.run(going_silent("query.secure_mask", 2, "west"))
+    assert [(r["round"], r["is_aggregated"], r["is_spent"]) for r in records] == [
+        (1, True, False), (2, False, True), (3, True, False),
+    ]  # fmt: skip
+    assert set(rejections(records[1]).values()) == {"dead", "cohort_difference"}
+    assert "count" not in records[1]["stage_seconds"]
+
+
+class Killed(BaseException):
+    """What ends a coordinator's process at once."""
+
+
+def test_a_coordinator_that_was_killed_remembers_a_sum_that_its_sites_remember(tmp_path: Path) -> None:
+    plan = secure_plan(rounds=2, evaluate_every=0)
+    patient = plan.federation.model_copy(update={"max_failed_rounds": 2})
+    federation = found(tmp_path, plan.model_copy(update={"federation": patient}), NAMES)
+    with pytest.raises(Killed):
+        federation.run(killing_at("query.secure_open"))
+    records = federation.run(absent("west", (2,)))
+    assert [(r["round"], r["is_aggregated"]) for r in records] == [(1, False), (2, True)]
+    assert set(rejections(records[0]).values()) == {"AlreadyAnswered"}
+    assert rejections(records[1]) == {"west": "dead", "south": "cohort_difference"}
+
+
+def killing_at(stage: str) -> ClientApp:
+    """The sites' app, with a coordinator that dies once two sites have answered a stage."""
+    app, answered = ClientApp(), list[int]()
+
+    def answer(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        if message.metadata.message_type == stage:
+            answered.append(context.node_id)
+            if len(answered) == 2:
+                raise Killed
+        return reply
+
+    app.train()(answer)
+    for name in ("share", "mask", "count", "open"):
+        app.query(f"secure_{name}")(answer)
+    return app
 
 
 def test_a_module_that_too_few_sites_hold_stays_as_it_was(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
             f"The change of all {len(sizes)} parts of the model ({', '.join(_families(sizes))}), how many visits "
             f"trained each, and the sum of training losses: masked, {2 * megabytes:.1f} MB, the same for every site.",
             f"The coordinator learns the sums over all sites, never this site's own. What {rare} hold stays masked.",
+            _differences(federation),
         )
     else:
         update = (
@@ -164,6 +165,16 @@ def changed_settings(old: RoundPlan, new: RoundPlan) -> tuple[str, ...]:
 def plain(text: str) -> str:
     """On one line, without what a terminal would obey or show in another order."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _differences(federation: FederationConfig) -> str:
+    least = federation.min_cohort_difference
+    if least == 1:
+        return (
+            "min_cohort_difference is 1: sums may differ by one site, whose numbers then follow by subtraction, unless "
+            "this site's own release.min_cohort_difference is larger."
+        )
+    return f"Sums are over sites of which {least} or more, or none, change from one to another (min_cohort_difference)."
 
 
 def _module_sizes(plan: RoundPlan) -> dict[str, int]:

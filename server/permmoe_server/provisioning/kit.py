@@ -83,6 +83,7 @@ release:
   require_secure: false     # true: only studies with the secure sum; no update leaves unmasked
   min_cohort: 3             # a secure sum over fewer sites is refused
   min_holders: 3            # what fewer sites trained stays masked in it
+  min_cohort_difference: 2  # secure sums differ by this many sites or more, or by none; 1: others may subtract yours
 
 # With a budget only studies with differential privacy may train, until it is spent.
 # privacy_budget: {{epsilon: 8.0, delta: 1.0e-5}}

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from scipy import stats
 
 from permmoe.federated.fixed_point import LARGEST, ONE
+from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.secure import masks
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, UnmaskedSum, Unmasking
 from permmoe.federated.secure.server_sum import ServerSum
@@ -32,8 +33,10 @@ def numbers(site: str, *blocks: str) -> Values:
     return {name: rng.integers(-(1 << 40), 1 << 40, BLOCKS[name]) for name in blocks}
 
 
-def a_site(name: str, rules: Rules = RULES, session: Session = SESSION) -> SiteSum:
-    return SiteSum(session, name, KEYS[name], ROSTER, rules, BLOCKS)
+def a_site(
+    name: str, rules: Rules = RULES, session: Session = SESSION, account: ReleaseAccount | None = None
+) -> SiteSum:
+    return SiteSum(session, name, KEYS[name], ROSTER, rules, BLOCKS, account)
 
 
 @dataclass
@@ -45,8 +48,8 @@ class Sum:
     server: ServerSum
 
     @classmethod
-    def advertised(cls, names: list[str], rules: Rules = RULES) -> Sum:
-        sites = {name: a_site(name, rules) for name in names}
+    def advertised(cls, names: list[str], rules: Rules = RULES, account: ReleaseAccount | None = None) -> Sum:
+        sites = {name: a_site(name, rules, account=account) for name in names}
         adverts = [site.advertise() for site in sites.values()]
         participants = Participants.of(SESSION, adverts, threshold(rules.threshold_share, len(names)))
         return cls(sites, adverts, ServerSum(participants, BLOCKS, ROSTER))
@@ -313,6 +316,48 @@ def test_attack_the_same_input_asked_for_twice() -> None:
     sum_ = Sum.advertised(list(ALL)).shared().masked(ALL)
     with pytest.raises(SecureSumRefused, match="stage 3"):
         sum_.sites["site-0"].mask(sum_.server.shares_for("site-0"), ALL["site-0"])
+
+
+# Sums that a server would subtract from one another.
+
+AFTER_ALL = ReleaseAccount().after(dict.fromkeys(KEYS, 1))
+"""A sum over all seven sites was unmasked before."""
+
+
+def test_attack_participants_that_differ_by_one_from_those_of_an_earlier_sum() -> None:
+    sum_ = Sum.advertised(list(KEYS)[:6], account=AFTER_ALL)
+    with pytest.raises(SecureSumRefused, match="fewer than 2 sites by subtraction"):
+        sum_.shared()
+
+
+def test_attack_a_site_said_to_have_shared_nothing_so_that_the_sum_differs_by_it() -> None:
+    sum_ = Sum.advertised(list(KEYS), account=AFTER_ALL).shared({"site-6"})
+    with pytest.raises(SecureSumRefused, match="fewer than 2 sites by subtraction"):
+        sum_.masked(ALL)
+
+
+def test_attack_a_site_said_to_be_lost_so_that_the_sum_differs_by_it() -> None:
+    sum_ = Sum.advertised(list(KEYS), account=AFTER_ALL).shared().masked(ALL)
+    without_one, without_two = list(KEYS)[:6], list(KEYS)[:5]
+    with pytest.raises(SecureSumRefused, match="fewer than 2 sites by subtraction"):
+        sum_.sites["site-0"].count(without_one)
+    assert set(sum_.sites["site-1"].count(without_two).mask_keys) == {"site-5", "site-6"}
+
+
+def test_attack_two_sites_joined_and_then_one_of_them_left_out() -> None:
+    five_then_all = ReleaseAccount().after(dict.fromkeys(list(KEYS)[:5], 1)).after(dict.fromkeys(KEYS, 1))
+    sum_ = Sum.advertised(list(KEYS)[:6], account=five_then_all)
+    with pytest.raises(SecureSumRefused, match="by subtraction"):
+        sum_.shared()
+
+
+@pytest.mark.parametrize("least", [1, 2, 3])
+def test_sums_that_differ_by_as_many_sites_as_the_rule_says_are_given(least: int) -> None:
+    rules = replace(RULES, min_cohort_difference=least)
+    names = list(KEYS)[: 7 - least]
+    sum_ = Sum.advertised(names, rules, AFTER_ALL).shared().masked(ALL).counted()
+    expected = plain(ALL, set(KEYS) - set(names))
+    assert all(np.array_equal(values, expected[block]) for block, values in sum_.unmasked().values.items())
 
 
 RARE = {name: numbers(name, "trunk", *(["encoder/tau"] if name == "site-2" else [])) for name in KEYS}
