@@ -30,6 +30,13 @@ def test_words_say_how_many_questions_about_patients_a_study_may_ask() -> None:
     assert "What fewer than 7 subjects trained here does not leave." in said(PLAN)
 
 
+def test_words_of_a_secure_study_say_by_how_many_sites_its_sums_may_differ() -> None:
+    assert "of which 2 or more, or none, change" in said(tiny_plan(secure=True))
+    assert "how many hold it only the sites learn" in said(tiny_plan(secure=True))
+    assert "whose numbers then follow by subtraction" in said(tiny_plan(secure=True, min_cohort_difference=1))
+    assert "min_cohort_difference" not in said(tiny_plan())
+
+
 def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
     assert "covariances" not in said(tiny_plan(centring_round=True))
     plan = tiny_plan(centring_round=True)
