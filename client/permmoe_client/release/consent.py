@@ -44,8 +44,8 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
         update = (
             f"The change of all {len(sizes)} parts of the model ({', '.join(_families(sizes))}), how many visits "
             f"trained each, and the sum of training losses: masked, {2 * megabytes:.1f} MB, the same for every site.",
-            f"The coordinator learns the sums over all sites, never this site's own. What {rare} hold stays masked, and "
-            "how many hold it only the sites learn.",
+            f"The coordinator learns the sums over all sites, never this site's own. What {rare} hold stays masked, "
+            "and how many hold it only the sites learn.",
             _differences(federation),
         )
     else:
