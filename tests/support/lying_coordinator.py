@@ -15,7 +15,8 @@ from permmoe_client.app import app
 from permmoe_server.protocol.federation import Federation, SignedRoster
 from permmoe_server.protocol.round_records import Evaluation, FederationState, TrainingOutcome
 from permmoe_server.protocol.secure_round import SecureRound
-from permmoe_server.provisioning.authority import load_certificate
+from permmoe_server.provisioning.authority import load_certificate, read_identity
+from permmoe_server.studies.model_register import ModelRegister
 from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid
 from tests.support.secure_federation import SecureFederation
 
@@ -41,7 +42,7 @@ class LyingCoordinator:
         self, sites: Collection[str], number: int = 1, nudge: float = 0.0, part: Part = "validation"
     ) -> Evaluation:
         """Let these sites alone evaluate the study's initial weights moved by a little."""
-        return self._round(sites).evaluate(FederationState(number, self.weights(nudge)), part)
+        return self._round(sites).evaluate(FederationState(number, self.weights(nudge)), part).record
 
     def weights(self, nudge: float) -> Mapping[str, Tensor]:
         """Another nudge makes another model, that predicts much the same."""
@@ -55,5 +56,8 @@ class LyingCoordinator:
         signed, authority = folder.roster.read_bytes(), load_certificate(folder.authority)
         roster = SignedRoster(signed, site_keys(read_roster(signed, authority)))
         layout = ModuleLayout.of(make_model(self.federation.plan.model, 0))
-        federation = Federation(self.grid, directory=lambda: names, roster=lambda: roster)
-        return SecureRound(federation, self.federation.plan, layout, lambda: roster)
+        # What it announces is one chain of models: it lies about who takes part, and about that alone.
+        plan, server = self.federation.plan, read_identity(folder.server, folder.server_key)
+        register = ModelRegister(self.federation.folder / "models.jsonl", plan.digest(), server)
+        federation = Federation(self.grid, directory=lambda: names, roster=lambda: roster, announcer=register.announce)
+        return SecureRound(federation, plan, layout, lambda: roster)
