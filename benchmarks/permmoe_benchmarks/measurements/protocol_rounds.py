@@ -76,7 +76,8 @@ def secure_round(clients: int, rounds: int) -> Figures:
 
     def unmask(message: Message, name: str) -> RecordDict:
         evidence = messages.read_evidence(message.content, len(blocks))
-        return messages.write_masks(sums[name].unmask(evidence, messages.read_names(message.content, "silent")))
+        unmasking = sums[name].unmask(evidence, messages.read_names(message.content, "silent"))
+        return messages.write_masks(unmasking, replace(sites.ledger, site=name))
 
     app.train()(watch.answering("advertise", sites.names, advertise))
     for stage, work in ((SHARE, share), (MASK, mask), (COUNT, count), (OPEN, unmask)):

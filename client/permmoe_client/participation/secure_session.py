@@ -40,7 +40,7 @@ from permmoe_client.site import SiteConfig
 
 WriteEntry = Callable[[int], LedgerHead]
 """Writes the ledger's entry for an input of this many bytes, before the input leaves."""
-WriteSum = Callable[[tuple[str, ...]], None]
+WriteSum = Callable[[tuple[str, ...]], LedgerHead]
 """Writes the ledger's entry for a sum over these sites, before this site's keys to it leave."""
 
 
@@ -58,7 +58,8 @@ class SecureSession:
     """Empty once the masked input has been sent."""
     write_entry: WriteEntry
     write_sum: WriteSum
-    is_sum_written: bool = False
+    sum_head: LedgerHead | None = None
+    """Of the ledger once it says who is in the sum."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,9 @@ def unmask(content: RecordDict, session: SecureSession | None) -> RecordDict:
     joined = _joined(content, session)
     evidence = read_evidence(content, len(joined.blocks))
     unmasking = joined.sum.unmask(evidence, read_names(content, "silent"))
-    if not joined.is_sum_written:
-        joined.write_sum(joined.sum.arrived)
-        joined.is_sum_written = True
-    return write_masks(unmasking)
+    if joined.sum_head is None:
+        joined.sum_head = joined.write_sum(joined.sum.arrived)
+    return write_masks(unmasking, joined.sum_head)
 
 
 def _joined(content: RecordDict, session: SecureSession | None) -> SecureSession:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from permmoe.federated.audit import Entry
+from permmoe.federated.audit import Entry, LedgerHead
 from permmoe.federated.release_account import ReleaseAccount
 from permmoe_client.release.ledger import Ledger
 
@@ -16,9 +16,9 @@ ABOUT = ("study", "study_name", "round", "purpose", "model_sha256")
 """What the entry of a sum says as the entry of the site's input does."""
 
 
-def enter_sum(ledger: Ledger, facts: Mapping[str, object], sites: Sequence[str]) -> None:
+def enter_sum(ledger: Ledger, facts: Mapping[str, object], sites: Sequence[str]) -> LedgerHead:
     """Write the entry of a sum that is about to be unmasked. `facts`: of the site's input. Raises LedgerError."""
-    ledger.append("sum", {**{name: facts[name] for name in ABOUT}, "sites": list(sites)})
+    return ledger.append("sum", {**{name: facts[name] for name in ABOUT}, "sites": list(sites)})
 
 
 def account_of_sums(entries: Iterable[Entry], study: str) -> ReleaseAccount:

@@ -161,16 +161,21 @@ def read_evidence(content: RecordDict, n_blocks: int) -> Evidence:
     )
 
 
-def write_masks(unmasking: Unmasking) -> RecordDict:
-    """Stage 5's reply."""
+def write_masks(unmasking: Unmasking, head: LedgerHead | None) -> RecordDict:
+    """Stage 5's reply; `head` of the ledger whose newest entry says who is in the sum."""
     return RecordDict(
-        {"block-keys": write_bytes(unmasking.block_keys), "input-seeds": write_bytes(unmasking.input_seeds)}
+        {
+            "reply": ConfigRecord({"ledger": f"{head.sequence} {head.digest}"} if head else {}),
+            "block-keys": write_bytes(unmasking.block_keys),
+            "input-seeds": write_bytes(unmasking.input_seeds),
+        }
     )
 
 
-def read_masks(content: RecordDict) -> Unmasking:
+def read_masks(content: RecordDict, site: str) -> tuple[Unmasking, LedgerHead | None]:
     """Raises MalformedRecord."""
-    return Unmasking(read_bytes(content, "block-keys"), read_bytes(content, "input-seeds"))
+    unmasking = Unmasking(read_bytes(content, "block-keys"), read_bytes(content, "input-seeds"))
+    return unmasking, read_head(content, site)
 
 
 def _pack(advertisement: Advertisement) -> bytes:

@@ -63,7 +63,7 @@ class Participant:
     bytes_down: int = 0
     bytes_up: int = 0
     head: LedgerHead | None = None
-    """The newest entry of its ledger, which is about its input."""
+    """The newest entry of its ledger, which is about its input or, once it has released its masks, about the sum."""
     rejected: str | None = None
     """The rule that a reply broke, `no_reply`, or the type of the error that it had; it is out from then on."""
     lost_at: str = ""
@@ -248,7 +248,8 @@ class _Run:
         openings: dict[str, Unmasking] = {}
 
         def take(participant: Participant, content: RecordDict) -> None:
-            openings[participant.site] = read_masks(content)
+            openings[participant.site], head = read_masks(content, participant.site)
+            participant.head = head or participant.head
 
         while True:
             openings.clear()
