@@ -79,6 +79,7 @@ threads: 0
 release:
   modules: ["*"]            # patterns of model parts whose updates may leave, such as encoder/* or expert/*
   min_cell_count: 5         # no figure over fewer subjects than this leaves, whatever a study says
+  max_model_change: 0.5     # a model that a round moved further (root mean square of a module) is not trained
   daily_bytes: 10000000000  # most that leaves in any 24 hours
   require_secure: false     # true: only studies with the secure sum; no update leaves unmasked
   min_cohort: 3             # a secure sum over fewer sites is refused

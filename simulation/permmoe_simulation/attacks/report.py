@@ -161,8 +161,8 @@ def inversion_section(study: AttackStudy, trials: pd.DataFrame, pictures: Sequen
             ),
             Table(
                 "Correlation of the reconstruction with the likest image of the site, mean over trials, and in how "
-                "many "
-                "trials it is the likest of the whole cohort's; by training visits of the site.",
+                "many trials it is the likest of the whole cohort's; by training visits of the site. What fewer than "
+                f"{study.least_patients} patients trained leaves only a site that lowered its min_cell_count.",
                 ["Protection", *(f"{n} visit{'s' * (n > 1)}" for n in study.inversion_visits)],
                 rows,
             ),
