@@ -177,7 +177,7 @@ def limits_section(study: AttackStudy) -> Section:
         "What this does not show",
         [
             Text(
-                "Two attacks that fail do not make a system safe: stronger ones exist, among them attacks over many "
+                "Attacks that fail do not make a system safe: stronger ones exist, among them attacks over many "
                 "rounds, with "
                 "shadow models, or with optimisation instead of closed forms. An attack that succeeds is proof of a "
                 "leak; "

@@ -24,7 +24,7 @@ def differencing_section(study: AttackStudy, trials: pd.DataFrame, isolating: Ma
         for rule in (BEFORE, AFTER):
             chosen = of(attack, rule)
             hit, errors = int((chosen["recovered"] > 0).sum()), chosen["largest_error_points"].dropna()
-            worst = f"all to {errors.max():.0e} points" if len(errors) else "nobody recovered"
+            worst = f"to within {errors.max():.0e} points" if len(errors) else "nobody recovered"
             cells.append(Entry(f"{hit} of {len(chosen)}", worst, is_strong=hit > 0))
         cells.append(Entry(number(100 * of(attack, AFTER)["sums"].sum() / of(attack, BEFORE)["sums"].sum(), 0) + "%"))
         cells.append(
@@ -45,7 +45,8 @@ def differencing_section(study: AttackStudy, trials: pd.DataFrame, isolating: Ma
         f"From one evaluation whose sums are each over {study.least_patients} patients or more, outcomes of fewer "
         f"follow at {nested[BEFORE]} of {study.differencing_trials} hospitals where each sum is looked at by itself, "
         f"and at {nested[AFTER]} with the release account. Of {study.query_plans:,} random sequences of questions "
-        f"{isolating[BEFORE]:,} isolate fewer than {study.least_patients} patients, and {isolating[AFTER]:,}."
+        f"{isolating[BEFORE]:,} isolate fewer than {study.least_patients} patients without the account and "
+        f"{isolating[AFTER]:,} with it."
     )
     return Section(
         "differencing",
@@ -81,8 +82,8 @@ def crafted_section(study: AttackStudy, trials: pd.DataFrame) -> Section:
     finding = (
         f"With models that let one voxel through at a time, asked as rounds that the study does not have, "
         f"{before['read'].sum()} of {before['voxels'].sum()} voxels of a patient are read, with a median error of "
-        f"{before['median_error'].median():.0e} of the volume's unit; of a hospital that holds to its plan "
-        f"{after['read'].sum()}."
+        f"{before['median_error'].median():.0e} of the volume's unit. A hospital that holds to its plan answers "
+        f"{after['answered'].sum()} of these {after['asked'].sum()} questions."
     )
     return Section(
         "crafted",

@@ -86,7 +86,7 @@ def test_crafted_models_read_voxels_but_not_from_the_client(visits: VisitData) -
     before, after = crafted_trial(STUDY, visits, 0)
     assert before["read"] == 3 and float(str(before["median_error"])) < 1e-3
     assert after["answered"] == after["read"] == 0 and after["asked"] == 6
-    assert "of a hospital that holds to its plan 0" in str(
+    assert "A hospital that holds to its plan answers 0 of these 6" in str(
         crafted_section(STUDY, pd.DataFrame([before, after])).items[0]
     )
 
