@@ -197,7 +197,8 @@ def combinations(facts: Facts) -> Outcome:
         judged = {part: _judged(facts, part) for part in PARTS[1:]}
     except DataError:
         raise Skip("needs data.splits") from None
-    if not any(n for n, _ in judged.values()):
+    # Where nobody is to be judged, data.splits says so.
+    if any(of for _, of in judged.values()) and not any(n for n, _ in judged.values()):
         return warning(
             f"no {least} visits to validate or to test have modalities in common, so no sum of errors leaves: {detail}",
             "gather more visits; 'min_cell_count' protects patients, so lower it only with the data protection officer",
