@@ -154,18 +154,25 @@ def revoke(
 
 @ledger_app.command("verify")
 def verify_ledger(site: SiteOption = SITE_FILE) -> None:
-    """Check that nothing in the ledger was edited, removed, moved or cut off, and who signed the models it names."""
+    """Check that nothing in the ledger was edited, removed, moved or cut off, and who signed the models it names.
+
+    The account of the patients who were summed, which lies beside it, has to be the one that it states.
+    """
     from permmoe_client.connection.identity import load_certificate
+    from permmoe_client.release.patient_account import PatientAccount
 
     config = read_site(site)
     authority = load_certificate(config.coordinator.authority) if config.coordinator else None
-    found = _ledger(config).verify(authority)
+    ledger = _ledger(config)
+    found = ledger.verify(authority)
     console.print(f"{len(found.entries)} entries, each signed by this site and following the one before")
     console.print(
         f"entries 1 to {found.receipted} have the coordinator's receipt: none of these can have been cut off"
         if found.receipted
         else "no receipt of the coordinator yet: an end that was cut off would not be noticed"
     )
+    n_patients = len(PatientAccount(ledger).read().account.groups)
+    console.print(f"the account of what was summed is whole: {n_patients} patients under pseudonyms")
     for study, chain in found.chains.items():
         head, again = chain.signed.head, rounds_with_two_models(chain.links)
         signed = "signed by the coordinator" if authority else "its signature not checked, since no authority is known"

@@ -65,3 +65,12 @@ def test_compare_believes_no_story_that_the_coordinator_did_not_sign(tmp_path: P
     other = other_ledger(AnnouncingCoordinator.of(tmp_path / "there"), tmp_path / "forged", coordinator.links[:1])
     result = said(coordinator, "compare", str(other))
     assert result.exit_code != 0 and "not of this federation's server" in str(result.exception)
+
+
+def test_verify_says_that_the_account_of_patients_is_whole_or_has_to_be_restored(tmp_path: Path) -> None:
+    coordinator = studied(tmp_path)
+    assert "the account of what was summed is whole: " in said(coordinator, "verify").output
+    [account] = list(tmp_path.rglob("patients-*.json"))
+    account.unlink()
+    result = said(coordinator, "verify")
+    assert result.exit_code != 0 and "restore it from the back-up" in str(result.exception)
