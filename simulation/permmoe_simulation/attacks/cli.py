@@ -23,10 +23,10 @@ from permmoe.data.target_rule import TargetRule
 from permmoe.layers.encoders import fixed_stem
 from permmoe.runtime.command_line import run
 from permmoe.runtime.provenance import machine, versions
-from permmoe_simulation.attacks.cohorts import cohort_game
 from permmoe_simulation.attacks.crafted import crafted_trial
 from permmoe_simulation.attacks.differencing import differencing_trial, isolating_query_plans
 from permmoe_simulation.attacks.games import Picture, inversion_trial, membership_trial
+from permmoe_simulation.attacks.participants import participants_game
 from permmoe_simulation.attacks.report import (
     inversion_section,
     judge_membership,
@@ -34,7 +34,7 @@ from permmoe_simulation.attacks.report import (
     membership_section,
 )
 from permmoe_simulation.attacks.study import AttackStudy
-from permmoe_simulation.attacks.sums_report import cohorts_section, crafted_section, differencing_section
+from permmoe_simulation.attacks.sums_report import crafted_section, differencing_section, participants_section
 from permmoe_simulation.report.content import Listing, Section, Text
 from permmoe_simulation.report.page import rendered
 from permmoe_simulation.summary import MethodSummary, Summary
@@ -112,17 +112,17 @@ def _sums_sections(settings: AttackStudy, data: VisitData, folder: Path, console
     )
     isolating = isolating_query_plans(settings.query_plans, settings.least_patients, settings.seed)
     games = [
-        cohort_game(settings.query_plans, settings.cohort_sites, least, n_colluding, settings.seed)
+        participants_game(settings.query_plans, settings.federation_sites, least, n_colluding, settings.seed)
         for least in (1, 2, 3)
         for n_colluding in (0, 1, 2)
     ]
     differencing.to_csv(folder / "differencing.csv", index=False)
     crafted.to_csv(folder / "crafted.csv", index=False)
-    pd.DataFrame([vars(game) for game in games]).to_csv(folder / "cohorts.csv", index=False)
+    pd.DataFrame([vars(game) for game in games]).to_csv(folder / "participants.csv", index=False)
     return [
         differencing_section(settings, differencing, isolating),
         crafted_section(settings, crafted),
-        cohorts_section(settings, games),
+        participants_section(settings, games),
     ]
 
 

@@ -30,7 +30,7 @@ class AttackStudy(Configuration):
     hospital_visits: int = Field(40, ge=10, description="validation visits of such a hospital")
     differencing_trials: int = Field(40, ge=1)
     query_plans: int = Field(1000, ge=1, description="random sequences of questions, of patients and of sites")
-    cohort_sites: int = Field(8, ge=4, description="that a lying server chooses the participants of secure sums from")
+    federation_sites: int = Field(8, ge=4, description="that a lying server chooses the participants of sums from")
     crafted_cells: int = Field(8, ge=1, description="voxels of a patient that crafted models ask for")
     crafted_trials: int = Field(6, ge=1)
     resamples: int = Field(500, ge=100)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from permmoe_simulation.attacks.cohorts import CohortGame
 from permmoe_simulation.attacks.differencing import ADDED, AFTER, BEFORE, NESTED, WITHDRAWN
+from permmoe_simulation.attacks.participants import ParticipantsGame
 from permmoe_simulation.attacks.study import AttackStudy
 from permmoe_simulation.report.content import Entry, Section, Table, Text, number
 
@@ -100,7 +100,7 @@ def crafted_section(study: AttackStudy, trials: pd.DataFrame) -> Section:
     )
 
 
-def cohorts_section(study: AttackStudy, games: Sequence[CohortGame]) -> Section:
+def participants_section(study: AttackStudy, games: Sequence[ParticipantsGame]) -> Section:
     """Which site's own numbers follow from secure sums?"""
     colluding = sorted({game.n_colluding for game in games})
     rows = []
@@ -125,14 +125,14 @@ def cohorts_section(study: AttackStudy, games: Sequence[CohortGame]) -> Section:
         f"{helped.exposed:,}; a difference of three withstands one such site."
     )
     return Section(
-        "cohorts",
+        "participants",
         "Which site follows from secure sums?",
         [
             Text(finding),
             Table(
                 "Random plans in which an honest site is exposed, by min_cohort_difference and by the number of sites "
-                f"that collude with the server or are Sybils; {study.cohort_sites} sites, the first sum is over all, "
-                "each later one over a random choice of three or more. A plan's sums are answered where the rule "
+                f"that collude with the server or are Sybils; {study.federation_sites} sites, the first sum is over "
+                "all, each later one over a random choice of three or more. A plan's sums are answered where the rule "
                 "allows.",
                 ["min_cohort_difference", *(f"{n} colluding" for n in colluding), "Sums answered"],
                 rows,

@@ -13,11 +13,11 @@ from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import Modality
 from permmoe.training.seeds import make_model
-from permmoe_simulation.attacks.cohorts import cohort_game
 from permmoe_simulation.attacks.crafted import crafted_model, crafted_trial
 from permmoe_simulation.attacks.differencing import AFTER, BEFORE, differencing_trial, isolating_query_plans
+from permmoe_simulation.attacks.participants import participants_game
 from permmoe_simulation.attacks.study import AttackStudy
-from permmoe_simulation.attacks.sums_report import cohorts_section, crafted_section, differencing_section
+from permmoe_simulation.attacks.sums_report import crafted_section, differencing_section, participants_section
 
 MODEL = ModelConfig(
     modalities=(Modality(name="t1"), Modality(name="flair")),
@@ -92,8 +92,8 @@ def test_crafted_models_read_voxels_but_not_from_the_client(visits: VisitData) -
 
 
 def test_a_difference_of_two_sites_hides_each_and_of_three_also_from_one_who_colludes() -> None:
-    games = {(d, c): cohort_game(60, 7, d, c, seed=1) for d in (1, 2, 3) for c in (0, 1, 2)}
+    games = {(d, c): participants_game(60, 7, d, c, seed=1) for d in (1, 2, 3) for c in (0, 1, 2)}
     assert games[1, 0].exposed > 20 and games[2, 0].exposed == games[3, 0].exposed == games[3, 1].exposed == 0
     assert games[2, 1].exposed > 0 and games[3, 2].exposed > 0
     assert games[1, 0].answered == 1.0 > games[2, 0].answered > games[3, 0].answered
-    assert "withstands one such site" in str(cohorts_section(STUDY, list(games.values())).items[0])
+    assert "withstands one such site" in str(participants_section(STUDY, list(games.values())).items[0])

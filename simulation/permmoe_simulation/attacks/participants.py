@@ -16,7 +16,7 @@ from permmoe_simulation.attacks.isolation import isolated_groups
 
 
 @dataclass(frozen=True)
-class CohortGame:
+class ParticipantsGame:
     """How often a lying server learns one honest site's own numbers."""
 
     least_difference: int
@@ -29,7 +29,7 @@ class CohortGame:
     """Share of the sums asked for that sites gave."""
 
 
-def cohort_game(plans: int, n_sites: int, least_difference: int, n_colluding: int, seed: int) -> CohortGame:
+def participants_game(plans: int, n_sites: int, least_difference: int, n_colluding: int, seed: int) -> ParticipantsGame:
     """Play random plans: the first sum is over all sites, each later one over a random subset of three or more."""
     sites = [f"site-{i}" for i in range(n_sites)]
     own = set(sites[:n_colluding])
@@ -42,12 +42,12 @@ def cohort_game(plans: int, n_sites: int, least_difference: int, n_colluding: in
             frozenset(rng.choice(sites, size=int(rng.integers(3, n_sites + 1)), replace=False).tolist())
             for _ in range(int(rng.integers(1, 9)))
         ]
-        for cohort in wanted:
-            labels = dict.fromkeys(cohort, 1)
+        for participants in wanted:
+            labels = dict.fromkeys(participants, 1)
             if account.admits(labels, least_difference):
                 account = account.after(labels)
-                sums.append(cohort)
+                sums.append(participants)
         honest = [one - own for one in dict.fromkeys(sums)]
         exposed += any(len(one.members) == 1 for one in isolated_groups([one for one in honest if one]))
         given, asked = given + len(sums), asked + len(wanted)
-    return CohortGame(least_difference, n_colluding, exposed, plans, given / asked)
+    return ParticipantsGame(least_difference, n_colluding, exposed, plans, given / asked)
