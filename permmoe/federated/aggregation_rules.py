@@ -39,6 +39,8 @@ class AggregationRule:
     """(module, the site's support there, the site's visits) -> weight of a site that trained the module."""
     mean: Callable[[ModuleTotal, Tensor], Tensor]
     """(sum over sites, the module's parameters in this round) -> the mean change in float64."""
+    keeps_unchanged: bool = True
+    """Whether parameters that no site changes stay as they are."""
 
 
 def _support(module: str, support: float, visits: float) -> float:
@@ -95,6 +97,7 @@ NAIVE_UNION = AggregationRule(
     "Plain FedAvg in which absent parameters count as zeros: the common bug, which shrinks rare modules.",
     _visits,
     _with_zeros_for_absent_parameters,
+    keeps_unchanged=False,
 )
 UNIFORM_MEAN = AggregationRule(
     "uniform_mean",

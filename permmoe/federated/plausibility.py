@@ -37,13 +37,13 @@ def check_model(
     rounds: int,
     most: float,
     trained: Mapping[str, Bool[Tensor, " _"]],
-    is_centred_since: bool = False,
+    are_means_set: bool = True,
 ) -> None:
     """Check that no module is further from `start` than so many rounds of training take it.
 
     Modules that `start` lacks only have to be finite. `most` is the root mean square of a module's change in a round.
     `trained` says which elements of a module training moves, by default all; the others are means that the centring
-    round sets, and `is_centred_since` says that it lies between. Raises ImplausibleModel.
+    round sets, and `are_means_set` says that they have to be as they were. Raises ImplausibleModel.
     """
     for name, weights in model.items():
         # "Every value is a number."
@@ -52,7 +52,7 @@ def check_model(
         if name not in start:
             continue
         moves = trained.get(name)
-        if moves is not None and not is_centred_since and not _is_same(weights[~moves], start[name][~moves]):
+        if moves is not None and are_means_set and not _is_same(weights[~moves], start[name][~moves]):
             # "What the centring round set stays as it was set."
             raise ImplausibleModel(f"means in module {name} changed, and only the centring round sets them")
         now, then = (weights, start[name]) if moves is None else (weights[moves], start[name][moves])

@@ -72,7 +72,7 @@ class Tally:
     def exposure(self, epochs: int) -> Exposure:
         """The mean over the epochs that were counted."""
         visits = {mask: float(n) / epochs for mask, n in enumerate(self.masks.tolist()) if n}
-        seen = {name: sum(n for mask, n in visits.items() if mask >> j & 1) for j, name in enumerate(self.names)}
+        seen = {name: sum((n for mask, n in visits.items() if mask >> j & 1), 0.0) for j, name in enumerate(self.names)}
         total = sum(visits.values())
         imputed = {name: total - n for name, n in seen.items()}
         return Exposure(total, seen, imputed, visits, (self.mass / epochs).float().cpu())

@@ -250,7 +250,8 @@ def _check_plausible(
         rounds=max(next_round - since, 1 if before else 0),
         most=site.settings.release.max_model_change,
         trained=site.trained_elements(plan.model),
-        is_centred_since=plan.federation.centring_round and since <= 1 < next_round,
+        are_means_set=plan.federation.aggregation_rule.keeps_unchanged
+        and not (plan.federation.centring_round and since <= 1 < next_round),
     )
 
 

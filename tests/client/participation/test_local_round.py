@@ -13,6 +13,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.evaluation.combinations import combination_sums
+from permmoe.federated.aggregation_rules import RULES
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -141,6 +142,35 @@ def test_a_centring_round_ends_with_the_mean_over_all_sites_images(
     centre, changed = centred(tmp_path, monkeypatch, *sites)
     assert torch.allclose(centre, images.mean(0), atol=1e-6)
     assert changed == {"encoder/t1"}
+
+
+VARIANTS = [
+    *({"aggregation": name} for name in RULES),
+    {"wire": "fp16"},
+    {"wire": "int8"},
+    {"server_optimiser": "fedadam", "server_learning_rate": 0.01},
+    {"server_optimiser": "fedavgm", "averaging_decay": 0.5},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_honest_rounds_after_the_centring_round_are_plausible_to_every_site(
+    variant: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second site has no images, so that rules differ in what they make of their encoder."""
+    by_name = {"north": imaged_visits(7, 9, seed=1), "south": imaged_visits(0, 11, seed=2)}
+    monkeypatch.setattr("permmoe_client.app.SITES", RunningSites(lambda site, model: by_name[site.name]))
+    federation = FederationConfig(
+        rounds=4, local_epochs=1, max_failed_rounds=1, min_sites=2, averaging_decay=0.0
+    ).model_copy(update=variant)
+    plan = RoundPlan(model=IMAGED, federation=federation)
+    layout = ModuleLayout.of(make_model(IMAGED, plan.train.seed))
+    before = layout.flatten_all(make_model(IMAGED, plan.train.seed).state_dict())
+    paths = [approve(write_site(tmp_path, name, state=f"state-{name}"), plan) for name in by_name]
+    grid = InProcessGrid(app, [{"site-config": str(path)} for path in paths])
+    records = [record for _, record in run_rounds(Federation(grid), plan, layout, FederationState(0, before))]
+    assert [site.rejected for record in records for site in record.sites] == [None] * 8
+    assert [record.validation.rejected for record in records if record.validation] == [{}] * 4
 
 
 def test_a_mean_over_few_patients_stays_at_its_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

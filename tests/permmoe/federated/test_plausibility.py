@@ -14,8 +14,8 @@ START = {"trunk": torch.arange(11.0), "encoder/t1": torch.arange(7.0)}
 CENTRE = {"encoder/t1": torch.tensor([False, False, True, True, True, True, True])}
 
 
-def check(model: dict[str, Tensor], rounds: int = 1, *, is_centred_since: bool = False) -> None:
-    check_model(model, START, rounds=rounds, most=0.5, trained=CENTRE, is_centred_since=is_centred_since)
+def check(model: dict[str, Tensor], rounds: int = 1, *, are_means_set: bool = True) -> None:
+    check_model(model, START, rounds=rounds, most=0.5, trained=CENTRE, are_means_set=are_means_set)
 
 
 def moved(by: float) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ def test_round_one_begins_with_the_initial_model_up_to_rounding() -> None:
 
 def test_means_move_in_the_centring_round_alone() -> None:
     other = {"encoder/t1": START["encoder/t1"] + torch.tensor([90.0, 0, 0, 0, 0, 0, 0])}
-    check(other, is_centred_since=True)
+    check(other, are_means_set=False)
     with pytest.raises(ImplausibleModel, match="means in module encoder/t1"):
         check(other)
 
