@@ -79,7 +79,7 @@ class Ledger:
 
         A last line that a kill cut short is moved to a file of its own first.
         """
-        with self._alone():
+        with alone(self._folder, LOCK_FILE):
             last = self._last()
             entry = next_entry(last, kind, facts, self._now().isoformat(timespec="seconds"), self._key)
             _append(self.path, entry.line())
@@ -153,7 +153,7 @@ class Ledger:
         receipt = read_receipt(line, authority)
         if receipt.head.site != self._site:
             raise AuditError("a receipt is for another site")
-        with self._alone():
+        with alone(self._folder, LOCK_FILE):
             if receipt.line() not in _lines(self._folder / RECEIPTS_FILE):
                 _append(self._folder / RECEIPTS_FILE, receipt.line())
             self._require_entry(receipt.head)
@@ -209,20 +209,20 @@ class Ledger:
                 "a back-up"
             ) from None
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LedgerError(
-                f"{self._folder} cannot be written to ({error.strerror}); mend it or name another"
-            ) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+
+@contextmanager
+def alone(folder: Path, lock: str) -> Iterator[None]:
+    """Hold a lock file of the ledger's folder, which is made where it is missing. Raises LedgerError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerError(f"{folder} cannot be written to ({error.strerror}); mend it or name another") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _append(path: Path, line: bytes) -> None:

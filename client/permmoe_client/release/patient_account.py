@@ -7,19 +7,16 @@ patients do not change between them.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
 from permmoe.runtime.files import write_file
-from permmoe_client.release.ledger import Ledger, LedgerError
+from permmoe_client.release.ledger import Ledger, LedgerError, alone
 from permmoe_client.release.outbox import bucket
 
 LOCK_FILE = ".patients.lock"
@@ -61,7 +58,7 @@ class PatientAccount:
         key = self._ledger.secret("patients")
         subjects = {_pseudonym(key, subject): subject for subject in observed}
         present = {name: observed[subject] for name, subject in subjects.items()}
-        with self._alone():
+        with alone(self._folder, LOCK_FILE):
             old = self.read()
             labels = old.questions.get(question, {})
             is_as_before = all(present.get(name, 0) & label == label for name, label in labels.items())
@@ -105,19 +102,6 @@ class PatientAccount:
 
     def _file(self, digest: str) -> Path:
         return self._folder / f"patients-{digest}.json"
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LedgerError(f"{self._folder} cannot be written to ({error.strerror}); mend it") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
 
 def _pseudonym(key: bytes, subject: str) -> str:
