@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from permmoe.encoder_kinds import ENCODERS, EncoderKind, encoder_kind
 from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
+
+
+CDRSB_CHANGE = (-18.0, 18.0)
+"""The range of a change in CDR-SB, a score from 0 to 18 points."""
 
 
 class Configuration(BaseModel):
@@ -100,6 +105,11 @@ class ModelConfig(Configuration):
     ridge: RidgeConfig | None = Field(None, description="predict together with a ridge of every combination")
     baseline_centre_points: float = Field(1.5, description="published mean of baseline CDR-SB in MCI, points")
     baseline_scale_points: float = Field(1.0, gt=0, description="published SD of baseline CDR-SB in MCI, points")
+    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    outcome_range: tuple[float, float] | None = Field(
+        CDRSB_CHANGE, exclude_if=lambda bounds: bounds == CDRSB_CHANGE,
+        description="the range of the outcome, points of change; predictions are bounded to it; none: unbounded",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelConfig:
@@ -112,6 +122,8 @@ class ModelConfig(Configuration):
             raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
         if empty := [m.name for m in self.modalities if m.has_columns and not m.columns]:
             raise ValueError(f"tabular modalities without columns: {', '.join(empty)}")
+        if self.outcome_range and not -math.inf < self.outcome_range[0] < self.outcome_range[1] < math.inf:
+            raise ValueError(f"outcome_range = {list(self.outcome_range)} is no range; give two numbers, the lower first")
         return self
 
     @property

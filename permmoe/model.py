@@ -110,7 +110,11 @@ class PerMMoE(nn.Module):
         return Encoded(self.config.names, batch.observed, batch.baseline, tokens, features)
 
     def fuse(self, encoded: Encoded) -> Output:
-        """Predict from encoded visits: all of the model behind the encoders. Raises as `forward`."""
+        """Predict from encoded visits: all of the model behind the encoders. Raises as `forward`.
+
+        In evaluation, predictions are held within the outcome's range; in training they are not, for at a bound a
+        gradient would be zero.
+        """
         tokens = self._tokens(encoded)
         hidden = self.attention(tokens)
         normed = self.attention.expert_norm(hidden)
@@ -123,6 +127,8 @@ class PerMMoE(nn.Module):
         if self.ridge and self.config.ridge:
             linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
+        if self.config.outcome_range:
+            prediction = prediction.clamp(*self.config.outcome_range)
         return Output(prediction, routing)
 
     def _unimodal(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality"] | None:

@@ -135,6 +135,22 @@ def test_settings_that_save_memory_leave_digests_alone_until_they_are_used() -> 
     assert TrainConfig.model_validate_json(saving.canonical_json()) == saving
 
 
+def test_the_range_of_the_outcome_leaves_digests_alone_until_it_is_another() -> None:
+    assert ModelConfig().outcome_range == (-18.0, 18.0)
+    assert "outcome_range" not in ModelConfig().model_dump()
+    assert ModelConfig.model_validate({"outcome_range": [-18, 18]}).digest() == ModelConfig().digest()
+    for other in ((0.0, 12.0), None):
+        changed = ModelConfig(outcome_range=other)
+        assert changed.digest() != ModelConfig().digest()
+        assert ModelConfig.model_validate_json(changed.canonical_json()) == changed
+
+
+@pytest.mark.parametrize("bounds", [(3.0, 3.0), (3.0, -3.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_a_range_of_the_outcome_that_is_none_is_refused(bounds: tuple[float, float]) -> None:
+    with pytest.raises(ConfigurationError, match="outcome_range = .* is no range"):
+        parse_config({"outcome_range": bounds}, ModelConfig, "here")
+
+
 def test_configuration_cannot_be_changed_by_accident() -> None:
     with pytest.raises(ValueError, match="frozen"):
         TrainConfig().epochs = 3  # type: ignore[misc]

@@ -54,6 +54,24 @@ def test_parameters_are_the_whole_state() -> None:
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
 
 
+def test_predictions_are_held_within_the_outcomes_range_in_evaluation_alone() -> None:
+    model, batch = model_and_batch()
+    free = PerMMoE(CONFIG.model_copy(update={"outcome_range": None}))
+    with torch.no_grad():
+        model.head.out.weight *= 1000
+        free.load_state_dict(model.state_dict())
+        unbounded = free.eval()(batch).prediction
+        assert unbounded.min() < -18 and unbounded.max() > 18
+        assert torch.equal(model.eval()(batch).prediction, unbounded.clamp(-18, 18))
+        assert model.train()(batch).prediction.abs().max() > 18
+
+
+def test_a_model_of_another_outcome_has_its_own_range() -> None:
+    model, batch = model_and_batch(CONFIG.model_copy(update={"outcome_range": (0.0, 0.01)}))
+    prediction = model.eval()(batch).prediction
+    assert (prediction.min(), prediction.max()) == (0, torch.tensor(0.01))
+
+
 def test_reordering_the_visits_reorders_the_predictions() -> None:
     model, batch = model_and_batch()
     order = torch.randperm(13).tolist()
