@@ -15,7 +15,6 @@ from permmoe.encoder_kinds import ENCODERS, EncoderKind, encoder_kind
 from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
 
-
 CDRSB_CHANGE = (-18.0, 18.0)
 """The range of a change in CDR-SB, a score from 0 to 18 points."""
 
@@ -123,7 +122,7 @@ class ModelConfig(Configuration):
         if empty := [m.name for m in self.modalities if m.has_columns and not m.columns]:
             raise ValueError(f"tabular modalities without columns: {', '.join(empty)}")
         if self.outcome_range and not -math.inf < self.outcome_range[0] < self.outcome_range[1] < math.inf:
-            raise ValueError(f"outcome_range = {list(self.outcome_range)} is no range; give two numbers, the lower first")
+            raise ValueError(f"outcome_range = {list(self.outcome_range)} is no range; give the lower bound first")
         return self
 
     @property

@@ -147,7 +147,7 @@ def test_the_range_of_the_outcome_leaves_digests_alone_until_it_is_another() -> 
 
 @pytest.mark.parametrize("bounds", [(3.0, 3.0), (3.0, -3.0), (0.0, float("inf")), (float("nan"), 1.0)])
 def test_a_range_of_the_outcome_that_is_none_is_refused(bounds: tuple[float, float]) -> None:
-    with pytest.raises(ConfigurationError, match="outcome_range = .* is no range"):
+    with pytest.raises(ConfigurationError, match=r"outcome_range = .* is no range"):
         parse_config({"outcome_range": bounds}, ModelConfig, "here")
 
 
