@@ -27,7 +27,7 @@ from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
 from permmoe.runs import load_visits, train_run, trained_config
-from permmoe.runtime.command_line import run
+from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
 from permmoe.training.fit import EpochReport
 
@@ -52,6 +52,11 @@ CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed v
 def main() -> None:
     """The installed command."""
     run(app)
+
+
+@app.callback()
+def permmoe(version: VersionOption = False) -> None:
+    """Make or convert data, train, evaluate and predict at one place."""
 
 
 @app.command()

@@ -14,19 +14,24 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from permmoe.encoder_kinds import ENCODERS, EncoderKind, encoder_kind
 from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
+from permmoe.plain_text import refuse_unprintable
 
 CDRSB_CHANGE = (-18.0, 18.0)
 """The range of a change in CDR-SB, a score from 0 to 18 points."""
 
 
 class Configuration(BaseModel):
-    """Frozen and closed: a typing mistake is an error that names the nearest valid key."""
+    """Frozen and closed: a typing mistake is an error that names the nearest valid key.
+
+    A text with a character that a terminal obeys is refused: settings are shown to people who decide by them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, values: Any) -> Any:
+        refuse_unprintable(values)
         refuse_unknown_keys(values, cls.model_fields)
         return values
 

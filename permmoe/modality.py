@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from permmoe.errors import nearest, refuse_unknown_keys
+from permmoe.plain_text import refuse_unprintable
 
 Combination = tuple[str, ...]
 """Names of the observed modalities, in the study's order; never empty."""
@@ -57,6 +58,7 @@ class Modality(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, values: Any) -> Any:
+        refuse_unprintable(values)
         refuse_unknown_keys(values, cls.model_fields)
         return values
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from permmoe.config import Configuration, SplitConfig, read_config
 from permmoe.data.target_rule import TargetRule
 from permmoe.federated.roster import SITE_NAME
+from permmoe.runtime.logs import LogFormat
 
 
 class DataFolders(Configuration):
@@ -83,6 +84,7 @@ class SiteConfig(Configuration):
     ledger: Path | None = Field(None, description="folder of the record of all that left, and of approvals")
     state: Path | None = Field(None, description="folder of what a study keeps at the site alone, as private modules")
     logs: Path | None = Field(None, description="folder of log files; without it they go to standard error")
+    log_format: LogFormat = Field("text", description="how lines of the log are written: text, or json for machines")
     health_socket: Path | None = Field(None, description="Unix socket for gRPC health probes; none: no probes")
 
     @model_validator(mode="after")

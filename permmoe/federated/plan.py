@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from permmoe.config import Configuration, ModelConfig, TrainConfig
 from permmoe.errors import ConfigurationError
@@ -36,6 +36,12 @@ class RoundPlan(Configuration):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()
+
+    @field_validator("name", "purpose", "outcome")
+    @classmethod
+    def _on_one_line(cls, text: str) -> str:
+        # Among the settings that a hospital reads, a line of its own could pass for another setting.
+        return " ".join(text.split())
 
     @model_validator(mode="after")
     def _sets_and_trains_all_of_the_model(self) -> RoundPlan:

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
 from permmoe.errors import PermmoeError
+from permmoe.plain_text import plain, plain_lines
 
 INTERRUPTED = "interrupted; the same command goes on where it stopped"
 INTERRUPTED_STATUS = 130
+DISTRIBUTION = "permmoe"
+
+
+def installed_version() -> str:
+    """The version of this software that is installed; "not installed" where it runs from a bare checkout."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _say_version(is_wanted: bool) -> bool:
+    if is_wanted:
+        typer.echo(f"{DISTRIBUTION} {installed_version()}")
+        raise typer.Exit
+    return is_wanted
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and end.")
+]
+"""The option of every command that shows the version."""
 
 
 def run(command: Callable[[], None]) -> None:
@@ -23,12 +49,14 @@ def run(command: Callable[[], None]) -> None:
     try:
         command()
     except PermmoeError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        console.print(f"[bold red]error:[/] {escape(plain_lines(str(error)))}")
         sys.exit(2)
     except OSError as error:
         if error.filename is None:
             raise
-        console.print(f"[bold red]error:[/] {escape(f'{error.filename}: {error.strerror}')}; mend it or name another")
+        console.print(
+            f"[bold red]error:[/] {escape(plain(f'{error.filename}: {error.strerror}'))}; mend it or name another"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         console.print(INTERRUPTED)

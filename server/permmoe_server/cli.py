@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,8 @@ from rich.table import Table
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
-from permmoe.runtime.command_line import run
+from permmoe.runtime.command_line import VersionOption, run
+from permmoe.runtime.logs import log_to
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
@@ -45,6 +44,7 @@ def run_coordinator(
         Path | None, typer.Option(help="YAML file of the study to run; without it the last study goes on.")
     ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Keep the status page when the study has ended.")] = False,
+    version: VersionOption = False,
 ) -> None:
     """Run the coordinator, or one of the commands below."""
     if context.invoked_subcommand:
@@ -55,11 +55,9 @@ def run_coordinator(
     if not config.is_file():
         raise ConfigurationError(f"no file {config}; name the server.yaml that permmoe-server init wrote")
     folder = FederationFolder(config.resolve().parent)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    for name in ("httpx", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    log_to(None, read_server(folder.settings).log_format, quiet=("httpx", "alembic"))
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     # Flower and PyTorch take seconds to import; the other commands need neither.
     from permmoe_server.coordination.coordinator import coordinate

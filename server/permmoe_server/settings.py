@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from permmoe.config import Configuration, read_config
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.logs import LogFormat
 from permmoe_server.provisioning.authority import checked_host
 
 
@@ -51,6 +52,7 @@ class ServerConfig(Configuration):
     health_port: int = Field(8082, ge=1, le=65535, description="port of the gRPC health service, on 127.0.0.1")
     superlink_port: int = Field(8444, ge=1, le=65535, description="port of Flower's superlink, on 127.0.0.1")
     quorum_seconds: float = Field(600.0, gt=0, description="how long a study waits for its first min_sites sites")
+    log_format: LogFormat = Field("text", description="how lines of the log are written: text, or json for machines")
     limits: GatewayLimits = GatewayLimits()
 
     @field_validator("host")
@@ -105,6 +107,9 @@ superlink_port: {default.superlink_port}
 
 # How long a study waits for as many sites as it needs before it gives up, seconds.
 quorum_seconds: {default.quorum_seconds:.0f}
+
+# How lines of the coordinator's and the gateway's log are written: text, or json for machines.
+log_format: {default.log_format}
 
 # What the gateway lets a site do; every limit of permmoe_server.settings.GatewayLimits can stand here.
 limits:

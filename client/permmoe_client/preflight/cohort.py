@@ -41,11 +41,13 @@ class Cohort:
     """Images that cannot be used."""
 
 
-def read_cohort(site: SiteConfig, model: ModelConfig, progress: Progress | None = None) -> Cohort:
-    """Read all that can be read; what cannot be used is reported and never raised."""
+def read_cohort(
+    site: SiteConfig, model: ModelConfig, progress: Progress | None = None, *, images: bool = True
+) -> Cohort:
+    """Read all that can be read, images only if wanted; what cannot be used is reported and never raised."""
     cohort = _from_manifest(site.manifest, model) if site.manifest else _from_folders(site, model)
     table = cohort.table.result
-    if table is None:
+    if table is None or not images:
         return cohort
     wanted = tuple(m for m in site.modalities if m in model.names) or model.names
     broken = _broken_volumes(table, model, wanted, progress)

@@ -19,7 +19,7 @@ from permmoe_client.preflight.credentials import Credentials, read_credentials
 from permmoe_client.preflight.line import Line, try_line
 from permmoe_client.preflight.outcome import Outcome, Skip
 from permmoe_client.preflight.surroundings import Surroundings
-from permmoe_client.release.approval import PENDING_FOLDER, is_approved
+from permmoe_client.release.approval import PENDING_FOLDER, approved_studies, is_approved
 from permmoe_client.site import Coordinator, SiteConfig
 
 MAX_PLAN_BYTES = 1_000_000
@@ -35,6 +35,8 @@ class Facts:
     model: ModelConfig
     """The model of the first approved study that is at hand, or the default."""
     layout: ModuleLayout
+    with_images: bool
+    """Whether images were opened."""
     credentials: Credentials
     line: Line
     cohort: Cohort
@@ -96,9 +98,10 @@ def gather(
     offline: bool,
     model: ModelConfig | None,
     world: Surroundings,
+    images: bool = True,
     progress: Progress | None = None,
 ) -> Facts:
-    """Read what the settings name, and try the line to the coordinator unless `offline`."""
+    """Read what the settings name, images only if wanted, and try the line to the coordinator unless `offline`."""
     plans, damaged = _read_plans(site.ledger)
     approved, approved_plans = _read_approvals(site)
     plans |= approved_plans
@@ -111,7 +114,8 @@ def gather(
         layout=ModuleLayout.of(PerMMoE(model)),
         credentials=read_credentials(site.coordinator),
         line=try_line(site.coordinator, world) if site.coordinator and not offline else Line(),
-        cohort=read_cohort(site, model, progress),
+        with_images=images,
+        cohort=read_cohort(site, model, progress, images=images),
         plans=plans,
         approved=approved,
         damaged_plans=damaged,
@@ -127,8 +131,8 @@ def _read_approvals(site: SiteConfig) -> tuple[frozenset[str], dict[str, RoundPl
     except (PermmoeError, OSError):
         # The key's own checks say what is wrong with it.
         decisions = []
-    plans = {str(e.facts["study"]): RoundPlan.model_validate(e.facts["plan"]) for e in decisions if "plan" in e.facts}
-    known = {*site.approved_studies, *plans}
+    plans = {study.plan.digest(): study.plan for study in approved_studies(decisions)}
+    known = {*site.approved_studies, *(str(entry.facts["study"]) for entry in decisions)}
     return frozenset(digest for digest in known if is_approved(digest, site.approved_studies, decisions)), plans
 
 

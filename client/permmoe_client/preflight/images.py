@@ -32,6 +32,8 @@ def image_values(facts: Facts) -> Outcome:
 def _images(facts: Facts, what: str, remedy: Remedy) -> Outcome:
     """A broken image leaves its visit to the other modalities; where all are broken, something greater is wrong."""
     facts.cohort.table.need("data.readable")
+    if not facts.with_images:
+        raise Skip("no image was opened", "check again without --no-images")
     if not facts.image_count:
         raise Skip("no visit has an image")
     found = Quarantine(tuple(with_remedy(facts.cohort.broken, remedy)))

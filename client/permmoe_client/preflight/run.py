@@ -6,6 +6,7 @@ from pathlib import Path
 
 from permmoe.config import ModelConfig
 from permmoe.errors import ConfigurationError
+from permmoe.plain_text import plain, plain_lines
 from permmoe_client.preflight import data, federation, files, images, machine, network, studies
 from permmoe_client.preflight.cohort import Progress
 from permmoe_client.preflight.facts import Check, Facts, gather
@@ -30,6 +31,7 @@ def preflight(
     path: Path,
     *,
     offline: bool = False,
+    images: bool = True,
     model: ModelConfig | None = None,
     world: Surroundings | None = None,
     progress: Progress | None = None,
@@ -37,14 +39,17 @@ def preflight(
     """Check a site's settings, files, machine, line, data and studies; `path` is its YAML file.
 
     Raises nothing for bad input: whatever is wrong is a finding. Writes nothing, and sends nothing but `GET /health`
-    to a server that has proved itself; while `offline` not even that. The data are checked against `model`, by default
-    that of an approved study. `progress` is called for every image that has been read.
+    to a server that has proved itself; while `offline` not even that. Without `images` no image is opened. The data
+    are checked against `model`, by default that of an approved study. `progress` is called for every image that has
+    been read.
     """
     site = _settings(path)
     if not isinstance(site, SiteConfig):
         return _stopped(site)
     try:
-        facts = gather(path, site, offline=offline, model=model, world=world or Surroundings(), progress=progress)
+        facts = gather(
+            path, site, offline=offline, images=images, model=model, world=world or Surroundings(), progress=progress
+        )
     except Exception as error:
         return _stopped(_stumbled(error))
     good = _finding(CONFIGURATION, CONFIGURATION_TITLE, ok(f"{path}: site {site.name}"))
@@ -96,4 +101,6 @@ def _stumbled(error: Exception) -> Outcome:
 
 
 def _finding(check: str, title: str, outcome: Outcome) -> Finding:
-    return Finding(check, title, outcome.verdict, outcome.detail, outcome.remedy, outcome.items)
+    # Certificates, rosters and studies are other parties' words; files have names of any characters.
+    detail, remedy, items = plain_lines(outcome.detail), plain_lines(outcome.remedy), tuple(map(plain, outcome.items))
+    return Finding(check, title, outcome.verdict, detail, remedy, items)

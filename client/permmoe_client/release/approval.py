@@ -8,6 +8,8 @@ there; what site.yaml lists is approved for as long as it is listed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from permmoe.errors import PermmoeError
@@ -53,9 +55,35 @@ def remember_pending(ledger: Path, plan: RoundPlan) -> None:
 
 
 def pending_studies(ledger: Path) -> tuple[RoundPlan, ...]:
-    """Studies that were refused, newest last."""
+    """Studies that were refused, newest last; a damaged one, or one of another version, is passed over."""
     files = sorted((ledger / PENDING_FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return tuple(RoundPlan.model_validate_json(path.read_text()) for path in files)
+    plans = []
+    for file in files:
+        with suppress(ValueError):
+            plans.append(RoundPlan.model_validate_json(file.read_bytes()))
+    return tuple(plans)
+
+
+@dataclass(frozen=True)
+class ApprovedStudy:
+    """A study as the ledger's entry of its approval holds it."""
+
+    plan: RoundPlan
+    time: str
+    """Of the approval, UTC, ISO 8601."""
+
+
+def approved_studies(decisions: Iterable[Entry]) -> tuple[ApprovedStudy, ...]:
+    """Every study whose approval holds its plan, in the order of `decisions`, also one that was revoked later.
+
+    Plans that this version cannot read, since they are another version's, are passed over.
+    """
+    found = []
+    for entry in decisions:
+        with suppress(ValueError):
+            if entry.kind == "approval" and "plan" in entry.facts:
+                found.append(ApprovedStudy(RoundPlan.model_validate(entry.facts["plan"]), entry.time))
+    return tuple(found)
 
 
 def forget_pending(ledger: Path, digest: str) -> None:

@@ -13,6 +13,7 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
+from permmoe.plain_text import plain
 from permmoe_client.participation.query_order import question_count
 
 
@@ -162,11 +163,6 @@ def changed_settings(old: RoundPlan, new: RoundPlan) -> tuple[str, ...]:
         for name in dict.fromkeys([*before, *after])
         if before.get(name) != after.get(name)
     )
-
-
-def plain(text: str) -> str:
-    """On one line, without what a terminal would obey or show in another order."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _differences(federation: FederationConfig) -> str:

@@ -55,6 +55,8 @@ class Verified:
     """Entries up to this one cannot have been cut off unnoticed."""
     chains: Mapping[str, AnnouncedModels]
     """For each study the models that its coordinator announced."""
+    torn_bytes: int = 0
+    """Behind the last whole line stand so many bytes of an entry that was begun: nothing left with it."""
 
 
 class Ledger:
@@ -178,12 +180,14 @@ class Ledger:
     def verify(self, authority: x509.Certificate | None) -> Verified:
         """Check every entry with the models that it names, and every signature of the coordinator where the authority
         is known. Raises AuditError."""
-        entries = read_chain(_lines(self.path), self._key.public_key())
+        lines, torn = _lines_and_rest(self.path)
+        entries = read_chain(lines, self._key.public_key())
         chains = chains_of(entries, authority)
         if authority is None:
-            return Verified(entries, 0, chains)
+            return Verified(entries, 0, chains, len(torn))
         receipts = [read_receipt(line, authority) for line in _lines(self._folder / RECEIPTS_FILE)]
-        return Verified(entries, check_receipts(entries, receipts), chains)
+        # "A torn line is told apart from a cut one": an entry with a receipt was whole once.
+        return Verified(entries, check_receipts(entries, receipts), chains, len(torn))
 
     def _last(self) -> Entry | None:
         """The newest entry; a torn line after it is put aside."""
@@ -259,7 +263,13 @@ def _backwards(path: Path) -> Iterator[bytes]:
 
 def _lines(path: Path) -> list[bytes]:
     """Whole lines; a torn last one is not there."""
+    return _lines_and_rest(path)[0]
+
+
+def _lines_and_rest(path: Path) -> tuple[list[bytes], bytes]:
+    """Whole lines, and what stands behind the last one's end."""
     try:
-        return path.read_bytes().split(b"\n")[:-1]
+        *lines, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return []
+        return [], b""
+    return lines, rest

@@ -7,13 +7,12 @@ strangers can reach cannot add a site.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import threading
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from permmoe.runtime.files import PUBLIC_MODE, write_file
+from permmoe.runtime.logs import log_to
 from permmoe_server.gateway.door import make_gateway
 from permmoe_server.gateway.refusals import Refusals
 from permmoe_server.gateway.server import serve
@@ -22,15 +21,13 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.members import Members
 from permmoe_server.settings import read_server
 
-LOG_BYTES, LOG_FILES = 10_000_000, 5
 COUNT_SECONDS = 1.0
 
 
 def main(folder: FederationFolder) -> None:
     """Serve until SIGTERM or SIGINT."""
-    log = RotatingFileHandler(folder.logs / "gateway.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[log])
     settings = read_server(folder.settings)
+    log_to(folder.logs / "gateway.log", settings.log_format)
     members = Members(folder.roster, load_certificate(folder.authority))
     gateway = make_gateway(
         f"https://127.0.0.1:{settings.superlink_port}", folder.authority, settings.limits, members.includes

@@ -66,7 +66,8 @@ def error_type(error: Error) -> str:
     An error's text may name a patient or a path; a text that is not a single word is dropped unread.
     """
     reason = error.reason or ""
-    if reason.isidentifier() and len(reason) <= 64:
+    # Letters of other scripts may be shown in another order, or pass for ours.
+    if reason.isascii() and reason.isidentifier() and len(reason) <= 64:
         return reason
     names = {code: name for name, code in vars(ErrorCode).items() if isinstance(code, int)}
     return names.get(error.code, "UNKNOWN")

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from permmoe.plain_text import plain
 from permmoe.runtime.text import duration_text
 from permmoe_server.gateway.rules import gateway_reason
 from permmoe_server.protocol.rules import reply_reason
@@ -55,7 +56,7 @@ def status_text(status: CoordinatorStatus, now: datetime | None = None) -> Rende
     if status.detail:
         parts.append(_text(status.detail))
     named = [status.federation, *([status.study] if status.study is not None else [])]
-    parts.append(Text(f"{_plain(', '.join(named))}; {_pace(status)}", style="dim"))
+    parts.append(Text(f"{plain(', '.join(named))}; {_pace(status)}", style="dim"))
     parts.append(_sites(status, now))
     if evaluated := last_validation(status.records):
         parts.append(_scores(status, evaluated.round))
@@ -130,9 +131,4 @@ def _support(status: CoordinatorStatus) -> Text | None:
 
 
 def _text(text: str) -> Text:
-    return Text(_plain(text))
-
-
-def _plain(text: str) -> str:
-    """Replace control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return Text(plain(text))

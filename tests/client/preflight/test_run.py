@@ -126,3 +126,18 @@ def test_whatever_stops_the_gathering_is_a_finding(hospital: Hospital, monkeypat
     report = hospital.check()
     assert wrong(report) == {CONFIGURATION} and "MemoryError" in report.findings[0].detail
     assert subject(3) not in report.to_json()
+
+
+def test_a_check_without_images_opens_none_and_says_so(hospital: Hospital) -> None:
+    for image in hospital.folder.rglob("*.nii*"):
+        image.write_bytes(b"no image")
+    findings = {f.check: f for f in hospital.check(images=False).findings}
+    images = [finding for check, finding in findings.items() if check.startswith("data.image_")]
+    assert images and all(f.verdict is Verdict.SKIPPED and "--no-images" in f.remedy for f in images)
+    assert findings["data.readable"].verdict is Verdict.OK
+
+
+def test_a_report_shows_words_of_others_without_what_a_terminal_obeys(hospital: Hospital) -> None:
+    hospital.settings(coordinator={"certificate": "site\x1b[2J.crt"})
+    hospital.machine(environment={"HTTPS_PROXY": "http://proxy"})
+    assert "\x1b[2J" not in shown(hospital.check())
