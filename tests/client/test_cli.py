@@ -23,6 +23,7 @@ from permmoe_client.cli import app
 from permmoe_client.release.ledger import LEDGER_FILE
 from tests.support.announcing_coordinator import AnnouncingCoordinator
 
+
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     return AnnouncingCoordinator.of(tmp_path).site
