@@ -22,7 +22,9 @@ from pydantic import Field, ValidationError, field_validator
 from permmoe.config import Configuration
 from permmoe.errors import PermmoeError
 
-SITE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+LONGEST_SITE_NAME = 64
+"""Characters."""
+SITE_NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{LONGEST_SITE_NAME - 1}}}")
 """What a site may call itself: the name ends up in tables and file names."""
 FEDERATION_NAME = r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}"
 MAX_ROSTER_BYTES = 1_000_000

@@ -22,9 +22,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import countersign
-from permmoe.federated.plan import read_plan
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan, read_plan
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.runtime.memory_pages import keep_freed_pages
+from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import (
     Countersigner,
     Federation,
@@ -35,6 +37,7 @@ from permmoe_server.protocol.federation import (
     SiteDirectory,
     no_directory,
 )
+from permmoe_server.protocol.reply_sizes import largest_replies
 from permmoe_server.provisioning.authority import Identity, load_certificate, read_identity
 from permmoe_server.studies.model_register import MODELS_FILE, ModelRegister
 from permmoe_server.studies.study_run import locked, run_study
@@ -58,11 +61,11 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
         out.mkdir(parents=True, exist_ok=True)
         keep_freed_pages()
         with locked(out):
-            server = _server_identity(context)
+            server, roster = _server_identity(context), _roster_source(context)
             federation = Federation(
-                _nonblocking(grid),
+                _untrusting(grid, plan, roster),
                 directory=_site_directory(context),
-                roster=_roster_source(context),
+                roster=roster,
                 countersigner=_countersigner(server) if server else None,
                 announcer=ModelRegister(out / MODELS_FILE, plan.digest(), server).announce if server else None,
                 observer=observer or RoundObserver(),
@@ -75,14 +78,15 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
 app = make_app()
 
 
-def _nonblocking(grid: Grid) -> MessageGrid:
-    """Return a grid whose calls do not wait, where `grid` is Flower's connection to a superlink."""
+def _untrusting(grid: Grid, plan: RoundPlan, roster: RosterSource | None) -> MessageGrid:
+    """Return a grid that neither waits nor trusts, where `grid` is Flower's connection to a superlink."""
     # Importing the module takes a second. Where no one has imported it, the grid cannot be of its class.
     if HTTP_GRID not in sys.modules:
         return grid
     from permmoe_server.coordination.nonblocking_grid import nonblocking
 
-    return nonblocking(grid)
+    layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
+    return nonblocking(grid, largest_replies(plan, layout, lambda: len(roster().keys) if roster else 0))
 
 
 def _server_identity(context: Context) -> Identity | None:

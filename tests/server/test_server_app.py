@@ -229,4 +229,4 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
 
 def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody() -> None:
     grid = object.__new__(HttpGrid)
-    assert isinstance(server_module._nonblocking(grid), NonblockingGrid)
+    assert isinstance(server_module._untrusting(grid, tiny_plan(), None), NonblockingGrid)

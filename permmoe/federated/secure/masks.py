@@ -49,6 +49,15 @@ def agree(own: X25519PrivateKey, peer: bytes) -> bytes:
     return own.exchange(X25519PublicKey.from_public_bytes(peer))
 
 
+def is_usable(peer: bytes) -> bool:
+    """Whether a secret can be shared with this public key: with a few, of low order, every secret is zero."""
+    try:
+        agree(X25519PrivateKey.generate(), peer)
+    except ValueError:
+        return False
+    return True
+
+
 def add_mask(numbers: UInt[np.ndarray, " n"], key: bytes, *, is_added: bool = True) -> None:
     """Add a key's mask to numbers in place, modulo 2^32 or 2^64 as their type says; or take it away again."""
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()

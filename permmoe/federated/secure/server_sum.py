@@ -57,6 +57,7 @@ class ServerSum:
         """Stage 4's reply. Raises SecureSumRefused."""
         if set(shares.sealed) != set(self.bits) - {site} or set(shares.mask_keys) != set(self.lost):
             raise SecureSumRefused("shares are missing, or of the wrong kind")
+        _require_length(shares.mask_keys, masks.KEY_BYTES)
         self.counted[site] = shares
 
     @property
@@ -73,6 +74,13 @@ class ServerSum:
         """What a site counts holders from."""
         sealed = {sender: shares.sealed[site] for sender, shares in self.counted.items() if sender != site}
         return Evidence(dict(self.bits), sealed, lost_keys)
+
+    def check_unmasking(self, unmasking: Unmasking, silent: Collection[str]) -> None:
+        """Check stage 5's reply of one site by itself. Raises SecureSumRefused."""
+        if not set(unmasking.block_keys) <= set(self.blocks) or set(unmasking.input_seeds) != set(silent):
+            raise SecureSumRefused("keys of unknown blocks, or shares of other sites than the silent ones")
+        _require_length(unmasking.block_keys, masks.KEY_BYTES)
+        _require_length(unmasking.input_seeds, masks.SEED_BYTES)
 
     def unmask(
         self, lost_keys: Mapping[str, bytes], unmaskings: Mapping[str, Unmasking], silent: Collection[str]
@@ -114,3 +122,9 @@ class ServerSum:
         self._require_enough(len(shares))
         numbers = {self.participants.names.index(site) + 1: share for site, share in sorted(shares.items())}
         return masks.combine(dict(list(numbers.items())[: self.participants.threshold]))
+
+
+def _require_length(secrets: Mapping[str, bytes], length: int) -> None:
+    # What has another length would raise where all sites' are put together, and be the failure of all.
+    if any(len(secret) != length for secret in secrets.values()):
+        raise SecureSumRefused("a key or a share has the wrong length")

@@ -2,6 +2,7 @@
 
 | rule | a reply is rejected because |
 |---|---|
+| not_a_message, reply_size, wrong_node | it is no message (permmoe_server.coordination.reply_objects) |
 | missing_…, encoding, sums, site_name | a record is absent or not as permmoe.federated.replies writes it |
 | unknown_module, dtype, shape | an array is not a module of this model |
 | wrong_round, model_digest | it answers another round, or started from another model |
@@ -18,8 +19,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from flwr.app import RecordDict
@@ -32,9 +35,12 @@ from permmoe.federated.instructions import Instruction
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import MalformedRecord
 from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
+from permmoe.federated.secure.session import SecureSumRefused
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum
+
+LOG = logging.getLogger("permmoe.server")
 
 
 class RejectedReply(Exception):
@@ -43,6 +49,25 @@ class RejectedReply(Exception):
     def __init__(self, rule: str) -> None:
         super().__init__(rule)
         self.rule = rule
+
+
+@contextmanager
+def distrusted() -> Iterator[None]:
+    """Read a reply in the block: whatever its bytes make a reader raise is one rejected reply, and nothing more.
+
+    Raises RejectedReply.
+    """
+    try:
+        yield
+    except RejectedReply:
+        raise
+    except MalformedRecord as error:
+        raise RejectedReply(error.rule) from None
+    except SecureSumRefused:
+        raise RejectedReply("secure_sum") from None
+    except Exception as error:
+        LOG.warning("a reply could not be read: %s", type(error).__name__)
+        raise RejectedReply("not_a_message") from error
 
 
 def accept_training(
@@ -57,10 +82,8 @@ def accept_training(
     `answered` names the sites whose replies were accepted before; `sender` is the site whose key sent the reply, None
     where that is unknown.
     """
-    try:
+    with distrusted():
         reply = read_train_reply(content, layout, instruction.up_wire)
-    except MalformedRecord as error:
-        raise RejectedReply(error.rule) from None
     _check_header(reply, instruction, answered, sender)
     federation = instruction.plan.federation
     # "A site has modalities of the study."
@@ -94,10 +117,8 @@ def accept_evaluation(
     content: RecordDict, instruction: Instruction, answered: Collection[str], sender: str | None = None
 ) -> EvaluationReply:
     """Read an evaluation reply and check every rule; arguments as in `accept_training`. Raises RejectedReply."""
-    try:
+    with distrusted():
         reply = read_evaluation_reply(content)
-    except MalformedRecord as error:
-        raise RejectedReply(error.rule) from None
     _check_header(reply, instruction, answered, sender)
     known = {combination_name(c) for c in all_combinations(instruction.plan.model.names)}
     for name, sums in reply.sums.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 
 from permmoe_server.protocol.acceptance import RejectedReply
 from permmoe_server.protocol.federation import POLL_SECONDS, Federation
@@ -24,7 +24,8 @@ def exchange(
     """Send each node its content, and yield (node, reply) in the order of arrival.
 
     A node that is silent until the deadline comes last, with None. Replies are matched by the message that they answer:
-    the error that Flower makes for a lost node names the coordinator as its sender.
+    the error that Flower makes for a lost node names the coordinator as its sender. A message is answered once, and by
+    the node that it was sent to: what another node says of it is dropped, and takes nobody's place.
     """
     grid, clock = federation.grid, federation.clock
     deadline = clock.now() + deadline_seconds
@@ -42,9 +43,8 @@ def exchange(
         for identifiers in _slices(list(waiting), PULL_AT_ONCE):
             for reply in grid.pull_messages(identifiers):
                 answered = reply.metadata.reply_to_message_id
-                if answered in nodes:
-                    waiting.pop(answered, None)
-                    yield nodes[answered], reply
+                if answered in waiting and _is_from(reply, waiting[answered]):
+                    yield waiting.pop(answered), reply
         if len(waiting) == n_waiting:
             clock.pause(POLL_SECONDS)
     for node in sorted([*unsent, *waiting.values()]):
@@ -63,7 +63,7 @@ def content_of(message: Message | None) -> RecordDict:
 def error_type(error: Error) -> str:
     """The name of the exception where the site sent just that, else Flower's name of the error's code.
 
-    An error's text may name a patient or a path; a text that is not a single word is dropped unread.
+    An error's text may name a patient or a path; a text that is not a single word of ASCII is dropped unread.
     """
     reason = error.reason or ""
     # Letters of other scripts may be shown in another order, or pass for ours.
@@ -71,6 +71,12 @@ def error_type(error: Error) -> str:
         return reason
     names = {code: name for name, code in vars(ErrorCode).items() if isinstance(code, int)}
     return names.get(error.code, "UNKNOWN")
+
+
+def _is_from(reply: Message, node: int) -> bool:
+    # An error in a node's place may be Flower's own.
+    own = (node, SUPERLINK_NODE_ID) if reply.has_error() else (node,)
+    return reply.metadata.src_node_id in own
 
 
 def _slices(items: list[str], size: int) -> Iterator[list[str]]:

@@ -13,6 +13,7 @@ from permmoe.federated.audit import LedgerHead, Receipt
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.model_chain import Announcement, Link, Purpose
 from permmoe.federated.secure.session import SiteKeys
+from permmoe_server.protocol.quarantine import Quarantine
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.summed_sites import SummedSites
 
@@ -87,10 +88,16 @@ class ConnectedSites:
     nodes: tuple[int, ...]
     names: Mapping[int, str] | None
     """Node -> site; None where that is unknown."""
+    quarantined: tuple[int, ...] = ()
+    """The nodes that are connected and are not asked any more."""
 
     def name(self, node: int) -> str | None:
         """The site that a node is, or None where that is unknown."""
         return self.names[node] if self.names else None
+
+    def sender(self, node: int) -> str:
+        """What a node is called where its replies are counted: its site or, where that is unknown, its number."""
+        return self.name(node) or f"node {node}"
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,17 @@ class Federation:
     observer: RoundObserver = RoundObserver()
     sums: SummedSites = field(default_factory=SummedSites)
     """The secure sums of the study so far."""
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    """Who has sent what is no reply, and how often."""
 
     def connected(self) -> ConnectedSites:
-        """The nodes that are online and, where that is known, belong to a site."""
+        """The nodes that are online and, where that is known, belong to a site; quarantined ones apart."""
         names = self.directory()
-        nodes = tuple(node for node in self.grid.get_node_ids() if names is None or node in names)
-        return ConnectedSites(nodes, names)
+        online = ConnectedSites(
+            tuple(node for node in self.grid.get_node_ids() if names is None or node in names), names
+        )
+        held = tuple(node for node in online.nodes if self.quarantine.holds(online.sender(node)))
+        return ConnectedSites(tuple(node for node in online.nodes if node not in held), names, held)
 
     def announced(self, instruction: Instruction, purpose: Purpose) -> Instruction:
         """The instruction with the chain that its model is in; without an announcer the instruction as it is."""

@@ -16,11 +16,12 @@ from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import content_bytes
 from permmoe.federated.replies import TrainReply
-from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training
+from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
 from permmoe_server.protocol.aggregation import RunningSum, fold
 from permmoe_server.protocol.downlink import Downlink, ModelExchange
 from permmoe_server.protocol.exchange import content_of
 from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.quarantine import QUARANTINED
 from permmoe_server.protocol.round_records import (
     Evaluation,
     EvaluationOutcome,
@@ -51,7 +52,8 @@ class PlainRound:
         sending.write(sites.nodes)
         written = clock.now()
 
-        total, losses, records = RunningSum(), dict[str, float](), list[SiteRecord]()
+        total, losses = RunningSum(), dict[str, float]()
+        records = [SiteRecord(node, sites.name(node) or "", rejected=QUARANTINED) for node in sites.quarantined]
         receipts = dict(state.receipts)
         for node, message in sending.replies(
             self.federation, sites.nodes, MessageType.TRAIN, config.round_deadline_seconds
@@ -60,10 +62,12 @@ class PlainRound:
             record = SiteRecord(node, sites.name(node) or "", sending.bytes_down[node])
             try:
                 content = content_of(message)
-                record = replace(record, bytes_up=content_bytes(content))
+                with distrusted():
+                    record = replace(record, bytes_up=content_bytes(content))
                 reply = accept_training(content, instruction, self.downlink.layout, losses, sites.name(node))
                 _add(total, reply, config)
             except RejectedReply as rejection:
+                self.federation.quarantine.note(sites.sender(node), rejection.rule)
                 records.append(replace(record, rejected=rejection.rule))
                 continue
             losses[reply.site] = reply.figures.loss_sum
@@ -94,13 +98,14 @@ class PlainRound:
         sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
         sites, receipts = self.federation.connected(), dict(state.receipts)
         by_site: dict[str, Mapping[str, ErrorSums]] = {}
-        rejected: dict[int, str] = {}
+        rejected = dict.fromkeys(sites.quarantined, QUARANTINED)
         for node, message in sending.replies(
             self.federation, sites.nodes, MessageType.EVALUATE, config.round_deadline_seconds
         ):
             try:
                 reply = accept_evaluation(content_of(message), instruction, by_site, sites.name(node))
             except RejectedReply as rejection:
+                self.federation.quarantine.note(sites.sender(node), rejection.rule)
                 rejected[node] = rejection.rule
             else:
                 by_site[reply.site] = reply.sums

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from permmoe.federated.refusals import REFUSAL_SENTENCES
-from permmoe.federated.training_figures import figure_rules
+from permmoe.federated.training_figures import FIGURES, figure_rules, missing_rule
 
-REPLY_RULES: Mapping[str, str] = MappingProxyType(
+NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
+        # What came is no message: permmoe_server.coordination.reply_objects.
+        "not_a_message": "It is no message: a part is missing, of the wrong kind, or cannot be read.",
+        "reply_size": "It is larger than any honest reply to what the site was asked.",
+        "wrong_node": "It is in another node's name, or answers another node's message.",
         # The reply could not be read: permmoe.federated.replies.
         "missing_reply": "It does not state its site, round and model.",
         "missing_site": "It does not say which site it is from.",
@@ -21,7 +25,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "missing_update": "It holds no array of changes.",
         "missing_support": "It does not say how much data is behind its changes.",
         "missing_figures": "It lacks the visits, loss and times of the training.",
-        **figure_rules(),
+        **{missing_rule(name): figure.absence for name, figure in FIGURES.items()},
         "missing_sums": "It holds no sums of errors.",
         "ledger_head": "What it states about its site's ledger is not a number and a SHA-256.",
         "encoding": "An array is not written as this version of PerM-MoE writes it.",
@@ -31,6 +35,31 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "unknown_module": "It holds a module that this model does not have.",
         "dtype": "An array is not made of bytes, as this version of PerM-MoE packs its numbers.",
         "shape": "A module does not have the size that it has in this model.",
+        # The reply could not be read: permmoe.federated.secure.messages.
+        "missing_advertisement": "It holds no keys for this round.",
+        "missing_sealed": "It holds no shares for the other sites.",
+        "missing_numbers": "It holds no masked numbers.",
+        "missing_bits": "It does not say, under a mask, which modules it trained.",
+        "missing_signature": "Its masked numbers are not signed.",
+        "missing_count-shares": "It holds no shares of what the other sites count from.",
+        "missing_mask-keys": "It holds no shares of lost sites' keys.",
+        "missing_block-keys": "It holds no keys of the modules that it releases.",
+        "missing_input-seeds": "It holds no shares of silent sites' seeds.",
+        "advertisement": "Its keys for this round are not written as this version of PerM-MoE writes them.",
+        "sealed": "Its shares for the other sites are not byte strings, or too long.",
+        "count-shares": "Its shares of what the other sites count from are not byte strings, or too long.",
+        "mask-keys": "Its shares of lost sites' keys are not byte strings, or too long.",
+        "block-keys": "Its keys of the modules that it releases are not byte strings, or too long.",
+        "input-seeds": "Its shares of silent sites' seeds are not byte strings, or too long.",
+        "bits": "What it says under a mask of its modules has the wrong length.",
+    }
+)
+"""Rule -> why what a site sent is no reply. An honest site of this version never breaks one."""
+
+REPLY_RULES: Mapping[str, str] = MappingProxyType(
+    {
+        **NO_REPLY_RULES,
+        **figure_rules(),
         # The reply was read and broke a rule: permmoe_server.protocol.acceptance.
         "wrong_round": "It answers another round than the one that was open.",
         "wrong_site": "It spoke in the name of another site than the one whose key sent it.",
@@ -45,6 +74,8 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "unknown_combination": "An evaluation names a combination of modalities that this study does not have.",
         "min_cell_count": "An evaluation covers fewer than min_cell_count visits of a combination.",
         "negative_sum": "A sum of squares or of absolute values is negative.",
+        # It was not asked for one: permmoe_server.protocol.quarantine.
+        "quarantined": "The site sent several replies that are none, and is not asked any more in this study.",
         # There was no reply: permmoe_server.protocol.exchange, flwr.common.constant.ErrorCode.
         "no_reply": "The site was silent until the round's deadline.",
         "NODE_UNAVAILABLE": "The site lost its connection before its answer was whole.",
@@ -65,6 +96,9 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Rule -> why a reply to a round is left out."""
+
+MALFORMED_RULES = frozenset(NO_REPLY_RULES) | {"wrong_site"}
+"""The rules for which a site is quarantined in the end: what it sent is no reply, or in another site's name."""
 
 SITE_ERROR = "The site's program stopped with this type of error; the site's log says more."
 

@@ -15,8 +15,9 @@ from flwr.app import ConfigRecord, RecordDict
 
 from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import FederationConfig
-from permmoe.federated.records import MalformedRecord, content_bytes
+from permmoe.federated.records import content_bytes
 from permmoe.federated.refusals import Refusal
+from permmoe.federated.secure import masks
 from permmoe.federated.secure.exchanged import UnmaskedSum, Unmasking
 from permmoe.federated.secure.messages import (
     SessionStart,
@@ -34,9 +35,10 @@ from permmoe.federated.secure.messages import (
 )
 from permmoe.federated.secure.server_sum import ServerSum
 from permmoe.federated.secure.session import Advertisement, Blocks, Participants, SecureSumRefused, Session, threshold
-from permmoe_server.protocol.acceptance import RejectedReply
+from permmoe_server.protocol.acceptance import RejectedReply, distrusted
 from permmoe_server.protocol.exchange import content_of, exchange
 from permmoe_server.protocol.federation import Federation, SignedRoster
+from permmoe_server.protocol.quarantine import QUARANTINED
 
 SHARE, MASK, COUNT, OPEN = (f"query.secure_{stage}" for stage in ("share", "mask", "count", "open"))
 """Message types of the stages after the first, whose type is that of the work that it asks for."""
@@ -85,7 +87,7 @@ class SumOutcome:
 
 
 _Take = Callable[[Participant, RecordDict], None]
-"""Takes a participant's reply to a stage. Raises RejectedReply, MalformedRecord or SecureSumRefused for a bad one."""
+"""Takes a participant's reply to a stage. A bad one makes it raise whatever it raises, and is left out."""
 
 
 class _TooFewSites(Exception):
@@ -132,6 +134,8 @@ class _Run:
     """The sites that may take part; empty: all."""
     participants: dict[int, Participant] = field(default_factory=dict)
     """By node."""
+    senders: dict[int, str] = field(default_factory=dict)
+    """By node, what it is called where its malformed replies are counted."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage."""
     server: ServerSum | None = None
@@ -180,6 +184,9 @@ class _Run:
                 raise RejectedReply("duplicate_reply")
             if advert.site not in self.roster.keys or not advert.is_signed(session, self.roster.keys[advert.site]):
                 raise RejectedReply("secure_advertisement")
+            # "Every other site can agree on a secret with it": where one cannot, all of them would fail.
+            if not masks.is_usable(advert.channel_key) or not masks.is_usable(advert.mask_key):
+                raise RejectedReply("secure_advertisement")
             adverts[advert.site] = advert
             participant.site = advert.site
 
@@ -187,6 +194,9 @@ class _Run:
         content = RecordDict({**self.task.instruction, "secure": opening})
         nodes = [node for node in sites.nodes if not self.among or sites.name(node) in (None, *self.among)]
         self.participants |= {node: Participant(node, sites.name(node) or "") for node in nodes}
+        for node in sites.quarantined:
+            self.participants[node] = Participant(node, sites.name(node) or "", rejected=QUARANTINED)
+        self.senders = {node: sites.sender(node) for node in nodes}
         self._exchange(self.task.message_type, dict.fromkeys(nodes, content), self.config.round_deadline_seconds, take)
         chosen = self._chosen(adverts, self.task.message_type)
         _require_enough(len(chosen), self.config.least_sites)
@@ -248,7 +258,9 @@ class _Run:
         openings: dict[str, Unmasking] = {}
 
         def take(participant: Participant, content: RecordDict) -> None:
-            openings[participant.site], head = read_masks(content, participant.site)
+            unmasking, head = read_masks(content, participant.site)
+            server.check_unmasking(unmasking, silent)
+            openings[participant.site] = unmasking
             participant.head = head or participant.head
 
         while True:
@@ -279,15 +291,13 @@ class _Run:
         for node, message in exchange(self.federation, contents, message_type, group, seconds):
             participant = self.participants[node]
             try:
-                content = content_of(message)
-                participant.bytes_up += content_bytes(content)
-                take(participant, content)
-            except (RejectedReply, MalformedRecord) as error:
-                participant.rejected = error.rule
-            except SecureSumRefused:
-                participant.rejected = "secure_sum"
-            if participant.rejected:
-                participant.lost_at = stage
+                with distrusted():
+                    content = content_of(message)
+                    participant.bytes_up += content_bytes(content)
+                    take(participant, content)
+            except RejectedReply as rejection:
+                participant.rejected, participant.lost_at = rejection.rule, stage
+                self.federation.quarantine.note(self.senders[node], rejection.rule)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + clock.now() - started
 
     def _left(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf, isnan, nan
@@ -28,10 +28,12 @@ from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.quarantine import Quarantine
 from permmoe_server.protocol.round_records import FederationState
 from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
+from permmoe_server.studies.round_log import RoundLog, RoundSummary
 from permmoe_server.studies.study_state import load_state, save_state, study_card
 from permmoe_server.studies.sum_log import read_sums
 
@@ -43,10 +45,10 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     """
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
-    federation = replace(federation, sums=read_sums(out))
+    rounds = out / "rounds.jsonl"
+    federation = replace(federation, sums=read_sums(out), quarantine=quarantine_of(RoundLog(rounds).read()))
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
     state = replace(state, receipts=load_receipts(out))
-    rounds = out / "rounds.jsonl"
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
     for state, record in run_rounds(federation, plan, layout, state):  # noqa: B020
@@ -66,6 +68,15 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
             save_checkpoint(out / "model", layout.unflatten(state.evaluated_weights), card)
         # Last of all: a round counts as done when everything of it is on disk.
         save_state(out, plan, layout, state)
+
+
+def quarantine_of(records: Iterable[RoundSummary]) -> Quarantine:
+    """The malformed replies of a study so far, as its record of rounds has them."""
+    quarantine = Quarantine()
+    for record in records:
+        for rejection in record.rejections:
+            quarantine.note(rejection.sender, rejection.rule)
+    return quarantine
 
 
 @contextmanager

@@ -1,0 +1,100 @@
+"""A site's reply in the objects that Flower carries it in: its size is counted before anything is inflated.
+
+A message names its content, the content its records, a record its array, an array its chunks, each by the SHA-256 of
+its bytes. An array may name one chunk many times, so that few bytes become gigabytes; an object may be missing, or of
+another kind than its place asks for, and Flower's own functions then raise what happens to come up. Here whatever a
+site sends is either a message of a bounded size or `NotAReply`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+
+from flwr.app import Message
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
+from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from permmoe_server.protocol.reply_sizes import ARRAY_TEXT_BYTES, INDEX_BYTES, REFERENCE_BYTES, ReplySize, n_chunks
+
+LOG = logging.getLogger("permmoe.server")
+
+CHILDREN: Mapping[str, frozenset[str]] = {
+    "Message": frozenset({"RecordDict"}),
+    "RecordDict": frozenset({"ArrayRecord", "MetricRecord", "ConfigRecord"}),
+    "ArrayRecord": frozenset({"Array"}),
+    "Array": frozenset({"ArrayChunk"}),
+    "MetricRecord": frozenset(),
+    "ConfigRecord": frozenset(),
+    "ArrayChunk": frozenset(),
+}
+"""Kind of object -> the kinds that it may name."""
+
+
+class NotAReply(Exception):
+    """What a site sent is no message. `rule` names the broken rule and repeats nothing that was received."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+
+
+def most_objects(most: ReplySize) -> int:
+    """Return how many objects a reply of this size can have: each is named somewhere, or is the first."""
+    return 2 + most.records // REFERENCE_BYTES
+
+
+def inflated(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> Message:
+    """Return the message of this identifier, from the bytes of its objects. Raises NotAReply."""
+    try:
+        _check(identifier, contents, most)
+        message = inflate_object_from_contents(identifier, dict(contents))
+        # "A message holds a content or an error."
+        if not isinstance(message, Message) or message.has_content() == message.has_error():
+            raise NotAReply("not_a_message")
+    except NotAReply:
+        raise
+    # Flower's parsers raise what their authors did not think of: any of it is the sender's doing, and ends here.
+    except Exception as error:
+        LOG.warning("a reply could not be read: %s", type(error).__name__)
+        raise NotAReply("not_a_message") from error
+    return message
+
+
+def _check(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> None:
+    """Check that the objects fit together and are within the size. Raises NotAReply, KeyError or ValueError."""
+    records = sum(len(content) for content in contents.values() if not content.startswith(b"ArrayChunk "))
+    # "A reply is no larger than the largest honest one", before any of it is parsed.
+    if records > most.records:
+        raise NotAReply("reply_size")
+    kinds: dict[str, str] = {}
+    waiting = [(identifier, frozenset({"Message"}))]
+    numbers = 0
+    while waiting:
+        name, allowed = waiting.pop()
+        is_new = name not in kinds
+        kind, children, n_bytes = get_object_head_values_from_object_content(contents[name])
+        kinds[name] = kind
+        # "An object is of a kind that its place allows, and as long as it says."
+        if kind not in allowed or n_bytes != len(_body(contents[name])):
+            raise NotAReply("not_a_message")
+        if is_new:
+            waiting += [(child, CHILDREN[kind]) for child in children]
+            numbers += _named_bytes(contents[name], children, contents, most) if kind == "Array" else 0
+        if numbers > most.numbers:
+            raise NotAReply("reply_size")
+
+
+def _named_bytes(array: bytes, children: list[str], contents: Mapping[str, bytes], most: ReplySize) -> int:
+    """The bytes of an array: of every chunk as often as it is named."""
+    # "An array says little of itself": JSON takes many times its length once it is read.
+    if len(_body(array)) > ARRAY_TEXT_BYTES + INDEX_BYTES * n_chunks(most.numbers):
+        raise NotAReply("reply_size")
+    sizes = [len(_body(contents[child])) for child in children]
+    return sum(sizes[index] for index in json.loads(bytes(_body(array)))["arraychunk_ids"])
+
+
+def _body(content: bytes) -> memoryview:
+    return memoryview(content)[content.index(HEAD_BODY_DIVIDER) + len(HEAD_BODY_DIVIDER) :]

@@ -1,0 +1,220 @@
+"""What a site sends is untrusted bytes: whatever they are, they are one reply that is left out, and nothing more."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Error, Message, RecordDict
+
+from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.audit import LedgerHead
+from permmoe.federated.instructions import Instruction
+from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_head, write_train_reply
+from permmoe.federated.secure.blocks import training_blocks
+from permmoe.federated.secure.exchanged import CountShares, MaskedInput, Unmasking
+from permmoe.federated.secure.messages import (
+    MAX_BYTES,
+    read_advertisement,
+    read_bytes,
+    read_count_shares,
+    read_masked,
+    read_masks,
+    write_advertisement,
+    write_bytes,
+    write_count_shares,
+    write_masked,
+    write_masks,
+)
+from permmoe.federated.secure.session import Advertisement
+from permmoe.federated.training_figures import TrainingFigures
+from permmoe.federated.update import ModuleUpdate
+from permmoe.modality import all_combinations, combination_name
+from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
+from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
+from permmoe_server.protocol.exchange import content_of, exchange
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.reply_sizes import largest_replies
+from permmoe_server.protocol.secure_stages import COUNT, MASK, OPEN, SHARE
+from tests.server.protocol.test_rounds import StillClock
+from tests.support.mutated_replies import mutated, repeated
+from tests.support.records import LAYOUT, PACKED_MODEL
+from tests.support.replying_superlink import ReplyingGrid, Sent, flat, sent
+from tests.support.tiny_federation import MODEL, tiny_plan
+
+MUTATIONS = int(os.environ.get("PERMMOE_FUZZ_MESSAGES", "400"))
+"""100000 for the whole run, which takes an hour under the checks of types that tests run with."""
+PLAN = tiny_plan()
+INSTRUCTION = Instruction(PLAN, 1, PACKED_MODEL.digest())
+HEAD = LedgerHead("north", 17, "a" * 64)
+NODES = {11: "north", 12: "south", 13: "west"}
+N_BLOCKS, N_NUMBERS = len(training_blocks(LAYOUT)), sum(training_blocks(LAYOUT).values())
+
+
+def training(site: str = "north") -> RecordDict:
+    updates = {m: ModuleUpdate(torch.linspace(0, 1, LAYOUT.size(m)), 9.0) for m in LAYOUT.modules}
+    figures = TrainingFigures(9.0, 3.0, 1.0, 1.0)
+    content = write_train_reply(TrainReply(site, 1, INSTRUCTION.model_digest, updates, figures, MODEL.names))
+    write_head(content, HEAD)
+    return content
+
+
+def evaluation() -> RecordDict:
+    sums = {combination_name(c): ErrorSums(7, 3.5, 2.0, 1.0, 4.0) for c in all_combinations(MODEL.names)}
+    return write_evaluation_reply(EvaluationReply("north", 1, INSTRUCTION.model_digest, sums))
+
+
+def by_site(length: int) -> dict[str, bytes]:
+    return {site: bytes(range(length % 256)) for site in NODES.values()}
+
+
+HONEST = {
+    "train": training(),
+    "evaluate": evaluation(),
+    "advertise": write_advertisement(Advertisement("north", *([b"k" * 32] * 4), b"s" * 103)),
+    SHARE: RecordDict({"sealed": write_bytes(by_site(112))}),
+    MASK: write_masked(
+        MaskedInput("north", np.arange(N_BLOCKS, dtype=np.uint32), np.arange(N_NUMBERS, dtype=np.uint64), b"s" * 103),
+        HEAD,
+    ),
+    COUNT: write_count_shares(CountShares(by_site(64), by_site(32))),
+    OPEN: write_masks(Unmasking({m: bytes(32) for m in LAYOUT.modules}, by_site(16)), HEAD),
+}
+READERS = {
+    "train": lambda content: accept_training(content, INSTRUCTION, LAYOUT, (), "north"),
+    "evaluate": lambda content: accept_evaluation(content, INSTRUCTION, (), "north"),
+    "advertise": read_advertisement,
+    SHARE: lambda content: read_bytes(content, "sealed"),
+    MASK: lambda content: read_masked(content, N_NUMBERS, N_BLOCKS),
+    COUNT: read_count_shares,
+    OPEN: lambda content: read_masks(content, "north"),
+}
+PLAIN = largest_replies(PLAN, LAYOUT, lambda: 0)
+SECURE = largest_replies(tiny_plan(secure=True), LAYOUT, lambda: len(NODES))
+
+
+def sizes_for(kind: str) -> tuple[str, object]:
+    """The message's type, and the sizes of its study."""
+    if kind == "advertise":
+        return "train", SECURE
+    return kind, PLAIN if kind in ("train", "evaluate") else SECURE
+
+
+def pulled(kind: str, answer: object) -> Message:
+    """What the protocol is handed where node 11 was sent a message of a kind; `answer` makes what it sends back."""
+    message_type, largest = sizes_for(kind)
+    superlink = ReplyingGrid(NODES)
+    grid = NonblockingGrid(superlink, largest)
+    [asked] = grid.push_messages([Message(RecordDict(), 11, message_type, ttl=60.0, group_id="1")])
+    bytes_sent = answer(asked)
+    superlink.answer(bytes_sent)
+    [reply] = grid.pull_messages([asked])
+    most, one = largest(message_type), max(map(len, bytes_sent.objects.values()), default=0)
+    assert superlink.pulled_bytes <= most.numbers + most.records + one, "no more is fetched than an honest reply has"
+    return reply
+
+
+def outcome(kind: str, answer: object) -> str:
+    """The rule that a reply breaks; `taken` for none."""
+    reply = pulled(kind, answer)
+    try:
+        with distrusted():
+            READERS[kind](content_of(reply))
+    except RejectedReply as rejection:
+        return rejection.rule
+    return "taken"
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_an_honest_reply_to_every_stage_is_taken_and_fits_the_size_that_is_allowed(kind: str) -> None:
+    assert outcome(kind, lambda asked: sent(11, asked, HONEST[kind])) == "taken"
+
+
+def test_the_largest_honest_replies_fit() -> None:
+    widest = {f"{i:064}": bytes(MAX_BYTES) for i in range(len(NODES))}
+    assert outcome(SHARE, lambda asked: sent(11, asked, RecordDict({"sealed": write_bytes(widest)}))) == "taken"
+    seeds = {f"{i:064}": bytes(1 << 16) for i in range(len(NODES))}
+    assert outcome(COUNT, lambda asked: sent(11, asked, write_count_shares(CountShares(seeds, widest)))) == "taken"
+
+
+def test_attack_a_chunk_that_is_named_a_thousand_times_is_not_inflated() -> None:
+    for times in (2, 1000, 1_000_000):
+        assert outcome("train", lambda asked, n=times: repeated(sent(11, asked, HONEST["train"]), n)) == "reply_size"
+
+
+def test_attack_a_reply_larger_than_an_honest_one_is_not_even_fetched() -> None:
+    more = {f"more-{i}": write_bytes({"x": bytes([i]) * 3000}) for i in range(100)}
+    flood = RecordDict({**HONEST["evaluate"], **more})
+    assert outcome("evaluate", lambda asked: sent(11, asked, flood)) == "reply_size"
+
+
+@pytest.mark.parametrize("missing", ["Message", "RecordDict", "ArrayRecord", "Array", "ArrayChunk", "MetricRecord"])
+def test_attack_a_reply_that_lacks_an_object_is_the_senders_failure(missing: str) -> None:
+    def lacking(asked: str) -> Sent:
+        reply = sent(11, asked, HONEST["train"])
+        kept = {n: content for n, content in reply.objects.items() if content.split(b" ")[0] != missing.encode()}
+        return replace(reply, objects=kept, tree=flat(reply.root, kept))
+
+    assert outcome("train", lacking) in ("not_a_message", "REPLY_MESSAGE_UNAVAILABLE")
+
+
+def test_attack_a_reply_in_another_nodes_name_or_to_anothers_message_takes_nobodys_place() -> None:
+    reply = HONEST["train"]
+    assert outcome("train", lambda asked: sent(11, asked, reply, src_node_id=12)) == "wrong_node"
+    assert outcome("train", lambda asked: sent(11, asked, reply, reply_to_message_id="0" * 64)) == "wrong_node"
+    assert outcome("train", lambda asked: sent(12, asked, reply)) == "wrong_node"
+
+
+def test_attack_a_member_that_answers_for_another_does_not_displace_the_honest_answer() -> None:
+    superlink = ReplyingGrid(NODES)
+    grid = NonblockingGrid(superlink, PLAIN)
+    replies = {}
+    for node, message in exchange(
+        Federation(_Answering(grid, superlink), StillClock()), {n: RecordDict() for n in NODES}, "train", "1", 30.0
+    ):
+        try:
+            replies[node] = accept_training(content_of(message), INSTRUCTION, LAYOUT, (), NODES[node]).site
+        except RejectedReply as rejection:
+            replies[node] = rejection.rule
+    assert replies == {11: "north", 12: "south", 13: "wrong_node"}
+
+
+class _Answering:
+    """Node 13 answers first, and writes 12's name and the message that 12 was sent into its answer."""
+
+    def __init__(self, grid: NonblockingGrid, superlink: ReplyingGrid) -> None:
+        self._grid, self._superlink = grid, superlink
+        self.get_node_ids, self.push_messages = grid.get_node_ids, grid.push_messages
+
+    def pull_messages(self, message_ids: list[str]) -> list[Message]:
+        by_node = {message.metadata.dst_node_id: name for name, message in self._superlink.asked.items()}
+        self._superlink.answer(
+            sent(13, by_node[13], training("south"), src_node_id=12, reply_to_message_id=by_node[12])
+        )
+        first = list(self._grid.pull_messages(message_ids))
+        for node in (11, 12):
+            self._superlink.answer(sent(node, by_node[node], training(NODES[node])))
+        return first + list(self._grid.pull_messages(message_ids))
+
+
+def test_an_error_of_a_site_keeps_its_name_and_no_word_of_its_text() -> None:
+    assert outcome("train", lambda asked: sent(11, asked, Error(0, "BudgetSpent"))) == "BudgetSpent"
+    assert outcome("train", lambda asked: sent(11, asked, Error(0, "/data/patient-7"))) == "UNKNOWN"
+    assert outcome("train", lambda asked: sent(11, asked, Error(0, "пациент"))) == "UNKNOWN"
+
+
+def test_whatever_a_member_sends_is_one_rejected_reply(record_property: object) -> None:
+    rng = random.Random(20261128)
+    outcomes: Counter[str] = Counter()
+    for _ in range(MUTATIONS):
+        kind = rng.choice(list(HONEST))
+        outcomes[outcome(kind, lambda asked, k=kind: mutated(rng, HONEST[k], 11, asked))] += 1
+    record_property("outcomes", dict(outcomes))
+    print(dict(outcomes.most_common()))
+    assert MUTATIONS * 0.5 < MUTATIONS - outcomes["taken"] < MUTATIONS
+    assert outcomes["not_a_message"] and outcomes["reply_size"] and outcomes["wrong_node"]

@@ -1,0 +1,129 @@
+"""A superlink that hands the server app whatever bytes a test gives it as a site's reply."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+from flwr.app import Error, Message, MessageType, Metadata, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+)
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.run import Run
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+
+RUN = 77
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A reply as a site sent it: objects by identifier, and what the site says is in what."""
+
+    node: int
+    reply_to: str
+    root: str
+    tree: ObjectTree
+    objects: Mapping[str, bytes]
+
+    def renamed(self, objects: Mapping[str, bytes]) -> Sent:
+        """The same reply of other objects: each has the SHA-256 of its bytes, and names the others so."""
+        names = {old: hashlib.sha256(content).hexdigest() for old, content in objects.items()}
+        written = {names[old]: content for old, content in objects.items()}
+        return replace(self, root=names[self.root], objects=written, tree=flat(names[self.root], written))
+
+
+def flat(root: str, objects: Iterable[str]) -> ObjectTree:
+    """A tree that names every object, below the first one."""
+    return ObjectTree(object_id=root, children=[ObjectTree(object_id=name) for name in objects if name != root])
+
+
+def sent(node: int, reply_to: str, what: RecordDict | Error, **metadata: Any) -> Sent:
+    """What an honest node sends; `metadata` takes the place of the message's own."""
+    known: dict[str, Any] = {
+        "run_id": RUN,
+        "message_id": "",
+        "src_node_id": node,
+        "dst_node_id": SUPERLINK_NODE_ID,
+        "reply_to_message_id": reply_to,
+        "group_id": "1",
+        "created_at": 1.8e9,
+        "ttl": 60.0,
+        "message_type": MessageType.TRAIN,
+    }
+    said = Metadata(**{**known, **metadata})
+    message = make_message(said, content=what) if isinstance(what, RecordDict) else make_message(said, error=what)
+    objects = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}
+    return Sent(node, reply_to, message.object_id, get_object_tree(message), objects)
+
+
+class ReplyingGrid(HttpGrid):
+    """Flower's connection to a superlink, as far as NonblockingGrid uses it; the superlink's part is played here."""
+
+    def __init__(self, nodes: Iterable[int]) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, SUPERLINK_NODE_ID
+        self.nodes = tuple(nodes)
+        self.asked: dict[str, Message] = {}
+        self.replies: dict[str, Sent] = {}
+        """By the message that is answered."""
+        self.confirmed: list[str] = []
+        self.pulled_bytes = 0
+        self.node = Node(node_id=SUPERLINK_NODE_ID)
+        played = SimpleNamespace(
+            PullMessages=self._pull_messages, PullObject=self._pull_object, ConfirmMessageReceived=self._confirm
+        )
+        self._client = cast(RuntimeHttpClient, played)
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(RUN)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self.nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        new = {secrets.token_hex(32): message for message in messages}
+        self.asked |= new
+        return list(new)
+
+    def answer(self, reply: Sent) -> None:
+        """Hand this reply out at the next pull."""
+        self.replies[reply.reply_to] = reply
+
+    def _pull_messages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+        found = [self.replies[name] for name in request.message_ids if name in self.replies]
+        return PullAppMessagesResponse(
+            messages_list=[self._announced(reply) for reply in found],
+            message_object_trees=[reply.tree for reply in found],
+        )
+
+    def _announced(self, reply: Sent) -> ProtoMessage:
+        header = Metadata(RUN, reply.root, reply.node, SUPERLINK_NODE_ID, reply.reply_to, "1", 1.8e9, 60.0, "train")
+        return message_to_proto(remove_content_from_message(make_message(header, content=RecordDict())))
+
+    def _pull_object(self, request: PullObjectRequest) -> PullObjectResponse:
+        for reply in self.replies.values():
+            if (content := reply.objects.get(request.object_id)) is not None:
+                self.pulled_bytes += len(content)
+                return PullObjectResponse(object_found=True, object_available=True, object_content=content)
+        return PullObjectResponse(object_found=False, object_available=False)
+
+    def _confirm(self, request: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:
+        self.confirmed.append(request.message_object_id)
+        return ConfirmMessageReceivedResponse()
