@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from flwr.app import RecordDict
 from safetensors.torch import save
 
 from permmoe.errors import ConfigurationError
@@ -16,33 +16,64 @@ from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import content_bytes
 from permmoe.federated.replies import (
+    EvaluationReply,
     TrainReply,
     read_evaluation_reply,
     read_train_reply,
     write_evaluation_reply,
     write_train_reply,
 )
+from permmoe.federated.secure.blocks import (
+    evaluation_blocks,
+    evaluation_numbers,
+    training_blocks,
+    training_numbers,
+)
 from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.fleet import message_bytes
 from permmoe_client.participation.local_round import evaluate_round, train_round
+from permmoe_client.participation.rehearsed_sum import RehearsedInput, rehearse_sum
 from permmoe_client.participation.running_site import RunningSite
 from permmoe_client.release.outbox import released
 from permmoe_client.site import SiteConfig
+
+README, UNDER_MASK = "README.txt", "under-the-mask"
+FILES = {
+    "training.bin": "the bytes of the message after training",
+    "update.safetensors": "how each module changed, summed over visits",
+    "training.json": "numbers of visits, losses and times",
+    "evaluation.bin": "the bytes of the message after evaluation",
+    "evaluation.json": "sums of errors by combination of modalities",
+}
+"""What each file holds."""
+
+
+@dataclass(frozen=True)
+class _Rehearsed:
+    """One message of a rehearsal, as files."""
+
+    leaves: Mapping[str, bytes | str]
+    stays: Mapping[str, bytes | str]
+    """What a mask would cover; nothing in a study without the secure sum."""
+    said: str
 
 
 def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     """Train as in the first round that trains and evaluate as after the first that is evaluated; nothing is sent.
 
-    Both begin with the study's own first weights. `folder` then holds `training.bin` and `evaluation.bin`, the bytes of
-    the two messages; `update.safetensors`, the sums by module; `training.json` and `evaluation.json`, all figures. A
-    study without evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched.
-     Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what
-    training raises.
+    Both begin with the study's own first weights. Of a plain study `folder` then holds `training.bin` and
+    `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the sums by module; `training.json` and
+    `evaluation.json`, all figures. Of a secure study the two messages hold the masked numbers, and what is under the
+    mask is in the folder `under-the-mask`. `README.txt` says of each file whether it would leave. A study without
+    evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched.
+
+    Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what training and the
+    secure sum raise.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"{folder} is not empty; name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
@@ -50,28 +81,81 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     instruction = Instruction(plan, first, packed.digest())
     content = write_instruction(instruction, packed)
     site = RunningSite(settings)
-    reply = released(train_round(instruction, content, site), settings.release)
-    training = write_train_reply(reply, instruction.up_wire)
-    reply = read_train_reply(training, layout, instruction.up_wire)
-    files: dict[str, bytes | str] = {
-        "training.bin": message_bytes(training),
-        "update.safetensors": save({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()}),
-        "training.json": json.dumps(_figures(reply, plan, training), indent=1),
-    }
-    evaluated = "no sums of errors, as the study evaluates nothing"
+    parts = [_training(train_round(instruction, content, site), instruction, settings, layout)]
     if planned := _first_evaluation(instruction):
-        evaluation = write_evaluation_reply(evaluate_round(planned, content, site))
-        sums = {name: asdict(s) for name, s in read_evaluation_reply(evaluation).sums.items()}
-        files["evaluation.bin"] = message_bytes(evaluation)
-        files["evaluation.json"] = json.dumps({"bytes": content_bytes(evaluation), "sums": sums}, indent=1)
-        evaluated = f"sums of {len(sums)} combinations, {content_bytes(evaluation):,} bytes"
-    for name, file_content in files.items():
+        parts.append(_evaluation(evaluate_round(planned, content, site), planned, settings))
+    leaves = {name: content for part in parts for name, content in part.leaves.items()}
+    stays = {f"{UNDER_MASK}/{name}": content for part in parts for name, content in part.stays.items()}
+    for name, file_content in {**leaves, **stays, README: _readme(plan, leaves, stays)}.items():
         write_file(folder / name, file_content)
+    evaluated = "" if planned else ", and no sums of errors, as the study evaluates nothing"
     return (
-        f"one round of study {plan.name} trained here; nothing was sent. Would have left: {len(reply.updates)} of "
-        f"{len(layout.modules)} modules, {content_bytes(training):,} bytes, and {evaluated}. "
-        f"All of it is in {folder}"
+        f"one round of study {plan.name} trained here; nothing was sent. Would have left: "
+        f"{', and '.join(part.said for part in parts)}{evaluated}. All of it is in {folder}, and {README} there says "
+        "what each file is"
     )
+
+
+def _training(reply: TrainReply, instruction: Instruction, settings: SiteConfig, layout: ModuleLayout) -> _Rehearsed:
+    reply = released(reply, settings.release)
+    message = write_train_reply(reply, instruction.up_wire)
+    if not instruction.plan.federation.secure:
+        # As the server will read it: what the wire format rounds is rounded here too.
+        reply = read_train_reply(message, layout, instruction.up_wire)
+    update = save({name: u.weighted_delta.contiguous() for name, u in reply.updates.items()})
+    modules = f"{len(reply.updates)} of {len(layout.modules)} modules"
+    plain: dict[str, bytes | str] = {
+        "update.safetensors": update,
+        "training.json": json.dumps(_figures(reply, instruction.plan), indent=1),
+    }
+    if instruction.plan.federation.secure:
+        blocks = training_blocks(layout)
+        rehearsed = rehearse_sum(settings, instruction, "training", blocks, training_numbers(reply))
+        return _masked("training.bin", rehearsed, plain, f"{modules}, under a mask that is as long as all of them")
+    return _Rehearsed(
+        {"training.bin": message_bytes(message), **plain}, {}, f"{modules}, {content_bytes(message):,} bytes"
+    )
+
+
+def _evaluation(reply: EvaluationReply, instruction: Instruction, settings: SiteConfig) -> _Rehearsed:
+    message = write_evaluation_reply(reply)
+    sums = {name: asdict(s) for name, s in read_evaluation_reply(message).sums.items()}
+    plain: dict[str, bytes | str] = {"evaluation.json": json.dumps({"sums": sums}, indent=1)}
+    what = f"sums of {len(sums)} combinations"
+    if instruction.plan.federation.secure:
+        blocks = evaluation_blocks(instruction.plan.model.names)
+        rehearsed = rehearse_sum(settings, instruction, instruction.part, blocks, evaluation_numbers(reply))
+        return _masked("evaluation.bin", rehearsed, plain, f"{what}, masked")
+    return _Rehearsed(
+        {"evaluation.bin": message_bytes(message), **plain}, {}, f"{what}, {content_bytes(message):,} bytes"
+    )
+
+
+def _masked(name: str, rehearsed: RehearsedInput, plain: Mapping[str, bytes | str], what: str) -> _Rehearsed:
+    size = content_bytes(rehearsed.message)
+    return _Rehearsed(
+        {name: message_bytes(rehearsed.message)}, plain, f"{what} ({rehearsed.n_sites} sites), {size:,} bytes"
+    )
+
+
+def _readme(plan: RoundPlan, leaves: Mapping[str, bytes | str], stays: Mapping[str, bytes | str]) -> str:
+    lines = [
+        f"A rehearsal of one round of study {plan.name}, {plan.digest()}.",
+        "Nothing of it was sent, and nothing of it is in the ledger.",
+        "",
+        "These would have left this site:",
+        *(f"  {name}: {FILES[name]}" for name in leaves),
+    ]
+    if stays:
+        lines += [
+            "",
+            "This study has the secure sum. The messages above hold masked numbers: without the masks of the other",
+            "sites nobody can tell them from chance. Masks are new each time, so that no two rehearsals are alike.",
+            "",
+            "These would NOT have left; they are what is under the mask:",
+            *(f"  {name}: {FILES[Path(name).name]}" for name in stays),
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def _first_evaluation(instruction: Instruction) -> Instruction | None:
@@ -84,12 +168,11 @@ def _first_evaluation(instruction: Instruction) -> Instruction | None:
     return replace(instruction, round=federation.evaluate_every)
 
 
-def _figures(reply: TrainReply, plan: RoundPlan, content: RecordDict) -> dict[str, object]:
+def _figures(reply: TrainReply, plan: RoundPlan) -> dict[str, object]:
     return {
         "study": plan.digest(),
         "site": reply.site,
         "round": reply.round,
-        "bytes": content_bytes(content),
         **reply.figures.by_name(),
         "support": {name: update.support for name, update in reply.updates.items()},
         "values": {name: update.weighted_delta.numel() for name, update in reply.updates.items()},

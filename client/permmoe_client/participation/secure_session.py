@@ -13,6 +13,7 @@ from flwr.app import RecordDict
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.audit import Entry, Kind, LedgerHead
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.roster import read_roster, site_keys
@@ -36,7 +37,7 @@ from permmoe.federated.secure.site_sum import Rules, SiteSum
 from permmoe_client.connection.identity import check_roster, load_certificate, load_key
 from permmoe_client.participation.summed_sites import account_of_sums
 from permmoe_client.release.ledger import Ledger
-from permmoe_client.site import SiteConfig
+from permmoe_client.site import ReleasePolicy, SiteConfig
 
 WriteEntry = Callable[[int], LedgerHead]
 """Writes the ledger's entry for an input of this many bytes, before the input leaves."""
@@ -105,13 +106,18 @@ def check_terms(
     authority = load_certificate(site.coordinator.authority)
     roster = read_roster(opening.roster, authority, minimum_serial=max(own.serial, newest))
     session = Session(instruction.plan.digest(), purpose, instruction.round, instruction.model_digest, opening.nonce)
-    rules = Rules(
+    account = account_of_sums(entries, session.study)
+    return SessionTerms(session, site_keys(roster), roster.serial, rules_of(policy, federation), account)
+
+
+def rules_of(policy: ReleasePolicy, federation: FederationConfig) -> Rules:
+    """What the site insists on in a study: the stricter of its own policy and the study's settings."""
+    return Rules(
         federation.secure_threshold,
         max(policy.min_cohort, federation.min_sites),
         max(policy.min_holders, federation.min_holders),
         max(policy.min_cohort_difference, federation.min_cohort_difference),
     )
-    return SessionTerms(session, site_keys(roster), roster.serial, rules, account_of_sums(entries, session.study))
 
 
 def begin(

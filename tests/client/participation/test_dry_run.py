@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.fixed_point import to_fixed_point
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.secure.blocks import training_blocks
+from permmoe.training.seeds import make_model
 from permmoe_client.participation.dry_run import dry_run
 from permmoe_client.site import read_site
 from tests.support.tiny_federation import tiny_plan, write_site
 
-FILES = {"training.bin", "evaluation.bin", "update.safetensors", "training.json", "evaluation.json"}
+FILES = {"README.txt", "training.bin", "evaluation.bin", "update.safetensors", "training.json", "evaluation.json"}
 
 
 def test_a_rehearsal_writes_all_that_would_have_left_for_its_owner_only(tmp_path: Path) -> None:
@@ -49,3 +55,46 @@ def test_a_private_study_cannot_be_rehearsed_without_a_ledger(tmp_path: Path) ->
     plan = tiny_plan(privacy=privacy, evaluate_every=0)
     with pytest.raises(ConfigurationError, match="needs a ledger"):
         dry_run(read_site(write_site(tmp_path, "north")), plan, tmp_path / "new")
+
+
+def rehearsed_secure(folder: Path) -> tuple[RoundPlan, Path, str]:
+    folder.mkdir(exist_ok=True)
+    plan = tiny_plan(secure=True, min_sites=3)
+    said = dry_run(read_site(write_site(folder, "north")), plan, folder / "rehearsal")
+    return plan, folder / "rehearsal", said
+
+
+def test_a_rehearsal_of_a_secure_study_writes_the_masked_messages_and_says_what_would_not_leave(tmp_path: Path) -> None:
+    _, folder, said = rehearsed_secure(tmp_path)
+    leaves = {path.name for path in folder.iterdir() if path.is_file()}
+    stays = {path.name for path in (folder / "under-the-mask").iterdir()}
+    assert leaves == {"README.txt", "training.bin", "evaluation.bin"} and stays == FILES - leaves
+    assert folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*") if path.is_file())
+    readme = (folder / "README.txt").read_text()
+    would, would_not = readme.split("would NOT have left")
+    assert all(name in would for name in leaves - {"README.txt"}) and all(name in would_not for name in stays)
+    assert "under a mask" in said and "3 sites" in said
+
+
+def test_the_masked_message_of_a_rehearsal_shows_nothing_of_what_is_under_the_mask(tmp_path: Path) -> None:
+    plan, folder, _ = rehearsed_secure(tmp_path)
+    update = load_file(folder / "under-the-mask" / "update.safetensors")
+    message = (folder / "training.bin").read_bytes()
+    layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
+    n_numbers = sum(training_blocks(layout).values())
+    # Every module takes its place, trained or not, and a byte of the masked numbers is any byte as often as another.
+    assert len(message) > 8 * n_numbers > 8 * sum(tensor.numel() for tensor in update.values())
+    counts = np.bincount(np.frombuffer(message, np.uint8)[-8 * n_numbers :], minlength=256)
+    expected = 8 * n_numbers / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 400
+    fixed = {to_fixed_point(tensor)[0].numpy().tobytes()[:64] for tensor in update.values() if tensor.abs().sum()}
+    assert fixed and not any(numbers in message for numbers in fixed)
+
+
+def test_two_rehearsals_of_a_secure_study_have_the_same_under_other_masks(tmp_path: Path) -> None:
+    _, one, _ = rehearsed_secure(tmp_path / "one")
+    _, two, _ = rehearsed_secure(tmp_path / "two")
+    under = "under-the-mask/update.safetensors"
+    assert (one / under).read_bytes() == (two / under).read_bytes()
+    assert (one / "training.bin").read_bytes() != (two / "training.bin").read_bytes()
