@@ -12,6 +12,9 @@ from permmoe.data.target_rule import TargetRule
 from permmoe.federated.roster import SITE_NAME
 from permmoe.runtime.logs import LogFormat
 
+NO_PROXY = "direct"
+"""`coordinator.proxy` where no variable of the environment is to lead the connection through a proxy."""
+
 
 class DataFolders(Configuration):
     """ADNI-like tables and images in Clinica's layout, turned into index visits when the site starts."""
@@ -26,6 +29,11 @@ class Coordinator(Configuration):
 
     host: str = Field(description="name or IP address of the server, as in its certificate")
     port: int = Field(8443, ge=1, le=65535)
+    proxy: str | None = Field(
+        None,
+        description="HTTP proxy on the way, as http://proxy:3128 or http://user:password@proxy:3128; none: as "
+        "HTTPS_PROXY and NO_PROXY say; 'direct': no proxy, whatever those say",
+    )
     authority: Path = Field(Path("ca.crt"), description="the federation's certificate authority")
     roster: Path = Field(Path("roster.signed.json"), description="the sites of the federation, signed")
     certificate: Path = Field(Path("site.crt"), description="this site's certificate, for TLS")

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION
 from permmoe_server.provisioning.authority import issue_server, issue_site, new_authority, new_node_key
+from tests.support.connect_proxy import connect_proxy
 from tests.support.preflight_hospital import (
     MODEL,
     NAME,
@@ -135,6 +136,11 @@ def _inspecting_proxy(h: Hospital) -> None:
     h.serve(issue_server(proxy, "127.0.0.1", NOW, 365), asks=False)
 
 
+def _proxy_that_asks_for_a_password(h: Hospital) -> None:
+    proxy = h.stack.enter_context(connect_proxy(407))
+    h.settings(coordinator={"proxy": proxy.url})
+
+
 def _late(h: Hospital) -> None:
     """Sixty days before the authority ends, all else new."""
     authority = h.kit.authority
@@ -236,7 +242,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("machine.open_files", WARNS, machine(open_files=lambda: 100)),
     ("machine.clock_plausible", FAILS, machine(now=lambda: NOW - timedelta(days=1))),
     ("machine.clock", WARNS, machine(is_clock_synchronised=lambda: False)),
-    ("machine.clock", FAILS, lambda h: h.serve(header=date(NOW - timedelta(hours=1)))),
+    ("machine.clock", FAILS, lambda h: h.serve(header=lambda: date(NOW - timedelta(hours=1)))),
     ("federation.settings", WARNS, settings(coordinator=None)),
     ("federation.host", FAILS, settings(coordinator={"host": "https://127.0.0.1"})),
     ("federation.roster", FAILS, lambda h: h.roster(h.kit.roster(NAME, "south"), new_authority("test", NOW))),
@@ -247,7 +253,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("federation.certificate_issuer", FAILS, _certificate_of_another_authority),
     ("federation.certificate_name", FAILS, issued("south")),
     ("federation.certificate_use", FAILS, _certificate_of_a_server),
-    ("network.proxy", WARNS, machine(environment={"HTTPS_PROXY": "http://p.example:3128"})),
+    ("network.proxy", FAILS, _proxy_that_asks_for_a_password),
     ("network.resolves", FAILS, machine(resolve=_no_such_host)),
     ("network.connects", FAILS, machine(connect=_refusing)),
     ("network.speaks_tls", FAILS, _plain_server),

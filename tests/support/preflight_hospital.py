@@ -106,9 +106,10 @@ class Server:
 @contextmanager
 def serving(
     folder: Path, identity: Identity, client_authorities: tuple[Identity, ...], *,
-    status: str = "200 OK", header: str = "", maximum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    status: str = "200 OK", header: Callable[[], str] = lambda: "", maximum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
 ) -> Iterator[Server]:  # fmt: skip
-    """Serve on a free port of loopback. Without client authorities no certificate is asked for."""
+    """Serve on a free port of loopback. Without client authorities no certificate is asked for. `header` is asked for
+    each answer's own lines."""
     pem = folder / f"server-{id(identity)}.pem"
     pem.write_bytes(identity.key_pem + identity.certificate_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -118,7 +119,6 @@ def serving(
     if client_authorities:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata="".join(i.certificate_pem.decode() for i in client_authorities))
-    answer = f"HTTP/1.1 {status}\r\ncontent-length: 3\r\nconnection: close\r\n{header}\r\nok\n".encode()
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(listener.getsockname()[1])
 
@@ -126,10 +126,10 @@ def serving(
         with suppress(OSError), plain:
             plain.settimeout(10)
             with context.wrap_socket(plain, server_side=True) as client:
-                request = client.recv(65536)
-                if request:
+                if request := _request(client):
                     server.received.append(request)
-                    client.sendall(answer)
+                    lines = f"HTTP/1.1 {status}\r\ncontent-length: 3\r\nconnection: close\r\n{header()}\r\nok\n"
+                    client.sendall(lines.encode())
 
     def loop() -> None:
         with suppress(OSError):
@@ -145,6 +145,18 @@ def serving(
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(20)
+
+
+def _request(client: socket.socket) -> bytes:
+    """A whole request: who answers a part of one, and closes, may be heard by nobody."""
+    request = b""
+    while b"\r\n\r\n" not in request and (more := client.recv(65536)):
+        request += more
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+    while len(body) < length and (more := client.recv(65536)):
+        body += more
+    return request and head + b"\r\n\r\n" + body
 
 
 def good_world() -> Surroundings:

@@ -7,11 +7,13 @@ messages and pushes replies, each request signed with the site's key, and opens 
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TypeVar, cast
 
 import httpx
@@ -23,6 +25,7 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -49,8 +52,13 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from permmoe_client.connection.clock import ahead_seconds, clock_text, is_clock_right
+from permmoe_client.connection.route import Proxy, refusal
+
 HEARTBEAT_SECONDS = 10.0
 """The shortest that Flower takes: a node that vanished is missed after two, and may come back after two."""
+REQUEST_SECONDS = 30.0
+"""How long the other end may be silent within one request."""
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts at one request; the last one repeats."""
 
@@ -61,15 +69,23 @@ class Unreachable(Exception):
     """The coordinator did not answer, or could not: the same request may succeed later."""
 
 
+class Untrusted(Unreachable):
+    """Somebody answered in the coordinator's place, or with a certificate that is not to be believed."""
+
+
 class Refused(Exception):
     """The coordinator answered, and said no."""
+
+
+class BadMessage(Exception):
+    """What came is no message of this protocol. The next one may be."""
 
 
 class Fleet:
     """An activated connection. Requests wait out a coordinator that is gone for as long as their message lives."""
 
-    def __init__(self, client: FleetHttpClient, node: Node, stop: threading.Event) -> None:
-        self._client, self._node, self._stop = client, node, stop
+    def __init__(self, client: FleetHttpClient, node: Node, stop: threading.Event, proxy: Proxy | None = None) -> None:
+        self._client, self._node, self._stop, self._proxy = client, node, stop, proxy
 
     @property
     def node_id(self) -> int:
@@ -77,16 +93,25 @@ class Fleet:
         return int(self._node.node_id)
 
     def receive(self) -> Message | None:
-        """The next message, whole; None where there is none. Raises Unreachable, Refused."""
-        answer = _answer_to(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        """The next message, whole; None where there is none. Raises Unreachable, Refused, BadMessage."""
+        answer = self._answer(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             return None
+        try:
+            return self._whole(answer)
+        except (Unreachable, Refused):
+            raise
+        except Exception as error:
+            # Flower's readers raise of many types for bytes that are not what they should be.
+            raise BadMessage(type(error).__name__) from None
+
+    def _whole(self, answer: PullMessagesResponse) -> Message:
         header, tree = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
         run_id, deadline = header.metadata.run_id, _deadline(header)
 
         def pull(identifier: str) -> bytes:
             request = PullObjectRequest(node=self._node, run_id=run_id, object_id=identifier)
-            answer = self._patiently(lambda: _answer_to(self._client.PullObject, request), deadline)
+            answer = self._patiently(lambda: self._answer(self._client.PullObject, request), deadline)
             if not answer.object_found:
                 raise ObjectPullError(identifier, "not found")
             if not answer.object_available:
@@ -95,7 +120,7 @@ class Fleet:
 
         def confirm(identifier: str) -> None:
             request = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=identifier)
-            self._patiently(lambda: _answer_to(self._client.ConfirmMessageReceived, request), deadline)
+            self._patiently(lambda: self._answer(self._client.ConfirmMessageReceived, request), deadline)
 
         try:
             message = pull_and_inflate_object_from_tree(tree, pull, confirm, return_type=Message)
@@ -117,7 +142,7 @@ class Fleet:
                 message_object_trees=[tree],
                 clientapp_runtime_list=[seconds],
             )
-            answer = self._patiently(lambda: _answer_to(self._client.PushMessages, request), deadline)
+            answer = self._patiently(lambda: self._answer(self._client.PushMessages, request), deadline)
 
             def push(identifier: str, content: bytes) -> None:
                 request = PushObjectRequest(
@@ -127,7 +152,7 @@ class Fleet:
                     object_content=content,
                     session_id=answer.session_id,
                 )
-                if not self._patiently(lambda: _answer_to(self._client.PushObject, request), deadline).stored:
+                if not self._patiently(lambda: self._answer(self._client.PushObject, request), deadline).stored:
                     raise ObjectPushError(identifier, run_id, answer.session_id)
 
             try:
@@ -138,8 +163,11 @@ class Fleet:
     def heartbeat(self) -> None:
         """Tell the coordinator that this site is there. Raises Unreachable, Refused."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
-        if not _answer_to(self._client.SendNodeHeartbeat, request).success:
+        if not self._answer(self._client.SendNodeHeartbeat, request).success:
             raise Refused("the coordinator does not know this connection any more")
+
+    def _answer(self, call: Callable[..., Answer], request: object) -> Answer:
+        return _answer_to(call, request, self._proxy)
 
     def _patiently(self, ask: Callable[[], Answer], deadline: float) -> Answer:
         attempt = 0
@@ -155,9 +183,15 @@ class Fleet:
 
 @contextmanager
 def connect(
-    host: str, port: int, tls: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, stop: threading.Event
+    host: str,
+    port: int,
+    tls: ssl.SSLContext,
+    key: ec.EllipticCurvePrivateKey,
+    stop: threading.Event,
+    proxy: Proxy | None = None,
 ) -> Iterator[Fleet]:
-    """Connect and stay online, with a heartbeat from a thread, until the block is left.
+    """Connect, through the proxy if there is one, and stay online, with a heartbeat from a thread, until the block is
+    left.
 
     Raises Refused where the coordinator does not know the key, or still counts this site as connected (for up to two
     heartbeats after a connection broke off); Unreachable where it does not answer.
@@ -166,11 +200,14 @@ def connect(
     version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
     address = f"[{host}]" if ":" in host else host
     with FleetHttpClient(f"https://{address}:{port}", interceptors=[version, signer], verify=tls) as client:
+        # Flower's own would follow redirections, with signed requests, and proxies that site.yaml does not name.
+        client._client.close()
+        client._client = _http_client(tls, proxy)
         request = ActivateNodeRequest(
             public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_SECONDS
         )
-        node = Node(node_id=_answer_to(client.ActivateNode, request).node_id)
-        fleet = Fleet(client, node, stop)
+        node = Node(node_id=_answer_to(client.ActivateNode, request, proxy).node_id)
+        fleet = Fleet(client, node, stop, proxy)
         left = threading.Event()
         beating = threading.Thread(target=_beat, args=(fleet, left), name="heartbeat", daemon=True)
         beating.start()
@@ -181,7 +218,7 @@ def connect(
             beating.join()
             # Where this fails, the site is missed after two heartbeats.
             with suppress(Unreachable, Refused):
-                _answer_to(client.DeactivateNode, DeactivateNodeRequest(node_id=node.node_id))
+                _answer_to(client.DeactivateNode, DeactivateNodeRequest(node_id=node.node_id), proxy)
 
 
 def _beat(fleet: Fleet, left: threading.Event) -> None:
@@ -193,7 +230,7 @@ def _beat(fleet: Fleet, left: threading.Event) -> None:
             continue
 
 
-def _answer_to(call: Callable[..., Answer], request: object) -> Answer:
+def _answer_to(call: Callable[..., Answer], request: object, proxy: Proxy | None) -> Answer:
     """The answer to one request. Raises Unreachable or Refused, without any text of the answer."""
     try:
         return call(request)
@@ -201,20 +238,44 @@ def _answer_to(call: Callable[..., Answer], request: object) -> Answer:
         status = error.response.status_code
         if status in (408, 429) or status >= 500:
             raise Unreachable(f"HTTP status {status}") from None
-        raise Refused(f"HTTP status {status}") from None
+        raise Refused(f"HTTP status {status}{_clock(error.response)}") from None
+    except httpx.ProxyError as error:
+        # Its text begins with the status; the rest is the proxy's own words.
+        found = re.match(r"[0-9]{3}\b", str(error))
+        raise Unreachable(refusal(proxy, int(found[0])) if proxy and found else type(error).__name__) from None
     except (httpx.HTTPError, OSError) as error:
-        raise Unreachable(_reason(error)) from None
+        raise _unreachable(error, proxy) from None
+    except ValueError:
+        raise Unreachable("what answered is not the coordinator's program: a page of something in between?") from None
 
 
-def _reason(error: BaseException) -> str:
+def _http_client(tls: ssl.SSLContext, proxy: Proxy | None) -> httpx.Client:
+    through = None
+    if proxy:
+        user = None if proxy.user is None else (proxy.user, proxy.password)
+        through = httpx.Proxy(f"http://{proxy}", auth=user)
+    return httpx.Client(verify=tls, proxy=through, trust_env=False, timeout=REQUEST_SECONDS, follow_redirects=False)
+
+
+def _clock(response: httpx.Response) -> str:
+    """What to say where the reason of a refusal may be this machine's clock; requests are signed with the time."""
+    ahead = ahead_seconds(response.headers.get("date"), datetime.now(UTC))
+    if ahead is None or is_clock_right(ahead):
+        return ""
+    return f": {clock_text(ahead)}, and the coordinator refuses such requests; set the clock (timedatectl shows it)"
+
+
+def _unreachable(error: BaseException, proxy: Proxy | None) -> Unreachable:
     cause = error
     while cause.__cause__ or cause.__context__:
         cause = cast(BaseException, cause.__cause__ or cause.__context__)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not to be believed: {cause.verify_message}"
+        return Untrusted(f"the server's certificate is not to be believed: {cause.verify_message}")
     if isinstance(cause, ssl.SSLError):
-        return f"TLS failed: {cause.reason or type(cause).__name__}"
-    return type(cause).__name__
+        return Unreachable(f"TLS failed: {cause.reason or type(cause).__name__}")
+    if proxy and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return Unreachable(f"the proxy {proxy} does not answer: {type(cause).__name__}")
+    return Unreachable(type(cause).__name__)
 
 
 def message_bytes(content: RecordDict) -> bytes:

@@ -7,17 +7,21 @@ network that is gone, an instruction that fails.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
 from permmoe_client.app import app
-from permmoe_client.connection.fleet import Fleet, Refused, Unreachable, connect
+from permmoe_client.connection.fleet import BadMessage, Fleet, Refused, Unreachable, Untrusted, connect
 from permmoe_client.connection.identity import check_roster, client_context, load_key
+from permmoe_client.connection.impostor import who_answers
+from permmoe_client.connection.route import proxy_for
 from permmoe_client.site import read_site
 
 LOG = logging.getLogger("permmoe.client")
@@ -51,18 +55,20 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
         raise ConfigurationError(f"{path} has no 'coordinator'; take that part from the site.yaml of your kit")
     check_roster(coordinator, site.name)
     tls, key = client_context(coordinator), load_key(coordinator.key)
-    where = f"{coordinator.host}:{coordinator.port}"
+    proxy = proxy_for(coordinator, os.environ)
+    where = f"{coordinator.host}:{coordinator.port}" + (f" by way of the proxy {proxy}" if proxy else "")
     pause = FIRST_PAUSE_SECONDS
     # What Flower's own node would keep for a study: here for as long as this process lives.
     state = RecordDict()
     while not stop.is_set():
         try:
-            with connect(coordinator.host, coordinator.port, tls, key, stop) as fleet:
+            with connect(coordinator.host, coordinator.port, tls, key, stop, proxy) as fleet:
                 LOG.info("connected to %s", where)
                 presence.is_connected, pause = True, FIRST_PAUSE_SECONDS
                 _serve(fleet, path, state, stop)
         except Unreachable as error:
-            LOG.warning("%s cannot be reached (%s); trying again in %.0f s", where, error, pause)
+            reason = (isinstance(error, Untrusted) and who_answers(coordinator, proxy)) or str(error)
+            LOG.warning("%s cannot be reached (%s); trying again in %.0f s", where, reason, pause)
         except Refused as error:
             LOG.warning(
                 "%s refused this site (%s): its key is not registered, or an earlier connection still counts (up to "
@@ -83,6 +89,10 @@ def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event) -
     while not stop.is_set():
         try:
             message = fleet.receive()
+        except BadMessage as error:
+            LOG.error("what came from the coordinator is no message (%s); it is passed over", error)
+            stop.wait(AWAY_POLL_SECONDS)
+            continue
         except Unreachable as error:
             if not is_away:
                 LOG.warning("the coordinator is away (%s); asking again every %.0f s", error, AWAY_POLL_SECONDS)
@@ -115,7 +125,12 @@ def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> No
         state=state,
         run_config={},
     )
-    reply = app(message, context)
+    try:
+        reply = app(message, context)
+    except Exception as error:
+        # An instruction of a kind that this version does not know ends here, before the app's own guard.
+        LOG.error("round %s: %s cannot be answered here (%s)", number, kind, type(error).__name__)
+        reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__), reply_to=message)
     seconds = time.monotonic() - started
     try:
         fleet.send(reply, seconds)

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.roster import MAX_ROSTER_BYTES, Roster, read_roster
@@ -51,21 +49,6 @@ def read_credentials(coordinator: Coordinator | None) -> Credentials:
         signed_roster=signed,
         roster=roster,
     )
-
-
-def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether the authority's key signed the certificate, whatever the dates say."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
-
-
-def common_name(name: x509.Name) -> str:
-    """The name's last common name, or all of it where it has none."""
-    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[-1].value) if found else name.rfc4514_string()
 
 
 def _roster_bytes(path: Path) -> bytes:

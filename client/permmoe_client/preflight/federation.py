@@ -10,7 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from permmoe.errors import nearest
 from permmoe.federated.roster import fingerprint, site_fingerprint
-from permmoe_client.preflight.credentials import common_name, is_issued_by
+from permmoe_client.connection.impostor import common_name, is_issued_by
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.line import is_host
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning

@@ -9,16 +9,16 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 
 from cryptography import x509
 
 from permmoe.errors import ConfigurationError
+from permmoe_client.connection.clock import ahead_seconds
 from permmoe_client.connection.identity import client_context
+from permmoe_client.connection.impostor import shown_certificate
+from permmoe_client.connection.route import ProxyRefused, open_way, proxy_for, tunnel
 from permmoe_client.preflight.outcome import Attempt
 from permmoe_client.preflight.surroundings import Surroundings
 from permmoe_client.site import Coordinator
@@ -40,7 +40,10 @@ class Answer:
 class Line:
     """How far a connection came."""
 
+    proxy: Attempt[str] = field(default_factory=Attempt)
+    """The way that the client goes, in words, once it is open: straight, or through a proxy."""
     addresses: Attempt[Sequence[str]] = field(default_factory=Attempt)
+    """Of the coordinator, or of the proxy."""
     connected: Attempt[bool] = field(default_factory=Attempt)
     peer: Attempt[x509.Certificate] = field(default_factory=Attempt)
     """The certificate that the other end shows; it is not verified."""
@@ -50,17 +53,30 @@ class Line:
 
 
 def try_line(coordinator: Coordinator, world: Surroundings) -> Line:
-    """Go as far as the line leads; not a step where the host is no host."""
+    """Go as far as the line leads, the way that the client goes; not a step where the host is no host."""
     if not is_host(coordinator.host):
         return Line()
     try:
-        line = Line(addresses=Attempt(tuple(world.resolve(coordinator.host, coordinator.port))))
-    except (OSError, ValueError) as error:
-        return Line(addresses=Attempt(trouble=_reason(error)))
+        proxy = proxy_for(coordinator, world.environment)
+    except ConfigurationError as error:
+        return Line(proxy=Attempt(trouble=str(error)))
+    next_stop = proxy or coordinator
+    line = Line() if proxy else Line(proxy=Attempt("no proxy"))
     try:
-        plain = world.connect(coordinator.host, coordinator.port, TIMEOUT_SECONDS)
+        line = replace(line, addresses=Attempt(tuple(world.resolve(next_stop.host, next_stop.port))))
+    except (OSError, ValueError) as error:
+        return replace(line, addresses=Attempt(trouble=_reason(error)))
+    try:
+        plain = world.connect(next_stop.host, next_stop.port, TIMEOUT_SECONDS)
     except OSError as error:
         return replace(line, connected=Attempt(trouble=_reason(error)))
+    if proxy:
+        try:
+            tunnel(plain, proxy, coordinator.host, coordinator.port)
+        except OSError as error:
+            plain.close()
+            return replace(line, proxy=Attempt(trouble=_reason(error)))
+        line = replace(line, proxy=Attempt(f"the proxy {proxy}, which {proxy.named_by} names"))
     line = replace(line, connected=Attempt(True), peer=_peer(plain, coordinator, world))
     if line.peer.result is None:
         return line
@@ -69,7 +85,7 @@ def try_line(coordinator: Coordinator, world: Surroundings) -> Line:
     except (ConfigurationError, OSError):
         return line
     try:
-        plain = world.connect(coordinator.host, coordinator.port, TIMEOUT_SECONDS)
+        plain = open_way(coordinator, proxy, world.connect, TIMEOUT_SECONDS)
         with plain, context.wrap_socket(plain, server_hostname=coordinator.host) as secured:
             line = replace(line, tls_version=Attempt(secured.version() or "unknown"))
             return replace(line, answer=_health_answer(secured, coordinator.host, world))
@@ -89,12 +105,8 @@ def _peer(plain: socket.socket, coordinator: Coordinator, world: Surroundings) -
         context = client_context(coordinator, world.now())
     except (ConfigurationError, OSError):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
-        with plain, context.wrap_socket(plain, server_hostname=coordinator.host) as secured:
-            shown = secured.getpeercert(binary_form=True)
-        return Attempt(x509.load_der_x509_certificate(shown or b""))
+        return Attempt(shown_certificate(plain, coordinator.host, context))
     except (OSError, ValueError) as error:
         return Attempt(trouble=_reason(error))
 
@@ -106,18 +118,11 @@ def _health_answer(secured: ssl.SSLSocket, host: str, world: Surroundings) -> At
     try:
         secured.sendall(f"GET /health HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n".encode())
         response.begin()
-        return Attempt(Answer(response.status, _ahead_seconds(response.getheader("date"), world.now())))
+        return Attempt(Answer(response.status, ahead_seconds(response.getheader("date"), world.now())))
     except (OSError, HTTPException) as error:
         return Attempt(trouble=_reason(error))
     finally:
         response.close()
-
-
-def _ahead_seconds(date: str | None, now: datetime) -> float | None:
-    with suppress(ValueError, TypeError):
-        stated = parsedate_to_datetime(date or "")
-        return (now - (stated if stated.tzinfo else stated.replace(tzinfo=UTC))).total_seconds()
-    return None
 
 
 def _reason(error: BaseException) -> str:
@@ -127,4 +132,6 @@ def _reason(error: BaseException) -> str:
         return (error.reason or type(error).__name__).lower().replace("_", " ")
     if isinstance(error, TimeoutError):
         return f"no answer within {TIMEOUT_SECONDS:.0f} s"
+    if isinstance(error, ProxyRefused):
+        return str(error)
     return getattr(error, "strerror", None) or type(error).__name__

@@ -10,6 +10,7 @@ from packaging.specifiers import SpecifierSet
 from permmoe.data.dataset import MEMORY_BUDGET_BYTES
 from permmoe.errors import ConfigurationError
 from permmoe.runtime.text import size_text
+from permmoe_client.connection.clock import AHEAD_SECONDS, clock_text, is_clock_right
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.files import cache_bytes
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
@@ -19,8 +20,6 @@ BASE_MEMORY_BYTES = 2 * 2**30
 """What PyTorch, Flower and a model's training take beside the data."""
 OPEN_FILES = 256
 """Connections, log, ledger, and the images that several readers have open at once."""
-AHEAD_SECONDS, BEHIND_SECONDS = 5.0, 300.0
-"""Flower refuses a signed request whose time is further from its own (flwr.common.constant, 1.41)."""
 SET_CLOCK = "let the machine follow a time server: timedatectl set-ntp true"
 REINSTALL = "install the release again into an environment of its own: pip install permmoe"
 
@@ -134,11 +133,9 @@ def clock(facts: Facts) -> Outcome:
     answer = facts.line.answer.result
     if answer is not None and answer.ahead_seconds is not None:
         ahead = answer.ahead_seconds
-        detail = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's clock"
-        # A header's time has whole seconds.
-        if ahead > AHEAD_SECONDS + 1 or ahead < -BEHIND_SECONDS:
-            return failed(f"{detail}: the coordinator refuses such requests", SET_CLOCK)
-        return ok(detail)
+        if not is_clock_right(ahead):
+            return failed(f"{clock_text(ahead)}: it refuses such requests", SET_CLOCK)
+        return ok(clock_text(ahead))
     match facts.world.is_clock_synchronised():
         case True:
             return ok("the machine follows a time server")

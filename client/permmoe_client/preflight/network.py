@@ -7,54 +7,56 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from permmoe_client.preflight.credentials import common_name, is_issued_by
+from permmoe.errors import ConfigurationError
+from permmoe_client.connection.impostor import common_name, is_issued_by, issuer_text
+from permmoe_client.connection.route import Proxy, proxy_for
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.line import Line
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
+from permmoe_client.site import Coordinator
 
 SERVER_DAYS, SITE_DAYS, AUTHORITY_DAYS = 14, 30, 90
 """How long before a certificate ends people want to hear of it: one command, a new kit, a new federation."""
-PROXY_VARIABLES = ("https_proxy", "all_proxy")
+PROXY_REMEDY = (
+    "mend coordinator.proxy of site.yaml, or HTTPS_PROXY of permmoe-client's service; proxy: direct goes without one"
+)
 NEW_SERVER_CERTIFICATE = "tell the coordinator: permmoe-server rotate-certificate gives the server a new certificate"
 
 
 def proxy(facts: Facts) -> Outcome:
-    """The client follows these variables as every program of its kind does."""
-    environment = {name.lower(): value for name, value in facts.world.environment.items() if value}
-    found = [name for name in PROXY_VARIABLES if name in environment]
-    host = facts.coordinator.host.lower()
-    exempt = [entry.strip().lower().lstrip("*.") for entry in environment.get("no_proxy", "").split(",")]
-    is_exempt = environment.get("no_proxy") == "*" or any(e and (host == e or host.endswith(f".{e}")) for e in exempt)
-    if not found or is_exempt:
-        return ok("no proxy is set for the coordinator")
-    return warning(
-        f"{' and '.join(name.upper() for name in found)} would lead the connection through a proxy",
-        f"add {host} to NO_PROXY, or unset the variable for permmoe-client's service; "
-        "a proxy that has to be used must pass TLS on unopened (CONNECT)",
-    )
+    """The way is the client's own: straight, or through the proxy that the settings or the environment name."""
+    line = _line(facts)
+    if line.proxy.trouble:
+        return failed(line.proxy.trouble, PROXY_REMEDY)
+    if line.proxy.result is None:
+        raise Skip("needs network.connects")
+    return ok(line.proxy.result)
 
 
 def resolves(facts: Facts) -> Outcome:
-    """The name service of this machine knows the host."""
-    attempt = _line(facts).addresses
+    """The name service of this machine knows the next stop: the coordinator, or the proxy before it."""
+    attempt, host = _line(facts).addresses, _next_stop(facts).host
     if attempt.trouble:
         return failed(
-            f"{facts.coordinator.host} has no address here ({attempt.trouble})",
-            f"getent hosts {facts.coordinator.host}: mend the name in 'host', or the name service",
+            f"{host} has no address here ({attempt.trouble})",
+            f"getent hosts {host}: mend the name in site.yaml, or the name service",
         )
-    return ok(f"{facts.coordinator.host}: {', '.join(attempt.need('federation.host'))}")
+    return ok(f"{host}: {', '.join(attempt.need('federation.host'))}")
 
 
 def connects(facts: Facts) -> Outcome:
-    """The port answers TCP."""
-    attempt = _line(facts).connected
-    where = f"{facts.coordinator.host}, port {facts.coordinator.port}"
-    if attempt.trouble:
+    """The port answers TCP, a proxy's before the coordinator's."""
+    line, stop = _line(facts), _next_stop(facts)
+    where = f"{stop.host}, port {stop.port}"
+    if line.connected.trouble and isinstance(stop, Proxy):
+        return failed(f"the proxy {where}, does not answer ({line.connected.trouble})", PROXY_REMEDY)
+    if line.connected.trouble:
         return failed(
-            f"{where} does not answer ({attempt.trouble})",
-            f"let the firewall pass outgoing TCP to {where}; if it does, ask the coordinator whether the server runs",
+            f"{where} does not answer ({line.connected.trouble})",
+            f"let the firewall pass outgoing TCP to {where}, or name the proxy that leads there (coordinator.proxy); "
+            "if it does, ask the coordinator whether the server runs",
         )
-    attempt.need("network.resolves")
+    line.connected.need("network.resolves and network.proxy")
     return ok(f"{where} answers")
 
 
@@ -74,16 +76,12 @@ def issuer(facts: Facts) -> Outcome:
     """A proxy that opens TLS has an authority of its own."""
     authority = facts.credentials.authority.need("files.authority")
     peer = _peer(facts)
-    if is_issued_by(peer, authority):
+    if not (trouble := issuer_text(peer, authority)):
         return ok(f"issued by {common_name(authority.subject)}")
     if peer.issuer == authority.subject:
-        return failed(
-            "the server's certificate is of another authority with the same name",
-            "was the federation founded anew? Ask the coordinator for a new kit",
-        )
+        return failed(trouble, "ask the coordinator for a new kit")
     return failed(
-        f"the server's certificate is of {common_name(peer.issuer)!r}, not of the federation's authority: most likely "
-        "a proxy opens TLS to inspect it",
+        trouble,
         f"exempt {facts.coordinator.host}, port {facts.coordinator.port}, from TLS inspection; if there is none, "
         "compare 'host' with the kit's and tell the coordinator",
     )
@@ -177,6 +175,13 @@ def _line(facts: Facts) -> Line:
     return facts.line
 
 
+def _next_stop(facts: Facts) -> Proxy | Coordinator:
+    try:
+        return proxy_for(facts.coordinator, facts.world.environment) or facts.coordinator
+    except ConfigurationError:
+        raise Skip("needs network.proxy") from None
+
+
 def _peer(facts: Facts) -> x509.Certificate:
     return _line(facts).peer.need("network.speaks_tls")
 
@@ -205,7 +210,7 @@ def _expiry(facts: Facts, certificate: x509.Certificate, what: str, days: int, r
 
 
 CHECKS = (
-    Check("network.proxy", "No proxy stands in the way", proxy),
+    Check("network.proxy", "The way to the coordinator is open: straight, or through a proxy", proxy),
     Check("network.resolves", "The coordinator's host has an address", resolves),
     Check("network.connects", "The coordinator's port answers", connects),
     Check("network.speaks_tls", "The other end speaks TLS", speaks_tls),

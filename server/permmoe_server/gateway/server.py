@@ -40,7 +40,8 @@ def make_server(
         # A peer could choose its own address with X-Forwarded-For, and so escape the limits.
         proxy_headers=False,
         server_header=False,
-        date_header=False,
+        # Sites compare their clocks with it.
+        date_header=True,
         access_log=False,
         log_config=None,
         # Uvicorn's warnings repeat refusals that are logged here already.

@@ -106,6 +106,9 @@ ledger: ledger
 coordinator:
   host: {json.dumps(self.host)}
   port: {self.port}
+  # An HTTP proxy on the way, as http://proxy:3128 or http://user:password@proxy:3128. Without it HTTPS_PROXY and
+  # NO_PROXY of the environment count; direct: no proxy, whatever those say.
+  # proxy: http://proxy:3128
   authority: ca.crt
   roster: roster.signed.json
   certificate: {SITE_CERTIFICATE}

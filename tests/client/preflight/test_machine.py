@@ -13,7 +13,7 @@ from tests.support.preflight_reports import wrong
 
 
 def test_a_clock_may_be_minutes_behind_and_not_ahead(hospital: Hospital) -> None:
-    hospital.serve(header=date(NOW))
+    hospital.serve(header=lambda: date(NOW))
     for seconds, is_right in ((-400, False), (-200, True), (3, True), (20, False)):
         moment = NOW + timedelta(seconds=seconds)
         hospital.machine(now=lambda moment=moment: moment)

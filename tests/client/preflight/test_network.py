@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from base64 import b64encode
 
 import pytest
 
@@ -12,11 +13,12 @@ from permmoe_server.gateway.door import make_gateway
 from permmoe_server.gateway.server import make_server
 from permmoe_server.provisioning.authority import issue_server, new_authority
 from permmoe_server.settings import GatewayLimits
+from tests.support.connect_proxy import connect_proxy
 from tests.support.preflight_hospital import (
     NOW,
     Hospital,
 )
-from tests.support.preflight_reports import wrong
+from tests.support.preflight_reports import shown, wrong
 
 
 def test_an_impostor_is_named_and_sent_nothing(hospital: Hospital) -> None:
@@ -30,26 +32,78 @@ def test_an_impostor_is_named_and_sent_nothing(hospital: Hospital) -> None:
 def test_a_founded_anew_federation_is_told_from_a_proxy(hospital: Hospital) -> None:
     name = hospital.kit.authority.certificate.subject.rfc4514_string().removeprefix("CN=")
     hospital.serve(issue_server(new_authority(name, NOW), "127.0.0.1", NOW, 365), asks=False)
-    assert "founded anew" in next(f.remedy for f in hospital.check().findings if f.check == "network.issuer")
+    assert "founded anew" in next(f.detail for f in hospital.check().findings if f.check == "network.issuer")
 
 
 @pytest.mark.parametrize(
     ("environment", "is_exempt"),
     [
-        ({"https_proxy": "http://p:1"}, False),
-        ({"ALL_PROXY": "socks5://p:1"}, False),
-        ({"HTTP_PROXY": "http://p:1"}, True),
+        ({"https_proxy": "PROXY"}, False),
+        ({"ALL_PROXY": "PROXY"}, False),
+        ({"HTTP_PROXY": "PROXY"}, True),
         ({"HTTPS_PROXY": ""}, True),
-        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "a.example, 127.0.0.1"}, True),
-        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, True),
-        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "7.0.0.1"}, False),
+        ({"HTTPS_PROXY": "PROXY", "no_proxy": "a.example, 127.0.0.1"}, True),
+        ({"HTTPS_PROXY": "PROXY", "NO_PROXY": "*"}, True),
+        ({"HTTPS_PROXY": "PROXY", "NO_PROXY": "7.0.0.1"}, False),
     ],
 )
-def test_a_proxy_matters_unless_the_host_is_exempt(
+def test_a_check_goes_through_the_proxy_of_the_environment_unless_the_host_is_exempt(
     environment: dict[str, str], is_exempt: bool, hospital: Hospital
 ) -> None:
-    hospital.machine(environment=environment)
-    assert ("network.proxy" not in wrong(hospital.check())) == is_exempt
+    with connect_proxy() as proxy:
+        hospital.machine(environment={name: value.replace("PROXY", proxy.url) for name, value in environment.items()})
+        report = hospital.check()
+    assert not wrong(report) and (proxy.asked == []) == is_exempt
+    way = next(finding.detail for finding in report.findings if finding.check == "network.proxy")
+    assert way == "no proxy" if is_exempt else f"the proxy 127.0.0.1:{proxy.port}" in way
+
+
+def test_a_check_goes_through_the_proxy_of_the_settings_with_its_user_and_shows_no_password(hospital: Hospital) -> None:
+    with connect_proxy(credentials=b64encode(b"north:s3c:ret")) as proxy:
+        hospital.settings(coordinator={"proxy": proxy.url.replace("//", "//north:s3c%3Aret@")})
+        report = hospital.check()
+        assert not wrong(report) and proxy.asked and "s3c" not in report.to_json(with_items=True)
+        hospital.settings(coordinator={"proxy": proxy.url.replace("//", "//north:wrong@")})
+        assert "does not take this user" in next(
+            f.detail for f in hospital.check().findings if f.check == "network.proxy"
+        )
+
+
+def test_a_proxy_of_the_environment_is_left_out_where_the_settings_say_so(hospital: Hospital) -> None:
+    hospital.machine(environment={"HTTPS_PROXY": "http://127.0.0.1:1"})
+    hospital.settings(coordinator={"proxy": "direct"})
+    assert wrong(hospital.check()) == set()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(407, "asks for a user"), (403, "does not let"), (503, "cannot reach"), (302, "leads nowhere")],
+)
+def test_a_proxy_that_refuses_is_named_with_what_to_do_and_none_of_its_words(
+    status: int, words: str, hospital: Hospital
+) -> None:
+    with connect_proxy(status) as proxy:
+        hospital.settings(coordinator={"proxy": proxy.url})
+        report = hospital.check()
+    found = next(f for f in report.findings if f.check == "network.proxy")
+    assert set(wrong(report)) == {"network.proxy"}
+    assert f"status {status}" in found.detail and words in found.detail and "<b>" not in shown(report)
+
+
+def test_a_dead_proxy_is_named(hospital: Hospital) -> None:
+    with connect_proxy() as proxy:
+        pass
+    hospital.settings(coordinator={"proxy": proxy.url})
+    report = hospital.check()
+    assert set(wrong(report)) == {"network.connects"}
+    assert "the proxy 127.0.0.1" in next(f.detail for f in report.findings if f.check == "network.connects")
+
+
+@pytest.mark.parametrize("address", ["socks5://p:1", "https://p:1", "http://", "http://p:port", "http://[::1"])
+def test_an_address_that_is_no_http_proxy_is_refused_and_not_repeated(address: str, hospital: Hospital) -> None:
+    hospital.settings(coordinator={"proxy": address.replace("//", "//user:s3cret@")})
+    report = hospital.check()
+    assert set(wrong(report)) == {"network.proxy"} and "s3cret" not in shown(report)
 
 
 @pytest.mark.parametrize(("is_member", "expected"), [(True, set()), (False, {"network.admitted"})])

@@ -1,0 +1,197 @@
+"""What a running client makes of answers that are not the coordinator's, or not what they should be.
+
+Each is a sentence in the log and another try; real TLS, and a real proxy where one is on the way.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
+from flwr.proto.node_pb2 import Node
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from permmoe_client.connection.fleet import BadMessage, Fleet, Unreachable
+from permmoe_client.connection.node import run_node
+from permmoe_server.provisioning.authority import issue_server, new_authority
+from tests.support.connect_proxy import connect_proxy
+from tests.support.preflight_hospital import NOW, Hospital
+
+
+class Lines(logging.Handler):
+    """The log of the client, as far as it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.came = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self.came:
+            self.lines.append(record.getMessage())
+            self.came.notify_all()
+
+    def wait_for(self, words: str, times: int = 1) -> str:
+        """The line with these words, once there were so many; a client that ended makes this wait in vain."""
+        with self.came:
+            assert self.came.wait_for(lambda: sum(words in line for line in self.lines) >= times, timeout=120), (
+                self.lines
+            )
+            return next(line for line in self.lines if words in line)
+
+
+@contextmanager
+def running(site: Hospital) -> Iterator[Lines]:
+    """A client that runs until the block is left, and then ends without an error."""
+    log, handler, stop = logging.getLogger("permmoe.client"), Lines(), threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            run_node(site.path, stop)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    thread.start()
+    try:
+        yield handler
+    finally:
+        stop.set()
+        thread.join()
+        log.removeHandler(handler)
+        log.setLevel(level)
+    assert errors == []
+
+
+def date_line(later: timedelta = timedelta()) -> str:
+    return f"date: {format_datetime(datetime.now(UTC) + later, usegmt=True)}\r\n"
+
+
+def test_a_login_page_in_the_coordinator_s_place_is_a_sentence_and_another_try(hospital: Hospital) -> None:
+    hospital.serve()
+    with running(hospital) as log:
+        assert "what answered is not the coordinator's program" in log.wait_for("cannot be reached", times=2)
+
+
+def test_a_redirection_is_not_followed(hospital: Hospital) -> None:
+    elsewhere = hospital.serve()
+    hospital.serve(status="307 Temporary Redirect", header=lambda: f"location: https://127.0.0.1:{elsewhere.port}/\r\n")
+    with running(hospital) as log:
+        assert "HTTP status 307" in log.wait_for("refused this site")
+    assert elsewhere.received == []
+
+
+@pytest.mark.parametrize(("minutes", "words"), [(10, "10 min behind"), (-10, "10 min ahead of")])
+def test_a_refusal_of_a_machine_whose_clock_is_off_says_so(minutes: int, words: str, hospital: Hospital) -> None:
+    hospital.serve(status="401 Unauthorized", header=lambda: date_line(timedelta(minutes=minutes, seconds=2)))
+    with running(hospital) as log:
+        assert f"this machine's clock is {words} the coordinator's" in log.wait_for("refused this site")
+
+
+def test_a_refusal_of_a_machine_whose_clock_is_right_says_nothing_of_clocks(hospital: Hospital) -> None:
+    hospital.serve(status="401 Unauthorized", header=date_line)
+    with running(hospital) as log:
+        assert "clock" not in log.wait_for("refused this site")
+
+
+def test_a_proxy_that_opens_tls_is_named(hospital: Hospital) -> None:
+    inspector = new_authority("Inspection Authority", NOW)
+    server = hospital.serve(issue_server(inspector, "127.0.0.1", NOW, 365), asks=False)
+    with running(hospital) as log:
+        line = log.wait_for("cannot be reached")
+    assert "'Inspection Authority'" in line and "opens TLS" in line and server.received == []
+
+
+@pytest.mark.parametrize(("status", "words"), [(407, "asks for a user"), (403, "does not let"), (504, "cannot reach")])
+def test_a_running_client_names_a_proxy_that_refuses(status: int, words: str, hospital: Hospital) -> None:
+    with connect_proxy(status) as proxy:
+        hospital.settings(coordinator={"proxy": proxy.url})
+        with running(hospital) as log:
+            line = log.wait_for("cannot be reached")
+    assert f"by way of the proxy 127.0.0.1:{proxy.port}" in line and words in line and "<b>" not in line
+
+
+def test_a_running_client_names_a_dead_proxy(hospital: Hospital) -> None:
+    with connect_proxy() as proxy:
+        pass
+    hospital.settings(coordinator={"proxy": proxy.url})
+    with running(hospital) as log:
+        assert f"the proxy 127.0.0.1:{proxy.port} does not answer" in log.wait_for("cannot be reached")
+
+
+def test_a_client_goes_through_the_proxy_that_the_check_went_through(hospital: Hospital) -> None:
+    hospital.serve(status="503 Service Unavailable")
+    with connect_proxy() as proxy:
+        hospital.settings(coordinator={"proxy": proxy.url})
+        with running(hospital) as log:
+            assert "HTTP status 503" in log.wait_for("cannot be reached")
+        assert proxy.asked
+
+
+class Answers(FleetHttpClient):
+    """A coordinator whose answers are given, without a network."""
+
+    def __init__(self, pulled: PullMessagesResponse, objects: dict[str, bytes]) -> None:
+        super().__init__("https://127.0.0.1")
+        self._pulled, self._objects = pulled, objects
+
+    def PullMessages(self, request: Any) -> PullMessagesResponse:  # noqa: N802
+        return self._pulled
+
+    def PullObject(self, request: Any) -> PullObjectResponse:  # noqa: N802
+        content = self._objects.get(request.object_id)
+        return PullObjectResponse(
+            object_found=content is not None, object_available=True, object_content=content or b""
+        )
+
+    def ConfirmMessageReceived(self, request: Any) -> Any:  # noqa: N802
+        return None
+
+
+def bad_answers() -> dict[str, tuple[PullMessagesResponse, dict[str, bytes]]]:
+    metadata = Metadata(1, "m", 1, 1, "", "1", time.time(), 3600.0, "train")
+    header = message_to_proto(make_message(metadata=metadata, content=RecordDict()))
+    tree = ObjectTree(object_id="a" * 64)
+    return {
+        "a message without a tree": (PullMessagesResponse(messages_list=[header]), {}),
+        "an object that is no object": (
+            PullMessagesResponse(messages_list=[header], message_object_trees=[tree]),
+            {"a" * 64: b"<html>please log in</html>"},
+        ),
+        "an empty object": (PullMessagesResponse(messages_list=[header], message_object_trees=[tree]), {"a" * 64: b""}),
+        "an object of another type": (
+            PullMessagesResponse(messages_list=[header], message_object_trees=[tree]),
+            {"a" * 64: ConfigRecord({"a": 1}).deflate()},
+        ),
+    }
+
+
+@pytest.mark.parametrize("what", bad_answers())
+def test_a_bad_object_is_passed_over(what: str) -> None:
+    pulled, objects = bad_answers()[what]
+    fleet = Fleet(Answers(pulled, objects), Node(node_id=1), threading.Event())
+    with pytest.raises(BadMessage):
+        fleet.receive()
+
+
+def test_an_object_that_is_gone_may_come_again() -> None:
+    pulled, _ = bad_answers()["an empty object"]
+    fleet = Fleet(Answers(pulled, {}), Node(node_id=1), threading.Event())
+    with pytest.raises(Unreachable, match="withdrawn"):
+        fleet.receive()
