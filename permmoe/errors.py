@@ -13,6 +13,11 @@ class PermmoeError(Exception):
     it is shown on; it must never be sent to another machine.
     """
 
+    def __init__(self, message: str = "", *, for_log: str = "") -> None:
+        super().__init__(message)
+        self.for_log = for_log
+        """The same without subjects and files, for a log; empty where only the message says it."""
+
 
 class ConfigurationError(PermmoeError):
     """A configuration file or a command-line option that cannot be used."""

@@ -1,13 +1,12 @@
 """The site's Flower app. `node_config["site-config"]` names the site's YAML file (permmoe_client.site.SiteConfig).
 
 Whatever goes wrong here reaches the coordinator as the name of an exception's type and nothing else: texts and
-tracebacks may name patients and paths. The site's own log gets the type and the line of code.
+tracebacks may name patients and paths. The site's own log gets the reason (permmoe_client.own_log).
 """
 
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
-from permmoe.federated.audit import AuditError, Kind
+from permmoe.federated.audit import Kind
 from permmoe.federated.instructions import Instruction, read_instruction, read_receipt_line
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.refusals import Refusal
 from permmoe.federated.secure.blocks import (
     Numbers,
     evaluation_blocks,
@@ -30,6 +28,7 @@ from permmoe.federated.secure.blocks import (
 )
 from permmoe.federated.secure.session import Blocks
 from permmoe_client.connection.identity import load_certificate
+from permmoe_client.own_log import reason
 from permmoe_client.participation import secure_session
 from permmoe_client.participation.announced_model import require_announced
 from permmoe_client.participation.local_round import evaluate_round, train_round
@@ -144,14 +143,14 @@ def _answer_stage(
 
 
 def _answer(message: Message, context: Context, work: Callable[[RecordDict, RunningSite], RecordDict]) -> Message:
+    site: RunningSite | None = None
     try:
         if "site-config" not in context.node_config:
             raise ConfigurationError("the node's configuration lacks 'site-config', the path of the site's YAML file")
         site = SITES.at(Path(str(context.node_config["site-config"])))
         return Message(work(message.content, site), reply_to=message)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        LOG.error("%s in %s, line %s%s", type(error).__name__, Path(last.filename).name, last.lineno, _advice(error))
+        LOG.error("%s", reason(error, site.settings if site else None))
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, type(error).__name__), reply_to=message)
 
 
@@ -176,9 +175,3 @@ def _check_approval(plan: RoundPlan, site: RunningSite) -> None:
         if site.settings.ledger:
             remember_pending(site.settings.ledger, plan)
         raise
-
-
-def _advice(error: Exception) -> str:
-    """What the site's own log may say besides the error's type: texts that name no patient and no path of data."""
-    is_harmless = isinstance(error, AuditError) or type(error).__name__ in tuple(Refusal)
-    return f": {error}" if is_harmless else ""

@@ -112,7 +112,8 @@ class VolumeCache:
                 except BrokenProcessPool:
                     raise DataError(
                         "a process that read volumes died, most likely for lack of memory; "
-                        "start again with fewer workers: what was read so far is kept"
+                        "start again with fewer workers: what was read so far is kept",
+                        for_log="a process that read volumes died, most likely for lack of memory",
                     ) from None
         return Quarantine(
             tuple(
