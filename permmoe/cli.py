@@ -25,8 +25,8 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
-from permmoe.predict import RESEARCH_NOTICE, Prediction, load_model, predict
-from permmoe.runs import load_visits, train_run, trained_config
+from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
+from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
 from permmoe.training.fit import EpochReport
@@ -83,6 +83,11 @@ def train(
             manifest, out, settings, cache=_cache_folder(cache, manifest), device=training_device(device), on_epoch=show
         )
     _print_results(results, Part.test)
+    if unlike := unlike_counts(out):
+        counts = ", ".join(f"{n} {name}" for name, n in unlike.items())
+        typer.echo(
+            f"training images unlike the rest: {counts}; {out / 'unlike.csv'} names them: look at them", err=True
+        )
     console.print(f"model in {out / 'model'}, figures in {out / 'results.csv'}", soft_wrap=True)
 
 
@@ -97,7 +102,7 @@ def evaluate(
     """Evaluate a trained model on every modality combination of a manifest's visits."""
     trained = load_model(model)
     data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest))
-    results = results_table(trained, data if part is Part.all else data.part(cast(Split, part.value)))
+    results = results_table(trained.network, data if part is Part.all else data.part(cast(Split, part.value)))
     _print_results(results, part)
     if out:
         results.to_csv(out, index=False)
@@ -129,13 +134,36 @@ def predict_command(
     for item in [*(quarantine or ()), *broken]:
         typer.echo(f"not used: {item.modality or 'visit'}: {item.reason}", err=True)
     if not predictions:
-        raise ConfigurationError("nothing to predict from: no input could be used; mend the inputs named above")
+        raise ConfigurationError(_nothing_to_predict(manifest, quarantine is None or len(quarantine) + len(broken)))
+    _warn_of_unlike(trained, predictions)
     if as_json:
-        typer.echo(json.dumps({"notice": RESEARCH_NOTICE, "predictions": [p.__dict__ for p in predictions]}))
+        answer = {"notice": RESEARCH_NOTICE, "is_synthetic": trained.is_synthetic, "unknown": trained.unknown}
+        typer.echo(json.dumps({**answer, "predictions": [p.__dict__ for p in predictions]}))
         return
+    if trained.is_synthetic:
+        console.print(SYNTHETIC_NOTICE, style="bold")
     for p in predictions:
         _print_prediction(p)
     console.print(RESEARCH_NOTICE, style="bold")
+
+
+def _nothing_to_predict(manifest: Path | None, n_left_out: int) -> str:
+    if manifest is not None and not n_left_out:
+        return f"{manifest} has no visit; name a manifest with at least one row under its header"
+    return "nothing to predict from: no input could be used; mend the inputs named above"
+
+
+def _warn_of_unlike(model: TrainedModel, predictions: list[Prediction]) -> None:
+    """Say which images are unlike the training's, and which the model cannot compare."""
+    for p in predictions:
+        for name in p.unlike_training:
+            typer.echo(f"warning: {p.subject_id}: {name} is unlike the training's images; look at it", err=True)
+    if unknown := [name for name in model.unknown if any(name in p.used for p in predictions)]:
+        typer.echo(
+            f"warning: {', '.join(unknown)}: the model's card does not say what is usual among the training's images; "
+            "these were not compared",
+            err=True,
+        )
 
 
 def _one_patient(
@@ -190,6 +218,8 @@ def _print_prediction(p: Prediction) -> None:
     console.print(f"{p.subject_id}: predicted change in CDR-SB [bold]{p.delta_cdrsb:+.2f}[/] points", highlight=False)
     imputed = ", ".join(p.imputed) or "none"
     console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
+    if p.unlike_training:
+        console.print(f"  unlike the training's images: {', '.join(p.unlike_training)}", highlight=False)
 
 
 def _print_results(results: pd.DataFrame, part: Part) -> None:

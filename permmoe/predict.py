@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from permmoe.config import ModelConfig, parse_config
+from permmoe.config import CDRSB_CHANGE, ModelConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
+from permmoe.data.kinds import kind_of
+from permmoe.data.likeness import Likeness
+from permmoe.data.manifest import CDRSB_POINTS
 from permmoe.data.quarantine import Quarantine
+from permmoe.data.unlike import compare
 from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Combination
 from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
+from permmoe.runtime.checkpoint_card import says_synthetic
 
 RESEARCH_NOTICE = "Research software: not a medical device, not validated for clinical decisions."
+SYNTHETIC_NOTICE = "SYNTHETIC: the model was trained on invented patients; its predictions say nothing about patients."
 
 
 @dataclass(frozen=True)
@@ -27,33 +35,77 @@ class Prediction:
 
     subject_id: str
     delta_cdrsb: float
-    """Predicted change in CDR-SB at the model's horizon, points."""
+    """Predicted change in CDR-SB at the model's horizon, points; with the CDR-SB of the visit it is from 0 to 18."""
     used: Combination
     imputed: Combination
     """Modalities that the missing bank stood in for."""
+    unlike_training: Combination = ()
+    """Modalities whose image was used though it is unlike the training's."""
 
 
-def load_model(folder: Path) -> PerMMoE:
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in evaluation mode, and what its card says beside its weights."""
+
+    network: PerMMoE
+    usual: Mapping[str, Likeness] = field(default_factory=dict)
+    """What is usual among the training images, by modality, as far as the card says."""
+    is_synthetic: bool = False
+    """Whether it was trained on invented patients."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's settings."""
+        return self.network.config
+
+    @property
+    def unknown(self) -> Combination:
+        """The modalities of images that cannot be compared with the training's: the card says nothing of those."""
+        return tuple(m.name for m in self.config.modalities if kind_of(m).is_image and m.name not in self.usual)
+
+
+def load_model(folder: Path) -> TrainedModel:
     """The model of a checkpoint folder, in evaluation mode. Raises PermmoeError where it cannot be used."""
     state, card = load_checkpoint(folder)
-    model = PerMMoE(parse_config(card.get("model", {}), ModelConfig, f"the model card in {folder}"))
+    source = f"the model card in {folder}"
+    model = PerMMoE(parse_config(card.get("model", {}), ModelConfig, source))
     try:
         model.load_state_dict(dict(state))
     except RuntimeError:
         raise DataError(f"{folder} does not hold the weights of one model; name a run's folder 'model'") from None
-    return model.eval()
+    return TrainedModel(model.eval(), _usual(card, source), says_synthetic(card))
 
 
-def predict(model: PerMMoE, visits: VisitTable, cache: VolumeCache) -> tuple[list[Prediction], Quarantine]:
-    """Predict every visit from all that it has; broken inputs are quarantined, their visit goes on without them."""
-    data, quarantine = VisitData.load(visits, model.config, cache, stem=fixed_stem(model.config))
+def predict(model: TrainedModel, visits: VisitTable, cache: VolumeCache) -> tuple[list[Prediction], Quarantine]:
+    """Predict every visit from all that it has.
+
+    Broken inputs, and images of another kind than the training's, are quarantined; their visit goes on without them. A
+    change in CDR-SB is held where the score at the horizon, CDR-SB at the visit plus the change, is from 0 to 18.
+    """
+    network, config = model.network, model.config
+    compared = compare(visits, config.modalities, config.grid, cache, model.usual)
+    data, broken = VisitData.load(compared.visits, config, cache, stem=fixed_stem(config))
     predictions: list[Prediction] = []
     with torch.no_grad():
-        for rows in torch.split(torch.arange(len(data)), model.config.encoder.declaration.visits_at_once):
-            points = model(data.batch(rows)).prediction.tolist() if len(rows) else []
+        for rows in torch.split(torch.arange(len(data)), config.encoder.declaration.visits_at_once):
+            points = network(data.batch(rows)).prediction.tolist() if len(rows) else []
             for row, value in zip(rows.tolist(), points, strict=True):
-                seen = data.observed[row].tolist()
+                visit, seen = data.visits.visits[row], data.observed[row].tolist()
                 used = tuple(name for name, has in zip(data.names, seen, strict=True) if has)
                 imputed = tuple(name for name, has in zip(data.names, seen, strict=True) if not has)
-                predictions.append(Prediction(data.visits.visits[row].subject_id, value, used, imputed))
-    return predictions, quarantine
+                unlike = tuple(name for name in compared.unusual[visit.subject_id] if name in used)
+                change = _on_the_scale(value, visit.baseline_cdrsb, config)
+                predictions.append(Prediction(visit.subject_id, change, used, imputed, unlike))
+    return predictions, compared.left_out + broken
+
+
+def _on_the_scale(change: float, baseline: float, config: ModelConfig) -> float:
+    """The change nearest to the predicted one that does not leave the scale; any change where it is not CDR-SB's."""
+    if config.outcome_range != CDRSB_CHANGE:
+        return change
+    low, high = CDRSB_POINTS
+    return min(max(change, low - baseline), high - baseline)
+
+
+def _usual(card: Mapping[str, Any], source: str) -> dict[str, Likeness]:
+    return {name: parse_config(values, Likeness, source) for name, values in card.get("usual_images", {}).items()}

@@ -1,7 +1,7 @@
 """A model trained and evaluated at one place, from a manifest to a folder of results.
 
 The folder holds `model/` (the best weights and their card), `last/` (all that a killed run needs to go on),
-`learning.csv`, `results.csv` and `quarantine.csv`.
+`learning.csv`, `results.csv`, `quarantine.csv`, and `unlike.csv`: training images unlike the rest.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, par
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
-from permmoe.data.quarantine import Quarantine
+from permmoe.data.quarantine import Quarantine, write_csv_atomically
 from permmoe.data.splits import assign_splits
+from permmoe.data.synthetic import is_synthetic
+from permmoe.data.unlike import unlike_the_rest, usual_images
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
 from permmoe.layers.encoders import fixed_stem
@@ -62,8 +64,13 @@ def train_run(
         raise DataError(f"{manifest} has no training visit; lower the test and validation shares, or add visits")
     settings = fit_scaling(train, config.model)
     model = make_model(settings, config.train.seed).to(device)
+    volumes = VolumeCache(cache)
+    _write_unlike(out / "unlike.csv", train, settings, volumes)
+    usual = usual_images(train.visits, settings.modalities, settings.grid, volumes)
     card = {
         "model": settings.model_dump(mode="json"),
+        "is_synthetic": is_synthetic(data.visits),
+        "usual_images": {name: likeness.model_dump(mode="json") for name, likeness in usual.items()},
         "train": config.train.model_dump(mode="json"),
         "split": config.split.model_dump(mode="json"),
         "data_digest": data.visits.digest(),
@@ -95,6 +102,11 @@ def train_run(
     return results
 
 
+def unlike_counts(out: Path) -> dict[str, int]:
+    """How many training images of each modality are unlike the rest, of a run's folder; only those that have any."""
+    return pd.read_csv(out / "unlike.csv").modality.value_counts(sort=False).to_dict()
+
+
 def trained_config(folder: Path) -> RunConfig:
     """The configuration that a model was trained with, its split included: its test visits stay its test visits.
 
@@ -107,6 +119,13 @@ def trained_config(folder: Path) -> RunConfig:
         train=parse_config(card.get("train", {}), TrainConfig, source),
         split=parse_config(card.get("split", {}), SplitConfig, source),
     )
+
+
+def _write_unlike(path: Path, train: VisitData, config: ModelConfig, cache: VolumeCache) -> None:
+    """Itemise the training images that are unlike the rest. The file names patients: it stays at the site."""
+    unlike = unlike_the_rest(train.visits, config.modalities, config.grid, cache)
+    rows = [(v.subject_id, name, str(v.volumes[name])) for name, visits in unlike.items() for v in visits]
+    write_csv_atomically(path, ("subject_id", "modality", "file"), rows)
 
 
 def _tensors(state: FitState) -> dict[str, Tensor]:

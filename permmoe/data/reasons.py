@@ -16,6 +16,7 @@ class Remedy(StrEnum):
     CONVERT_SERIES = "convert the right series again; average dynamic PET first"
     CONVERT_FROM_DICOM = "convert them again from DICOM"
     LOOK = "look at them; PET has to be SUVR, as pet_linear writes it"
+    PREPARE = "look at them; prepare them as the others are: skull removed, registered, each under its modality"
     COMPARE_SCORES = "compare the scores with their source"
     COMPLETE_ROWS = "complete these rows, or take them for lost"
 
@@ -46,7 +47,9 @@ class Reason(StrEnum):
     NOT_FINITE_VOXELS = "voxels are not all finite numbers", Remedy.LOOK
     ZERO_VOXELS = "all voxels are zero", Remedy.LOOK
     EQUAL_VOXELS = "all non-zero voxels are equal", Remedy.LOOK
-    NOT_SUVR = "values are too large for an uptake ratio (SUVR)", Remedy.LOOK
+    NOT_SUVR = "values are no uptake ratios (SUVR)", Remedy.LOOK
+    OTHER_KIND = "image of another kind than the training's", Remedy.PREPARE
+    UNLIKE_OTHERS = "image unlike the site's others of its modality", Remedy.PREPARE
 
     # Scores.
     NO_BASELINE = "no baseline CDR-SB", Remedy.COMPARE_SCORES

@@ -1,5 +1,6 @@
 """From an image file to a tensor on the model's grid: the same brain gives the same tensor however it was stored.
 
+The background is found and set to 0 first (permmoe.data.background); an image whose background is 0 keeps every bit.
 Axes are turned to right-anterior-superior, which moves voxels and changes none. An image that then has the grid's
 shape and spacing is on the grid already. Any other is averaged over whole voxels down to about the grid's spacing
 (so that a coarse grid does not pick single noisy voxels) and interpolated once, linearly, onto the grid, placed
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from permmoe.config import VolumeGrid
+from permmoe.data.background import without_background
 from permmoe.data.reasons import Reason
 from permmoe.errors import PermmoeError
 from permmoe.modality import Modality
@@ -37,7 +39,7 @@ from permmoe.modality import Modality
 Frames = Literal["reject", "mean"]
 """What becomes of an image with frames over time: left out, or averaged."""
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Part of every cache key: raise it with any change here that changes a tensor."""
 
 TEMPLATE_FIELD_CENTRE_MM = (0.0, -18.0, 18.0)
@@ -47,8 +49,11 @@ TEMPLATE_BRAIN_CENTRE_MM = (0.0, -22.0, 10.0)
 FIELD_CENTRE_TOLERANCE_MM = 10.0
 HEAD_HEIGHT_MM = 150.0
 """From the crown down to below the cerebellum: what lies lower is neck and shoulders."""
-LARGEST_SUVR = 100.0
-"""Uptake ratios are below about 5; counts and activity concentrations are in the thousands."""
+MIDDLE_SUVR = (0.2, 4.0)
+"""The median uptake ratio of a head, whatever its reference region, lies well inside; counts, activity concentrations,
+integers that lost their scale and values in per mille lie outside."""
+NEGATIVE_SHARE = 0.01
+"""Reconstruction leaves few voxels that are clearly negative; where there are more, a mean was subtracted."""
 
 
 class BrokenVolume(PermmoeError):
@@ -78,11 +83,14 @@ def grid_affine(grid: VolumeGrid) -> Float[np.ndarray, "4 4"]:
 def read_volume(path: Path, modality: Modality, grid: VolumeGrid, frames: Frames = "reject") -> Float[Tensor, "x y z"]:
     """One image on the grid, normalised as its modality says. Raises BrokenVolume with the reason where it cannot be.
 
-    `zscore`: mean 0 and SD 1 over non-zero voxels, background stays 0. `suvr`: values as they are.
+    `zscore`: mean 0 and SD 1 over the head, which is what is not 0; background is 0. `suvr`: values as they are.
     """
     image = _open(path)
     affine = _checked_affine(image)
     voxels = _checked_voxels(image, frames)
+    if modality.normalisation == "suvr" and _has_negative_values(voxels):
+        raise BrokenVolume(Reason.NOT_SUVR)
+    voxels = without_background(voxels)
     extent_mm = np.array(voxels.shape) * np.linalg.norm(affine[:3, :3], axis=0)
     if min(voxels.shape) < 4 or extent_mm.min() < min(grid.shape) * grid.spacing_mm / 4:
         raise BrokenVolume(Reason.SMALL_FIELD)
@@ -143,6 +151,12 @@ def _checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i
     if not voxels.any():
         raise BrokenVolume(Reason.ZERO_VOXELS)
     return np.ascontiguousarray(voxels.mean(axis=3) if len(shape) == 4 else voxels, dtype=np.float32)
+
+
+def _has_negative_values(voxels: Float[np.ndarray, "i j k"]) -> bool:
+    """Whether more voxels lie clearly below 0 than reconstruction leaves there."""
+    filled = voxels[voxels != 0]
+    return bool((filled < -0.1 * np.quantile(filled, 0.99)).mean() > NEGATIVE_SHARE)
 
 
 def _turned(voxels: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> _Placed:
@@ -225,11 +239,11 @@ def _head_centre_mm(volume: _Placed) -> Float[Tensor, 3]:
 
 
 def _normalised(voxels: Float[Tensor, "x y z"], modality: Modality) -> Float[Tensor, "x y z"]:
+    is_signal = voxels != 0
     if modality.normalisation == "suvr":
-        if voxels.max() > LARGEST_SUVR:
+        if not MIDDLE_SUVR[0] <= voxels[is_signal].median() <= MIDDLE_SUVR[1]:
             raise BrokenVolume(Reason.NOT_SUVR)
         return voxels.contiguous()
-    is_signal = voxels != 0
     signal = voxels[is_signal].double()
     spread = signal.std(correction=0)
     if not spread > 1e-6 * signal.abs().max():

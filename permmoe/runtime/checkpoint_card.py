@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def read_checked(folder: Path) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(card, dict) or card.get("tensors_sha256") != hashlib.sha256(content).hexdigest():
         raise DataError(f"card and tensors in {folder} do not belong together; take both from one back-up")
     return content, card
+
+
+def says_synthetic(card: Mapping[str, Any]) -> bool:
+    """Whether a model was trained on invented patients: its own card says so, or the plan of its federated study."""
+    plan = card.get("plan")
+    return card.get("is_synthetic") is True or (isinstance(plan, dict) and plan.get("is_synthetic") is True)
 
 
 def has_checkpoint(folder: Path) -> bool:

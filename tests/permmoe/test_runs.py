@@ -131,14 +131,14 @@ def test_evaluation_of_a_saved_model_repeats_the_table_of_its_training(manifest:
     config = trained_config(undisturbed / "model")
     assert config.split == CONFIG.split
     data, _ = load_visits(manifest, config, manifest.parent / "cache")
-    again = results_table(load_model(undisturbed / "model"), data.part("test"))
+    again = results_table(load_model(undisturbed / "model").network, data.part("test"))
     pd.testing.assert_frame_equal(again, pd.read_csv(undisturbed / "results.csv"), check_exact=False, rtol=1e-6)
 
 
 def test_results_table_has_every_combination_and_stratum_with_its_count(manifest: Path, undisturbed: Path) -> None:
     data, _ = load_visits(manifest, trained_config(undisturbed / "model"), manifest.parent / "cache")
     test = data.part("test")
-    model = load_model(undisturbed / "model")
+    model = load_model(undisturbed / "model").network
     results = results_table(model, test)
     assert len(results) == 7 * 3
     predictions = combination_predictions(model, test)
@@ -162,7 +162,7 @@ def test_results_table_has_every_combination_and_stratum_with_its_count(manifest
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_no_test_visit_gives_a_table_without_figures(manifest: Path, undisturbed: Path) -> None:
     data, _ = load_visits(manifest, CONFIG, manifest.parent / "cache")
-    results = results_table(load_model(undisturbed / "model"), data.subset(torch.tensor([], dtype=torch.long)))
+    results = results_table(load_model(undisturbed / "model").network, data.subset(torch.tensor([], dtype=torch.long)))
     assert set(results.n) == {0}
     assert results[["rmse", "mae", "r2", "lower", "upper"]].isna().all(axis=None)
 

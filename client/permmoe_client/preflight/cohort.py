@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float64
+
 from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
+from permmoe.data.image_features import image_features
 from permmoe.data.kinds import columns_of
+from permmoe.data.likeness import unusual_rows
 from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
-from permmoe.data.visits import VisitTable
+from permmoe.data.reasons import Reason
+from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import BrokenVolume, read_volume
 from permmoe.errors import DataError
 from permmoe_client.preflight.outcome import Attempt
@@ -39,6 +45,8 @@ class Cohort:
     """Rows and files that reading the table left out."""
     broken: Quarantine = field(default_factory=Quarantine)
     """Images that cannot be used."""
+    unlike: Quarantine = field(default_factory=Quarantine)
+    """Images that can be used, but are unlike the site's others of their modality."""
 
 
 def read_cohort(
@@ -50,8 +58,8 @@ def read_cohort(
     if table is None or not images:
         return cohort
     wanted = tuple(m for m in site.modalities if m in model.names) or model.names
-    broken = _broken_volumes(table, model, wanted, progress)
-    return Cohort(table=cohort.table, left_out=cohort.left_out, broken=broken)
+    broken, unlike = _looked_at(table, model, wanted, progress)
+    return Cohort(table=cohort.table, left_out=cohort.left_out, broken=broken, unlike=unlike)
 
 
 def _from_manifest(path: Path, model: ModelConfig) -> Cohort:
@@ -104,18 +112,28 @@ def _cells(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]
     return header, rows
 
 
-def _broken_volumes(
+def _looked_at(
     table: VisitTable, model: ModelConfig, wanted: Sequence[str], progress: Progress | None
-) -> Quarantine:
-    """Every image is read to its end, without the cache: a check by another account must leave nothing behind."""
+) -> tuple[Quarantine, Quarantine]:
+    """The images that cannot be used, and those unlike the others of their modality.
+
+    Every image is read to its end, without the cache: a check by another account must leave nothing behind.
+    """
     images = [(v, m) for v in table for m in model.modalities if m.name in wanted and m.name in v.volumes]
     items: list[Quarantined] = []
+    seen: dict[str, list[tuple[Visit, Float64[np.ndarray, " feature"]]]] = defaultdict(list)
     for done, (visit, modality) in enumerate(images, start=1):
         path = visit.volumes[modality.name]
         try:
-            read_volume(path, modality, model.grid)
+            volume = read_volume(path, modality, model.grid)
+            seen[modality.name].append((visit, image_features(volume.numpy())))
         except BrokenVolume as broken:
             items.append(Quarantined(visit.subject_id, modality.name, str(path), broken.reason))
         if progress is not None:
             progress(done, len(images))
-    return Quarantine(tuple(items))
+    unlike = [
+        Quarantined(of[row][0].subject_id, name, str(of[row][0].volumes[name]), Reason.UNLIKE_OTHERS)
+        for name, of in seen.items()
+        for row in unusual_rows(np.array([features for _, features in of]))
+    ]
+    return Quarantine(tuple(items)), Quarantine(tuple(unlike))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.reasons import Remedy
 from permmoe_client.preflight.facts import Check, Facts
@@ -29,13 +31,21 @@ def image_values(facts: Facts) -> Outcome:
     return _images(facts, "have no usable values", Remedy.LOOK)
 
 
+def image_likeness(facts: Facts) -> Outcome:
+    """Hardly an image is unlike the site's others of its modality."""
+    _need_images(facts)
+    found = facts.cohort.unlike
+    if not len(found):
+        return ok("no image stands out among the others of its modality")
+    counts = Counter(item.modality for item in found)
+    of_images = Counter(name for visit in facts.visits for name in visit.volumes)
+    detail = ", ".join(f"{n} of {of_images[name]} {name}" for name, n in counts.items())
+    return warning(f"{reasons_text(found)}: {detail}", f"{Remedy.PREPARE}; {SHOW}", item_lines(found))
+
+
 def _images(facts: Facts, what: str, remedy: Remedy) -> Outcome:
     """A broken image leaves its visit to the other modalities; where all are broken, something greater is wrong."""
-    facts.cohort.table.need("data.readable")
-    if not facts.with_images:
-        raise Skip("no image was opened", "check again without --no-images")
-    if not facts.image_count:
-        raise Skip("no visit has an image")
+    _need_images(facts)
     found = Quarantine(tuple(with_remedy(facts.cohort.broken, remedy)))
     if not len(found):
         return ok(f"{facts.image_count} images")
@@ -44,9 +54,18 @@ def _images(facts: Facts, what: str, remedy: Remedy) -> Outcome:
     return outcome(detail, f"{remedy}; {SHOW}", item_lines(found))
 
 
+def _need_images(facts: Facts) -> None:
+    facts.cohort.table.need("data.readable")
+    if not facts.with_images:
+        raise Skip("no image was opened", "check again without --no-images")
+    if not facts.image_count:
+        raise Skip("no visit has an image")
+
+
 CHECKS = (
     Check("data.image_files", "Every image can be read", image_files),
     Check("data.image_shapes", "Every image is a whole 3-D image", image_shapes),
     Check("data.image_places", "Every image has its place in space", image_places),
     Check("data.image_values", "Every image's values make sense", image_values),
+    Check("data.image_likeness", "Images of a modality are alike", image_likeness),
 )

@@ -26,7 +26,7 @@ CHECKS = [
 def test_a_reason_is_the_matter_of_one_check_that_says_what_to_do(reason: Reason, hospital: Hospital) -> None:
     facts = gather(hospital.path, read_site(hospital.path), offline=True, model=None, world=hospital.world)
     item = Quarantine((Quarantined("x", "t1", "x.nii", reason),))
-    where = "broken" if reason.remedy in OF_IMAGES else "left_out"
+    where = {Remedy.PREPARE: "unlike"}.get(reason.remedy, "broken" if reason.remedy in OF_IMAGES else "left_out")
     spoilt = replace(facts, cohort=replace(facts.cohort, **{where: item}))
     [found] = [outcome for check in CHECKS if (outcome := check.judge(spoilt)).verdict is not Verdict.OK]
     assert found.remedy.startswith(reason.remedy) and str(reason) in found.detail

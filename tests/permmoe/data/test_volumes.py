@@ -315,7 +315,33 @@ def test_damaged_bytes_inside_a_gzip_are_noticed(tmp_path: Path) -> None:
 
 def test_pet_in_counts_is_not_taken_for_an_uptake_ratio(tmp_path: Path) -> None:
     path = save(tmp_path, 8000 * noise(SMALL.shape), grid_affine(SMALL))
-    with pytest.raises(BrokenVolume, match="too large for an uptake ratio"):
+    with pytest.raises(BrokenVolume, match="values are no uptake ratios"):
+        read_volume(path, PET, SMALL)
+    assert read_volume(path, MRI, SMALL).isfinite().all()
+
+
+NO_RATIOS = {
+    "ten times": lambda uptake: uptake * 10,
+    "twenty-five times": lambda uptake: uptake * 25,
+    "in per mille": lambda uptake: uptake / 1000,
+    "integers that lost their scale": lambda uptake: np.round(uptake * 99 / uptake.max()),
+    "z-scored over the head": lambda uptake: np.where(
+        uptake > 0, (uptake - uptake[uptake > 0].mean()) / uptake.std(), 0
+    ),
+    "z-scored over the image": lambda uptake: (uptake - uptake.mean()) / uptake.std(),
+}
+
+
+@pytest.mark.parametrize("change", NO_RATIOS)
+def test_values_that_are_no_uptake_ratio_are_refused(tmp_path: Path, change: str) -> None:
+    uptake = np.zeros((13, 13, 13), np.float32)
+    uptake[3:10, 3:10, 3:10] = np.random.default_rng(0).gamma(9, 0.14, (7, 7, 7))
+    affine = np.diag([16.0, 16, 16, 1])
+    assert read_volume(save(tmp_path, uptake, affine), PET, SMALL).max() > 1
+    for factor in (0.5, 0.8, 2.0):  # other reference regions
+        assert read_volume(save(tmp_path, factor * uptake, affine), PET, SMALL).isfinite().all()
+    path = save(tmp_path, NO_RATIOS[change](uptake).astype(np.float32), affine)
+    with pytest.raises(BrokenVolume, match="values are no uptake ratios"):
         read_volume(path, PET, SMALL)
     assert read_volume(path, MRI, SMALL).isfinite().all()
 
