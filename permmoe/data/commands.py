@@ -23,7 +23,7 @@ from permmoe.data.synthetic import is_synthetic
 from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import BrokenVolume, read_volume
-from permmoe.errors import ConfigurationError
+from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import combination_name
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -109,11 +109,14 @@ def inspect(
     if volumes:
         quarantine += _broken_volumes(visits, settings)
     horizons = {v.horizon_months for v in visits}
-    _show_summary(visits, settings.names, max(horizons, default=float("nan")))
+    if len(visits):
+        _show_summary(visits, settings.names, max(horizons))
     _show_quarantine(quarantine)
     if report is not None:
         quarantine.write(report)
         _say(f"quarantine itemised in {report} (names patients: keep it at the site)")
+    if not len(visits):
+        raise DataError(f"{manifest} has no usable visit; mend what was left out, or add rows under its header")
 
 
 def _model(path: Path | None) -> ModelConfig:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from permmoe import cli
 from permmoe.config import VolumeGrid
@@ -137,6 +138,89 @@ def test_a_real_head_is_predicted_alike_in_two_orientations(
         assert answer["predictions"][0]["imputed"] == ["flair", "amyloid", "tau"]
         predictions.append(answer["predictions"][0]["delta_cdrsb"])
     assert predictions[0] == pytest.approx(predictions[1], abs=0.02)
+
+
+def test_predictions_of_a_model_of_invented_patients_say_so(
+    work: Path, scans: dict[str, Path], permmoe: Command
+) -> None:
+    given = ("predict", work / "run" / "model", "--image", f"t1={scans['t1']}", "--baseline-cdrsb", "1.5")
+    assert "SYNTHETIC" in permmoe(*given)[1]
+    assert json.loads(permmoe(*given, "--json")[1])["is_synthetic"] is True
+
+
+def test_a_model_whose_card_does_not_say_what_is_usual_compares_nothing_and_says_so(
+    work: Path, scans: dict[str, Path], permmoe: Command
+) -> None:
+    given = ("predict", work / "run" / "model", "--image", f"t1={scans['t1']}", "--baseline-cdrsb", "1.5")
+    assert "t1: the model's card does not say what is usual" in permmoe(*given)[2]
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained on enough T1 images to tell what is usual among them, and a blurred image and a FLAIR."""
+    folder = tmp_path_factory.mktemp("larger")
+    grid = VolumeGrid(shape=(24, 28, 24), spacing_mm=8.0)
+    write_cohort(folder / "data", CohortConfig(subjects=90, sites=2, grid=grid, follow_up_months=36), workers=1)
+    (folder / "run.yaml").write_text(RUN.replace("[12, 14, 12], spacing_mm: 16.0", "[24, 28, 24], spacing_mm: 8.0"))
+    data = folder / "data"
+    steps = [
+        ["data", "adni", "--tables", data / "clinical", "--images", data, "--out", data / "manifest.csv"],
+        ["train", data / "manifest.csv", "--out", folder / "run", "--config", folder / "run.yaml"],
+    ]
+    for step in steps:
+        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["permmoe", *map(str, step)])
+            cli.main()
+        assert not end.value.code
+    image = nib.load(next(data.rglob("*T1w.nii.gz")))
+    voxels = image.get_fdata(dtype=np.float32)
+    for name, changed in (
+        ("moved", np.roll(voxels, 2, axis=1)),
+        ("mask", ndimage.uniform_filter((voxels > 0).astype(np.float32), 2)),
+    ):
+        nib.save(nib.Nifti1Image(changed, image.affine, image.header), folder / f"{name}.nii.gz")
+    return folder
+
+
+def test_an_image_unlike_the_trainings_is_warned_of_and_one_of_another_kind_refused(
+    larger: Path, permmoe: Command
+) -> None:
+    def of(image: Path, *options: str) -> tuple[int, str, str]:
+        given = ("predict", larger / "run" / "model", "--image", f"t1={image}", "--baseline-cdrsb", "1.5")
+        return permmoe(*given, *options)
+
+    status, shown, said = of(next((larger / "data").rglob("*T1w.nii.gz")))
+    assert status == 0 and said == "" and "unlike" not in shown
+    status, shown, said = of(larger / "moved.nii.gz")
+    assert status == 0 and "warning: patient: t1 is unlike the training's images" in said
+    assert "unlike the training's images: t1" in shown
+    assert json.loads(of(larger / "moved.nii.gz", "--json")[1])["predictions"][0]["unlike_training"] == ["t1"]
+    status, shown, said = of(larger / "mask.nii.gz")
+    assert status == 2 and "t1: image of another kind than the training's" in said and "nothing to predict" in said
+
+
+def test_training_says_how_many_images_are_unlike_the_rest(larger: Path) -> None:
+    lines = (larger / "run" / "unlike.csv").read_text().splitlines()
+    assert lines[0] == "subject_id,modality,file" and len(lines) < 6
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "evaluate", "inspect"])
+def test_a_manifest_without_a_visit_ends_in_a_sentence(
+    command: str, work: Path, permmoe: Command, tmp_path: Path
+) -> None:
+    empty = tmp_path / "manifest.csv"
+    empty.write_text((work / "data" / "manifest.csv").read_text().splitlines()[0] + "\n")
+    model = work / "run" / "model"
+    status, _, said = permmoe(
+        *{
+            "predict": ("predict", model, "--manifest", empty),
+            "train": ("train", empty, "--out", tmp_path / "run", "--config", work / "run.yaml"),
+            "evaluate": ("evaluate", model, empty),
+            "inspect": ("data", "inspect", empty),
+        }[command]
+    )
+    assert status == 2 and "Traceback" not in said
+    assert re.search(r"has no( usable)? visit", said)
 
 
 def test_manifest_gives_one_prediction_a_visit(work: Path, permmoe: Command) -> None:

@@ -24,6 +24,7 @@ from tests.support.preflight_hospital import (
     NOW,
     STUDY,
     SUBJECTS,
+    VISITS,
     Hospital,
     certificate,
     subject,
@@ -171,6 +172,16 @@ def _zeros(h: Hospital) -> None:
     h.image(np.zeros(MODEL.grid.shape))
 
 
+def _one_image_of_another_kind(h: Hospital) -> None:
+    """Every subject has a T1, and one of them is a gradient instead of noise."""
+    rng = np.random.default_rng(0)
+    for i in range(VISITS):
+        h.image(rng.uniform(1, 2, MODEL.grid.shape), f"t1-{i}.nii")
+    h.image(np.linspace(1, 2, np.prod(MODEL.grid.shape)).reshape(MODEL.grid.shape), "t1-3.nii")
+    for i in range(VISITS):
+        h.column("t1", f"images/t1-{i}.nii", slice(i, i + 1))
+
+
 def _modality_without_visit(h: Hospital) -> None:
     h.column("pet", "")
     h.settings(modalities=["t1", "pet", "clinical"])
@@ -297,6 +308,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("data.image_shapes", WARNS, _two_frames),
     ("data.image_places", WARNS, _flat_voxels),
     ("data.image_values", WARNS, _zeros),
+    ("data.image_likeness", WARNS, _one_image_of_another_kind),
     ("studies.digests", FAILS, settings(approved_studies=[STUDY.digest(), STUDY.digest()[:12]])),
     ("studies.approved", WARNS, _without_study),
     ("studies.waiting", WARNS, _another_study),

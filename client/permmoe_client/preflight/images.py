@@ -38,7 +38,7 @@ def image_likeness(facts: Facts) -> Outcome:
     if not len(found):
         return ok("no image stands out among the others of its modality")
     counts = Counter(item.modality for item in found)
-    of_images = Counter(name for visit in facts.visits for name in visit.volumes)
+    of_images = Counter(name for visit in facts.cohort.table.result or () for name in visit.volumes)
     detail = ", ".join(f"{n} of {of_images[name]} {name}" for name, n in counts.items())
     return warning(f"{reasons_text(found)}: {detail}", f"{Remedy.PREPARE}; {SHOW}", item_lines(found))
 
