@@ -9,9 +9,12 @@ from collections.abc import Iterable
 class PermmoeError(Exception):
     """What happened, where, and what to do next, in a sentence or two.
 
-    Commands print the message without a traceback and exit with status 2. The message may name files of the machine
-    it is shown on; it must never be sent to another machine.
+    Commands print the message without a traceback and exit with `exit_status`. The message may name files of the
+    machine it is shown on; it must never be sent to another machine.
     """
+
+    exit_status = 2
+    """The same command fails again until somebody changes it or what it names."""
 
     def __init__(self, message: str = "", *, for_log: str = "") -> None:
         super().__init__(message)
@@ -21,6 +24,13 @@ class PermmoeError(Exception):
 
 class ConfigurationError(PermmoeError):
     """A configuration file or a command-line option that cannot be used."""
+
+
+class TryAgainLater(PermmoeError):
+    """Time, or somebody elsewhere, mends it: the same command may succeed when it is repeated."""
+
+    exit_status = 75
+    """EX_TEMPFAIL of sysexits.h: a service manager starts the program again."""
 
 
 class DataError(PermmoeError):

@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.approval_question import APPROVAL_QUERY, ApprovalAnswer, read_question, write_answer
 from permmoe.federated.audit import Kind
 from permmoe.federated.instructions import Instruction, read_instruction, read_receipt_line
 from permmoe.federated.plan import RoundPlan
@@ -66,6 +67,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context, partial(_evaluate, state=context.state))
 
 
+@app.query(APPROVAL_QUERY)
+def approval(message: Message, context: Context) -> Message:
+    """Say whether this site has approved a study."""
+    return _answer(message, context, _say_approval)
+
+
 @app.query("secure_share")
 def secure_share(message: Message, context: Context) -> Message:
     """Stage 2 of the secure sum: send sealed shares of the site's secrets to the other participants."""
@@ -88,6 +95,16 @@ def secure_count(message: Message, context: Context) -> Message:
 def secure_open(message: Message, context: Context) -> Message:
     """Stage 5 of the secure sum: send what unmasks the sums of blocks with enough holders."""
     return _answer_stage(message, context, secure_session.unmask)
+
+
+def _say_approval(content: RecordDict, site: RunningSite) -> RecordDict:
+    """A study that is asked about can be seen and approved from then on, as one that was refused."""
+    plan = read_question(content)
+    try:
+        _check_approval(plan, site)
+    except StudyNotApproved:
+        return write_answer(ApprovalAnswer(has_approved=False))
+    return write_answer(ApprovalAnswer(has_approved=True))
 
 
 def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
@@ -172,6 +189,6 @@ def _check_approval(plan: RoundPlan, site: RunningSite) -> None:
     try:
         require_approval(plan, site.settings.approved_studies, site.ledger.decisions() if site.ledger else ())
     except StudyNotApproved:
-        if site.settings.ledger:
-            remember_pending(site.settings.ledger, plan)
+        if site.settings.ledger and remember_pending(site.settings.ledger, plan):
+            LOG.info("study %s waits for this site's approval: permmoe-client approve", plan.digest())
         raise

@@ -1,4 +1,7 @@
-"""How every command of the project ends: a person's mistake is a message and exit status 2, never a traceback."""
+"""How every command of the project ends: a person's mistake is a message and exit status 2, never a traceback.
+
+What passes by itself, or is mended without changing the command, ends with status 75 (`TryAgainLater`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from permmoe.errors import PermmoeError
+from permmoe.errors import PermmoeError, TryAgainLater
 from permmoe.plain_text import plain, plain_lines
+from permmoe.runtime.files import FULL_DISK
 
 INTERRUPTED = "interrupted; the same command goes on where it stopped"
 INTERRUPTED_STATUS = 130
@@ -50,8 +54,11 @@ def run(command: Callable[[], None]) -> None:
         command()
     except PermmoeError as error:
         console.print(f"[bold red]error:[/] {escape(plain_lines(str(error)))}")
-        sys.exit(2)
+        sys.exit(error.exit_status)
     except OSError as error:
+        if error.errno in FULL_DISK:
+            console.print(f"[bold red]error:[/] {escape(error.strerror or '')}; make room, then repeat the command")
+            sys.exit(TryAgainLater.exit_status)
         if error.filename is None:
             raise
         console.print(

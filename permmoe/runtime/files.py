@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 SECRET_MODE, PUBLIC_MODE = 0o600, 0o644
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The numbers of errors that end once somebody makes room."""
 UNFINISHED_PREFIX = ".unfinished-"
 """How the names of files begin that a killed process has left behind."""
 

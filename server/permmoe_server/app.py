@@ -7,6 +7,8 @@ Flower hands over `run_config`, of which every value is a text:
 | plan | a JSON file of permmoe.federated.plan.RoundPlan |
 | out | the study's folder; started again on the same folder a study goes on |
 | sites | optional: a JSON file of {node: site}, read anew before each exchange; other nodes are not asked |
+| standing | optional: a file in which the study says whom it waits for; with it, it waits for as long as they take |
+| stop | goes with `standing`: a file that, where it exists, ends the run after the present round |
 | roster, authority | needed by a secure study: the signed roster, and the certificate that it is verified with |
 | server-key, server-certificate | optional: with them sites get receipts, and a signed chain of models |
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from flwr.app import Context
@@ -40,6 +43,7 @@ from permmoe_server.protocol.federation import (
 from permmoe_server.protocol.reply_sizes import largest_replies
 from permmoe_server.provisioning.authority import Identity, load_certificate, read_identity
 from permmoe_server.studies.model_register import MODELS_FILE, ModelRegister
+from permmoe_server.studies.standing import StandingFile
 from permmoe_server.studies.study_run import locked, run_study
 
 HTTP_GRID = "flwr.superlink.grid.http_grid"
@@ -60,7 +64,8 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
         out = _path(context, "out")
         out.mkdir(parents=True, exist_ok=True)
         keep_freed_pages()
-        with locked(out):
+        standing = _standing_file(context)
+        with locked(out), standing.kept() if standing else nullcontext():
             server, roster = _server_identity(context), _roster_source(context)
             federation = Federation(
                 _untrusting(grid, plan, roster),
@@ -69,6 +74,8 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
                 countersigner=_countersigner(server) if server else None,
                 announcer=ModelRegister(out / MODELS_FILE, plan.digest(), server).announce if server else None,
                 observer=observer or RoundObserver(),
+                on_readiness=standing.tell if standing else None,
+                is_to_stop=standing.is_to_stop if standing else lambda: False,
             )
             run_study(federation, plan, out)
 
@@ -87,6 +94,13 @@ def _untrusting(grid: Grid, plan: RoundPlan, roster: RosterSource | None) -> Mes
 
     layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
     return nonblocking(grid, largest_replies(plan, layout, lambda: len(roster().keys) if roster else 0))
+
+
+def _standing_file(context: Context) -> StandingFile | None:
+    """Return the file in which the study says how it stands; None where the run names none."""
+    if "standing" not in context.run_config:
+        return None
+    return StandingFile(_path(context, "standing"), _path(context, "stop"))
 
 
 def _server_identity(context: Context) -> Identity | None:

@@ -61,9 +61,9 @@ def run_coordinator(
         signal.signal(number, lambda *_: stop.set())
     # Flower and PyTorch take seconds to import; the other commands need neither.
     from permmoe_server.coordination.coordinator import coordinate
-    from permmoe_server.studies.study_folder import open_study
+    from permmoe_server.studies.study_folder import find_study
 
-    coordinate(folder, open_study(folder, study), stop, stay=stay)
+    coordinate(folder, find_study(folder, study), stop, stay=stay)
 
 
 @app.command()

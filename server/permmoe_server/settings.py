@@ -51,7 +51,9 @@ class ServerConfig(Configuration):
     admin_port: int = Field(8081, ge=1, le=65535, description="port of the status page, /health and /metrics")
     health_port: int = Field(8082, ge=1, le=65535, description="port of the gRPC health service, on 127.0.0.1")
     superlink_port: int = Field(8444, ge=1, le=65535, description="port of Flower's superlink, on 127.0.0.1")
-    quorum_seconds: float = Field(600.0, gt=0, description="how long a study waits for its first min_sites sites")
+    quorum_seconds: float = Field(
+        600.0, gt=0, description="how long a study without --stay waits for what somebody can mend"
+    )
     log_format: LogFormat = Field("text", description="how lines of the log are written: text, or json for machines")
     limits: GatewayLimits = GatewayLimits()
 
@@ -105,7 +107,8 @@ admin_names: []
 health_port: {default.health_port}
 superlink_port: {default.superlink_port}
 
-# How long a study waits for as many sites as it needs before it gives up, seconds.
+# How long a study that is run without --stay waits for sites, approvals, or whatever else somebody can mend, seconds;
+# with --stay it waits for as long as that takes. With --stay too, a study that had begun counts as stalled after this.
 quorum_seconds: {default.quorum_seconds:.0f}
 
 # How lines of the coordinator's and the gateway's log are written: text, or json for machines.

@@ -17,7 +17,7 @@ from permmoe.training.seeds import make_model
 from permmoe_client.app import SITES
 from permmoe_client.app import app as client_app
 from permmoe_client.site import read_site
-from permmoe_server.protocol.rounds import NoQuorum
+from permmoe_server.protocol.readiness import NoQuorum
 from permmoe_simulation.engines.grid import FIRST_NODE
 from tests.support.secure_federation import SecureFederation, found
 from tests.support.tiny_federation import tiny_plan

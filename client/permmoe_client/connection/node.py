@@ -17,6 +17,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.approval_question import APPROVAL_MESSAGE
 from permmoe_client.app import app
 from permmoe_client.connection.fleet import BadMessage, Fleet, Refused, Unreachable, Untrusted, connect
 from permmoe_client.connection.identity import check_roster, client_context, load_key
@@ -116,7 +117,9 @@ def poll_seconds(waited: float) -> float:
 
 def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> None:
     kind, number = message.metadata.message_type, message.metadata.group_id
-    LOG.info("round %s: %s", number, kind)
+    # A study that waits for approvals asks for weeks.
+    level = logging.DEBUG if kind == APPROVAL_MESSAGE else logging.INFO
+    LOG.log(level, "round %s: %s", number, kind)
     started = time.monotonic()
     context = Context(
         run_id=message.metadata.run_id,
@@ -137,4 +140,4 @@ def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> No
     except (Unreachable, Refused) as error:
         LOG.warning("round %s: the answer to %s came too late or could not be sent (%s)", number, kind, error)
     else:
-        LOG.info("round %s: %s answered after %.1f s", number, kind, seconds)
+        LOG.log(level, "round %s: %s answered after %.1f s", number, kind, seconds)

@@ -44,14 +44,18 @@ def require_approval(plan: RoundPlan, listed: Collection[str], decisions: Iterab
         )
 
 
-def remember_pending(ledger: Path, plan: RoundPlan) -> None:
-    """Keep a study that was refused, so that it can be shown and approved without anybody mailing a file."""
+def remember_pending(ledger: Path, plan: RoundPlan) -> bool:
+    """Keep a study that was refused, so that it can be shown and approved without anybody mailing a file.
+
+    Returns whether it was not kept before and is now.
+    """
     folder = ledger / PENDING_FOLDER
     path = folder / f"{plan.digest()}.json"
     if path.exists() or (folder.is_dir() and len(list(folder.iterdir())) >= MOST_PENDING):
-        return
+        return False
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(path, plan.canonical_json())
+    return True
 
 
 def pending_studies(ledger: Path) -> tuple[RoundPlan, ...]:

@@ -14,6 +14,7 @@ from permmoe.federated.instructions import Instruction
 from permmoe.federated.model_chain import Announcement, Link, Purpose
 from permmoe.federated.secure.session import SiteKeys
 from permmoe_server.protocol.quarantine import Quarantine
+from permmoe_server.protocol.readiness import ReadinessObserver
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.summed_sites import SummedSites
 
@@ -114,6 +115,10 @@ class Federation:
     announcer: Announcer | None = None
     """None where the server has no key, and sites are sent models that nobody signed for."""
     observer: RoundObserver = RoundObserver()
+    on_readiness: ReadinessObserver | None = None
+    """With it a study waits for its sites for as long as they take; without, for as long as a round may take."""
+    is_to_stop: Callable[[], bool] = lambda: False
+    """Asked before each round, and while the study waits: whether it is to end here, for now."""
     sums: SummedSites = field(default_factory=SummedSites)
     """The secure sums of the study so far."""
     quarantine: Quarantine = field(default_factory=Quarantine)

@@ -18,6 +18,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
 from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import Wire
 from permmoe.federated.modules import ModuleLayout
@@ -69,7 +70,8 @@ LargestReply = Callable[[str], ReplySize]
 def largest_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: Callable[[], int]) -> LargestReply:
     """Return the sizes of a study's replies. `n_sites` counts the sites of the roster, which may grow."""
     write = _secure_replies if plan.federation.secure else _plain_replies
-    sizes = lru_cache(maxsize=8)(lambda sites: write(plan, layout, sites))
+    approval = {APPROVAL_MESSAGE: _size(write_answer(ApprovalAnswer(has_approved=True)))}
+    sizes = lru_cache(maxsize=8)(lambda sites: {**write(plan, layout, sites), **approval})
     return lambda message_type: sizes(n_sites())[message_type]
 
 

@@ -137,7 +137,7 @@ class RoundRecord:
     """False where too few replies were usable: the weights stayed as they were."""
     training: TrainingRecord
     seconds: float
-    """The time of the whole try."""
+    """The time of the try, from when enough sites were there."""
     step_seconds: float | None = None
     """From the sum to the next model; None where nothing was aggregated."""
     evaluate_seconds: float | None = None

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from permmoe.errors import ConfigurationError, PermmoeError
+from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import Receipt
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.instructions import Part
@@ -30,6 +30,7 @@ from permmoe_server.protocol.downlink import Downlink
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.optimisers import server_step
 from permmoe_server.protocol.plain_round import PlainRound
+from permmoe_server.protocol.readiness import NoQuorum, StudyLost
 from permmoe_server.protocol.round_records import (
     Evaluation,
     EvaluationOutcome,
@@ -38,13 +39,10 @@ from permmoe_server.protocol.round_records import (
     TrainingOutcome,
 )
 from permmoe_server.protocol.secure_round import SecureRound
+from permmoe_server.protocol.waiting_room import WaitingRoom
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 60.0
 """Pauses after tries at a round that too few sites answered; each is twice the one before."""
-
-
-class NoQuorum(PermmoeError):
-    """Too few sites answered, round after round."""
 
 
 @runtime_checkable
@@ -65,16 +63,21 @@ def run_rounds(
 
     A round that too few sites answered is tried again, after a pause; the weights are then as before. With the secure
     sum a site gives its input to a round once: a try that failed after that is followed by the next number. Raises
-    NoQuorum after `max_failed_rounds` failed tries in a row, ConfigurationError for a secure study without a roster.
+    NoQuorum after `max_failed_rounds` failed tries in a row, StudyLost where there is no way on, ConfigurationError for
+    a secure study without a roster.
     """
     config, clock = plan.federation, federation.clock
-    kind = round_kind(federation, plan, layout)
+    kind, room = round_kind(federation, plan, layout), WaitingRoom(federation, plan)
     failed_in_a_row = 0
     while state.round < config.rounds:
-        number, started = state.round + 1, clock.now()
+        number = state.round + 1
         federation.observer.on_round_start(number)
-        federation.wait_for_sites(config.least_sites, config.round_deadline_seconds)
+        room.wait(number)
+        if federation.is_to_stop():
+            return
+        started = clock.now()
         training = kind.train(state, number)
+        room.learn(training.record.sites)
         if training.total is None:
             record = RoundRecord(number, False, training.record, clock.now() - started)
             is_lost = record.is_used_up and not config.is_centring(number)
@@ -147,7 +150,7 @@ def _parts_to_evaluate(config: FederationConfig, number: int) -> tuple[Part, ...
 def _check_another_try_is_allowed(config: FederationConfig, failed: RoundRecord, failed_in_a_row: int) -> None:
     """Raise NoQuorum where a failed try was the last one."""
     if failed.is_used_up and config.is_centring(failed.round):
-        raise NoQuorum(
+        raise StudyLost(
             "the first round failed after sites had given their input, and they give it once; start the study "
             "under another name"
         )

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from permmoe.errors import ConfigurationError
 from permmoe_server.status.board import StatusBoard
-from permmoe_server.status.coordinator_status import status_json
+from permmoe_server.status.coordinator_status import HEALTHY_PHASES, status_json
 from permmoe_server.status.metrics import registry_of
 from permmoe_server.status.page import STYLE_HASH, page
 
@@ -46,8 +46,8 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
     """Return the application of the admin port.
 
     It answers to the names of loopback and to `hosts`, written as in a URL without port. `/health` is 200 while the
-    federation waits, runs or has finished, and 503 while it starts, once it failed, and when the board has not been
-    updated for `stale_seconds`; its text is the phase, or `stale`.
+    study waits, runs, is stopped or has finished. It is 503 while the coordinator starts, while the study is stalled,
+    once it failed, and when the board has not been updated for `stale_seconds`. Its text is the phase, or `stale`.
     """
     registry = registry_of(board.snapshot)
 
@@ -58,9 +58,9 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
         return Response(status_json(board.snapshot()), media_type="application/json")
 
     def health(_: Request) -> Response:
-        phase = board.snapshot().phase
-        word = "stale" if board.age_seconds() > stale_seconds else phase
-        return PlainTextResponse(word + "\n", 200 if word in ("waiting", "running", "finished") else 503)
+        is_stale = board.age_seconds() > stale_seconds
+        word = "stale" if is_stale else board.snapshot().phase
+        return PlainTextResponse(word + "\n", 200 if is_healthy(board, stale_seconds) else 503)
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -75,6 +75,11 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
         ],
         middleware=[Middleware(_Guard, hosts=LOOPBACK_NAMES | {host.lower() for host in hosts})],
     )
+
+
+def is_healthy(board: StatusBoard, stale_seconds: float = STALE_SECONDS) -> bool:
+    """Whether the coordinator does what it is there for: nobody has to look at it."""
+    return board.age_seconds() <= stale_seconds and board.snapshot().phase in HEALTHY_PHASES
 
 
 def serve_admin(app: Starlette, host: str = "127.0.0.1", port: int = 8090) -> uvicorn.Server:

@@ -13,8 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 from permmoe.errors import PermmoeError
 from permmoe_server.studies.round_log import RoundSummary
 
-Phase = Literal["starting", "waiting", "running", "finished", "failed"]
-PHASES: tuple[Phase, ...] = ("starting", "waiting", "running", "finished", "failed")
+Phase = Literal["starting", "waiting", "running", "stalled", "stopped", "finished", "failed"]
+"""`waiting`: for sites or approvals, before the study begins or for a while; `stalled`: somebody has to mend something,
+and the study then goes on; `stopped`: the coordinator asked for it; `failed`: nobody can bring it to its end."""
+PHASES: tuple[Phase, ...] = ("starting", "waiting", "running", "stalled", "stopped", "finished", "failed")
+HEALTHY_PHASES: tuple[Phase, ...] = ("waiting", "running", "stopped", "finished")
 
 
 class StatusError(PermmoeError):
@@ -33,6 +36,8 @@ class SiteStatus:
     """The last round in which the site's reply was accepted."""
     last_rejection: str | None = None
     """The rule that the site's last rejected reply broke, or the type of the error that the site reported."""
+    has_approved: bool | None = None
+    """Whether the hospital has approved the study; None where it has not been asked yet."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,18 @@ class CoordinatorStatus:
 
     @property
     def rounds_done(self) -> int:
-        """Return the number of the last round that updated the model; 0 before the first."""
-        return next((record.round for record in reversed(self.records) if record.is_aggregated), 0)
+        """Return the number of rounds that updated the model."""
+        return sum(record.is_aggregated for record in self.records)
+
+    @property
+    def rounds_lost(self) -> int:
+        """Return the number of rounds that failed secure tries used up; they count against the study's total."""
+        return sum(record.is_used_up for record in self.records)
+
+    @property
+    def next_round(self) -> int:
+        """Return the number of the round that is next or running; the last one's after the end."""
+        return min(self.rounds_done + self.rounds_lost + 1, self.rounds_total)
 
     @property
     def sites_online(self) -> int:

@@ -50,7 +50,7 @@ class RejectedReplies:
 
 def headline(status: CoordinatorStatus) -> str:
     """Return the state of the federation in one sentence without a full stop."""
-    done, total = status.rounds_done, status.rounds_total
+    done, total, number = status.rounds_done, status.rounds_total, status.next_round
     sites = f"{status.sites_online} of {len(status.sites)} sites online"
     match status.phase:
         case "starting":
@@ -58,9 +58,13 @@ def headline(status: CoordinatorStatus) -> str:
         case "waiting" if status.study is None:
             return f"No study is set; {sites}"
         case "waiting":
-            return f"Waiting for sites before round {min(done + 1, total)} of {total}; {sites}"
+            return f"Waiting for sites before round {number} of {total}; {sites}"
         case "running":
-            return f"Round {min(done + 1, total)} of {total} is running; {sites}"
+            return f"Round {number} of {total} is running; {sites}"
+        case "stalled":
+            return f"Stalled before round {number} of {total}; {sites}"
+        case "stopped":
+            return f"Stopped after {done} of {total} rounds; {sites}"
         case "finished":
             return f"Finished: {done} of {total} rounds are done; {sites}"
         case "failed":
@@ -152,4 +156,4 @@ def seconds_left(status: CoordinatorStatus) -> float | None:
     pace = round_seconds(status.records)
     if status.phase != "running" or pace is None:
         return None
-    return pace * max(0, status.rounds_total - status.rounds_done)
+    return pace * max(0, status.rounds_total - status.rounds_done - status.rounds_lost)

@@ -43,6 +43,9 @@ def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
     phase: dict[str, bool] = {name: name == status.phase for name in PHASES}
     yield StateSetMetricFamily("permmoe_phase", "What the federation is doing; one phase is 1.", phase)
     yield GaugeMetricFamily("permmoe_rounds_done", "Rounds of the study that are done.", status.rounds_done)
+    yield GaugeMetricFamily(
+        "permmoe_rounds_lost", "Rounds whose number a failed secure try used up.", status.rounds_lost
+    )
     yield GaugeMetricFamily("permmoe_rounds_planned", "Rounds that the study has.", status.rounds_total)
     seconds = sum(record.seconds for record in records)
     yield SummaryMetricFamily("permmoe_round_seconds", "Time of rounds, seconds.", len(records), seconds)
@@ -54,6 +57,13 @@ def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
     for site in status.sites:
         online.add_metric([site.name], float(site.is_online))
     yield online
+    approved = GaugeMetricFamily(
+        "permmoe_site_approved", "Whether a site has approved the study; absent until it was asked.", labels=["site"]
+    )
+    for site in status.sites:
+        if site.has_approved is not None:
+            approved.add_metric([site.name], float(site.has_approved))
+    yield approved
     yield _counter("permmoe_rejected_replies", "Replies that no round used.", _rejected(status))
     yield _counter("permmoe_gateway_refusals", "Requests and connections turned away.", Counter(status.refusals))
     down, up = (sum(getattr(record, name) for record in records) for name in ("bytes_down", "bytes_up"))

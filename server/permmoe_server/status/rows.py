@@ -43,6 +43,7 @@ class SiteRow:
     is_online: bool
     seen: str
     last_round: int | None
+    approval: str
     rejection: str | None
     reason: str
 
@@ -89,7 +90,11 @@ def facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
     down, up = (sum(getattr(record, name) for record in status.records) for name in ("bytes_down", "bytes_up"))
     return [
         Fact("Phase", status.phase, f"up for {duration_text((now - status.started).total_seconds())}"),
-        Fact("Rounds done", f"{status.rounds_done} of {status.rounds_total}"),
+        Fact(
+            "Rounds done",
+            f"{status.rounds_done} of {status.rounds_total}",
+            f"{status.rounds_lost} lost to failed tries" if status.rounds_lost else "",
+        ),
         Fact("Sites online", f"{status.sites_online} of {len(status.sites)}"),
         Fact(
             "Time a round",
@@ -114,7 +119,12 @@ def site_row(site: SiteStatus, now: datetime) -> SiteRow:
     else:
         seen = f"last seen {duration_text((now - site.last_seen).total_seconds())} ago"
     reason = "" if site.last_rejection is None else reply_reason(site.last_rejection)
-    return SiteRow(site.name, site.is_online, seen, site.last_round, site.last_rejection, reason)
+    return SiteRow(site.name, site.is_online, seen, site.last_round, approval_text(site), site.last_rejection, reason)
+
+
+def approval_text(site: SiteStatus) -> str:
+    """Return whether a site has approved the study, in words."""
+    return {True: "approved", False: "not yet", None: "not asked yet"}[site.has_approved]
 
 
 def score_rows(records: Sequence[RoundSummary], evaluated: RoundSummary) -> list[ScoreRow]:

@@ -25,6 +25,7 @@ from permmoe_server.status.findings import (
     round_seconds,
     seconds_left,
 )
+from permmoe_server.status.rows import approval_text
 
 TIMEOUT_SECONDS = 10.0
 
@@ -85,7 +86,7 @@ def _pace(status: CoordinatorStatus) -> str:
 
 
 def _sites(status: CoordinatorStatus, now: datetime) -> Table:
-    table = Table("site", "now", "last round", "last rejection", title="Sites", title_justify="left")
+    table = Table("site", "now", "study", "last round", "last rejection", title="Sites", title_justify="left")
     for site in status.sites:
         state = Text("online", style="green") if site.is_online else Text("offline", style="red")
         if not site.is_online:
@@ -95,6 +96,7 @@ def _sites(status: CoordinatorStatus, now: datetime) -> Table:
         table.add_row(
             _text(site.name),
             state,
+            approval_text(site),
             "-" if site.last_round is None else str(site.last_round),
             "-" if rule is None else _text(f"{rule}: {reply_reason(rule)}"),
         )

@@ -15,12 +15,16 @@ from pydantic import Field, ValidationError
 from permmoe.config import Configuration
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.federated.plan import RoundPlan
-from permmoe.runtime.checkpoint_card import read_checked
+from permmoe.runtime.checkpoint_card import has_checkpoint, read_checked
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.provisioning.administration import locked
 from permmoe_server.provisioning.federation_folder import FederationFolder
 
 REGISTRY_FILE = "registry.json"
+
+
+class NothingTrained(DataError):
+    """A study's folder without a model that a round trained."""
 
 
 class ModelVersion(Configuration):
@@ -72,12 +76,17 @@ def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersi
     """Copy a study's model into the registry; a model that is there already is not copied again.
 
     A kill leaves a folder that no version names; the next registration replaces it.
-    Raises DataError for a damaged model.
+    Raises NothingTrained where no round trained it, DataError for a damaged model.
     """
+    if not has_checkpoint(model):
+        raise NothingTrained(f"there is none in {model}, since no round of the study has trained one")
     _, card = read_checked(model)
     if "plan" not in card:
         raise DataError(f"{model} is not the model of a federated study; name the folder 'model' of a study")
     plan = _plan_of(card)
+    # The ridge is fitted in the centring round; any other model leaves it as it went in, but for its mean inputs.
+    if plan.federation.is_centring(card["round"]) and plan.model.ridge is None:
+        raise NothingTrained(f"the one in {model} is of the centring round, which trains nothing")
     with locked(folder):
         registry = read_registry(folder)
         for version in registry.versions:

@@ -55,6 +55,8 @@ class RoundSummary:
     is_aggregated: bool
     """False where too few replies were accepted: the model stayed as it was."""
     seconds: float
+    is_used_up: bool = False
+    """Secure: a try that failed after sites had given their input; the next one has the next number."""
     train_loss: float | None = None
     """Mean over the accepted sites' visits, squared points; None without any."""
     bytes_down: int = 0
@@ -147,6 +149,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         round=int(record["round"]),
         is_aggregated=bool(record["is_aggregated"]),
         seconds=float(record["seconds"]),
+        is_used_up=bool(record.get("is_spent", False)),
         train_loss=loss if isfinite(loss) else None,
         bytes_down=sum(int(site["bytes_down"]) for site in sites),
         bytes_up=sum(int(site["bytes_up"]) for site in sites),

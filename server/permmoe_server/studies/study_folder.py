@@ -2,7 +2,9 @@
 
 studies/current                    the name of the folder of the study that was named last
 studies/NAME-DIGEST/plan.json      the plan, in the form whose digest hospitals approve
-                   /…                   what permmoe_server.studies.study_run writes
+                   /standing.json        what the study's process says of itself (permmoe_server.studies.standing)
+                   /stopped              is there while the study is stopped (`permmoe-server study stop`)
+                   /…                    what permmoe_server.studies.study_run writes
 """
 
 from __future__ import annotations
@@ -32,6 +34,14 @@ class Study:
         return self.folder / "plan.json"
 
     @property
+    def standing_file(self) -> Path:
+        return self.folder / "standing.json"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.folder / "stopped"
+
+    @property
     def rounds(self) -> Path:
         """The records of all tries at rounds, one a line."""
         return self.folder / "rounds.jsonl"
@@ -42,8 +52,8 @@ class Study:
         return self.folder / "model"
 
 
-def open_study(folder: FederationFolder, file: Path | None) -> Study | None:
-    """Return the study of a YAML file, after making its folder; without a file the study that was named last, if any.
+def find_study(folder: FederationFolder, file: Path | None) -> Study | None:
+    """Return the study of a YAML file; without a file the study that was named last, if any. Nothing is written.
 
     Raises ConfigurationError for a file that cannot be used.
     """
@@ -52,11 +62,14 @@ def open_study(folder: FederationFolder, file: Path | None) -> Study | None:
     plan = read_config(file, RoundPlan)
     # The digest in the folder's name: a study that was changed is another study, and begins at its first round.
     slug = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")[:40]
-    study = Study(plan, folder.studies / f"{slug}-{plan.digest()[:12]}")
+    return Study(plan, folder.studies / f"{slug}-{plan.digest()[:12]}")
+
+
+def keep_study(folder: FederationFolder, study: Study) -> None:
+    """Make the study's folder, and let it be the one that was named last."""
     study.folder.mkdir(parents=True, exist_ok=True)
-    write_file(study.plan_file, plan.canonical_json(), mode=PUBLIC_MODE)
+    write_file(study.plan_file, study.plan.canonical_json(), mode=PUBLIC_MODE)
     write_file(folder.studies / CURRENT_FILE, study.folder.name, mode=PUBLIC_MODE)
-    return study
 
 
 def _current(folder: FederationFolder) -> Study | None:

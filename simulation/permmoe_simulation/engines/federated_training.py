@@ -25,7 +25,7 @@ from permmoe_client.participation.privacy_account import account
 from permmoe_client.participation.study_memory import needs_memory, recall
 from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
-from permmoe_server.protocol.rounds import NoQuorum
+from permmoe_server.protocol.readiness import NoQuorum
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_simulation.engines.engine import run_federation
 from permmoe_simulation.engines.grid import FIRST_NODE, Attendance

@@ -16,7 +16,7 @@ from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.privacy_account import account, exposure_from, spent_so_far
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import read_site
-from permmoe_server.protocol.rounds import NoQuorum
+from permmoe_server.protocol.readiness import NoQuorum
 from tests.support.secure_federation import SecureFederation, found
 from tests.support.tiny_federation import tiny_plan
 

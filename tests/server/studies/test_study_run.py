@@ -19,7 +19,7 @@ from permmoe_client.app import app as client_app
 from permmoe_client.connection.identity import load_certificate, open_ledger
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import read_site
-from permmoe_server.protocol.rounds import NoQuorum
+from permmoe_server.protocol.readiness import NoQuorum
 from permmoe_server.studies import study_run
 from tests.support.secure_federation import SecureFederation, found
 from tests.support.tiny_federation import tiny_plan
