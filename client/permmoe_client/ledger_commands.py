@@ -30,6 +30,7 @@ def verify_ledger(context: click.Context, site: SiteOption = None) -> None:
     config = read_site(site_file(context, site))
     authority = load_certificate(config.coordinator.authority) if config.coordinator else None
     ledger = ledger_of(config)
+    say(ledger.state_in_words())
     found = ledger.verify(authority)
     say(f"{len(found.entries)} entries, each signed by this site and following the one before")
     say(

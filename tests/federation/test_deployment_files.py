@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -36,6 +38,22 @@ def test_units_and_containers_start_an_installed_command(side: str) -> None:
         assert all((ROOT / name).exists() for name in source.split())
     services = yaml.safe_load((ROOT / side / "deploy" / "compose.yaml").read_text())["services"]
     assert (ROOT / services[f"permmoe-{side}"]["build"]["dockerfile"]).exists()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_unit_is_hardened_to_an_exposure_of_4_or_less(side: str) -> None:
+    unit = ROOT / side / "deploy" / f"permmoe-{side}.service"
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=40", str(unit)]
+    analysis = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert analysis.returncode == 0, analysis.stdout
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_unit_bounds_capabilities_namespaces_and_system_calls(side: str) -> None:
+    lines = (ROOT / side / "deploy" / f"permmoe-{side}.service").read_text().splitlines()
+    for directive in ("CapabilityBoundingSet=", "RestrictNamespaces=yes", "SystemCallFilter=@system-service"):
+        assert directive in lines
 
 
 @pytest.mark.parametrize("side", ["client", "server"])

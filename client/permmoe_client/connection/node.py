@@ -20,7 +20,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.approval_question import APPROVAL_MESSAGE
 from permmoe_client.app import app
 from permmoe_client.connection.fleet import BadMessage, Fleet, Refused, Unreachable, Untrusted, connect
-from permmoe_client.connection.identity import check_roster, client_context, load_key
+from permmoe_client.connection.identity import check_roster, client_context, load_key, open_ledger
 from permmoe_client.connection.impostor import who_answers
 from permmoe_client.connection.route import proxy_for
 from permmoe_client.site import read_site
@@ -55,6 +55,8 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     if coordinator is None:
         raise ConfigurationError(f"{path} has no 'coordinator'; take that part from the site.yaml of your kit")
     check_roster(coordinator, site.name)
+    if ledger := open_ledger(site):
+        LOG.info("%s", ledger.state_in_words())
     tls, key = client_context(coordinator), load_key(coordinator.key)
     proxy = proxy_for(coordinator, os.environ)
     where = f"{coordinator.host}:{coordinator.port}" + (f" by way of the proxy {proxy}" if proxy else "")

@@ -189,6 +189,21 @@ class Ledger:
         # "A torn line is told apart from a cut one": an entry with a receipt was whole once.
         return Verified(entries, check_receipts(entries, receipts), chains, len(torn))
 
+    def state_in_words(self) -> str:
+        """How many entries there are and how old the newest is, for the log at each start; nothing is verified."""
+        if not self.path.exists():
+            return (
+                "there is no ledger yet, and the first entry begins one; if this site took part before, its ledger was "
+                "removed: stop, and restore the newest back-up"
+            )
+        try:
+            last = next(map(parse_entry, _backwards(self.path)), None)
+        except AuditError:
+            return "the ledger's last entry is damaged: run permmoe-client ledger verify"
+        if last is None:
+            return "the ledger has no entry yet"
+        return f"the ledger has {last.sequence} entries, the newest of {last.time}"
+
     def _last(self) -> Entry | None:
         """The newest entry; a torn line after it is put aside."""
         if not self.path.exists():

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -160,6 +161,64 @@ def test_a_receipt_counts_only_from_a_server_of_this_federation_for_this_site(tm
         with pytest.raises(AuditError):
             ledger.keep_receipt(line, AUTHORITY.certificate)
     assert read_receipt(receipt(head), AUTHORITY.certificate).head == head
+
+
+def edits_of(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Every kind of edit of a file of lines, everywhere."""
+    lines = content.splitlines(keepends=True)
+    yield "the file emptied", b""
+    for n, line in enumerate(lines):
+        yield f"line {n + 1} removed", b"".join(lines[:n] + lines[n + 1 :])
+        yield f"line {n + 1} repeated", b"".join([*lines[: n + 1], *lines[n:]])
+        yield f"line {n + 1} moved to the end", b"".join([*lines[:n], *lines[n + 1 :], line])
+        yield f"an empty line after line {n + 1}", b"".join([*lines[: n + 1], b"\n", *lines[n + 1 :]])
+        yield f"all behind line {n + 1} cut off", b"".join(lines[: n + 1])
+        yield f"cut in the middle of line {n + 1}", b"".join([*lines[:n], line[: len(line) // 2]])
+        start = sum(map(len, lines[:n]))
+        for place in range(start, start + len(line), max(1, len(line) // 7)):
+            yield f"byte {place} changed", content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+            yield f"byte {place} removed", content[:place] + content[place + 1 :]
+            yield f"a byte added at {place}", content[:place] + b"0" + content[place:]
+    yield "the last line's end removed", content[:-1]
+    yield "garbage behind the end", content + b"garbage"
+    yield "an entry begun", content + b'{"facts":{'
+    yield "another entry begun and ended", content + lines[0]
+
+
+def test_attack_no_edit_of_a_ledger_passes_without_a_word(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    ledger.keep_receipt(receipt(ledger.append("evaluation", {"bytes": 7})), AUTHORITY.certificate)
+    content = ledger.path.read_bytes()
+    passed, n_edits = [], 0
+    for what, edited in edits_of(content):
+        if edited == content:
+            continue
+        n_edits += 1
+        ledger.path.write_bytes(edited)
+        with suppress(AuditError):
+            found = ledger.verify(AUTHORITY.certificate)
+            if not found.torn_bytes:
+                passed.append(what)
+    assert n_edits > 150 and passed == []
+
+
+def test_a_torn_line_is_told_apart_from_a_cut_one(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole + b'{"facts":{"by')
+    assert ledger.verify(AUTHORITY.certificate).torn_bytes == 13
+    ledger.path.write_bytes(whole)
+    ledger.keep_receipt(receipt(ledger.append("evaluation", {"bytes": 7})), AUTHORITY.certificate)
+    ledger.path.write_bytes(ledger.path.read_bytes()[:-20])
+    with pytest.raises(AuditError, match="was cut"):
+        ledger.verify(AUTHORITY.certificate)
+
+
+def test_a_ledger_whose_folder_was_removed_is_said_to_be_absent(tmp_path: Path) -> None:
+    ledger = written(tmp_path / "ledger")
+    assert ledger.state_in_words().startswith("the ledger has 5 entries, the newest of 20")
+    shutil.rmtree(tmp_path / "ledger")
+    assert "there is no ledger" in ledger.state_in_words() and "back-up" in ledger.state_in_words()
 
 
 def test_a_kill_in_the_middle_of_an_entry_costs_that_entry_and_nothing_else(tmp_path: Path) -> None:
