@@ -27,12 +27,11 @@ from tests.support.federation_processes import (
     start_client,
     start_server,
 )
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.tiny_federation import SITES, tiny_plan
 
 # One after the other: each starts eight processes.
 pytestmark = pytest.mark.xdist_group("deployment")
-
-PATIENCE_SECONDS = 150.0
 
 
 def is_over(status: CoordinatorStatus) -> bool:
@@ -62,7 +61,7 @@ def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doub
             status = deployment.wait_for(done(number), f"round {number}", PATIENCE_SECONDS)
             # Started again, the server would bring a study to its end that a kill before had ended.
             assert not is_over(status), status.detail
-            kill(wait_for(lambda p=program: find(server.pid, p), f"a running {program}", 30.0))
+            kill(wait_for(lambda p=program: find(server.pid, p), f"a running {program}", PATIENCE_SECONDS))
             if program == "server app":
                 let_a_minute_pass(deployment)
         deployment.wait_for(done(5), "round 5", PATIENCE_SECONDS)
@@ -101,7 +100,7 @@ def test_a_site_whose_network_is_gone_for_longer_than_a_round_comes_back(tmp_pat
                 lambda s: s.rounds_done >= before.rounds_done + 2 and "west" not in took_part(s), "rounds without", 60.0
             )
             cable.mend()
-            status = deployment.wait_for(lambda s: "west" in took_part(s) or is_over(s), "west again", 60.0)
+            status = deployment.wait_for(lambda s: "west" in took_part(s) or is_over(s), "west again", PATIENCE_SECONDS)
     assert "west" in took_part(status) and status.phase == "running"
     log = (deployment.logs / "west.log").read_text()
     assert "the coordinator is away" in log or "cannot be reached" in log

@@ -17,6 +17,7 @@ from permmoe_client.site import read_site
 from permmoe_server.settings import read_server
 from permmoe_simulation.engines.local_deployment import ended
 from tests.support.federation_processes import deploy_tiny, start_client, start_server
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.secure_federation import found
 from tests.support.tiny_federation import tiny_plan
 
@@ -93,7 +94,7 @@ def test_a_coordinators_pages_metrics_and_files_hold_no_planted_identifier(tmp_p
     with ended(processes):
         processes.append(start_server(deployment, "--study", str(tmp_path / FOLDER / "study.yaml"), "--stay"))
         processes += [start_client(deployment, name) for name in deployment.sites]
-        status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", 150.0)
+        status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", PATIENCE_SECONDS)
         settings = read_server(deployment.folder.settings)
         where = f"http://{settings.admin_host}:{settings.admin_port}"
         shown = [httpx.get(f"{where}{path}", trust_env=False).text for path in ("/", "/metrics", "/status.json")]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from tests.support.patience import PATIENCE_SECONDS
+
 LED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -50,7 +52,7 @@ def connect_proxy(status: int | None = None, credentials: bytes | None = None) -
                 back = threading.Thread(target=pump, args=(server, client), daemon=True)
                 back.start()
                 pump(client, server)
-                back.join(10)
+                back.join(PATIENCE_SECONDS)
 
     def accept() -> None:
         with suppress(OSError):
@@ -65,7 +67,7 @@ def connect_proxy(status: int | None = None, credentials: bytes | None = None) -
         # Closing a listener does not wake who waits on it; shutting it down does.
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:

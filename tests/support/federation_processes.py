@@ -29,6 +29,7 @@ from permmoe_server.app import app as server_app
 from permmoe_server.settings import read_server
 from permmoe_simulation.engines.grid import FIRST_NODE, run_in_process
 from permmoe_simulation.engines.local_deployment import Deployment, deploy, wait_for
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.tiny_federation import SITES, approve, write_site
 
 PROGRAMS = {
@@ -99,7 +100,7 @@ def start_server(deployment: Deployment, *arguments: str) -> Started:
     """As Deployment.start_server, without the seconds that imports take; returns once hospitals can connect."""
     log, settings = deployment.logs / "server.log", deployment.folder.settings
     server = Started("permmoe-server", log, "--config", str(settings), *arguments)
-    wait_for(lambda: is_open(read_server(settings).port) or None, "an open gateway", 60.0)
+    wait_for(lambda: is_open(read_server(settings).port) or None, "an open gateway", PATIENCE_SECONDS)
     return server
 
 

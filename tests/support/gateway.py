@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
 from permmoe_server.gateway.refusals import Refusals
+from tests.support.patience import PATIENCE_SECONDS
 
 PULL = b"/v1/fleet/pull-messages"
 MANY = {"requests_per_second": 1e6, "request_burst": 10**6}
@@ -89,7 +90,7 @@ def running(server: uvicorn.Server) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 
 
@@ -129,7 +130,7 @@ class Door:
     upstream: Upstream
 
     def connect(self, session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
         # Else the kernel keeps a request back for 40 ms, until the end of the handshake has been acknowledged.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.trust.wrap_socket(plain, server_hostname="127.0.0.1", session=session)

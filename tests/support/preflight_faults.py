@@ -18,6 +18,7 @@ from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION
 from permmoe_server.provisioning.authority import issue_server, issue_site, new_authority, new_node_key
 from tests.support.connect_proxy import connect_proxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.preflight_hospital import (
     MODEL,
     NAME,
@@ -126,7 +127,7 @@ def _plain_server(h: Hospital) -> None:
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()
-    h.stack.callback(thread.join, 20)
+    h.stack.callback(thread.join, PATIENCE_SECONDS)
     h.stack.callback(listener.close)
     h.stack.callback(listener.shutdown, socket.SHUT_RDWR)
     h.settings(coordinator={"port": listener.getsockname()[1]})

@@ -36,6 +36,7 @@ from permmoe_client.preflight.report import Report
 from permmoe_client.preflight.run import preflight
 from permmoe_client.preflight.surroundings import Surroundings
 from permmoe_server.provisioning.authority import Identity, issue_server, issue_site, new_authority, new_node_key
+from tests.support.patience import PATIENCE_SECONDS
 
 NAME = "north"
 VISITS, T1_IMAGES, PET_IMAGES = 40, 7, 3
@@ -124,7 +125,7 @@ def serving(
 
     def answer_one(plain: socket.socket) -> None:
         with suppress(OSError), plain:
-            plain.settimeout(10)
+            plain.settimeout(PATIENCE_SECONDS)
             with context.wrap_socket(plain, server_side=True) as client:
                 if request := _request(client):
                     server.received.append(request)
@@ -144,7 +145,7 @@ def serving(
         # Closing a listener does not wake who waits on it; shutting it down does.
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
 
 
 def _request(client: socket.socket) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -15,7 +16,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from permmoe.errors import ConfigurationError
 
-NODES_DEADLINE_SECONDS = 60.0
+NODES_DEADLINE_SECONDS = 600.0
+STARTS = 5
+"""Ray gives its own processes half a minute to start, which a busy machine can need more than once."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """Neither Ray nor Flower reports to anyone."""
 
@@ -61,10 +64,26 @@ def run_on_ray(
         context.run_config = dict(run_config)
         server_app(grid, context)
 
-    ray_settings: dict[str, Any] = {"num_cpus": workers or os.cpu_count() or 1}
+    _start_ray(workers or os.cpu_count() or 1)
     run_simulation(
         server_app=configured,
         client_app=cast(ClientApp, ConfiguredClientApp(client_app, tuple(map(dict, node_configs)))),
         num_supernodes=len(node_configs),
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": ray_settings},
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
+
+
+def _start_ray(workers: int) -> None:
+    """Start Ray, which Flower then finds running, and ends. What Ray raises at the last attempt is raised."""
+    import ray
+
+    path = os.pathsep.join([*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])])
+    for start in range(STARTS):
+        try:
+            ray.init(num_cpus=workers, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
+            return
+        except Exception as error:
+            ray.shutdown()
+            # Ray has no type of its own for this.
+            if "timed out" not in str(error) or start + 1 == STARTS:
+                raise

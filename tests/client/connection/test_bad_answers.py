@@ -27,6 +27,7 @@ from permmoe_client.connection.fleet import BadMessage, Fleet, Unreachable
 from permmoe_client.connection.node import run_node
 from permmoe_server.provisioning.authority import issue_server, new_authority
 from tests.support.connect_proxy import connect_proxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.preflight_hospital import NOW, Hospital
 
 
@@ -46,9 +47,9 @@ class Lines(logging.Handler):
     def wait_for(self, words: str, times: int = 1) -> str:
         """The line with these words, once there were so many; a client that ended makes this wait in vain."""
         with self.came:
-            assert self.came.wait_for(lambda: sum(words in line for line in self.lines) >= times, timeout=120), (
-                self.lines
-            )
+            assert self.came.wait_for(
+                lambda: sum(words in line for line in self.lines) >= times, timeout=PATIENCE_SECONDS
+            ), self.lines
             return next(line for line in self.lines if words in line)
 
 

@@ -14,6 +14,7 @@ from permmoe_server.gateway.server import make_server
 from permmoe_server.provisioning.authority import issue_server, new_authority
 from permmoe_server.settings import GatewayLimits
 from tests.support.connect_proxy import connect_proxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.preflight_hospital import (
     NOW,
     Hospital,
@@ -124,5 +125,5 @@ def test_the_real_gateway_passes_a_member_and_nobody_else(
         report = hospital.check()
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_SECONDS)
     assert wrong(report) == expected

@@ -18,6 +18,7 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import Visit
 from permmoe.data.volumes import BrokenVolume, grid_affine, read_volume
 from permmoe.modality import Modality
+from tests.support.patience import PATIENCE_SECONDS
 
 MRI = Modality(name="t1")
 PET = Modality(name="amyloid", normalisation="suvr")
@@ -209,7 +210,7 @@ def test_processes_that_fill_one_folder_or_die_in_it_leave_it_whole(tmp_path: Pa
     assert line_from(victim) == "done"
     os.kill(victim.pid, signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
-    rival.communicate(timeout=60)
+    rival.communicate(timeout=PATIENCE_SECONDS)
     assert rival.returncode == 0
     assert len(entries(folder)) == len(files)
     for file in files:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from permmoe.data.prefetch import one_ahead
+from tests.support.patience import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
@@ -24,7 +25,7 @@ def test_the_next_item_is_loaded_while_this_one_is_in_use_and_no_further_one() -
 
     for item in one_ahead(load, range(5)):
         # The user is still busy with this one.
-        assert item == 4 or begun[item + 1].wait(timeout=60)
+        assert item == 4 or begun[item + 1].wait(timeout=PATIENCE_SECONDS)
         assert not any(event.is_set() for event in begun[item + 2 :])
 
 

@@ -16,6 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from permmoe.errors import ConfigurationError
 from permmoe.runtime.health import serve_health
+from tests.support.patience import PATIENCE_SECONDS
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
@@ -43,7 +44,7 @@ def served(address: str, is_serving: Callable[[], bool]) -> Iterator[HealthStub]
 
 
 def ask(stub: HealthStub, service: str = "") -> int:
-    return int(stub.Check(HealthCheckRequest(service=service), timeout=10, wait_for_ready=True).status)
+    return int(stub.Check(HealthCheckRequest(service=service), timeout=PATIENCE_SECONDS, wait_for_ready=True).status)
 
 
 def raises() -> bool:

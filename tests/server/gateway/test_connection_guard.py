@@ -15,6 +15,7 @@ from tests.support.gateway import (
     read_one,
     status,
 )
+from tests.support.patience import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("first", [b"", b"P", b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\nx: "])
@@ -55,7 +56,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(open_door: OpenDoor, 
     door.upstream.reply = b"b" * (24 << 20)
     with door.connect() as client:
         client.sendall(post(PULL, b"", close=False) * 3)
-        assert lines.get(timeout=15).startswith("refused rule=slow_exchange ")
+        assert lines.get(timeout=PATIENCE_SECONDS).startswith("refused rule=slow_exchange ")
         door.upstream.reply = b"an answer"
         assert door.is_open_to_others()
 

@@ -26,6 +26,7 @@ from tests.support.gateway import (
     read_one,
     status,
 )
+from tests.support.patience import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("path", sorted(FLEET_PATHS))
@@ -113,7 +114,7 @@ def test_no_other_spelling_of_a_path_passes(open_door: OpenDoor, lines: queue.Qu
             answer = door.send(post(target, b"a body with a secret"))
             assert status(answer) == {"path": 404, "query": 400, "method": 405}[rule], target
             assert len(answer.partition(b"\r\n\r\n")[2]) < 40
-            line = lines.get(timeout=5)
+            line = lines.get(timeout=PATIENCE_SECONDS)
             assert f"rule={rule} " in line and "method=POST" in line and "secret" not in line
     assert door.upstream.seen == [] and lines.empty()
     assert door.refused() == {rule: len(targets) for rule, targets in REFUSED_TARGETS.items()}

@@ -10,6 +10,7 @@ from tests.support.gateway import (
     post,
     status,
 )
+from tests.support.patience import PATIENCE_SECONDS
 
 
 def test_bodies_held_at_once_are_bounded_over_all_connections_and_given_back(
@@ -20,6 +21,6 @@ def test_bodies_held_at_once_are_bounded_over_all_connections_and_given_back(
     assert status(door.send(post(PULL, b"a" * 1000))) == 209
     door.upstream.reply = b"b" * 10
     assert status(door.send(post(PULL, b"a" * 1000))) == 503
-    assert lines.get(timeout=5).startswith("refused rule=busy ")
+    assert lines.get(timeout=PATIENCE_SECONDS).startswith("refused rule=busy ")
     door.upstream.reply = b"an answer"
     assert door.is_open_to_others()

@@ -18,11 +18,12 @@ from tests.support.gateway import (
     make_authority,
     post,
 )
+from tests.support.patience import PATIENCE_SECONDS
 
 
 def test_plain_http_gets_no_http_answer(open_door: OpenDoor) -> None:
     door = open_door()
-    with socket.create_connection(("127.0.0.1", door.port), timeout=20) as plain:
+    with socket.create_connection(("127.0.0.1", door.port), timeout=PATIENCE_SECONDS) as plain:
         plain.sendall(post(PULL, b"in clear"))
         assert not plain.recv(1000).startswith(b"HTTP")
     assert door.upstream.seen == [] and door.is_open_to_others()
@@ -50,6 +51,6 @@ def test_a_client_without_a_valid_certificate_gets_no_answer_and_one_line(
     # In TLS 1.3 a client believes that it is connected until it reads.
     with suppress(ssl.SSLError, ConnectionError):
         assert Door(door.port, trust, door.app, door.upstream).send(post(PULL, b"body")) == b""
-    assert lines.get(timeout=5).startswith("refused rule=handshake ")
+    assert lines.get(timeout=PATIENCE_SECONDS).startswith("refused rule=handshake ")
     assert door.upstream.seen == [] and door.refused() == {"handshake": 1} and lines.empty()
     assert door.is_open_to_others()

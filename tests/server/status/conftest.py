@@ -14,6 +14,7 @@ from permmoe_server.status.admin import make_admin, serve_admin
 from permmoe_server.status.board import StatusBoard
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
 from permmoe_server.studies.round_log import RoundLog
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.round_lines import round_line
 
 Served = Callable[[StatusBoard], AbstractContextManager[str]]
@@ -49,6 +50,6 @@ def served() -> Served:
             yield f"http://127.0.0.1:{server.config.port}"
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE_SECONDS)
 
     return serve

@@ -26,6 +26,7 @@ from permmoe_simulation.report.section import tables_of
 from permmoe_simulation.studies.cell_files import read_predictions
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import StudyConfig
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.tiny_study import METHODS, QUIET, ROOT, command, environment, run, settings, write_settings
 
 pytestmark = pytest.mark.xdist_group("study")
@@ -91,7 +92,7 @@ def is_running(process: int) -> bool:
 
 
 def wait_until(what: str, holds: object) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"waited in vain until {what}"
         time.sleep(0.02)
