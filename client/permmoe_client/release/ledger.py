@@ -32,7 +32,7 @@ from permmoe.federated.audit import (
     read_receipt,
 )
 from permmoe.federated.model_chain import ChainHead
-from permmoe.runtime.files import append_line
+from permmoe.runtime.files import append_line, write_file
 from permmoe_client.release.announced_models import AnnouncedModels, chains_of, head_in
 
 LEDGER_FILE, RECEIPTS_FILE, LOCK_FILE = "ledger.jsonl", "receipts.jsonl", ".lock"
@@ -215,7 +215,7 @@ class Ledger:
             whole, newline, torn = tail.rpartition(b"\n")
             if torn:
                 aside = self._folder / f"torn-{self._now():%Y%m%dT%H%M%S}.txt"
-                aside.write_bytes(torn)
+                write_file(aside, torn)
                 file.truncate(size - len(torn))
                 os.fsync(file.fileno())
         if not newline:

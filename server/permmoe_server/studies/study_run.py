@@ -26,6 +26,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.checkpoint_card import has_checkpoint
+from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.quarantine import Quarantine
@@ -107,7 +108,7 @@ def _forget_later_rounds(rounds: Path, done: int) -> None:
     lines = rounds.read_bytes().splitlines(keepends=True) if rounds.exists() else []
     kept = [line for line in lines if line.endswith(b"\n") and _happened(json.loads(line), done)]
     if kept != lines:
-        rounds.write_bytes(b"".join(kept))
+        write_file(rounds, b"".join(kept), mode=PUBLIC_MODE)
 
 
 def _happened(record: Mapping[str, Any], done: int) -> bool:

@@ -6,11 +6,11 @@ A coordinator that was killed at any moment still knows which sums the sites rem
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.secure.session import Session
+from permmoe.runtime.files import PUBLIC_MODE, append_line, write_file
 from permmoe_server.protocol.summed_sites import SummedSites
 
 FILE = "sums.jsonl"
@@ -23,15 +23,13 @@ def read_sums(out: Path) -> SummedSites:
     # A line that a kill cut short is of a sum that no site was asked to unmask.
     whole = [line for line in lines if line.endswith(b"\n")]
     if whole != lines:
-        path.write_bytes(b"".join(whole))
+        write_file(path, b"".join(whole), mode=PUBLIC_MODE)
     account = ReleaseAccount()
     for line in whole:
         account = account.after(dict.fromkeys(map(str, json.loads(line)["sites"]), 1))
 
     def keep(session: Session, sites: tuple[str, ...]) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps({"round": session.round, "purpose": session.purpose, "sites": sites}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps({"round": session.round, "purpose": session.purpose, "sites": sites})
+        append_line(path, line.encode(), mode=PUBLIC_MODE)
 
     return SummedSites(account, keep)
