@@ -118,6 +118,23 @@ def remove_site(folder: FolderArgument, name: SiteArgument) -> None:
     _say(f"site {name} is off the roster and its kit deleted")
 
 
+@app.command("renew-site")
+def renew_site(
+    folder: FolderArgument,
+    name: SiteArgument,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Public half of the hospital's new key; without it, the site keeps its key.")
+    ] = None,
+) -> None:
+    """Give a hospital a new certificate, or a new key; it stays on the roster, and the others notice nothing."""
+    kit = administration.renew_site(FederationFolder(folder), name, public_key)
+    if public_key is None:
+        _say(f"site {name} has a new certificate; a client that is connected fetches it within the day")
+        _say(f"for a client that no longer can: {kit}, of which it needs site.crt")
+    else:
+        _say(f"site {name} has its new key; hand it {kit}: it needs site.crt and roster.signed.json")
+
+
 @app.command("rotate-certificate")
 def rotate_certificate(folder: FolderArgument) -> None:
     """Give the server a new key and certificate; sites notice nothing."""

@@ -46,6 +46,7 @@ class ServerConfig(Configuration):
     port: int = Field(8443, ge=1, le=65535, description="TCP port by which sites reach the server")
     listen: str = Field("0.0.0.0", description="address at which the gateway listens")
     certificate_days: int = Field(90, ge=1, description="validity of a server certificate, days")
+    site_certificate_days: int = Field(730, ge=1, description="validity of a site's certificate, days")
     admin_host: str = Field("127.0.0.1", description="address of the status page, which has no login")
     admin_names: tuple[str, ...] = Field((), description="further host names to which the status page answers")
     admin_port: int = Field(8081, ge=1, le=65535, description="port of the status page, /health and /metrics")

@@ -52,6 +52,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from permmoe.federated.membership import MAX_PAPERS_BYTES, MEMBER_PATH, VERSION_HEADER
 from permmoe_client.connection.clock import ahead_seconds, clock_text, is_clock_right
 from permmoe_client.connection.route import Proxy, refusal
 
@@ -84,8 +85,10 @@ class BadMessage(Exception):
 class Fleet:
     """An activated connection. Requests wait out a coordinator that is gone for as long as their message lives."""
 
-    def __init__(self, client: FleetHttpClient, node: Node, stop: threading.Event, proxy: Proxy | None = None) -> None:
-        self._client, self._node, self._stop, self._proxy = client, node, stop, proxy
+    def __init__(
+        self, client: FleetHttpClient, node: Node, stop: threading.Event, proxy: Proxy | None = None, origin: str = ""
+    ) -> None:
+        self._client, self._node, self._stop, self._proxy, self._origin = client, node, stop, proxy, origin
 
     @property
     def node_id(self) -> int:
@@ -160,6 +163,22 @@ class Fleet:
             except ObjectPushError as error:
                 raise Refused("the coordinator no longer takes this reply") from error
 
+    def papers(self, version: str) -> bytes:
+        """What the coordinator keeps for this site (permmoe.federated.membership), not looked into. Raises Unreachable,
+        Refused."""
+
+        def get(_: object) -> bytes:
+            headers, content = {VERSION_HEADER: version}, bytearray()
+            with self._client._client.stream("GET", self._origin + MEMBER_PATH, headers=headers) as answer:
+                answer.raise_for_status()
+                for piece in answer.iter_raw():
+                    content += piece
+                    if len(content) > MAX_PAPERS_BYTES:
+                        raise ValueError("longer than any roster")
+            return bytes(content)
+
+        return _answer_to(get, None, self._proxy)
+
     def heartbeat(self) -> None:
         """Tell the coordinator that this site is there. Raises Unreachable, Refused."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
@@ -199,7 +218,8 @@ def connect(
     signer = NodeAuthHttpInterceptor(key, key.public_key())
     version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
     address = f"[{host}]" if ":" in host else host
-    with FleetHttpClient(f"https://{address}:{port}", interceptors=[version, signer], verify=tls) as client:
+    origin = f"https://{address}:{port}"
+    with FleetHttpClient(origin, interceptors=[version, signer], verify=tls) as client:
         # Flower's own would follow redirections, with signed requests, and proxies that site.yaml does not name.
         client._client.close()
         client._client = _http_client(tls, proxy)
@@ -207,7 +227,7 @@ def connect(
             public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_SECONDS
         )
         node = Node(node_id=_answer_to(client.ActivateNode, request, proxy).node_id)
-        fleet = Fleet(client, node, stop, proxy)
+        fleet = Fleet(client, node, stop, proxy, origin)
         left = threading.Event()
         beating = threading.Thread(target=_beat, args=(fleet, left), name="heartbeat", daemon=True)
         beating.start()

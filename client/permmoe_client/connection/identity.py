@@ -95,7 +95,11 @@ def client_context(coordinator: Coordinator, now: datetime | None = None) -> ssl
         )
     end = certificate.not_valid_after_utc
     if end <= (now or datetime.now(UTC)):
-        raise ConfigurationError(f"{coordinator.certificate} expired on {end:%Y-%m-%d}; ask for a new kit")
+        raise ConfigurationError(
+            f"{coordinator.certificate} expired on {end:%Y-%m-%d}, so the coordinator's gateway lets this site in no "
+            "more; ask the coordinator to run permmoe-server renew-site, and put the site.crt of the kit that it "
+            "writes in this one's place"
+        )
     load_certificate(coordinator.authority)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

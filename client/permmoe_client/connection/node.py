@@ -10,7 +10,10 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -18,12 +21,14 @@ from flwr.common.constant import ErrorCode
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.approval_question import APPROVAL_MESSAGE
+from permmoe.runtime.command_line import installed_version
 from permmoe_client.app import app
 from permmoe_client.connection.fleet import BadMessage, Fleet, Refused, Unreachable, Untrusted, connect
 from permmoe_client.connection.identity import check_roster, client_context, load_key, open_ledger
 from permmoe_client.connection.impostor import who_answers
+from permmoe_client.connection.renewal import RENEWAL_SECONDS, renew
 from permmoe_client.connection.route import proxy_for
-from permmoe_client.site import read_site
+from permmoe_client.site import Coordinator, read_site
 
 LOG = logging.getLogger("permmoe.client")
 
@@ -57,18 +62,20 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     check_roster(coordinator, site.name)
     if ledger := open_ledger(site):
         LOG.info("%s", ledger.state_in_words())
-    tls, key = client_context(coordinator), load_key(coordinator.key)
+    key = load_key(coordinator.key)
     proxy = proxy_for(coordinator, os.environ)
     where = f"{coordinator.host}:{coordinator.port}" + (f" by way of the proxy {proxy}" if proxy else "")
     pause = FIRST_PAUSE_SECONDS
     # What Flower's own node would keep for a study: here for as long as this process lives.
     state = RecordDict()
     while not stop.is_set():
+        # Read anew for each connection: a certificate may have been renewed.
+        tls = client_context(coordinator)
         try:
             with connect(coordinator.host, coordinator.port, tls, key, stop, proxy) as fleet:
                 LOG.info("connected to %s", where)
                 presence.is_connected, pause = True, FIRST_PAUSE_SECONDS
-                _serve(fleet, path, state, stop)
+                _serve(fleet, path, state, stop, partial(_renew, fleet, coordinator, site.name))
         except Unreachable as error:
             reason = (isinstance(error, Untrusted) and who_answers(coordinator, proxy)) or str(error)
             LOG.warning("%s cannot be reached (%s); trying again in %.0f s", where, reason, pause)
@@ -85,11 +92,28 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     LOG.info("stopped")
 
 
-def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event) -> None:
-    """Answer messages until `stop` is set. Raises Refused where the connection no longer counts."""
-    waiting_since = time.monotonic()
+def _renew(fleet: Fleet, coordinator: Coordinator, name: str) -> bool:
+    """Fetch a newer certificate and roster; return whether the connection has to be made anew, with the certificate."""
+    version = installed_version()
+    try:
+        return renew(coordinator, name, lambda: fleet.papers(version), version, datetime.now(UTC))
+    except (Unreachable, Refused) as error:
+        LOG.warning("the coordinator could not be asked for a newer certificate and roster (%s)", error)
+        return False
+
+
+def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event, renew: Callable[[], bool]) -> None:
+    """Answer messages until `stop` is set, or `renew`, which is called from time to time, has a new certificate.
+
+    Raises Refused where the connection no longer counts.
+    """
+    waiting_since, renew_at = time.monotonic(), time.monotonic()
     is_away = False
     while not stop.is_set():
+        if time.monotonic() >= renew_at:
+            renew_at = time.monotonic() + RENEWAL_SECONDS
+            if renew():
+                return
         try:
             message = fleet.receive()
         except BadMessage as error:

@@ -51,6 +51,9 @@ def roster_age(facts: Facts) -> Outcome:
     """The gateway asks the coordinator's own roster; the site's copy says whom to expect beside it."""
     number = facts.credentials.roster.need("federation.roster").serial
     written = datetime.fromtimestamp(facts.coordinator.roster.stat().st_mtime, UTC)
+    if (certificate := facts.credentials.certificate.result) is not None:
+        # Both come in one kit, and the certificate's date is signed; files of older kits are dated 1980.
+        written = max(written, certificate.not_valid_before_utc)
     detail = f"serial number {number}, written {written:%Y-%m-%d}"
     if (facts.world.now() - written).days > OLD_ROSTER_DAYS:
         return warning(detail, "ask the coordinator whether there is a newer roster")

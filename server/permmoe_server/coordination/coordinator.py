@@ -23,6 +23,7 @@ from permmoe_server.coordination.programs import prepare, programs
 from permmoe_server.coordination.site_reports import SiteReports, first_status, gateway_refusals
 from permmoe_server.coordination.study_runner import Progress, StudyFailed, StudyHeldUp, StudyRunner
 from permmoe_server.coordination.superlink import Superlink, SuperlinkAway
+from permmoe_server.coordination.upkeep import Upkeep
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig, read_server
@@ -66,7 +67,7 @@ class _Coordinator:
         self._runner = (
             StudyRunner(folder, study, self._superlink, settings.quorum_seconds, stay=stay) if study else None
         )
-        self._reports = SiteReports()
+        self._reports, self._upkeep = SiteReports(), Upkeep(folder)
         self._idle_since: float | None = None
         """Since when it can do nothing; None while it can."""
 
@@ -101,7 +102,8 @@ class _Coordinator:
 
     def _admit(self) -> tuple[KnownSite, ...]:
         roster = administration.list_sites(self._folder)
-        self._board.update(roster_serial=roster.serial)
+        self._upkeep.look(monotonic(), datetime.now(UTC))
+        self._board.update(roster_serial=roster.serial, machine=self._upkeep.machine)
         return admit(self._folder, roster, self._superlink)
 
     def _idle(self, progress: Progress, reason: str) -> Progress:
@@ -120,7 +122,9 @@ class _Coordinator:
         records = self._rounds.read() if self._rounds else ()
         changes: dict[str, Any] = {}
         if sites is not None:
-            changes["sites"] = self._reports.of(sites, records, progress.standing.readiness, datetime.now(UTC))
+            changes["sites"] = self._reports.of(
+                sites, records, progress.standing.readiness, self._upkeep, datetime.now(UTC)
+            )
         self._board.update(
             phase=progress.phase,
             detail=progress.detail,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from permmoe.federated.roster import Roster
 from permmoe_server.coordination.admission import KnownSite
+from permmoe_server.coordination.upkeep import Upkeep
 from permmoe_server.protocol.readiness import Readiness
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
@@ -28,9 +29,11 @@ class SiteReports:
         sites: Sequence[KnownSite],
         records: Sequence[RoundSummary],
         readiness: Readiness | None,
+        upkeep: Upkeep,
         now: datetime,
     ) -> tuple[SiteStatus, ...]:
         """The sites as the status shows them. `readiness`: what the study's process said last."""
+        versions = upkeep.versions()
         self._last_seen |= {site.name: now for site in sites if site.is_online}
         if readiness:
             self._has_approved |= dict.fromkeys(readiness.ready, True) | dict.fromkeys(readiness.unapproved, False)
@@ -43,6 +46,8 @@ class SiteReports:
                 newest.get(site.name),
                 _last_rejection(site, records),
                 self._has_approved.get(site.name, True if site.name in newest else None),
+                versions.get(site.name),
+                upkeep.certificate_ends.get(site.name),
             )
             for site in sites
         )

@@ -11,6 +11,7 @@ messages belong to that node. permmoe_server.gateway.rules lists every reason fo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from permmoe.federated.membership import MEMBER_PATH, VERSION_HEADER
 from permmoe_server.gateway.addresses import peer_address
 from permmoe_server.gateway.forwarding import ClientGone, Forwarder, send_answer
 from permmoe_server.gateway.refusals import Refusals, Refused, refusal_body
@@ -44,15 +46,33 @@ FLEET_PATHS = frozenset(
     )
 )
 HEALTH_PATH = b"/health"
+OWN_PATHS = frozenset({HEALTH_PATH, MEMBER_PATH.encode()})
+"""What the gateway answers itself."""
 
 
-def make_gateway(upstream: str, ca: Path, limits: GatewayLimits, is_member: Callable[[bytes], bool]) -> Starlette:
+MEMBER = MEMBER_PATH.encode()
+AnswerMember = Callable[[bytes, str], bytes]
+"""Certificate (DER) and version of a member -> what it may fetch about itself."""
+
+
+def no_papers(certificate: bytes, version: str) -> bytes:
+    """The answer of a gateway that keeps nothing for members."""
+    return b""
+
+
+def make_gateway(
+    upstream: str,
+    ca: Path,
+    limits: GatewayLimits,
+    is_member: Callable[[bytes], bool],
+    answer_member: AnswerMember = no_papers,
+) -> Starlette:
     """Return the door as an application. `upstream` is https://127.0.0.1:PORT, with a certificate that `ca` signed.
 
     `is_member` says of a client's certificate (DER), which TLS has verified, whether it is admitted; it is called at
-    every request. `app.state.refusals` counts what was refused. Run the application with
-    permmoe_server.gateway.server: that bounds connections and request headers, which an application never sees. Raises
-    ValueError for an upstream that is not a bare https origin.
+    every request. `answer_member` answers at MEMBER_PATH. `app.state.refusals` counts what was refused. Run the
+    application with permmoe_server.gateway.server: that bounds connections and request headers, which an application
+    never sees. Raises ValueError for an upstream that is not a bare https origin.
     """
     forwarder = Forwarder(upstream, ca, limits)
 
@@ -63,7 +83,9 @@ def make_gateway(upstream: str, ca: Path, limits: GatewayLimits, is_member: Call
 
     refusals = Refusals()
     # The door stands as middleware, before the router: a router compares decoded paths.
-    door = Middleware(_Door, forwarder=forwarder, limits=limits, refusals=refusals, is_member=is_member)
+    door = Middleware(
+        _Door, forwarder=forwarder, limits=limits, refusals=refusals, is_member=is_member, answer=answer_member
+    )
     app = Starlette(middleware=[door], lifespan=lifespan)
     app.state.limits = limits
     app.state.refusals = refusals
@@ -80,8 +102,9 @@ class _Door:
         limits: GatewayLimits,
         refusals: Refusals,
         is_member: Callable[[bytes], bool],
+        answer: AnswerMember,
     ) -> None:
-        self._app, self._forwarder, self._is_member = app, forwarder, is_member
+        self._app, self._forwarder, self._is_member, self._answer_member = app, forwarder, is_member, answer
         self._longest_body, self._refusals = limits.body_bytes, refusals
         self._buckets = TokenBuckets(limits.requests_per_second, limits.request_burst, limits.sites)
 
@@ -93,6 +116,8 @@ class _Door:
             path = self._admit(scope)
             if path == HEALTH_PATH:
                 await send_answer(send, 200, [(b"content-type", b"text/plain")], b"ok\n")
+            elif path == MEMBER:
+                await self._send_papers(scope, send)
             else:
                 await self._forwarder.forward(path, scope["headers"], receive, send)
         except Refused as refusal:
@@ -110,10 +135,10 @@ class _Door:
         if not self._is_member(certificate):
             raise Refused("not_on_roster")
         # "The path as sent equals a listed one byte for byte."
-        if scope["raw_path"] not in FLEET_PATHS | {HEALTH_PATH}:
+        if scope["raw_path"] not in FLEET_PATHS | OWN_PATHS:
             raise Refused("path")
         path: bytes = scope["raw_path"]
-        # "Fleet is POST, health is GET."
+        # "Fleet is POST, what the gateway answers itself is GET."
         if scope["method"] != _method_of(path):
             raise Refused("method")
         # "No query string." (A lone `?` is lost before it gets here, and goes nowhere: the query is never forwarded.)
@@ -124,6 +149,13 @@ class _Door:
         if any(int(length) > self._longest_body for length in lengths):
             raise Refused("body_size")
         return path
+
+    async def _send_papers(self, scope: Scope, send: Send) -> None:
+        """Answer a member from its own certificate; of the request only the version is looked at."""
+        versions = [value for name, value in scope["headers"] if name == VERSION_HEADER.encode()]
+        version = versions[0].decode("latin-1") if len(versions) == 1 else ""
+        body = await asyncio.to_thread(self._answer_member, scope["state"]["certificate"], version)
+        await send_answer(send, 200, [(b"content-type", b"application/json")], body)
 
     async def _refuse(self, rule: str, scope: Scope, send: Send) -> None:
         self._refusals.note(rule, peer_address(scope["client"]), scope["method"], scope["raw_path"])
@@ -136,4 +168,4 @@ class _Door:
 
 
 def _method_of(path: bytes) -> str:
-    return "GET" if path == HEALTH_PATH else "POST"
+    return "GET" if path in OWN_PATHS else "POST"

@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+from permmoe.runtime.command_line import installed_version
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe.runtime.logs import log_to
 from permmoe_server.gateway.door import make_gateway
@@ -19,6 +20,7 @@ from permmoe_server.gateway.server import serve
 from permmoe_server.provisioning.authority import load_certificate
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.members import Members
+from permmoe_server.provisioning.papers import PapersDesk
 from permmoe_server.settings import read_server
 
 COUNT_SECONDS = 1.0
@@ -29,8 +31,9 @@ def main(folder: FederationFolder) -> None:
     settings = read_server(folder.settings)
     log_to(folder.logs / "gateway.log", settings.log_format)
     members = Members(folder.roster, load_certificate(folder.authority))
+    desk = PapersDesk(folder, members, installed_version())
     gateway = make_gateway(
-        f"https://127.0.0.1:{settings.superlink_port}", folder.authority, settings.limits, members.includes
+        f"https://127.0.0.1:{settings.superlink_port}", folder.authority, settings.limits, members.includes, desk.answer
     )
     threading.Thread(target=_write_counts, args=(gateway.state.refusals, folder.refusals), daemon=True).start()
     serve(gateway, folder.server, folder.server_key, folder.authority, settings.listen, settings.port)

@@ -1,6 +1,6 @@
 """Commands on a federation's folder: they found it, add and remove sites, and renew the server's certificate.
 
-    ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip
+    ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip  certificates/NAME.crt
 
 Every file is replaced whole. One command at a time works on a folder, and no command touches another site's kit.
 """
@@ -14,8 +14,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
 
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.federated.roster import (
@@ -96,36 +98,87 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
                 f"site {name!r} is in the federation already; use another name, or remove it first"
             )
         private, public = (None, _read_public_key(public_key, roster)) if public_key else new_node_key()
-        roster = roster.with_site(name, public.decode())
-        server = read_server(folder.settings)
-        kit = Kit(
-            federation=roster.federation,
-            site=name,
-            host=server.host,
-            port=server.port,
-            fingerprint=fingerprint(authority.certificate),
-            authority_pem=authority.certificate_pem,
-            signed_roster=sign_roster(roster, authority.key),
-            certificate_pem=issue_site(authority, name, public.decode(), datetime.now(UTC)),
-            node_key=private,
-        )
-        path = _kit_path(folder, name)
-        # The roster is written last: where the process is killed in between, the name is free and the same command
-        # replaces the kit.
-        write_file(path, kit.to_zip())
-        write_file(folder.roster, kit.signed_roster, mode=PUBLIC_MODE)
+        return _write_member(folder, authority, roster.with_site(name, public.decode()), name, private)
+
+
+def renew_site(folder: FederationFolder, name: str, public_key: Path | None = None) -> Path:
+    """Give a site of the roster a new certificate and write a kit without a private key; return the kit's path.
+
+    The site stays on the roster throughout. With `public_key` its key is replaced by that one, and the old key is
+    refused from then on. Raises ConfigurationError for a name that is not on the roster, or an unusable key.
+    """
+    with locked(folder):
+        authority, roster = _authority(folder), list_sites(folder)
+        _refuse_unknown(name, roster)
+        if public_key:
+            others = roster.without_site(name)
+            roster = others.with_site(name, _read_public_key(public_key, others).decode())
+        return _write_member(folder, authority, roster, name, None)
+
+
+def renew_due(folder: FederationFolder, now: datetime) -> tuple[str, ...]:
+    """Give a new certificate to each site whose own has less than a third of its time left; return their names.
+
+    The sites fetch them over their connections. Roster and kits stay as they are.
+    """
+    with locked(folder):
+        authority, roster = _authority(folder), list_sites(folder)
+        days = read_server(folder.settings).site_certificate_days
+        due = [site for site in roster.sites if _is_due(folder.certificate_of(site.name), authority, days, now)]
+        for site in due:
+            certificate = issue_site(authority, site.name, site.public_key, now, days)
+            write_file(folder.certificate_of(site.name), certificate, mode=PUBLIC_MODE)
+    return tuple(site.name for site in due)
+
+
+def _is_due(path: Path, authority: Identity, days: int, now: datetime) -> bool:
+    try:
+        end = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return True
+    # "A certificate never outlives the authority": a new one would end then too.
+    return end - now < timedelta(days=days) / 3 and end < authority.certificate.not_valid_after_utc
+
+
+def _write_member(folder: FederationFolder, authority: Identity, roster: Roster, name: str, key: bytes | None) -> Path:
+    """Write a site's certificate and kit, and the roster that it is on; return the kit's path."""
+    server, now = read_server(folder.settings), datetime.now(UTC)
+    [public] = [site.public_key for site in roster.sites if site.name == name]
+    kit = Kit(
+        federation=roster.federation,
+        site=name,
+        host=server.host,
+        port=server.port,
+        fingerprint=fingerprint(authority.certificate),
+        authority_pem=authority.certificate_pem,
+        signed_roster=sign_roster(roster, authority.key),
+        certificate_pem=issue_site(authority, name, public, now, server.site_certificate_days),
+        node_key=key,
+        made=now,
+    )
+    path = _kit_path(folder, name)
+    # The roster is written last: where the process is killed in between, the name is free, or has its old key, and the
+    # same command replaces the kit.
+    write_file(path, kit.to_zip())
+    write_file(folder.certificate_of(name), kit.certificate_pem, mode=PUBLIC_MODE)
+    write_file(folder.roster, kit.signed_roster, mode=PUBLIC_MODE)
     return path
+
+
+def _refuse_unknown(name: str, roster: Roster) -> None:
+    if name not in roster.names:
+        hint = nearest(name, roster.names) if roster.sites else "no site has been added yet"
+        raise ConfigurationError(f"no site {name!r} in the federation; {hint}")
 
 
 def remove_site(folder: FederationFolder, name: str) -> None:
     """Take a site off the roster and delete its kit. Raises ConfigurationError for a name that is not on it."""
     with locked(folder):
         authority, roster = _authority(folder), list_sites(folder)
-        if name not in roster.names:
-            hint = nearest(name, roster.names) if roster.sites else "no site has been added yet"
-            raise ConfigurationError(f"no site {name!r} in the federation; {hint}")
+        _refuse_unknown(name, roster)
         _write_roster(folder, roster.without_site(name), authority)
         _kit_path(folder, name).unlink(missing_ok=True)
+        folder.certificate_of(name).unlink(missing_ok=True)
 
 
 def rotate_certificate(folder: FederationFolder) -> datetime:

@@ -78,8 +78,8 @@ def issue_server(authority: Identity, host: str, now: datetime, days: int) -> Id
     return Identity(key, certificate)
 
 
-def issue_site(authority: Identity, name: str, public_key: str, now: datetime) -> bytes:
-    """Return a certificate (PEM) for a site's key, valid as long as the authority.
+def issue_site(authority: Identity, name: str, public_key: str, now: datetime, days: int = AUTHORITY_DAYS) -> bytes:
+    """Return a certificate (PEM) for a site's key; it ends with the authority at the latest.
 
     `public_key` is EC P-384 as OpenSSH writes it. The gateway admits the certificate only while the key is on the
     roster.
@@ -87,9 +87,10 @@ def issue_site(authority: Identity, name: str, public_key: str, now: datetime) -
     key = serialization.load_ssh_public_key(public_key.encode())
     assert isinstance(key, ec.EllipticCurvePublicKey)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = _issued(
-        authority, subject, key, now, authority.certificate.not_valid_after_utc, ExtendedKeyUsageOID.CLIENT_AUTH
-    ).sign(authority.key, hashes.SHA384())
+    end = min(now + timedelta(days=days), authority.certificate.not_valid_after_utc)
+    certificate = _issued(authority, subject, key, now, end, ExtendedKeyUsageOID.CLIENT_AUTH).sign(
+        authority.key, hashes.SHA384()
+    )
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 

@@ -45,6 +45,15 @@ class FederationFolder:
         return self.path / "kits"
 
     @property
+    def certificates(self) -> Path:
+        """The newest certificate of each site, which the gateway hands out to that site alone."""
+        return self.path / "certificates"
+
+    def certificate_of(self, site: str) -> Path:
+        """The newest certificate of a site."""
+        return self.certificates / f"{site}.crt"
+
+    @property
     def studies(self) -> Path:
         """A folder for each study: its plan, its rounds, its checkpoint, its model."""
         return self.path / "studies"
@@ -67,6 +76,11 @@ class FederationFolder:
     def refusals(self) -> Path:
         """The number of requests that the gateway has refused since its start, by rule."""
         return self.state / "refusals.json"
+
+    @property
+    def versions(self) -> Path:
+        """The version of this software that each site runs, as it says."""
+        return self.state / "versions.json"
 
     @property
     def sites(self) -> Path:

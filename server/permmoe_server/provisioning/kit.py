@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from dataclasses import dataclass
+from datetime import datetime
 
 NODE_KEY = "node.key"
 SITE_CERTIFICATE = "site.crt"
@@ -27,6 +28,8 @@ class Kit:
     """The certificate for the site's own key."""
     node_key: bytes | None
     """The site's private key where the coordinator made it; None where the hospital keeps its own."""
+    made: datetime
+    """When the kit is made: the date of its files."""
 
     def to_zip(self) -> bytes:
         """Return the zip file; the private key in it unpacks with mode 0600."""
@@ -43,7 +46,7 @@ class Kit:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
-                entry = zipfile.ZipInfo(f"{self.site}/{name}")
+                entry = zipfile.ZipInfo(f"{self.site}/{name}", self.made.timetuple()[:6])
                 entry.external_attr = (0o600 if name == NODE_KEY else 0o644) << 16
                 archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
         return buffer.getvalue()

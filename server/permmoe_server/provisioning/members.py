@@ -24,24 +24,29 @@ class Members:
     def __init__(self, roster: Path, authority: x509.Certificate) -> None:
         self._path, self._authority = roster, authority
         self._seen = self._state()
-        self._keys = self._read()
+        self._sites = self._read()
 
     def includes(self, certificate: bytes) -> bool:
         """Return whether a certificate (DER), which TLS has verified, is for a key on the roster."""
+        return self.site_of(certificate) is not None
+
+    def site_of(self, certificate: bytes) -> str | None:
+        """Return the site whose key a certificate (DER) is for, which TLS has verified; None where it has none."""
         try:
             state = self._state()
             if state != self._seen:
-                self._keys, self._seen = self._read(), state
+                self._sites, self._seen = self._read(), state
         except (OSError, RosterError) as error:
             LOG.error("the roster cannot be read again (%s); the one before it stays in force", type(error).__name__)
-        return _key_of(certificate) in self._keys
+        return self._sites.get(_key_of(certificate))
 
     def _state(self) -> tuple[int, int, int]:
         found = self._path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _read(self) -> frozenset[str]:
-        return frozenset(site.public_key for site in read_roster(self._path.read_bytes(), self._authority).sites)
+    def _read(self) -> dict[str, str]:
+        """Key -> site."""
+        return {site.public_key: site.name for site in read_roster(self._path.read_bytes(), self._authority).sites}
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """The coordinator's admin port: a page, a health check, metrics and the status as JSON. It reads; it changes nothing.
 
 It is meant for loopback and has no login. What a web page of a stranger could do to it from the coordinator's own
-browser is refused: a foreign `Host` (DNS rebinding), any method but GET, frames, scripts.
+browser is refused: a foreign `Host` (DNS rebinding), any method but GET and HEAD, frames, scripts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.text import size_text
 from permmoe_server.status.board import StatusBoard
-from permmoe_server.status.coordinator_status import HEALTHY_PHASES, status_json
+from permmoe_server.status.coordinator_status import HEALTHY_PHASES, CoordinatorStatus, status_json
 from permmoe_server.status.metrics import registry_of
 from permmoe_server.status.page import STYLE_HASH, page
 
@@ -47,7 +48,8 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
 
     It answers to the names of loopback and to `hosts`, written as in a URL without port. `/health` is 200 while the
     study waits, runs, is stopped or has finished. It is 503 while the coordinator starts, while the study is stalled,
-    once it failed, and when the board has not been updated for `stale_seconds`. Its text is the phase, or `stale`.
+    once it failed, and when the board has not been updated for `stale_seconds` or
+    the server's certificate has ended. Its first line is the phase, `stale` or `certificate-expired`.
     """
     registry = registry_of(board.snapshot)
 
@@ -58,9 +60,7 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
         return Response(status_json(board.snapshot()), media_type="application/json")
 
     def health(_: Request) -> Response:
-        is_stale = board.age_seconds() > stale_seconds
-        word = "stale" if is_stale else board.snapshot().phase
-        return PlainTextResponse(word + "\n", 200 if is_healthy(board, stale_seconds) else 503)
+        return PlainTextResponse(health_text(board, stale_seconds), 200 if is_healthy(board, stale_seconds) else 503)
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -79,7 +79,26 @@ def make_admin(board: StatusBoard, hosts: Collection[str] = (), stale_seconds: f
 
 def is_healthy(board: StatusBoard, stale_seconds: float = STALE_SECONDS) -> bool:
     """Whether the coordinator does what it is there for: nobody has to look at it."""
-    return board.age_seconds() <= stale_seconds and board.snapshot().phase in HEALTHY_PHASES
+    status = board.snapshot()
+    return board.age_seconds() <= stale_seconds and status.phase in HEALTHY_PHASES and not _has_expired(status)
+
+
+def health_text(board: StatusBoard, stale_seconds: float = STALE_SECONDS) -> str:
+    """The phase, or what is worse than any; then what the study waits for, and facts about the machine."""
+    status = board.snapshot()
+    word = "stale" if board.age_seconds() > stale_seconds else status.phase
+    lines: list[str] = ["certificate-expired" if _has_expired(status) else word]
+    if status.detail:
+        lines.append(status.detail)
+    if machine := status.machine:
+        lines.append(f"version: {machine.version}")
+        lines.append(f"server certificate ends: {machine.server_end:%Y-%m-%d}")
+        lines.append(f"disk: {size_text(machine.free_bytes)} free")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _has_expired(status: CoordinatorStatus) -> bool:
+    return status.machine is not None and status.machine.server_end <= datetime.now(UTC)
 
 
 def serve_admin(app: Starlette, host: str = "127.0.0.1", port: int = 8090) -> uvicorn.Server:
@@ -143,9 +162,9 @@ class _Guard:
         named = Headers(scope=scope).getlist("host")
         if len(named) != 1 or _without_port(named[0]).lower() not in self._hosts:
             return PlainTextResponse("this is not the host that was asked for\n", 421)
-        # "Nothing but GET."
-        if scope["method"] != "GET":
-            return PlainTextResponse("only GET\n", 405, headers={"allow": "GET"})
+        # "Nothing but GET, and HEAD, which asks for its answer without the body."
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("only GET and HEAD\n", 405, headers={"allow": "GET, HEAD"})
         return None
 
 

@@ -38,6 +38,22 @@ class SiteStatus:
     """The rule that the site's last rejected reply broke, or the type of the error that the site reported."""
     has_approved: bool | None = None
     """Whether the hospital has approved the study; None where it has not been asked yet."""
+    version: str | None = None
+    """The version of this software that it runs, as it says; None before it has connected."""
+    certificate_end: datetime | None = None
+    """When its newest certificate ends; None where the coordinator keeps none."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The coordinator's program, certificates and disk."""
+
+    version: str
+    server_end: datetime
+    """When the server's certificate ends."""
+    authority_end: datetime
+    free_bytes: int
+    """Free for the federation's folder."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,8 @@ class CoordinatorStatus:
     """Gateway rule -> requests and connections that it turned away."""
     is_synthetic: bool | None = None
     """None where that is unknown."""
+    machine: Machine | None = None
+    """None before it has been looked at."""
     keeps_last: bool = False
     """Whether the study keeps its last round's model instead of the best round's."""
 

@@ -42,6 +42,9 @@ def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
     records = status.records
     phase: dict[str, bool] = {name: name == status.phase for name in PHASES}
     yield StateSetMetricFamily("permmoe_phase", "What the federation is doing; one phase is 1.", phase)
+    stalled = float(status.phase in ("stalled", "failed"))
+    yield GaugeMetricFamily("permmoe_study_stalled", "Whether somebody has to mend something.", stalled)
+    yield from _machine(status)
     yield GaugeMetricFamily("permmoe_rounds_done", "Rounds of the study that are done.", status.rounds_done)
     yield GaugeMetricFamily(
         "permmoe_rounds_lost", "Rounds whose number a failed secure try used up.", status.rounds_lost
@@ -70,6 +73,30 @@ def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
     yield CounterMetricFamily("permmoe_sent_bytes", "Training payload sent to sites, bytes.", down)
     yield CounterMetricFamily("permmoe_received_bytes", "Training payload received from sites, bytes.", up)
     yield from _scores(status)
+
+
+def _machine(status: CoordinatorStatus) -> Iterator[Metric]:
+    """Yield what is known of the coordinator's program, certificates and disk."""
+    machine = status.machine
+    if machine is None:
+        return
+    build = GaugeMetricFamily("permmoe_build_info", "The coordinator's version; always 1.", labels=["version"])
+    build.add_metric([machine.version], 1.0)
+    ends = GaugeMetricFamily(
+        "permmoe_certificate_end_timestamp_seconds", "When a certificate ends.", labels=["kind", "site"]
+    )
+    ends.add_metric(["server", ""], machine.server_end.timestamp())
+    ends.add_metric(["authority", ""], machine.authority_end.timestamp())
+    differs = GaugeMetricFamily(
+        "permmoe_site_version_differs", "Whether a site runs another version than the coordinator.", labels=["site"]
+    )
+    for site in status.sites:
+        if site.certificate_end is not None:
+            ends.add_metric(["site", site.name], site.certificate_end.timestamp())
+        if site.version is not None:
+            differs.add_metric([site.name], float(site.version != machine.version))
+    yield from (build, ends, differs)
+    yield GaugeMetricFamily("permmoe_disk_free_bytes", "Free for the federation's folder.", machine.free_bytes)
 
 
 def _counter(name: str, text: str, counts: Counter[str]) -> CounterMetricFamily:

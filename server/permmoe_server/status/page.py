@@ -11,6 +11,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from permmoe.runtime.text import size_text
 from permmoe_server.status.chart import Line, line_chart, line_style
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_server.status.findings import (
@@ -32,6 +33,7 @@ from permmoe_server.status.rows import (
     site_row,
     skipped_rounds_sentence,
     support_sentence,
+    unscored_sentence,
 )
 
 SHOWN_ROUNDS = 6
@@ -54,10 +56,12 @@ def page(status: CoordinatorStatus, now: datetime) -> str:
         now=f"{now:%Y-%m-%d %H:%M:%S %Z}".strip(),
         started=f"{status.started:%Y-%m-%d %H:%M}",
         facts=facts(status, now),
-        sites=[site_row(site, now) for site in status.sites],
+        sites=[site_row(site, now, status.machine) for site in status.sites],
         chart=_chart(status) if evaluated else "",
         scores=score_rows(records, evaluated) if evaluated else [],
         evaluated=evaluated.round if evaluated else 0,
+        unscored=unscored_sentence(records),
+        disk=size_text(status.machine.free_bytes) if status.machine else "",
         has_test=bool(records and records[-1].test),
         is_secure=is_secure,
         support_finding=release_sentence(release, done) if is_secure else support_sentence(support, done),

@@ -9,7 +9,7 @@ from datetime import datetime
 from permmoe.runtime.text import duration_text, size_text
 from permmoe_server.gateway.rules import gateway_reason
 from permmoe_server.protocol.rules import reply_reason
-from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
+from permmoe_server.status.coordinator_status import CoordinatorStatus, Machine, SiteStatus
 from permmoe_server.status.findings import (
     ModuleRelease,
     ModuleSupport,
@@ -44,6 +44,8 @@ class SiteRow:
     seen: str
     last_round: int | None
     approval: str
+    version: str
+    """Of the site's software, where it is not the coordinator's; else empty."""
     rejection: str | None
     reason: str
 
@@ -110,7 +112,7 @@ def facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
     ]
 
 
-def site_row(site: SiteStatus, now: datetime) -> SiteRow:
+def site_row(site: SiteStatus, now: datetime, machine: Machine | None) -> SiteRow:
     """Return a site's row; `now` is when the page is made."""
     if site.is_online:
         seen = ""
@@ -119,7 +121,25 @@ def site_row(site: SiteStatus, now: datetime) -> SiteRow:
     else:
         seen = f"last seen {duration_text((now - site.last_seen).total_seconds())} ago"
     reason = "" if site.last_rejection is None else reply_reason(site.last_rejection)
-    return SiteRow(site.name, site.is_online, seen, site.last_round, approval_text(site), site.last_rejection, reason)
+    approval, version = approval_text(site), version_text(site, machine)
+    return SiteRow(site.name, site.is_online, seen, site.last_round, approval, version, site.last_rejection, reason)
+
+
+def version_text(site: SiteStatus, machine: Machine | None) -> str:
+    """Return a site's version where it is not the coordinator's; else nothing."""
+    if machine is None or site.version is None or site.version == machine.version:
+        return ""
+    return f"runs permmoe {site.version}, the coordinator {machine.version}"
+
+
+def unscored_sentence(records: Sequence[RoundSummary]) -> str:
+    """Return why there is no error to show."""
+    if any(record.has_evaluation for record in records):
+        return (
+            "Rounds were evaluated, and of no combination of modalities had a site enough subjects for its errors to "
+            "be released."
+        )
+    return "No round has been evaluated yet."
 
 
 def approval_text(site: SiteStatus) -> str:

@@ -25,7 +25,7 @@ from permmoe_server.status.findings import (
     round_seconds,
     seconds_left,
 )
-from permmoe_server.status.rows import approval_text
+from permmoe_server.status.rows import approval_text, unscored_sentence
 
 TIMEOUT_SECONDS = 10.0
 
@@ -61,6 +61,8 @@ def status_text(status: CoordinatorStatus, now: datetime | None = None) -> Rende
     parts.append(_sites(status, now))
     if evaluated := last_validation(status.records):
         parts.append(_scores(status, evaluated.round))
+    elif status.records:
+        parts.append(Text(unscored_sentence(status.records)))
     if support := _support(status):
         parts.append(support)
     if rejected := rejected_replies(status.records):

@@ -73,8 +73,10 @@ class RoundSummary:
     lost: Mapping[str, str] = field(default_factory=dict)
     """Secure: site that went silent after its input was in -> the stage that it was lost at."""
     rejections: tuple[Rejection, ...] = ()
+    has_evaluation: bool = False
+    """Whether sites were asked to evaluate its model, and one answered at least."""
     validation: Mapping[str, Score] = field(default_factory=dict)
-    """By combination; empty where nothing was evaluated."""
+    """By combination; empty where nothing was evaluated, or what was covers too few subjects to be released."""
     test: Mapping[str, Score] = field(default_factory=dict)
 
 
@@ -160,6 +162,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         withheld=withheld,
         lost={str(s["site"]): str(s["lost_at"]) for s in sites if s.get("lost_at") and s["rejected"] is None},
         rejections=tuple(rejections),
+        has_evaluation=any(bool((record[part] or {}).get("sites")) for part in PARTS),
         validation=_scores(record["validation"]),
         test=_scores(record["test"]),
     )

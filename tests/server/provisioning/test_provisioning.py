@@ -111,7 +111,7 @@ def test_a_change_touches_no_other_site(folder: FederationFolder) -> None:
     administration.rotate_certificate(folder)
     after = content(folder)
     assert {name for name in before if before[name] != after.get(name)} == {
-        "kits/south.zip", "roster.signed.json", "server.crt", "server.key",
+        "certificates/south.crt", "kits/south.zip", "roster.signed.json", "server.crt", "server.key",
     }  # fmt: skip
     assert administration.list_sites(folder).names == ("north", "west")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
 from permmoe_server.status.page import page
 from permmoe_server.studies.round_log import RoundLog
-from tests.support.round_lines import secure_round_line
+from tests.support.round_lines import round_line, secure_round_line
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -65,3 +66,30 @@ def test_nothing_that_somebody_chose_becomes_markup(status: CoordinatorStatus, n
     sites = (SiteStatus(HOSTILE, True, now, 1, HOSTILE),)
     text = page(replace(status, federation=HOSTILE, study=HOSTILE, detail=HOSTILE, sites=sites), now)
     assert "<script" not in text
+
+
+def test_rounds_that_nobody_evaluated_are_told_apart_from_groups_that_are_too_small(
+    status: CoordinatorStatus, now: datetime, tmp_path: Path
+) -> None:
+    path = tmp_path / "rounds.jsonl"
+    for sites, sentence in (([], "No round has been evaluated"), (["north"], "a site enough subjects")):
+        line = json.loads(round_line(1)) | {"validation": {"sums": {}, "sites": sites, "rejected": {}}}
+        path.write_text(json.dumps(line) + "\n")
+        found = page(replace(status, records=RoundLog(path).read()), now)
+        assert sentence in found
+
+
+def test_rounds_that_failed_secure_tries_used_up_are_counted_apart(
+    status: CoordinatorStatus, now: datetime, tmp_path: Path
+) -> None:
+    path = tmp_path / "rounds.jsonl"
+    lost = json.loads(round_line(2, is_aggregated=False)) | {
+        "is_secure": True,
+        "is_spent": True,
+        "released": [],
+        "withheld": [],
+    }
+    path.write_text(round_line(1) + json.dumps(lost) + "\n" + round_line(3))
+    found = replace(status, records=RoundLog(path).read())
+    assert (found.rounds_done, found.rounds_lost, found.next_round) == (2, 1, 4)
+    assert "1 lost to failed tries" in page(found, now) and "2 of 7" in page(found, now)
