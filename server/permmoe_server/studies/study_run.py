@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +25,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.checkpoint_card import has_checkpoint
-from permmoe.runtime.files import PUBLIC_MODE, write_file
+from permmoe.runtime.files import PUBLIC_MODE, append_line, write_file
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.quarantine import Quarantine
@@ -55,7 +54,7 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     for state, record in run_rounds(federation, plan, layout, state):  # noqa: B020
         save_receipts(out, state.receipts)
         # The record before the checkpoint: a round whose checkpoint was not written is forgotten and run again.
-        _append(rounds, record_json(record))
+        append_line(rounds, record_json(record).encode(), mode=PUBLIC_MODE)
         if not record.is_aggregated:
             if record.is_used_up:
                 # A study that goes on from here must not ask sites for this number again.
@@ -86,13 +85,6 @@ def locked(out: Path) -> Iterator[None]:
     with (out / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _append(file: Path, line: str) -> None:
-    with file.open("a") as lines:
-        lines.write(line + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
 
 
 def _best_so_far(out: Path, done: int) -> float:
