@@ -6,6 +6,7 @@ The folder holds `model/` (the best weights and their card), `last/` (all that a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def train_run(
 
 def unlike_counts(out: Path) -> dict[str, int]:
     """How many training images of each modality are unlike the rest, of a run's folder; only those that have any."""
-    return pd.read_csv(out / "unlike.csv").modality.value_counts(sort=False).to_dict()
+    return dict(Counter(map(str, pd.read_csv(out / "unlike.csv").modality)))
 
 
 def trained_config(folder: Path) -> RunConfig:

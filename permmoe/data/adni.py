@@ -6,16 +6,18 @@ Each subject (roster number, RID) has at most one visit, chosen by permmoe.data.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
 from permmoe.data.adni_tables import read_assessments
-from permmoe.data.images import FoundImage, find_images
+from permmoe.data.diagnoses import WORDS
+from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.data.selection import Choice, Selection
 from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, IndexVisit, TargetRule, choose_index_visit, outcome
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
@@ -30,33 +32,102 @@ def adni_visits(
 ) -> tuple[VisitTable, Quarantine]:
     """Return the index visits of all subjects who have one, and the list of what was left out and why.
 
-    A visit has its outcome where that is known. Subjects who never have an accepted diagnosis are not part of the study
-    and are not itemised. Raises DataError where the folders do not hold ADNI's tables and images, or a modality cannot
-    be found in them.
+    As `select_visits`, without its account of the steps.
+    """
+    selection = select_visits(tables, images, rule, modalities)
+    return selection.visits, selection.quarantine
+
+
+def select_visits(tables: Path, images: Path, rule: TargetRule, modalities: Sequence[Modality]) -> Selection:
+    """Select the index visits of all subjects who have one, and count what each step lost.
+
+    A visit has its outcome where that is known. Subjects who never have an accepted diagnosis are not part of the
+    study: they are counted and not itemised. Raises DataError where the folders do not hold ADNI's tables and images,
+    where a column of them cannot be read, where a modality cannot be found in them, and for a diagnosis that no visit
+    has.
     """
     _require_known(modalities)
     columns = tuple(dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m)))
-    assessments, quarantine = read_assessments(tables, columns)
-    subjects, undated = _images_by_rid(find_images(images), assessments)
+    clinical, found = read_assessments(tables, columns), find_images(images)
+    assessments = clinical.assessments
+    _require_diagnoses(rule, assessments)
+    subjects, undated = _images_by_rid(found.images, assessments)
+    names = [m.name for m in modalities if kind_of(m).is_image]
     visits: list[Visit] = []
-    items = [*quarantine, *undated]
+    items = [*clinical.quarantine, *undated]
+    choices: list[Choice] = []
+    lost = dict.fromkeys(STEPS, 0)
     for rid in sorted(assessments.keys() | subjects.keys()):
-        found = subjects.get(rid, [])
-        name = _name_of(rid, found, assessments.get(rid, ()))
-        if rid not in assessments:
-            items.append(Quarantined(name, "", "", Reason.NO_CLINICAL_VISIT))
-            continue
-        if not any(a.diagnosis in rule.diagnoses and a.cdrsb is not None for a in assessments[rid]):
-            continue
-        index = choose_index_visit(assessments[rid], found, rule, [m.name for m in modalities if kind_of(m).is_image])
+        name = _name_of(rid, subjects.get(rid, []), assessments.get(rid, ()))
+        index, step = _index_visit(assessments.get(rid, ()), subjects.get(rid, []), rule, names)
         visit = _visit_of(name, index, assessments[rid], rule, modalities) if index is not None else None
-        if visit is None:
-            items.append(Quarantined(name, "", "", Reason.NO_MODALITY_IN_TIME))
-        elif not re.fullmatch(PTID, name):
-            items.append(Quarantined(name, "", "", Reason.NO_PTID))
-        else:
+        if visit is not None and re.fullmatch(PTID, name) and index is not None:
             visits.append(visit)
-    return VisitTable(tuple(visits)), Quarantine(tuple(items))
+            choices += _choices(name, index)
+            continue
+        step = step or (Reason.NO_PTID if visit is not None else Reason.NO_MODALITY_IN_TIME)
+        lost[step] += 1
+        if isinstance(step, Reason):
+            items.append(Quarantined(name, "", "", step))
+    counts = {"in tables or images": len(visits) + sum(lost.values())}
+    counts |= {f"lost: {step}": n for step, n in lost.items() if n}
+    notes = (*clinical.notes, *_left_aside(found), *_choice_notes(choices), *_undated_note(undated))
+    return Selection(VisitTable(tuple(visits)), Quarantine(tuple(items)), counts, notes, tuple(choices))
+
+
+NEVER_DIAGNOSED = "no accepted diagnosis at any visit"
+STEPS = (
+    Reason.NO_CLINICAL_VISIT, NEVER_DIAGNOSED, Reason.NO_DIAGNOSIS_IN_TIME, Reason.NO_MODALITY_IN_TIME, Reason.NO_PTID,
+)  # fmt: skip
+"""Where a subject may be lost, in the order in which it is asked."""
+
+
+def _index_visit(
+    assessments: Sequence[Assessment], images: Sequence[FoundImage], rule: TargetRule, names: Sequence[str]
+) -> tuple[IndexVisit | None, Reason | str | None]:
+    """A subject's index visit, or the step that lost the subject."""
+    if not assessments:
+        return None, Reason.NO_CLINICAL_VISIT
+    accepted = [assessment for assessment in assessments if rule.accepts(assessment)]
+    if not accepted:
+        return None, NEVER_DIAGNOSED
+    if all(assessment.cdrsb is None for assessment in accepted):
+        return None, Reason.NO_DIAGNOSIS_IN_TIME
+    return choose_index_visit(assessments, images, rule, names), None
+
+
+def _choices(subject: str, index: IndexVisit) -> list[Choice]:
+    return [
+        Choice(subject, name, index.images[name].path, tuple(image.path for image in others))
+        for name, others in index.alternatives.items()
+    ]
+
+
+def _choice_notes(choices: Sequence[Choice]) -> list[str]:
+    counts = Counter(choice.modality for choice in choices)
+    return [
+        f"{n} visit(s) have several {name} images of one day: a registered one was taken, then the first by name"
+        for name, n in counts.items()
+    ]
+
+
+def _left_aside(found: FoundImages) -> list[str]:
+    if not found.other_tracers:
+        return []
+    counts = ", ".join(f"{label} {n}" for label, n in found.other_tracers.items())
+    return [f"PET images of other tracers, left aside: {counts}"]
+
+
+def _undated_note(undated: Sequence[Quarantined]) -> list[str]:
+    return [f"{len(undated)} image(s) have no date"] if undated else []
+
+
+def _require_diagnoses(rule: TargetRule, assessments: Mapping[int, Sequence[Assessment]]) -> None:
+    """Refuse a diagnosis that is no word of the tables; one that nobody has leads to no visit, with its count."""
+    known = {a.diagnosis for visits in assessments.values() for a in visits if a.diagnosis} | set(WORDS.values())
+    for name in rule.diagnoses:
+        if name not in known:
+            raise DataError(f"no visit has the diagnosis {name!r}; {nearest(name, known)}")
 
 
 def _images_by_rid(

@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config
-from permmoe.data.adni import adni_visits
+from permmoe.data.adni import select_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.manifest import read_manifest, write_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
 from permmoe.data.synthetic import is_synthetic
 from permmoe.data.target_rule import TargetRule
@@ -72,6 +73,9 @@ def adni(
     window: Annotated[float, typer.Option(help="How far from the horizon the outcome may lie, months.")] = 3.0,
     image_window: Annotated[int, typer.Option(help="How far from the index visit an image may lie, days.")] = 90,
     diagnosis: Annotated[list[str] | None, typer.Option(help="Accepted at the index visit (DX); repeatable.")] = None,
+    diagnosis_window: Annotated[
+        int, typer.Option(help="How long a diagnosis holds where a visit has none, days.")
+    ] = TargetRule().diagnosis_window_days,
     model: ModelOption = None,
 ) -> None:
     """Turn ADNI's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
@@ -79,18 +83,23 @@ def adni(
     rule = parse_config(
         {
             "horizon_months": horizon, "window_months": window, "image_window_days": image_window,
-            "diagnoses": tuple(diagnosis or ("MCI",)),
+            "diagnoses": tuple(diagnosis or ("MCI",)), "diagnosis_window_days": diagnosis_window,
         },
         TargetRule,
         "the target rule",
     )  # fmt: skip
     _say(f"reading tables in {tables} and looking for images under {images}")
-    visits, quarantine = adni_visits(tables, images, rule, modalities)
-    report = out.with_suffix(".quarantine.csv")
-    write_manifest(visits, out, modalities)
-    quarantine.write(report)
-    _show_summary(visits, [m.name for m in modalities], horizon)
-    _show_quarantine(quarantine)
+    selection = select_visits(tables, images, rule, modalities)
+    report, choices = out.with_suffix(".quarantine.csv"), out.with_suffix(".choices.csv")
+    selection.quarantine.write(report)
+    _show_steps(selection)
+    selection.require_visits()
+    write_manifest(selection.visits, out, modalities)
+    if selection.choices:
+        selection.write_choices(choices)
+        _say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
+    _show_summary(selection.visits, [m.name for m in modalities], horizon)
+    _show_quarantine(selection.quarantine)
     _say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
 
 
@@ -178,6 +187,13 @@ def _show_quarantine(quarantine: Quarantine) -> None:
     for reason, n in quarantine.counts().items():
         table.add_row(reason, str(n))
     Console().print(table)
+
+
+def _show_steps(selection: Selection) -> None:
+    for what, n in selection.steps.items():
+        _say(f"{n} subjects {what}")
+    for note in selection.notes:
+        _say(f"note: {note}")
 
 
 def _say(text: str) -> None:

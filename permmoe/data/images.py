@@ -1,24 +1,32 @@
 """Find brain images where Clinica puts them: its BIDS folder (`adni-to-bids`) and its CAPS folder (pipelines' output).
 
-BIDS: `sub-ADNI011S0002/ses-M000/anat/…_T1w.nii.gz`, `…_FLAIR.nii.gz`, `pet/…_trc-18FAV45_pet.nii.gz`, dates in
-`sub-…_sessions.tsv`. CAPS: `subjects/sub-…/ses-…/{t1_linear,flair_linear,pet_linear}/…`, registered, without dates.
-Both may lie under one folder; a session's dates then serve both.
+BIDS: `sub-ADNI011S0002/ses-M000/anat/…_T1w.nii.gz`, `…_FLAIR.nii.gz`, `pet/…_trc-18FAV45_pet.nii.gz`. CAPS:
+`subjects/sub-…/ses-…/{t1_linear,flair_linear,pet_linear}/…`, registered. Both may lie under one folder. Subjects may
+also be called as in ADNI's tables, `011_S_0002`.
+
+An image's day is that of its own row in `sub-…_ses-…_scans.tsv` (`acq_time`), else that of its session in
+`sub-…_sessions.tsv` (`examination_date` or `acq_time`). A session's dates serve both folders.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from pathlib import Path
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path, PurePath
+from typing import TypeVar
 
+from permmoe.data.dates import date_reader
+from permmoe.data.table_files import TableFile, column_key, read_table
+from permmoe.data.tracers import modality_of
 from permmoe.errors import DataError
 
-TRACERS = {"18FAV45": "amyloid", "18FFBB": "amyloid", "11CPIB": "amyloid", "18FAV1451": "tau"}
-"""The modality that a BIDS tracer label stands for."""
+KeyT = TypeVar("KeyT")
+
 FOLDERS = {
     "anat": "raw",
     "pet": "raw",
@@ -26,11 +34,15 @@ FOLDERS = {
     "flair_linear": "registered",
     "pet_linear": "registered",
 }
+SUBJECT = r"(?:sub-)?(?:ADNI)?(?P<site>\d{3})_?S_?(?P<rid>\d{4,5})"
 IMAGE_NAME = re.compile(
-    r"sub-(?:ADNI)?(?P<site>\d{3})S(?P<rid>\d{4,5})_ses-(?P<session>[a-z0-9]+)_(?P<entities>.*_)?"
-    r"(?P<suffix>T1w|FLAIR|pet)\.nii(?:\.gz)?",
-    re.IGNORECASE,
+    SUBJECT + r"_ses-(?P<session>[a-z0-9]+)_(?P<entities>.*_)?(?P<suffix>T1w|FLAIR|pet)\.nii(?:\.gz)?", re.IGNORECASE
 )
+SESSIONS_NAME = re.compile(SUBJECT + r"_sessions\.tsv", re.IGNORECASE)
+SCANS_NAME = re.compile(SUBJECT + r"_ses-(?P<session>[a-z0-9]+)_scans\.tsv", re.IGNORECASE)
+SESSION_DATES = ("examination_date", "acq_time")
+FIRST_YEAR = 1925
+"""BIDS shifts the dates of anonymised data to before this year; they date nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class FoundImage:
     is_registered: bool
     """From a CAPS folder: in MNI space, and PET as SUVR."""
     taken: date | None
-    """None where no sessions file tells."""
+    """None where no table tells."""
 
     @property
     def rid(self) -> int:
@@ -54,22 +66,48 @@ class FoundImage:
         return int(self.subject_id.rsplit("_", 1)[1])
 
 
-def find_images(folder: Path) -> tuple[FoundImage, ...]:
-    """Every T1, FLAIR, amyloid and tau image under a folder, by subject, session, modality and path.
+@dataclass(frozen=True)
+class FoundImages:
+    """The images under a folder, by subject, session, modality and path."""
 
-    Raises DataError where the folder does not exist or holds none.
+    images: tuple[FoundImage, ...]
+    other_tracers: Mapping[str, int]
+    """How many PET images were left aside, by the label of their tracer; `none` where the name has no label."""
+
+
+@dataclass(frozen=True)
+class _Dates:
+    """Days by (subject, session), and by an image's (subject, session, kind of image)."""
+
+    sessions: Mapping[tuple[str, str], date]
+    scans: Mapping[tuple[str, str, str], date]
+
+
+def find_images(folder: Path) -> FoundImages:
+    """Every T1, FLAIR, amyloid and tau image under a folder.
+
+    Raises DataError where the folder does not exist or holds none, and where a table of sessions cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"no folder of images at {folder}")
     files = sorted(_files(folder))
-    dates = {key: taken for file in files if file.name.endswith("_sessions.tsv") for key, taken in _session_dates(file)}
-    images = [image for file in files if (image := _image_of(file, dates)) is not None]
+    dates = _Dates(_session_dates(files), _scan_dates(files))
+    named = [(file, match) for file in files if (match := IMAGE_NAME.fullmatch(file.name))]
+    images: list[FoundImage] = []
+    left_aside: Counter[str] = Counter()
+    for file, match in named:
+        found = _image_of(file, match, dates)
+        if isinstance(found, FoundImage):
+            images.append(found)
+        elif found is not None:
+            left_aside[found] += 1
     if not images:
         raise DataError(
             f"no T1, FLAIR, amyloid or tau image under {folder}; expected Clinica's BIDS or CAPS layout, as "
             "sub-ADNI011S0002/ses-M000/anat/sub-ADNI011S0002_ses-M000_T1w.nii.gz. For any other layout write a manifest"
         )
-    return tuple(sorted(images, key=lambda i: (i.subject_id, i.session, i.modality, str(i.path))))
+    ordered = tuple(sorted(images, key=lambda i: (i.subject_id, i.session, i.modality, str(i.path))))
+    return FoundImages(ordered, dict(sorted(left_aside.items())))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -84,43 +122,96 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from (Path(root) / name for name in names)
 
 
-def _image_of(file: Path, dates: dict[tuple[str, str], date]) -> FoundImage | None:
-    """The image that a file name declares; None for anything else, such as a segmentation or another tracer."""
-    match = IMAGE_NAME.fullmatch(file.name)
+def _image_of(file: Path, match: re.Match[str], dates: _Dates) -> FoundImage | str | None:
+    """The image that a file name declares; the tracer's label for other PET; None for what is no image of a visit."""
     kind = FOLDERS.get(file.parent.name)
-    if match is None or kind is None:
+    if kind is None:
         return None
-    entities = dict(part.split("-", 1) for part in (match["entities"] or "").split("_") if "-" in part)
-    suffix = match["suffix"].lower()
-    modality = (
-        TRACERS.get(entities.get("trc", "").upper()) if suffix == "pet" else {"t1w": "t1", "flair": "flair"}[suffix]
-    )
+    entities = _entities(match)
     # pet_linear also keeps intermediate images; only the registered uptake ratio carries both entities.
-    if modality is None or (file.parent.name == "pet_linear" and not {"suvr", "space"} <= entities.keys()):
+    if file.parent.name == "pet_linear" and not {"suvr", "space"} <= entities.keys():
         return None
-    subject, session = f"{match['site']}_S_{match['rid']}", match["session"].upper()
-    return FoundImage(subject, session, modality, file, kind == "registered", dates.get((subject, session)))
+    label, suffix = _label(match), match["suffix"].lower()
+    modality = modality_of(label) if suffix == "pet" else {"t1w": "t1", "flair": "flair"}[suffix]
+    if modality is None:
+        return label
+    subject, session = _subject(match), match["session"].upper()
+    own = dates.scans.get((subject, session, _stem(file.name))) or dates.scans.get((subject, session, _sort(match)))
+    taken = own or dates.sessions.get((subject, session))
+    return FoundImage(subject, session, modality, file, kind == "registered", taken)
 
 
-def _session_dates(file: Path) -> Iterator[tuple[tuple[str, str], date]]:
-    """((subject, session), date) of the sessions that a `sub-…_sessions.tsv` dates."""
-    match = re.fullmatch(r"sub-(?:ADNI)?(\d{3})S(\d{4,5})_sessions\.tsv", file.name, re.IGNORECASE)
-    if match is None:
-        return
-    subject = f"{match[1]}_S_{match[2]}"
-    with file.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
-        for row in csv.DictReader(lines, delimiter="\t"):
-            taken = parse_date(row.get("examination_date") or "")
-            if taken is not None:
-                yield (subject, (row.get("session_id") or "").removeprefix("ses-").upper()), taken
+def _subject(match: re.Match[str]) -> str:
+    return f"{match['site']}_S_{match['rid']}"
 
 
-def parse_date(text: str) -> date | None:
-    """A date as ADNI's tables write it: 2005-09-08, with or without a time, or 9/8/2005 (month first)."""
-    day = text.strip().split(" ")[0].split("T")[0]
-    for pattern in ("%Y-%m-%d", "%m/%d/%Y"):
-        try:
-            return datetime.strptime(day, pattern).date()
-        except ValueError:
-            continue
+def _entities(match: re.Match[str]) -> dict[str, str]:
+    return dict(part.split("-", 1) for part in (match["entities"] or "").split("_") if "-" in part)
+
+
+def _label(match: re.Match[str]) -> str:
+    """The tracer of a PET image; `none` where its name has none. Older versions of Clinica wrote it under `acq`."""
+    entities = _entities(match)
+    return entities.get("trc") or entities.get("acq") or "none"
+
+
+def _sort(match: re.Match[str]) -> str:
+    """What an image is, whichever folder it lies in: tables date those of the BIDS folder, and those made from them."""
+    suffix = match["suffix"].lower()
+    return f"{suffix} {_label(match).lower()}" if suffix == "pet" else suffix
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _session_dates(files: Iterable[Path]) -> dict[tuple[str, str], date]:
+    """The days of the sessions that any `sub-…_sessions.tsv` dates; their columns are read as one."""
+    cells: list[tuple[tuple[str, str], str]] = []
+    for file in files:
+        if match := SESSIONS_NAME.fullmatch(file.name):
+            table = read_table(file)
+            column = _column(table, SESSION_DATES)
+            label = _column(table, ("session_id",))
+            if column and label:
+                for _, row in table.rows:
+                    session = row.get(label, "").removeprefix("ses-").upper()
+                    cells.append(((_subject(match), session), row.get(column, "")))
+    return _read(cells, "examination_date of the tables of sessions")
+
+
+def _scan_dates(files: Iterable[Path]) -> dict[tuple[str, str, str], date]:
+    """The days of the images that any `sub-…_ses-…_scans.tsv` dates; their columns are read as one."""
+    cells: list[tuple[tuple[str, str, str], str]] = []
+    for file in files:
+        if match := SCANS_NAME.fullmatch(file.name):
+            table = read_table(file)
+            column, name = _column(table, ("acq_time",)), _column(table, ("filename",))
+            if column and name:
+                for _, row in table.rows:
+                    visit, file_name = (_subject(match), match["session"].upper()), PurePath(row.get(name, "")).name
+                    cells.append(((*visit, _stem(file_name)), row.get(column, "")))
+                    if image := IMAGE_NAME.fullmatch(file_name):
+                        cells.append(((*visit, _sort(image)), row.get(column, "")))
+    return _read(cells, "acq_time of the tables of scans")
+
+
+def _read(cells: Sequence[tuple[KeyT, str]], column: str) -> dict[KeyT, date]:
+    read = date_reader((text for _, text in cells), column)
+    return {key: day for key, text in cells if (day := read(text)) is not None and day.year >= FIRST_YEAR}
+
+
+def _column(table: TableFile, names: Sequence[str]) -> str | None:
+    """The key of the first of these columns that the table has; None where it has none and none that looks alike.
+
+    Raises DataError for a column whose name is nearly one of these.
+    """
+    for name in names:
+        if table.has(name):
+            return column_key(name)
+    for name in names:
+        if similar := get_close_matches(column_key(name), [column_key(column) for column in table.header], 1, 0.8):
+            raise DataError(
+                f"{table.path} has a column {similar[0]!r}; did you mean {name!r}? Rename it in every table"
+            )
     return None

@@ -138,7 +138,8 @@ def _distances(features: Features, fit: Fit) -> Float64[np.ndarray, " image"]:
     means, deviations, precision = fit
     standard = (features - means) / deviations
     squares: Float64[np.ndarray, " image"] = np.einsum("if,fg,ig->i", standard, precision, standard)
-    return np.sqrt(np.maximum(squares, 0) / features.shape[1])
+    distances: Float64[np.ndarray, " image"] = np.sqrt(np.maximum(squares, 0) / features.shape[1])
+    return distances
 
 
 def _rounded(values: Vector) -> tuple[float, ...]:

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     NO_MODALITY = "no modality that can be used", Remedy.COMPLETE_ROWS
     NO_CLINICAL_VISIT = "images but no clinical visit", Remedy.COMPLETE_ROWS
     NO_MODALITY_IN_TIME = "no modality near a visit with an accepted diagnosis and CDR-SB", Remedy.COMPLETE_ROWS
+    NO_DIAGNOSIS_IN_TIME = "no CDR-SB at a visit with an accepted diagnosis", Remedy.COMPLETE_ROWS
     NO_PTID = "no PTID, which tells the site", Remedy.COMPLETE_ROWS
     UNDATED_VISIT = "clinical visit without a date", Remedy.COMPLETE_ROWS
     UNDATED_IMAGE = "image without a date", Remedy.COMPLETE_ROWS

@@ -4,7 +4,9 @@ For each subject, at most once:
 
 1. The index visit is the earliest one with an accepted diagnosis, a CDR-SB and an image within ±`image_window_days`.
    It is chosen by date, without regard to what came later or whether anything did.
-2. Of each modality the image nearest to the index visit is taken.
+   A visit without a diagnosis has the last one that was made before, no more than `diagnosis_window_days` earlier.
+2. Of each modality the image nearest to the index visit is taken; of several of one day a registered one, then the
+   first by name.
 3. y = CDR-SB at the visit nearest to `horizon_months` after it, ±`window_months`, − CDR-SB at the index visit;
    unknown where there is none.
 
@@ -18,9 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from permmoe.config import Configuration
+from permmoe.data.diagnoses import diagnosis_of
 from permmoe.data.images import FoundImage
 
 DAYS_A_MONTH = 365.25 / 12
@@ -33,6 +36,23 @@ class TargetRule(Configuration):
     horizon_months: float = Field(24.0, gt=0, description="from the index visit to the outcome")
     window_months: float = Field(3.0, ge=0, description="how far from the horizon the outcome may lie")
     image_window_days: int = Field(90, ge=0, description="how far from the index visit an image may lie")
+    diagnosis_window_days: int = Field(
+        400,
+        ge=0,
+        description="how long a diagnosis holds where a visit has none: ADNI makes one a year, and visits may be late",
+    )
+
+    @field_validator("diagnoses")
+    @classmethod
+    def _in_one_set_of_words(cls, diagnoses: tuple[str, ...]) -> tuple[str, ...]:
+        """`LMCI`, `EMCI` and `mci` are MCI, as in the tables."""
+        return tuple(dict.fromkeys(diagnosis_of(name) for name in diagnoses))
+
+    def accepts(self, assessment: Assessment) -> bool:
+        """Whether a visit has an accepted diagnosis that is not too old."""
+        made = assessment.diagnosed or assessment.taken
+        is_recent = assessment.taken - made <= timedelta(days=self.diagnosis_window_days)
+        return assessment.diagnosis in self.diagnoses and is_recent
 
 
 @dataclass(frozen=True)
@@ -43,12 +63,15 @@ class Assessment:
     cdrsb: float | None
     """Points."""
     diagnosis: str
+    """In the words of permmoe.data.diagnoses; empty where none was made at the visit or before."""
     code: str
     """ADNI's visit code, `bl` or `m12`, with the screening visit counted as `bl`; empty where unknown."""
     phase: str = ""
     age_years: float | None = None
     subject_id: str = ""
     """ADNI's PTID, as `011_S_0002`; empty where the table lacks it."""
+    diagnosed: date | None = None
+    """When the diagnosis was made, where that was before the visit."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the columns that tabular modalities ask for."""
 
@@ -59,6 +82,8 @@ class IndexVisit:
 
     assessment: Assessment
     images: Mapping[str, FoundImage]
+    alternatives: Mapping[str, tuple[FoundImage, ...]] = field(default_factory=dict)
+    """By modality, other images of the same day that were not taken."""
 
 
 def choose_index_visit(
@@ -71,14 +96,16 @@ def choose_index_visit(
     """
     window = timedelta(days=rule.image_window_days)
     for assessment in sorted(assessments, key=lambda a: (a.taken, a.code)):
-        if assessment.diagnosis not in rule.diagnoses or assessment.cdrsb is None:
+        if not rule.accepts(assessment) or assessment.cdrsb is None:
             continue
         near: dict[str, list[FoundImage]] = defaultdict(list)
         for image in images:
             if image.modality in names and image.taken is not None and abs(image.taken - assessment.taken) <= window:
                 near[image.modality].append(image)
         if near or not names:
-            return IndexVisit(assessment, {m: _preferred(near[m], assessment.taken) for m in names if m in near})
+            taken = {m: _preferred(near[m], assessment.taken) for m in names if m in near}
+            others = {m: tuple(i for i in near[m] if i.taken == t.taken and i is not t) for m, t in taken.items()}
+            return IndexVisit(assessment, taken, {m: images for m, images in others.items() if images})
     return None
 
 

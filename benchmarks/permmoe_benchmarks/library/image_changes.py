@@ -60,13 +60,13 @@ def _like(original: nib.Nifti1Image, voxels: Volume, affine: np.ndarray, dtype: 
 
 def with_background(voxels: Volume, rng: np.random.Generator, level: float) -> Volume:
     """Zeros become this level."""
-    return np.where(voxels == 0, np.float32(level), voxels)
+    return np.asarray(np.where(voxels == 0, np.float32(level), voxels))
 
 
 def with_noise(voxels: Volume, rng: np.random.Generator, share: float) -> Volume:
     """A magnitude image's noise, everywhere, its SD a share of the maximum."""
     noise = rng.normal(0, share * voxels.max(), (2, *voxels.shape)).astype(np.float32)
-    return np.hypot(voxels + noise[0], noise[1])
+    return np.asarray(np.hypot(voxels + noise[0], noise[1]))
 
 
 def with_negative_voxel(voxels: Volume, rng: np.random.Generator) -> Volume:
@@ -82,44 +82,44 @@ def with_skull(voxels: Volume, rng: np.random.Generator) -> Volume:
     bone, scalp = ndimage.binary_dilation(brain, iterations=2), ndimage.binary_dilation(brain, iterations=4)
     bright = np.quantile(voxels[brain], 0.95) * rng.uniform(0.7, 1.3, voxels.shape)
     around = np.where(bone, 0.15 * bright, np.where(scalp, bright, 0))
-    return np.where(brain, voxels, around).astype(np.float32)
+    return np.asarray(np.where(brain, voxels, around), dtype=np.float32)
 
 
 def smoothed(voxels: Volume, rng: np.random.Generator, fwhm_voxels: float) -> Volume:
     """Blurred, across the edge of the brain too."""
-    return ndimage.gaussian_filter(voxels, fwhm_voxels * FWHM_TO_SIGMA)
+    return np.asarray(ndimage.gaussian_filter(voxels, fwhm_voxels * FWHM_TO_SIGMA))
 
 
 def with_bias(voxels: Volume, rng: np.random.Generator, share: float) -> Volume:
     """A smooth field from 1 − share to 1 + share, from front to back."""
     field = 1 + share * np.linspace(-1, 1, voxels.shape[1], dtype=np.float32)
-    return voxels * field[None, :, None]
+    return np.asarray(voxels * field[None, :, None])
 
 
 def scaled(voxels: Volume, rng: np.random.Generator, factor: float) -> Volume:
     """Every value times a factor."""
-    return voxels * np.float32(factor)
+    return np.asarray(voxels * np.float32(factor))
 
 
 def standardised(voxels: Volume, rng: np.random.Generator) -> Volume:
     """Mean 0 and SD 1 over the brain."""
     brain = voxels[voxels > 0]
-    return np.where(voxels > 0, (voxels - brain.mean()) / brain.std(), 0).astype(np.float32)
+    return np.asarray(np.where(voxels > 0, (voxels - brain.mean()) / brain.std(), 0), dtype=np.float32)
 
 
 def standardised_whole(voxels: Volume, rng: np.random.Generator) -> Volume:
     """Mean 0 and SD 1 over the whole image, air included."""
-    return ((voxels - voxels.mean()) / voxels.std()).astype(np.float32)
+    return np.asarray((voxels - voxels.mean()) / voxels.std(), dtype=np.float32)
 
 
 def without_scale(voxels: Volume, rng: np.random.Generator) -> Volume:
     """Integers from 0 to 99."""
-    return np.round(voxels * 99 / voxels.max()).astype(np.float32)
+    return np.asarray(np.round(voxels * 99 / voxels.max()), dtype=np.float32)
 
 
 def mask(voxels: Volume, rng: np.random.Generator) -> Volume:
     """A brain mask, resampled: 1 within, fractions at its edge."""
-    return ndimage.uniform_filter((voxels > 0).astype(np.float32), 2)
+    return np.asarray(ndimage.uniform_filter((voxels > 0).astype(np.float32), 2))
 
 
 def unchanged(voxels: Volume, rng: np.random.Generator) -> Volume:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from permmoe.data.adni_tables import find_table, phase_of, read_assessments
+from permmoe.data.adni_files import find_table
+from permmoe.data.adni_tables import phase_of, read_assessments
 from permmoe.errors import DataError
 from tests.support.adni_files import MERGE_HEADER, write_table
 
@@ -42,7 +43,8 @@ def test_newest_dated_table_wins_over_older_and_undated_ones(tmp_path: Path) -> 
 
 def test_impossible_score_is_itemised(tmp_path: Path) -> None:
     folder = write_table(tmp_path, "ADNIMERGE.csv", MERGE_HEADER, "2,ADNI1,011_S_0002,bl,2010-01-01,MCI,71.5,19,28")
-    assessments, quarantine = read_assessments(folder)
+    found = read_assessments(folder)
+    assessments, quarantine = found.assessments, found.quarantine
     assert assessments == {}
     assert [(i.file, i.reason) for i in quarantine] == [("ADNIMERGE.csv:2", "CDR-SB is not a number from 0 to 18")]
 
@@ -65,7 +67,8 @@ def test_cdr_table_adds_what_adnimerge_lacks_and_repeats_nothing(tmp_path: Path)
         "ADNI4,011_S_10002,10002,4_m12,m12,,0.5,1.0",
     )
     write_table(tmp_path, "DXSUM.csv", "RID,VISCODE2,DIAGNOSIS", "10002,sc,2", "2,m12,3", "2,m24,-4")
-    assessments, quarantine = read_assessments(folder)
+    found = read_assessments(folder)
+    assessments, quarantine = found.assessments, found.quarantine
     assert [(a.taken, a.cdrsb, a.diagnosis) for a in assessments[2]] == [
         (date(2010, 1, 1), 1.5, "MCI"),
         (date(2011, 1, 1), None, "MCI"),
@@ -78,8 +81,10 @@ def test_cdr_table_adds_what_adnimerge_lacks_and_repeats_nothing(tmp_path: Path)
 
 def test_older_spellings_of_phase_and_date_are_understood(tmp_path: Path) -> None:
     write_table(tmp_path, "DXSUM.csv", "RID,VISCODE,DIAGNOSIS", "2,bl,MCI")
-    folder = write_table(tmp_path, "CDR.csv", "Phase,RID,VISCODE,EXAMDATE,CDRSB", "ADNI1,2,bl,1/2/2010,1.5")
-    (found,) = read_assessments(folder)[0][2]
+    folder = write_table(
+        tmp_path, "CDR.csv", "Phase,RID,VISCODE,EXAMDATE,CDRSB", "ADNI1,2,bl,1/2/2010,1.5", "ADNI1,2,m06,7/23/2010,2"
+    )
+    (found, _) = read_assessments(folder).assessments[2]
     assert (found.taken, found.diagnosis, found.phase) == (date(2010, 1, 2), "MCI", "ADNI1")
 
 

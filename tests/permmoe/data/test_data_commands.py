@@ -1,5 +1,6 @@
 """`permmoe data` from end to end on a small synthetic cohort: it shows counts and never a patient."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,8 @@ def test_horizon_and_diagnoses_reach_the_rule(cohort: Path, tmp_path: Path) -> N
         "adni", "--tables", data / "clinical", "--images", data, "--out", tmp_path / "m.csv", "--horizon", 36,
         "--diagnosis", "Dementia",
     )  # fmt: skip
-    assert shown.exit_code == 0, shown.output
-    assert len(read_manifest(tmp_path / "m.csv", ADNI_MODALITIES, need_target=False)[0]) == 0
+    assert isinstance(shown.exception, DataError) and not (tmp_path / "m.csv").exists()
+    assert re.search(r"no visit is left; of the subjects\n  11 in tables or images\n  \d lost: ", str(shown.exception))
     run("adni", "--tables", data / "clinical", "--images", data, "--out", tmp_path / "m.csv", "--horizon", 36)
     table, _ = read_manifest(tmp_path / "m.csv", ADNI_MODALITIES, need_target=False)
     assert {v.horizon_months for v in table} == {36.0}
