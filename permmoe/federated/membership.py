@@ -1,4 +1,5 @@
-"""What a member of a federation may fetch for itself: the signed roster, its own newest certificate, and a version.
+"""What a member of a federation may fetch for itself: the signed roster, its own newest certificate, the newest receipt
+for its ledger, and a version.
 
 The coordinator's gateway answers at `MEMBER_PATH`, over the connection that proves both sides. A site believes nothing
 of it but what the federation's authority signed (permmoe_client.connection.renewal).
@@ -30,13 +31,17 @@ class MemberPapers:
     """The member's newest certificate (PEM); None where the coordinator keeps none for its key."""
     version: str
     """Of the coordinator's software; `unknown` for a text that is no version."""
+    receipt: bytes | None = None
+    """For the newest entry of the member's ledger that the coordinator was told of, in whatever study."""
 
 
 def write_papers(papers: MemberPapers) -> bytes:
     """Write the answer."""
     certificate = None if papers.certificate is None else base64.b64encode(papers.certificate).decode()
     roster = base64.b64encode(papers.roster).decode()
-    return json.dumps({"roster": roster, "certificate": certificate, "version": papers.version}).encode()
+    receipt = None if papers.receipt is None else papers.receipt.decode()
+    values = {"roster": roster, "certificate": certificate, "version": papers.version, "receipt": receipt}
+    return json.dumps(values).encode()
 
 
 def read_papers(content: bytes) -> MemberPapers:
@@ -45,11 +50,12 @@ def read_papers(content: bytes) -> MemberPapers:
         raise ValueError("longer than any roster")
     found = json.loads(content)
     try:
-        certificate = found["certificate"]
+        certificate, receipt = found["certificate"], found["receipt"]
         return MemberPapers(
             base64.b64decode(found["roster"], validate=True),
             None if certificate is None else base64.b64decode(certificate, validate=True),
             known_version(found["version"]),
+            None if receipt is None else receipt.encode(),
         )
     except (KeyError, TypeError, AttributeError):
         raise ValueError("no answer to a member") from None

@@ -28,6 +28,7 @@ from permmoe_client.connection.identity import check_roster, client_context, loa
 from permmoe_client.connection.impostor import who_answers
 from permmoe_client.connection.renewal import RENEWAL_SECONDS, renew
 from permmoe_client.connection.route import proxy_for
+from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import Coordinator, read_site
 
 LOG = logging.getLogger("permmoe.client")
@@ -51,8 +52,8 @@ class Presence:
 def run_node(path: Path, stop: threading.Event, presence: Presence | None = None) -> None:
     """Take part in the federation until `stop` is set. `path` is the site's YAML file.
 
-    Raises ConfigurationError for settings that cannot connect, RosterError for a roster that is not the coordinator's;
-    everything that may pass is waited out.
+    Raises ConfigurationError for settings that cannot connect, RosterError for a roster that is not the coordinator's,
+    LedgerError for a ledger that lacks what the coordinator has a receipt for; everything that may pass is waited out.
     """
     presence = presence or Presence()
     site = read_site(path)
@@ -60,8 +61,9 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     if coordinator is None:
         raise ConfigurationError(f"{path} has no 'coordinator'; take that part from the site.yaml of your kit")
     check_roster(coordinator, site.name)
-    if ledger := open_ledger(site):
-        LOG.info("%s", ledger.state_in_words())
+    ledger = open_ledger(site)
+    assert ledger
+    LOG.info("%s", ledger.state_in_words())
     key = load_key(coordinator.key)
     proxy = proxy_for(coordinator, os.environ)
     where = f"{coordinator.host}:{coordinator.port}" + (f" by way of the proxy {proxy}" if proxy else "")
@@ -75,7 +77,7 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
             with connect(coordinator.host, coordinator.port, tls, key, stop, proxy) as fleet:
                 LOG.info("connected to %s", where)
                 presence.is_connected, pause = True, FIRST_PAUSE_SECONDS
-                _serve(fleet, path, state, stop, partial(_renew, fleet, coordinator, site.name))
+                _serve(fleet, path, state, stop, partial(_renew, fleet, coordinator, site.name, ledger))
         except Unreachable as error:
             reason = (isinstance(error, Untrusted) and who_answers(coordinator, proxy)) or str(error)
             LOG.warning("%s cannot be reached (%s); trying again in %.0f s", where, reason, pause)
@@ -92,11 +94,11 @@ def run_node(path: Path, stop: threading.Event, presence: Presence | None = None
     LOG.info("stopped")
 
 
-def _renew(fleet: Fleet, coordinator: Coordinator, name: str) -> bool:
+def _renew(fleet: Fleet, coordinator: Coordinator, name: str, ledger: Ledger) -> bool:
     """Fetch a newer certificate and roster; return whether the connection has to be made anew, with the certificate."""
     version = installed_version()
     try:
-        return renew(coordinator, name, lambda: fleet.papers(version), version, datetime.now(UTC))
+        return renew(coordinator, name, ledger, lambda: fleet.papers(version), version, datetime.now(UTC))
     except (Unreachable, Refused) as error:
         LOG.warning("the coordinator could not be asked for a newer certificate and roster (%s)", error)
         return False

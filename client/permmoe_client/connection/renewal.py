@@ -1,4 +1,5 @@
-"""A site's certificate and roster, kept up to date over its connection to the coordinator.
+"""A site's certificate and roster, kept up to date over its connection to the coordinator, and its ledger held against
+the coordinator's newest receipt.
 
 What comes is believed for the authority's signatures on it and for nothing else: a roster that is signed and no older
 than the site's own, with this site and its key on it; a certificate of the authority for this very key and name. A
@@ -17,10 +18,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from permmoe.federated.audit import AuditError
 from permmoe.federated.membership import MemberPapers, read_papers
 from permmoe.federated.roster import RosterError, read_roster
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_client.connection.identity import load_certificate, load_key
+from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import Coordinator
 
 LOG = logging.getLogger("permmoe.client")
@@ -31,10 +34,14 @@ SOON_DAYS = 60
 """A certificate that ends within this time and was not renewed is worth a warning."""
 
 
-def renew(coordinator: Coordinator, name: str, fetch: Callable[[], bytes], version: str, now: datetime) -> bool:
+def renew(
+    coordinator: Coordinator, name: str, ledger: Ledger, fetch: Callable[[], bytes], version: str, now: datetime
+) -> bool:
     """Fetch what the coordinator has for this site, and keep what is newer; return whether there is a new certificate.
 
-    Nothing that comes, and no file that cannot be written, ends the connection: the log says what to do.
+    Raises LedgerError where the coordinator has a receipt for an entry that the ledger lacks: it was put back from a
+    copy, or removed. Nothing else that comes, and no other file that cannot be written, ends the connection: the log
+    says what to do.
     """
     try:
         papers = read_papers(fetch())
@@ -47,6 +54,11 @@ def renew(coordinator: Coordinator, name: str, fetch: Callable[[], bytes], versi
             "with the coordinator, and install it here or there",
             version, papers.version,
         )  # fmt: skip
+    if papers.receipt is not None:
+        try:
+            ledger.hold_against(papers.receipt, load_certificate(coordinator.authority))
+        except AuditError as error:
+            LOG.warning("the receipt that the coordinator handed out is not believed: %s", error)
     _keep(coordinator.roster, lambda: newer_roster(papers, coordinator, name), "roster")
     is_new = _keep(coordinator.certificate, lambda: newer_certificate(papers, coordinator, name, now), "certificate")
     end = load_certificate(coordinator.certificate).not_valid_after_utc

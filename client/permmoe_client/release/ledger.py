@@ -24,6 +24,7 @@ from permmoe.federated.audit import (
     Entry,
     Kind,
     LedgerHead,
+    Receipt,
     check_receipts,
     is_signed,
     next_entry,
@@ -152,23 +153,34 @@ class Ledger:
         Raises LedgerError where the ledger lacks the entry that the receipt is for: then it is not the newest. That it
         has more entries than the coordinator was told of is usual, since a reply may be lost.
         """
-        receipt = read_receipt(line, authority)
-        if receipt.head.site != self._site:
-            raise AuditError("a receipt is for another site")
+        receipt = self._read_receipt(line, authority)
         with alone(self._folder, LOCK_FILE):
             if receipt.line() not in _lines(self._folder / RECEIPTS_FILE):
                 _append(self._folder / RECEIPTS_FILE, receipt.line())
-            self._require_entry(receipt.head)
+        self._require_entry(receipt.head)
+
+    def hold_against(self, line: bytes, authority: x509.Certificate) -> None:
+        """Check that the entry of a receipt is there; errors as of `keep_receipt`. Nothing is written."""
+        self._require_entry(self._read_receipt(line, authority).head)
+
+    def _read_receipt(self, line: bytes, authority: x509.Certificate) -> Receipt:
+        receipt = read_receipt(line, authority)
+        if receipt.head.site != self._site:
+            raise AuditError("a receipt is for another site")
+        return receipt
 
     def _require_entry(self, head: LedgerHead) -> None:
         """Raise LedgerError unless this entry is in the ledger."""
-        last = self._last()
-        end = last.sequence if last else 0
+        lines = list(islice(_backwards(self.path), 1))
+        try:
+            end = parse_entry(lines[0]).sequence if lines else 0
+        except AuditError:
+            raise LedgerError("the ledger's last entry is damaged; run permmoe-client ledger verify") from None
         # "A ledger put back from a copy does not start afresh": what has left since is in the coordinator's hands.
         if end < head.sequence:
             raise LedgerError(
                 f"the ledger ends at entry {end}, but the coordinator has a receipt for entry {head.sequence}: "
-                "it was put back from a copy; restore the newest, nothing was sent"
+                "it was removed, or put back from a copy; restore the newest, nothing was sent"
             )
         line = next(islice(_backwards(self.path), end - head.sequence, None), b"")
         if hashlib.sha256(line).hexdigest() != head.digest:

@@ -43,6 +43,7 @@ from permmoe_server.provisioning.authority import (
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.kit import Kit
 from permmoe_server.settings import read_server, server_template
+from permmoe_server.studies.receipt_file import forget_receipts
 
 LOCK_FILE, RUNNING_FILE = ".lock", ".running"
 
@@ -98,6 +99,8 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
                 f"site {name!r} is in the federation already; use another name, or remove it first"
             )
         private, public = (None, _read_public_key(public_key, roster)) if public_key else new_node_key()
+        # A site of this name that was removed may have had another key, and so another ledger.
+        forget_receipts(folder.studies, name)
         return _write_member(folder, authority, roster.with_site(name, public.decode()), name, private)
 
 
@@ -113,6 +116,7 @@ def renew_site(folder: FederationFolder, name: str, public_key: Path | None = No
         if public_key:
             others = roster.without_site(name)
             roster = others.with_site(name, _read_public_key(public_key, others).decode())
+            forget_receipts(folder.studies, name)
         return _write_member(folder, authority, roster, name, None)
 
 

@@ -12,6 +12,7 @@ from permmoe.federated.membership import MemberPapers, known_version, write_pape
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.members import Members
+from permmoe_server.studies.receipt_file import newest_receipt
 
 
 class PapersDesk:
@@ -28,7 +29,9 @@ class PapersDesk:
         if site is not None:
             self._note(site, known_version(version))
         newest = self._newest(site, certificate) if site is not None else None
-        return write_papers(MemberPapers(self._folder.roster.read_bytes(), newest, self._version))
+        receipt = newest_receipt(self._folder.studies, site) if site is not None else None
+        line = receipt.line() if receipt else None
+        return write_papers(MemberPapers(self._folder.roster.read_bytes(), newest, self._version, line))
 
     def _newest(self, site: str, shown: bytes) -> bytes | None:
         """The certificate that is kept for a site, if it is for the key that this connection has shown."""

@@ -6,6 +6,7 @@ Without it a restarted coordinator would have none to send, and a ledger that wa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from permmoe.errors import ConfigurationError
@@ -26,8 +27,30 @@ def load_receipts(out: Path) -> dict[str, Receipt]:
     return {receipt.head.site: receipt for receipt in receipts}
 
 
+def newest_receipt(studies: Path, site: str) -> Receipt | None:
+    """The receipt for a site's newest entry in all studies of a federation; a damaged file is passed over."""
+    found: list[Receipt] = []
+    for folder in studies.glob("*/"):
+        with suppress(ConfigurationError):
+            found += [receipt for name, receipt in load_receipts(folder).items() if name == site]
+    return max(found, key=lambda receipt: receipt.head.sequence, default=None)
+
+
+def forget_receipts(studies: Path, site: str) -> None:
+    """Drop a site's receipts from all studies: with another key it begins another ledger."""
+    for folder in studies.glob("*/"):
+        with suppress(ConfigurationError):
+            receipts = load_receipts(folder)
+            if receipts.pop(site, None):
+                _write(folder, receipts)
+
+
 def save_receipts(out: Path, receipts: Mapping[str, Receipt]) -> None:
     """Replace the file; where no receipts are given there is none."""
     if receipts:
-        lines = [receipts[site].line() + b"\n" for site in sorted(receipts)]
-        write_file(out / RECEIPTS_FILE, b"".join(lines), mode=PUBLIC_MODE)
+        _write(out, receipts)
+
+
+def _write(out: Path, receipts: Mapping[str, Receipt]) -> None:
+    lines = [receipts[site].line() + b"\n" for site in sorted(receipts)]
+    write_file(out / RECEIPTS_FILE, b"".join(lines), mode=PUBLIC_MODE)

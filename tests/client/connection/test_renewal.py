@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import pytest
 from cryptography import x509
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.audit import LedgerHead, countersign
 from permmoe.federated.membership import MAX_PAPERS_BYTES, MemberPapers, read_papers, write_papers
 from permmoe.federated.roster import Roster, read_roster, sign_roster
-from permmoe_client.connection.identity import client_context
+from permmoe_client.connection.identity import client_context, load_key
 from permmoe_client.connection.renewal import renew
+from permmoe_client.release.ledger import Ledger, LedgerError
 from permmoe_client.site import Coordinator
-from permmoe_server.provisioning.authority import issue_server, issue_site, new_authority, new_node_key
+from permmoe_server.provisioning.authority import Identity, issue_server, issue_site, new_authority, new_node_key
 
 NOW = datetime(2026, 5, 7, tzinfo=UTC)
 AUTHORITY, STRANGER = new_authority("Tiny", NOW), new_authority("Tiny", NOW)
@@ -35,7 +38,11 @@ class Hospital:
 
     def renew(self, papers: MemberPapers | bytes, now: datetime = NOW) -> bool:
         content = papers if isinstance(papers, bytes) else write_papers(papers)
-        return renew(self.coordinator, "north", lambda: content, "1.0", now)
+        return renew(self.coordinator, "north", self.ledger, lambda: content, "1.0", now)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.coordinator.key.parent / "ledger", "north", load_key(self.coordinator.key))
 
 
 @pytest.fixture
@@ -137,3 +144,44 @@ def test_the_certificate_is_written_anew_and_brings_no_other_text(hospital: Hosp
     kept = hospital.files()[1]
     assert b"text" not in kept and b"ignore" not in kept
     assert x509.load_pem_x509_certificate(kept).not_valid_after_utc > NOW + timedelta(days=300)
+
+
+def receipt_for(head: LedgerHead, server: Identity | None = None) -> bytes:
+    server = server or issue_server(AUTHORITY, "127.0.0.1", NOW, 90)
+    return countersign(head, server.key, server.certificate, server.certificate_pem.decode()).line()
+
+
+def papers_with(receipt: bytes | None) -> MemberPapers:
+    return MemberPapers(sign_roster(ROSTER, AUTHORITY.key), None, "1.0", receipt)
+
+
+def test_a_ledger_with_the_entry_of_the_newest_receipt_goes_on(hospital: Hospital) -> None:
+    hospital.renew(papers_with(None))
+    head = hospital.ledger.append("training", {"bytes": 1})
+    hospital.renew(papers_with(receipt_for(head)))
+    hospital.ledger.append("training", {"bytes": 2})
+    hospital.renew(papers_with(receipt_for(head)))
+
+
+def test_attack_a_ledger_put_back_from_a_copy_between_two_studies_is_found_at_the_connection(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    hospital.ledger.append("training", {"study": "one", "bytes": 1})
+    shutil.copytree(tmp_path / "ledger", tmp_path / "copy")
+    newest = receipt_for(hospital.ledger.append("training", {"study": "one", "bytes": 2}))
+    shutil.rmtree(tmp_path / "ledger")
+    with pytest.raises(LedgerError, match="ends at entry 0"):
+        hospital.renew(papers_with(newest))
+    shutil.move(tmp_path / "copy", tmp_path / "ledger")
+    with pytest.raises(LedgerError, match="ends at entry 1, but the coordinator has a receipt for entry 2"):
+        hospital.renew(papers_with(newest))
+    hospital.ledger.append("training", {"study": "two", "bytes": 3})
+    with pytest.raises(LedgerError, match="put back from a copy and went on"):
+        hospital.renew(papers_with(newest))
+
+
+def test_a_receipt_that_no_server_of_the_federation_signed_stops_nobody(hospital: Hospital) -> None:
+    forged = receipt_for(LedgerHead("north", 9, "0" * 64), issue_server(STRANGER, "127.0.0.1", NOW, 90))
+    hospital.renew(papers_with(forged))
+    hospital.renew(papers_with(receipt_for(LedgerHead("south", 9, "0" * 64))))
+    hospital.renew(papers_with(b"{}"))
