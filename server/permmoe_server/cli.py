@@ -19,10 +19,11 @@ from permmoe.runtime.logs import log_to
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
-from permmoe_server.studies import registry_commands
+from permmoe_server.studies import registry_commands, study_commands
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(registry_commands.app, name="models")
+app.add_typer(study_commands.app, name="study")
 console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]

@@ -66,7 +66,7 @@ def test_every_command_and_option_of_a_readme_exists(side: str) -> None:
     runner = CliRunner()
     for line in lines:
         words = [word for word in line[1:] if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")]
-        groups = {"ledger", "models"}
+        groups = {"ledger", "models", "study"}
         command = words[:2] if words and words[0] in groups else words[:1]
         path = [] if line[1].startswith("--") else command
         shown = runner.invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from pathlib import Path
 
 import httpx
@@ -10,7 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from permmoe.errors import ConfigurationError
 from permmoe_client.cli import app as client_app
+from permmoe_server.cli import app as server_app
+from permmoe_server.coordination.coordinator import coordinate
 from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_server.studies.study_folder import CURRENT_FILE
@@ -99,3 +104,40 @@ def test_a_second_start_that_is_refused_leaves_the_running_study_the_current_one
         assert "already" in (deployment.logs / "second.log").read_text()
         assert (deployment.folder.studies / CURRENT_FILE).read_text() == before
         assert [path.name for path in deployment.folder.studies.iterdir() if path.is_dir()] == [before]
+
+
+@pytest.mark.parametrize("key", ["ca.key", "server.key"])
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_server_whose_keys_others_can_read_does_not_start_and_names_the_remedy(
+    key: str, mode: int, tmp_path: Path
+) -> None:
+    deployment = deploy_tiny(tmp_path / "there", tiny_plan())
+    path = deployment.folder.path / key
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"chmod 600 {path}"):
+        coordinate(deployment.folder, None, threading.Event())
+    assert not deployment.folder.state.exists()
+
+
+def test_a_study_stops_after_a_round_goes_on_when_it_is_to_and_a_hangup_ends_both_sides_cleanly(
+    tmp_path: Path,
+) -> None:
+    # Enough rounds that it is stopped before the last one.
+    plan = tiny_plan(rounds=400, min_sites=1, evaluate_every=0)
+    deployment = deploy_tiny(tmp_path / "there", plan)
+    folder = str(deployment.folder.path)
+    processes: list[Started] = []
+    with ended(processes):
+        server = start_server(deployment, "--study", str(tmp_path / "there" / "study.yaml"), "--stay")
+        client = start_client(deployment, "north")
+        processes += [server, client]
+        deployment.wait_for(lambda s: s.rounds_done >= 1, "round 1", PATIENCE_SECONDS)
+        assert CliRunner().invoke(server_app, ["study", "stop", folder]).exit_code == 0
+        stopped = deployment.wait_for(lambda s: s.phase == "stopped", "a stopped study", PATIENCE_SECONDS)
+        assert stopped.rounds_done < 400 and admin(deployment, "/health").status_code == 200
+        assert CliRunner().invoke(server_app, ["study", "resume", folder]).exit_code == 0
+        on = deployment.wait_for(lambda s: s.rounds_done > stopped.rounds_done, "another round", PATIENCE_SECONDS)
+        assert on.phase == "running" and [r.round for r in on.records] == list(range(1, on.rounds_done + 1))
+        for process in (client, server):
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(PATIENCE_SECONDS) == 0

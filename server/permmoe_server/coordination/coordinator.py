@@ -46,6 +46,7 @@ def coordinate(folder: FederationFolder, study: Study | None, stop: threading.Ev
     """
     settings = read_server(folder.settings)
     with administration.running(folder):
+        administration.require_secret_keys(folder)
         require_free_ports(settings)
         roster = administration.list_sites(folder)
         if study:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,10 @@ QUIET = {
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 STEADY_SECONDS = 60.0
 """A child that has run this long does not fail at its start, so its next start is not delayed."""
+
+
+LOG_BYTES = 10_000_000
+"""A log of a program that is longer is put aside: Flower's superlink writes 33 MB a day without doing anything."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Child:
     def tend(self) -> None:
         """Start the program where it does not run. After each early end the pause before the next start is longer."""
         now = self._clock()
+        _put_aside(self.program.log)
         if self._process is not None:
             status = self._process.poll()
             if status is None:
@@ -80,3 +86,11 @@ class Child:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+def _put_aside(log: Path) -> None:
+    """Begin a log anew that has become long, and keep one old one. Its program goes on writing to the same file."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        # The program appends, so that it goes on at the file's new end.
+        os.truncate(log, 0)

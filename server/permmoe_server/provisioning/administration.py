@@ -213,12 +213,32 @@ def server_identity(folder: FederationFolder) -> Identity:
     return read_identity(folder.server, folder.server_key)
 
 
+def require_secret_keys(folder: FederationFolder) -> None:
+    """Raise ConfigurationError where another account than the owner could read a private key, or change it."""
+    for key in (folder.authority_key, folder.server_key):
+        if key.exists() and key.stat().st_mode & 0o077:
+            raise ConfigurationError(
+                f"{key} can be read by others (mode {key.stat().st_mode & 0o777:04o}); run: chmod 600 {key}. Where "
+                "somebody may have read it, make a new one: permmoe-server rotate-certificate for server.key, a new "
+                "federation for ca.key"
+            )
+
+
 def running(folder: FederationFolder) -> AbstractContextManager[None]:
     """Hold the folder as its one running coordinator; sites may be added and removed meanwhile.
 
     Raises ConfigurationError where another one runs.
     """
     return _held(folder, RUNNING_FILE, f"a coordinator is running on {folder.path} already; stop it first")
+
+
+def is_running(folder: FederationFolder) -> bool:
+    """Return whether a coordinator runs on the folder."""
+    try:
+        with running(folder):
+            return False
+    except ConfigurationError:
+        return True
 
 
 def locked(folder: FederationFolder) -> AbstractContextManager[None]:

@@ -57,9 +57,11 @@ def find_study(folder: FederationFolder, file: Path | None) -> Study | None:
 
     Raises ConfigurationError for a file that cannot be used.
     """
-    if file is None:
-        return _current(folder)
-    plan = read_config(file, RoundPlan)
+    return current_study(folder) if file is None else study_of(folder, read_config(file, RoundPlan))
+
+
+def study_of(folder: FederationFolder, plan: RoundPlan) -> Study:
+    """Return the study of a plan, whether or not its folder is there."""
     # The digest in the folder's name: a study that was changed is another study, and begins at its first round.
     slug = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")[:40]
     return Study(plan, folder.studies / f"{slug}-{plan.digest()[:12]}")
@@ -72,7 +74,13 @@ def keep_study(folder: FederationFolder, study: Study) -> None:
     write_file(folder.studies / CURRENT_FILE, study.folder.name, mode=PUBLIC_MODE)
 
 
-def _current(folder: FederationFolder) -> Study | None:
+def known_studies(folder: FederationFolder) -> tuple[Study, ...]:
+    """Return the studies that were ever run, by the names of their folders; a folder without a plan is none."""
+    return tuple(Study(read_plan(file), file.parent) for file in sorted(folder.studies.glob("[!.]*/plan.json")))
+
+
+def current_study(folder: FederationFolder) -> Study | None:
+    """Return the study that was named last, if any. Raises ConfigurationError where its plan is missing."""
     try:
         name = (folder.studies / CURRENT_FILE).read_text()
     except FileNotFoundError:
