@@ -19,6 +19,7 @@ from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, par
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
+from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
 from permmoe.data.splits import assign_splits
 from permmoe.data.synthetic import is_synthetic
@@ -38,6 +39,7 @@ def load_visits(manifest: Path, config: RunConfig, cache: Path) -> tuple[VisitDa
     table, quarantine = read_manifest(manifest, config.model.modalities)
     table = assign_splits(table, config.split)
     data, broken = VisitData.load(table, config.model, VolumeCache(cache), stem=fixed_stem(config.model))
+    require_images(data.visits, quarantine + broken, config.model.names)
     if len(data) == 0:
         raise DataError(f"{manifest} has no usable visit; `permmoe data inspect {manifest}` says why")
     return data, quarantine + broken

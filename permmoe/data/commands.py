@@ -16,7 +16,7 @@ from rich.table import Table
 from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config
 from permmoe.data.adni import select_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
-from permmoe.data.manifest import read_manifest, write_manifest
+from permmoe.data.manifest import manifest_header, read_manifest, unread_columns, write_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
@@ -115,6 +115,8 @@ def inspect(
     """Count a manifest's visits by site, phase, modality and combination, and say what cannot be used."""
     settings = _model(model)
     visits, quarantine = read_manifest(manifest, settings.modalities, need_target=False)
+    if unread := unread_columns(manifest_header(manifest), settings.modalities):
+        _say(f"note: columns that nothing reads: {', '.join(unread)}")
     if volumes:
         quarantine += _broken_volumes(visits, settings)
     horizons = {v.horizon_months for v in visits}

@@ -90,6 +90,17 @@ def required_columns(modalities: Sequence[Modality], *, need_target: bool) -> tu
     return tuple(dict.fromkeys((*IDENTITY, *scores, *own)))
 
 
+def unread_columns(header: Sequence[str], modalities: Sequence[Modality]) -> tuple[str, ...]:
+    """The columns of a manifest that nothing reads: a name among them may be a mistake."""
+    known = {*required_columns(modalities, need_target=True), *OPTIONAL}
+    return tuple(name for name in header if name and name not in known)
+
+
+def manifest_header(path: Path) -> tuple[str, ...]:
+    """The names of a manifest's columns. Raises DataError as `read_manifest`."""
+    return tuple(_read_rows(path)[0])
+
+
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and (line number, row) pairs, stripped of white space."""
     if not path.is_file():

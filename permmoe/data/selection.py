@@ -42,4 +42,7 @@ class Selection:
         """Raise DataError, with what was lost at which step, where no visit is left."""
         if not len(self.visits):
             lines = [f"  {n} {what}" for what, n in self.steps.items()] + [f"  {note}" for note in self.notes]
-            raise DataError("no visit is left; of the subjects\n" + "\n".join(lines) + "\nmend the step that lost them")
+            raise DataError(
+                "no visit is left; of the subjects\n" + "\n".join(lines) + "\nmend the step that lost them",
+                for_log="no visit is left; subjects " + ", ".join(f"{what} {n}" for what, n in self.steps.items()),
+            )

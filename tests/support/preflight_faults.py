@@ -293,6 +293,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("data.left_out", WARNS, column("b", "high", slice(9, 10))),
     ("data.scores", WARNS, column("baseline_cdrsb", "25", slice(0, 1))),
     ("data.scores", WARNS, column("delta_cdrsb", "-19", slice(0, 1))),
+    ("data.files", FAILS, column("t1", "images/away.nii")),
     ("data.files", WARNS, column("t1", f"images/{SUBJECTS[9]}.nii", slice(9, 10))),
     ("data.horizon", WARNS, column("horizon_months", "2")),
     ("data.label_spread", WARNS, column("delta_cdrsb", "1")),

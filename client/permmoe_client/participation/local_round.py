@@ -6,6 +6,7 @@ announced model and end with the change of every module that they trained.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,10 @@ from permmoe_client.participation.held_model import HeldModel, held_model, hold_
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
+from permmoe_client.participation.site_visits import in_words
 from permmoe_client.participation.study_memory import Memory, is_private, needs_memory, recall, remember
+
+LOG = logging.getLogger("permmoe.client")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def train_round(
     is_centring = plan.federation.is_centring(instruction.round)
     train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
     data = site.visits(plan.model).part("train")
+    LOG.info("round %d trains on %s", instruction.round, in_words(data))
     ready = time.perf_counter()
     training = train(loaded, data)
     train_seconds = time.perf_counter() - ready

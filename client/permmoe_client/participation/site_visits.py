@@ -1,26 +1,32 @@
-"""The visits that a site takes part with. Nothing here leaves the site."""
+"""The visits that a site takes part with, and what the site's own log says of them. Nothing here leaves the site."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from permmoe.config import ModelConfig
-from permmoe.data.adni import adni_visits
+from permmoe.data.adni import select_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.manifest import read_manifest
+from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
+from permmoe.data.unlike import unlike_the_rest
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.errors import ConfigurationError, nearest
+from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
 from permmoe_client.site import SiteConfig
+
+LOG = logging.getLogger("permmoe.client")
 
 
 def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
 
-    Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used.
+    Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used,
+    where no visit is left, and where all images of a modality are away.
     """
     for name in site.modalities:
         if name not in model.names:
@@ -32,15 +38,43 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
         restricted = (_restricted(visit, site.modalities) for visit in table)
         table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
     table = assign_splits(table, site.split)
-    data, broken = VisitData.load(table, model, VolumeCache(site.cache), stem=fixed_stem(model))
-    (quarantine + broken).write(site.cache / f"quarantine-{site.name}.csv")
+    cache = VolumeCache(site.cache)
+    data, broken = VisitData.load(table, model, cache, stem=fixed_stem(model))
+    left_out = quarantine + broken
+    left_out.write(site.cache / f"quarantine-{site.name}.csv")
+    require_images(data.visits, left_out, site.modalities or model.names)
+    if not len(data):
+        raise DataError(f"site {site.name} has no visit to take part with", for_log=_nobody(left_out))
+    LOG.info("%s", in_words(data))
+    for reason, n in left_out.counts().items():
+        LOG.warning("left out: %s (%d)", reason, n)
+    for name, visits in unlike_the_rest(data.visits, model.modalities, model.grid, cache).items():
+        if visits:
+            LOG.warning(
+                "%d images of %s are unlike this site's others; --check --details names them", len(visits), name
+            )
     return data
+
+
+def in_words(data: VisitData) -> str:
+    """How many patients there are and how many have each modality; for the site's own log."""
+    counts = zip(data.names, data.observed.sum(0).tolist(), strict=True)
+    return f"{len(data)} patients: {', '.join(f'{name} {n}' for name, n in counts)}"
+
+
+def _nobody(left_out: Quarantine) -> str:
+    reasons = "; ".join(f"{reason} ({n})" for reason, n in left_out.counts().items()) or "the table has no rows"
+    return f"no visit to take part with: {reasons}"
 
 
 def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quarantine]:
     if site.folders:
-        found, quarantine = adni_visits(site.folders.tables, site.folders.images, site.folders.target, model.modalities)
-        return VisitTable(tuple(visit for visit in found if visit.delta_cdrsb is not None)), quarantine
+        folders = site.folders
+        selection = select_visits(folders.tables, folders.images, folders.target, model.modalities)
+        selection.require_visits()
+        for note in selection.notes:
+            LOG.info("%s", note)
+        return selection.visits.where(lambda visit: visit.delta_cdrsb is not None), selection.quarantine
     assert site.manifest
     return read_manifest(site.manifest, model.modalities)
 

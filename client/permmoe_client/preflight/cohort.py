@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from permmoe.data.adni import adni_visits
 from permmoe.data.image_features import image_features
 from permmoe.data.kinds import columns_of
 from permmoe.data.likeness import unusual_rows
-from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest
+from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest, unread_columns
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -37,6 +37,8 @@ class Cohort:
     absent: tuple[str, ...] = ()
     """Paths of the settings that are not there, or cannot be read."""
     absent_columns: tuple[str, ...] = ()
+    unread_columns: tuple[str, ...] = ()
+    """Columns of the manifest that nothing reads."""
     repeated_subjects: tuple[str, ...] = ()
     unknown_split_lines: tuple[int, ...] = ()
     table: Attempt[VisitTable] = field(default_factory=Attempt)
@@ -59,7 +61,7 @@ def read_cohort(
         return cohort
     wanted = tuple(m for m in site.modalities if m in model.names) or model.names
     broken, unlike = _looked_at(table, model, wanted, progress)
-    return Cohort(table=cohort.table, left_out=cohort.left_out, broken=broken, unlike=unlike)
+    return replace(cohort, broken=broken, unlike=unlike)
 
 
 def _from_manifest(path: Path, model: ModelConfig) -> Cohort:
@@ -80,7 +82,7 @@ def _from_manifest(path: Path, model: ModelConfig) -> Cohort:
         table, left_out = read_manifest(path, model.modalities, need_target=False)
     except (DataError, OSError) as error:
         return Cohort(table=Attempt(trouble=str(error)))
-    return Cohort(table=Attempt(table), left_out=left_out)
+    return Cohort(unread_columns=unread_columns(header, model.modalities), table=Attempt(table), left_out=left_out)
 
 
 def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from permmoe.data.presence import absent_modalities
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.reasons import Remedy
 from permmoe.data.splits import Split
 from permmoe.data.synthetic import is_synthetic
+from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.federated.release_account import ReleaseAccount, combination_groups
 from permmoe.modality import combination_mask, combination_name
@@ -42,7 +44,8 @@ def columns(facts: Facts) -> Outcome:
             f"the manifest lacks {len(absent)} column(s): {', '.join(absent)}",
             "rename or add them; a modality that was never collected is an empty column",
         )
-    return ok("every column of the study is there")
+    unread = facts.cohort.unread_columns
+    return ok("every column of the study is there" + (f"; not read: {', '.join(unread)}" if unread else ""))
 
 
 def unique_subjects(facts: Facts) -> Outcome:
@@ -119,7 +122,16 @@ def scores(facts: Facts) -> Outcome:
 
 
 def files(facts: Facts) -> Outcome:
-    """Every image that the table names is there."""
+    """Every image that the table names is there; where all of a modality are away, most likely a mount is."""
+    table = facts.cohort.table.need("data.readable")
+    unopened = {(item.subject_id, item.modality) for item in facts.cohort.broken}
+    there = VisitTable(
+        tuple(v.with_only([n for n in v.observed(facts.wanted) if (v.subject_id, n) not in unopened]) for v in table)
+    )
+    if away := absent_modalities(there, _left_out(facts) + facts.cohort.broken):
+        counts = ", ".join(f"none of {n} images of {name}" for name, n in away.items() if name in facts.wanted)
+        if counts:
+            return failed(f"{counts} can be opened", f"{Remedy.MOUNT}, or take the modality out of the settings")
     items = with_remedy((*_left_out(facts), *facts.cohort.broken), Remedy.MOUNT)
     return left_out_outcome(items, "image(s) are not there", Remedy.MOUNT)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from permmoe.data.manifest import read_manifest, write_manifest
+from permmoe.data.manifest import read_manifest, required_columns, unread_columns, write_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -254,3 +254,8 @@ def test_quarantine_report_holds_the_details_that_counts_leave_out(tmp_path: Pat
 def test_a_visit_moved_to_another_part_changes_the_digest(part: Literal["train", "validation", "test"]) -> None:
     visit = Visit("1", "011", "M000", 1.0, 0.0, 24.0)
     assert VisitTable((replace(visit, split=part),)).digest() != VisitTable((visit,)).digest()
+
+
+def test_columns_that_nothing_reads_are_named() -> None:
+    header = [*required_columns(ADNI_MODALITIES, need_target=True), "phase", "amyloyd", ""]
+    assert unread_columns(header, ADNI_MODALITIES) == ("amyloyd",)
