@@ -154,11 +154,14 @@ def repeated(reply: Sent, times: int) -> Sent:
 
 
 def _tree(rng: random.Random, reply: Sent) -> Sent:
-    tree = rng.choice([
-        ObjectTree(), ObjectTree(object_id=reply.root), flat(reply.root, [f"{i:064x}" for i in range(20_000)]),
-        _deep(90), ObjectTree(object_id="../x", children=[reply.tree]),
-    ])  # fmt: skip
-    return replace(reply, tree=tree)
+    strange = [
+        ObjectTree(),
+        ObjectTree(object_id=reply.root),
+        WIDE,
+        DEEP,
+        ObjectTree(object_id="x", children=[reply.tree]),
+    ]
+    return replace(reply, tree=rng.choice(strange))
 
 
 def _deep(levels: int) -> ObjectTree:
@@ -167,6 +170,8 @@ def _deep(levels: int) -> ObjectTree:
         tree = ObjectTree(object_id="e" * 64, children=[tree])
     return tree
 
+
+WIDE, DEEP = flat("0" * 64, [f"{i:064x}" for i in range(20_000)]), _deep(90)
 
 CHANGES: list[Callable[[random.Random, Sent], Sent]] = [
     _bytes, _bytes, _kind, _dropped, _swapped, _body, _children, _repeated, _tree,
