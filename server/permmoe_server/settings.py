@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,12 +52,17 @@ class ServerConfig(Configuration):
     admin_names: tuple[str, ...] = Field((), description="further host names to which the status page answers")
     admin_port: int = Field(8081, ge=1, le=65535, description="port of the status page, /health and /metrics")
     health_port: int = Field(8082, ge=1, le=65535, description="port of the gRPC health service, on 127.0.0.1")
-    superlink_port: int = Field(8444, ge=1, le=65535, description="port of Flower's superlink, on 127.0.0.1")
     quorum_seconds: float = Field(
         600.0, gt=0, description="how long a study without --stay waits for what somebody can mend"
     )
     log_format: LogFormat = Field("text", description="how lines of the log are written: text, or json for machines")
     limits: GatewayLimits = GatewayLimits()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _passes_over_the_superlinks_port(cls, settings: Any) -> Any:
+        # Files of older versions name it. The superlink listens at no port any more.
+        return {k: v for k, v in settings.items() if k != "superlink_port"} if isinstance(settings, dict) else settings
 
     @field_validator("host")
     @classmethod
@@ -68,9 +74,9 @@ class ServerConfig(Configuration):
 
     @model_validator(mode="after")
     def _has_different_ports(self) -> ServerConfig:
-        ports = (self.port, self.admin_port, self.health_port, self.superlink_port)
+        ports = (self.port, self.admin_port, self.health_port)
         if len(set(ports)) < len(ports):
-            raise ValueError("port, admin_port, health_port and superlink_port have to differ")
+            raise ValueError("port, admin_port and health_port have to differ")
         return self
 
 
@@ -104,9 +110,8 @@ admin_host: {default.admin_host}
 admin_port: {default.admin_port}
 admin_names: []
 
-# Two more ports, both on 127.0.0.1: the gRPC health service for probes, and Flower's superlink behind the gateway.
+# One more port, on 127.0.0.1: the gRPC health service for probes.
 health_port: {default.health_port}
-superlink_port: {default.superlink_port}
 
 # How long a study that is run without --stay waits for sites, approvals, or whatever else somebody can mend, seconds;
 # with --stay it waits for as long as that takes. With --stay too, a study that had begun counts as stalled after this.

@@ -75,7 +75,7 @@ def test_without_stay_a_wait_ends_with_the_status_that_makes_a_service_start_aga
     assert "offline: north, south, west" in log and "quorum_seconds" in log
 
 
-@pytest.mark.parametrize("setting", ["port", "admin_port", "health_port", "superlink_port"])
+@pytest.mark.parametrize("setting", ["port", "admin_port", "health_port"])
 def test_a_port_in_use_is_named_and_the_start_changes_nothing(setting: str, tmp_path: Path) -> None:
     deployment = deploy_tiny(tmp_path / "there", tiny_plan())
     port = getattr(read_server(deployment.folder.settings), setting)

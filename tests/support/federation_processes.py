@@ -33,10 +33,10 @@ from tests.support.patience import PATIENCE_SECONDS
 from tests.support.tiny_federation import SITES, approve, write_site
 
 PROGRAMS = {
-    "superlink": "flower-superlink",
+    "superlink": "permmoe_server.coordination.superlink_process",
     "gateway": "permmoe_server.gateway.process",
-    "executor": "flower-superexec",
-    "server app": "flwr-serverapp",
+    "executor": "permmoe_server.coordination.executor_process",
+    "server app": "permmoe_server.coordination.study_process",
 }
 
 

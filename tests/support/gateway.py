@@ -80,14 +80,25 @@ def make_authority(folder: Path) -> Authority:
 @contextmanager
 def running(server: uvicorn.Server) -> Iterator[int]:
     """The server in a thread on an ephemeral port. It listens before the thread starts, so a client may connect."""
+    with serving(server, _at_a_port()) as listener:
+        yield listener.getsockname()[1]
+
+
+def _at_a_port() -> socket.socket:
     # Only of a socket that says TCP does asyncio send small answers at once; the kernel would keep each back for 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
+    return listener
+
+
+@contextmanager
+def serving(server: uvicorn.Server, listener: socket.socket) -> Iterator[socket.socket]:
+    """The server in a thread, at a socket that listens already."""
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield listener.getsockname()[1]
+        yield listener
     finally:
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)
@@ -96,9 +107,9 @@ def running(server: uvicorn.Server) -> Iterator[int]:
 
 @dataclass
 class Upstream:
-    """A real TLS server that records what reaches it. It answers `reply`, unless `is_silent`."""
+    """A real server at a Unix socket that records what reaches it. It answers `reply`, unless `is_silent`."""
 
-    port: int = 0
+    path: Path
     reply: bytes = b"an answer"
     seen: list[tuple[str, bytes, list[tuple[bytes, bytes]], bytes]] = field(default_factory=list)
     is_silent: bool = False

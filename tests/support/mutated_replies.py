@@ -38,7 +38,7 @@ def mutated(rng: random.Random, content: RecordDict, node: int, reply_to: str) -
     reply = sent(node, reply_to, content)
     for _ in range(rng.choice([0, 1, 1, 1, 2, 5])):
         # A change may find nothing left to change.
-        with suppress(ValueError, IndexError, RecursionError):
+        with suppress(ValueError, IndexError, KeyError, TypeError, RecursionError):
             reply = rng.choice(CHANGES)(rng, reply)
     return reply
 

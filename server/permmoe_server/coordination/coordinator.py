@@ -62,7 +62,7 @@ class _Coordinator:
         self, folder: FederationFolder, settings: ServerConfig, study: Study | None, board: StatusBoard, *, stay: bool
     ) -> None:
         self._folder, self._board, self._stay = folder, board, stay
-        self._superlink = Superlink(settings.superlink_port, folder.authority)
+        self._superlink = Superlink(folder.superlink_socket)
         self._rounds = RoundLog(study.rounds) if study else None
         self._quorum_seconds = settings.quorum_seconds
         self._runner = (
@@ -154,7 +154,7 @@ def _observed(board: StatusBoard, settings: ServerConfig) -> Iterator[None]:
 @contextmanager
 def _children(folder: FederationFolder, settings: ServerConfig) -> Iterator[Callable[[], None]]:
     """Yield a function that starts the programs, and starts again those that ended; stop them at the end."""
-    children = [Child(program) for program in programs(folder, settings)]
+    children = [Child(program) for program in programs(folder)]
 
     def tend() -> None:
         for child in children:

@@ -28,4 +28,3 @@ def _ports(settings: ServerConfig) -> Iterator[tuple[str, str, str, int]]:
     yield "port", "the gateway", settings.listen, settings.port
     yield "admin_port", "the status page", settings.admin_host, settings.admin_port
     yield "health_port", "the gRPC health service", "127.0.0.1", settings.health_port
-    yield "superlink_port", "Flower's superlink", "127.0.0.1", settings.superlink_port

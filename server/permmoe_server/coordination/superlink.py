@@ -6,7 +6,6 @@ Flower (as permmoe_server.coordination.nonblocking_grid does), so a new version 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TypeVar
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
@@ -25,40 +23,12 @@ from flwr.proto.control_pb2 import (
     UnregisterNodeRequest,
 )
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from permmoe_server.coordination.local_socket import connected
+from permmoe_server.coordination.pointer import pointer
+
 Answer = TypeVar("Answer")
-
-POINTER = """\
-[project]
-name = "permmoe"
-version = "0.1.0"
-description = "Names the apps that are installed already; holds no code."
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "permmoe"
-fab-include = ["pyproject.toml"]
-
-[tool.flwr.app.components]
-serverapp = "permmoe_server.app:app"
-clientapp = "permmoe_client.app:app"
-
-[tool.flwr.app.config]
-plan = ""
-out = ""
-sites = ""
-standing = ""
-stop = ""
-roster = ""
-authority = ""
-server-key = ""
-server-certificate = ""
-"""
-"""Stands where Flower expects a bundle of code. Sites fetch no code, and the server has its app installed."""
 
 
 class SuperlinkAway(Exception):
@@ -85,15 +55,10 @@ class RunState:
 
 
 class Superlink:
-    """A connection to the superlink on a port of this machine. Each request raises SuperlinkAway without an answer."""
+    """A connection to the superlink at its socket. Each request raises SuperlinkAway without an answer."""
 
-    def __init__(self, port: int, authority: Path) -> None:
-        self._client = ControlHttpClient.from_server_address(
-            f"127.0.0.1:{port}",
-            insecure=False,
-            root_certificates=authority.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-        )
+    def __init__(self, path: Path) -> None:
+        self._client = connected(ControlHttpClient, path, "flwr CLI")
 
     def close(self) -> None:
         """Close the connection."""
@@ -119,11 +84,7 @@ class Superlink:
 
     def start_run(self, run_config: Mapping[str, str]) -> int:
         """Start the ServerApp with these settings; return the run's identifier."""
-        content, _ = build_fab_from_files({"pyproject.toml": POINTER.encode()})
-        request = StartRunRequest(
-            fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})),
-            override_config=user_config_to_proto(dict(run_config)),
-        )
+        request = StartRunRequest(fab=fab_to_proto(pointer()), override_config=user_config_to_proto(dict(run_config)))
         return int(_answer_of(lambda: self._client.StartRun(request)).run_id)
 
     def run_state(self, run_id: int) -> RunState:

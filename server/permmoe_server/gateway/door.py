@@ -1,6 +1,6 @@
-"""The public door in front of a flower-superlink on loopback: an exact list of Fleet paths passes, nothing else.
+"""The public door in front of Flower's superlink: an exact list of Fleet paths passes, nothing else.
 
-One port of the superlink also serves Flower's Control and Runtime services, where a peer without credentials can start
+The superlink's socket also serves Flower's Control and Runtime services, where a peer without credentials can start
 a run. So the door compares the path as it came over the wire, byte for byte, and sends its own copy of it upstream.
 
 Two layers establish who a client is. TLS admits only certificates of the federation's own authority
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -62,19 +61,18 @@ def no_papers(certificate: bytes, version: str) -> bytes:
 
 def make_gateway(
     upstream: str,
-    ca: Path,
     limits: GatewayLimits,
     is_member: Callable[[bytes], bool],
     answer_member: AnswerMember = no_papers,
 ) -> Starlette:
-    """Return the door as an application. `upstream` is https://127.0.0.1:PORT, with a certificate that `ca` signed.
+    """Return the door as an application. `upstream` is the address of the superlink's socket, a path.
 
     `is_member` says of a client's certificate (DER), which TLS has verified, whether it is admitted; it is called at
     every request. `answer_member` answers at MEMBER_PATH. `app.state.refusals` counts what was refused. Run the
     application with permmoe_server.gateway.server: that bounds connections and request headers, which an application
-    never sees. Raises ValueError for an upstream that is not a bare https origin.
+    never sees.
     """
-    forwarder = Forwarder(upstream, ca, limits)
+    forwarder = Forwarder(upstream, limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import httpx
 from starlette.types import Receive, Send
 
+from permmoe_server.coordination.local_socket import ORIGIN
 from permmoe_server.gateway.held_bytes import HeldBytes
 from permmoe_server.gateway.refusals import Refused
 from permmoe_server.settings import GatewayLimits
@@ -34,18 +33,15 @@ class ClientGone(Exception):
 class Forwarder:
     """Sends requests to the superlink over `transport`, which the owner opens and closes.
 
-    `upstream` is https://127.0.0.1:PORT, whose certificate must chain to the file `ca`. Raises ValueError for an
-    upstream that is not a bare https origin.
+    `upstream` is the address of the superlink's socket, which only this user can listen at (local_socket).
     """
 
-    def __init__(self, upstream: str, ca: Path, limits: GatewayLimits) -> None:
-        self._origin = httpx.URL(upstream)
-        if self._origin.scheme != "https" or not self._origin.host or self._origin.raw_path != b"/":
-            raise ValueError(f"the upstream must look like https://127.0.0.1:8000, not {upstream!r}")
+    def __init__(self, upstream: str, limits: GatewayLimits) -> None:
+        self._origin = httpx.URL(ORIGIN)
         # The bare transport: httpx's client would add headers of its own, keep cookies, and follow proxy variables.
         # Idle connections are dropped before the superlink drops them (5 s), which would show as a failed request.
         self.transport = httpx.AsyncHTTPTransport(
-            verify=ssl.create_default_context(cafile=str(ca)),
+            uds=upstream,
             trust_env=False,
             limits=httpx.Limits(max_connections=limits.upstream_connections, keepalive_expiry=2.0),
         )

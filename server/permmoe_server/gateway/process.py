@@ -14,6 +14,7 @@ from pathlib import Path
 from permmoe.runtime.command_line import installed_version
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe.runtime.logs import log_to
+from permmoe_server.coordination.local_socket import socket_address
 from permmoe_server.gateway.door import make_gateway
 from permmoe_server.gateway.refusals import Refusals
 from permmoe_server.gateway.server import serve
@@ -33,7 +34,7 @@ def main(folder: FederationFolder) -> None:
     members = Members(folder.roster, load_certificate(folder.authority))
     desk = PapersDesk(folder, members, installed_version())
     gateway = make_gateway(
-        f"https://127.0.0.1:{settings.superlink_port}", folder.authority, settings.limits, members.includes, desk.answer
+        socket_address(folder.superlink_socket), settings.limits, members.includes, desk.answer
     )
     threading.Thread(target=_write_counts, args=(gateway.state.refusals, folder.refusals), daemon=True).start()
     serve(gateway, folder.server, folder.server_key, folder.authority, settings.listen, settings.port)

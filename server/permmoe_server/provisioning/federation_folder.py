@@ -69,6 +69,21 @@ class FederationFolder:
         return self.path / "state"
 
     @property
+    def superlink_socket(self) -> Path:
+        """Where the superlink listens for the coordinator's other programs."""
+        return self.state / "superlink.sock"
+
+    @property
+    def superlink_database(self) -> Path:
+        """The nodes and messages of the running coordinator."""
+        return self.state / "superlink.db"
+
+    @property
+    def executor_secret(self) -> Path:
+        """Another one at each start; without it nobody is told what to run."""
+        return self.state / "executor.secret"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 

@@ -83,7 +83,7 @@ def deploy(
     ports are free ones of 127.0.0.1.
     """
     federation = FederationFolder(folder / "federation")
-    ports = dict(zip(("port", "admin_port", "health_port", "superlink_port"), free_ports(4), strict=True))
+    ports = dict(zip(("port", "admin_port", "health_port"), free_ports(3), strict=True))
     administration.init(federation, name, "127.0.0.1", ports["port"])
     _overlay(federation.settings, {**ports, "listen": "127.0.0.1", **(settings or {})})
     files: dict[str, Path] = {}

@@ -115,7 +115,7 @@ def test_the_real_gateway_passes_a_member_and_nobody_else(
     (files / "server.crt").write_bytes(hospital.kit.server.certificate_pem)
     (files / "server.key").write_bytes(hospital.kit.server.key_pem)
     authority = hospital.folder / "ca.crt"
-    gateway = make_gateway("https://127.0.0.1:1", authority, GatewayLimits(), lambda _: is_member)
+    gateway = make_gateway(str(files / "nobody.sock"), GatewayLimits(), lambda _: is_member)
     server = make_server(gateway, files / "server.crt", files / "server.key", authority, "127.0.0.1", 0)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

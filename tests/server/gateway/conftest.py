@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from permmoe_server.coordination.local_socket import listen, socket_address
 from permmoe_server.gateway.door import make_gateway
 from permmoe_server.gateway.server import make_server
 from permmoe_server.settings import GatewayLimits
@@ -22,6 +23,7 @@ from tests.support.gateway import (
     Upstream,
     make_authority,
     running,
+    serving,
 )
 
 
@@ -31,20 +33,17 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def upstream_server(authority: Authority) -> Iterator[Upstream]:
-    upstream = Upstream()
+def upstream_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
+    upstream = Upstream(tmp_path_factory.mktemp("upstream") / "superlink.sock")
     config = uvicorn.Config(
         upstream,
         lifespan="off",
-        ssl_certfile=authority.certificate,
-        ssl_keyfile=authority.key,
         log_level="error",
         log_config=None,
         loop="asyncio",
         timeout_graceful_shutdown=1,
     )
-    with running(uvicorn.Server(config)) as port:
-        upstream.port = port
+    with serving(uvicorn.Server(config), listen(upstream.path)):
         yield upstream
 
 
@@ -60,13 +59,12 @@ def open_door(authority: Authority, upstream: Upstream) -> Iterator[OpenDoor]:
     with ExitStack() as servers:
 
         def open_(
-            port: int | None = None,
-            ca: Path = authority.ca,
+            path: Path = upstream.path,
             is_member: Callable[[bytes], bool] = lambda certificate: True,
             **limits: float,
         ) -> Door:
             chosen = GatewayLimits(**{**MANY, **limits})
-            app = make_gateway(f"https://127.0.0.1:{upstream.port if port is None else port}", ca, chosen, is_member)
+            app = make_gateway(socket_address(path), chosen, is_member)
             server = make_server(app, authority.certificate, authority.key, authority.ca, "127.0.0.1", 0)
             return Door(servers.enter_context(running(server)), authority.trust(), app, upstream)
 

@@ -46,7 +46,7 @@ def test_fleet_request_arrives_unchanged_and_so_does_its_answer(path: bytes, ope
     assert [seen[:2] + seen[3:] for seen in door.upstream.seen] == [("POST", path, body)]
     arrived = [pair for pair in door.upstream.seen[0][2] if pair[0] not in (b"host", b"content-length")]
     assert sorted(arrived) == sorted(sent)
-    assert dict(door.upstream.seen[0][2])[b"host"] == b"127.0.0.1:%d" % door.upstream.port
+    assert dict(door.upstream.seen[0][2])[b"host"] == b"superlink"
     assert door.refused() == {}
 
 

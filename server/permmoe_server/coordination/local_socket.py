@@ -1,0 +1,69 @@
+"""The socket behind the gateway: the superlink listens at a file that the coordinator's own user alone can reach.
+
+Flower's Control and Runtime services ask nobody for credentials, or show theirs on a command line. On a port of
+127.0.0.1 every user of the machine could start a run, which would run as the coordinator and read its keys. The kernel
+lets nobody else connect to a socket of mode 0600 in a folder of mode 0700.
+
+This file uses private names of Flower, as do permmoe_server.coordination.superlink and the files of its processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClient
+from flwr.supercore.retry import RetryInvoker
+
+LONGEST_PATH = 100
+"""Bytes that the address of a socket may have; Linux allows 107."""
+BACKLOG = 512
+TIMEOUT_SECONDS = 30.0
+ORIGIN = "http://superlink"
+"""Stands in requests where a host would; it names nothing."""
+
+Client = TypeVar("Client", bound=ProtobufClient)
+
+
+def listen(path: Path) -> socket.socket:
+    """Return a socket that listens at a path and takes connections of this user alone; what was there is replaced."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(socket_address(path))
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def socket_address(path: Path) -> str:
+    """Return a path by which a socket can be reached; one that is too long for an address goes by its open folder.
+
+    The folder then stays open for as long as the process runs.
+    """
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        return str(path)
+    return f"/proc/self/fd/{os.open(path.parent, os.O_PATH | os.O_DIRECTORY)}/{path.name}"
+
+
+def connected(
+    kind: type[Client],
+    path: Path,
+    component: str,
+    *interceptors: Any,
+    retry_invoker: RetryInvoker | None = None,
+) -> Client:
+    """Return one of Flower's clients that speaks to the superlink at a path; `component` is what it says it is.
+
+    `interceptors` are Flower's, for requests on their way out.
+    """
+    version = RuntimeVersionHttpInterceptor(component_name=component)
+    client = kind(ORIGIN, interceptors=[version, *interceptors], retry_invoker=retry_invoker)
+    client._client.close()
+    client._client = httpx.Client(
+        transport=httpx.HTTPTransport(uds=socket_address(path)), timeout=TIMEOUT_SECONDS, trust_env=False
+    )
+    return client
