@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from permmoe.federated.approval_question import APPROVAL_MESSAGE, read_answer, write_question
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.records import MalformedRecord
 from permmoe.federated.refusals import Refusal
-from permmoe_server.protocol.acceptance import RejectedReply
+from permmoe_server.protocol.acceptance import RejectedReply, distrusted
 from permmoe_server.protocol.exchange import content_of, exchange
 from permmoe_server.protocol.federation import ConnectedSites, Federation
 from permmoe_server.protocol.readiness import Readiness
@@ -81,8 +80,10 @@ class WaitingRoom:
         contents = dict.fromkeys(nodes, question)
         for node, message in exchange(self.federation, contents, APPROVAL_MESSAGE, str(number), ANSWER_SECONDS):
             try:
-                self._has_approved[node] = read_answer(content_of(message)).has_approved
-            except (RejectedReply, MalformedRecord):
+                with distrusted():
+                    self._has_approved[node] = read_answer(content_of(message)).has_approved
+            except RejectedReply as rejection:
+                self.federation.quarantine.note(sites.sender(node), rejection.rule)
                 if message is not None:
                     # It has another trouble than a missing approval. The round tells it by name.
                     self._has_approved[node] = True
