@@ -33,9 +33,7 @@ def main(folder: FederationFolder) -> None:
     log_to(folder.logs / "gateway.log", settings.log_format)
     members = Members(folder.roster, load_certificate(folder.authority))
     desk = PapersDesk(folder, members, installed_version())
-    gateway = make_gateway(
-        socket_address(folder.superlink_socket), settings.limits, members.includes, desk.answer
-    )
+    gateway = make_gateway(socket_address(folder.superlink_socket), settings.limits, members.includes, desk.answer)
     threading.Thread(target=_write_counts, args=(gateway.state.refusals, folder.refusals), daemon=True).start()
     serve(gateway, folder.server, folder.server_key, folder.authority, settings.listen, settings.port)
 
