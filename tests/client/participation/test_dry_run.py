@@ -83,18 +83,18 @@ def test_the_masked_message_of_a_rehearsal_shows_nothing_of_what_is_under_the_ma
     message = (folder / "training.bin").read_bytes()
     layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
     n_numbers = sum(training_blocks(layout).values())
-    # Every module takes its place, trained or not, and a byte of the masked numbers is any byte as often as another.
+    # Every module takes its place, trained or not.
     assert len(message) > 8 * n_numbers > 8 * sum(tensor.numel() for tensor in update.values())
-    counts = np.bincount(np.frombuffer(message, np.uint8)[-8 * n_numbers :], minlength=256)
-    expected = 8 * n_numbers / 256
-    assert ((counts - expected) ** 2 / expected).sum() < 400
     fixed = {to_fixed_point(tensor)[0].numpy().tobytes()[:64] for tensor in update.values() if tensor.abs().sum()}
     assert fixed and not any(numbers in message for numbers in fixed)
 
 
 def test_two_rehearsals_of_a_secure_study_have_the_same_under_other_masks(tmp_path: Path) -> None:
-    _, one, _ = rehearsed_secure(tmp_path / "one")
+    plan, one, _ = rehearsed_secure(tmp_path / "one")
     _, two, _ = rehearsed_secure(tmp_path / "two")
     under = "under-the-mask/update.safetensors"
     assert (one / under).read_bytes() == (two / under).read_bytes()
-    assert (one / "training.bin").read_bytes() != (two / "training.bin").read_bytes()
+    layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
+    masked = [np.frombuffer((folder / "training.bin").read_bytes(), np.uint8) for folder in (one, two)]
+    # Of two masked numbers a byte is the same by chance alone: one in 256.
+    assert (masked[0] != masked[1]).sum() > 0.99 * 8 * sum(training_blocks(layout).values())
