@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from permmoe.config import read_config
+from permmoe.errors import ConfigurationError, TryAgainLater
 from permmoe_client import cli as client_cli
 from permmoe_client.site import SiteConfig
 from permmoe_server import cli as server_cli
@@ -54,6 +55,15 @@ def test_a_unit_bounds_capabilities_namespaces_and_system_calls(side: str) -> No
     lines = (ROOT / side / "deploy" / f"permmoe-{side}.service").read_text().splitlines()
     for directive in ("CapabilityBoundingSet=", "RestrictNamespaces=yes", "SystemCallFilter=@system-service"):
         assert directive in lines
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_unit_starts_again_what_may_succeed_then_and_nothing_else(side: str) -> None:
+    unit = (ROOT / side / "deploy" / f"permmoe-{side}.service").read_text()
+    [prevented] = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    # A coordinator whose study has ended has ended well; a client takes part until it is stopped.
+    assert f"Restart={'always' if side == 'client' else 'on-failure'}" in unit
+    assert prevented.split() == [str(ConfigurationError.exit_status)] and TryAgainLater.exit_status == 75
 
 
 @pytest.mark.parametrize("side", ["client", "server"])

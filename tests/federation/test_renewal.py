@@ -6,15 +6,18 @@ import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from permmoe.federated.membership import MEMBER_PATH, read_papers
 from permmoe.federated.roster import read_roster
-from permmoe_client.connection.identity import load_key
+from permmoe_client.connection.identity import client_context, load_key
 from permmoe_client.site import read_site
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.authority import issue_site, new_node_key, read_identity
+from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_simulation.engines.local_deployment import Deployment, ended
 from tests.support.federation_processes import Started, deploy_tiny, start_client, start_server
@@ -67,18 +70,32 @@ def test_a_running_federation_renews_certificates_rosters_and_keys_and_takes_a_r
         assert read_roster(north.roster.read_bytes(), authority.certificate).serial > before.serial
         deployment.wait_for(online("north"), "north online with it", PATIENCE_SECONDS)
 
+        # The gateway gives a member its own papers, and nothing for another path, method or query.
+        origin = f"https://127.0.0.1:{read_server(folder.settings).port}"
+        with httpx.Client(verify=client_context(north), trust_env=False, timeout=60) as member:
+            papers = read_papers(member.get(origin + MEMBER_PATH).content)
+            assert papers.certificate == north.certificate.read_bytes()
+            assert papers.certificate == folder.certificate_of("north").read_bytes()
+            for path, method, code in (
+                ("?site=south", "GET", 400), ("", "POST", 405), ("/", "GET", 404), ("/south", "GET", 404)
+            ):  # fmt: skip
+                assert member.request(method, origin + MEMBER_PATH + path).status_code == code, path
+
         # A new key: the old one is refused, the site stays on the roster under its name.
         private, public = new_node_key()
-        (tmp_path / "new.pub").write_bytes(public)
-        kit = administration.renew_site(folder, "south", tmp_path / "new.pub")
         south = read_site(deployment.sites["south"]).coordinator
         assert south
+        old = client_context(south)
+        (tmp_path / "new.pub").write_bytes(public)
+        kit = administration.renew_site(folder, "south", tmp_path / "new.pub")
         with zipfile.ZipFile(kit) as archive:
             assert "south/node.key" not in archive.namelist()
             assert all(entry.date_time[0] == now.year for entry in archive.infolist())
             south.certificate.write_bytes(archive.read("south/site.crt"))
             south.roster.write_bytes(archive.read("south/roster.signed.json"))
         south.key.write_bytes(private)
+        with httpx.Client(verify=old, trust_env=False, timeout=60) as former:
+            assert former.get(origin + MEMBER_PATH).status_code == 403
         processes.append(start_client(deployment, "south"))
         deployment.wait_for(online("south"), "south online with its new key", PATIENCE_SECONDS)
 

@@ -85,6 +85,13 @@ def _certificate_of_another_key(h: Hospital) -> None:
     (h.folder / "site.crt").write_bytes(issue_site(h.kit.authority, NAME, new_node_key()[1].decode(), NOW))
 
 
+def _kit_of_long_ago(h: Hospital) -> None:
+    # Its server's certificate is newer: only the site's own files are old.
+    then = NOW - timedelta(days=400)
+    (h.folder / "site.crt").write_bytes(issue_site(h.kit.authority, NAME, h.kit.public_key, then))
+    os.utime(h.folder / "roster.signed.json", (0, 0))
+
+
 def _open_cache(h: Hospital) -> None:
     (h.folder / "cache").mkdir()
     (h.folder / "cache").chmod(0o755)
@@ -258,7 +265,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("federation.settings", WARNS, settings(coordinator=None)),
     ("federation.host", FAILS, settings(coordinator={"host": "https://127.0.0.1"})),
     ("federation.roster", FAILS, lambda h: h.roster(h.kit.roster(NAME, "south"), new_authority("test", NOW))),
-    ("federation.roster_age", WARNS, lambda h: os.utime(h.folder / "roster.signed.json", (0, 0))),
+    ("federation.roster_age", WARNS, _kit_of_long_ago),
     ("federation.member", FAILS, lambda h: h.roster(h.kit.roster("south", "west"))),
     ("federation.member_key", FAILS, _roster_with_another_key),
     ("federation.peers", WARNS, lambda h: h.roster(h.kit.roster(NAME))),

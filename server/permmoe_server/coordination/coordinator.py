@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
+from permmoe.errors import ConfigurationError, DataError
 from permmoe.runtime.files import FULL_DISK
 from permmoe.runtime.health import serve_health
 from permmoe_server.coordination.admission import KnownSite, admit
@@ -86,6 +87,9 @@ class _Coordinator:
             except SuperlinkAway:
                 # It is being started, for the first time or again; what it knows is in its database.
                 progress = self._idle(progress, "Flower's superlink does not answer; superlink.log says why")
+            except (ConfigurationError, DataError) as error:
+                # A file of the folder that was right at the start is not now: somebody may be putting it back.
+                progress = self._idle(progress, str(error))
             except OSError as error:
                 if error.errno not in FULL_DISK:
                     raise

@@ -68,4 +68,4 @@ def _carry_links(study: Study, target: Path) -> None:
 
 
 def _is_test(link: Mapping[str, Any]) -> bool:
-    return link["purpose"] == "test"
+    return bool(link["purpose"] == "test")

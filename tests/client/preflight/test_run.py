@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,12 @@ def test_a_fault_is_found_by_its_check_alone_and_names_no_subject(
     assert report.exit_code == {Verdict.WARNING: 1, Verdict.FAILED: 2}[verdict]
     for text in (report.to_json(), shown(report)):
         assert not [name for name in SUBJECTS if name in text]
+
+
+def test_a_kit_whose_files_are_dated_1980_is_as_old_as_its_certificate(hospital: Hospital) -> None:
+    os.utime(hospital.folder / "roster.signed.json", (315532800, 315532800))
+    [age] = [finding for finding in hospital.check().findings if finding.check == "federation.roster_age"]
+    assert age.verdict is Verdict.OK and "1980" not in age.detail
 
 
 def test_offline_asks_nothing_of_the_network(hospital: Hospital) -> None:
