@@ -55,16 +55,25 @@ def read_assessments(folder: Path, columns: Sequence[str] = ()) -> ClinicalTable
     where nothing gives diagnoses, where a column is missing, and where a column of dates or scores cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder of tables at {folder}")
+        raise DataError(f"no folder of tables at {folder}", for_log="the folder of tables is away")
     merge, cdr, summary = (
         find_table(folder, name) for name in ("ADNIMERGE", "CDR", r"DXSUM(?:_PDXCONV(?:_ADNIALL)?)?")
     )
     if merge is None and cdr is None:
-        raise DataError(f"neither ADNIMERGE.csv nor CDR.csv in {folder}; download them from ADNI's archive")
+        raise DataError(
+            f"neither ADNIMERGE.csv nor CDR.csv in {folder}; download them from ADNI's archive",
+            for_log="neither ADNIMERGE.csv nor CDR.csv is in the folder of tables",
+        )
     if merge is None and summary is None:
-        raise DataError(f"CDR.csv in {folder} gives no diagnoses; put ADNIMERGE.csv or DXSUM.csv beside it")
+        raise DataError(
+            f"CDR.csv in {folder} gives no diagnoses; put ADNIMERGE.csv or DXSUM.csv beside it",
+            for_log="CDR.csv gives no diagnoses, and neither ADNIMERGE.csv nor DXSUM.csv is beside it",
+        )
     if columns and merge is None:
-        raise DataError(f"tabular modalities are read from ADNIMERGE.csv, which is not in {folder}")
+        raise DataError(
+            f"tabular modalities are read from ADNIMERGE.csv, which is not in {folder}",
+            for_log="tabular modalities are read from ADNIMERGE.csv, which is not there",
+        )
     notes: list[str] = []
     merge_table, cdr_table = (None if path is None else read_table(path) for path in (merge, cdr))
     merged = [] if merge_table is None else _read_merge(merge_table, columns, notes)

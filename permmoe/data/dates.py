@@ -45,7 +45,8 @@ def date_reader(values: Iterable[str], column: str) -> DateReader:
 
     if days and not any(map(read, days)):
         raise DataError(
-            f"column {column} holds no date that can be read, for example {days[0]!r}; write dates as 2019-03-31"
+            f"column {column} holds no date that can be read, for example {days[0]!r}; write dates as 2019-03-31",
+            for_log=f"column {column} holds no date that can be read",
         )
     return read
 
@@ -60,12 +61,14 @@ def _reading(slashed: list[str], column: str) -> str:
     if possible:
         raise DataError(
             f"column {column} can be read as {MONTH_FIRST} or as {DAY_FIRST}, for example {slashed[0]!r}; "
-            "write dates as 2019-03-31"
+            "write dates as 2019-03-31",
+            for_log=f"the dates of column {column} can be read in two ways",
         )
     odd = {name: next(day for day in slashed if not _parsed(day, formats)) for name, formats in READINGS.items()}
     raise DataError(
         f"column {column} is neither {MONTH_FIRST}, for example {odd[MONTH_FIRST]!r}, nor {DAY_FIRST}, for example "
-        f"{odd[DAY_FIRST]!r}; write dates as 2019-03-31"
+        f"{odd[DAY_FIRST]!r}; write dates as 2019-03-31",
+        for_log=f"the dates of column {column} are of no one form",
     )
 
 

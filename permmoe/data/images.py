@@ -89,7 +89,7 @@ def find_images(folder: Path) -> FoundImages:
     Raises DataError where the folder does not exist or holds none, and where a table of sessions cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(f"no folder of images at {folder}")
+        raise DataError(f"no folder of images at {folder}", for_log="the folder of images is away")
     files = sorted(_files(folder))
     dates = _Dates(_session_dates(files), _scan_dates(files))
     named = [(file, match) for file in files if (match := IMAGE_NAME.fullmatch(file.name))]
@@ -104,7 +104,9 @@ def find_images(folder: Path) -> FoundImages:
     if not images:
         raise DataError(
             f"no T1, FLAIR, amyloid or tau image under {folder}; expected Clinica's BIDS or CAPS layout, as "
-            "sub-ADNI011S0002/ses-M000/anat/sub-ADNI011S0002_ses-M000_T1w.nii.gz. For any other layout write a manifest"
+            "sub-ADNI011S0002/ses-M000/anat/sub-ADNI011S0002_ses-M000_T1w.nii.gz. For any other layout write a "
+            "manifest",
+            for_log="the folder of images holds no image in Clinica's BIDS or CAPS layout",
         )
     ordered = tuple(sorted(images, key=lambda i: (i.subject_id, i.session, i.modality, str(i.path))))
     return FoundImages(ordered, dict(sorted(left_aside.items())))

@@ -65,7 +65,8 @@ def read_manifest(
     if len(horizons) > 1:
         raise DataError(
             f"{path} mixes horizons of {', '.join(f'{h:g}' for h in horizons)} months; "
-            "keep one horizon a manifest: their changes in CDR-SB are different targets"
+            "keep one horizon a manifest: their changes in CDR-SB are different targets",
+            for_log="the manifest mixes several horizons",
         )
     return VisitTable(tuple(visits)), Quarantine(tuple(items))
 
@@ -104,23 +105,33 @@ def manifest_header(path: Path) -> tuple[str, ...]:
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and (line number, row) pairs, stripped of white space."""
     if not path.is_file():
-        raise DataError(f"no manifest at {path}; name an existing CSV file")
+        raise DataError(f"no manifest at {path}; name an existing CSV file", for_log="the manifest is away")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it as comma-separated text") from None
+        raise DataError(
+            f"{path} is not a CSV file in UTF-8 ({error}); save it as comma-separated text",
+            for_log="the manifest is not a CSV file in UTF-8",
+        ) from None
     if len(header) == 1 and any(separator in header[0] for separator in ";\t|"):
-        raise DataError(f"{path} is not separated by commas; save it as comma-separated text")
+        raise DataError(
+            f"{path} is not separated by commas; save it as comma-separated text",
+            for_log="the manifest is not separated by commas",
+        )
     if repeated := sorted(name for name, n in Counter(header).items() if n > 1):
-        raise DataError(f"{path} has more than one column {repeated[0]!r}; keep one")
+        raise DataError(
+            f"{path} has more than one column {repeated[0]!r}; keep one",
+            for_log="the manifest has two columns of one name",
+        )
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(
                 f"{path}, line {line}: {len(row)} cells under {len(header)} column names; "
-                "put quotes around a cell that holds a comma"
+                "put quotes around a cell that holds a comma",
+                for_log=f"line {line} of the manifest has {len(row)} cells under {len(header)} column names",
             )
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
 
@@ -132,7 +143,8 @@ def _require_columns(path: Path, header: Sequence[str], modalities: Sequence[Mod
         lines = [f"  {name!r}: {nearest(name, spare)}" for name in absent]
         raise DataError(
             f"{path} lacks {len(absent)} column(s):\n" + "\n".join(lines) + "\n"
-            "rename or add them; a modality that was never collected is an empty column"
+            "rename or add them; a modality that was never collected is an empty column",
+            for_log=f"the manifest lacks the column(s) {', '.join(absent)}",
         )
 
 
@@ -143,7 +155,10 @@ def _visit_of(
     subject = row["subject_id"]
     place = RowPlace(path, line)
     if row.get("split", "") not in SPLITS:
-        raise DataError(f"{path}, line {line}: split {row['split']!r}; {nearest(row['split'], SPLITS[1:])}, or empty")
+        raise DataError(
+            f"{path}, line {line}: split {row['split']!r}; {nearest(row['split'], SPLITS[1:])}, or empty",
+            for_log=f"line {line} of the manifest names a part of the split that there is not",
+        )
     if reason := _reason_to_refuse(row, need_target):
         return None, [Quarantined(subject, "", str(place), reason)]
     volumes: dict[str, Path] = {}

@@ -27,7 +27,8 @@ def assign_splits(table: VisitTable, split: SplitConfig) -> VisitTable:
         return table
     if given:
         raise DataError(
-            f"{given} of {len(table)} visits have a split; fill the column 'split' in every row, or leave it empty"
+            f"{given} of {len(table)} visits have a split; fill the column 'split' in every row, or leave it empty",
+            for_log="only some rows of the manifest name a part of the split",
         )
     if split.scheme == "site":
         by_site = _divide_sites(table, split.seed, split.validation, split.test)

@@ -56,7 +56,8 @@ class VisitTable:
         if repeated := sorted(subject for subject, n in counts.items() if n > 1):
             raise DataError(
                 f"{len(repeated)} subject(s) have more than one index visit, first {repeated[0]}; "
-                "keep one row a subject: splits are by subject"
+                "keep one row a subject: splits are by subject",
+                for_log=f"{len(repeated)} subject(s) have more than one index visit",
             )
 
     def __len__(self) -> int:

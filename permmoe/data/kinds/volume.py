@@ -115,6 +115,7 @@ def _image_path(place: RowPlace, column: str, text: str) -> Path:
     if not Path(text).is_absolute() and Path(os.path.normpath(text)).parts[0] == os.pardir:
         raise DataError(
             f"{place.manifest}, line {place.line}, column {column!r}: the path leaves the manifest's folder; "
-            "write an absolute path or move the manifest"
+            "write an absolute path or move the manifest",
+            for_log=f"line {place.line} of the manifest names an image outside of the manifest's folder",
         )
     return Path(os.path.normpath(absolute(place.manifest.parent) / text))
