@@ -104,6 +104,9 @@ listen: {default.listen}
 # Validity of a server certificate, days. permmoe-server rotate-certificate makes a new one; sites notice nothing.
 certificate_days: {default.certificate_days}
 
+# Validity of a site's certificate, days. The coordinator makes a new one in time, and the site's client fetches it.
+site_certificate_days: {default.site_certificate_days}
+
 # Status page, /health and /metrics. They have no login: leave them on 127.0.0.1 and use an SSH tunnel, or put a proxy
 # with a login in front and name it in admin_names.
 admin_host: {default.admin_host}

@@ -101,14 +101,18 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
         private, public = (None, _read_public_key(public_key, roster)) if public_key else new_node_key()
         # A site of this name that was removed may have had another key, and so another ledger.
         forget_receipts(folder.studies, name)
-        return _write_member(folder, authority, roster.with_site(name, public.decode()), name, private)
+        return _write_member(
+            folder, authority, roster.with_site(name, public.decode()), name, private, folder.kit_of(name)
+        )
 
 
 def renew_site(folder: FederationFolder, name: str, public_key: Path | None = None) -> Path:
     """Give a site of the roster a new certificate and write a kit without a private key; return the kit's path.
 
-    The site stays on the roster throughout. With `public_key` its key is replaced by that one, and the old key is
-    refused from then on. Raises ConfigurationError for a name that is not on the roster, or an unusable key.
+    The first kit stays, since it may hold the site's only private key. The site stays on the roster throughout. With
+    `public_key` its key is replaced by that one: the old key is refused from then on, and receipts for the ledger that
+    was signed with it are forgotten. Raises ConfigurationError for a name that is not on the roster, and for an
+    unusable key.
     """
     with locked(folder):
         authority, roster = _authority(folder), list_sites(folder)
@@ -117,7 +121,7 @@ def renew_site(folder: FederationFolder, name: str, public_key: Path | None = No
             others = roster.without_site(name)
             roster = others.with_site(name, _read_public_key(public_key, others).decode())
             forget_receipts(folder.studies, name)
-        return _write_member(folder, authority, roster, name, None)
+        return _write_member(folder, authority, roster, name, None, folder.renewed_kit_of(name))
 
 
 def renew_due(folder: FederationFolder, now: datetime) -> tuple[str, ...]:
@@ -144,8 +148,10 @@ def _is_due(path: Path, authority: Identity, days: int, now: datetime) -> bool:
     return end - now < timedelta(days=days) / 3 and end < authority.certificate.not_valid_after_utc
 
 
-def _write_member(folder: FederationFolder, authority: Identity, roster: Roster, name: str, key: bytes | None) -> Path:
-    """Write a site's certificate and kit, and the roster that it is on; return the kit's path."""
+def _write_member(
+    folder: FederationFolder, authority: Identity, roster: Roster, name: str, key: bytes | None, path: Path
+) -> Path:
+    """Write a site's certificate and its kit, to `path`, and the roster that it is on; return the kit's path."""
     server, now = read_server(folder.settings), datetime.now(UTC)
     [public] = [site.public_key for site in roster.sites if site.name == name]
     kit = Kit(
@@ -160,7 +166,6 @@ def _write_member(folder: FederationFolder, authority: Identity, roster: Roster,
         node_key=key,
         made=now,
     )
-    path = _kit_path(folder, name)
     # The roster is written last: where the process is killed in between, the name is free, or has its old key, and the
     # same command replaces the kit.
     write_file(path, kit.to_zip())
@@ -181,7 +186,8 @@ def remove_site(folder: FederationFolder, name: str) -> None:
         authority, roster = _authority(folder), list_sites(folder)
         _refuse_unknown(name, roster)
         _write_roster(folder, roster.without_site(name), authority)
-        _kit_path(folder, name).unlink(missing_ok=True)
+        folder.kit_of(name).unlink(missing_ok=True)
+        folder.renewed_kit_of(name).unlink(missing_ok=True)
         folder.certificate_of(name).unlink(missing_ok=True)
 
 
@@ -276,10 +282,6 @@ def _read_public_key(path: Path, roster: Roster) -> bytes:
         if site.public_key == text:
             raise ConfigurationError(f"{path}: this is the key of site {site.name!r}; every site needs its own")
     return text.encode()
-
-
-def _kit_path(folder: FederationFolder, name: str) -> Path:
-    return folder.kits / f"{name}.zip"
 
 
 def _write_server(folder: FederationFolder, server: Identity) -> None:

@@ -44,6 +44,14 @@ class FederationFolder:
     def kits(self) -> Path:
         return self.path / "kits"
 
+    def kit_of(self, site: str) -> Path:
+        """The kit of a site, which may hold its private key."""
+        return self.kits / f"{site}.zip"
+
+    def renewed_kit_of(self, site: str) -> Path:
+        """The kit with a site's newest certificate and without a private key."""
+        return self.kits / f"{site}.renewed.zip"
+
     @property
     def certificates(self) -> Path:
         """The newest certificate of each site, which the gateway hands out to that site alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_each_member_gets_its_own_newest_certificate_and_the_roster(folder: Fede
         papers = ask(folder, certificate)
         assert papers.certificate == folder.certificate_of(site).read_bytes()
         assert papers.roster == folder.roster.read_bytes() and papers.version == "2.0"
+
+
+def test_the_first_kit_with_the_sites_only_private_key_outlives_a_renewal(folder: FederationFolder) -> None:
+    first = folder.kit_of("north").read_bytes()
+    renewed = administration.renew_site(folder, "north")
+    with zipfile.ZipFile(renewed) as archive:
+        assert "north/node.key" not in archive.namelist()
+        assert archive.read("north/site.crt") == folder.certificate_of("north").read_bytes()
+    assert folder.kit_of("north").read_bytes() == first
+    administration.remove_site(folder, "north")
+    assert not renewed.exists() and not folder.certificate_of("north").exists()
 
 
 def test_a_key_that_is_not_the_kept_certificates_gets_no_certificate(folder: FederationFolder, tmp_path: Path) -> None:
