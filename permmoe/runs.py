@@ -7,7 +7,7 @@ The folder holds `model/` (the best weights and their card), `last/` (all that a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
 from permmoe.data.splits import assign_splits
 from permmoe.data.synthetic import is_synthetic
-from permmoe.data.unlike import unlike_the_rest, usual_images
+from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
+from permmoe.data.visits import Visit
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
 from permmoe.layers.encoders import fixed_stem
@@ -68,8 +69,9 @@ def train_run(
     settings = fit_scaling(train, config.model)
     model = make_model(settings, config.train.seed).to(device)
     volumes = VolumeCache(cache)
-    _write_unlike(out / "unlike.csv", train, settings, volumes)
-    usual = usual_images(train.visits, settings.modalities, settings.grid, volumes)
+    described = described_images(train.visits, settings.modalities, settings.grid, volumes)
+    _write_unlike(out / "unlike.csv", unlike_the_rest(described))
+    usual = usual_images(described)
     card = {
         "model": settings.model_dump(mode="json"),
         "is_synthetic": is_synthetic(data.visits),
@@ -124,9 +126,8 @@ def trained_config(folder: Path) -> RunConfig:
     )
 
 
-def _write_unlike(path: Path, train: VisitData, config: ModelConfig, cache: VolumeCache) -> None:
+def _write_unlike(path: Path, unlike: Mapping[str, Sequence[Visit]]) -> None:
     """Itemise the training images that are unlike the rest. The file names patients: it stays at the site."""
-    unlike = unlike_the_rest(train.visits, config.modalities, config.grid, cache)
     rows = [(v.subject_id, name, str(v.volumes[name])) for name, visits in unlike.items() for v in visits]
     write_csv_atomically(path, ("subject_id", "modality", "file"), rows)
 

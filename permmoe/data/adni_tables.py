@@ -10,6 +10,7 @@ ADNIMERGE (ADNI1, GO, 2, 3), CDR (scores of all phases) and DXSUM (diagnoses) ar
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -257,7 +258,7 @@ def _rids(table: TableFile) -> list[int]:
     for line, row in table.rows:
         text = row.get("RID") or row.get("PTID", "").rpartition("_")[2]
         number = parse_number(text)
-        if number is None or number != number:
+        if number is None or not math.isfinite(number):
             raise DataError(f"{table.path}, line {line}: the RID is not a number; download the table again")
         found.append(int(number))
     return found

@@ -73,8 +73,8 @@ def _reading(slashed: list[str], column: str) -> str:
 
 
 def _is_blank(text: str) -> bool:
-    """Whether a cell is empty, or has the number that ADNI writes where nothing is known."""
-    return is_missing(text) or text.strip() in ("-4", "-1")
+    """Whether a cell is empty, has the number that ADNI writes where nothing is known, or a time without a day."""
+    return is_missing(text) or text.strip() in ("-4", "-1") or re.match(r"\s*\d{1,2}:\d{2}", text) is not None
 
 
 def _day(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from permmoe.data.cells import is_missing, parse_number
 
 WORDS = {
@@ -33,4 +35,5 @@ def diagnosis_of(text: str) -> str:
 def coded_diagnosis(text: str, codes: dict[int, str]) -> str:
     """A diagnosis that a table has as a code or in words; empty where none was made."""
     number = parse_number(text)
-    return codes.get(int(number), "") if number is not None and number == number else diagnosis_of(text)
+    is_code = number is not None and math.isfinite(number)
+    return codes.get(int(number or 0), "") if is_code else diagnosis_of(text)

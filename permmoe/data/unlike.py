@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from permmoe.config import VolumeGrid
 from permmoe.data.cache import VolumeCache
 from permmoe.data.kinds import kind_of
-from permmoe.data.likeness import Likeness, Likenesses, Verdict, features_of, fit_likeness, unusual_rows, verdict
+from permmoe.data.likeness import (
+    Features,
+    Likeness,
+    Likenesses,
+    Verdict,
+    features_of,
+    fit_likeness,
+    unusual_rows,
+    verdict,
+)  # fmt: skip
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -27,6 +36,14 @@ class Compared:
     left_out: Quarantine
 
 
+@dataclass(frozen=True)
+class Described:
+    """The visits that have a modality, and their images' features, a row each."""
+
+    visits: tuple[Visit, ...]
+    features: Features
+
+
 def compare(
     visits: VisitTable, modalities: Sequence[Modality], grid: VolumeGrid, cache: VolumeCache, known: Likenesses
 ) -> Compared:
@@ -43,33 +60,31 @@ def compare(
     return Compared(VisitTable(tuple(kept)), unusual, Quarantine(tuple(items)))
 
 
-def usual_images(
+def described_images(
     visits: Iterable[Visit], modalities: Sequence[Modality], grid: VolumeGrid, cache: VolumeCache
-) -> dict[str, Likeness]:
-    """What is usual among the visits' images, by modality, as far as there are enough of them."""
+) -> dict[str, Described]:
+    """The features of the visits' images by modality. Raises BrokenVolume for an image that cannot be read."""
     table = tuple(visits)
     found = {}
     for modality in modalities:
         if kind_of(modality).is_image:
-            files = [visit.volumes[modality.name] for visit in table if modality.name in visit.volumes]
-            likeness = fit_likeness(features_of(cache.get(file, modality, grid) for file in files))
-            if likeness is not None:
-                found[modality.name] = likeness
+            having = tuple(visit for visit in table if modality.name in visit.volumes)
+            volumes = (cache.get(visit.volumes[modality.name], modality, grid) for visit in having)
+            found[modality.name] = Described(having, features_of(volumes))
     return found
 
 
-def unlike_the_rest(
-    visits: Iterable[Visit], modalities: Sequence[Modality], grid: VolumeGrid, cache: VolumeCache
-) -> dict[str, tuple[Visit, ...]]:
-    """By modality of images, the visits whose image is unlike the others of these visits."""
-    table = tuple(visits)
-    found = {}
-    for modality in modalities:
-        if kind_of(modality).is_image:
-            having = [visit for visit in table if modality.name in visit.volumes]
-            rows = unusual_rows(features_of(cache.get(v.volumes[modality.name], modality, grid) for v in having))
-            found[modality.name] = tuple(having[row] for row in rows)
-    return found
+def usual_images(described: Mapping[str, Described]) -> dict[str, Likeness]:
+    """What is usual among the images of each modality, as far as there are enough of them."""
+    fitted = {name: fit_likeness(images.features) for name, images in described.items()}
+    return {name: likeness for name, likeness in fitted.items() if likeness is not None}
+
+
+def unlike_the_rest(described: Mapping[str, Described]) -> dict[str, tuple[Visit, ...]]:
+    """By modality, the visits whose image is unlike the others."""
+    return {
+        name: tuple(images.visits[row] for row in unusual_rows(images.features)) for name, images in described.items()
+    }
 
 
 def _verdict(

@@ -53,7 +53,7 @@ def main() -> None:
         model = load_model(out / "model")
         print(f"\n{name}\n{'modality':8}  {'change':42} {'n':>3} {'median':>7} {'largest':>7} refused flagged  right")
         for modality in model.config.names:
-            print(_row(model, Change(modality, "none", lambda image, rng: image, ""), tests))
+            print(_row(model, Change(modality, "none", lambda image, rng: image, ""), tests, len(tests)))
         for change in CHANGES:
             print(_row(model, change, tests))
 
@@ -68,10 +68,10 @@ def _cohort(folder: Path, config: CohortConfig) -> VisitTable:
     return assign_splits(visits, RunConfig().split).where(lambda visit: visit.split == "test")
 
 
-def _row(model: TrainedModel, change: Change, tests: VisitTable) -> str:
+def _row(model: TrainedModel, change: Change, tests: VisitTable, most: int = TEST_SUBJECTS) -> str:
     """A line of the table: the change on every test subject who has the modality, up to a number."""
     source = change.source or change.modality
-    subjects = [v for v in tests if {source, change.modality} <= v.volumes.keys()][:TEST_SUBJECTS]
+    subjects = [v for v in tests if {source, change.modality} <= v.volumes.keys()][:most]
     differences, refused, flagged = [], 0, 0
     with tempfile.TemporaryDirectory() as scratch:
         cache = VolumeCache(Path(scratch) / "cache")

@@ -13,7 +13,7 @@ from permmoe.data.manifest import read_manifest
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
-from permmoe.data.unlike import unlike_the_rest
+from permmoe.data.unlike import described_images, unlike_the_rest
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
@@ -48,7 +48,8 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     LOG.info("%s", in_words(data))
     for reason, n in left_out.counts().items():
         LOG.warning("left out: %s (%d)", reason, n)
-    for name, visits in unlike_the_rest(data.visits, model.modalities, model.grid, cache).items():
+    described = described_images(data.visits, model.modalities, model.grid, cache)
+    for name, visits in unlike_the_rest(described).items():
         if visits:
             LOG.warning(
                 "%d images of %s are unlike this site's others; --check --details names them", len(visits), name

@@ -350,3 +350,9 @@ def test_the_plain_cohort_loses_nobody_and_leaves_nothing_to_say(cohort: Path) -
     selection = select(cohort)
     assert selection.steps == {"in tables or images": len(selection.visits)}
     assert selection.notes == () and selection.choices == () and not len(selection.quarantine)
+
+
+def test_the_embedded_cohorts_visits_are_those_on_which_results_were_published(cohort: Path) -> None:
+    """The digest over every value of the visit table, from before tables were read as people have them."""
+    digest = "8a2d13d26118122b4810e89678b620b4854c6d3fa910872aa711c56a8241b030"
+    assert select(cohort).visits.digest() == digest

@@ -61,4 +61,5 @@ def test_a_column_without_a_date_is_refused_with_an_example() -> None:
 
 
 def test_an_empty_column_has_no_date_and_is_no_error() -> None:
+    assert date_reader(["13:45:00"], "c")("13:45:00") is None
     assert date_reader([], "c")("") is None and date_reader(["", "NA", "-4"], "c")("NA") is None
