@@ -14,7 +14,9 @@ from math import isfinite
 from typing import Any, Literal
 
 NOT_FINITE = "not_finite"
-"""The rule that a figure breaks by being NaN or infinite, or by being negative where its range is `not_negative`."""
+"""The rule that a figure breaks by being NaN, infinite or too large, or negative where its range is `not_negative`."""
+LARGEST_FIGURE = 2.0**31
+"""No figure is further from zero: a secure sum could not hold it, and a plain one would become infinite."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Figure:
     absence: str
     """Why a reply without the figure is rejected, as a sentence for the coordinator."""
     range: Literal["any", "not_negative", "support"] = "any"
-    """`any`: every finite number. `support`: above 0 and at most the study's `max_support`."""
+    """`any`: every number within LARGEST_FIGURE. `support`: above 0 and at most the study's `max_support`."""
     breach: str = ""
     """Why a reply with a figure outside `support` is rejected; the rule that it breaks has the figure's name."""
     is_in_ledger: bool = False
@@ -96,6 +98,9 @@ class TrainingFigures:
         """The first rule that a figure breaks; None where every figure is in its range."""
         # "Figures are finite, and no time is negative."
         if not self.are_finite() or any(value < 0 for value in self._of_range("not_negative").values()):
+            return NOT_FINITE
+        # "Figures can be added up."
+        if any(abs(value) >= LARGEST_FIGURE for value in self.by_name().values()):
             return NOT_FINITE
         # "A site trained on more than 0 and at most max_support visits."
         outside = [name for name, value in self._of_range("support").items() if not 0 < value <= max_support]

@@ -15,24 +15,29 @@
 | norm | a module's mean change is longer than `max_update_norm` |
 | fixed_point_range | adding it could overflow the running sum (permmoe_server.protocol.aggregation) |
 | unknown_combination, min_cell_count, negative_sum | an evaluation holds what no honest site sends |
+| evaluated_visits | it counts more visits than its site may have (`most_evaluated`) |
+| sums_range, sums_nested | its sums are not sums of errors (permmoe.evaluation.consistent_sums) |
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.evaluation.consistent_sums import are_nested, is_consistent
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import ONE
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import MalformedRecord
 from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
 from permmoe.federated.secure.session import SecureSumRefused
@@ -41,6 +46,9 @@ from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum
 
 LOG = logging.getLogger("permmoe.server")
+
+SMALL_PART = 20
+"""Visits by which a site may evaluate more than it trains on: of a few patients the split may lay most aside."""
 
 
 class RejectedReply(Exception):
@@ -113,10 +121,27 @@ def is_acceptable(running: RunningSum, federation: FederationConfig) -> bool:
     )
 
 
+def most_evaluated(trained: Mapping[str, float], site: str, max_support: float) -> float:
+    """How many visits a site may evaluate: as many as it said that it trained on, of which the split lays aside fewer.
+
+    `trained` has the training visits of the sites that trained in this study. A site that did not counts for no more
+    than the largest of the others. So what a site can do to the choice of the model is no more than what it says in
+    every round, for all to see, that it does to the training.
+    """
+    return trained.get(site, max(trained.values(), default=max_support)) + SMALL_PART
+
+
 def accept_evaluation(
-    content: RecordDict, instruction: Instruction, answered: Collection[str], sender: str | None = None
+    content: RecordDict,
+    instruction: Instruction,
+    answered: Collection[str],
+    sender: str | None = None,
+    trained: Mapping[str, float] = MappingProxyType({}),
 ) -> EvaluationReply:
-    """Read an evaluation reply and check every rule; arguments as in `accept_training`. Raises RejectedReply."""
+    """Read an evaluation reply and check every rule; arguments as in `accept_training` and `most_evaluated`.
+
+    Raises RejectedReply.
+    """
     with distrusted():
         reply = read_evaluation_reply(content)
     _check_header(reply, instruction, answered, sender)
@@ -124,8 +149,24 @@ def accept_evaluation(
     for name, sums in reply.sums.items():
         if name not in known:
             raise RejectedReply("unknown_combination")
-        _check_sums(sums, instruction.plan.federation.min_cell_count)
+        _check_sums(sums, instruction.plan)
+    # "A site evaluates no more visits than it may have."
+    most = most_evaluated(trained, reply.site, instruction.plan.federation.max_support)
+    if any(sums.n > most for sums in reply.sums.values()):
+        raise RejectedReply("evaluated_visits")
+    # "Who has all modalities of a combination has those of a part of it."
+    if not are_nested(reply.sums, is_complete=True):
+        raise RejectedReply("sums_nested")
     return reply
+
+
+def is_acceptable_evaluation(sums: Mapping[str, ErrorSums], plan: RoundPlan, n_sites: int) -> bool:
+    """Whether a secure sum of evaluations keeps the rules for single ones, all of which hold for sums as well."""
+    return (
+        all(one.n <= plan.federation.max_support * n_sites for one in sums.values())
+        and all(is_consistent(one, plan.model.outcome_range) for one in sums.values())
+        and are_nested(sums, is_complete=False)
+    )
 
 
 def _check_header(
@@ -158,9 +199,9 @@ def _check_update(update: ModuleUpdate, federation: FederationConfig) -> None:
         raise RejectedReply("norm")
 
 
-def _check_sums(sums: ErrorSums, min_cell_count: int) -> None:
+def _check_sums(sums: ErrorSums, plan: RoundPlan) -> None:
     # "No metric over fewer than min_cell_count subjects leaves a site": one that does is not used either.
-    if sums.n < min_cell_count:
+    if sums.n < plan.federation.min_cell_count:
         raise RejectedReply("min_cell_count")
     values = (sums.squared, sums.absolute, sums.target, sums.target_squared)
     if not all(math.isfinite(value) for value in values):
@@ -168,6 +209,9 @@ def _check_sums(sums: ErrorSums, min_cell_count: int) -> None:
     # "Sums of squares and of absolute values are not negative."
     if min(sums.squared, sums.absolute, sums.target_squared) < 0:
         raise RejectedReply("negative_sum")
+    # "Errors and outcomes are within the range of the outcome."
+    if not is_consistent(sums, plan.model.outcome_range):
+        raise RejectedReply("sums_range")
 
 
 def _norm(values: Tensor) -> float:

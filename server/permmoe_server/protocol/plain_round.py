@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import fsum, nan
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field, replace
+from math import fsum, isfinite, nan
 
 from flwr.app import MessageType
 
@@ -40,6 +40,8 @@ class PlainRound:
     federation: Federation
     plan: RoundPlan
     downlink: Downlink
+    trained: dict[str, float] = field(default_factory=dict)
+    """Site -> the most visits that it said it trained on."""
 
     def train(self, state: FederationState, number: int) -> TrainingOutcome:
         """Let every connected site train, and add up the replies that keep every rule."""
@@ -71,6 +73,7 @@ class PlainRound:
                 records.append(replace(record, rejected=rejection.rule))
                 continue
             losses[reply.site] = reply.figures.loss_sum
+            self.trained[reply.site] = max(reply.figures.visits, self.trained.get(reply.site, 0.0))
             self.downlink.learn(node, reply.modalities)
             self.downlink.confirm(node, instruction, model)
             receipts = self.federation.countersigned(receipts, [reply.head])
@@ -103,7 +106,8 @@ class PlainRound:
             self.federation, sites.nodes, MessageType.EVALUATE, config.round_deadline_seconds
         ):
             try:
-                reply = accept_evaluation(content_of(message), instruction, by_site, sites.name(node))
+                reply = accept_evaluation(content_of(message), instruction, by_site, sites.name(node), self.trained)
+                _require_finite([*by_site.values(), reply.sums])
             except RejectedReply as rejection:
                 self.federation.quarantine.note(sites.sender(node), rejection.rule)
                 rejected[node] = rejection.rule
@@ -120,6 +124,14 @@ def _add(total: RunningSum, reply: TrainReply, config: FederationConfig) -> None
         fold(total, reply.updates, reply.figures.visits, config.aggregation_rule, config.max_update_norm)
     except FixedPointOverflowError:
         raise RejectedReply("fixed_point_range") from None
+
+
+def _require_finite(sums_of_sites: Iterable[Mapping[str, ErrorSums]]) -> None:
+    """Check that these sums can be added up, whatever the order. Raises RejectedReply."""
+    # "An infinite sum is no sum": without a range of the outcome, each site's may be as large as a number can be.
+    magnitudes = [abs(value) for of_site in sums_of_sites for sums in of_site.values() for value in astuple(sums)]
+    if not isfinite(sum(magnitudes)):
+        raise RejectedReply("not_finite")
 
 
 def _added(by_site: Mapping[str, Mapping[str, ErrorSums]]) -> dict[str, ErrorSums]:

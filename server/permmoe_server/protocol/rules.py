@@ -67,13 +67,16 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "duplicate_reply": "Its site had answered this round already; the first reply counts.",
         "unknown_modality": "It has a modality that this study does not have.",
         "empty": "It trained no module.",
-        "not_finite": "A value is NaN or infinite, or a time is negative.",
+        "not_finite": "A value is NaN, infinite or beyond what a sum can hold, or a time is negative.",
         "support_range": "The data behind a module are not above 0 and within max_support.",
         "norm": "A module changed by more than max_update_norm.",
         "fixed_point_range": "Adding it could have overflowed the sum over sites.",
         "unknown_combination": "An evaluation names a combination of modalities that this study does not have.",
         "min_cell_count": "An evaluation covers fewer than min_cell_count visits of a combination.",
         "negative_sum": "A sum of squares or of absolute values is negative.",
+        "evaluated_visits": "An evaluation counts more visits than its site said that it trained on.",
+        "sums_range": "Sums of errors are not those of outcomes and predictions within the outcome's range.",
+        "sums_nested": "A combination has visits that a part of it lacks.",
         # It was not asked for one: permmoe_server.protocol.quarantine.
         "quarantined": "The site sent several replies that are none, and is not asked any more in this study.",
         # There was no reply: permmoe_server.protocol.exchange, flwr.common.constant.ErrorCode.

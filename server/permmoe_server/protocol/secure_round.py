@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import nan
@@ -14,7 +15,7 @@ from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.secure.blocks import evaluation_blocks, read_evaluation, read_training, training_blocks
 from permmoe.federated.training_figures import TrainingFigures
-from permmoe_server.protocol.acceptance import is_acceptable
+from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
 from permmoe_server.protocol.aggregation import running_sum
 from permmoe_server.protocol.federation import Federation, RosterSource
 from permmoe_server.protocol.round_records import (
@@ -27,6 +28,8 @@ from permmoe_server.protocol.round_records import (
     TrainingRecord,
 )
 from permmoe_server.protocol.secure_stages import Participant, SumTask, new_session, sum_securely
+
+LOG = logging.getLogger("permmoe.server")
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,13 @@ class SecureRound:
             evaluation_blocks(self.plan.model.names),
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster(), state.summed)
+        sums = read_evaluation(outcome.unmasked) if outcome.unmasked else {}
+        if not is_acceptable_evaluation(sums, self.plan, len(outcome.arrived)):
+            # Whose part of it is false nobody sees; the round counts as one that was not evaluated.
+            LOG.warning("round %d: the sum of the %s is not one of errors, and is not used", state.round, part)
+            sums = {}
         record = Evaluation(
-            read_evaluation(outcome.unmasked) if outcome.unmasked else {},
+            sums,
             outcome.arrived,
             {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
         )

@@ -71,7 +71,7 @@ def honest_evaluation(content: RecordDict, name: str) -> RecordDict:
     instruction = read_instruction(content)
     sums = {"clinical": ErrorSums(7, 3.5, 2.0, 1.0, 4.0)}
     if name == "ant":
-        sums["clinical+gene"] = ErrorSums(5, 1.0, 2.0, 3.0, 4.0)
+        sums["gene"], sums["clinical+gene"] = ErrorSums(6, 2.0, 2.0, 3.0, 4.0), ErrorSums(5, 1.0, 2.0, 3.0, 4.0)
     return write_evaluation_reply(EvaluationReply(name, instruction.round, instruction.model_digest, sums))
 
 
@@ -196,6 +196,7 @@ ATTACKS: dict[str, tuple[Callable[[RecordDict], object], str]] = {
     "huge norm by a tiny support": (put("support", head=1e-6), "norm"),
     "largest float": (head(one_bad(3e38)), "norm"),
     "no visits": (put("figures", visits=0.0), "visits"),
+    "a loss that no sum can hold": (put("figures", loss_sum=1.7e308), "not_finite"),
     "NaN loss": (put("figures", loss_sum=float("nan")), "not_finite"),
     "negative time": (put("figures", train_seconds=-1.0), "not_finite"),
     "another round": (put("reply", round=2), "wrong_round"),
@@ -452,6 +453,10 @@ def test_evaluation_adds_sums_over_sites() -> None:
         ({"clinical": [7.0, -1.0, 1.0, 1.0, 1.0]}, "negative_sum"),
         ({"patient-12345": [7.0, 1.0, 1.0, 1.0, 1.0]}, "unknown_combination"),
         ({"clinical": [7.0, 1.0]}, "sums"),
+        ({"clinical": [7.0, 1.7e308, 1.7e308, 1.0, 4.0]}, "sums_range"),
+        ({"clinical": [7.0, 3.5, 2.0, 1e6, 1e12]}, "sums_range"),
+        ({"clinical": [1e15, 0.0, 0.0, 0.0, 0.0]}, "evaluated_visits"),
+        ({"clinical+gene": [7.0, 3.5, 2.0, 1.0, 4.0]}, "sums_nested"),
     ],
 )
 def test_a_bad_evaluation_is_rejected_alone(sums: dict[str, list[float]], rule: str) -> None:
@@ -460,6 +465,36 @@ def test_a_bad_evaluation_is_rejected_alone(sums: dict[str, list[float]], rule: 
     federation = Federation(grid_of([*HONEST, "cat"], app), StillClock())
     evaluation = PlainRound(federation, plan, Downlink(LAYOUT)).evaluate(replace(START, round=1), "validation").record
     assert evaluation.rejected == {FIRST_NODE + 2: rule} and evaluation.sums["clinical"].n == 14
+
+
+@pytest.mark.parametrize(("claimed", "rule"), [(40.0, None), (41.0, "evaluated_visits"), (1e6, "evaluated_visits")])
+def test_a_site_counts_in_an_evaluation_for_no_more_than_it_said_that_it_trained_on(
+    claimed: float, rule: str | None
+) -> None:
+    app = client(on_evaluation=lambda c: c.update({"sums": MetricRecord({"clinical": [claimed, 0.0, 0.0, 0.0, 0.0]})}))
+    _, [record] = run(grid_of([*HONEST, "cat"], app), tiny_plan(rounds=1))
+    assert VISITS["cat"] == 20 and record.validation.rejected.get(FIRST_NODE + 2) == rule
+
+
+def test_sums_that_would_be_infinite_together_are_refused_where_the_outcome_has_no_range() -> None:
+    largest = [7.0, 1.2e308, 1e154, 0.0, 0.0]
+    plan = tiny_plan(rounds=1)
+    plan = plan.model_copy(update={"model": plan.model.model_copy(update={"outcome_range": None})})
+    app = client(on_evaluation=lambda content: content.update({"sums": MetricRecord({"clinical": largest})}))
+    _, [record] = run(grid_of(["cat"], app), plan)
+    assert not record.validation.rejected
+    federation = ClientApp()
+    federation.evaluate()(lambda message, context: _largest(message, context, largest))
+    federation.train()(lambda message, context: client()(message, context))
+    _, [record] = run(grid_of(HONEST, federation), plan)
+    assert list(record.validation.rejected.values()) == ["not_finite"]
+    assert np.isfinite(record.validation.sums["clinical"].squared)
+
+
+def _largest(message: Message, context: Context, values: list[float]) -> Message:
+    content = honest_evaluation(message.content, str(context.node_config["name"]))
+    content["sums"] = MetricRecord({"clinical": values})
+    return Message(content, reply_to=message)
 
 
 def test_an_observer_sees_the_beginning_and_the_end_of_every_try() -> None:
