@@ -15,6 +15,7 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 
+from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
 from permmoe_client.connection.fleet import Fleet, Refused, Unreachable, connect
 from permmoe_client.connection.identity import client_context, load_key
 from permmoe_client.site import read_site
@@ -27,7 +28,7 @@ Envelope = Callable[[PushMessagesRequest], None]
 
 
 class HostileMember:
-    """It answers the messages that it is sent with one attack after another, and then no more."""
+    """It says that it has approved the study, answers with one attack after another, and then no more."""
 
     def __init__(self, site: Path, attacks: Iterable[Attack], envelope: Envelope = lambda request: None) -> None:
         self._site, self._attacks, self._envelope = site, iter(attacks), envelope
@@ -59,6 +60,9 @@ class HostileMember:
                         self._answer(fleet, message)
 
     def _answer(self, fleet: Fleet, message: Message) -> None:
+        if message.metadata.message_type == APPROVAL_MESSAGE:
+            fleet.send(Message(write_answer(ApprovalAnswer(has_approved=True)), reply_to=message), 0.0)
+            return
         self.asked.append(message)
         attack = next(self._attacks, None)
         if attack is None:

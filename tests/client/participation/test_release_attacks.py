@@ -127,6 +127,8 @@ def test_attack_nested_combinations_differ_by_no_single_patient_in_the_means_of_
 
 def test_attack_rounds_that_the_plan_does_not_have(tmp_path: Path) -> None:
     hospital = Hospital(tmp_path, visits(*[ALL] * 20))
+    for number in range(1_000_001, 1_000_031):
+        assert_refused(lambda number=number: hospital.sums(number), "QueryRefused")
     for number in (1_000_001, 0, -1, 4):
         assert_refused(lambda number=number: hospital.sums(number), "QueryRefused")
         assert_refused(lambda number=number: hospital.training(number), "QueryRefused")
