@@ -43,6 +43,7 @@ class Reason(StrEnum):
     TOO_MANY_DIMENSIONS = "more than three dimensions", Remedy.CONVERT_SERIES
     SMALL_FIELD = "field of view is too small", Remedy.CONVERT_SERIES
     SINGULAR_AFFINE = "affine is singular", Remedy.CONVERT_FROM_DICOM
+    TWO_PLACES = "sform and qform disagree", Remedy.CONVERT_FROM_DICOM
     OFF_GRID = "nothing of the image lies on the grid", Remedy.CONVERT_FROM_DICOM
     NOT_FINITE_VOXELS = "voxels are not all finite numbers", Remedy.LOOK
     ZERO_VOXELS = "all voxels are zero", Remedy.LOOK

@@ -17,6 +17,7 @@ import gzip
 import re
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -129,7 +130,25 @@ def _checked_affine(image: SpatialImage) -> Float[np.ndarray, "4 4"]:
     # The determinant of unit edge vectors is the volume of the voxel that they span: 1 for a box, 0 for a sheet.
     if not np.isfinite(affine).all() or edges_mm.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / edges_mm)) < 1e-2:
         raise BrokenVolume(Reason.SINGULAR_AFFINE)
+    if isinstance(image, nib.Nifti1Image) and _has_two_places(image):
+        raise BrokenVolume(Reason.TWO_PLACES)
     return affine
+
+
+def _has_two_places(image: nib.Nifti1Image) -> bool:
+    """Whether sform and qform claim one space and place a corner of the image more than a voxel apart.
+
+    The sform is the one that counts. A registered image may keep the scanner's qform: then their codes differ.
+    """
+    try:
+        sform, qform = image.header.get_sform(coded=True), image.header.get_qform(coded=True)
+    except (ValueError, HeaderDataError):
+        return False  # a quaternion that is none places nothing
+    if sform[1] != qform[1] or sform[0] is None or qform[0] is None:
+        return False
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in image.shape[:3]))])
+    apart_mm = np.linalg.norm(corners @ (sform[0] - qform[0]).T, axis=1)
+    return bool(apart_mm.max() > np.linalg.norm(sform[0][:3, :3], axis=0).max())
 
 
 def _checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i j k"]:

@@ -320,6 +320,28 @@ def test_pet_in_counts_is_not_taken_for_an_uptake_ratio(tmp_path: Path) -> None:
     assert read_volume(path, MRI, SMALL).isfinite().all()
 
 
+@pytest.mark.parametrize("other", ["turned by 20°", "flipped"])
+def test_an_image_whose_sform_and_qform_disagree_in_one_space_is_refused(tmp_path: Path, other: str) -> None:
+    affine = grid_affine(SMALL)
+    turn = np.diag([-1.0, 1, 1, 1])
+    if other != "flipped":
+        turn = np.eye(4)
+        turn[:2, :2] = [[np.cos(np.pi / 9), -np.sin(np.pi / 9)], [np.sin(np.pi / 9), np.cos(np.pi / 9)]]
+    image = nib.Nifti1Image(noise(SMALL.shape), affine)
+    for code, is_refused in ((4, True), (1, False)):  # a scanner's qform beside a registered sform is usual
+        image.set_sform(affine, code=4)
+        image.set_qform(turn @ affine, code=code)
+        nib.save(image, tmp_path / "image.nii")
+        if is_refused:
+            with pytest.raises(BrokenVolume, match="sform and qform disagree"):
+                read_volume(tmp_path / "image.nii", MRI, SMALL)
+        else:
+            assert read_volume(tmp_path / "image.nii", MRI, SMALL).isfinite().all()
+    image.set_qform(affine, code=4)
+    nib.save(image, tmp_path / "image.nii")
+    assert read_volume(tmp_path / "image.nii", MRI, SMALL).isfinite().all()
+
+
 NO_RATIOS = {
     "ten times": lambda uptake: uptake * 10,
     "twenty-five times": lambda uptake: uptake * 25,
