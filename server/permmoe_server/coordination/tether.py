@@ -1,6 +1,6 @@
 """Run a program that ends when its parent does: `python -m permmoe_server.coordination.tether PROGRAM ARGUMENT...`.
 
-A coordinator that is killed must not leave a superlink behind that holds its port. This works on Linux only.
+A coordinator that is killed must not leave a superlink behind that holds its socket. This works on Linux only.
 """
 
 from __future__ import annotations
