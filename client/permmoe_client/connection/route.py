@@ -33,7 +33,7 @@ class Proxy:
     password: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return _address(self.host, self.port)
 
     @property
     def authorization(self) -> str | None:
@@ -76,7 +76,7 @@ def open_way(
 
 def tunnel(plain: socket.socket, proxy: Proxy, host: str, port: int) -> None:
     """Ask the proxy at the other end of a socket to lead to a host. Raises ProxyRefused, or another OSError."""
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = _address(host, port)
     lines = [f"CONNECT {where} HTTP/1.1", f"host: {where}"]
     if proxy.authorization:
         lines.append(f"proxy-authorization: {proxy.authorization}")
@@ -124,3 +124,8 @@ def _parsed(address: str, named_by: str) -> Proxy:
         raise ConfigurationError(f"{named_by} is no address of a proxy; write http://proxy:3128")
     user = None if parts.username is None else unquote(parts.username)
     return Proxy(host, port, named_by, user, unquote(parts.password or ""))
+
+
+def _address(host: str, port: int) -> str:
+    """Host and port in one text; an IPv6 address stands in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
