@@ -1,18 +1,14 @@
 """The average brain on any voxel grid: tissue, regions, and how it gives way when tissue is lost.
 
-Tissue is the ICBM152 2009a symmetric template (Fonov et al. 2011, NeuroImage 54:313) that nilearn packages: T1, grey
-and white matter at 1 mm, skull stripped. Every map is sampled from it with a Gaussian in millimetres, so that two
-grids see the same brain at two resolutions.
+Tissue is that of permmoe.data.template. Every map is sampled from it with a Gaussian in millimetres, so that two grids
+see the same brain at two resolutions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -20,6 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from permmoe.config import VolumeGrid
 from permmoe.data.cohort import regions
 from permmoe.data.cohort.fields import separable, spline_bases
+from permmoe.data.template import Axes, read_template, template_axes
 from permmoe.errors import DataError
 
 CENTRE_MM = (0.0, -18.0, 18.0)
@@ -31,7 +28,6 @@ FIELD_SPACINGS_MM = (11.0, 20.0, 28.0, 40.0)
 _LEAST_REFERENCE_MM3 = 10_000.0
 """The least cerebellar grey matter that a grid must hold; the template has about six times as much."""
 
-Axes = tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"], Float[np.ndarray, " _"]]
 Bases = tuple[Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"], Float32[np.ndarray, "_ _"]]
 
 CHANNELS = (
@@ -81,14 +77,14 @@ def _sampled(grid: VolumeGrid) -> Anatomy:
     axes = grid_axes(grid)
     affine = np.diag([grid.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
-    tissue = {name: _read_template(name) for name in ("t1", "gm", "wm")}
-    template_axes = _template_axes()
-    on_grid = _gaussian_matrices(template_axes, axes, max(0.45 * grid.spacing_mm, 0.7))
+    tissue = {name: read_template(name) for name in ("t1", "gm", "wm")}
+    source_axes = template_axes()
+    on_grid = _gaussian_matrices(source_axes, axes, max(0.45 * grid.spacing_mm, 0.7))
     t1, grey, white = (separable(tissue[name], on_grid) for name in ("t1", "gm", "wm"))
     head = separable((tissue["t1"] > 0).astype(np.float32), on_grid)
     brain = (head > 0.5) & (t1 > 0.05)
 
-    coarse_axes = (template_axes[0][::2], template_axes[1][::2], template_axes[2][::2])
+    coarse_axes = (source_axes[0][::2], source_axes[1][::2], source_axes[2][::2])
     coarse = {name: volume[::2, ::2, ::2] for name, volume in tissue.items()}
     points = _points(coarse_axes)
     fluid = np.clip(1 - coarse["gm"] - coarse["wm"], 0, 1) * (coarse["t1"] > 0)
@@ -137,19 +133,6 @@ def _sampled(grid: VolumeGrid) -> Anatomy:
         mesial_pull=_pull(mesial, coarse_axes, axes, reach_mm=4.0, steepest=0.26)[brain],
         bases={spacing: spline_bases(axes, spacing) for spacing in FIELD_SPACINGS_MM},
     )
-
-
-def _read_template(name: str) -> Float32[np.ndarray, "x y z"]:
-    package = find_spec("nilearn")
-    folder = Path(next(iter(package.submodule_search_locations or [""]))) if package else Path()
-    path = folder / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    if not path.is_file():
-        raise DataError(f"the ICBM152 template is not at {path}; reinstall the nilearn package, which brings it")
-    return np.asarray(nib.load(path).dataobj).astype(np.float32) / np.float32(255)
-
-
-def _template_axes() -> Axes:
-    return np.arange(197) - 98.0, np.arange(233) - 134.0, np.arange(189) - 72.0
 
 
 def _gaussian_matrices(source: Axes, target: Axes, sigma_mm: float, slope_axis: int | None = None) -> Bases:

@@ -1,0 +1,1 @@
+"""Whether a preparation went right: metrics, outliers, pictures for people."""

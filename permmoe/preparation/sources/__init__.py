@@ -1,0 +1,1 @@
+"""Where scans come from: folders of DICOM, LONI's downloads, BIDS, CAPS and single files."""
