@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 from permmoe.data.adni_tables import read_assessments
 from permmoe.data.diagnoses import WORDS
+from permmoe.data.image_names import PTID
 from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
@@ -22,9 +24,6 @@ from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, IndexVisit, Targe
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
-
-PTID = r"\d{3}_S_\d{4,5}"
-"""A subject's identifier: the site's three digits, then the roster number (RID)."""
 
 
 def adni_visits(
@@ -133,16 +132,18 @@ def _require_diagnoses(rule: TargetRule, assessments: Mapping[int, Sequence[Asse
 def _images_by_rid(
     images: Iterable[FoundImage], assessments: Mapping[int, Sequence[Assessment]]
 ) -> tuple[dict[int, list[FoundImage]], list[Quarantined]]:
-    """Dated images by roster number. CAPS folders have no dates: the clinical visit of the session's month dates them,
-    or, where there is none, that month counted from the first visit."""
+    """Dated images by roster number; subjects of other studies have none, and are passed over. CAPS folders have no
+    dates: the clinical visit of the session's month dates them, or, where there is none, that month counted from the
+    first visit."""
     by_rid: dict[int, list[FoundImage]] = defaultdict(list)
     items: list[Quarantined] = []
     for image in images:
-        taken = image.taken or _session_date(image.session, assessments.get(image.rid, ()))
-        if taken is None and image.rid in assessments:
+        if (rid := image.rid) is None:
+            continue
+        taken = image.taken or _session_date(image.session, assessments.get(rid, ()))
+        if taken is None and rid in assessments:
             items.append(Quarantined(image.subject_id, image.modality, str(image.path), Reason.UNDATED_IMAGE))
-        dated = FoundImage(image.subject_id, image.session, image.modality, image.path, image.is_registered, taken)
-        by_rid[image.rid].append(dated)
+        by_rid[rid].append(replace(image, taken=taken))
     return dict(by_rid), items
 
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from permmoe.config import ModelConfig
-from permmoe.data.adni import PTID
 from permmoe.data.cohort import CohortConfig, write_cohort
+from permmoe.data.image_names import PTID
 from permmoe.modality import ADNI_MODALITIES
 from permmoe_client.preflight.report import Verdict
 from tests.support.preflight_hospital import (
