@@ -1,0 +1,161 @@
+"""From what a registry holds of each subject to a study's index visits, with an account of what was lost where.
+
+ADNI, OASIS-3, AIBL and NACC each read their own tables into `Subject`s; everything after that is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from permmoe.data.diagnoses import WORDS
+from permmoe.data.images import FoundImage, FoundImages
+from permmoe.data.kinds import kind_of
+from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
+from permmoe.data.selection import Choice, Selection
+from permmoe.data.target_rule import Assessment, IndexVisit, TargetRule, choose_index_visit, outcome
+from permmoe.data.visits import Visit, VisitTable
+from permmoe.errors import DataError, nearest
+from permmoe.modality import Modality
+
+NEVER_DIAGNOSED = "no accepted diagnosis at any visit"
+STEPS = (Reason.NO_CLINICAL_VISIT, NEVER_DIAGNOSED, Reason.NO_DIAGNOSIS_IN_TIME, Reason.NO_MODALITY_IN_TIME)
+"""Where a subject may be lost, in the order in which it is asked; then for want of a site."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What tables and folders hold of one subject."""
+
+    name: str
+    """As the manifest calls it."""
+    site: str
+    """Empty where nothing tells it."""
+    assessments: Sequence[Assessment]
+    images: Sequence[FoundImage] = ()
+    """Dated as far as anything dates them."""
+
+
+def select_index_visits(
+    subjects: Iterable[Subject],
+    rule: TargetRule,
+    modalities: Sequence[Modality],
+    *,
+    without_site: Reason,
+    items: Sequence[Quarantined] = (),
+    notes: Sequence[str] = (),
+) -> Selection:
+    """Select each subject's index visit, and count what each step lost. `items` and `notes` come first in the account.
+
+    The visit is chosen by permmoe.data.target_rule; a subject without an image near any such visit has the earliest one
+    with the numbers of a tabular modality. It has its outcome where that is known. Subjects who never have an accepted
+    diagnosis are not part of the study: they are counted and not itemised. `without_site` is why a subject of no known
+    site is left out.
+    """
+    visits: list[Visit] = []
+    lost: dict[Reason | str, int] = dict.fromkeys((*STEPS, without_site), 0)
+    left_out = list(items)
+    choices: list[Choice] = []
+    for subject in subjects:
+        found = _index_visit(subject, rule, modalities)
+        if isinstance(found, IndexVisit) and subject.site:
+            visits.append(_visit_of(subject, found, rule, modalities))
+            choices += _choices(subject.name, found)
+            continue
+        step = without_site if isinstance(found, IndexVisit) else found
+        lost[step] += 1
+        if isinstance(step, Reason):
+            left_out.append(Quarantined(subject.name, "", "", step))
+    counts = {"in tables or images": len(visits) + sum(lost.values())}
+    counts |= {f"lost: {step}": n for step, n in lost.items() if n}
+    all_notes = (*notes, *_choice_notes(choices))
+    return Selection(VisitTable(tuple(visits)), Quarantine(tuple(left_out)), counts, all_notes, tuple(choices))
+
+
+def require_diagnoses(rule: TargetRule, assessments: Iterable[Assessment]) -> None:
+    """Refuse a diagnosis that is no word of the tables; one that nobody has leads to no visit, with its count."""
+    known = {a.diagnosis for a in assessments if a.diagnosis} | set(WORDS.values())
+    for name in rule.diagnoses:
+        if name not in known:
+            raise DataError(f"no visit has the diagnosis {name!r}; {nearest(name, known)}")
+
+
+def require_image_modalities(modalities: Sequence[Modality], registry: str) -> None:
+    """Refuse an image modality that no folder of the registry is searched for."""
+    known = ("t1", "flair", "amyloid", "tau")
+    for modality in modalities:
+        if kind_of(modality).is_image and modality.name not in known:
+            raise DataError(
+                f"modality {modality.name!r} cannot be found in {registry}'s folders; {nearest(modality.name, known)}. "
+                "For any other image write a manifest"
+            )
+
+
+def notes_of_images(found: FoundImages, n_undated: int) -> list[str]:
+    """What was left aside of the images, in sentences that name no subject."""
+    notes = []
+    if found.other_tracers:
+        counts = ", ".join(f"{label} {n}" for label, n in found.other_tracers.items())
+        notes.append(f"PET images of other tracers, left aside: {counts}")
+    if n_undated:
+        notes.append(f"{n_undated} image(s) have no date")
+    return notes
+
+
+def _index_visit(subject: Subject, rule: TargetRule, modalities: Sequence[Modality]) -> IndexVisit | Reason | str:
+    """A subject's index visit, or the step that lost the subject."""
+    if not subject.assessments:
+        return Reason.NO_CLINICAL_VISIT
+    accepted = [assessment for assessment in subject.assessments if rule.accepts(assessment)]
+    if not accepted:
+        return NEVER_DIAGNOSED
+    if all(assessment.cdrsb is None for assessment in accepted):
+        return Reason.NO_DIAGNOSIS_IN_TIME
+    names = [m.name for m in modalities if kind_of(m).is_image]
+    found = choose_index_visit(subject.assessments, subject.images, rule, names) if names else None
+    if found is None:
+        with_numbers = [a for a in subject.assessments if _numbers(a, modalities)]
+        found = choose_index_visit(with_numbers, (), rule, ())
+    return found or Reason.NO_MODALITY_IN_TIME
+
+
+def _numbers(assessment: Assessment, modalities: Sequence[Modality]) -> dict[str, tuple[float, ...]]:
+    """Each tabular modality of which the visit has every column."""
+    numbers = {m.name: kind_of(m).adni_numbers(m, assessment.values) for m in modalities}
+    return {name: values for name, values in numbers.items() if values is not None}
+
+
+def _visit_of(subject: Subject, index: IndexVisit, rule: TargetRule, modalities: Sequence[Modality]) -> Visit:
+    """The visit in the terms of the visit table."""
+    start = index.assessment
+    assert start.cdrsb is not None
+    sessions = [image.session for image in index.images.values()]
+    return Visit(
+        subject_id=subject.name,
+        site=subject.site,
+        session=sessions[0] if sessions else start.code,
+        baseline_cdrsb=start.cdrsb,
+        delta_cdrsb=outcome(subject.assessments, start, rule),
+        horizon_months=rule.horizon_months,
+        age_years=None if start.age_years is None else round(start.age_years, 2),
+        phase=start.phase,
+        volumes={name: image.path for name, image in index.images.items()},
+        tables=_numbers(start, modalities),
+    )
+
+
+def _choices(subject: str, index: IndexVisit) -> list[Choice]:
+    return [
+        Choice(subject, name, index.images[name].path, tuple(image.path for image in others))
+        for name, others in index.alternatives.items()
+    ]
+
+
+def _choice_notes(choices: Sequence[Choice]) -> list[str]:
+    counts = Counter(choice.modality for choice in choices)
+    return [
+        f"{n} visit(s) have several {name} images of one day: a registered one was taken, then the first by name"
+        for name, n in counts.items()
+    ]
