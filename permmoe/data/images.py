@@ -3,7 +3,7 @@
 BIDS, of any subject naming: `sub-01[/ses-a]/anat/…_T1w.nii.gz`, `…_FLAIR.nii.gz`, `pet/…_trc-18FAV45_pet.nii.gz`, with
 or without sessions. Clinica's CAPS: `subjects/sub-…/ses-…/{t1_linear,flair_linear,pet_linear}/…`, registered. Prepared
 (`permmoe data prepare`): BIDS with `space-MNI…`, registered. All may lie under one folder. ADNI's subjects may also be
-called as in its tables, `011_S_0002`.
+called as in its tables, `011_S_0002`, or by numbers whose meaning a `participants.tsv` tells.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from permmoe.data.image_dates import ImageDates, read_image_dates
+from permmoe.data.image_dates import read_image_dates
 from permmoe.data.image_names import PTID, ImageName, image_name
+from permmoe.data.participants import read_aliases, subject_in
+from permmoe.data.tracers import canonical_tracer, modality_of
 from permmoe.errors import DataError
 
 LINEAR = ("t1_linear", "flair_linear", "pet_linear")
@@ -54,8 +56,14 @@ class FoundImages:
     """The images under a folder, by subject, session, modality and path."""
 
     images: tuple[FoundImage, ...]
-    other_tracers: Mapping[str, int]
-    """How many PET images were left aside, by the label of their tracer; `none` where the name has no label."""
+    other_pet: tuple[Path, ...]
+    """PET images that were left aside, since their tracer shows neither amyloid nor tau, or is not told."""
+
+    @property
+    def other_tracers(self) -> Mapping[str, int]:
+        """How many PET images were left aside, by the label of their tracer; `none` where the name has no label."""
+        names = filter(None, (image_name(path.name) for path in self.other_pet))
+        return dict(sorted(Counter(name.label for name in names).items()))
 
 
 def find_images(folder: Path) -> FoundImages:
@@ -76,20 +84,29 @@ def find_images(folder: Path) -> FoundImages:
     return found
 
 
-def images_among(files: Sequence[Path]) -> FoundImages:
-    """As `find_images`, among files that were listed; no image is no error."""
-    dates = read_image_dates(files)
-    named = [(file, name) for file in files if (name := image_name(file.name))]
+def images_among(files: Sequence[Path], tracer_of: Callable[[Path], str] = lambda _: "") -> FoundImages:
+    """As `find_images`, among files that were listed; no image is no error.
+
+    `tracer_of` tells the tracer of a PET image whose name does not, empty where it cannot.
+    """
+    dates, aliases = read_image_dates(files), read_aliases(files)
     images: list[FoundImage] = []
-    left_aside: Counter[str] = Counter()
-    for file, name in named:
-        found = _image_of(file, name, dates)
-        if isinstance(found, FoundImage):
-            images.append(found)
-        elif found is not None:
-            left_aside[found] += 1
+    other_pet: list[Path] = []
+    for file in files:
+        name = image_name(file.name)
+        if name is None or not _is_of_a_visit(file, name):
+            continue
+        tracer = name.tracer or ("" if name.suffix != "pet" else canonical_tracer(tracer_of(file)) or "")
+        modality = name.modality or modality_of(tracer)
+        if modality is None:
+            other_pet.append(file)
+            continue
+        subject = subject_in(aliases, name.subject_id, file)
+        is_registered = _is_registered(file, name)
+        taken = dates.of(file, name)
+        images.append(FoundImage(subject, name.session, modality, file, is_registered, taken, tracer, name.region))
     ordered = tuple(sorted(images, key=lambda i: (i.subject_id, i.session, i.modality, str(i.path))))
-    return FoundImages(ordered, dict(sorted(left_aside.items())))
+    return FoundImages(ordered, tuple(other_pet))
 
 
 def files_under(folder: Path) -> Iterator[Path]:
@@ -104,21 +121,16 @@ def files_under(folder: Path) -> Iterator[Path]:
             yield from (Path(root) / name for name in names)
 
 
-def _image_of(file: Path, name: ImageName, dates: ImageDates) -> FoundImage | str | None:
-    """The image that a file name declares; the tracer's label for other PET; None for what is no image of a visit."""
+def _is_of_a_visit(file: Path, name: ImageName) -> bool:
     folder = _folder_of(file)
-    if folder not in ("anat", "pet", *LINEAR):
-        return None
     # pet_linear also keeps intermediate images; only the registered uptake ratio carries both entities.
-    if folder == "pet_linear" and not (name.region and "space" in name.entities):
-        return None
-    if name.modality is None:
-        return name.label
-    is_registered = folder in LINEAR or (name.is_in_template_space and (name.suffix != "pet" or name.is_uptake_ratio))
-    taken = dates.of(file, name)
-    return FoundImage(
-        name.subject_id, name.session, name.modality, file, is_registered, taken, name.tracer, name.region
-    )
+    is_intermediate = folder == "pet_linear" and not (name.region and "space" in name.entities)
+    return folder in ("anat", "pet", *LINEAR) and not is_intermediate
+
+
+def _is_registered(file: Path, name: ImageName) -> bool:
+    is_prepared = name.is_in_template_space and (name.suffix != "pet" or name.is_uptake_ratio)
+    return _folder_of(file) in LINEAR or is_prepared
 
 
 def _folder_of(file: Path) -> str:

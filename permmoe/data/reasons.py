@@ -17,6 +17,10 @@ class Remedy(StrEnum):
     CONVERT_FROM_DICOM = "convert them again from DICOM"
     LOOK = "look at them; PET has to be SUVR, as pet_linear writes it"
     PREPARE = "look at them; prepare them as the others are: skull removed, registered, each under its modality"
+    EXPORT_AGAIN = "export the whole series again from the archive, uncompressed, under one patient's identifier"
+    NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
+    GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
+    CHECK_DATES = "compare the dates with their source"
     COMPARE_SCORES = "compare the scores with their source"
     COMPLETE_ROWS = "complete these rows, or take them for lost"
 
@@ -51,6 +55,26 @@ class Reason(StrEnum):
     NOT_SUVR = "values are no uptake ratios (SUVR)", Remedy.LOOK
     OTHER_KIND = "image of another kind than the training's", Remedy.PREPARE
     UNLIKE_OTHERS = "image unlike the site's others of its modality", Remedy.PREPARE
+
+    # Scans that are looked for (permmoe.preparation.sources).
+    TOO_FEW_SLICES = "too few slices for a head", Remedy.CONVERT_SERIES
+    SEVERAL_ECHOES = "several echoes in one series", Remedy.CONVERT_SERIES
+    EMPTY_FOLDER = "folder is empty", Remedy.COPY
+    LOCALISER = "localiser or calibration scan", Remedy.NAME_SERIES
+    DERIVED = "derived from other images", Remedy.NAME_SERIES
+    OTHER_SERIES = "series of no kind that is looked for", Remedy.NAME_SERIES
+    OTHER_TRACER = "PET tracer shows neither amyloid nor tau, or is not told", Remedy.NAME_SERIES
+    TWO_TRACERS = "file name and header name different PET tracers", Remedy.NAME_SERIES
+    NO_FRAME_TIMES = "PET has several frames and no frame times", Remedy.GIVE_FRAMES
+    OTHER_FRAME_TIMES = "frame times are not those of the frames", Remedy.GIVE_FRAMES
+    FUTURE_DATE = "dated in the future", Remedy.CHECK_DATES
+    MISSING_SLICES = "slices are missing", Remedy.EXPORT_AGAIN
+    TRUNCATED_DICOM = "DICOM file is truncated or damaged", Remedy.EXPORT_AGAIN
+    NOT_DECODED = "compressed in a way that cannot be decoded", Remedy.EXPORT_AGAIN
+    NOT_CONVERTED = "dcm2niix makes no image of it", Remedy.EXPORT_AGAIN
+    SEVERAL_IMAGES = "dcm2niix makes several images of it", Remedy.EXPORT_AGAIN
+    TWO_PATIENTS = "two patients under one identifier", Remedy.EXPORT_AGAIN
+    NO_PATIENT = "no patient identifier", Remedy.EXPORT_AGAIN
 
     # Scores.
     NO_BASELINE = "no baseline CDR-SB", Remedy.COMPARE_SCORES

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+PET = ("amyloid", "tau")
+MODALITIES = ("t1", "flair", *PET)
+
 
 @dataclass(frozen=True)
 class Frames:
