@@ -23,10 +23,11 @@ import numpy as np
 from jaxtyping import Float16
 
 from permmoe.config import VolumeGrid
+from permmoe.data.image_file import BrokenVolume, Frames
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit
-from permmoe.data.volumes import PREPROCESSING_VERSION, BrokenVolume, Frames, read_volume
+from permmoe.data.volumes import PREPROCESSING_VERSION, read_volume
 from permmoe.errors import DataError
 from permmoe.modality import Modality
 from permmoe.runtime.files import UNFINISHED_PREFIX, write_file

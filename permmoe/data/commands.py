@@ -16,6 +16,7 @@ from rich.table import Table
 from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config
 from permmoe.data.adni import select_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import manifest_header, read_manifest, unread_columns, write_manifest
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.selection import Selection
@@ -23,7 +24,7 @@ from permmoe.data.summary import Distribution, summarise
 from permmoe.data.synthetic import is_synthetic
 from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
-from permmoe.data.volumes import BrokenVolume, read_volume
+from permmoe.data.volumes import read_volume
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import combination_name
 

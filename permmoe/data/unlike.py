@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from permmoe.config import VolumeGrid
 from permmoe.data.cache import VolumeCache
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.kinds import kind_of
 from permmoe.data.likeness import (
     Features,
@@ -21,7 +22,6 @@ from permmoe.data.likeness import (
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.data.volumes import BrokenVolume
 from permmoe.modality import Modality
 
 

@@ -15,13 +15,14 @@ from jaxtyping import Float64
 from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
 from permmoe.data.image_features import image_features
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.kinds import columns_of
 from permmoe.data.likeness import unusual_rows
 from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest, unread_columns
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
-from permmoe.data.volumes import BrokenVolume, read_volume
+from permmoe.data.volumes import read_volume
 from permmoe.errors import DataError
 from permmoe_client.preflight.outcome import Attempt
 from permmoe_client.site import SiteConfig

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from permmoe.config import VolumeGrid
 from permmoe.data.cache import VolumeCache
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.kinds.kind import Reading, RowPlace
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.rows import FileRows, Rows, Stem, rows_in_memory
 from permmoe.data.visits import Visit
-from permmoe.data.volumes import BrokenVolume
 from permmoe.errors import DataError
 from permmoe.modality import Modality
 

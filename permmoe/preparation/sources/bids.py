@@ -12,12 +12,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import ImageName, image_name
 from permmoe.data.images import FoundImage, images_among
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.template import TEMPLATE
-from permmoe.data.volumes import BrokenVolume
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.choosing import Candidate, choose
 from permmoe.preparation.sources.found import FoundScans

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import image_name
 from permmoe.data.reasons import Reason
 from permmoe.data.tracers import canonical_tracer
-from permmoe.data.volumes import BrokenVolume
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.preparation.scan import MODALITIES, PET, Scan
 from permmoe.preparation.sources.image_facts import is_image, read_facts

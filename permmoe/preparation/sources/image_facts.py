@@ -13,8 +13,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.reasons import Reason
-from permmoe.data.volumes import BrokenVolume
 from permmoe.preparation.scan import PET
 
 FEWEST_SLICES = 8

@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import stem
 from permmoe.data.reasons import Reason
 from permmoe.data.tracers import tracer_in
-from permmoe.data.volumes import BrokenVolume
 from permmoe.preparation.scan import Frames
 
 

@@ -13,12 +13,12 @@ from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import read_manifest
 from permmoe.data.public_tables import table_visits
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
-from permmoe.data.volumes import BrokenVolume
 from permmoe.errors import DataError
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.study import DataSource

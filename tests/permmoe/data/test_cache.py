@@ -15,8 +15,9 @@ import pytest
 from permmoe.config import VolumeGrid
 from permmoe.data import cache as cache_module
 from permmoe.data.cache import VolumeCache
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.visits import Visit
-from permmoe.data.volumes import BrokenVolume, grid_affine, read_volume
+from permmoe.data.volumes import grid_affine, read_volume
 from permmoe.modality import Modality
 from tests.support.patience import PATIENCE_SECONDS
 

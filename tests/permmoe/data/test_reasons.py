@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.reasons import Reason, Remedy
-from permmoe.data.volumes import BrokenVolume
 
 
 @pytest.mark.parametrize("reason", Reason)

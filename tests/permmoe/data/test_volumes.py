@@ -17,7 +17,8 @@ from monai.transforms import Orientation
 from scipy import ndimage
 
 from permmoe.config import VolumeGrid
-from permmoe.data.volumes import TEMPLATE_BRAIN_CENTRE_MM, BrokenVolume, _turned, grid_affine, read_volume
+from permmoe.data.image_file import BrokenVolume
+from permmoe.data.volumes import TEMPLATE_BRAIN_CENTRE_MM, _turned, grid_affine, read_volume
 from permmoe.modality import Modality
 
 MRI = Modality(name="t1")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from permmoe.data.image_file import BrokenVolume
 from permmoe.data.reasons import Reason
-from permmoe.data.volumes import BrokenVolume
 from permmoe.errors import ConfigurationError
 from permmoe.preparation.scan import Frames
 from permmoe.preparation.sources import scan_of_file

@@ -1,0 +1,100 @@
+"""From an image file to its voxels and their place, and everything that can be wrong with a file."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
+
+from permmoe.data.reasons import Reason
+from permmoe.errors import PermmoeError
+
+Frames = Literal["reject", "mean"]
+"""What becomes of an image with frames over time: left out, or averaged."""
+
+
+class BrokenVolume(PermmoeError):
+    """An image that cannot be used. The message is the reason alone, without path or identifier."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def open_image(path: Path) -> SpatialImage:
+    try:
+        image = _unpacked(path) if path.name.lower().endswith(".nii.gz") else nib.load(path)
+    except FileNotFoundError:
+        raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
+    except (OSError, ValueError, ImageFileError, HeaderDataError, WrapStructError):
+        raise BrokenVolume(Reason.UNREADABLE_HEADER) from None
+    if not isinstance(image, SpatialImage):
+        raise BrokenVolume(Reason.NO_VOXELS)
+    return image
+
+
+def _unpacked(path: Path) -> SpatialImage:
+    """Unpack the file to its end, where the checksum stands: nibabel stops at the last voxel and never checks it."""
+    content = gzip.decompress(path.read_bytes())
+    kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content) else nib.Nifti1Image
+    image: SpatialImage = kind.from_bytes(content)
+    return image
+
+
+def checked_affine(image: SpatialImage) -> Float[np.ndarray, "4 4"]:
+    affine = np.asarray(image.affine, dtype=np.float64)
+    edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    # The determinant of unit edge vectors is the volume of the voxel that they span: 1 for a box, 0 for a sheet.
+    if not np.isfinite(affine).all() or edges_mm.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / edges_mm)) < 1e-2:
+        raise BrokenVolume(Reason.SINGULAR_AFFINE)
+    if isinstance(image, nib.Nifti1Image) and _has_two_places(image):
+        raise BrokenVolume(Reason.TWO_PLACES)
+    return affine
+
+
+def _has_two_places(image: nib.Nifti1Image) -> bool:
+    """Whether sform and qform claim one space and place a corner of the image more than a voxel apart.
+
+    The sform is the one that counts. A registered image may keep the scanner's qform: then their codes differ.
+    """
+    try:
+        sform, qform = image.header.get_sform(coded=True), image.header.get_qform(coded=True)
+    except (ValueError, HeaderDataError):
+        return False  # a quaternion that is none places nothing
+    if sform[1] != qform[1] or sform[0] is None or qform[0] is None:
+        return False
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in image.shape[:3]))])
+    apart_mm = np.linalg.norm(corners @ (sform[0] - qform[0]).T, axis=1)
+    return bool(apart_mm.max() > np.linalg.norm(sform[0][:3, :3], axis=0).max())
+
+
+def checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i j k"]:
+    shape = tuple(image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) < 3 or 0 in shape:
+        raise BrokenVolume(Reason.TOO_FEW_DIMENSIONS)
+    if len(shape) > 4 or (len(shape) == 4 and frames == "reject"):
+        raise BrokenVolume(Reason.TOO_MANY_DIMENSIONS)
+    try:
+        voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
+    except (EOFError, zlib.error):
+        raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
+    except (OSError, ValueError, TypeError):
+        raise BrokenVolume(Reason.UNREADABLE_VOXELS) from None
+    if not np.isfinite(voxels).all():
+        raise BrokenVolume(Reason.NOT_FINITE_VOXELS)
+    if not voxels.any():
+        raise BrokenVolume(Reason.ZERO_VOXELS)
+    return np.ascontiguousarray(voxels.mean(axis=3) if len(shape) == 4 else voxels, dtype=np.float32)
