@@ -230,6 +230,19 @@ ConfigT = TypeVar("ConfigT", bound=Configuration)
 
 def read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
     """Read a YAML file into its configuration. Raises ConfigurationError that says what, where and what next."""
+    return parse_config(_settings(path), kind, str(path))
+
+
+def read_model(path: Path) -> ModelConfig:
+    """The model of a YAML file, whose settings stand there alone, or under `model` as those of a run and of a study.
+
+    Raises ConfigurationError as `read_config`.
+    """
+    values = _settings(path)
+    return parse_config(values.get("model", values), ModelConfig, str(path))
+
+
+def _settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigurationError(f"no configuration file at {path}; name an existing YAML file")
     try:
@@ -238,7 +251,7 @@ def read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
         raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path} holds no settings; expected lines such as 'name: value'")
-    return parse_config(values, kind, str(path))
+    return values
 
 
 def parse_config(values: dict[str, Any], kind: type[ConfigT], source: str) -> ConfigT:

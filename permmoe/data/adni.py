@@ -13,13 +13,15 @@ from datetime import date, timedelta
 from itertools import chain
 from pathlib import Path
 
+from permmoe.data.adni_measurements import measured_at, read_measurements
+from permmoe.data.adni_people import identify
 from permmoe.data.adni_tables import read_assessments
-from permmoe.data.image_names import PTID
-from permmoe.data.images import FoundImage, find_images
+from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.index_visits import (
     Subject,
     notes_of_images,
     require_diagnoses,
+    require_image_folder,
     require_image_modalities,
     select_index_visits,
 )
@@ -27,13 +29,14 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
+from permmoe.data.synthetic import is_synthetic_folder
 from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.modality import Modality
 
 
 def adni_visits(
-    tables: Path, images: Path, rule: TargetRule, modalities: Sequence[Modality]
+    tables: Path, images: Path | None, rule: TargetRule, modalities: Sequence[Modality]
 ) -> tuple[VisitTable, Quarantine]:
     """Return the index visits of all subjects who have one, and the list of what was left out and why.
 
@@ -43,38 +46,58 @@ def adni_visits(
     return selection.visits, selection.quarantine
 
 
-def select_visits(tables: Path, images: Path, rule: TargetRule, modalities: Sequence[Modality]) -> Selection:
+def select_visits(
+    tables: Path, images: Path | None, rule: TargetRule, modalities: Sequence[Modality], *, today: date | None = None
+) -> Selection:
     """Select the index visits of all subjects who have one, and count what each step lost.
 
-    Raises DataError where the folders do not hold ADNI's tables and images, where a column of them cannot be read,
-    where a modality cannot be found in them, and for a diagnosis that no visit has.
+    `images` may be None where no modality is an image. Rows dated after `today` (None: the day on which this is called)
+    are left out, but of the synthetic cohort, whose subjects are followed beyond it. Raises DataError where the folders
+    do not hold ADNI's tables and images, where a column of them cannot be read, where a modality cannot be found in
+    them, and for a diagnosis that no visit has.
     """
     require_image_modalities(modalities, "ADNI")
+    require_image_folder(modalities, images)
     columns = tuple(dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m)))
-    clinical, found = read_assessments(tables, columns), find_images(images)
+    last_day = None if is_synthetic_folder(tables) else today or date.today()
+    clinical, measurements = read_assessments(tables, last_day), read_measurements(tables, columns, last_day)
+    found = FoundImages((), ()) if images is None else find_images(images)
     assessments = clinical.assessments
     require_diagnoses(rule, chain.from_iterable(assessments.values()))
     by_rid, undated = _images_by_rid(found.images, assessments)
+    names = [(image.rid, image.subject_id) for image in found.images if image.rid is not None]
+    people = identify((*clinical.rows, *measurements.rows), names)
     subjects = [
-        _subject(rid, assessments.get(rid, ()), by_rid.get(rid, ()))
+        Subject(
+            name=people.name(rid),
+            site=people.site(rid),
+            assessments=[measured_at(visit, rid, measurements, rule, modalities) for visit in assessments.get(rid, ())],
+            images=by_rid.get(rid, ()),
+            refused=Reason.TWO_PEOPLE if rid in people.ambiguous else None,
+        )
         for rid in sorted(assessments.keys() | by_rid.keys())
     ]
-    return select_index_visits(
+    selection = select_index_visits(
         subjects,
         rule,
         modalities,
+        scanned=[m.name for m in modalities if measurements.is_of_scans(kind_of(m).adni_columns(m))],
         without_site=Reason.NO_PTID,
-        items=(*clinical.quarantine, *undated),
-        notes=(*clinical.notes, *notes_of_images(found, len(undated))),
+        items=(*clinical.quarantine, *measurements.left_out, *undated),
+        notes=(*clinical.notes, *measurements.notes, *notes_of_images(found, len(undated))),
     )
+    return replace(selection, notes=(*selection.notes, *_tracer_notes(selection)))
 
 
-def _subject(rid: int, assessments: Sequence[Assessment], images: Sequence[FoundImage]) -> Subject:
-    """Under the PTID that images or else tables give, whose first digits are the site; without one, no site."""
-    names = [i.subject_id for i in images] + [a.subject_id for a in assessments if a.subject_id]
-    name = names[0] if names else f"RID {rid}"
-    site = name.split("_")[0] if re.fullmatch(PTID, name) else ""
-    return Subject(name, site, assessments, images)
+def _tracer_notes(selection: Selection) -> list[str]:
+    """A note for each column of uptake ratios of several tracers, which cannot be compared with each other."""
+    notes = []
+    for column, sources in selection.given_by.items():
+        tracers = {source.tracer: n for source, n in sources.items() if source.tracer}
+        if len(tracers) > 1:
+            counts = ", ".join(f"{name} {n}" for name, n in tracers.items())
+            notes.append(f"{column} has uptake ratios of several tracers, which cannot be compared: {counts}")
+    return notes
 
 
 def _images_by_rid(

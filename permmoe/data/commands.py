@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config
+from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config, read_model
 from permmoe.data.adni import select_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.image_file import BrokenVolume
@@ -31,7 +31,8 @@ from permmoe.modality import combination_name
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 ModelOption = Annotated[
-    Path | None, typer.Option(help="YAML with the model's modalities and grid; ADNI's four if left out.")
+    Path | None,
+    typer.Option(help="YAML of a model, a run or a study, for the modalities and the grid; ADNI's four if left out."),
 ]
 GRIDS = {"4mm": VolumeGrid(), "2mm": VolumeGrid(shape=(91, 109, 91), spacing_mm=2.0)}
 
@@ -67,8 +68,13 @@ def synthesize(
 
 @app.command()
 def adni(
-    tables: Annotated[Path, typer.Option(help="Folder with ADNIMERGE.csv or CDR.csv (and DXSUM.csv).")],
-    images: Annotated[Path, typer.Option(help="Folder in Clinica's BIDS or CAPS layout, or with both in it.")],
+    tables: Annotated[
+        Path, typer.Option(help="Folder with ADNIMERGE.csv, or CDR.csv and DXSUM.csv, and the tables of the model.")
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder with images in BIDS or Clinica's CAPS layout; needed where a modality is an image."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Manifest to write.")] = Path("manifest.csv"),
     horizon: Annotated[float, typer.Option(help="Months from the index visit to the outcome.")] = 24.0,
     window: Annotated[float, typer.Option(help="How far from the horizon the outcome may lie, months.")] = 3.0,
@@ -77,6 +83,9 @@ def adni(
     diagnosis_window: Annotated[
         int, typer.Option(help="How long a diagnosis holds where a visit has none, days.")
     ] = TargetRule().diagnosis_window_days,
+    table_window: Annotated[
+        int, typer.Option(help="How far from a visit a row of another table may lie that lacks its code, days.")
+    ] = TargetRule().table_window_days,
     model: ModelOption = None,
 ) -> None:
     """Turn ADNI's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
@@ -85,11 +94,12 @@ def adni(
         {
             "horizon_months": horizon, "window_months": window, "image_window_days": image_window,
             "diagnoses": tuple(diagnosis or ("MCI",)), "diagnosis_window_days": diagnosis_window,
+            "table_window_days": table_window,
         },
         TargetRule,
         "the target rule",
     )  # fmt: skip
-    _say(f"reading tables in {tables} and looking for images under {images}")
+    _say(f"reading tables in {tables}" + (f" and looking for images under {images}" if images else ""))
     selection = select_visits(tables, images, rule, modalities)
     report, choices = out.with_suffix(".quarantine.csv"), out.with_suffix(".choices.csv")
     selection.quarantine.write(report)
@@ -100,6 +110,7 @@ def adni(
         selection.write_choices(choices)
         _say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
     _show_summary(selection.visits, [m.name for m in modalities], horizon)
+    _show_sources(selection)
     _show_quarantine(selection.quarantine)
     _say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
 
@@ -132,7 +143,7 @@ def inspect(
 
 
 def _model(path: Path | None) -> ModelConfig:
-    return read_config(path, ModelConfig) if path else ModelConfig()
+    return read_model(path) if path else ModelConfig()
 
 
 def _broken_volumes(visits: VisitTable, model: ModelConfig) -> Quarantine:
@@ -197,6 +208,16 @@ def _show_steps(selection: Selection) -> None:
         _say(f"{n} subjects {what}")
     for note in selection.notes:
         _say(f"note: {note}")
+
+
+def _show_sources(selection: Selection) -> None:
+    """Which file and column each column of the manifest comes from."""
+    if selection.given_by:
+        table = Table("column of the manifest", "file: column", "visits", title="Where numbers come from")
+        for column, sources in selection.given_by.items():
+            for source, n in sources.items():
+                table.add_row(column, str(source), str(n))
+        Console().print(table)
 
 
 def _say(text: str) -> None:

@@ -5,9 +5,10 @@ ADNI, OASIS-3, AIBL and NACC each read their own tables into `Subject`s; everyth
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from permmoe.data.diagnoses import WORDS
 from permmoe.data.images import FoundImage, FoundImages
@@ -15,13 +16,16 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Choice, Selection
-from permmoe.data.target_rule import Assessment, IndexVisit, TargetRule, choose_index_visit, outcome
+from permmoe.data.target_rule import Assessment, IndexVisit, NumberSource, TargetRule, choose_index_visit, outcome
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
 
 NEVER_DIAGNOSED = "no accepted diagnosis at any visit"
-STEPS = (Reason.NO_CLINICAL_VISIT, NEVER_DIAGNOSED, Reason.NO_DIAGNOSIS_IN_TIME, Reason.NO_MODALITY_IN_TIME)
+STEPS = (
+    Reason.TWO_PEOPLE, Reason.NO_CLINICAL_VISIT, NEVER_DIAGNOSED, Reason.NO_DIAGNOSIS_IN_TIME,
+    Reason.NO_MODALITY_IN_TIME,
+)  # fmt: skip
 """Where a subject may be lost, in the order in which it is asked; then for want of a site."""
 
 
@@ -36,6 +40,8 @@ class Subject:
     assessments: Sequence[Assessment]
     images: Sequence[FoundImage] = ()
     """Dated as far as anything dates them."""
+    refused: Reason | None = None
+    """Why the subject cannot be used, whatever else is known."""
 
 
 def select_index_visits(
@@ -44,24 +50,29 @@ def select_index_visits(
     modalities: Sequence[Modality],
     *,
     without_site: Reason,
+    scanned: Collection[str] = (),
     items: Sequence[Quarantined] = (),
     notes: Sequence[str] = (),
 ) -> Selection:
     """Select each subject's index visit, and count what each step lost. `items` and `notes` come first in the account.
 
-    The visit is chosen by permmoe.data.target_rule; a subject without an image near any such visit has the earliest one
-    with the numbers of a tabular modality. It has its outcome where that is known. Subjects who never have an accepted
-    diagnosis are not part of the study: they are counted and not itemised. `without_site` is why a subject of no known
-    site is left out.
+    The visit is chosen by permmoe.data.target_rule; a subject without a scan near any such visit has the earliest one
+    with the numbers of a tabular modality. `scanned` are the tabular modalities whose numbers were taken from scans:
+    they count as images do. A visit has its outcome where that is known. Subjects who never have an accepted diagnosis
+    are not part of the study: they are counted and not itemised. `without_site` is why a subject of no known site is
+    left out.
     """
     visits: list[Visit] = []
     lost: dict[Reason | str, int] = dict.fromkeys((*STEPS, without_site), 0)
     left_out = list(items)
     choices: list[Choice] = []
+    given_by: dict[str, Counter[NumberSource]] = defaultdict(Counter)
     for subject in subjects:
-        found = _index_visit(subject, rule, modalities)
+        found = _index_visit(subject, rule, modalities, scanned)
         if isinstance(found, IndexVisit) and subject.site:
             visits.append(_visit_of(subject, found, rule, modalities))
+            for column, source in found.assessment.given_by.items():
+                given_by[column][source] += 1
             choices += _choices(subject.name, found)
             continue
         step = without_site if isinstance(found, IndexVisit) else found
@@ -70,8 +81,14 @@ def select_index_visits(
             left_out.append(Quarantined(subject.name, "", "", step))
     counts = {"in tables or images": len(visits) + sum(lost.values())}
     counts |= {f"lost: {step}": n for step, n in lost.items() if n}
-    all_notes = (*notes, *_choice_notes(choices))
-    return Selection(VisitTable(tuple(visits)), Quarantine(tuple(left_out)), counts, all_notes, tuple(choices))
+    return Selection(
+        visits=VisitTable(tuple(visits)),
+        quarantine=Quarantine(tuple(left_out)),
+        steps=counts,
+        notes=(*notes, *_choice_notes(choices)),
+        choices=tuple(choices),
+        given_by=given_by,
+    )
 
 
 def require_diagnoses(rule: TargetRule, assessments: Iterable[Assessment]) -> None:
@@ -80,6 +97,13 @@ def require_diagnoses(rule: TargetRule, assessments: Iterable[Assessment]) -> No
     for name in rule.diagnoses:
         if name not in known:
             raise DataError(f"no visit has the diagnosis {name!r}; {nearest(name, known)}")
+
+
+def require_image_folder(modalities: Sequence[Modality], images: Path | None) -> None:
+    """Refuse an image modality where no folder of images is named."""
+    for modality in modalities:
+        if kind_of(modality).is_image and images is None:
+            raise DataError(f"modality {modality.name!r} is an image; name the folder of images (--images)")
 
 
 def require_image_modalities(modalities: Sequence[Modality], registry: str) -> None:
@@ -104,8 +128,12 @@ def notes_of_images(found: FoundImages, n_undated: int) -> list[str]:
     return notes
 
 
-def _index_visit(subject: Subject, rule: TargetRule, modalities: Sequence[Modality]) -> IndexVisit | Reason | str:
+def _index_visit(
+    subject: Subject, rule: TargetRule, modalities: Sequence[Modality], scanned: Collection[str]
+) -> IndexVisit | Reason | str:
     """A subject's index visit, or the step that lost the subject."""
+    if subject.refused:
+        return subject.refused
     if not subject.assessments:
         return Reason.NO_CLINICAL_VISIT
     accepted = [assessment for assessment in subject.assessments if rule.accepts(assessment)]
@@ -114,11 +142,14 @@ def _index_visit(subject: Subject, rule: TargetRule, modalities: Sequence[Modali
     if all(assessment.cdrsb is None for assessment in accepted):
         return Reason.NO_DIAGNOSIS_IN_TIME
     names = [m.name for m in modalities if kind_of(m).is_image]
-    found = choose_index_visit(subject.assessments, subject.images, rule, names) if names else None
-    if found is None:
-        with_numbers = [a for a in subject.assessments if _numbers(a, modalities)]
-        found = choose_index_visit(with_numbers, (), rule, ())
-    return found or Reason.NO_MODALITY_IN_TIME
+    numbers = [(assessment, _numbers(assessment, modalities)) for assessment in subject.assessments]
+    with_scan = [assessment for assessment, has in numbers if any(name in has for name in scanned)]
+    by_image = choose_index_visit(subject.assessments, subject.images, rule, names) if names else None
+    by_table = choose_index_visit(with_scan, (), rule, ())
+    if by_image and (by_table is None or by_image.assessment.taken <= by_table.assessment.taken):
+        return by_image
+    with_numbers = [assessment for assessment, has in numbers if has]
+    return by_table or choose_index_visit(with_numbers, (), rule, ()) or Reason.NO_MODALITY_IN_TIME
 
 
 def _numbers(assessment: Assessment, modalities: Sequence[Modality]) -> dict[str, tuple[float, ...]]:

@@ -77,7 +77,7 @@ def write_manifest(table: VisitTable, path: Path, modalities: Sequence[Modality]
     Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
     absolute paths.
     """
-    header = required_columns(modalities, need_target=True) + OPTIONAL
+    header = _written_columns(modalities)
     folder = absolute(path.parent)
     write_csv_atomically(path, header, [_row_of(visit, folder, modalities) for visit in table])
 
@@ -227,4 +227,9 @@ def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[
     }
     for modality in modalities:
         cells |= kind_of(modality).written_cells(modality, visit, folder)
-    return [cells.get(name, "") for name in required_columns(modalities, need_target=True) + OPTIONAL]
+    return [cells.get(name, "") for name in _written_columns(modalities)]
+
+
+def _written_columns(modalities: Sequence[Modality]) -> tuple[str, ...]:
+    """Each once: a tabular modality may ask for an optional column, as for age_years."""
+    return tuple(dict.fromkeys((*required_columns(modalities, need_target=True), *OPTIONAL)))

@@ -23,6 +23,7 @@ class Remedy(StrEnum):
     CHECK_DATES = "compare the dates with their source"
     COMPARE_SCORES = "compare the scores with their source"
     COMPLETE_ROWS = "complete these rows, or take them for lost"
+    COMPARE_ROWS = "compare these rows with their source, and correct or remove the wrong one"
 
 
 class Reason(StrEnum):
@@ -92,6 +93,8 @@ class Reason(StrEnum):
     NO_CLINICAL_VISIT = "images but no clinical visit", Remedy.COMPLETE_ROWS
     NO_MODALITY_IN_TIME = "no modality near a visit with an accepted diagnosis and CDR-SB", Remedy.COMPLETE_ROWS
     NO_DIAGNOSIS_IN_TIME = "no CDR-SB at a visit with an accepted diagnosis", Remedy.COMPLETE_ROWS
+    NO_RID = "row without RID and PTID", Remedy.COMPLETE_ROWS
+    TWO_PEOPLE = "tables tell of two people under one identifier", Remedy.COMPARE_ROWS
     NO_PTID = "no PTID, which tells the site", Remedy.COMPLETE_ROWS
     UNDATED_VISIT = "clinical visit without a date", Remedy.COMPLETE_ROWS
     UNDATED_IMAGE = "image without a date", Remedy.COMPLETE_ROWS

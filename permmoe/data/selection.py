@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
+from permmoe.data.target_rule import NumberSource
 from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError
 
@@ -32,6 +33,8 @@ class Selection:
     notes: tuple[str, ...] = ()
     """What was read from elsewhere than where it usually stands, and what was left aside, in sentences."""
     choices: tuple[Choice, ...] = ()
+    given_by: Mapping[str, Mapping[NumberSource, int]] = field(default_factory=dict)
+    """By column of the tabular modalities, how many visits have it from where, as far as that is known."""
 
     def write_choices(self, path: Path) -> None:
         """Itemise the choices as CSV. It names patients and files: it stays at the site."""

@@ -17,6 +17,11 @@ def is_synthetic(table: VisitTable) -> bool:
     return any(_says_synthetic(folder / DESCRIPTION_FILE) for folder in folders)
 
 
+def is_synthetic_folder(folder: Path) -> bool:
+    """Whether a folder, or one that it lies in, is described as synthetic."""
+    return any(_says_synthetic(above / DESCRIPTION_FILE) for above in (folder, *folder.absolute().parents))
+
+
 def _says_synthetic(description: Path) -> bool:
     try:
         content = json.loads(description.read_text(encoding="utf-8"))

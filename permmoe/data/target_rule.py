@@ -2,8 +2,9 @@
 
 For each subject, at most once:
 
-1. The index visit is the earliest one with an accepted diagnosis, a CDR-SB and an image within ±`image_window_days`.
-   It is chosen by date, without regard to what came later or whether anything did.
+1. The index visit is the earliest one with an accepted diagnosis, a CDR-SB and a scan within ±`image_window_days`: an
+   image, or numbers that a table has of one. It is chosen by date, without regard to what came later or whether
+   anything did. A subject without such a scan has the earliest visit with numbers of any other table.
    A visit without a diagnosis has the last one that was made before, no more than `diagnosis_window_days` earlier.
 2. Of each modality the image nearest to the index visit is taken; of several of one day a registered one, then the
    first by name.
@@ -35,7 +36,14 @@ class TargetRule(Configuration):
     diagnoses: tuple[str, ...] = Field(("MCI",), min_length=1, description="accepted at the index visit, as in DX")
     horizon_months: float = Field(24.0, gt=0, description="from the index visit to the outcome")
     window_months: float = Field(3.0, ge=0, description="how far from the horizon the outcome may lie")
-    image_window_days: int = Field(90, ge=0, description="how far from the index visit an image may lie")
+    image_window_days: int = Field(
+        90, ge=0, description="how far from the index visit an image may lie, or a scan that a table has numbers of"
+    )
+    table_window_days: int = Field(
+        60,
+        ge=0,
+        description="how far from a visit a row of another table may lie where no row has the visit's code",
+    )
     diagnosis_window_days: int = Field(
         400,
         ge=0,
@@ -53,6 +61,20 @@ class TargetRule(Configuration):
         made = assessment.diagnosed or assessment.taken
         is_recent = assessment.taken - made <= timedelta(days=self.diagnosis_window_days)
         return assessment.diagnosis in self.diagnoses and is_recent
+
+
+@dataclass(frozen=True)
+class NumberSource:
+    """Where a number comes from."""
+
+    file: str
+    column: str
+    tracer: str = ""
+    """Of an uptake ratio, the PET tracer, as the table calls it."""
+
+    def __str__(self) -> str:
+        """As `MMSE_05Mar2026.csv: MMSCORE`."""
+        return f"{self.file}: {self.column}" + (f" ({self.tracer})" if self.tracer else "")
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,8 @@ class Assessment:
     """When the diagnosis was made, where that was before the visit."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the columns that tabular modalities ask for."""
+    given_by: Mapping[str, NumberSource] = field(default_factory=dict)
+    """By column, what gave its number, as far as the registry's reader says."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from permmoe.data.adni_codes import phase_of
 from permmoe.data.adni_files import find_table
-from permmoe.data.adni_tables import phase_of, read_assessments
+from permmoe.data.adni_tables import read_assessments
 from permmoe.errors import DataError
 from tests.support.adni_files import MERGE_HEADER, write_table
 

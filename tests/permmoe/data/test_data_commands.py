@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from permmoe.config import read_model
+from permmoe.data.adni_sources import origins_of
 from permmoe.data.commands import app
 from permmoe.data.manifest import read_manifest
 from permmoe.data.summary import describe, summarise
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import ADNI_MODALITIES
+from tests.support.adni_release import write_release
 
 TINY = "grid: {shape: [12, 14, 12], spacing_mm: 16.0}\nfollow_up_months: 36\n"
 
@@ -143,3 +146,32 @@ def test_summary_counts_what_is_there() -> None:
     assert (summary.delta.n, summary.delta.mean) == (2, -0.5)
     assert (summary.delta.zero_share, summary.delta.negative_share) == (0.5, 0.5)
     assert describe([]).n == 0
+
+
+def test_tables_alone_become_a_manifest_that_says_where_its_numbers_come_from(tmp_path: Path) -> None:
+    tables = write_release(tmp_path / "tables")
+    (tmp_path / "model.yaml").write_text(
+        "model:\n  modalities:\n"
+        "    - {name: person, kind: tabular, columns: [age_years, PTGENDER]}\n"
+        "    - {name: t1_regions, kind: tabular, columns: [UCSFFSX.ST29SV, UCSFFSX.ST88SV]}\n"
+    )
+    model = ("--model", tmp_path / "model.yaml")
+    shown = run("adni", "--tables", tables, "--out", tmp_path / "m.csv", *model)
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"UCSFFSX\.ST29SV .* UCSFFSX7_05Mar2026\.csv: ST29SV .* 2", shown.output)
+    assert not re.search(r"\d{3}_S_\d{4}", shown.output)
+    header, first = (tmp_path / "m.csv").read_text().splitlines()[:2]
+    assert header.split(",").count("age_years") == 1 and first.startswith(
+        "011_S_0002,011,bl,1.5,1.5,24.0,74.74,1.0,3500.5"
+    )
+    inspected = run("inspect", tmp_path / "m.csv", *model)
+    assert inspected.exit_code == 0 and "person+t1_regions" in inspected.output
+
+
+def test_the_model_of_tables_reads_the_tables_that_it_names() -> None:
+    """Every column of configs/models/tables.yaml is one that ADNI's data dictionary has."""
+    model = read_model(Path("configs/models/tables.yaml"))
+    assert [m.name for m in model.modalities if not m.columns] == []
+    for column in (column for m in model.modalities for column in m.columns):
+        assert column == "age_years" or origins_of(column)
+        assert re.fullmatch(r"age_years|PT[A-Z]+|APOE4|MMSE|ADAS13|FAQ|UC[A-Z0-9_]+\.[A-Z0-9_]+", column)
