@@ -15,7 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = ("permmoe", "server/permmoe_server", "client/permmoe_client", "simulation/permmoe_simulation")
-OPTIONAL = {"ray": "ray", "sksurv": "scikit-survival"}
+OPTIONAL = {
+    "ray": "ray",
+    "sksurv": "scikit-survival",
+    "dcm2niix": "dcm2niix",
+    "deepbet": "deepbet",
+    "pydicom": "pydicom",
+    "SimpleITK": "simpleitk",
+}
 """Imported package -> distribution, for what is imported only where an extra is installed."""
 
 SHIPS_DATA = {"nilearn"}

@@ -59,6 +59,13 @@ def tracer_in(text: str) -> str | None:
     return None
 
 
+def names_another(text: str, tracer: str) -> bool:
+    """Whether a free text names another tracer than this one, FDG included; one that names none does not."""
+    named = tracer_in(text)
+    is_fdg = re.search(r"FDG|fluorodeoxyglucose", text, re.IGNORECASE) is not None
+    return is_fdg if named is None else named != tracer
+
+
 def _key(label: str) -> str:
     """Letters and digits without the isotope, in capitals: `18FAV45`, `AV45 F18` and `[18F]AV-45` are AV45."""
     bare = re.sub(r"[^A-Z0-9]", "", label.upper())

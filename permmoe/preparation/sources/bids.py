@@ -1,32 +1,30 @@
 """Scans in BIDS form, of any subject naming and with or without sessions, and in Clinica's CAPS.
 
 PET's tracer and frames are told by its name and its JSON sidecars. What was prepared here before is passed over, and so
-is what is no magnitude image (`part-phase`).
+is what is no magnitude image (`part-phase`). BIDS keeps what images were made from in `sourcedata`: it is not entered.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import ImageName, image_name
 from permmoe.data.images import FoundImage, images_among
-from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.template import TEMPLATE
-from permmoe.preparation.scan import PET, Scan
-from permmoe.preparation.sources.choosing import Candidate, choose
-from permmoe.preparation.sources.found import FoundScans
+from permmoe.data.tracers import names_another
+from permmoe.preparation.scan import PET, Frames, Scan
+from permmoe.preparation.sources.choosing import Candidate
 from permmoe.preparation.sources.image_facts import read_facts
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
 
 
-def bids_scans(files: Sequence[Path], today: date) -> FoundScans:
-    """The scans among files that were listed, one of each modality and session. None is no error.
+def bids_scans(files: Sequence[Path]) -> tuple[list[Candidate], list[Quarantined]]:
+    """The scans among files that were listed, and what is left out. None is no error.
 
     Raises DataError where a table of sessions, scans or participants cannot be read.
     """
@@ -37,10 +35,15 @@ def bids_scans(files: Sequence[Path], today: date) -> FoundScans:
     items = [_other_pet(file) for file in found.other_pet]
     for image in found.images:
         try:
-            candidates.append(_candidate(image, sidecars, today))
+            candidates.append(_candidate(image, sidecars))
         except BrokenVolume as broken:
             items.append(Quarantined(image.subject_id, image.modality, str(image.path), broken.reason))
-    return choose(candidates) + FoundScans(left_out=Quarantine(tuple(items)))
+    return candidates, items
+
+
+def without_sources(files: Iterable[Path], root: Path) -> list[Path]:
+    """The files without those in a `sourcedata` folder under `root`."""
+    return [file for file in files if "sourcedata" not in file.relative_to(root).parts[:-1]]
 
 
 def session_of(label: str, taken: date | None) -> str:
@@ -48,22 +51,9 @@ def session_of(label: str, taken: date | None) -> str:
     return label or (f"{taken:%Y%m%d}" if taken else "1")
 
 
-def require_past(taken: date | None, today: date) -> None:
-    """Raise BrokenVolume for a day that is still to come."""
-    if taken is not None and taken > today:
-        raise BrokenVolume(Reason.FUTURE_DATE)
-
-
-def _candidate(image: FoundImage, sidecars: Sidecars, today: date) -> Candidate:
-    require_past(image.taken, today)
+def _candidate(image: FoundImage, sidecars: Sidecars) -> Candidate:
     facts = read_facts(image.path, image.modality)
-    name = image_name(image.path.name)
-    frames = None
-    if image.modality in PET:
-        said = sidecars.of(image.path)
-        if _names_another(said, image.tracer):
-            raise BrokenVolume(Reason.TWO_TRACERS)
-        frames = frames_of(said, facts.n_frames)
+    frames = _frames(image, sidecars, facts.n_frames)
     scan = Scan(
         image.subject_id,
         session_of(image.session, image.taken),
@@ -75,19 +65,33 @@ def _candidate(image: FoundImage, sidecars: Sidecars, today: date) -> Candidate:
         image.is_registered,
         image.region,
     )
-    return Candidate(scan, facts.voxel_mm3, order=_repeat(name))
+    name = image_name(image.path.name)
+    return Candidate(
+        scan.subject_id,
+        scan.session,
+        scan.modality,
+        image.path,
+        lambda: scan,
+        scan.taken,
+        is_derived=scan.is_registered or bool(name and {"space", "desc"} & name.entities.keys()),
+        voxel_mm3=facts.voxel_mm3,
+        number=_run(name),
+    )
 
 
-def _names_another(said: Mapping[str, Any], tracer: str) -> bool:
-    """Whether a sidecar names another tracer than the image's; an isotope alone, as 18F, is no name."""
-    told = re.sub(r"18F|F18|11C|C11|[^A-Z]", "", str(said.get("TracerName") or "").upper())
-    return bool(told) and tracer_of(said) != tracer
+def _frames(image: FoundImage, sidecars: Sidecars, n_frames: int) -> Frames | None:
+    if image.modality not in PET:
+        return None
+    said = sidecars.of(image.path)
+    if names_another(str(said.get("TracerName") or ""), image.tracer):
+        raise BrokenVolume(Reason.TWO_TRACERS)
+    return frames_of(said, n_frames)
 
 
-def _repeat(name: ImageName | None) -> tuple[int]:
+def _run(name: ImageName | None) -> int:
     """The number of the run; a scan without a number is the first."""
     run = name.entities.get("run", "") if name else ""
-    return (int(run) if run.isdecimal() else 0,)
+    return int(run) if run.isdecimal() else 0
 
 
 def _is_of_no_use(file: Path) -> bool:

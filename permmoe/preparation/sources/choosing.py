@@ -1,57 +1,83 @@
 """Which scan of a session is taken where there are several of one modality.
 
-A raw scan before one that somebody has registered, since all are then prepared alike; then the one that the rules put
-first; then the finer one; then the one without repeat, in the order of time, names and files.
+A raw scan before one that somebody has processed or registered, since all are then prepared alike; then the one whose
+rule stands first; then the finer one; then the first in time, number and name. The next is taken where one cannot be
+used.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+from permmoe.data.image_file import BrokenVolume
+from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.selection import Choice
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.sources.found import FoundScans
+
+Progress = Callable[[int, int], None]
+"""Told how many are done, and of how many."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A scan that may be taken, with what decides."""
 
-    scan: Scan
-    voxel_mm3: float
+    subject_id: str
+    session: str
+    modality: str
+    file: Path
+    """What people know it by: its image, or the first file of its series."""
+    make: Callable[[], Scan]
+    """The scan; raises BrokenVolume, with the reason, where it cannot be used."""
+    taken: date | None
+    is_derived: bool = False
+    """Registered, or processed otherwise."""
     rank: int = 0
-    """The place of its rule among those of its modality (permmoe.preparation.sources.series_rules)."""
-    order: tuple[int | str, ...] = ()
-    """What decides last, such as the number of its series."""
-    file: Path | None = None
-    """What people know it by; its first image where this is None."""
+    """The place of its rule (permmoe.preparation.sources.series_rules)."""
+    voxel_mm3: float = 0.0
+    number: int = 0
+    """Of its series or run."""
 
 
-def choose(candidates: Iterable[Candidate]) -> FoundScans:
-    """The scans that are taken, by subject, session and modality, and the choices among several."""
+def choose(candidates: Iterable[Candidate], workers: int = 1, progress: Progress | None = None) -> FoundScans:
+    """One scan of each subject, session and modality that has a usable one; the choices; what could not be used.
+
+    Scans are made by so many threads: what takes long waits for another process.
+    """
     groups: dict[tuple[str, str, str], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
-        scan = candidate.scan
-        groups[(scan.subject_id, scan.session, scan.modality)].append(candidate)
-    scans: list[Scan] = []
-    choices: list[Choice] = []
-    for (subject, _, modality), group in sorted(groups.items()):
-        taken, *others = sorted(group, key=_preference)
-        scans.append(taken.scan)
-        if others:
-            choices.append(Choice(subject, modality, _file(taken), tuple(map(_file, others))))
-    return FoundScans(tuple(scans), choices=tuple(choices))
+        groups[(candidate.subject_id, candidate.session, candidate.modality)].append(candidate)
+    found = FoundScans()
+    with ThreadPoolExecutor(workers) as pool:
+        for done, one in enumerate(pool.map(_choose, [group for _, group in sorted(groups.items())]), start=1):
+            found += one
+            if progress is not None:
+                progress(done, len(groups))
+    return found
+
+
+def _choose(group: Sequence[Candidate]) -> FoundScans:
+    """The first of a group that can be used."""
+    items: list[Quarantined] = []
+    ordered = sorted(group, key=_preference)
+    for place, candidate in enumerate(ordered):
+        try:
+            scan = replace(candidate.make(), session=candidate.session)
+        except BrokenVolume as broken:
+            items.append(Quarantined(candidate.subject_id, candidate.modality, str(candidate.file), broken.reason))
+            continue
+        others = tuple(other.file for other in ordered[place + 1 :])
+        choice = Choice(scan.subject_id, scan.modality, candidate.file, others)
+        return FoundScans((scan,), Quarantine(tuple(items)), (choice,) if others else ())
+    return FoundScans(left_out=Quarantine(tuple(items)))
 
 
 def _preference(candidate: Candidate) -> tuple[object, ...]:
-    scan = candidate.scan
-    fineness = round(candidate.voxel_mm3, 2)
-    return scan.is_registered, candidate.rank, fineness, scan.taken or date.max, candidate.order, str(_file(candidate))
-
-
-def _file(candidate: Candidate) -> Path:
-    return candidate.file or candidate.scan.files[0]
+    fineness, day = round(candidate.voxel_mm3, 2), candidate.taken or date.max
+    return candidate.is_derived, candidate.rank, fineness, day, candidate.number, str(candidate.file)

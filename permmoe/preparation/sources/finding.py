@@ -2,36 +2,88 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
+from permmoe.data.image_names import image_name
 from permmoe.data.images import files_under
+from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
 from permmoe.errors import DataError
-from permmoe.preparation.sources.bids import bids_scans
+from permmoe.preparation.sources.agreement import agreeing
+from permmoe.preparation.sources.bids import bids_scans, without_sources
+from permmoe.preparation.sources.choosing import Progress, choose
+from permmoe.preparation.sources.dicom import dicom_scans
 from permmoe.preparation.sources.found import FoundScans
+from permmoe.preparation.sources.image_facts import is_image
+from permmoe.preparation.sources.loni import LoniDownload
+from permmoe.preparation.sources.series_rules import SeriesRules, read_rules
 
 LOOKED_FOR = """\
-  BIDS            sub-01[/ses-a]/anat/sub-01[_ses-a]_T1w.nii.gz, …_FLAIR.nii.gz, pet/…_trc-18FAV45_pet.nii.gz
-  Clinica's CAPS  subjects/sub-01/ses-M000/{t1_linear,flair_linear,pet_linear}/…"""
+  BIDS             sub-01[/ses-a]/anat/sub-01[_ses-a]_T1w.nii.gz, …_FLAIR.nii.gz, pet/…_trc-18FAV45_pet.nii.gz
+  Clinica's CAPS   subjects/sub-01/ses-M000/{t1_linear,flair_linear,pet_linear}/…
+  LONI's download  011_S_0002/Accelerated_Sagittal_MPRAGE/2019-03-01_10_11_12.0/I1234567/… (.dcm or .nii)
+  DICOM            files of any names in folders of any depth"""
 
 
-def find_scans(source: Path, *, converted: Path, today: date | None = None) -> FoundScans:
+def find_scans(
+    source: Path,
+    *,
+    converted: Path,
+    rules: SeriesRules | None = None,
+    today: date | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> FoundScans:
     """Every T1, FLAIR, amyloid and tau scan of a folder: at most one of each modality in a session.
 
+    `converted` is a folder for the images that are made from DICOM; they are kept, so that a second search makes none
+    again. `rules` choose the series of DICOM and of LONI; the shipped ones where they are None. `progress` is told of
+    scans.
+
     Raises DataError where the folder does not exist, or holds nothing that looks like a scan; scans that cannot be used
-    are left out, each with its reason. `converted` is a folder for images that are made from DICOM; they are kept.
+    are left out, each with its reason.
     """
     if not source.is_dir():
         raise DataError(
             f"no folder at {source}; name the folder of scans, or a single image as t1=FILE",
             for_log="the folder of scans is away",
         )
-    files = sorted(file for file in files_under(source) if converted not in file.parents)
-    found = bids_scans(files, today or date.today())
+    rules = rules or read_rules()
+    listed = sorted(file for file in files_under(source) if converted not in file.parents)
+    files = without_sources(listed, source)
+    loni = LoniDownload.among(files)
+    candidates, items = bids_scans(files)
+    for more, left_out in (loni.scans(files, rules), dicom_scans(files, rules, converted, loni.told)):
+        candidates += more
+        items += left_out
+    kept, of_no_use = agreeing(candidates, today or date.today())
+    empty = [Quarantined("", "", str(folder), Reason.EMPTY_FOLDER) for folder in _empty_folders(source)]
+    found = choose(kept, workers, progress)
+    found += FoundScans(left_out=Quarantine((*items, *of_no_use, *empty)), notes=_notes(files, listed, loni))
     if not found.scans and not len(found.left_out):
         raise DataError(
-            f"no scan among the {len(files)} files under {source}; looked for\n{LOOKED_FOR}\n"
+            f"no scan among the {len(listed)} files under {source}; looked for\n{LOOKED_FOR}\n"
             "Name a folder in one of these layouts, or a single image as t1=FILE",
             for_log="the folder of scans holds none in a known layout",
         )
     return found
+
+
+def _notes(files: Sequence[Path], listed: Sequence[Path], loni: LoniDownload) -> tuple[str, ...]:
+    unnamed = sum(is_image(f) and not image_name(f.name) and not loni.told(f) for f in files)
+    counts = {
+        "image file(s) whose names tell neither subject nor kind were passed over; name one as t1=FILE": unnamed,
+        "image(s) of the search's table are not in the folder": loni.missing(files) if loni.rows else 0,
+        "file(s) under sourcedata were passed over": len(listed) - len(files),
+    }
+    return tuple(f"{n} {what}" for what, n in counts.items() if n)
+
+
+def _empty_folders(source: Path) -> Iterator[Path]:
+    """Folders under a folder that hold nothing at all."""
+    for root, folders, names in os.walk(source):
+        if not folders and not names and Path(root) != source:
+            yield Path(root)

@@ -1,0 +1,55 @@
+"""What is asked of all scans together, whichever layout each comes from: days, sessions and identifiers that agree."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import date
+
+from permmoe.data.image_names import bids_label
+from permmoe.data.quarantine import Quarantined
+from permmoe.data.reasons import Reason
+from permmoe.preparation.sources.choosing import Candidate
+
+
+def agreeing(candidates: Sequence[Candidate], today: date) -> tuple[list[Candidate], list[Quarantined]]:
+    """The scans without those of days to come and of patients whose names would be one; those are listed."""
+    one_label = _subjects_of_one_label(candidates)
+    kept: list[Candidate] = []
+    items: list[Quarantined] = []
+    for candidate in candidates:
+        reason = None
+        if candidate.taken is not None and candidate.taken > today:
+            reason = Reason.FUTURE_DATE
+        elif candidate.subject_id in one_label:
+            reason = Reason.TWO_PATIENTS
+        if reason is None:
+            kept.append(candidate)
+        else:
+            items.append(Quarantined(candidate.subject_id, candidate.modality, str(candidate.file), reason))
+    return _in_known_sessions(kept), items
+
+
+def _subjects_of_one_label(candidates: Iterable[Candidate]) -> set[str]:
+    """Subjects that BIDS, which allows letters and digits alone, would call by the name of another."""
+    by_label: dict[str, set[str]] = defaultdict(set)
+    for candidate in candidates:
+        by_label[bids_label(candidate.subject_id).lower()].add(candidate.subject_id)
+    return {subject for subjects in by_label.values() if len(subjects) > 1 for subject in subjects}
+
+
+def _in_known_sessions(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Scans whose session is but their day, in the session that another source gives that day a name for."""
+    names: dict[tuple[str, date | None], str] = {}
+    for c in candidates:
+        if not _is_named_by_day(c):
+            names.setdefault((c.subject_id, c.taken), c.session)
+    return [
+        replace(c, session=names.get((c.subject_id, c.taken), c.session)) if _is_named_by_day(c) else c
+        for c in candidates
+    ]
+
+
+def _is_named_by_day(candidate: Candidate) -> bool:
+    return candidate.taken is not None and candidate.session == f"{candidate.taken:%Y%m%d}"
