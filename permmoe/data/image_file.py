@@ -80,12 +80,22 @@ def _has_two_places(image: nib.Nifti1Image) -> bool:
 
 
 def checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i j k"]:
+    """The voxels of an image, in fp32. Raises BrokenVolume for frames over time that are not to be averaged, and as
+    `checked_frames`."""
+    each = checked_frames(image)
+    if each.shape[3] > 1 and frames == "reject":
+        raise BrokenVolume(Reason.TOO_MANY_DIMENSIONS)
+    return np.ascontiguousarray(each.mean(axis=3) if each.shape[3] > 1 else each[..., 0], dtype=np.float32)
+
+
+def checked_frames(image: SpatialImage) -> Float[np.ndarray, "i j k frame"]:
+    """The voxels of each frame; one frame where there is no time. Raises BrokenVolume where they cannot be used."""
     shape = tuple(image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) < 3 or 0 in shape:
         raise BrokenVolume(Reason.TOO_FEW_DIMENSIONS)
-    if len(shape) > 4 or (len(shape) == 4 and frames == "reject"):
+    if len(shape) > 4:
         raise BrokenVolume(Reason.TOO_MANY_DIMENSIONS)
     try:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
@@ -97,4 +107,5 @@ def checked_voxels(image: SpatialImage, frames: Frames) -> Float[np.ndarray, "i 
         raise BrokenVolume(Reason.NOT_FINITE_VOXELS)
     if not voxels.any():
         raise BrokenVolume(Reason.ZERO_VOXELS)
-    return np.ascontiguousarray(voxels.mean(axis=3) if len(shape) == 4 else voxels, dtype=np.float32)
+    each: Float[np.ndarray, "i j k frame"] = voxels if len(shape) == 4 else voxels[..., None]
+    return each

@@ -57,6 +57,11 @@ class Reason(StrEnum):
     OTHER_KIND = "image of another kind than the training's", Remedy.PREPARE
     UNLIKE_OTHERS = "image unlike the site's others of its modality", Remedy.PREPARE
 
+    # Scans that are prepared (permmoe.preparation.images).
+    NOT_A_HEAD = "no brain is found in it", Remedy.CONVERT_SERIES
+    NO_REFERENCE = "the reference region is outside of the scan, or empty", Remedy.CONVERT_SERIES
+    NO_REGISTRATION = "no map to the template, or to the T1, is found", Remedy.CONVERT_SERIES
+
     # Scans that are looked for (permmoe.preparation.sources).
     TOO_FEW_SLICES = "too few slices for a head", Remedy.CONVERT_SERIES
     SEVERAL_ECHOES = "several echoes in one series", Remedy.CONVERT_SERIES

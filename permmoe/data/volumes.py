@@ -144,7 +144,9 @@ def _resampled(volume: _Placed, grid: VolumeGrid, is_template_space: bool) -> _P
 
     target = torch.from_numpy(grid_affine(grid))
     if not is_template_space:
-        target[:3, 3] += _head_centre_mm(volume) - torch.tensor(TEMPLATE_BRAIN_CENTRE_MM, dtype=torch.float64)
+        target[:3, 3] += head_centre_mm(volume.voxels, volume.affine) - torch.tensor(
+            TEMPLATE_BRAIN_CENTRE_MM, dtype=torch.float64
+        )
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
     image = MetaTensor(volume.voxels[None], affine=volume.affine)
     resampled = resample(image, dst_affine=target, spatial_size=grid.shape).as_tensor()[0]
@@ -153,17 +155,16 @@ def _resampled(volume: _Placed, grid: VolumeGrid, is_template_space: bool) -> _P
     return _Placed(resampled, target)
 
 
-def _head_centre_mm(volume: _Placed) -> Float[Tensor, 3]:
-    """Centre of mass of the head without the neck, in the image's own coordinates.
+def head_centre_mm(values: Float[Tensor, "x y z"], affine: Float64[Tensor, "4 4"]) -> Float64[Tensor, 3]:
+    """Centre of mass of the head without the neck, in the image's own coordinates; axes right, anterior, superior.
 
     Head is what exceeds a tenth of the robust range, as in FSL's BET (Smith 2002, section 2.1).
     """
-    values = volume.voxels
     low, high = np.percentile(values.numpy(), (2, 98))
     head = (values > low + 0.1 * (high - low)).nonzero().double()
     if len(head) == 0:
         head = values.nonzero().double()
-    points_mm = head @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    points_mm = head @ affine[:3, :3].T + affine[:3, 3]
     # A quantile, not the maximum: a few bright voxels of air above the head must not pass for its crown.
     crown_mm = np.quantile(points_mm[:, 2].numpy(), 0.999)
     centre_mm: Tensor = points_mm[points_mm[:, 2] > crown_mm - HEAD_HEIGHT_MM].mean(dim=0)

@@ -1,0 +1,166 @@
+"""From a scan as it was taken to an image of the brain on the template's grid, one function for each kind of scan.
+
+A T1 is cleared of its bias field and its skull and registered to the template by an affine map. The other scans of its
+subject follow it: they are registered to the T1 by a rigid map, and through it to the template, so that they are
+interpolated once and have its mask. Without a T1 they are registered straight to the template, which is less exact:
+the result says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from permmoe.config import VolumeGrid
+from permmoe.data.image_file import BrokenVolume
+from permmoe.data.reasons import Reason
+from permmoe.data.template import read_template
+from permmoe.data.volumes import grid_affine, head_centre_mm
+from permmoe.preparation.images.bias_field import without_bias
+from permmoe.preparation.images.brain_mask import brain_mask
+from permmoe.preparation.images.image import Image, Matrix, isotropic, on_grid, onto, template_image
+from permmoe.preparation.images.registration import (
+    Registration,
+    brain_to_template,
+    head_to_template,
+    rigid,
+    target_of,
+)
+from permmoe.preparation.images.uptake import averaged, uptake_ratios
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a preparation noted on its way; what is judged later (permmoe.preparation.quality)."""
+
+    agreement: float
+    """Of the registration: squared correlation with the template for a T1, mutual information in nats for others."""
+    lead: float
+    """How far the registration leads the next that ended elsewhere, as a share of its agreement."""
+    mask_ml: float | None = None
+    """Volume of the brain's mask in the head itself; None where the mask is another image's."""
+    motion_mm: float = 0.0
+    reference: float | None = None
+    """PET: mean of the reference region, in the scan's own unit."""
+    reference_cv: float | None = None
+    reference_voxels: int | None = None
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """A brain on the template's grid."""
+
+    image: Image
+    """0 outside of the brain. MRI in the scanner's own unit, PET as uptake ratios."""
+    mask: Image
+    """1 inside the brain, on the same voxels."""
+    matrix: Matrix
+    """Millimetres of the template to millimetres of the scan."""
+    follows_t1: bool
+    """Whether a T1 led the way; True for a T1 itself."""
+    measured: Measured
+
+
+def prepare_t1(head: Image, grid: VolumeGrid, *, is_registered: bool = False) -> PreparedImage:
+    """A T1. `is_registered`: its millimetres are the template's already.
+
+    Raises BrokenVolume where no brain is found in it or the registration finds no overlap.
+    """
+    head = head.canonical()
+    mask = brain_mask(head)
+    brain = without_bias(head, mask).masked(mask)
+    found = Registration(np.eye(4), 1.0, 1.0) if is_registered else brain_to_template(brain)
+    inside = _binary(on_grid(mask, grid, found.matrix))
+    ml = float(mask.voxels.sum()) * mask.voxel_ml
+    image = on_grid(brain, grid, found.matrix)
+    return _checked(image, inside, found, Measured(found.agreement, found.lead, mask_ml=ml), follows_t1=True)
+
+
+def prepare_flair(
+    head: Image, grid: VolumeGrid, t1: PreparedImage | None, *, is_registered: bool = False
+) -> PreparedImage:
+    """A FLAIR of the T1's head, or without a T1. Raises BrokenVolume where no registration is found."""
+    head = head.canonical()
+    found = _found(head, grid, t1, is_registered)
+    inside = t1.mask if t1 is not None else _template_mask(grid)
+    own = _binary(onto(inside, head, np.linalg.inv(found.matrix)))
+    image = on_grid(without_bias(head, own), grid, found.matrix)
+    return _checked(image, inside, found, Measured(found.agreement, found.lead), follows_t1=t1 is not None)
+
+
+def prepare_pet(
+    frames: Sequence[Image],
+    durations_seconds: Sequence[float],
+    region: str,
+    grid: VolumeGrid,
+    t1: PreparedImage | None,
+    *,
+    is_registered: bool = False,
+) -> PreparedImage:
+    """PET as uptake ratios to a region of permmoe.preparation.images.regions, whatever the scan's unit.
+
+    Raises BrokenVolume where no registration is found, or the reference region lies outside of the scan.
+    """
+    whole = averaged([frame.canonical() for frame in frames], durations_seconds)
+    found = _found(whole.image, grid, t1, is_registered)
+    inside = t1.mask if t1 is not None else _template_mask(grid)
+    uptake = uptake_ratios(on_grid(whole.image, grid, found.matrix), grid, region)
+    measured = Measured(
+        found.agreement,
+        found.lead,
+        None,
+        whole.motion_mm,
+        uptake.reference,
+        uptake.reference_cv,
+        uptake.reference_voxels,
+    )
+    return _checked(uptake.ratios, inside, found, measured, follows_t1=t1 is not None)
+
+
+def _found(head: Image, grid: VolumeGrid, t1: PreparedImage | None, is_registered: bool) -> Registration:
+    """The map from the template to a scan that is no T1."""
+    if is_registered:
+        return Registration(np.eye(4), 1.0, 1.0)
+    centre = _centre_mm(head)
+    if t1 is None:
+        return head_to_template(head, centre)
+    t1_to_template = np.linalg.inv(t1.matrix)
+    brain = onto(t1.image, _own_field(t1.matrix, grid), t1_to_template)
+    to_scan = rigid(target_of(brain), head, centre)
+    return replace(to_scan, matrix=to_scan.matrix @ t1.matrix)
+
+
+def _own_field(template_to_t1: Matrix, grid: VolumeGrid) -> Image:
+    """Empty cubic voxels in a T1's own millimetres that hold all of the template's grid."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape])).reshape(3, -1).T
+    places = np.c_[corners, np.ones(8)] @ (template_to_t1 @ grid_affine(grid)).T
+    low, high = places[:, :3].min(0), places[:, :3].max(0)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = low
+    shape = np.ceil((high - low) / 2).astype(int) + 1
+    return Image(np.zeros(tuple(int(n) for n in shape), np.float32), affine)
+
+
+def _centre_mm(head: Image) -> Float64[np.ndarray, " 3"]:
+    coarse = isotropic(head, 4.0)
+    return head_centre_mm(torch.from_numpy(coarse.voxels), torch.from_numpy(coarse.affine)).numpy()
+
+
+def _template_mask(grid: VolumeGrid) -> Image:
+    template = template_image((read_template("t1") > 0).astype(np.float32))
+    return _binary(on_grid(template, grid, np.eye(4)))
+
+
+def _binary(mask: Image) -> Image:
+    return mask.with_voxels((mask.voxels > 0.5).astype(np.float32))
+
+
+def _checked(image: Image, mask: Image, found: Registration, measured: Measured, *, follows_t1: bool) -> PreparedImage:
+    masked = image.masked(mask)
+    if not masked.voxels.any():
+        raise BrokenVolume(Reason.NO_REGISTRATION)
+    return PreparedImage(masked, mask, found.matrix, follows_t1, measured)
