@@ -21,6 +21,7 @@ class Remedy(StrEnum):
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
     CHECK_DATES = "compare the dates with their source"
+    LOOK_AT_SHEET = "look at their contact sheets in qc.html; mend the source, or leave them out"
     COMPARE_SCORES = "compare the scores with their source"
     COMPLETE_ROWS = "complete these rows, or take them for lost"
     COMPARE_ROWS = "compare these rows with their source, and correct or remove the wrong one"
@@ -81,6 +82,15 @@ class Reason(StrEnum):
     SEVERAL_IMAGES = "dcm2niix makes several images of it", Remedy.EXPORT_AGAIN
     TWO_PATIENTS = "two patients under one identifier", Remedy.EXPORT_AGAIN
     NO_PATIENT = "no patient identifier", Remedy.EXPORT_AGAIN
+
+    # Prepared images (permmoe.preparation.quality).
+    NOT_A_HEAD = "no brain to be seen in the prepared image", Remedy.LOOK_AT_SHEET
+    BAD_MASK = "mask is not a brain's", Remedy.LOOK_AT_SHEET
+    BAD_REGISTRATION = "not registered to the template", Remedy.LOOK_AT_SHEET
+    MIRRORED = "left and right are exchanged", Remedy.LOOK_AT_SHEET
+    OTHER_MODALITY = "contrast of another modality", Remedy.LOOK_AT_SHEET
+    WRONG_UPTAKE = "uptake of the reference region is not plausible", Remedy.LOOK_AT_SHEET
+    MOVED = "head moved between the frames", Remedy.LOOK_AT_SHEET
 
     # Scores.
     NO_BASELINE = "no baseline CDR-SB", Remedy.COMPARE_SCORES
