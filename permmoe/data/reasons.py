@@ -84,7 +84,7 @@ class Reason(StrEnum):
     NO_PATIENT = "no patient identifier", Remedy.EXPORT_AGAIN
 
     # Prepared images (permmoe.preparation.quality).
-    NOT_A_HEAD = "no brain to be seen in the prepared image", Remedy.LOOK_AT_SHEET
+    NO_BRAIN_SEEN = "no brain to be seen in the prepared image", Remedy.LOOK_AT_SHEET
     BAD_MASK = "mask is not a brain's", Remedy.LOOK_AT_SHEET
     BAD_REGISTRATION = "not registered to the template", Remedy.LOOK_AT_SHEET
     MIRRORED = "left and right are exchanged", Remedy.LOOK_AT_SHEET

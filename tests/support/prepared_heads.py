@@ -75,7 +75,8 @@ def _warped(seed: int) -> Float64[np.ndarray, "3 x y z"]:
     rng = np.random.default_rng(seed)
     sigma = WARP_SCALE_MM / GRID.spacing_mm
     noise = np.stack([ndimage.gaussian_filter(rng.normal(size=GRID.shape), sigma) for _ in range(3)])
-    return np.indices(GRID.shape) + noise / noise.std() * (WARP_MM / GRID.spacing_mm)
+    places: Float64[np.ndarray, "3 x y z"] = np.indices(GRID.shape) + noise / noise.std() * (WARP_MM / GRID.spacing_mm)
+    return places
 
 
 def _moved(

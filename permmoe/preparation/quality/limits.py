@@ -60,13 +60,13 @@ class Measure:
 MEASURES: tuple[Measure, ...] = (
     Measure(
         "filled", "share of the mask with values", "", 2, "low", 0.01,
-        (Limits(EVERY, (0.95, inf), (0.5, inf), Reason.NOT_A_HEAD, "the field of view may end inside the brain"),),
+        (Limits(EVERY, (0.95, inf), (0.5, inf), Reason.NO_BRAIN_SEEN, "the field of view may end inside the brain"),),
     ),
     Measure(
         "brain_contrast", "contrast of brain tissue", "", 2, "low", 0.05,
         (
-            Limits(MRI, (0.2, inf), (0.06, inf), Reason.NOT_A_HEAD, "look whether it shows a whole brain"),
-            Limits(PET, (0.12, inf), (0.04, inf), Reason.NOT_A_HEAD, "look whether it shows a whole brain"),
+            Limits(MRI, (0.2, inf), (0.06, inf), Reason.NO_BRAIN_SEEN, "look whether it shows a whole brain"),
+            Limits(PET, (0.12, inf), (0.04, inf), Reason.NO_BRAIN_SEEN, "look whether it shows a whole brain"),
         ),
     ),
     Measure(
@@ -150,7 +150,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("symmetry", "correlation of left and right", "", 2, "low", 0.05),
     Measure(
         "noise", "noise in white matter", "", 3, "high", 0.01,
-        (Limits(MRI, (0.0, 0.12), (0.0, inf), Reason.NOT_A_HEAD, "grainy: small structures will be lost"),),
+        (Limits(MRI, (0.0, 0.12), (0.0, inf), Reason.NO_BRAIN_SEEN, "grainy: small structures will be lost"),),
     ),
     Measure("cost", "the registration's own cost", "", 3, "high", 0.01),
     Measure(
