@@ -12,14 +12,16 @@ from typing import Annotated, cast
 import pandas as pd
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.config import RunConfig, read_config
+from permmoe.config import RunConfig, Score, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data.cache import VolumeCache
 from permmoe.data.kinds import kind_of
 from permmoe.data.manifest import read_manifest
+from permmoe.data.outcome_columns import OUTCOME_HELP, read_outcome
 from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
@@ -46,6 +48,7 @@ class Part(StrEnum):
 
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+OutcomeOption = Annotated[Path | None, typer.Option(help=OUTCOME_HELP)]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; default: beside the manifest.")]
 
 
@@ -64,11 +67,13 @@ def train(
     manifest: Path,
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run in it goes on.")],
     config: Annotated[Path | None, typer.Option(help="YAML: model, train, split.")] = None,
+    outcome: OutcomeOption = None,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
 ) -> None:
     """Train a model on the manifest's training visits and evaluate it on its test visits."""
     settings = read_config(config, RunConfig) if config else RunConfig()
+    columns = read_outcome(outcome)
     with Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(), console=console,
@@ -76,13 +81,19 @@ def train(
         task = progress.add_task("training", total=settings.train.epochs, note="")
 
         def show(report: EpochReport) -> None:
-            note = f"loss {report.loss:.3f}, validation RMSE {report.validation_rmse:.3f} points"
+            note = f"loss {report.loss:.3f}, validation RMSE {report.validation_rmse:.3f} {settings.model.score.unit}"
             progress.update(task, completed=report.epoch + 1, note=note)
 
         results = train_run(
-            manifest, out, settings, cache=_cache_folder(cache, manifest), device=training_device(device), on_epoch=show
+            manifest,
+            out,
+            settings,
+            cache=_cache_folder(cache, manifest),
+            columns=columns,
+            device=training_device(device),
+            on_epoch=show,
         )
-    _print_results(results, Part.test)
+    _print_results(results, Part.test, settings.model.score)
     if unlike := unlike_counts(out):
         counts = ", ".join(f"{n} {name}" for name, n in unlike.items())
         typer.echo(
@@ -97,13 +108,14 @@ def evaluate(
     manifest: Path,
     part: Annotated[Part, typer.Option(help="Which visits, by the split that the model was trained with.")] = Part.test,
     out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
+    outcome: OutcomeOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Evaluate a trained model on every modality combination of a manifest's visits."""
     trained = load_model(model)
-    data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest))
+    data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest), read_outcome(outcome))
     results = results_table(trained.network, data if part is Part.all else data.part(cast(Split, part.value)))
-    _print_results(results, part)
+    _print_results(results, part, trained.config.score)
     if out:
         results.to_csv(out, index=False)
 
@@ -113,22 +125,27 @@ def predict_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     image: Annotated[list[str] | None, typer.Option(help="MODALITY=FILE, once for each scan of one patient.")] = None,
     value: Annotated[list[str] | None, typer.Option(help="COLUMN=NUMBER of a tabular modality.")] = None,
-    baseline_cdrsb: Annotated[float | None, typer.Option(min=0, max=18, help="CDR-SB at the visit, points.")] = None,
+    baseline: Annotated[
+        float | None,
+        typer.Option("--baseline", "--baseline-cdrsb", help="The model's score at the visit; CDR-SB: 0 to 18 points."),
+    ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict every visit of a manifest instead.")] = None,
+    outcome: OutcomeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Predict the change in CDR-SB of one patient, or of every visit of a manifest."""
+    """Predict the change in CDR-SB, or in the model's own score, of one patient or of every visit of a manifest."""
     trained = load_model(model)
+    score = trained.config.score
     if manifest is not None:
-        if image or value or baseline_cdrsb is not None:
+        if image or value or baseline is not None:
             raise ConfigurationError("give either --manifest, or --image with --baseline-cdrsb, not both")
-        visits, quarantine = read_manifest(manifest, trained.config.modalities, need_target=False)
+        visits, quarantine = read_manifest(
+            manifest, trained.config.modalities, need_target=False, score=score, columns=read_outcome(outcome)
+        )
     else:
-        if baseline_cdrsb is None:
-            raise ConfigurationError("give --baseline-cdrsb, the CDR-SB sum of boxes at the visit (0 to 18 points)")
-        if not math.isfinite(baseline_cdrsb):
-            raise ConfigurationError("--baseline-cdrsb is not a number; give 0 to 18 points")
-        visits, quarantine = _one_patient(trained.config.modalities, image or [], value or [], baseline_cdrsb), None
+        if baseline is None or not score.holds(baseline):
+            raise ConfigurationError(f"give --baseline, {_what_is_given(score)} at the visit")
+        visits, quarantine = _one_patient(trained.config.modalities, image or [], value or [], baseline), None
     with tempfile.TemporaryDirectory() as scratch:
         predictions, broken = predict(trained, visits, VolumeCache(Path(scratch)))
     for item in [*(quarantine or ()), *broken]:
@@ -143,8 +160,14 @@ def predict_command(
     if trained.is_synthetic:
         console.print(SYNTHETIC_NOTICE, style="bold")
     for p in predictions:
-        _print_prediction(p)
+        _print_prediction(p, score)
     console.print(RESEARCH_NOTICE, style="bold")
+
+
+def _what_is_given(score: Score) -> str:
+    low, high = score.bounds
+    scale = f"{low:g} to {high:g} {score.unit}" if math.isfinite(low + high) else f"in {score.unit}"
+    return f"the {score.name} ({scale})"
 
 
 def _nothing_to_predict(manifest: Path | None, n_left_out: int) -> str:
@@ -166,9 +189,7 @@ def _warn_of_unlike(model: TrainedModel, predictions: list[Prediction]) -> None:
         )
 
 
-def _one_patient(
-    modalities: tuple[Modality, ...], images: list[str], values: list[str], baseline_cdrsb: float
-) -> VisitTable:
+def _one_patient(modalities: tuple[Modality, ...], images: list[str], values: list[str], baseline: float) -> VisitTable:
     volume_names = [m.name for m in modalities if kind_of(m).is_image]
     volumes = {}
     for name, text in _pairs(images, "--image", volume_names).items():
@@ -196,7 +217,7 @@ def _one_patient(
             f"give at least one input, such as --image {(volume_names or ['NAME'])[0]}=scan.nii.gz; "
             f"this model knows {', '.join(m.name for m in modalities)}"
         )
-    visit = Visit("patient", "", "", baseline_cdrsb, None, 0.0, volumes=volumes, tables=tables)
+    visit = Visit("patient", "", "", baseline, None, 0.0, volumes=volumes, tables=tables)
     return VisitTable((visit,))
 
 
@@ -214,18 +235,19 @@ def _pairs(texts: list[str], option: str, known: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _print_prediction(p: Prediction) -> None:
-    console.print(f"{p.subject_id}: predicted change in CDR-SB [bold]{p.delta_cdrsb:+.2f}[/] points", highlight=False)
+def _print_prediction(p: Prediction, score: Score) -> None:
+    change = f"predicted change in {escape(score.name)} [bold]{p.delta_cdrsb:+.2f}[/] {escape(score.unit)}"
+    console.print(f"{p.subject_id}: {change}", highlight=False)
     imputed = ", ".join(p.imputed) or "none"
     console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
     if p.unlike_training:
         console.print(f"  unlike the training's images: {', '.join(p.unlike_training)}", highlight=False)
 
 
-def _print_results(results: pd.DataFrame, part: Part) -> None:
+def _print_results(results: pd.DataFrame, part: Part, score: Score) -> None:
     names = results.combination.str.split("+").explode().unique()
     visits = "All visits" if part is Part.all else f"All {part.value} visits"
-    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title=f"{visits}, CDR-SB points")
+    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title=f"{visits}, {score.name} {score.unit}")
     for row in results[results.stratum.eq("all")].itertuples():
         name = str(row.combination)
         if name == combination_name(tuple(names)):

@@ -75,6 +75,36 @@ class EncoderConfig(Configuration):
         return encoder_kind(self.kind)
 
 
+class Score(Configuration):
+    """A clinical score whose change from the visit to the horizon is predicted."""
+
+    name: str = Field("CDR-SB", min_length=1, max_length=60, description="as hospitals' tables have to name it, too")
+    unit: str = Field("points", min_length=1, max_length=40, description="what the model's numbers are in")
+    lowest: float | None = Field(0.0, description="the least that it can be; none: no bound")
+    highest: float | None = Field(18.0, description="the most that it can be; none: no bound")
+
+    @field_validator("name", "unit")
+    @classmethod
+    def _on_one_line(cls, text: str) -> str:
+        # Among the settings that a hospital reads, a line of its own could pass for another setting.
+        return " ".join(text.split())
+
+    def holds(self, number: float, margin: float = 0.0) -> bool:
+        """Whether a number lies on the scale, give or take a margin; NaN and infinities do not."""
+        low, high = self.bounds
+        return math.isfinite(number) and low - margin <= number <= high + margin
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and most, infinite where there is no bound."""
+        low = -math.inf if self.lowest is None else self.lowest
+        return low, math.inf if self.highest is None else self.highest
+
+
+CDR_SB = Score()
+"""The sum of boxes of the Clinical Dementia Rating."""
+
+
 class RidgeConfig(Configuration):
     """The closed-form linear partner of the mixture of experts (permmoe.layers.ridge)."""
 
@@ -107,9 +137,17 @@ class ModelConfig(Configuration):
     router_noise: bool = Field(True, description="learned Gaussian noise on router logits while training")
     unimodal_heads: bool = Field(False, description="while training, each encoder also predicts by itself")
     ridge: RidgeConfig | None = Field(None, description="predict together with a ridge of every combination")
-    baseline_centre_points: float = Field(1.5, description="published mean of baseline CDR-SB in MCI, points")
-    baseline_scale_points: float = Field(1.0, gt=0, description="published SD of baseline CDR-SB in MCI, points")
-    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    baseline_centre_points: float = Field(
+        1.5, description="mean of the score at the visit; by default the published one of CDR-SB in MCI, points"
+    )
+    baseline_scale_points: float = Field(
+        1.0, gt=0, description="SD of the score at the visit; by default the published one of CDR-SB in MCI, points"
+    )
+    # Absent from `model_dump` at their defaults, so that digests and approvals of older studies stay valid.
+    score: Score = Field(
+        CDR_SB, exclude_if=lambda score: score == CDR_SB,
+        description="the score whose change is predicted, with its unit and its scale; tables of another are refused",
+    )  # fmt: skip
     outcome_range: tuple[float, float] | None = Field(
         CDRSB_CHANGE, exclude_if=lambda bounds: bounds == CDRSB_CHANGE,
         description="the range of the outcome, points of change; predictions are bounded to it; none: unbounded",
@@ -128,6 +166,10 @@ class ModelConfig(Configuration):
             raise ValueError(f"tabular modalities without columns: {', '.join(empty)}")
         if self.outcome_range and not -math.inf < self.outcome_range[0] < self.outcome_range[1] < math.inf:
             raise ValueError(f"outcome_range = {list(self.outcome_range)} is no range; give the lower bound first")
+        if self.score != CDR_SB and self.outcome_range == CDRSB_CHANGE:
+            raise ValueError(
+                f"outcome_range is that of a change in CDR-SB; give that of a change in {self.score.name}, or null"
+            )
         return self
 
     @property

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from permmoe.config import CDRSB_CHANGE, ModelConfig, parse_config
+from permmoe.config import CDR_SB, CDRSB_CHANGE, ModelConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.kinds import kind_of
 from permmoe.data.likeness import Likeness
-from permmoe.data.manifest import CDRSB_POINTS
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.unlike import compare
 from permmoe.data.visits import VisitTable
@@ -80,7 +79,7 @@ def predict(model: TrainedModel, visits: VisitTable, cache: VolumeCache) -> tupl
     """Predict every visit from all that it has.
 
     Broken inputs, and images of another kind than the training's, are quarantined; their visit goes on without them. A
-    change in CDR-SB is held where the score at the horizon, CDR-SB at the visit plus the change, is from 0 to 18.
+    change is held where the score at the horizon, the score at the visit plus the change, lies on the score's scale.
     """
     network, config = model.network, model.config
     compared = compare(visits, config.modalities, config.grid, cache, model.usual)
@@ -100,10 +99,10 @@ def predict(model: TrainedModel, visits: VisitTable, cache: VolumeCache) -> tupl
 
 
 def _on_the_scale(change: float, baseline: float, config: ModelConfig) -> float:
-    """The change nearest to the predicted one that does not leave the scale; any change where it is not CDR-SB's."""
-    if config.outcome_range != CDRSB_CHANGE:
-        return change
-    low, high = CDRSB_POINTS
+    """The change nearest to the predicted one that does not leave the scale; any change where no scale is declared."""
+    if config.score == CDR_SB and config.outcome_range != CDRSB_CHANGE:
+        return change  # An outcome that is no change in CDR-SB, of a study that declares no score.
+    low, high = config.score.bounds
     return min(max(change, low - baseline), high - baseline)
 
 

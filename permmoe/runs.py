@@ -19,6 +19,7 @@ from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, par
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
+from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
 from permmoe.data.splits import assign_splits
@@ -35,9 +36,14 @@ from permmoe.training.fit import EpochReport, FitState, fit
 from permmoe.training.seeds import make_model
 
 
-def load_visits(manifest: Path, config: RunConfig, cache: Path) -> tuple[VisitData, Quarantine]:
-    """Read a manifest's visits, split, with their volumes. Raises DataError where nothing is left to use."""
-    table, quarantine = read_manifest(manifest, config.model.modalities)
+def load_visits(
+    manifest: Path, config: RunConfig, cache: Path, columns: OutcomeColumns = USUAL_COLUMNS
+) -> tuple[VisitData, Quarantine]:
+    """Read a manifest's visits, split, with their volumes. `columns`: where the manifest holds the outcome.
+
+    Raises DataError where nothing is left to use, and for a manifest of another score than the model's.
+    """
+    table, quarantine = read_manifest(manifest, config.model.modalities, score=config.model.score, columns=columns)
     table = assign_splits(table, config.split)
     data, broken = VisitData.load(table, config.model, VolumeCache(cache), stem=fixed_stem(config.model))
     require_images(data.visits, quarantine + broken, config.model.names)
@@ -52,6 +58,7 @@ def train_run(
     config: RunConfig,
     *,
     cache: Path,
+    columns: OutcomeColumns = USUAL_COLUMNS,
     device: str = "cpu",
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> pd.DataFrame:
@@ -59,7 +66,7 @@ def train_run(
 
     A folder begun with another configuration or other data is refused with a ConfigurationError.
     """
-    data, quarantine = load_visits(manifest, config, cache)
+    data, quarantine = load_visits(manifest, config, cache, columns)
     out.mkdir(parents=True, exist_ok=True)
     quarantine.write(out / "quarantine.csv")
     torch.set_num_threads(config.train.threads or torch.get_num_threads())

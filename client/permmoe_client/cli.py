@@ -124,7 +124,7 @@ def approve(
     config = read_site(site_file(context, site))
     ledger = ledger_of(config)
     plan = _one_study(config, study)
-    for section in study_in_words(plan):
+    for section in study_in_words(plan, config.outcome):
         console.print(Text(f"\n{section.heading}", style="bold"))
         for sentence in section.sentences:
             say(f"  {sentence}")
@@ -133,6 +133,7 @@ def approve(
         console.print(Text(f"\nDifferent from the study approved on {earlier[-1].time[:10]}", style="bold"))
         for change in changes:
             say(f"  {change}")
+    config.outcome.require(plan.model.score)
     if not yes and not typer.confirm(f"\nMay the study {plan.digest()[:16]}… train at site {config.name}?"):
         say("not approved; nothing was changed")
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import Field, model_validator
 
 from permmoe.config import Configuration, SplitConfig, read_config
+from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.target_rule import TargetRule
 from permmoe.federated.roster import SITE_NAME
 from permmoe.runtime.logs import LogFormat
@@ -75,6 +76,9 @@ class SiteConfig(Configuration):
     name: str = Field(pattern=f"^{SITE_NAME.pattern}$", description="what the coordinator knows the site by")
     manifest: Path | None = Field(None, description="CSV file of the site's index visits")
     folders: DataFolders | None = Field(None, description="tables and images, in place of a manifest")
+    outcome: OutcomeColumns = Field(
+        USUAL_COLUMNS, description="which columns of the manifest hold the outcome, of which score, in which unit"
+    )
     cache: Path = Field(description="folder for preprocessed volumes; it will hold patients' images")
     modalities: tuple[str, ...] = Field((), description="modalities to take part with; empty: all that visits have")
     split: SplitConfig = Field(SplitConfig(), description="which visits train, validate and test")
@@ -99,6 +103,8 @@ class SiteConfig(Configuration):
     def _is_consistent(self) -> SiteConfig:
         if (self.manifest is None) == (self.folders is None):
             raise ValueError("give either 'manifest' or 'folders'")
+        if self.folders and self.outcome != USUAL_COLUMNS:
+            raise ValueError("'outcome' names columns of a manifest; from 'folders' it is the change in CDR-SB")
         if self.coordinator and self.ledger is None:
             raise ValueError("a site that connects to a coordinator needs 'ledger', a folder for what left")
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,7 @@ from permmoe.data.adni import select_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import manifest_header, read_manifest, unread_columns, write_manifest
+from permmoe.data.outcome_columns import OUTCOME_HELP, read_outcome
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
@@ -89,7 +90,8 @@ def adni(
     model: ModelOption = None,
 ) -> None:
     """Turn ADNI's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
-    modalities = _model(model).modalities
+    settings = _model(model)
+    modalities = settings.modalities
     rule = parse_config(
         {
             "horizon_months": horizon, "window_months": window, "image_window_days": image_window,
@@ -109,7 +111,7 @@ def adni(
     if selection.choices:
         selection.write_choices(choices)
         _say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
-    _show_summary(selection.visits, [m.name for m in modalities], horizon)
+    _show_summary(selection.visits, settings, horizon)
     _show_sources(selection)
     _show_quarantine(selection.quarantine)
     _say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
@@ -122,18 +124,22 @@ def inspect(
         bool, typer.Option("--volumes", help="Read every image, too, and say which are broken.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="CSV to itemise the quarantine in; it names patients.")] = None,
+    outcome: Annotated[Path | None, typer.Option(help=OUTCOME_HELP)] = None,
     model: ModelOption = None,
 ) -> None:
     """Count a manifest's visits by site, phase, modality and combination, and say what cannot be used."""
     settings = _model(model)
-    visits, quarantine = read_manifest(manifest, settings.modalities, need_target=False)
-    if unread := unread_columns(manifest_header(manifest), settings.modalities):
+    columns = read_outcome(outcome)
+    visits, quarantine = read_manifest(
+        manifest, settings.modalities, need_target=False, score=settings.score, columns=columns
+    )
+    if unread := unread_columns(manifest_header(manifest), settings.modalities, columns):
         _say(f"note: columns that nothing reads: {', '.join(unread)}")
     if volumes:
         quarantine += _broken_volumes(visits, settings)
     horizons = {v.horizon_months for v in visits}
     if len(visits):
-        _show_summary(visits, settings.names, max(horizons))
+        _show_summary(visits, settings, max(horizons))
     _show_quarantine(quarantine)
     if report is not None:
         quarantine.write(report)
@@ -160,7 +166,8 @@ def _broken_volumes(visits: VisitTable, model: ModelConfig) -> Quarantine:
     return Quarantine(tuple(items))
 
 
-def _show_summary(visits: VisitTable, names: Sequence[str], horizon_months: float) -> None:
+def _show_summary(visits: VisitTable, model: ModelConfig, horizon_months: float) -> None:
+    names, score = model.names, model.score
     summary = summarise(visits, names)
     if is_synthetic(visits):
         _say("SYNTHETIC data: invented subjects; figures say nothing about patients")
@@ -178,7 +185,7 @@ def _show_summary(visits: VisitTable, names: Sequence[str], horizon_months: floa
     groups.add_section()
     for split, n in summary.by_split.items():
         groups.add_row(split or "not yet split", str(n))
-    header = ("CDR-SB, points", "n", "mean", "SD", "quartiles", "zero", "negative")
+    header = (f"{score.name}, {score.unit}", "n", "mean", "SD", "quartiles", "zero", "negative")
     labels = Table(*header, title="Labels")
     labels.add_row("at the visit", *_cells(summary.baseline))
     labels.add_row(f"change at {horizon_months:g} months", *_cells(summary.delta))

@@ -7,6 +7,7 @@ Columns, in any order; others are ignored:
 | subject_id, site, session | text, kept as written (`011` keeps its zero) |
 | baseline_cdrsb | CDR-SB at the visit, points, 0 to 18 |
 | delta_cdrsb | CDR-SB at the horizon − CDR-SB at the visit, points; needed for training and evaluation only |
+| in their place, those that permmoe.data.outcome_columns names | the same of another score, or under other names |
 | horizon_months | months from the visit to the outcome; the same in every row |
 | one a volume modality, named like it | the image's path, empty = not collected |
 | the columns of each tabular modality | numbers, all empty = not collected |
@@ -22,13 +23,16 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from permmoe.config import CDR_SB, Score
 from permmoe.data.cells import parse_number
 from permmoe.data.kinds import by_kind, kind_of
 from permmoe.data.kinds.kind import RowPlace
 from permmoe.data.kinds.volume import absolute
+from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -42,22 +46,37 @@ SPLITS = ("", "train", "validation", "test")
 
 
 def read_manifest(
-    path: Path, modalities: Sequence[Modality], *, need_target: bool = True
+    path: Path,
+    modalities: Sequence[Modality],
+    *,
+    need_target: bool = True,
+    score: Score = CDR_SB,
+    columns: OutcomeColumns = USUAL_COLUMNS,
 ) -> tuple[VisitTable, Quarantine]:
     """Read the visits of a manifest, and itemise what cannot be used.
+
+    `score` is what the model predicts the change of, and `columns` where and in which unit the manifest holds it; the
+    visits have it in the score's unit.
 
     A row whose scores are missing or impossible is left out, and so is a file that does not exist: its visit goes on
     with the other modalities, if it has any. Without `need_target` a visit may have no outcome (prediction).
 
-    Raises DataError for a table that cannot be used at all: not a CSV file, columns missing, a subject in two rows,
-    a relative path that leaves the manifest's folder, an unknown split, more than one horizon.
+    Raises DataError for a table that cannot be used at all: not a CSV file, columns missing, another score or unit, a
+    subject in two rows, a relative path that leaves the manifest's folder, an unknown split, more than one horizon.
     """
+    columns.require(score)
     header, rows = _read_rows(path)
-    _require_columns(path, header, modalities, need_target)
+    _require_columns(path, header, required_columns(modalities, need_target=need_target, columns=columns))
     visits: list[Visit] = []
     items: list[Quarantined] = []
     for line, row in rows:
-        visit, left_out = _visit_of(path, line, row, modalities, need_target)
+        _require_split(path, line, row)
+        scores = _scores(row, columns)
+        reason = _reason_to_refuse(row, scores, score, need_target)
+        if reason is not None:
+            items.append(Quarantined(row["subject_id"], "", str(RowPlace(path, line)), reason))
+            continue
+        visit, left_out = _visit_of(path, line, row, modalities, scores)
         items += left_out
         if visit is not None:
             visits.append(visit)
@@ -65,35 +84,41 @@ def read_manifest(
     if len(horizons) > 1:
         raise DataError(
             f"{path} mixes horizons of {', '.join(f'{h:g}' for h in horizons)} months; "
-            "keep one horizon a manifest: their changes in CDR-SB are different targets",
+            "keep one horizon a manifest: their changes are different targets",
             for_log="the manifest mixes several horizons",
         )
     return VisitTable(tuple(visits)), Quarantine(tuple(items))
 
 
-def write_manifest(table: VisitTable, path: Path, modalities: Sequence[Modality]) -> None:
-    """Write visits so that `read_manifest` gives them back; the file is complete or absent.
+def write_manifest(
+    table: VisitTable, path: Path, modalities: Sequence[Modality], columns: OutcomeColumns = USUAL_COLUMNS
+) -> None:
+    """Write visits so that `read_manifest` gives them back; the file is complete or absent. Numbers are written as they
+    are: `columns` names a change, and has no unit of its own.
 
     Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
     absolute paths.
     """
-    header = _written_columns(modalities)
+    header = _written_columns(modalities, columns)
     folder = absolute(path.parent)
-    write_csv_atomically(path, header, [_row_of(visit, folder, modalities) for visit in table])
+    cells = [_cells_of(visit, folder, modalities, columns) for visit in table]
+    write_csv_atomically(path, header, [[row.get(name, "") for name in header] for row in cells])
 
 
-def required_columns(modalities: Sequence[Modality], *, need_target: bool) -> tuple[str, ...]:
+def required_columns(
+    modalities: Sequence[Modality], *, need_target: bool, columns: OutcomeColumns = USUAL_COLUMNS
+) -> tuple[str, ...]:
     """The columns that a manifest of these modalities has to have, each once: tabular modalities may share one."""
-    scores = (
-        ("baseline_cdrsb", "delta_cdrsb", "horizon_months") if need_target else ("baseline_cdrsb", "horizon_months")
-    )
+    scores = (columns.baseline, *((columns.later,) if need_target else ()), "horizon_months")
     own = (column for kind, of_kind in by_kind(modalities) for m in of_kind for column in kind.columns(m))
     return tuple(dict.fromkeys((*IDENTITY, *scores, *own)))
 
 
-def unread_columns(header: Sequence[str], modalities: Sequence[Modality]) -> tuple[str, ...]:
+def unread_columns(
+    header: Sequence[str], modalities: Sequence[Modality], columns: OutcomeColumns = USUAL_COLUMNS
+) -> tuple[str, ...]:
     """The columns of a manifest that nothing reads: a name among them may be a mistake."""
-    known = {*required_columns(modalities, need_target=True), *OPTIONAL}
+    known = {*required_columns(modalities, need_target=True, columns=columns), *OPTIONAL}
     return tuple(name for name in header if name and name not in known)
 
 
@@ -136,8 +161,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     return header, [(line, dict(zip(header, row, strict=True))) for line, row in rows]
 
 
-def _require_columns(path: Path, header: Sequence[str], modalities: Sequence[Modality], need_target: bool) -> None:
-    required = required_columns(modalities, need_target=need_target)
+def _require_columns(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
     if absent := [name for name in required if name not in header]:
         spare = [name for name in header if name not in required] or list(header)
         lines = [f"  {name!r}: {nearest(name, spare)}" for name in absent]
@@ -148,19 +172,39 @@ def _require_columns(path: Path, header: Sequence[str], modalities: Sequence[Mod
         )
 
 
-def _visit_of(
-    path: Path, line: int, row: Mapping[str, str], modalities: Sequence[Modality], need_target: bool
-) -> tuple[Visit | None, list[Quarantined]]:
-    """One row's visit, or None where the row is left out, and what was left out of it."""
-    subject = row["subject_id"]
-    place = RowPlace(path, line)
+def _require_split(path: Path, line: int, row: Mapping[str, str]) -> None:
     if row.get("split", "") not in SPLITS:
         raise DataError(
             f"{path}, line {line}: split {row['split']!r}; {nearest(row['split'], SPLITS[1:])}, or empty",
             for_log=f"line {line} of the manifest names a part of the split that there is not",
         )
-    if reason := _reason_to_refuse(row, need_target):
-        return None, [Quarantined(subject, "", str(place), reason)]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """A row's score at the visit and its change, in the study's unit; NaN where a cell is no number."""
+
+    baseline: float | None
+    change: float | None
+
+
+def _scores(row: Mapping[str, str], columns: OutcomeColumns) -> _Scores:
+    baseline, later = parse_number(row[columns.baseline]), parse_number(row.get(columns.later, ""))
+    if baseline is not None:
+        baseline = columns.in_unit(baseline)
+    if later is not None:
+        later = columns.in_unit(later)
+    if columns.follow_up and later is not None and baseline is not None:
+        later -= baseline
+    return _Scores(baseline, later)
+
+
+def _visit_of(
+    path: Path, line: int, row: Mapping[str, str], modalities: Sequence[Modality], scores: _Scores
+) -> tuple[Visit | None, list[Quarantined]]:
+    """One row's visit, or None where the row is left out, and what was left out of it."""
+    subject = row["subject_id"]
+    place = RowPlace(path, line)
     volumes: dict[str, Path] = {}
     tables: dict[str, tuple[float, ...]] = {}
     items: list[Quarantined] = []
@@ -178,8 +222,8 @@ def _visit_of(
         subject_id=subject,
         site=row["site"],
         session=row["session"],
-        baseline_cdrsb=cast(float, parse_number(row["baseline_cdrsb"])),
-        delta_cdrsb=parse_number(row.get("delta_cdrsb", "")),
+        baseline_cdrsb=cast(float, scores.baseline),
+        delta_cdrsb=scores.change,
         horizon_months=cast(float, parse_number(row["horizon_months"])),
         age_years=parse_number(row.get("age_years", "")),
         phase=row.get("phase", ""),
@@ -190,21 +234,19 @@ def _visit_of(
     return visit, items
 
 
-def _reason_to_refuse(row: Mapping[str, str], need_target: bool) -> Reason | None:
+def _reason_to_refuse(row: Mapping[str, str], scores: _Scores, score: Score, need_target: bool) -> Reason | None:
     """Why a row's identity or scores cannot be used, or None where they can."""
     if not row["subject_id"] or not row["site"]:
         return Reason.NO_IDENTITY
-    low, high = CDRSB_POINTS
-    baseline, delta = parse_number(row["baseline_cdrsb"]), parse_number(row.get("delta_cdrsb", ""))
     horizon, age = parse_number(row["horizon_months"]), parse_number(row.get("age_years", ""))
-    if baseline is None:
+    if scores.baseline is None:
         return Reason.NO_BASELINE
-    if not low <= baseline <= high:
+    if not score.holds(scores.baseline):
         return Reason.IMPOSSIBLE_BASELINE
-    if delta is None and need_target:
+    if scores.change is None and need_target:
         return Reason.NO_CHANGE
     # The margin forgives decimals such as 0.1 + 17.9 that binary floating point rounds above 18.
-    if delta is not None and not low - 1e-6 <= baseline + delta <= high + 1e-6:
+    if scores.change is not None and not score.holds(scores.baseline + scores.change, margin=1e-6):
         return Reason.IMPOSSIBLE_OUTCOME
     if horizon is None or not 0 < horizon < math.inf:
         return Reason.IMPOSSIBLE_HORIZON
@@ -213,13 +255,13 @@ def _reason_to_refuse(row: Mapping[str, str], need_target: bool) -> Reason | Non
     return None
 
 
-def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[object]:
+def _cells_of(visit: Visit, folder: Path, modalities: Sequence[Modality], columns: OutcomeColumns) -> dict[str, object]:
     cells: dict[str, object] = {
         "subject_id": visit.subject_id,
         "site": visit.site,
         "session": visit.session,
-        "baseline_cdrsb": repr(visit.baseline_cdrsb),
-        "delta_cdrsb": "" if visit.delta_cdrsb is None else repr(visit.delta_cdrsb),
+        columns.baseline: repr(visit.baseline_cdrsb),
+        columns.later: "" if visit.delta_cdrsb is None else repr(visit.delta_cdrsb),
         "horizon_months": repr(visit.horizon_months),
         "age_years": "" if visit.age_years is None else repr(visit.age_years),
         "phase": visit.phase,
@@ -227,9 +269,9 @@ def _row_of(visit: Visit, folder: Path, modalities: Sequence[Modality]) -> list[
     }
     for modality in modalities:
         cells |= kind_of(modality).written_cells(modality, visit, folder)
-    return [cells.get(name, "") for name in _written_columns(modalities)]
+    return cells
 
 
-def _written_columns(modalities: Sequence[Modality]) -> tuple[str, ...]:
+def _written_columns(modalities: Sequence[Modality], columns: OutcomeColumns) -> tuple[str, ...]:
     """Each once: a tabular modality may ask for an optional column, as for age_years."""
-    return tuple(dict.fromkeys((*required_columns(modalities, need_target=True), *OPTIONAL)))
+    return tuple(dict.fromkeys((*required_columns(modalities, need_target=True, columns=columns), *OPTIONAL)))

@@ -93,21 +93,21 @@ class Reason(StrEnum):
     MOVED = "head moved between the frames", Remedy.LOOK_AT_SHEET
 
     # Scores.
-    NO_BASELINE = "no baseline CDR-SB", Remedy.COMPARE_SCORES
-    IMPOSSIBLE_BASELINE = "baseline CDR-SB is not a number from 0 to 18", Remedy.COMPARE_SCORES
-    IMPOSSIBLE_SCORE = "CDR-SB is not a number from 0 to 18", Remedy.COMPARE_SCORES
-    IMPOSSIBLE_OUTCOME = "CDR-SB at the horizon is not a number from 0 to 18", Remedy.COMPARE_SCORES
+    NO_BASELINE = "no score at the visit", Remedy.COMPARE_SCORES
+    IMPOSSIBLE_BASELINE = "score at the visit is no number on its scale", Remedy.COMPARE_SCORES
+    IMPOSSIBLE_SCORE = "score is no number on its scale", Remedy.COMPARE_SCORES
+    IMPOSSIBLE_OUTCOME = "score at the horizon is no number on its scale", Remedy.COMPARE_SCORES
     IMPOSSIBLE_HORIZON = "horizon is not a positive number of months", Remedy.COMPARE_SCORES
 
     # Everything else about a row or a visit.
     NO_IDENTITY = "no subject_id or no site", Remedy.COMPLETE_ROWS
-    NO_CHANGE = "no change in CDR-SB", Remedy.COMPLETE_ROWS
+    NO_CHANGE = "no change of the score", Remedy.COMPLETE_ROWS
     IMPOSSIBLE_AGE = "age is not a number of years", Remedy.COMPLETE_ROWS
     INCOMPLETE_NUMBERS = "a value is missing or not a finite number", Remedy.COMPLETE_ROWS
     NO_MODALITY = "no modality that can be used", Remedy.COMPLETE_ROWS
     NO_CLINICAL_VISIT = "images but no clinical visit", Remedy.COMPLETE_ROWS
-    NO_MODALITY_IN_TIME = "no modality near a visit with an accepted diagnosis and CDR-SB", Remedy.COMPLETE_ROWS
-    NO_DIAGNOSIS_IN_TIME = "no CDR-SB at a visit with an accepted diagnosis", Remedy.COMPLETE_ROWS
+    NO_MODALITY_IN_TIME = "no modality near a visit with an accepted diagnosis and a score", Remedy.COMPLETE_ROWS
+    NO_DIAGNOSIS_IN_TIME = "no score at a visit with an accepted diagnosis", Remedy.COMPLETE_ROWS
     NO_RID = "row without RID and PTID", Remedy.COMPLETE_ROWS
     TWO_PEOPLE = "tables tell of two people under one identifier", Remedy.COMPARE_ROWS
     NO_PTID = "no PTID, which tells the site", Remedy.COMPLETE_ROWS

@@ -25,8 +25,8 @@ LOG = logging.getLogger("permmoe.client")
 def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
 
-    Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used,
-    where no visit is left, and where all images of a modality are away.
+    Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used
+    or is of another score than the study's, where no visit is left, and where all images of a modality are away.
     """
     for name in site.modalities:
         if name not in model.names:
@@ -69,6 +69,7 @@ def _nobody(left_out: Quarantine) -> str:
 
 
 def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quarantine]:
+    site.outcome.require(model.score)
     if site.folders:
         folders = site.folders
         selection = select_visits(folders.tables, folders.images, folders.target, model.modalities)
@@ -77,7 +78,7 @@ def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quar
             LOG.info("%s", note)
         return selection.visits.where(lambda visit: visit.delta_cdrsb is not None), selection.quarantine
     assert site.manifest
-    return read_manifest(site.manifest, model.modalities)
+    return read_manifest(site.manifest, model.modalities, score=model.score, columns=site.outcome)
 
 
 def _restricted(visit: Visit, modalities: tuple[str, ...]) -> Visit:

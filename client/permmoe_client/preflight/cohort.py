@@ -6,7 +6,6 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
 from permmoe.data.image_features import image_features
 from permmoe.data.image_file import BrokenVolume
-from permmoe.data.kinds import columns_of
 from permmoe.data.likeness import unusual_rows
-from permmoe.data.manifest import IDENTITY, SPLITS, read_manifest, unread_columns
+from permmoe.data.manifest import SPLITS, read_manifest, required_columns, unread_columns
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -37,6 +35,8 @@ class Cohort:
 
     absent: tuple[str, ...] = ()
     """Paths of the settings that are not there, or cannot be read."""
+    other_score: str = ""
+    """Why the table does not hold what the study predicts; empty where it does."""
     absent_columns: tuple[str, ...] = ()
     unread_columns: tuple[str, ...] = ()
     """Columns of the manifest that nothing reads."""
@@ -56,7 +56,9 @@ def read_cohort(
     site: SiteConfig, model: ModelConfig, progress: Progress | None = None, *, images: bool = True
 ) -> Cohort:
     """Read all that can be read, images only if wanted; what cannot be used is reported and never raised."""
-    cohort = _from_manifest(site.manifest, model) if site.manifest else _from_folders(site, model)
+    if trouble := site.outcome.mismatch(model.score):
+        return Cohort(other_score=trouble)
+    cohort = _from_manifest(site.manifest, site, model) if site.manifest else _from_folders(site, model)
     table = cohort.table.result
     if table is None or not images:
         return cohort
@@ -65,7 +67,7 @@ def read_cohort(
     return replace(cohort, broken=broken, unlike=unlike)
 
 
-def _from_manifest(path: Path, model: ModelConfig) -> Cohort:
+def _from_manifest(path: Path, site: SiteConfig, model: ModelConfig) -> Cohort:
     try:
         header, rows = _cells(path)
     except OSError:
@@ -73,17 +75,21 @@ def _from_manifest(path: Path, model: ModelConfig) -> Cohort:
     except (csv.Error, UnicodeDecodeError) as error:
         return Cohort(table=Attempt(trouble=str(error)))
     # Files with one column are no comma-separated tables; `read_manifest` says so better than a list of columns would.
-    absent = tuple(name for name in _training_columns(model) if name not in header) if len(header) > 1 else ()
+    needed = required_columns(model.modalities, need_target=True, columns=site.outcome)
+    absent = tuple(name for name in needed if name not in header) if len(header) > 1 else ()
     subjects = Counter(row.get("subject_id", "") for _, row in rows)
     repeated = tuple(sorted(subject for subject, n in subjects.items() if n > 1 and subject))
     unknown = tuple(line for line, row in rows if row.get("split", "") not in SPLITS)
     if absent or repeated or unknown:
         return Cohort(absent_columns=absent, repeated_subjects=repeated, unknown_split_lines=unknown)
     try:
-        table, left_out = read_manifest(path, model.modalities, need_target=False)
+        table, left_out = read_manifest(
+            path, model.modalities, need_target=False, score=model.score, columns=site.outcome
+        )
     except (DataError, OSError) as error:
         return Cohort(table=Attempt(trouble=str(error)))
-    return Cohort(unread_columns=unread_columns(header, model.modalities), table=Attempt(table), left_out=left_out)
+    unread = unread_columns(header, model.modalities, site.outcome)
+    return Cohort(unread_columns=unread, table=Attempt(table), left_out=left_out)
 
 
 def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:
@@ -97,13 +103,6 @@ def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:
     except (DataError, OSError) as error:
         return Cohort(table=Attempt(trouble=str(error)))
     return Cohort(table=Attempt(table), left_out=left_out)
-
-
-def _training_columns(model: ModelConfig) -> tuple[str, ...]:
-    """What a manifest needs for training; tabular modalities may share a column."""
-    of_modalities = map(columns_of, model.modalities)
-    scores = ("baseline_cdrsb", "delta_cdrsb", "horizon_months")
-    return tuple(dict.fromkeys((*IDENTITY, *scores, *chain.from_iterable(of_modalities))))
 
 
 def _cells(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:

@@ -36,6 +36,16 @@ def source(facts: Facts) -> Outcome:
     return ok("a manifest" if facts.site.manifest else "tables and images")
 
 
+def outcome(facts: Facts) -> Outcome:
+    """The table holds the score that the study predicts the change of, in a unit that is the study's or converted."""
+    own, remedy = facts.site.outcome, "mend 'outcome' in the settings, or decline the study"
+    if facts.cohort.other_score:
+        return failed(facts.cohort.other_score, remedy)
+    if others := [plan.name for plan in facts.plans.values() if own.mismatch(plan.model.score)]:
+        return warning(f"other studies predict what the table does not hold: {', '.join(map(repr, others))}", remedy)
+    return ok(own.in_words() if facts.site.manifest else f"the change in {own.name} in {own.unit}")
+
+
 def columns(facts: Facts) -> Outcome:
     """The table has a column for each volume modality, and those of tabular ones."""
     _need_source(facts)
@@ -79,7 +89,7 @@ def readable(facts: Facts) -> Outcome:
             "run the check with --details to see why; that output may quote the table",
             (attempt.trouble,),
         )
-    return ok(f"{len(attempt.need('data.columns, data.unique_subjects and data.split_names'))} visits")
+    return ok(f"{len(attempt.need('data.outcome, data.columns, data.unique_subjects and data.split_names'))} visits")
 
 
 def visits(facts: Facts) -> Outcome:
@@ -101,7 +111,7 @@ def targets(facts: Facts) -> Outcome:
         raise Skip("needs data.visits")
     missing = sum(visit.delta_cdrsb is None for visit in table)
     detail = f"{missing} of {len(table)} visits have no outcome"
-    remedy = "fill the column 'delta_cdrsb', or wait for the follow-up visits"
+    remedy = f"fill the column '{facts.site.outcome.later}', or wait for the follow-up visits"
     if missing == len(table):
         return failed(detail, remedy)
     if missing > MAX_MISSING_TARGETS * len(table):
@@ -116,7 +126,7 @@ def left_out(facts: Facts) -> Outcome:
 
 
 def scores(facts: Facts) -> Outcome:
-    """CDR-SB is 0 to 18 points, at the visit and at the horizon."""
+    """The score lies on its scale, at the visit and at the horizon; CDR-SB is 0 to 18 points."""
     items = with_remedy(_left_out(facts), Remedy.COMPARE_SCORES)
     return left_out_outcome(items, "row(s) have an impossible or no score", Remedy.COMPARE_SCORES)
 
@@ -151,8 +161,9 @@ def label_spread(facts: Facts) -> Outcome:
     """Where everyone changes alike the column is most likely another one."""
     changes = {visit.delta_cdrsb for visit in facts.visits}
     if len(changes) == 1 and len(facts.visits) > 1:
-        return warning("every visit has the same change in CDR-SB", "compare 'delta_cdrsb' with its source")
-    return ok(f"{len(changes)} different changes in CDR-SB")
+        own = facts.site.outcome
+        return warning(f"every visit has the same change in {own.name}", f"compare '{own.later}' with its source")
+    return ok(f"{len(changes)} different changes in {facts.site.outcome.name}")
 
 
 def tabular_units(facts: Facts) -> Outcome:
@@ -272,6 +283,8 @@ def synthetic(facts: Facts) -> Outcome:
 def _need_source(facts: Facts) -> None:
     if facts.cohort.absent:
         raise Skip("needs data.source")
+    if facts.cohort.other_score:
+        raise Skip("needs data.outcome")
 
 
 def _left_out(facts: Facts) -> Quarantine:
@@ -281,6 +294,7 @@ def _left_out(facts: Facts) -> Quarantine:
 
 CHECKS = (
     Check("data.source", "The data are where the settings say", source),
+    Check("data.outcome", "The table's outcome is the study's", outcome),
     Check("data.columns", "The table has every column", columns),
     Check("data.unique_subjects", "No subject occurs twice", unique_subjects),
     Check("data.split_names", "Parts of the data have known names", split_names),

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from permmoe.config import ModelConfig
+from permmoe.config import ModelConfig, Score
+from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
 from permmoe.errors import PermmoeError
@@ -33,7 +34,7 @@ class Facts:
     site: SiteConfig
     offline: bool
     model: ModelConfig
-    """The model of the first approved study that is at hand, or the default."""
+    """The model of the first approved study that is at hand, or the default, of the score that the site's table has."""
     layout: ModuleLayout
     with_images: bool
     """Whether images were opened."""
@@ -105,7 +106,8 @@ def gather(
     plans, damaged = _read_plans(site.ledger)
     approved, approved_plans = _read_approvals(site)
     plans |= approved_plans
-    model = model or next((plans[digest].model for digest in sorted(approved) if digest in plans), ModelConfig())
+    model = model or next((plans[digest].model for digest in sorted(approved) if digest in plans), None)
+    model = model or _model_of(site.outcome)
     return Facts(
         path=path,
         site=site,
@@ -121,6 +123,14 @@ def gather(
         damaged_plans=damaged,
         world=world,
     )
+
+
+def _model_of(outcome: OutcomeColumns) -> ModelConfig:
+    """The default model for a site's table, while no study says what is predicted."""
+    if outcome == USUAL_COLUMNS:
+        return ModelConfig()
+    unit = outcome.unit if outcome.times is None else "the study's unit"
+    return ModelConfig(score=Score(name=outcome.name, unit=unit, lowest=None, highest=None), outcome_range=None)
 
 
 def _read_approvals(site: SiteConfig) -> tuple[frozenset[str], dict[str, RoundPlan]]:

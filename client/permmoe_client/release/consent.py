@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from permmoe.config import CDR_SB
 from permmoe.data.kinds import by_kind
+from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
@@ -25,8 +27,11 @@ class Section:
     sentences: tuple[str, ...]
 
 
-def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
-    """What the study reads, does, sends and is protected by; the last section holds every setting."""
+def study_in_words(plan: RoundPlan, outcome: OutcomeColumns = USUAL_COLUMNS) -> tuple[Section, ...]:
+    """What the study reads, does, sends and is protected by; the last section holds every setting.
+
+    `outcome` is where this site's table holds it.
+    """
     federation, train = plan.federation, plan.train
     sizes = _module_sizes(plan)
     megabytes = 4e-6 * sum(sizes.values())
@@ -36,8 +41,9 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
     if plan.model.ridge:
         cells = " × ".join(map(str, plan.model.ridge.cells))
         centring.append(
-            f"With them it sends covariances: how coarse voxels ({cells} a volume), columns, baseline CDR-SB and "
-            f"outcome vary together over its training visits, {least} subjects or more each."
+            f"With them it sends covariances: how coarse voxels ({cells} a volume), columns, baseline "
+            f"{plain(plan.model.score.name)} and outcome vary together over its training visits, {least} subjects or "
+            "more each."
         )
     update: tuple[str, ...]
     if federation.secure:
@@ -74,7 +80,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
         Section(
             "The study", (f"Name: {plain(plan.name)}", f"Purpose: {purpose}", *synthetic, f"Digest: {plan.digest()}")
         ),
-        Section("What it predicts", _prediction(plan)),
+        Section("What it predicts", _prediction(plan, outcome)),
         Section("What it reads here", tuple(reads)),
         Section(
             "What this site does",
@@ -110,7 +116,7 @@ def study_in_words(plan: RoundPlan) -> tuple[Section, ...]:
     )
 
 
-def _prediction(plan: RoundPlan) -> tuple[str, ...]:
+def _prediction(plan: RoundPlan, outcome: OutcomeColumns) -> tuple[str, ...]:
     """What the study file says of its outcome, and where the outcome of a visit comes from at this site."""
     months = plan.horizon_months
     if plan.outcome:
@@ -120,11 +126,17 @@ def _prediction(plan: RoundPlan) -> tuple[str, ...]:
         declared = f"The outcome of each visit {months:g} months after it, as the study file declares it."
     else:
         declared = "The study file names neither an outcome nor a horizon: both are those of your own table."
+    score = plan.model.score
+    declared_score = f"The model predicts the change in {plain(score.name)}, in {plain(score.unit)}."
+    own = f"The outcome of a visit is taken from your own table: {outcome.in_words()}, over horizon_months"
+    folders = "; from folders, the change that 'folders.target' of site.yaml defines" if score == CDR_SB else ""
+    trouble = outcome.mismatch(score)
     return (
         declared,
-        "The outcome of a visit is taken from your own table: delta_cdrsb, the change in CDR-SB in points, over "
-        "horizon_months; from folders, the change that 'folders.target' of site.yaml defines.",
-        "It is predicted from the visit's images, columns and baseline CDR-SB.",
+        *((declared_score,) if score != CDR_SB else ()),
+        f"{own}{folders}.",
+        f"It is predicted from the visit's images, columns and baseline {plain(score.name)}.",
+        *((f"This site cannot take part as it is set up: {plain(trouble)}.",) if trouble else ()),
     )
 
 

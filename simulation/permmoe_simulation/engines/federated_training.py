@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from permmoe.data.manifest import write_manifest
+from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.errors import ConfigurationError, PermmoeError, nearest
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.federation_config import FederationConfig
@@ -132,7 +133,9 @@ def _provisioned_sites(
 
 
 def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
+    outcome = OutcomeColumns.of(plan.model.score).model_dump(exclude_defaults=True)
     return {
+        **({"outcome": outcome} if outcome else {}),
         "cache": str(cache.absolute()),
         "threads": cell.train.threads,
         "state": "state",

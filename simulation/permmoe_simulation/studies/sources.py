@@ -15,6 +15,7 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import write_cohort
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import read_manifest
+from permmoe.data.outcome_columns import USUAL_COLUMNS
 from permmoe.data.public_tables import table_visits
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.target_rule import TargetRule
@@ -42,6 +43,7 @@ def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: 
     Raises DataError where there is no usable visit.
     """
     if source.synthetic is not None:
+        USUAL_COLUMNS.require(model.score)
         cohort = source.synthetic
         files = folder / "cohorts" / cohort.digest()[:12]
         progress.stage("synthetic cohort", cohort.subjects)
@@ -53,7 +55,7 @@ def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: 
         visits, quarantine = table_visits(source.table, model.modalities)
     else:
         assert source.manifest is not None
-        visits, quarantine = read_manifest(source.manifest, model.modalities)
+        visits, quarantine = read_manifest(source.manifest, model.modalities, score=model.score, columns=source.outcome)
     if len(visits) == 0:
         raise DataError("the study has no usable visit; `permmoe data inspect` on its manifest says why")
     progress.stage("volumes", 1)

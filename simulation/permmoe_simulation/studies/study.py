@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from permmoe.config import Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
+from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.public_tables import TABLES
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.baselines import BASELINES
@@ -26,6 +27,11 @@ class DataSource(Configuration):
 
     synthetic: CohortConfig | None = None
     manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
+    outcome: OutcomeColumns = Field(
+        USUAL_COLUMNS,
+        exclude_if=lambda columns: columns == USUAL_COLUMNS,
+        description="manifest: which of its columns hold the outcome",
+    )
     table: str | None = Field(None, description="which of permmoe.data.public_tables")
     horizon_months: float = Field(24.0, gt=0, description="synthetic: from the index visit to the outcome")
 

@@ -92,7 +92,7 @@ def test_everyone_who_is_left_out_is_itemised(tmp_path: Path) -> None:
     table, quarantine = adni_visits(tables, images, TargetRule(), ADNI_MODALITIES)
     assert len(table) == 0
     assert [(i.subject_id, i.reason) for i in quarantine] == [
-        ("011_S_0002", "no modality near a visit with an accepted diagnosis and CDR-SB"),
+        ("011_S_0002", "no modality near a visit with an accepted diagnosis and a score"),
         ("023_S_0007", "images but no clinical visit"),
     ]
 

@@ -47,7 +47,7 @@ def test_impossible_score_is_itemised(tmp_path: Path) -> None:
     found = read_assessments(folder)
     assessments, quarantine = found.assessments, found.quarantine
     assert assessments == {}
-    assert [(i.file, i.reason) for i in quarantine] == [("ADNIMERGE.csv:2", "CDR-SB is not a number from 0 to 18")]
+    assert [(i.file, i.reason) for i in quarantine] == [("ADNIMERGE.csv:2", "score is no number on its scale")]
 
 
 def test_cdr_table_adds_what_adnimerge_lacks_and_repeats_nothing(tmp_path: Path) -> None:

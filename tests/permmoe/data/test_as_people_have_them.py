@@ -342,7 +342,7 @@ def test_every_subject_is_a_visit_or_counted_where_it_was_lost(copied: Path) -> 
     assert selection.steps["in tables or images"] == 40 == len(selection.visits) + sum(lost.values())
     assert lost["lost: images but no clinical visit"] == 5
     assert lost["lost: no accepted diagnosis at any visit"] >= 7
-    assert lost["lost: no CDR-SB at a visit with an accepted diagnosis"] == 3
+    assert lost["lost: no score at a visit with an accepted diagnosis"] == 3
     assert not any(v.subject_id in str(selection.steps) for v in selection.visits)
 
 
