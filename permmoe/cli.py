@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.config import RunConfig, Score, read_config
+from permmoe.config import CDR_SB, RunConfig, Score, read_config
 from permmoe.data import commands as data_commands
+from permmoe.data import registry_commands
 from permmoe.data.cache import VolumeCache
 from permmoe.data.kinds import kind_of
 from permmoe.data.manifest import read_manifest
@@ -34,7 +35,8 @@ from permmoe.runtime.devices import training_device
 from permmoe.training.fit import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert ADNI downloads, inspect.")
+registry_commands.add_to(data_commands.app)
+app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert registries' downloads, inspect.")
 console = Console()
 
 
@@ -144,7 +146,7 @@ def predict_command(
         )
     else:
         if baseline is None or not score.holds(baseline):
-            raise ConfigurationError(f"give --baseline, {_what_is_given(score)} at the visit")
+            raise ConfigurationError(f"give {_baseline_option(score)}")
         visits, quarantine = _one_patient(trained.config.modalities, image or [], value or [], baseline), None
     with tempfile.TemporaryDirectory() as scratch:
         predictions, broken = predict(trained, visits, VolumeCache(Path(scratch)))
@@ -164,10 +166,12 @@ def predict_command(
     console.print(RESEARCH_NOTICE, style="bold")
 
 
-def _what_is_given(score: Score) -> str:
+def _baseline_option(score: Score) -> str:
+    """The option that gives a score at the visit, and what it may be."""
     low, high = score.bounds
-    scale = f"{low:g} to {high:g} {score.unit}" if math.isfinite(low + high) else f"in {score.unit}"
-    return f"the {score.name} ({scale})"
+    option = "--baseline-cdrsb" if score == CDR_SB else "--baseline"
+    scale = f"a number from {low:g} to {high:g}" if math.isfinite(low + high) else "a number"
+    return f"{option}, the {score.name} at the visit: {scale} ({score.unit})"
 
 
 def _nothing_to_predict(manifest: Path | None, n_left_out: int) -> str:

@@ -18,7 +18,7 @@ from permmoe.data.adni import select_visits
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import manifest_header, read_manifest, unread_columns, write_manifest
-from permmoe.data.outcome_columns import OUTCOME_HELP, read_outcome
+from permmoe.data.outcome_columns import OUTCOME_HELP, USUAL_COLUMNS, OutcomeColumns, read_outcome
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
@@ -58,10 +58,10 @@ def synthesize(
     }  # fmt: skip
     given |= {key: value for key, value in chosen.items() if value is not None}
     cohort = parse_config(given, CohortConfig, "the cohort's settings")
-    _say(f"writing a synthetic cohort of {cohort.subjects} subjects into {out}")
+    say(f"writing a synthetic cohort of {cohort.subjects} subjects into {out}")
     with _progress("subjects") as show:
         write_cohort(out, cohort, workers=workers, progress=show)
-    _say(
+    say(
         f"synthetic cohort in {out}; next: "
         f"permmoe data adni --tables {out / 'clinical'} --images {out} --out {out / 'manifest.csv'}"
     )
@@ -90,8 +90,7 @@ def adni(
     model: ModelOption = None,
 ) -> None:
     """Turn ADNI's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
-    settings = _model(model)
-    modalities = settings.modalities
+    settings = model_of(model)
     rule = parse_config(
         {
             "horizon_months": horizon, "window_months": window, "image_window_days": image_window,
@@ -101,20 +100,33 @@ def adni(
         TargetRule,
         "the target rule",
     )  # fmt: skip
-    _say(f"reading tables in {tables}" + (f" and looking for images under {images}" if images else ""))
-    selection = select_visits(tables, images, rule, modalities)
+    say(f"reading tables in {tables}" + (f" and looking for images under {images}" if images else ""))
+    write_selection(select_visits(tables, images, rule, settings.modalities), out, settings, horizon)
+
+
+def write_selection(
+    selection: Selection,
+    out: Path,
+    model: ModelConfig,
+    horizon_months: float,
+    columns: OutcomeColumns = USUAL_COLUMNS,
+) -> None:
+    """Write a registry's visits as a manifest, and beside it what was left out and what was chosen; show all in counts.
+
+    Raises DataError, after the account, where no visit is left.
+    """
     report, choices = out.with_suffix(".quarantine.csv"), out.with_suffix(".choices.csv")
     selection.quarantine.write(report)
     _show_steps(selection)
     selection.require_visits()
-    write_manifest(selection.visits, out, modalities)
+    write_manifest(selection.visits, out, model.modalities, columns)
     if selection.choices:
         selection.write_choices(choices)
-        _say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
-    _show_summary(selection.visits, settings, horizon)
+        say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
+    _show_summary(selection.visits, model, horizon_months)
     _show_sources(selection)
     _show_quarantine(selection.quarantine)
-    _say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
+    say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
 
 
 @app.command()
@@ -128,13 +140,13 @@ def inspect(
     model: ModelOption = None,
 ) -> None:
     """Count a manifest's visits by site, phase, modality and combination, and say what cannot be used."""
-    settings = _model(model)
+    settings = model_of(model)
     columns = read_outcome(outcome)
     visits, quarantine = read_manifest(
         manifest, settings.modalities, need_target=False, score=settings.score, columns=columns
     )
     if unread := unread_columns(manifest_header(manifest), settings.modalities, columns):
-        _say(f"note: columns that nothing reads: {', '.join(unread)}")
+        say(f"note: columns that nothing reads: {', '.join(unread)}")
     if volumes:
         quarantine += _broken_volumes(visits, settings)
     horizons = {v.horizon_months for v in visits}
@@ -143,12 +155,13 @@ def inspect(
     _show_quarantine(quarantine)
     if report is not None:
         quarantine.write(report)
-        _say(f"quarantine itemised in {report} (names patients: keep it at the site)")
+        say(f"quarantine itemised in {report} (names patients: keep it at the site)")
     if not len(visits):
         raise DataError(f"{manifest} has no usable visit; mend what was left out, or add rows under its header")
 
 
-def _model(path: Path | None) -> ModelConfig:
+def model_of(path: Path | None) -> ModelConfig:
+    """The model of a YAML file; the default one without."""
     return read_model(path) if path else ModelConfig()
 
 
@@ -170,7 +183,7 @@ def _show_summary(visits: VisitTable, model: ModelConfig, horizon_months: float)
     names, score = model.names, model.score
     summary = summarise(visits, names)
     if is_synthetic(visits):
-        _say("SYNTHETIC data: invented subjects; figures say nothing about patients")
+        say("SYNTHETIC data: invented subjects; figures say nothing about patients")
     sites = Table("site", "visits", *names, title="Visits by site and modality")
     for site, n in summary.by_site.items():
         sites.add_row(site, str(n), *(str(summary.modality_by_site[site][name]) for name in names))
@@ -202,7 +215,7 @@ def _cells(d: Distribution) -> tuple[str, ...]:
 
 def _show_quarantine(quarantine: Quarantine) -> None:
     if not len(quarantine):
-        _say("nothing was left out")
+        say("nothing was left out")
         return
     table = Table("reason", "count", title="Left out")
     for reason, n in quarantine.counts().items():
@@ -212,9 +225,9 @@ def _show_quarantine(quarantine: Quarantine) -> None:
 
 def _show_steps(selection: Selection) -> None:
     for what, n in selection.steps.items():
-        _say(f"{n} subjects {what}")
+        say(f"{n} subjects {what}")
     for note in selection.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _show_sources(selection: Selection) -> None:
@@ -227,7 +240,8 @@ def _show_sources(selection: Selection) -> None:
         Console().print(table)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Show a text as it is, without markup."""
     Console().print(escape(text), highlight=False, soft_wrap=True)
 
 

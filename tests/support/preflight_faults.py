@@ -290,6 +290,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("network.health", FAILS, lambda h: h.serve(status="503 Service Unavailable")),
     ("data.source", FAILS, settings(manifest="absent.csv")),
     ("data.source", FAILS, settings(manifest=None, folders={"tables": "absent", "images": "images"})),
+    ("data.outcome", FAILS, settings(outcome={"name": "MMSE", "baseline": "mmse", "change": "mmse_change"})),
     ("data.columns", FAILS, _missing_column),
     ("data.unique_subjects", FAILS, repeated_subjects),
     ("data.split_names", FAILS, column("split", SUBJECTS[3], slice(0, 1))),

@@ -1,0 +1,202 @@
+"""What the registries have in common, from their dated assessments on."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from itertools import chain
+from pathlib import Path
+
+from permmoe.data.images import FoundImage, FoundImages, find_images
+from permmoe.data.index_visits import (
+    Subject,
+    notes_of_images,
+    require_diagnoses,
+    require_image_folder,
+    require_image_modalities,
+    select_index_visits,
+)
+from permmoe.data.kinds import kind_of
+from permmoe.data.quarantine import Quarantined
+from permmoe.data.reasons import Reason
+from permmoe.data.selection import Selection
+from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, NumberSource, TargetRule
+from permmoe.errors import ConfigurationError, nearest
+from permmoe.modality import Modality
+
+
+@dataclass(frozen=True)
+class NumberRow:
+    """A row of a table of numbers: a scan's volumes, a visit's tests."""
+
+    day: date
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class NumberTable:
+    """A table's columns that tabular modalities ask for."""
+
+    file: str
+    """Its name."""
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[NumberRow]]
+    """By subject."""
+    is_of_scans: bool
+    """Whether its numbers were taken from scans, which have days of their own, and not at clinical visits."""
+
+
+@dataclass(frozen=True)
+class RegistryTables:
+    """What a registry's tables say. Subjects are called as in the manifest."""
+
+    assessments: Mapping[str, Sequence[Assessment]]
+    sites: Mapping[str, str]
+    numbers: Sequence[NumberTable] = ()
+    items: Sequence[Quarantined] = ()
+    notes: Sequence[str] = ()
+    """What was read from elsewhere than where it usually stands, in sentences that name no subject."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry, as everything that is common needs it."""
+
+    name: str
+    rule: TargetRule
+    """Its own rule of the target, which the command's options change."""
+    scores: Mapping[str, Sequence[str]]
+    """The columns that hold each score, first come first served, by permmoe.data.registries.scores."""
+    read: Callable[[Path, str, Sequence[str]], RegistryTables]
+    """Reads a folder of tables, for a score and for further columns of numbers."""
+    subject_of: Callable[[str], str | None]
+    """Whose image it is, by the label of the images' tree; None for nobody's of this registry."""
+    day_of: Callable[[FoundImage, Sequence[Assessment]], date | None]
+    """When an image was taken, given its subject's visits; None where nothing tells."""
+
+
+def select_visits(
+    registry: Registry,
+    tables: Path,
+    images: Path | None,
+    rule: TargetRule,
+    modalities: Sequence[Modality],
+    score: str = "cdr-sb",
+) -> Selection:
+    """Select the index visits of a registry's subjects, and count what each step lost.
+
+    `images` may be None where no modality is an image. Raises DataError where the folders do not hold the registry's
+    tables and images, where a column of them cannot be read, and for a diagnosis that no visit has; ConfigurationError
+    for a score that the registry does not have.
+    """
+    if score not in registry.scores:
+        raise ConfigurationError(f"{registry.name} has no score {score!r}; {nearest(score, registry.scores)}")
+    require_image_modalities(modalities, registry.name)
+    require_image_folder(modalities, images)
+    columns = tuple(dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m)))
+    found = registry.read(tables, score, columns)
+    assessments = {
+        subject: with_numbers(with_last_known(visits), subject, found.numbers, rule)
+        for subject, visits in found.assessments.items()
+    }
+    require_diagnoses(rule, chain.from_iterable(assessments.values()))
+    seen = find_images(images) if images else FoundImages((), ())
+    dated = _dated_images(registry, seen.images, assessments)
+    subjects = [
+        Subject(name, found.sites.get(name, ""), assessments.get(name, ()), dated.of.get(name, ()))
+        for name in sorted(assessments.keys() | dated.of.keys())
+    ]
+    notes = [*found.notes, *notes_of_images(seen, len(dated.undated))]
+    if dated.n_of_nobody:
+        notes.append(f"{dated.n_of_nobody} image(s) are of subjects that are not called as {registry.name}'s are")
+    return select_index_visits(
+        subjects,
+        rule,
+        modalities,
+        scanned=_scanned(modalities, found.numbers),
+        without_site=Reason.NO_IDENTITY,
+        items=(*found.items, *dated.undated),
+        notes=notes,
+    )
+
+
+def with_last_known(visits: Iterable[Assessment]) -> list[Assessment]:
+    """Visits without a diagnosis are given the last one that was made before, and the day of it."""
+    given: list[Assessment] = []
+    last: Assessment | None = None
+    for visit in sorted(visits, key=lambda v: (v.taken, v.code)):
+        if visit.diagnosis:
+            last = visit
+        elif last is not None:
+            visit = replace(visit, diagnosis=last.diagnosis, diagnosed=last.taken)
+        given.append(visit)
+    return given
+
+
+def with_numbers(
+    visits: Iterable[Assessment], subject: str, tables: Sequence[NumberTable], rule: TargetRule
+) -> list[Assessment]:
+    """A subject's visits with the numbers of each table's row that is nearest in time, and where they come from.
+
+    Scans lie within the rule's window of images, other rows within that of tables. All numbers of a table come from one
+    row, so that they are of one scan or one test; of two rows as near, from the earlier one.
+    """
+    given = []
+    for visit in visits:
+        values, given_by = dict(visit.values), dict(visit.given_by)
+        for table in tables:
+            rows = table.rows.get(subject, ())
+            near = min(rows, key=lambda row: (abs(row.day - visit.taken), row.day), default=None)
+            window = rule.image_window_days if table.is_of_scans else rule.table_window_days
+            if near is not None and abs(near.day - visit.taken) <= timedelta(days=window):
+                values |= near.values
+                given_by |= {column: NumberSource(table.file, column) for column in near.values}
+        given.append(replace(visit, values=values, given_by=given_by))
+    return given
+
+
+def _scanned(modalities: Sequence[Modality], tables: Sequence[NumberTable]) -> list[str]:
+    """The tabular modalities all of whose numbers were taken from scans."""
+    of_scans = {column for table in tables if table.is_of_scans for column in table.columns}
+    return [m.name for m in modalities if m.has_columns and of_scans.issuperset(kind_of(m).adni_columns(m))]
+
+
+def date_of_month(session: str, assessments: Sequence[Assessment]) -> date | None:
+    """The day of a session that Clinica calls by its month, as `M018`: that of the visit of this month's code, or
+    where there is none the month counted from the first visit."""
+    match = re.fullmatch(r"M(\d+)", session, re.IGNORECASE)
+    if match is None or not assessments:
+        return None
+    months = int(match[1])
+    codes = ("bl", "m00") if months == 0 else (f"m{months:02d}",)
+    same_visit = min((a.taken for a in assessments if a.code in codes), default=None)
+    return same_visit or min(a.taken for a in assessments) + timedelta(days=round(months * DAYS_A_MONTH))
+
+
+@dataclass(frozen=True)
+class _DatedImages:
+    of: Mapping[str, Sequence[FoundImage]]
+    undated: Sequence[Quarantined]
+    n_of_nobody: int
+
+
+def _dated_images(
+    registry: Registry, images: Iterable[FoundImage], assessments: Mapping[str, Sequence[Assessment]]
+) -> _DatedImages:
+    """Images by subject, each under its subject's name and with its day; those without one are itemised."""
+    of: dict[str, list[FoundImage]] = defaultdict(list)
+    undated: list[Quarantined] = []
+    n_of_nobody = 0
+    for image in images:
+        subject = registry.subject_of(image.subject_id)
+        if subject is None:
+            n_of_nobody += 1
+            continue
+        day = registry.day_of(image, assessments.get(subject, ()))
+        if day is None and subject in assessments:
+            undated.append(Quarantined(subject, image.modality, str(image.path), Reason.UNDATED_IMAGE))
+        of[subject].append(replace(image, subject_id=subject, taken=day))
+    return _DatedImages(dict(of), undated, n_of_nobody)
