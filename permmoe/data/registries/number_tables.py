@@ -18,6 +18,9 @@ from permmoe.errors import DataError, nearest
 Place = Callable[[Row], tuple[str, date] | None]
 """Whose row it is and of which day; None where it does not tell, and for rows that are not to be used."""
 
+Measured = Callable[[str, str, float | None], float | None]
+"""A number of a column (its name, its text, its value), or None where it says that nothing was measured."""
+
 
 @dataclass(frozen=True)
 class Located:
@@ -25,10 +28,6 @@ class Located:
 
     place: Place
     is_of_scans: bool
-
-
-Measured = Callable[[str, str, float | None], float | None]
-"""A number of a column (its name, its text, its value), or None where it says that nothing was measured."""
 
 
 def read_numbers(
