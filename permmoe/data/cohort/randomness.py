@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     FLAIR = 11
     AMYLOID = 12
     TAU = 13
+    RELEASE_SCORES = 20
+    RELEASE_SCANS = 21
 
 
 def stream(seed: int, purpose: Purpose, key: int | str = 0) -> np.random.Generator:

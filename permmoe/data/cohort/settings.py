@@ -91,6 +91,11 @@ class CohortConfig(Configuration):
     grid: VolumeGrid = VolumeGrid()
     layout: Literal["bids", "caps"] = Field("bids", description="Clinica's adni-to-bids, or its CAPS")
     all_modalities: bool = Field(False, description="write all four for everybody, for upper bounds")
+    # Absent from `model_dump` at its default, so that cohorts without these tables keep their digest.
+    release_tables: bool = Field(
+        False, exclude_if=lambda is_on: not is_on,
+        description="also write the tables that ADNI's archive ships beside CDR: scores, people, regions of scans",
+    )  # fmt: skip
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from permmoe.data.cohort import tables
 from permmoe.data.cohort.anatomy import load_anatomy
 from permmoe.data.cohort.imaging import render
 from permmoe.data.cohort.layouts import subject_folder, volume_path
+from permmoe.data.cohort.release_tables import release_tables
 from permmoe.data.cohort.scanners import Scanner, site_scanner
 from permmoe.data.cohort.settings import CohortConfig
 from permmoe.data.cohort.subjects import draw_subject, draw_subjects
@@ -162,6 +163,9 @@ def _write_tables(folder: Path, config: CohortConfig) -> None:
     subjects = draw_subjects(config)
     _write_table(folder / "clinical" / "ADNIMERGE.csv", tables.adnimerge_table(subjects, config))
     _write_table(folder / "clinical" / "CDR.csv", tables.cdr_table(subjects))
+    if config.release_tables:
+        for name, table in release_tables(subjects, config).items():
+            _write_table(folder / "clinical" / name, table)
     _write_table(folder / "participants.tsv", tables.participants_table(subjects))
     _write_table(folder / TRUTH_FOLDER / "latents.tsv", tables.latents_table(subjects))
     _write_table(folder / TRUTH_FOLDER / "scanners.tsv", tables.scanners_table(config))
