@@ -29,14 +29,16 @@ from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
+from permmoe.preparation.commands import prepare
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
 from permmoe.training.fit import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+data_commands.app.command()(prepare)
 registry_commands.add_to(data_commands.app)
-app.add_typer(data_commands.app, name="data", help="Make a synthetic cohort, convert registries' downloads, inspect.")
+app.add_typer(data_commands.app, name="data", help="Prepare scans, convert registries' downloads, make a synthetic cohort, inspect.")
 console = Console()
 
 

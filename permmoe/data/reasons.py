@@ -22,6 +22,7 @@ class Remedy(StrEnum):
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
     CHECK_DATES = "compare the dates with their source"
     LOOK_AT_SHEET = "look at their contact sheets in qc.html; mend the source, or leave them out"
+    RENAME = "give each subject a name of its own in letters and digits"
     COMPARE_SCORES = "compare the scores with their source"
     COMPLETE_ROWS = "complete these rows, or take them for lost"
     COMPARE_ROWS = "compare these rows with their source, and correct or remove the wrong one"
@@ -59,6 +60,7 @@ class Reason(StrEnum):
     UNLIKE_OTHERS = "image unlike the site's others of its modality", Remedy.PREPARE
 
     # Scans that are prepared (permmoe.preparation.images).
+    TWO_SUBJECTS_ONE_LABEL = "two subjects whose names differ in punctuation alone", Remedy.RENAME
     NOT_A_HEAD = "no brain is found in it", Remedy.CONVERT_SERIES
     NO_REFERENCE = "the reference region is outside of the scan, or empty", Remedy.CONVERT_SERIES
     NO_REGISTRATION = "no map to the template, or to the T1, is found", Remedy.CONVERT_SERIES

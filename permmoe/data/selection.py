@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,8 +38,7 @@ class Selection:
 
     def write_choices(self, path: Path) -> None:
         """Itemise the choices as CSV. It names patients and files: it stays at the site."""
-        rows = [(c.subject_id, c.modality, c.taken, other) for c in self.choices for other in c.others]
-        write_csv_atomically(path, ("subject_id", "modality", "taken", "not_taken"), rows)
+        write_choices(path, self.choices)
 
     def require_visits(self) -> None:
         """Raise DataError, with what was lost at which step, where no visit is left."""
@@ -49,3 +48,9 @@ class Selection:
                 "no visit is left; of the subjects\n" + "\n".join(lines) + "\nmend the step that lost them",
                 for_log="no visit is left; subjects " + ", ".join(f"{what} {n}" for what, n in self.steps.items()),
             )
+
+
+def write_choices(path: Path, choices: Iterable[Choice]) -> None:
+    """Itemise choices as CSV. It names patients and files: it stays at the site."""
+    rows = [(c.subject_id, c.modality, c.taken, other) for c in choices for other in c.others]
+    write_csv_atomically(path, ("subject_id", "modality", "taken", "not_taken"), rows)

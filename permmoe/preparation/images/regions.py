@@ -66,9 +66,6 @@ REGIONS: Mapping[str, Region] = {
     ),
 }
 
-DEFAULT_REGIONS = {"amyloid": "whole_cerebellum", "tau": "inferior_cerebellar_grey"}
-"""By modality; a tracer that asks for another is named in the settings."""
-
 
 def require_region(name: str) -> str:
     """The name, if there is such a region. Raises ConfigurationError."""

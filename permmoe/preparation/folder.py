@@ -1,0 +1,192 @@
+"""Prepare a folder of scans: find them, prepare what is not finished, judge all, and write what people and models need.
+
+The folder of prepared images is a BIDS-derivatives dataset. Beside the images stand `images.csv` (each image, its day
+and its verdict), `quarantine.csv`, `choices.csv`, `qc.html` with `sheets/`, and the reference regions that were used.
+All of it names patients: it stays at the site.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import permmoe
+from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
+from permmoe.data.reasons import Reason
+from permmoe.data.selection import write_choices
+from permmoe.errors import DataError
+from permmoe.preparation.derivatives import Derivative, subject_label
+from permmoe.preparation.quality.judged import Judged, failed
+from permmoe.preparation.quality.rules import Verdict, judge
+from permmoe.preparation.scan import Scan
+from permmoe.preparation.settings import PreparationSettings
+from permmoe.preparation.sources import FoundScans, find_scans
+from permmoe.preparation.sources.series_rules import SeriesRules
+from permmoe.preparation.subject import SubjectResult, prepare_subject
+from permmoe.runtime.files import write_file
+from permmoe.runtime.workers import worker_pool
+
+CONVERTED = "converted"
+"""Images that were made from DICOM, for the preparation alone."""
+DESCRIPTION = "dataset_description.json"
+
+Progress = Callable[[int, int], None]
+"""Told how many scans are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class PreparedFolder:
+    """What a preparation left in its folder."""
+
+    images: tuple[tuple[Derivative, Judged], ...]
+    """All that were prepared, failed ones included."""
+    left_out: Quarantine
+    """What was not found fit before, during or after the preparation."""
+    made: int
+    """Scans that were worked on this time."""
+    notes: tuple[str, ...]
+
+    @property
+    def usable(self) -> tuple[Derivative, ...]:
+        """The images that did not fail."""
+        return tuple(derivative for derivative, judged in self.images if judged.verdict is not Verdict.FAILED)
+
+
+def prepare_folder(
+    source: Path,
+    out: Path,
+    settings: PreparationSettings,
+    *,
+    rules: SeriesRules | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> PreparedFolder:
+    """Prepare the scans under `source` into `out`; what is finished there is not made again.
+
+    Raises DataError where there is no scan, where `out` holds another data set or lies inside `source`, and where a
+    worker process was killed; OSError where the disk is full. Whatever was finished stays so.
+    """
+    _claim(out, source)
+    found = find_scans(source, converted=out / CONVERTED, rules=rules, workers=workers)
+    return prepare_scans(found, out, settings, workers=workers, progress=progress)
+
+
+def prepare_scans(
+    found: FoundScans,
+    out: Path,
+    settings: PreparationSettings,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> PreparedFolder:
+    """Prepare scans that were found, and write what stands beside the images. Raises as `prepare_folder`."""
+    by_subject, doubtful = _by_subject(found.scans)
+    results = _prepared(by_subject, out, settings, workers, progress, sum(map(len, by_subject.values())))
+    derivatives = [d for result in results for d in result.derivatives]
+    judgements = judge([d.metrics for d in derivatives])
+    judged = tuple(
+        Judged(d.scan.subject_id, d.scan.session, d.scan.modality, d.metrics, judgement, Path(), file=str(d.image))
+        for d, judgement in zip(derivatives, judgements, strict=True)
+    )
+    left_out = found.left_out + doubtful + Quarantine(tuple(i for r in results for i in r.left_out)) + failed(judged)
+    images = tuple(zip(derivatives, judged, strict=True))
+    _write_lists(out, images, left_out, found)
+    return PreparedFolder(images, left_out, sum(r.made for r in results), found.notes)
+
+
+def _claim(out: Path, source: Path) -> None:
+    """Make `out` a folder of prepared images, or see that it is one."""
+    if out.resolve().is_relative_to(source.resolve()) and out.resolve() != source.resolve():
+        raise DataError(f"{out} lies in {source}, and would be searched for scans; name a folder elsewhere")
+    description = out / DESCRIPTION
+    if description.is_file():
+        if '"permmoe"' not in description.read_text(errors="replace"):
+            raise DataError(f"{out} holds another data set; name a new folder for the prepared images")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not empty and holds no prepared images; name a new or an empty folder")
+    content = {
+        "Name": "Brain images prepared for permmoe",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "permmoe", "Version": permmoe.__version__}],
+    }
+    write_file(description, json.dumps(content, indent=2) + "\n")
+
+
+def _by_subject(scans: Iterable[Scan]) -> tuple[dict[str, list[Scan]], Quarantine]:
+    """Scans by subject, and those of subjects whose names BIDS cannot tell apart."""
+    by_label: defaultdict[str, dict[str, list[Scan]]] = defaultdict(dict)
+    for scan in scans:
+        by_label[subject_label(scan.subject_id)].setdefault(scan.subject_id, []).append(scan)
+    kept: dict[str, list[Scan]] = {}
+    items: list[Quarantined] = []
+    for subjects in by_label.values():
+        if len(subjects) == 1:
+            kept |= subjects
+        else:
+            items += [
+                Quarantined(s.subject_id, s.modality, str(s.files[0]), Reason.TWO_SUBJECTS_ONE_LABEL)
+                for own in subjects.values()
+                for s in own
+            ]
+    return dict(sorted(kept.items())), Quarantine(tuple(items))
+
+
+def _prepared(
+    by_subject: Mapping[str, Sequence[Scan]],
+    out: Path,
+    settings: PreparationSettings,
+    workers: int,
+    progress: Progress | None,
+    n_scans: int,
+) -> list[SubjectResult]:
+    """Results by subject in the order of subjects, whatever the number of workers."""
+    results: dict[str, SubjectResult] = {}
+    done = 0
+
+    def keep(subject: str, result: SubjectResult) -> None:
+        nonlocal done
+        results[subject] = result
+        done += len(by_subject[subject])
+        if progress:
+            progress(done, n_scans)
+
+    if workers <= 1 or len(by_subject) <= 1:
+        for subject, scans in by_subject.items():
+            keep(subject, prepare_subject(scans, out, settings))
+    else:
+        try:
+            with worker_pool(min(workers, len(by_subject)), threads=1) as pool:
+                waiting = {
+                    pool.submit(prepare_subject, scans, out, settings): subject for subject, scans in by_subject.items()
+                }
+                for future in as_completed(waiting):
+                    keep(waiting[future], future.result())
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that prepared images was killed, often for lack of memory (about 3 GB each); run the same "
+                "again, with fewer workers: it goes on where it stopped"
+            ) from None
+    return [results[subject] for subject in by_subject]
+
+
+def _write_lists(
+    out: Path, images: Sequence[tuple[Derivative, Judged]], left_out: Quarantine, found: FoundScans
+) -> None:
+    header = ("subject_id", "session", "modality", "tracer", "taken", "file", "verdict", "reasons")
+    rows = [
+        (
+            d.scan.subject_id, d.scan.session, d.scan.modality, d.scan.tracer, d.scan.taken or "",
+            d.image.relative_to(out), judged.verdict, "; ".join(judged.reasons),
+        )
+        for d, judged in images
+    ]  # fmt: skip
+    write_csv_atomically(out / "images.csv", header, rows)
+    left_out.write(out / "quarantine.csv")
+    write_choices(out / "choices.csv", found.choices)
