@@ -38,7 +38,7 @@ from permmoe.training.fit import EpochReport
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data_commands.app.command()(prepare)
 registry_commands.add_to(data_commands.app)
-app.add_typer(data_commands.app, name="data", help="Prepare scans, convert registries' downloads, make a synthetic cohort, inspect.")
+app.add_typer(data_commands.app, name="data", help="Prepare scans, convert registries' tables, inspect.")
 console = Console()
 
 
