@@ -30,14 +30,18 @@ class BrokenVolume(PermmoeError):
         self.reason = reason
 
 
-def open_image(path: Path) -> SpatialImage:
+def open_image(path: Path, *, is_whole: bool = True) -> SpatialImage:
+    """The image in a file, whose voxels are read later. Raises BrokenVolume, with the reason, where there is none.
+
+    A compressed file is unpacked to its end, unless `is_whole` is False: then only its header counts.
+    """
     try:
-        image = _unpacked(path) if path.name.lower().endswith(".nii.gz") else nib.load(path)
+        image = _unpacked(path) if is_whole and path.name.lower().endswith(".nii.gz") else nib.load(path)
     except FileNotFoundError:
         raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
-    except (OSError, ValueError, ImageFileError, HeaderDataError, WrapStructError):
+    except (OSError, ValueError, TypeError, ImageFileError, HeaderDataError, WrapStructError):
         raise BrokenVolume(Reason.UNREADABLE_HEADER) from None
     if not isinstance(image, SpatialImage):
         raise BrokenVolume(Reason.NO_VOXELS)

@@ -73,7 +73,7 @@ class Reason(StrEnum):
     DERIVED = "derived from other images", Remedy.NAME_SERIES
     OTHER_SERIES = "series of no kind that is looked for", Remedy.NAME_SERIES
     OTHER_TRACER = "PET tracer shows neither amyloid nor tau, or is not told", Remedy.NAME_SERIES
-    TWO_TRACERS = "file name and header name different PET tracers", Remedy.NAME_SERIES
+    TWO_TRACERS = "two different PET tracers are named", Remedy.NAME_SERIES
     NO_FRAME_TIMES = "PET has several frames and no frame times", Remedy.GIVE_FRAMES
     OTHER_FRAME_TIMES = "frame times are not those of the frames", Remedy.GIVE_FRAMES
     FUTURE_DATE = "dated in the future", Remedy.CHECK_DATES
@@ -83,7 +83,7 @@ class Reason(StrEnum):
     NOT_CONVERTED = "dcm2niix makes no image of it", Remedy.EXPORT_AGAIN
     SEVERAL_IMAGES = "dcm2niix makes several images of it", Remedy.EXPORT_AGAIN
     TWO_PATIENTS = "two patients under one identifier", Remedy.EXPORT_AGAIN
-    NO_PATIENT = "no patient identifier", Remedy.EXPORT_AGAIN
+    NO_PATIENT = "no patient identifier of letters or digits", Remedy.EXPORT_AGAIN
 
     # Prepared images (permmoe.preparation.quality).
     NO_BRAIN_SEEN = "no brain to be seen in the prepared image", Remedy.LOOK_AT_SHEET

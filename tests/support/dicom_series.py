@@ -10,7 +10,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-MR, PT = UID("1.2.840.10008.5.1.4.1.1.4"), UID("1.2.840.10008.5.1.4.1.1.128")
+MR, ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4"), UID("1.2.840.10008.5.1.4.1.1.4.1")
+PT = UID("1.2.840.10008.5.1.4.1.1.128")
 """Storage classes of the images."""
 
 
@@ -53,6 +54,48 @@ def write_series(
                 _slice(series, frame, place, number, uids).save_as(path, enforce_file_format=True)
                 files.append(path)
     return files
+
+
+def write_multiframe(path: Path, series: Series) -> Path:
+    """Write a series of MRI as newer scanners do: one file, which says once what all of its slices have in common."""
+    image = _slice(series, 0, 0, 1, {key: generate_uid() for key in ("study", "series", "frame")})
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = ENHANCED_MR
+    own = ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "EchoNumbers", "ImagePositionPatient")
+    for keyword in (*own, "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        del image[keyword]
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [
+        _item(
+            PixelSpacing=list(series.spacing_mm[:2]),
+            SliceThickness=series.spacing_mm[2],
+            SpacingBetweenSlices=series.spacing_mm[2],
+        )
+    ]
+    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]
+    shared.MREchoSequence = [_item(EffectiveEchoTime=2.98)]
+    shared.MRModifierSequence = [_item(InversionTimes=[900.0])]
+    image.SharedFunctionalGroupsSequence = [shared]
+    image.NumberOfFrames = series.shape[2]
+    image.PerFrameFunctionalGroupsSequence = [
+        _item(
+            PlanePositionSequence=[_item(ImagePositionPatient=[-13.0, -14.0, series.spacing_mm[2] * place - 20])],
+            FrameContentSequence=[
+                _item(StackID="1", InStackPositionNumber=place + 1, DimensionIndexValues=[1, place + 1])
+            ],
+        )
+        for place in range(series.shape[2])
+    ]
+    image.PixelData = image.PixelData * series.shape[2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _item(**elements: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    return item
 
 
 def _slice(series: Series, frame: int, place: int, number: int, uids: Mapping[str, str]) -> FileDataset:
@@ -110,7 +153,10 @@ def _add_pet(image: FileDataset, series: Series, frame: int, slices: int, number
     image.Units, image.DecayCorrection = "BQML", "START"
     image.CorrectedImage = ["DECY", "ATTN", "SCAT"]
     image.RescaleSlope, image.RescaleIntercept = 2.0, 0.0
-    dose = Dataset()
-    dose.Radiopharmaceutical = series.radiopharmaceutical
-    dose.RadionuclideTotalDose, dose.RadiopharmaceuticalStartTime = 3.7e8, "092000"
-    image.RadiopharmaceuticalInformationSequence = [dose]
+    image.RadiopharmaceuticalInformationSequence = [
+        _item(
+            Radiopharmaceutical=series.radiopharmaceutical,
+            RadionuclideTotalDose=3.7e8,
+            RadiopharmaceuticalStartTime="092000",
+        )
+    ]

@@ -10,7 +10,7 @@ from datetime import date
 from permmoe.data.image_names import bids_label
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
-from permmoe.preparation.sources.choosing import Candidate
+from permmoe.preparation.sources.choosing import Candidate, day_label
 
 
 def agreeing(candidates: Sequence[Candidate], today: date) -> tuple[list[Candidate], list[Quarantined]]:
@@ -22,6 +22,8 @@ def agreeing(candidates: Sequence[Candidate], today: date) -> tuple[list[Candida
         reason = None
         if candidate.taken is not None and candidate.taken > today:
             reason = Reason.FUTURE_DATE
+        elif not bids_label(candidate.subject_id):
+            reason = Reason.NO_PATIENT
         elif candidate.subject_id in one_label:
             reason = Reason.TWO_PATIENTS
         if reason is None:
@@ -52,4 +54,4 @@ def _in_known_sessions(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _is_named_by_day(candidate: Candidate) -> bool:
-    return candidate.taken is not None and candidate.session == f"{candidate.taken:%Y%m%d}"
+    return candidate.taken is not None and candidate.session == day_label(candidate.taken)

@@ -18,7 +18,7 @@ from permmoe.data.reasons import Reason
 from permmoe.data.template import TEMPLATE
 from permmoe.data.tracers import names_another
 from permmoe.preparation.scan import PET, Frames, Scan
-from permmoe.preparation.sources.choosing import Candidate
+from permmoe.preparation.sources.choosing import Candidate, day_label
 from permmoe.preparation.sources.image_facts import read_facts
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
 
@@ -33,9 +33,11 @@ def bids_scans(files: Sequence[Path]) -> tuple[list[Candidate], list[Quarantined
     found = images_among(raw, tracer_of=lambda file: tracer_of(sidecars.of(file)))
     candidates: list[Candidate] = []
     items = [_other_pet(file) for file in found.other_pet]
+    first_days = _first_days(found.images)
     for image in found.images:
+        session = image.session or day_label(first_days.get(image.subject_id))
         try:
-            candidates.append(_candidate(image, sidecars))
+            candidates.append(_candidate(image, session, sidecars))
         except BrokenVolume as broken:
             items.append(Quarantined(image.subject_id, image.modality, str(image.path), broken.reason))
     return candidates, items
@@ -46,17 +48,21 @@ def without_sources(files: Iterable[Path], root: Path) -> list[Path]:
     return [file for file in files if "sourcedata" not in file.relative_to(root).parts[:-1]]
 
 
-def session_of(label: str, taken: date | None) -> str:
-    """A session's label; where its source has none the day, as 20190301, and without a day 1."""
-    return label or (f"{taken:%Y%m%d}" if taken else "1")
+def _first_days(images: Iterable[FoundImage]) -> dict[str, date]:
+    """Of subjects without sessions: all that they have is one session, which has the name of its first day."""
+    days: dict[str, date] = {}
+    for image in images:
+        if not image.session and image.taken:
+            days[image.subject_id] = min(image.taken, days.get(image.subject_id, image.taken))
+    return days
 
 
-def _candidate(image: FoundImage, sidecars: Sidecars) -> Candidate:
+def _candidate(image: FoundImage, session: str, sidecars: Sidecars) -> Candidate:
     facts = read_facts(image.path, image.modality)
     frames = _frames(image, sidecars, facts.n_frames)
     scan = Scan(
         image.subject_id,
-        session_of(image.session, image.taken),
+        session,
         image.modality,
         (image.path,),
         image.taken,

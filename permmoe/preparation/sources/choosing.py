@@ -45,6 +45,11 @@ class Candidate:
     """Of its series or run."""
 
 
+def day_label(taken: date | None) -> str:
+    """The label of a session that is known by its day, as 20190301; 1 where it has no day."""
+    return f"{taken:%Y%m%d}" if taken else "1"
+
+
 def choose(candidates: Iterable[Candidate], workers: int = 1, progress: Progress | None = None) -> FoundScans:
     """One scan of each subject, session and modality that has a usable one; the choices; what could not be used.
 
@@ -53,13 +58,17 @@ def choose(candidates: Iterable[Candidate], workers: int = 1, progress: Progress
     groups: dict[tuple[str, str, str], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         groups[(candidate.subject_id, candidate.session, candidate.modality)].append(candidate)
-    found = FoundScans()
+    found: list[FoundScans] = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, one in enumerate(pool.map(_choose, [group for _, group in sorted(groups.items())]), start=1):
-            found += one
+        for one in pool.map(_choose, [group for _, group in sorted(groups.items())]):
+            found.append(one)
             if progress is not None:
-                progress(done, len(groups))
-    return found
+                progress(len(found), len(groups))
+    return FoundScans(
+        tuple(scan for one in found for scan in one.scans),
+        Quarantine(tuple(item for one in found for item in one.left_out)),
+        tuple(choice for one in found for choice in one.choices),
+    )
 
 
 def _choose(group: Sequence[Candidate]) -> FoundScans:

@@ -16,8 +16,7 @@ from permmoe.data.reasons import Reason
 from permmoe.data.tracers import modality_of, names_another, tracer_in
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Archive, Told, no_archive
-from permmoe.preparation.sources.bids import session_of
-from permmoe.preparation.sources.choosing import Candidate
+from permmoe.preparation.sources.choosing import Candidate, day_label
 from permmoe.preparation.sources.conversion import convert
 from permmoe.preparation.sources.dicom_headers import read_headers
 from permmoe.preparation.sources.dicom_series import Series, patients_who_are_two, series_among
@@ -96,7 +95,7 @@ def _candidate(
     one: Series, subject: str, modality: str, tracer: str, rank: int, told: Told | None, converted: Path
 ) -> Candidate:
     taken = (told.taken if told else None) or one.taken
-    session = session_of("", taken)
+    session = day_label(taken)
 
     def make() -> Scan:
         made = convert(one.headers, converted)

@@ -5,13 +5,20 @@ Names of files say nothing: a file is DICOM where it begins as one. Patients' na
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from permmoe.errors import ConfigurationError
+
+Values = Mapping[str, Any]
+"""A header's values by their keywords."""
 
 NO_DICOM = (
     ".bval", ".bvec", ".css", ".csv", ".gz", ".hdr", ".html", ".jpg", ".js", ".json", ".log", ".mgh", ".mgz", ".nii",
@@ -25,13 +32,15 @@ TAGS = [
     "EchoTime", "InversionTime", "RepetitionTime", "SeriesNumber", "AcquisitionDate", "SeriesDate", "StudyDate",
     "ContentDate", "NumberOfSlices", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "CorrectedImage",
-    "RadiopharmaceuticalInformationSequence",
+    "RadiopharmaceuticalInformationSequence", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 
 DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "SequenceName")
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
 """Transfer syntaxes that do not compress."""
+DIRECTORY = "1.2.840.10008.1.3.10"
+"""Class of a DICOMDIR, which lists files and holds no image."""
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _ITEM_DELIMITER = b"\xfe\xff\xdd\xe0"
 
@@ -81,22 +90,36 @@ def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
     """
     headers: list[Header] = []
     broken: list[Path] = []
-    for file in files:
-        if file.suffix.lower() in NO_DICOM:
-            continue
-        try:
-            with file.open("rb") as stream:
-                if not _begins_as_dicom(stream):
-                    continue
-                header = _read(file, stream)
-        except OSError:
-            broken.append(file)
-            continue
-        if header is None:
-            broken.append(file)
-        elif header.series:
-            headers.append(header)
+    with _in_silence():
+        for file in files:
+            if file.suffix.lower() in NO_DICOM:
+                continue
+            try:
+                with file.open("rb") as stream:
+                    if not _begins_as_dicom(stream):
+                        continue
+                    header = _read(file, stream)
+            except OSError:
+                broken.append(file)
+                continue
+            if header is None:
+                broken.append(file)
+            elif header.series:
+                headers.append(header)
     return headers, broken
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """pydicom warns of odd values and quotes them; what a header says of a patient belongs in no log."""
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _begins_as_dicom(stream: BinaryIO) -> bool:
@@ -111,52 +134,64 @@ def _read(file: Path, stream: BinaryIO) -> Header | None:
     """None for a file whose header cannot be read; a header without series for a directory of files (DICOMDIR)."""
     try:
         from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
     except ImportError:
         raise ConfigurationError("DICOM needs the package pydicom; install permmoe[prepare]") from None
     try:
         found = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
-        header = _header(file, found, stream)
-    except (InvalidDicomError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+        values, meta = _values(found), {element.keyword: str(element.value) for element in found.file_meta}
+    except Exception:  # Whatever damaged bytes lead pydicom to: it promises no set of errors.
         return None
-    is_directory = str(found.file_meta.get("MediaStorageSOPClassUID", "")) == "1.2.840.10008.1.3.10"
-    return header if header.series or is_directory else None
+    header = _header(file, values, meta.get("TransferSyntaxUID", IMPLICIT), stream)
+    return header if header.series or meta.get("MediaStorageSOPClassUID") == DIRECTORY else None
 
 
-def _header(file: Path, found: Any, stream: BinaryIO) -> Header:
-    syntax = str(found.file_meta.get("TransferSyntaxUID", IMPLICIT))
-    scanner = _text(found, "Modality")
-    corrections = _words(found, "CorrectedImage")
-    n_images = (_whole(found, "NumberOfFrames") or 1) if _whole(found, "Rows") else 0
-    bits = (_whole(found, "BitsAllocated") or 0) * (_whole(found, "SamplesPerPixel") or 1)
-    n_bytes = n_images * (_whole(found, "Rows") or 0) * (_whole(found, "Columns") or 0) * bits // 8
+def _header(file: Path, values: Values, syntax: str, stream: BinaryIO) -> Header:
+    scanner = _text(values, "Modality")
+    corrections = _words(values, "CorrectedImage")
+    n_images = (_whole(values, "NumberOfFrames") or 1) if _whole(values, "Rows") else 0
+    bits = (_whole(values, "BitsAllocated") or 0) * (_whole(values, "SamplesPerPixel") or 1)
+    n_bytes = n_images * (_whole(values, "Rows") or 0) * (_whole(values, "Columns") or 0) * bits // 8
     return Header(
         file=file,
-        instance=_text(found, "SOPInstanceUID"),
-        series=_text(found, "SeriesInstanceUID"),
-        patient=_text(found, "PatientID"),
-        birth=_text(found, "PatientBirthDate"),
-        sex=_text(found, "PatientSex"),
+        instance=_text(values, "SOPInstanceUID"),
+        series=_text(values, "SeriesInstanceUID"),
+        patient=_text(values, "PatientID"),
+        birth=_text(values, "PatientBirthDate"),
+        sex=_text(values, "PatientSex"),
         scanner=scanner,
-        description=" ".join(filter(None, (_text(found, key) for key in DESCRIPTIONS))),
-        image_type=_words(found, "ImageType"),
-        is_3d={"3D": True, "2D": False}.get(_text(found, "MRAcquisitionType")),
-        has_contrast=bool(_text(found, "ContrastBolusAgent")),
+        description=" ".join(filter(None, (_text(values, key) for key in DESCRIPTIONS))),
+        image_type=_words(values, "ImageType"),
+        is_3d={"3D": True, "2D": False}.get(_text(values, "MRAcquisitionType")),
+        has_contrast=bool(_text(values, "ContrastBolusAgent")),
         is_attenuation_corrected="ATTN" in corrections if corrections else None,
-        echo_time_ms=_number(found, "EchoTime"),
-        inversion_time_ms=_number(found, "InversionTime"),
-        repetition_time_ms=_number(found, "RepetitionTime"),
-        series_number=_whole(found, "SeriesNumber") or 0,
-        taken=_day(found),
-        n_slices=_whole(found, "NumberOfSlices") if scanner == "PT" else None,
-        position_mm=_numbers(found, "ImagePositionPatient"),
-        orientation=_numbers(found, "ImageOrientationPatient"),
-        spacing_mm=(*_numbers(found, "PixelSpacing"), *_numbers(found, "SliceThickness")),
+        echo_time_ms=_number(values, "EchoTime", "EffectiveEchoTime"),
+        inversion_time_ms=_number(values, "InversionTime", "InversionTimes"),
+        repetition_time_ms=_number(values, "RepetitionTime"),
+        series_number=_whole(values, "SeriesNumber") or 0,
+        taken=_day(values),
+        n_slices=_whole(values, "NumberOfSlices") if scanner == "PT" else None,
+        position_mm=_numbers(values, "ImagePositionPatient"),
+        orientation=_numbers(values, "ImageOrientationPatient"),
+        spacing_mm=(*_numbers(values, "PixelSpacing"), *_numbers(values, "SliceThickness")),
         n_images=n_images,
-        radiopharmaceutical=_radiopharmaceutical(found),
+        radiopharmaceutical=_text(values, "Radiopharmaceutical"),
         is_native=syntax in NATIVE,
         is_whole=not n_images or _has_all_pixels(stream, file.stat().st_size, syntax, n_bytes),
     )
+
+
+def _values(found: Any) -> Values:
+    """All elements, decoded, by keyword; what a file of many slices says once for all of them is beside the others."""
+    shared = {
+        element.keyword: element.value
+        for group in found.get("SharedFunctionalGroupsSequence") or []
+        for sequence in group
+        if sequence.VR == "SQ"
+        for item in sequence.value
+        for element in item
+    }
+    own = {key: found.get(key) for key in TAGS if key in found}
+    return shared | own | {"Radiopharmaceutical": _radiopharmaceutical(found)}
 
 
 def _has_all_pixels(stream: BinaryIO, size: int, syntax: str, n_bytes: int) -> bool:
@@ -177,12 +212,12 @@ def _radiopharmaceutical(found: Any) -> str:
     """What the header names as tracer: free text and the meaning of the code; never the patient's dose."""
     names = []
     for dose in found.get("RadiopharmaceuticalInformationSequence") or []:
-        names.append(_text(dose, "Radiopharmaceutical"))
-        names += [_text(code, "CodeMeaning") for code in dose.get("RadiopharmaceuticalCodeSequence") or []]
-    return " ".join(filter(None, names))
+        names.append(dose.get("Radiopharmaceutical"))
+        names += [code.get("CodeMeaning") for code in dose.get("RadiopharmaceuticalCodeSequence") or []]
+    return " ".join(str(name) for name in names if name)
 
 
-def _day(found: Any) -> date | None:
+def _day(found: Values) -> date | None:
     for key in ("AcquisitionDate", "SeriesDate", "StudyDate", "ContentDate"):
         digits = _text(found, key).replace(".", "").replace("-", "")[:8]
         try:
@@ -192,32 +227,33 @@ def _day(found: Any) -> date | None:
     return None
 
 
-def _text(found: Any, key: str) -> str:
+def _text(found: Values, key: str) -> str:
     value = found.get(key)
     return "" if value is None else str(value).strip().strip("\0")
 
 
-def _words(found: Any, key: str) -> tuple[str, ...]:
+def _words(found: Values, key: str) -> tuple[str, ...]:
     value = found.get(key)
     if value is None:
         return ()
     return tuple(str(word).strip().upper() for word in ([value] if isinstance(value, str) else value))
 
 
-def _numbers(found: Any, key: str) -> tuple[float, ...]:
+def _numbers(found: Values, key: str) -> tuple[float, ...]:
     value = found.get(key)
     if value is None or isinstance(value, str):
         return ()
     try:
         return tuple(float(number) for number in (value if hasattr(value, "__iter__") else (value,)))
-    except ValueError:
+    except (TypeError, ValueError):
         return ()
 
 
-def _number(found: Any, key: str) -> float | None:
-    return next(iter(_numbers(found, key)), None)
+def _number(found: Values, *keys: str) -> float | None:
+    """The first number of the first of these elements that has one."""
+    return next((number for key in keys for number in _numbers(found, key)), None)
 
 
-def _whole(found: Any, key: str) -> int | None:
+def _whole(found: Values, key: str) -> int | None:
     number = _number(found, key)
-    return None if number is None else int(number)
+    return None if number is None or not math.isfinite(number) else int(number)

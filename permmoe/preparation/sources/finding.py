@@ -52,7 +52,8 @@ def find_scans(
             for_log="the folder of scans is away",
         )
     rules = rules or read_rules()
-    listed = sorted(file for file in files_under(source) if converted not in file.parents)
+    own = _below(source, converted)
+    listed = sorted(file for file in files_under(source) if own not in file.parents)
     files = without_sources(listed, source)
     loni = LoniDownload.among(files)
     candidates, items = bids_scans(files)
@@ -60,30 +61,43 @@ def find_scans(
         candidates += more
         items += left_out
     kept, of_no_use = agreeing(candidates, today or date.today())
-    empty = [Quarantined("", "", str(folder), Reason.EMPTY_FOLDER) for folder in _empty_folders(source)]
-    found = choose(kept, workers, progress)
-    found += FoundScans(left_out=Quarantine((*items, *of_no_use, *empty)), notes=_notes(files, listed, loni))
-    if not found.scans and not len(found.left_out):
+    empty = [Quarantined("", "", str(folder), Reason.EMPTY_FOLDER) for folder in _empty_folders(source, own)]
+    chosen = choose(kept, workers, progress)
+    left_out_of_all = Quarantine((*items, *of_no_use, *empty)) + chosen.left_out
+    notes = _notes(files, listed, loni)
+    if not chosen.scans and not len(left_out_of_all):
+        also = "".join(f"\n  note: {note}" for note in notes)
         raise DataError(
-            f"no scan among the {len(listed)} files under {source}; looked for\n{LOOKED_FOR}\n"
+            f"no scan among the {len(listed)} files under {source}; looked for\n{LOOKED_FOR}{also}\n"
             "Name a folder in one of these layouts, or a single image as t1=FILE",
             for_log="the folder of scans holds none in a known layout",
         )
-    return found
+    return FoundScans(chosen.scans, left_out_of_all, chosen.choices, notes)
+
+
+def _below(source: Path, folder: Path) -> Path | None:
+    """How a folder is called among the files under `source`; None where it does not lie there."""
+    try:
+        return source / folder.resolve().relative_to(source.resolve())
+    except ValueError:
+        return None
 
 
 def _notes(files: Sequence[Path], listed: Sequence[Path], loni: LoniDownload) -> tuple[str, ...]:
     unnamed = sum(is_image(f) and not image_name(f.name) and not loni.told(f) for f in files)
+    packed = sum(f.name.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".7z")) for f in files)
     counts = {
         "image file(s) whose names tell neither subject nor kind were passed over; name one as t1=FILE": unnamed,
+        "packed file(s) were passed over; unpack them first": packed,
         "image(s) of the search's table are not in the folder": loni.missing(files) if loni.rows else 0,
         "file(s) under sourcedata were passed over": len(listed) - len(files),
     }
     return tuple(f"{n} {what}" for what, n in counts.items() if n)
 
 
-def _empty_folders(source: Path) -> Iterator[Path]:
-    """Folders under a folder that hold nothing at all."""
+def _empty_folders(source: Path, own: Path | None) -> Iterator[Path]:
+    """Folders under a folder that hold nothing at all, but for our own."""
     for root, folders, names in os.walk(source):
-        if not folders and not names and Path(root) != source:
-            yield Path(root)
+        folder = Path(root)
+        if not folders and not names and folder not in (source, own) and own not in folder.parents:
+            yield folder

@@ -11,7 +11,7 @@ from permmoe.preparation.scan import Scan
 
 @dataclass(frozen=True)
 class FoundScans:
-    """At most one scan of each modality in each session of each subject. Findings add."""
+    """At most one scan of each modality in each session of each subject."""
 
     scans: tuple[Scan, ...] = ()
     left_out: Quarantine = field(default_factory=Quarantine)
@@ -20,11 +20,3 @@ class FoundScans:
     """Scans that were taken among several of one session and modality."""
     notes: tuple[str, ...] = ()
     """Sentences without subjects and files."""
-
-    def __add__(self, other: FoundScans) -> FoundScans:
-        return FoundScans(
-            self.scans + other.scans,
-            self.left_out + other.left_out,
-            self.choices + other.choices,
-            self.notes + other.notes,
-        )

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
-from nibabel.wrapstruct import WrapStructError
 
-from permmoe.data.image_file import BrokenVolume
+from permmoe.data.image_file import BrokenVolume, checked_affine, open_image
 from permmoe.data.reasons import Reason
 from permmoe.preparation.scan import PET
 
@@ -34,7 +28,7 @@ class ImageFacts:
 
 def read_facts(path: Path, modality: str) -> ImageFacts:
     """The facts of an image of a modality. Raises BrokenVolume, with the reason, for one that cannot be used."""
-    image = _open(path)
+    image = open_image(path, is_whole=False)
     shape = tuple(int(n) for n in image.shape)
     if len(shape) < 3 or 0 in shape:
         raise BrokenVolume(Reason.TOO_FEW_DIMENSIONS)
@@ -43,27 +37,10 @@ def read_facts(path: Path, modality: str) -> ImageFacts:
     n_frames = int(np.prod(shape[3:]))
     if n_frames > 1 and (modality not in PET or len(shape) > 4):
         raise BrokenVolume(Reason.TOO_MANY_DIMENSIONS)
-    affine = np.asarray(image.affine, dtype=np.float64)
-    voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3]))) if np.isfinite(affine).all() else 0.0
-    if voxel_mm3 <= 0:
-        raise BrokenVolume(Reason.SINGULAR_AFFINE)
+    voxel_mm3 = float(abs(np.linalg.det(checked_affine(image)[:3, :3])))
     return ImageFacts((shape[0], shape[1], shape[2]), n_frames, voxel_mm3)
 
 
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image."""
     return path.name.lower().endswith(SUFFIXES)
-
-
-def _open(path: Path) -> SpatialImage:
-    try:
-        image = nib.load(path)
-    except FileNotFoundError:
-        raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
-    except (OSError, ValueError, TypeError, ImageFileError, HeaderDataError, WrapStructError):
-        raise BrokenVolume(Reason.UNREADABLE_HEADER) from None
-    if not isinstance(image, SpatialImage):
-        raise BrokenVolume(Reason.NO_VOXELS)
-    return image

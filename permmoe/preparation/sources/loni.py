@@ -22,8 +22,7 @@ from permmoe.data.table_files import Row, column_key, read_table
 from permmoe.data.tracers import modality_of, tracer_in
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Told
-from permmoe.preparation.sources.bids import session_of
-from permmoe.preparation.sources.choosing import Candidate
+from permmoe.preparation.sources.choosing import Candidate, day_label
 from permmoe.preparation.sources.image_facts import is_image, read_facts
 from permmoe.preparation.sources.series_rules import SeriesFacts, SeriesRules
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of
@@ -129,7 +128,7 @@ def _candidate(file: Path, told: Told, rules: SeriesRules, sidecars: Sidecars) -
         raise BrokenVolume(Reason.OTHER_TRACER)
     facts = read_facts(file, modality)
     frames = frames_of(said, facts.n_frames) if modality in PET else None
-    scan = Scan(told.subject_id, session_of("", told.taken), modality, (file,), told.taken, tracer, frames)
+    scan = Scan(told.subject_id, day_label(told.taken), modality, (file,), told.taken, tracer, frames)
     return Candidate(
         scan.subject_id, scan.session, modality, file, lambda: scan, told.taken, False, kind.rank, facts.voxel_mm3
     )

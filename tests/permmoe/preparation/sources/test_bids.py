@@ -59,6 +59,26 @@ def test_without_sessions_the_day_of_the_table_is_the_session(tmp_path: Path) ->
     assert (scan.session, scan.taken) == ("20190301", date(2019, 3, 1))
 
 
+def test_all_that_a_subject_without_sessions_has_is_one_session(tmp_path: Path) -> None:
+    write_image(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz")
+    write_image(tmp_path / "sub-01/anat/sub-01_FLAIR.nii.gz")
+    write_image(tmp_path / "sub-01/pet/sub-01_trc-FBB_pet.nii.gz")
+    rows = ("filename\tacq_time", "anat/sub-01_T1w.nii.gz\t2019-03-01", "pet/sub-01_trc-FBB_pet.nii.gz\t2019-02-28")
+    (tmp_path / "sub-01/sub-01_scans.tsv").write_text("\n".join(rows))
+    assert [(scan.session, scan.modality, scan.taken) for scan in find(tmp_path).scans] == [
+        ("20190228", "amyloid", date(2019, 2, 28)),
+        ("20190228", "flair", None),
+        ("20190228", "t1", date(2019, 3, 1)),
+    ]
+
+
+def test_what_others_derived_is_taken_only_where_there_is_nothing_raw(tmp_path: Path) -> None:
+    raw = write_image(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz")
+    derived = write_image(tmp_path / "derivatives/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz", voxel_mm=1.0)
+    choice = find(tmp_path).choices[0]
+    assert (choice.taken, choice.others) == (raw, (derived,))
+
+
 def test_sidecars_beside_and_above_tell_tracer_and_frames(tmp_path: Path) -> None:
     write_image(
         tmp_path / "sub-01/pet/sub-01_pet.nii.gz",
@@ -135,7 +155,10 @@ def test_scans_that_cannot_be_used_are_itemised_and_the_rest_goes_on(tmp_path: P
 
 def test_a_folder_without_scans_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("nothing")
-    with pytest.raises(DataError, match=r"no scan among the 1 files.*(?s:.)*BIDS(?s:.)*CAPS"):
+    (tmp_path / "ADNI1.zip").write_bytes(b"PK")
+    with pytest.raises(
+        DataError, match=r"no scan among the 2 files.*(?s:.)*BIDS(?s:.)*CAPS(?s:.)*LONI(?s:.)*DICOM(?s:.)*unpack"
+    ):
         find(tmp_path)
     with pytest.raises(DataError, match="no folder"):
         find(tmp_path / "absent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import warnings
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -18,8 +19,9 @@ from pydicom.uid import generate_uid
 from permmoe.data.reasons import Reason
 from permmoe.preparation.scan import Frames, Scan
 from permmoe.preparation.sources import FoundScans, find_scans
+from permmoe.preparation.sources.dicom_headers import read_headers
 from permmoe.preparation.sources.series_rules import SeriesRules
-from tests.support.dicom_series import Series, write_series
+from tests.support.dicom_series import Series, write_multiframe, write_series
 
 T1 = Series()
 FLAIR = Series(
@@ -226,6 +228,46 @@ def test_several_echoes_are_no_one_image(dicom: Path) -> None:
         echo.SOPInstanceUID = echo.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         echo.save_as(dicom / f"echo{number}.dcm")
     assert [item.reason for item in find(dicom).left_out] == [Reason.SEVERAL_ECHOES]
+
+
+def test_one_file_of_many_slices_is_a_series(dicom: Path) -> None:
+    whole = write_multiframe(dicom / "a/whole", replace(T1, description="Head", spacing_mm=(2.0, 2.0, 1.0)))
+    write_multiframe(dicom / "b/coarse", replace(T1, description="Head"))
+    cut = write_multiframe(dicom / "c/cut", FLAIR)
+    os.truncate(cut, cut.stat().st_size - 1)
+    found = find(dicom)
+    assert [nib.load(scan.files[0]).shape for scan in found.scans] == [(13, 14, 12)]
+    assert found.choices[0].taken == whole and reasons(found) == {"c": Reason.TRUNCATED_DICOM}
+
+
+def test_damaged_headers_stop_nothing_and_say_nothing(dicom: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_series(dicom / "good", T1)[0].read_bytes()
+    (dicom / "bad").mkdir()
+    for seed in range(150):
+        generator = np.random.default_rng(seed)
+        content = bytearray(whole)
+        for place in generator.integers(132, len(whole) - 370, 20):
+            content[place] = generator.integers(256)
+        (dicom / "bad" / str(seed)).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        headers, broken = read_headers(sorted((dicom / "bad").iterdir()))
+    assert headers and broken and len(headers) + len(broken) <= 150
+    assert not caplog.records
+
+
+def test_images_that_are_kept_below_the_source_are_no_source(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(dicom, T1)
+    monkeypatch.chdir(dicom)
+    first = find_scans(Path(), converted=dicom / "out/converted")
+    (dicom / "out/converted/.unfinished-x").mkdir()
+    assert find_scans(Path(), converted=dicom / "out/converted") == first
+    assert len(first.scans) == 1 and not first.notes
+
+
+def test_an_identifier_without_letters_and_digits_names_nobody(dicom: Path) -> None:
+    write_series(dicom / "a", replace(T1, patient="???"))
+    assert reasons(find(dicom)) == {"a": Reason.NO_PATIENT}
 
 
 def test_copies_of_a_series_count_once(dicom: Path) -> None:
