@@ -135,7 +135,9 @@ def _data_by_regime(study: StudyConfig, options: RunOptions, progress: Progress)
     for regime, source in sources.items():
         same = [other for other in found if sources[other] == source]
         found[regime] = (
-            found[same[0]] if same else prepare_data(source, study.model, options.shared, options.workers, progress)
+            found[same[0]]
+            if same
+            else prepare_data(source, study.model, options.shared, options.workers, progress, study.modalities)
         )
     return found
 

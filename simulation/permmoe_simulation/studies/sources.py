@@ -6,6 +6,7 @@ A cohort is written once for all studies that use it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from permmoe.data.quarantine import Quarantine
 from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError
+from permmoe.modality import Modality
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.study import DataSource
 
@@ -36,12 +38,22 @@ class StudyData:
     """SHA-256 of the visit table and of every image."""
 
 
-def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: int, progress: Progress) -> StudyData:
+def prepare_data(
+    source: DataSource,
+    model: ModelConfig,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+    modalities: Sequence[Modality] = (),
+) -> StudyData:
     """The source's visits; a synthetic cohort is written first, as files, and read back.
+
+    `modalities` are those that a visit has to have at all, by default the model's: a method may have others.
 
     Several studies may share `folder`, which keeps cohorts by their digest and preprocessed volumes by their content.
     Raises DataError where there is no usable visit.
     """
+    wanted = modalities or model.modalities
     if source.synthetic is not None:
         USUAL_COLUMNS.require(model.score)
         cohort = source.synthetic
@@ -49,13 +61,13 @@ def prepare_data(source: DataSource, model: ModelConfig, folder: Path, workers: 
         progress.stage("synthetic cohort", cohort.subjects)
         write_cohort(files, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
         rule = TargetRule(horizon_months=source.horizon_months)
-        found, quarantine = adni_visits(files / "clinical", files, rule, model.modalities)
+        found, quarantine = adni_visits(files / "clinical", files, rule, wanted)
         visits = found.where(lambda visit: visit.delta_cdrsb is not None)
     elif source.table is not None:
-        visits, quarantine = table_visits(source.table, model.modalities)
+        visits, quarantine = table_visits(source.table, wanted)
     else:
         assert source.manifest is not None
-        visits, quarantine = read_manifest(source.manifest, model.modalities, score=model.score, columns=source.outcome)
+        visits, quarantine = read_manifest(source.manifest, wanted, score=model.score, columns=source.outcome)
     if len(visits) == 0:
         raise DataError("the study has no usable visit; `permmoe data inspect` on its manifest says why")
     progress.stage("volumes", 1)

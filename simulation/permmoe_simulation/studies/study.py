@@ -16,7 +16,7 @@ from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import STRATA
 from permmoe.federated.federation_config import FederationConfig
-from permmoe.modality import all_combinations, combination_name
+from permmoe.modality import Modality, all_combinations, combination_name
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import PartitionConfig
@@ -189,6 +189,15 @@ class StudyConfig(Configuration):
                 missing = "a value" if self.axis else "an axis that says what the value counts"
                 raise ValueError(f"regime {name!r} lacks {missing}; `axis` and `value` go together, in every regime")
         return self
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The model's, and those of methods: a visit may have one name as image and as numbers."""
+        models = [
+            parse_config(_overlay(self.model, method.model), ModelConfig, f"methods.{name} of study {self.name}")
+            for name, method in self.methods.items()
+        ]
+        return tuple(dict.fromkeys(modality for model in (self.model, *models) for modality in model.modalities))
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
