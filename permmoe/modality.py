@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from permmoe.errors import nearest, refuse_unknown_keys
 from permmoe.plain_text import refuse_unprintable
+from permmoe.prepared import Prepared
 
 Combination = tuple[str, ...]
 """Names of the observed modalities, in the study's order; never empty."""
@@ -51,6 +52,11 @@ class Modality(BaseModel):
     normalisation: Literal["zscore", "suvr"] = Field(
         "zscore", description="volumes: z-score over non-zero voxels (MRI), or standardised uptake ratios kept (PET)"
     )
+    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    prepared: Prepared | None = Field(
+        None, exclude_if=lambda prepared: prepared is None,
+        description="volumes: how images have to be prepared to be read; none: as they are",
+    )  # fmt: skip
     columns: tuple[str, ...] = Field((), description="tabular: numeric columns of the manifest, all present or absent")
     means: tuple[float, ...] = Field((), description="tabular: what the model subtracts from each column; empty: 0")
     deviations: tuple[float, ...] = Field((), description="tabular: what it then divides by; empty: 1")

@@ -17,6 +17,7 @@ class Remedy(StrEnum):
     CONVERT_FROM_DICOM = "convert them again from DICOM"
     LOOK = "look at them; PET has to be SUVR, as pet_linear writes it"
     PREPARE = "look at them; prepare them as the others are: skull removed, registered, each under its modality"
+    PREPARE_AS_MODEL = "prepare their scans by 'permmoe data prepare'; vouch for images of which nothing is known by --as-prepared, or data_as_prepared in site.yaml"
     EXPORT_AGAIN = "export the whole series again from the archive, uncompressed, under one patient's identifier"
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
@@ -56,6 +57,8 @@ class Reason(StrEnum):
     ZERO_VOXELS = "all voxels are zero", Remedy.LOOK
     EQUAL_VOXELS = "all non-zero voxels are equal", Remedy.LOOK
     NOT_SUVR = "values are no uptake ratios (SUVR)", Remedy.LOOK
+    OTHER_PREPARATION = "prepared in another way than the model's images", Remedy.PREPARE_AS_MODEL
+    UNKNOWN_PREPARATION = "nothing says how it was prepared", Remedy.PREPARE_AS_MODEL
     OTHER_KIND = "image of another kind than the training's", Remedy.PREPARE
     UNLIKE_OTHERS = "image unlike the site's others of its modality", Remedy.PREPARE
 
