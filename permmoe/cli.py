@@ -23,13 +23,15 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.kinds import kind_of
 from permmoe.data.manifest import read_manifest
 from permmoe.data.outcome_columns import OUTCOME_HELP, read_outcome
+from permmoe.data.preparation import prepared_as
+from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
-from permmoe.preparation.commands import prepare
+from permmoe.preparation.commands import prepare, require_tools
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
@@ -53,6 +55,10 @@ class Part(StrEnum):
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 OutcomeOption = Annotated[Path | None, typer.Option(help=OUTCOME_HELP)]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--images-are-prepared", help="I say that images without a sidecar were prepared as the model's."),
+]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; default: beside the manifest.")]
 
 
@@ -72,6 +78,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run in it goes on.")],
     config: Annotated[Path | None, typer.Option(help="YAML: model, train, split.")] = None,
     outcome: OutcomeOption = None,
+    trust: TrustOption = False,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
 ) -> None:
@@ -94,6 +101,7 @@ def train(
             settings,
             cache=_cache_folder(cache, manifest),
             columns=columns,
+            are_trusted=trust,
             device=training_device(device),
             on_epoch=show,
         )
@@ -113,11 +121,14 @@ def evaluate(
     part: Annotated[Part, typer.Option(help="Which visits, by the split that the model was trained with.")] = Part.test,
     out: Annotated[Path | None, typer.Option(help="CSV to write the table to.")] = None,
     outcome: OutcomeOption = None,
+    trust: TrustOption = False,
     cache: CacheOption = None,
 ) -> None:
     """Evaluate a trained model on every modality combination of a manifest's visits."""
     trained = load_model(model)
-    data, _ = load_visits(manifest, trained_config(model), _cache_folder(cache, manifest), read_outcome(outcome))
+    data, _ = load_visits(
+        manifest, trained_config(model), _cache_folder(cache, manifest), read_outcome(outcome), are_trusted=trust
+    )
     results = results_table(trained.network, data if part is Part.all else data.part(cast(Split, part.value)))
     _print_results(results, part, trained.config.score)
     if out:
@@ -135,6 +146,7 @@ def predict_command(
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Predict every visit of a manifest instead.")] = None,
     outcome: OutcomeOption = None,
+    trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Predict the change in CDR-SB, or in the model's own score, of one patient or of every visit of a manifest."""
@@ -151,7 +163,9 @@ def predict_command(
             raise ConfigurationError(f"give {_baseline_option(score)}")
         visits, quarantine = _one_patient(trained.config.modalities, image or [], value or [], baseline), None
     with tempfile.TemporaryDirectory() as scratch:
-        predictions, broken = predict(trained, visits, VolumeCache(Path(scratch)))
+        if manifest is None and not trust:
+            visits, quarantine = _prepared(trained, visits, Path(scratch) / "prepared")
+        predictions, broken = predict(trained, visits, VolumeCache(Path(scratch) / "cache"), are_trusted=trust)
     for item in [*(quarantine or ()), *broken]:
         typer.echo(f"not used: {item.modality or 'visit'}: {item.reason}", err=True)
     if not predictions:
@@ -166,6 +180,21 @@ def predict_command(
     for p in predictions:
         _print_prediction(p, score)
     console.print(RESEARCH_NOTICE, style="bold")
+
+
+def _prepared(model: TrainedModel, visits: VisitTable, folder: Path) -> tuple[VisitTable, Quarantine | None]:
+    """One patient's visit, its raw images prepared as the model's were; as it is where the card does not say how."""
+    modalities = [m for m in model.config.modalities if m.prepared is not None]
+    if not any(prepared_as(v.volumes[m.name]) is None for v in visits for m in modalities if m.name in v.volumes):
+        return visits, None
+    require_tools()
+    from permmoe.preparation.visits import prepare_visits
+
+    typer.echo("preparing the scans as the model's training images were prepared; this takes a minute", err=True)
+    prepared = prepare_visits(visits, modalities, folder)
+    for (_, name), sentences in prepared.to_look_at.items():
+        typer.echo(f"warning: {name}: {'; '.join(sentences)}", err=True)
+    return prepared.visits, prepared.left_out
 
 
 def _baseline_option(score: Score) -> str:

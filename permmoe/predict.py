@@ -14,6 +14,7 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.kinds import kind_of
 from permmoe.data.likeness import Likeness
+from permmoe.data.preparation import with_matching_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.unlike import compare
 from permmoe.data.visits import VisitTable
@@ -75,13 +76,18 @@ def load_model(folder: Path) -> TrainedModel:
     return TrainedModel(model.eval(), _usual(card, source), says_synthetic(card))
 
 
-def predict(model: TrainedModel, visits: VisitTable, cache: VolumeCache) -> tuple[list[Prediction], Quarantine]:
+def predict(
+    model: TrainedModel, visits: VisitTable, cache: VolumeCache, *, are_trusted: bool = False
+) -> tuple[list[Prediction], Quarantine]:
     """Predict every visit from all that it has.
 
-    Broken inputs, and images of another kind than the training's, are quarantined; their visit goes on without them. A
-    change is held where the score at the horizon, the score at the visit plus the change, lies on the score's scale.
+    Broken inputs, images that were prepared in another way than the training's, and images of another kind are
+    quarantined; their visit goes on without them. `are_trusted`: somebody vouches for images of which nothing says how
+    they were prepared. A change is held where the score at the horizon, the score at the visit plus the change, lies on
+    the score's scale.
     """
     network, config = model.network, model.config
+    visits, unlike_prepared = with_matching_images(visits, config.modalities, are_trusted=are_trusted)
     compared = compare(visits, config.modalities, config.grid, cache, model.usual)
     data, broken = VisitData.load(compared.visits, config, cache, stem=fixed_stem(config))
     predictions: list[Prediction] = []
@@ -95,7 +101,7 @@ def predict(model: TrainedModel, visits: VisitTable, cache: VolumeCache) -> tupl
                 unlike = tuple(name for name in compared.unusual[visit.subject_id] if name in used)
                 change = _on_the_scale(value, visit.baseline_cdrsb, config)
                 predictions.append(Prediction(visit.subject_id, change, used, imputed, unlike))
-    return predictions, compared.left_out + broken
+    return predictions, unlike_prepared + compared.left_out + broken
 
 
 def _on_the_scale(change: float, baseline: float, config: ModelConfig) -> float:

@@ -20,6 +20,7 @@ from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
+from permmoe.data.preparation import with_declared_preparation, with_matching_images
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
 from permmoe.data.splits import assign_splits
@@ -37,13 +38,23 @@ from permmoe.training.seeds import make_model
 
 
 def load_visits(
-    manifest: Path, config: RunConfig, cache: Path, columns: OutcomeColumns = USUAL_COLUMNS
+    manifest: Path,
+    config: RunConfig,
+    cache: Path,
+    columns: OutcomeColumns = USUAL_COLUMNS,
+    *,
+    are_trusted: bool = False,
 ) -> tuple[VisitData, Quarantine]:
     """Read a manifest's visits, split, with their volumes. `columns`: where the manifest holds the outcome.
+
+    Images that were not prepared as the model declares are left out. `are_trusted`: somebody vouches for those of which
+    nothing is known.
 
     Raises DataError where nothing is left to use, and for a manifest of another score than the model's.
     """
     table, quarantine = read_manifest(manifest, config.model.modalities, score=config.model.score, columns=columns)
+    table, unlike = with_matching_images(table, config.model.modalities, are_trusted=are_trusted)
+    quarantine += unlike
     table = assign_splits(table, config.split)
     data, broken = VisitData.load(table, config.model, VolumeCache(cache), stem=fixed_stem(config.model))
     require_images(data.visits, quarantine + broken, config.model.names)
@@ -59,6 +70,7 @@ def train_run(
     *,
     cache: Path,
     columns: OutcomeColumns = USUAL_COLUMNS,
+    are_trusted: bool = False,
     device: str = "cpu",
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> pd.DataFrame:
@@ -66,7 +78,7 @@ def train_run(
 
     A folder begun with another configuration or other data is refused with a ConfigurationError.
     """
-    data, quarantine = load_visits(manifest, config, cache, columns)
+    data, quarantine = load_visits(manifest, config, cache, columns, are_trusted=are_trusted)
     out.mkdir(parents=True, exist_ok=True)
     quarantine.write(out / "quarantine.csv")
     torch.set_num_threads(config.train.threads or torch.get_num_threads())
@@ -74,6 +86,7 @@ def train_run(
     if len(train) == 0:
         raise DataError(f"{manifest} has no training visit; lower the test and validation shares, or add visits")
     settings = fit_scaling(train, config.model)
+    settings = settings.model_copy(update={"modalities": with_declared_preparation(settings.modalities, data.visits)})
     model = make_model(settings, config.train.seed).to(device)
     volumes = VolumeCache(cache)
     described = described_images(train.visits, settings.modalities, settings.grid, volumes)

@@ -21,6 +21,7 @@ from permmoe.errors import DataError
 from permmoe.modality import Modality
 from permmoe.prepared import Prepared
 
+
 def prepared_as(image: Path) -> Prepared | None:
     """How an image was prepared, as its sidecar or its name says; None where neither does."""
     try:

@@ -17,7 +17,10 @@ class Remedy(StrEnum):
     CONVERT_FROM_DICOM = "convert them again from DICOM"
     LOOK = "look at them; PET has to be SUVR, as pet_linear writes it"
     PREPARE = "look at them; prepare them as the others are: skull removed, registered, each under its modality"
-    PREPARE_AS_MODEL = "prepare their scans by 'permmoe data prepare'; vouch for images of which nothing is known by --as-prepared, or data_as_prepared in site.yaml"
+    PREPARE_AS_MODEL = (
+        "prepare their scans by 'permmoe data prepare', as the model says; where nothing is known, and they were "
+        "prepared so, say it by --images-are-prepared, or images_are_prepared in site.yaml"
+    )
     EXPORT_AGAIN = "export the whole series again from the archive, uncompressed, under one patient's identifier"
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"

@@ -71,7 +71,9 @@ def prepare_folder(
     Raises DataError where there is no scan, where `out` holds another data set or lies inside `source`, and where a
     worker process was killed; OSError where the disk is full. Whatever was finished stays so.
     """
-    _claim(out, source)
+    if out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies in {source}, and would be searched for scans; name a folder elsewhere")
+    claim(out)
     found = find_scans(source, converted=out / CONVERTED, rules=rules, workers=workers)
     return prepare_scans(found, out, settings, workers=workers, progress=progress)
 
@@ -99,10 +101,8 @@ def prepare_scans(
     return PreparedFolder(images, left_out, sum(r.made for r in results), found.notes)
 
 
-def _claim(out: Path, source: Path) -> None:
-    """Make `out` a folder of prepared images, or see that it is one."""
-    if out.resolve().is_relative_to(source.resolve()) and out.resolve() != source.resolve():
-        raise DataError(f"{out} lies in {source}, and would be searched for scans; name a folder elsewhere")
+def claim(out: Path) -> None:
+    """Make `out` a folder of prepared images, or see that it is one. Raises DataError where it is somebody else's."""
     description = out / DESCRIPTION
     if description.is_file():
         if '"permmoe"' not in description.read_text(errors="replace"):
