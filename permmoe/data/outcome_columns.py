@@ -57,8 +57,8 @@ class OutcomeColumns(Configuration):
         """Why a table of these columns does not hold what is predicted, and what to do; empty where it does."""
         if self.name.casefold() != score.name.casefold():
             return (
-                f"the table holds {self.name}, and the model predicts the change in {score.name}: name the columns of "
-                f"{score.name} in 'outcome' (name, unit, baseline, change or follow_up), or use another table"
+                f"the table holds {self.name}, and the model predicts the change in {score.name}: say where it holds "
+                f"{score.name} ('outcome' in site.yaml, --outcome of a command), or use another table"
             )
         if self.unit.casefold() != score.unit.casefold() and self.times is None:
             return (

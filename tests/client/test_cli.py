@@ -45,6 +45,16 @@ def test_approve_obeys_a_site_that_is_named_after_it(site: Path, tmp_path: Path)
     assert '"kind":"approval"' in approval_of(site, tmp_path, "approve", "--site", str(site))
 
 
+def test_a_study_of_a_score_that_the_sites_table_lacks_cannot_be_approved(site: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("model: {score: {name: MMSE, highest: 30}, outcome_range: null}\n")
+    result = CliRunner().invoke(app, ["approve", "--site", str(site), "--study", str(study), "--yes"])
+    assert result.exit_code != 0 and "the table holds CDR-SB" in str(result.exception)
+    assert "The model predicts the change in MMSE" in result.output, "the study is shown before it is refused"
+    ledger = site.parent / "ledger" / LEDGER_FILE
+    assert not ledger.exists() or '"kind":"approval"' not in ledger.read_text()
+
+
 @pytest.mark.parametrize("command", [["approve"], ["revoke", "0123456789"], ["ledger", "show"], ["ledger", "verify"]])
 def test_two_different_sites_of_one_command_are_an_error(command: list[str], site: Path) -> None:
     result = CliRunner().invoke(app, ["--site", "other.yaml", *command, "--site", str(site)])

@@ -8,6 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from permmoe.config import ModelConfig
 from permmoe.data.volumes import grid_affine
@@ -15,7 +17,7 @@ from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import Modality
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
-from tests.support.site_messages import instruction, trained
+from tests.support.site_messages import ask, instruction, trained
 from tests.support.tiny_federation import MODEL, write_site
 
 
@@ -97,3 +99,53 @@ def test_a_site_without_a_visit_says_so_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="site north has no visit to take part with") as empty:
         site_visits(read_site(path), MODEL)
     assert empty.value.for_log == "no visit to take part with: the table has no rows"
+
+
+def renamed(folder: Path, header: str) -> Path:
+    """The manifest of a site whose table has its outcome under other names."""
+    path = write_site(folder, "north")
+    table = folder / "north.csv"
+    table.write_text(table.read_text().replace("baseline_cdrsb,delta_cdrsb", header, 1))
+    return path
+
+
+def with_outcome(path: Path, **outcome: object) -> Path:
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"outcome": outcome}))
+    return path
+
+
+def test_a_hospitals_own_columns_train_the_same_model_as_the_usual_ones(tmp_path: Path) -> None:
+    for name in ("usual", "own"):
+        (tmp_path / name).mkdir()
+    usual = trained(write_site(tmp_path / "usual", "north"), instruction())
+    path = renamed(tmp_path / "own", "Summe,Veraenderung")
+    own = trained(with_outcome(path, baseline="Summe", change="Veraenderung"), instruction())
+    assert usual.updates
+    for module, update in usual.updates.items():
+        assert torch.equal(own.updates[module].weighted_delta, update.weighted_delta), module
+
+
+def test_a_table_of_another_score_is_refused_in_a_sentence_for_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = with_outcome(renamed(tmp_path, "mmse,mmse_change"), name="MMSE", baseline="mmse", change="mmse_change")
+    reply = ask(path, instruction())
+    assert not reply.has_content() and reply.error.reason == "DataError"
+    assert "the table holds MMSE, and the model predicts the change in CDR-SB" in caplog.text
+
+
+def test_a_table_in_another_unit_is_refused_until_somebody_says_how_to_convert_it(tmp_path: Path) -> None:
+    path = renamed(tmp_path, "sb,sb_change")
+    columns = {"unit": "percent of 18 points", "baseline": "sb", "change": "sb_change"}
+    with pytest.raises(DataError, match=r"say in 'outcome\.times' what the table's numbers are multiplied by"):
+        site_visits(read_site(with_outcome(path, **columns)), MODEL)
+    visits = site_visits(read_site(with_outcome(path, **columns, times=0.18)), MODEL).visits
+    first = (tmp_path / "north.csv").read_text().splitlines()[1].split(",")
+    assert visits.visits[0].baseline_cdrsb == pytest.approx(0.18 * float(first[3]))
+
+
+def test_folders_hold_no_other_score(tmp_path: Path) -> None:
+    folders = {"tables": "t", "images": "i"}
+    path = write_site(tmp_path, "north", manifest=None, folders=folders, outcome={"name": "MMSE"})
+    with pytest.raises(ConfigurationError, match="from 'folders' it is the change in CDR-SB"):
+        read_site(path)

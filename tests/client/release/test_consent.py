@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from permmoe.config import RidgeConfig
+from permmoe.config import RidgeConfig, Score
+from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.release.consent import changed_settings, study_in_words
 from tests.support.plan_leaves import leaves
@@ -85,3 +86,19 @@ def test_another_outcome_or_horizon_is_another_study_and_none_leaves_the_digest_
     other = PLAN.model_copy(update={"horizon_months": 36.0})
     assert other.digest() != PLAN.digest()
     assert changed_settings(PLAN, other) == ("horizon_months: absent -> 36.0",)
+
+
+def test_a_study_of_another_score_is_described_with_the_columns_that_this_site_has_it_in() -> None:
+    score = Score(name="MMSE", lowest=0, highest=30)
+    model = PLAN.model.model_copy(update={"score": score, "outcome_range": (-30, 30)})
+    plan = PLAN.model_copy(update={"model": model})
+
+    def words(outcome: OutcomeColumns) -> str:
+        [section] = [s for s in study_in_words(plan, outcome) if s.heading == "What it predicts"]
+        return " ".join(section.sentences)
+
+    own = words(OutcomeColumns(name="MMSE", baseline="mmse_0", follow_up="mmse_24"))
+    assert "The model predicts the change in MMSE, in points." in own
+    assert "mmse_24 − mmse_0, the change in MMSE in points" in own and "baseline MMSE" in own
+    assert "cannot take part" not in own and "CDR-SB" not in own
+    assert "This site cannot take part as it is set up: the table holds CDR-SB" in words(OutcomeColumns())
