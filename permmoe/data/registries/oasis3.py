@@ -72,6 +72,7 @@ def oasis3(mci: MciBy = "cdr") -> Registry:
         read=partial(_read, mci),
         subject_of=lambda label: label.upper() if _SUBJECT.fullmatch(label.upper()) else None,
         day_of=_day_of,
+        has_calendar=False,
     )
 
 

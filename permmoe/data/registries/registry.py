@@ -76,6 +76,8 @@ class Registry:
     """Whose image it is, by the label of the images' tree; None for nobody's of this registry."""
     day_of: Callable[[FoundImage, Sequence[Assessment]], date | None]
     """When an image was taken, given its subject's visits; None where nothing tells."""
+    has_calendar: bool = True
+    """Whether its dates are those of a calendar, so that one may lie in the future."""
 
 
 def select_visits(
@@ -85,10 +87,13 @@ def select_visits(
     rule: TargetRule,
     modalities: Sequence[Modality],
     score: str = "cdr-sb",
+    *,
+    today: date | None = None,
 ) -> Selection:
     """Select the index visits of a registry's subjects, and count what each step lost.
 
-    `images` may be None where no modality is an image. Raises DataError where the folders do not hold the registry's
+    `images` may be None where no modality is an image. Visits dated after `today` (None: the day on which this is
+    called) are left out. Raises DataError where the folders do not hold the registry's
     tables and images, where a column of them cannot be read, and for a diagnosis that no visit has; ConfigurationError
     for a score that the registry does not have.
     """
@@ -98,10 +103,17 @@ def select_visits(
     require_image_folder(modalities, images)
     columns = tuple(dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m)))
     found = registry.read(tables, score, columns)
+    last_day = (today or date.today()) if registry.has_calendar else date.max
     assessments = {
-        subject: with_numbers(with_last_known(visits), subject, found.numbers, rule)
+        subject: with_numbers(with_last_known(v for v in visits if v.taken <= last_day), subject, found.numbers, rule)
         for subject, visits in found.assessments.items()
     }
+    future = [
+        Quarantined(subject, "", "", Reason.FUTURE_DATE)
+        for subject, visits in found.assessments.items()
+        for visit in visits
+        if visit.taken > last_day
+    ]
     require_diagnoses(rule, chain.from_iterable(assessments.values()))
     seen = find_images(images) if images else FoundImages((), ())
     dated = _dated_images(registry, seen.images, assessments)
@@ -118,7 +130,7 @@ def select_visits(
         modalities,
         scanned=_scanned(modalities, found.numbers),
         without_site=Reason.NO_IDENTITY,
-        items=(*found.items, *dated.undated),
+        items=(*found.items, *future, *dated.undated),
         notes=notes,
     )
 

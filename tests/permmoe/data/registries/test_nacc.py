@@ -1,5 +1,6 @@
 """NACC's UDS: dates in three columns, centres as sites, codes that are no numbers."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,20 @@ def test_images_of_others_are_counted_and_undated_ones_itemised(tmp_path: Path) 
     found = select_visits(nacc(), folder, tmp_path / "i", RULE, ADNI_MODALITIES)
     assert "1 image(s) are of subjects that are not called as NACC's are" in found.notes
     assert Reason.UNDATED_IMAGE in [item.reason for item in found.quarantine]
+
+
+def test_a_visit_in_the_future_is_itemised_and_is_no_outcome(tmp_path: Path) -> None:
+    folder = uds(
+        tmp_path / "t",
+        "NACC000001,186,I,3,3,15,2015,1,70,1.5,0.5,29,3",
+        "NACC000001,186,F,3,3,15,2017,2,72,9,1,20,4",
+    )
+    found = select_visits(nacc(), folder, None, RULE, [MOCA], today=date(2016, 1, 1))
+    assert [v.delta_cdrsb for v in found.visits] == [None]
+    assert [(i.subject_id, i.reason) for i in found.quarantine] == [("NACC000001", Reason.FUTURE_DATE)]
+    assert (
+        select_visits(nacc(), folder, None, RULE, [MOCA], today=date(2017, 3, 15)).visits.visits[0].delta_cdrsb == 7.5
+    )
 
 
 def test_no_table_of_visits_is_an_error(tmp_path: Path) -> None:
