@@ -27,6 +27,9 @@ from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, NumberSource, Tar
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality
 
+AGE = "age_years"
+"""The age at the visit, which a tabular modality may ask for as for any column."""
+
 
 @dataclass(frozen=True)
 class NumberRow:
@@ -101,8 +104,8 @@ def select_visits(
         raise ConfigurationError(f"{registry.name} has no score {score!r}; {nearest(score, registry.scores)}")
     require_image_modalities(modalities, registry.name)
     require_image_folder(modalities, images)
-    columns = tuple(dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m)))
-    found = registry.read(tables, score, columns)
+    columns = dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m))
+    found = registry.read(tables, score, [column for column in columns if column != AGE])
     last_day = (today or date.today()) if registry.has_calendar else date.max
     assessments = {
         subject: with_numbers(with_last_known(v for v in visits if v.taken <= last_day), subject, found.numbers, rule)
@@ -151,7 +154,7 @@ def with_last_known(visits: Iterable[Assessment]) -> list[Assessment]:
 def with_numbers(
     visits: Iterable[Assessment], subject: str, tables: Sequence[NumberTable], rule: TargetRule
 ) -> list[Assessment]:
-    """A subject's visits with the numbers of each table's row that is nearest in time, and where they come from.
+    """A subject's visits with the numbers of each table's row that is nearest in time, where those come from, and ages.
 
     Scans lie within the rule's window of images, other rows within that of tables. All numbers of a table come from one
     row, so that they are of one scan or one test; of two rows as near, from the earlier one.
@@ -159,6 +162,8 @@ def with_numbers(
     given = []
     for visit in visits:
         values, given_by = dict(visit.values), dict(visit.given_by)
+        if visit.age_years is not None:
+            values[AGE] = visit.age_years
         for table in tables:
             rows = table.rows.get(subject, ())
             near = min(rows, key=lambda row: (abs(row.day - visit.taken), row.day), default=None)

@@ -16,6 +16,7 @@ from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import ADNI_MODALITIES
 from tests.support.registry_files import write_image, write_lines
 
+MODELS = Path(__file__).parents[4] / "configs" / "models"
 SMALL = {"width": 8, "heads": 2, "experts": 3, "top_k": 2, "expert_hidden": 5, "head_hidden": 7}
 MEMORY = {"name": "memory", "kind": "tabular", "columns": ["LDELTOTAL", "LIMMTOTAL"]}
 MMSE = {"name": "MMSE", "lowest": 0, "highest": 30}
@@ -111,3 +112,47 @@ def test_nacc_tables_alone_make_a_manifest_whose_sites_are_its_centres(tmp_path:
     assert made.exit_code == 0, made.output
     visits, _ = read_manifest(out, read_model(settings).modalities)
     assert visits.sites == ("NACC100", "NACC101") and {v.delta_cdrsb for v in visits} == {1.0}
+
+
+def test_the_models_that_the_page_names_find_every_column_in_tables_of_their_registry(tmp_path: Path) -> None:
+    """The page's own command for each registry, with one subject who has everything."""
+    write_lines(
+        tmp_path / "oasis3" / "OASIS3_UDSb4_cdr.csv",
+        "OASISID,OASIS_session_label,days_to_visit,age at visit,MMSE,CDRSUM,CDRTOT,dx1",
+        "OAS30001,OAS30001_UDSb4_d0000,0,65.2,29,0.5,0.5,AD Dementia",
+    )
+    write_lines(
+        tmp_path / "oasis3" / "OASIS3_Freesurfer_output.csv",
+        "Subject,MR_session,FS QC Status,IntraCranialVol,TOTAL_HIPPOCAMPUS_VOLUME",
+        "OAS30001,OAS30001_MR_d0129,Passed,1500000,7000",
+    )
+    write_lines(
+        tmp_path / "oasis3" / "OASIS3_amyloid_centiloid.csv",
+        "subject_id,oasis_session_id,tracer,Centiloid_fSUVR_TOT_CORTMEAN",
+        "OAS30001,OAS30001_PIB_d0200,PIB,31.5",
+    )
+    visit = "NACCID,NACCADC,FORMVER,VISITMO,VISITDAY,VISITYR,NACCVNUM,NACCAGE,CDRSUM,NACCUDSD"
+    write_lines(
+        tmp_path / "nacc" / "investigator_nacc71.csv",
+        f"{visit},SEX,EDUC,NACCNE4S,ANIMALS,TRAILA,BILLS,SHOPPING,REMDATES,TRAVEL",
+        "NACC000001,186,3,2,1,2015,1,70,1.5,3,1,16,1,17,40,0,1,2,0",
+    )
+    write_lines(
+        tmp_path / "nacc" / "investigator_scan_amyloidpetgaain_nacc71.csv",
+        "NACCID,SCANDATE,CENTILOIDS",
+        "NACC000001,2015-03-01,55.0",
+    )
+    aibl_extract(tmp_path / "aibl", n=1)
+    write_lines(tmp_path / "aibl" / "aibl_ptdemog_01-Jun-2018.csv", "RID,SITEID,VISCODE,PTDOB", "1,2,bl,/1936")
+    for name, score in (("oasis3", "cdr-sb"), ("nacc", "cdr-sb"), ("aibl", "mmse")):
+        model, out = MODELS / f"{name}.yaml", tmp_path / f"{name}.csv"
+        made = run("data", name, "--tables", tmp_path / name, "--score", score, "--model", model, "--out", out)
+        assert made.exit_code == 0, (made.output, made.exception)
+        settings = read_model(model)
+        outcome = out.with_suffix(".outcome.yaml")
+        columns = read_outcome(outcome if outcome.exists() else None)
+        (found,), left_out = read_manifest(
+            out, settings.modalities, need_target=False, score=settings.score, columns=columns
+        )
+        assert found.observed(settings.names) == settings.names, name
+        assert not left_out
