@@ -2,8 +2,9 @@
 
 BIDS, of any subject naming: `sub-01[/ses-a]/anat/…_T1w.nii.gz`, `…_FLAIR.nii.gz`, `pet/…_trc-18FAV45_pet.nii.gz`, with
 or without sessions. Clinica's CAPS: `subjects/sub-…/ses-…/{t1_linear,flair_linear,pet_linear}/…`, registered. Prepared
-(`permmoe data prepare`): BIDS with `space-MNI…`, registered. All may lie under one folder. ADNI's subjects may also be
-called as in its tables, `011_S_0002`, or by numbers whose meaning a `participants.tsv` tells.
+(`permmoe data prepare`): BIDS with `space-MNI…`, registered, and listed with their subjects, days and verdicts. All may
+lie under one folder. ADNI's subjects may also be called as in its tables, `011_S_0002`, or by numbers whose meaning a
+`participants.tsv` tells.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from permmoe.data.image_dates import read_image_dates
 from permmoe.data.image_names import PTID, ImageName, image_name
 from permmoe.data.participants import read_aliases, subject_in
+from permmoe.data.prepared_images import ListedImage, read_lists
 from permmoe.data.tracers import canonical_tracer, modality_of
 from permmoe.errors import DataError
 
@@ -58,6 +60,8 @@ class FoundImages:
     images: tuple[FoundImage, ...]
     other_pet: tuple[Path, ...]
     """PET images that were left aside, since their tracer shows neither amyloid nor tau, or is not told."""
+    failed: tuple[Path, ...] = ()
+    """Prepared images that were left aside, since their preparation failed."""
 
     @property
     def other_tracers(self) -> Mapping[str, int]:
@@ -89,9 +93,10 @@ def images_among(files: Sequence[Path], tracer_of: Callable[[Path], str] = lambd
 
     `tracer_of` tells the tracer of a PET image whose name does not, empty where it cannot.
     """
-    dates, aliases = read_image_dates(files), read_aliases(files)
+    dates, aliases, prepared = read_image_dates(files), read_aliases(files), read_lists(files)
     images: list[FoundImage] = []
     other_pet: list[Path] = []
+    failed: list[Path] = []
     for file in files:
         name = image_name(file.name)
         if name is None or not _is_of_a_visit(file, name):
@@ -101,12 +106,23 @@ def images_among(files: Sequence[Path], tracer_of: Callable[[Path], str] = lambd
         if modality is None:
             other_pet.append(file)
             continue
-        subject = subject_in(aliases, name.subject_id, file)
-        is_registered = _is_registered(file, name)
-        taken = dates.of(file, name)
-        images.append(FoundImage(subject, name.session, modality, file, is_registered, taken, tracer, name.region))
+        listed = prepared.get(file)
+        if listed is not None and listed.has_failed:
+            failed.append(file)
+            continue
+        found = FoundImage(
+            subject_id=subject_in(aliases, name.subject_id, file),
+            session=name.session,
+            modality=modality,
+            path=file,
+            is_registered=_is_registered(file, name),
+            taken=dates.of(file, name),
+            tracer=tracer,
+            region=name.region,
+        )
+        images.append(_as_listed(found, listed) if listed else found)
     ordered = tuple(sorted(images, key=lambda i: (i.subject_id, i.session, i.modality, str(i.path))))
-    return FoundImages(ordered, tuple(other_pet))
+    return FoundImages(ordered, tuple(other_pet), tuple(failed))
 
 
 def files_under(folder: Path) -> Iterator[Path]:
@@ -119,6 +135,12 @@ def files_under(folder: Path) -> Iterator[Path]:
         else:
             seen.add(real)
             yield from (Path(root) / name for name in names)
+
+
+def _as_listed(image: FoundImage, listed: ListedImage) -> FoundImage:
+    """A prepared image under the names that its source gave; the list is the nearest witness of its day."""
+    session = listed.session or image.session
+    return replace(image, subject_id=listed.subject_id, session=session, taken=listed.taken or image.taken)
 
 
 def _is_of_a_visit(file: Path, name: ImageName) -> bool:

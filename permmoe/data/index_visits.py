@@ -123,6 +123,8 @@ def notes_of_images(found: FoundImages, n_undated: int) -> list[str]:
     if found.other_tracers:
         counts = ", ".join(f"{label} {n}" for label, n in found.other_tracers.items())
         notes.append(f"PET images of other tracers, left aside: {counts}")
+    if found.failed:
+        notes.append(f"{len(found.failed)} image(s) failed in their preparation, and are left aside")
     if n_undated:
         notes.append(f"{n_undated} image(s) have no date")
     return notes

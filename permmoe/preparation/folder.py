@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import permmoe
+from permmoe.data.prepared_images import COLUMNS, LIST
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import write_choices
@@ -179,7 +180,6 @@ def _prepared(
 def _write_lists(
     out: Path, images: Sequence[tuple[Derivative, Judged]], left_out: Quarantine, found: FoundScans
 ) -> None:
-    header = ("subject_id", "session", "modality", "tracer", "taken", "file", "verdict", "reasons")
     rows = [
         (
             d.scan.subject_id, d.scan.session, d.scan.modality, d.scan.tracer, d.scan.taken or "",
@@ -187,6 +187,6 @@ def _write_lists(
         )
         for d, judged in images
     ]  # fmt: skip
-    write_csv_atomically(out / "images.csv", header, rows)
+    write_csv_atomically(out / LIST, COLUMNS, rows)
     left_out.write(out / "quarantine.csv")
     write_choices(out / "choices.csv", found.choices)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -14,31 +13,19 @@ from permmoe.preparation.sources.choosing import Candidate, day_label
 
 
 def agreeing(candidates: Sequence[Candidate], today: date) -> tuple[list[Candidate], list[Quarantined]]:
-    """The scans without those of days to come and of patients whose names would be one; those are listed."""
-    one_label = _subjects_of_one_label(candidates)
+    """The scans without those of days to come and of subjects whose names BIDS cannot hold; those are listed."""
     kept: list[Candidate] = []
     items: list[Quarantined] = []
     for candidate in candidates:
-        reason = None
         if candidate.taken is not None and candidate.taken > today:
             reason = Reason.FUTURE_DATE
         elif not bids_label(candidate.subject_id):
             reason = Reason.NO_PATIENT
-        elif candidate.subject_id in one_label:
-            reason = Reason.TWO_PATIENTS
-        if reason is None:
-            kept.append(candidate)
         else:
-            items.append(Quarantined(candidate.subject_id, candidate.modality, str(candidate.file), reason))
+            kept.append(candidate)
+            continue
+        items.append(Quarantined(candidate.subject_id, candidate.modality, str(candidate.file), reason))
     return _in_known_sessions(kept), items
-
-
-def _subjects_of_one_label(candidates: Iterable[Candidate]) -> set[str]:
-    """Subjects that BIDS, which allows letters and digits alone, would call by the name of another."""
-    by_label: dict[str, set[str]] = defaultdict(set)
-    for candidate in candidates:
-        by_label[bids_label(candidate.subject_id).lower()].add(candidate.subject_id)
-    return {subject for subjects in by_label.values() if len(subjects) > 1 for subject in subjects}
 
 
 def _in_known_sessions(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from permmoe.data.images import find_images
+from permmoe.data.prepared_images import COLUMNS, LIST
 from permmoe.data.target_rule import Assessment, TargetRule, choose_index_visit
 from permmoe.errors import DataError
+from permmoe.preparation.quality.rules import Verdict
 
 SUBJECT = "sub-ADNI011S0002"
 
@@ -151,6 +153,30 @@ def test_a_prepared_image_is_preferred_to_the_raw_one_of_its_session(tmp_path: P
     visit = Assessment(date(2012, 3, 5), 1.0, "MCI", "bl")
     index = choose_index_visit([visit], find_images(tmp_path).images, TargetRule(), ["t1"])
     assert index is not None and "desc-brain" in index.images["t1"].path.name
+
+
+def test_the_list_of_prepared_images_tells_subject_day_and_what_failed(tmp_path: Path) -> None:
+    space = "space-MNI152NLin2009aSym"
+    files = [
+        f"sub-P01/ses-20190301/anat/sub-P01_ses-20190301_{space}_desc-brain_T1w.nii.gz",
+        f"sub-P01/ses-20190301/anat/sub-P01_ses-20190301_{space}_desc-brain_FLAIR.nii.gz",
+        f"sub-P02/ses-1/anat/sub-P02_ses-1_{space}_desc-brain_T1w.nii.gz",
+    ]
+    touch(tmp_path, *files)
+    rows = (
+        ",".join(COLUMNS),
+        f"P-01,20190301,t1,,2019-03-01,{files[0]},look,noise",
+        f"P-01,20190301,flair,,2019-03-01,{files[1]},{Verdict.FAILED},overlap",
+        f"P.02,1,t1,,,{files[2]},good,",
+    )
+    (tmp_path / LIST).write_text("\n".join(rows))
+    (tmp_path / "sub-P01" / LIST).write_text("file,size\na,1\n")
+    seen = find_images(tmp_path)
+    assert [(i.subject_id, i.session, i.modality, i.taken, i.is_registered) for i in seen.images] == [
+        ("P-01", "20190301", "t1", date(2019, 3, 1), True),
+        ("P.02", "1", "t1", None, True),
+    ]
+    assert seen.failed == (tmp_path / files[1],)
 
 
 def test_pet_in_template_space_is_registered_only_as_an_uptake_ratio(tmp_path: Path) -> None:

@@ -303,12 +303,6 @@ def test_two_patients_under_one_identifier_are_not_mixed(dicom: Path) -> None:
     assert reasons(found) == {"one": Reason.TWO_PATIENTS, "two": Reason.TWO_PATIENTS}
 
 
-def test_two_identifiers_that_bids_would_write_alike_are_not_mixed(dicom: Path) -> None:
-    write_series(dicom / "one", replace(T1, patient="1-23"))
-    write_series(dicom / "two", replace(T1, patient="12-3"))
-    assert reasons(find(dicom)) == {"one": Reason.TWO_PATIENTS, "two": Reason.TWO_PATIENTS}
-
-
 def test_adnis_patients_are_called_by_their_ptid(dicom: Path) -> None:
     write_series(dicom, replace(T1, patient="011S0002"))
     assert find(dicom).scans[0].subject_id == "011_S_0002"
