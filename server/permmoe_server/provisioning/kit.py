@@ -61,6 +61,9 @@ name: {json.dumps(self.site)}
 
 # The table of index visits, made by `permmoe data` or by yourself (see client/README.md for its columns).
 manifest: data/manifest.csv
+# Where the manifest holds the outcome, if not in baseline_cdrsb and delta_cdrsb: which score, in which unit, in which
+# columns. 'follow_up' (the score at the horizon) may stand in place of 'change'; 'times' converts to the study's unit.
+# outcome: {{name: CDR-SB, unit: points, baseline: sob_at_visit, follow_up: sob_after_24_months}}
 # In place of a manifest: ADNI-like tables and images in Clinica's BIDS or CAPS layout.
 # folders:
 #   tables: /data/tables
