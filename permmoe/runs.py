@@ -94,7 +94,7 @@ def train_run(
     usual = usual_images(described)
     card = {
         "model": settings.model_dump(mode="json"),
-        "is_synthetic": is_synthetic(data.visits),
+        "is_synthetic": is_synthetic(data.visits, manifest),
         "usual_images": {name: likeness.model_dump(mode="json") for name, likeness in usual.items()},
         "train": config.train.model_dump(mode="json"),
         "split": config.split.model_dump(mode="json"),

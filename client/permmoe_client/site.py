@@ -20,8 +20,10 @@ NO_PROXY = "direct"
 class DataFolders(Configuration):
     """ADNI-like tables and images in Clinica's layout, turned into index visits when the site starts."""
 
-    tables: Path = Field(description="folder with ADNIMERGE.csv or CDR.csv (and DXSUM.csv)")
-    images: Path = Field(description="folder in Clinica's BIDS or CAPS layout, or with both in it")
+    tables: Path = Field(description="folder with ADNIMERGE.csv, or CDR.csv and DXSUM.csv, and the study's tables")
+    images: Path | None = Field(
+        None, description="folder in BIDS or Clinica's CAPS layout; none: the study has tables alone"
+    )
     target: TargetRule = Field(TargetRule(), description="which visit is the index visit, and what its outcome is")
 
 

@@ -13,8 +13,10 @@ from datetime import date, timedelta
 from itertools import chain
 from pathlib import Path
 
-from permmoe.data.adni_measurements import measured_at, read_measurements
+from permmoe.config import Score
+from permmoe.data.adni_measurements import measured_at, read_measurements, scored_at
 from permmoe.data.adni_people import identify
+from permmoe.data.adni_sources import SCORE_COLUMNS
 from permmoe.data.adni_tables import read_assessments
 from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.index_visits import (
@@ -28,10 +30,12 @@ from permmoe.data.index_visits import (
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.data.registries.scores import SCORES
 from permmoe.data.selection import Selection
 from permmoe.data.synthetic import is_synthetic_folder
 from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, TargetRule
 from permmoe.data.visits import VisitTable
+from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.modality import Modality
 
 
@@ -47,22 +51,45 @@ def adni_visits(
 
 
 def select_visits(
-    tables: Path, images: Path | None, rule: TargetRule, modalities: Sequence[Modality], *, today: date | None = None
+    tables: Path,
+    images: Path | None,
+    rule: TargetRule,
+    modalities: Sequence[Modality],
+    score: str = "cdr-sb",
+    *,
+    today: date | None = None,
 ) -> Selection:
     """Select the index visits of all subjects who have one, and count what each step lost.
 
-    `images` may be None where no modality is an image. Rows dated after `today` (None: the day on which this is called)
-    are left out, but of the synthetic cohort, whose subjects are followed beyond it. Raises DataError where the folders
-    do not hold ADNI's tables and images, where a column of them cannot be read, where a modality cannot be found in
-    them, and for a diagnosis that no visit has.
+    `images` may be None where no modality is an image. `score` is what the outcome is the change of
+    (permmoe.data.registries.scores); the days of visits are CDR's and ADNIMERGE's, whatever the score. Rows dated after
+    `today` (None: the day on which this is called) are left out, but of the synthetic cohort, whose subjects are
+    followed beyond it. Raises DataError where the folders do not hold ADNI's tables and images, where a column of them
+    cannot be read, where a modality cannot be found in them, and for a diagnosis that no visit has; ConfigurationError
+    for a score that is not read.
     """
+    if score not in SCORE_COLUMNS:
+        raise ConfigurationError(f"ADNI has no score {score!r}; {nearest(score, SCORE_COLUMNS)}")
+    score_column = SCORE_COLUMNS[score]
     require_image_modalities(modalities, "ADNI")
     require_image_folder(modalities, images)
-    columns = tuple(dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m)))
+    of_modalities = chain.from_iterable(kind_of(m).adni_columns(m) for m in modalities)
+    columns = tuple(dict.fromkeys((*of_modalities, *filter(None, [score_column]))))
     last_day = None if is_synthetic_folder(tables) else today or date.today()
     clinical, measurements = read_assessments(tables, last_day), read_measurements(tables, columns, last_day)
     found = FoundImages((), ()) if images is None else find_images(images)
     assessments = clinical.assessments
+    impossible: list[Quarantined] = []
+    if score_column:
+        if not measurements.origins[score_column]:
+            raise DataError(
+                f"no table gives {score_column}, the outcome: download the table, or choose another --score"
+            )
+        assessments = {
+            rid: [scored_at(visit, rid, score_column, measurements, rule) for visit in visits]
+            for rid, visits in assessments.items()
+        }
+        assessments, impossible = _on_the_scale(assessments, SCORES[score])
     require_diagnoses(rule, chain.from_iterable(assessments.values()))
     by_rid, undated = _images_by_rid(found.images, assessments)
     names = [(image.rid, image.subject_id) for image in found.images if image.rid is not None]
@@ -83,10 +110,26 @@ def select_visits(
         modalities,
         scanned=[m.name for m in modalities if measurements.is_of_scans(kind_of(m).adni_columns(m))],
         without_site=Reason.NO_PTID,
-        items=(*clinical.quarantine, *measurements.left_out, *undated),
+        items=(*clinical.quarantine, *measurements.left_out, *impossible, *undated),
         notes=(*clinical.notes, *measurements.notes, *notes_of_images(found, len(undated))),
     )
     return replace(selection, notes=(*selection.notes, *_tracer_notes(selection)))
+
+
+def _on_the_scale(
+    assessments: Mapping[int, Sequence[Assessment]], score: Score
+) -> tuple[dict[int, list[Assessment]], list[Quarantined]]:
+    """The visits without scores that are not on the scale, and an item for each of those."""
+    found: dict[int, list[Assessment]] = {}
+    items: list[Quarantined] = []
+    for rid, visits in assessments.items():
+        found[rid] = []
+        for visit in visits:
+            if visit.cdrsb is not None and not score.holds(visit.cdrsb):
+                items.append(Quarantined(f"RID {rid}", "", "", Reason.IMPOSSIBLE_SCORE))
+                visit = replace(visit, cdrsb=None)
+            found[rid].append(visit)
+    return found, items
 
 
 def _tracer_notes(selection: Selection) -> list[str]:

@@ -126,6 +126,14 @@ def measured_at(
     )
 
 
+def scored_at(
+    assessment: Assessment, rid: int, column: str, measurements: Measurements, rule: TargetRule
+) -> Assessment:
+    """The visit with another score in place of CDR-SB: a column's number then; None where there is none."""
+    found = _numbers_at(assessment, rid, (column,), measurements, rule).get(column)
+    return replace(assessment, cdrsb=None if found is None else found[0])
+
+
 def _numbers_at(
     assessment: Assessment, rid: int, columns: Sequence[str], measurements: Measurements, rule: TargetRule
 ) -> dict[str, tuple[float, NumberSource]]:

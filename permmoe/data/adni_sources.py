@@ -201,6 +201,11 @@ EQUIVALENT: Mapping[str, tuple[str, str]] = {
 }
 """ADNIMERGE's names, and where its numbers come from."""
 
+SCORE_COLUMNS: Mapping[str, str] = {
+    "cdr-sb": "", "adas-cog-13": "ADAS13", "adas-cog-11": "ADAS11", "mmse": "MMSE", "faq": "FAQ",
+}  # fmt: skip
+"""By permmoe.data.registries.scores, the columns whose change may be the outcome; CDR-SB is that of the visits."""
+
 
 def origins_of(column: str) -> tuple[Origin, ...]:
     """Where a column may come from, best first; none for the age. Raises DataError for a table that is not known."""

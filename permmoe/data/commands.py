@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.config import ModelConfig, VolumeGrid, parse_config, read_config, read_model
+from permmoe.config import ModelConfig, Score, VolumeGrid, parse_config, read_config, read_model
 from permmoe.data.adni import select_visits
+from permmoe.data.adni_sources import SCORE_COLUMNS
 from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import manifest_header, read_manifest, unread_columns, write_manifest
 from permmoe.data.outcome_columns import OUTCOME_HELP, USUAL_COLUMNS, OutcomeColumns, read_outcome
 from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.registries.scores import SCORES, columns_of_score
 from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
 from permmoe.data.synthetic import is_synthetic
@@ -28,6 +31,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import read_volume
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import combination_name
+from permmoe.runtime.files import write_file
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -87,6 +91,9 @@ def adni(
     table_window: Annotated[
         int, typer.Option(help="How far from a visit a row of another table may lie that lacks its code, days.")
     ] = TargetRule().table_window_days,
+    score: Annotated[
+        str, typer.Option(help=f"The score whose change is the outcome: {', '.join(SCORE_COLUMNS)}.")
+    ] = "cdr-sb",
     model: ModelOption = None,
 ) -> None:
     """Turn ADNI's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
@@ -101,20 +108,17 @@ def adni(
         "the target rule",
     )  # fmt: skip
     say(f"reading tables in {tables}" + (f" and looking for images under {images}" if images else ""))
-    write_selection(select_visits(tables, images, rule, settings.modalities), out, settings, horizon)
+    selection = select_visits(tables, images, rule, settings.modalities, score)
+    write_selection(selection, out, settings, horizon, score)
 
 
-def write_selection(
-    selection: Selection,
-    out: Path,
-    model: ModelConfig,
-    horizon_months: float,
-    columns: OutcomeColumns = USUAL_COLUMNS,
-) -> None:
+def write_selection(selection: Selection, out: Path, model: ModelConfig, horizon_months: float, score: str) -> None:
     """Write a registry's visits as a manifest, and beside it what was left out and what was chosen; show all in counts.
 
-    Raises DataError, after the account, where no visit is left.
+    `score` is what the outcome is the change of (permmoe.data.registries.scores). Raises DataError, after the account,
+    where no visit is left.
     """
+    columns = columns_of_score(score)
     report, choices = out.with_suffix(".quarantine.csv"), out.with_suffix(".choices.csv")
     selection.quarantine.write(report)
     _show_steps(selection)
@@ -123,10 +127,23 @@ def write_selection(
     if selection.choices:
         selection.write_choices(choices)
         say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
-    _show_summary(selection.visits, model, horizon_months)
+    _show_summary(selection.visits, out, model.model_copy(update={"score": SCORES[score]}), horizon_months)
     _show_sources(selection)
     _show_quarantine(selection.quarantine)
     say(f"manifest in {out}; left out, with reasons, in {report} (names patients: keep it at the site)")
+    if columns != USUAL_COLUMNS:
+        _write_outcome(out.with_suffix(".outcome.yaml"), columns, SCORES[score])
+
+
+def _write_outcome(path: Path, columns: OutcomeColumns, score: Score) -> None:
+    """Which columns hold the outcome, for `--outcome`; and what a model of it has to declare."""
+    write_file(path, yaml.safe_dump(columns.model_dump(exclude_defaults=True), sort_keys=False), is_durable=False)
+    low, high = score.bounds
+    say(
+        f"the outcome is the change in {score.name}: its columns are in {path}. Train with --outcome {path} and, in "
+        f"--config, model: {{score: {{name: {score.name}, lowest: {low:g}, highest: {high:g}}}, "
+        f"outcome_range: [{low - high:g}, {high - low:g}]}}"
+    )
 
 
 @app.command()
@@ -151,7 +168,7 @@ def inspect(
         quarantine += _broken_volumes(visits, settings)
     horizons = {v.horizon_months for v in visits}
     if len(visits):
-        _show_summary(visits, settings, max(horizons))
+        _show_summary(visits, manifest, settings, max(horizons))
     _show_quarantine(quarantine)
     if report is not None:
         quarantine.write(report)
@@ -179,10 +196,10 @@ def _broken_volumes(visits: VisitTable, model: ModelConfig) -> Quarantine:
     return Quarantine(tuple(items))
 
 
-def _show_summary(visits: VisitTable, model: ModelConfig, horizon_months: float) -> None:
+def _show_summary(visits: VisitTable, manifest: Path, model: ModelConfig, horizon_months: float) -> None:
     names, score = model.names, model.score
     summary = summarise(visits, names)
-    if is_synthetic(visits):
+    if is_synthetic(visits, manifest):
         say("SYNTHETIC data: invented subjects; figures say nothing about patients")
     sites = Table("site", "visits", *names, title="Visits by site and modality")
     for site, n in summary.by_site.items():

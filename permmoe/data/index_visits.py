@@ -103,7 +103,10 @@ def require_image_folder(modalities: Sequence[Modality], images: Path | None) ->
     """Refuse an image modality where no folder of images is named."""
     for modality in modalities:
         if kind_of(modality).is_image and images is None:
-            raise DataError(f"modality {modality.name!r} is an image; name the folder of images (--images)")
+            raise DataError(
+                f"modality {modality.name!r} is an image; name the folder of images (--images, or folders.images)",
+                for_log=f"modality {modality.name!r} is an image, and no folder of images is named",
+            )
 
 
 def require_image_modalities(modalities: Sequence[Modality], registry: str) -> None:

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
-from permmoe.config import CDR_SB, parse_config
+from permmoe.config import parse_config
 from permmoe.data.commands import ModelOption, model_of, say, write_selection
-from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.data.registries.aibl import aibl
 from permmoe.data.registries.nacc import nacc
 from permmoe.data.registries.oasis3 import MciBy, oasis3
 from permmoe.data.registries.registry import Registry, select_visits
-from permmoe.data.registries.scores import SCORES, columns_of_score
+from permmoe.data.registries.scores import SCORES
 from permmoe.data.target_rule import TargetRule
 from permmoe.errors import ConfigurationError, nearest
-from permmoe.runtime.files import write_file
 
 TablesOption = Annotated[Path, typer.Option(help="Folder with the registry's CSV tables, or one above them.")]
 ImagesOption = Annotated[
@@ -144,20 +141,4 @@ def _make_manifest(
         f"{rule.window_months:g} months; scans within {rule.image_window_days} days"
     )
     selection = select_visits(registry, tables, images, rule, settings.modalities, score)
-    columns = columns_of_score(score)
-    shown = settings.model_copy(update={"score": SCORES[score]})
-    write_selection(selection, out, shown, rule.horizon_months, columns)
-    if SCORES[score] != CDR_SB:
-        _write_outcome(out.with_suffix(".outcome.yaml"), columns, out, score)
-
-
-def _write_outcome(path: Path, columns: OutcomeColumns, manifest: Path, score: str) -> None:
-    """Which columns hold the outcome, for `--outcome`; and what a model of it has to declare."""
-    write_file(path, yaml.safe_dump(columns.model_dump(exclude_defaults=True), sort_keys=False), is_durable=False)
-    named = SCORES[score]
-    low, high = named.bounds
-    say(
-        f"the outcome is the change in {named.name}: its columns are in {path}. Train with --outcome {path} and, in "
-        f"--config, model: {{score: {{name: {named.name}, lowest: {low:g}, highest: {high:g}}}, "
-        f"outcome_range: [{low - high:g}, {high - low:g}]}}"
-    )
+    write_selection(selection, out, settings, rule.horizon_months, score)

@@ -11,14 +11,19 @@ DESCRIPTION_FILE = "dataset_description.json"
 """BIDS's description of a data set; the synthetic cohort's says `"SYNTHETIC": true`."""
 
 
-def is_synthetic(table: VisitTable) -> bool:
-    """Whether any visit has an image in a folder that is described as synthetic."""
+def is_synthetic(table: VisitTable, *sources: Path) -> bool:
+    """Whether any visit has an image in a folder that is described as synthetic, or one of its sources lies in one.
+
+    `sources` are the manifest, or the folder of tables: visits of tables alone have no image that would tell.
+    """
     folders = {folder for visit in table for image in visit.volumes.values() for folder in image.parents}
-    return any(_says_synthetic(folder / DESCRIPTION_FILE) for folder in folders)
+    return any(_says_synthetic(folder / DESCRIPTION_FILE) for folder in folders) or any(
+        map(is_synthetic_folder, sources)
+    )
 
 
 def is_synthetic_folder(folder: Path) -> bool:
-    """Whether a folder, or one that it lies in, is described as synthetic."""
+    """Whether a folder, or one that it or a file lies in, is described as synthetic."""
     return any(_says_synthetic(above / DESCRIPTION_FILE) for above in (folder, *folder.absolute().parents))
 
 

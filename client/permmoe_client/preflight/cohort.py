@@ -95,7 +95,7 @@ def _from_manifest(path: Path, site: SiteConfig, model: ModelConfig) -> Cohort:
 def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:
     folders = site.folders
     assert folders
-    absent = tuple(str(folder) for folder in (folders.tables, folders.images) if not folder.is_dir())
+    absent = tuple(str(folder) for folder in (folders.tables, folders.images) if folder and not folder.is_dir())
     if absent:
         return Cohort(absent=absent)
     try:

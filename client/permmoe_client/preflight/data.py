@@ -272,7 +272,8 @@ def training_size(facts: Facts) -> Outcome:
 
 def synthetic(facts: Facts) -> Outcome:
     """The description of synthetic images says that they are synthetic."""
-    if is_synthetic(facts.cohort.table.need("data.readable")):
+    source = facts.site.folders.tables if facts.site.folders else facts.site.manifest
+    if is_synthetic(facts.cohort.table.need("data.readable"), *filter(None, [source])):
         return warning(
             "images are SYNTHETIC: their figures say nothing about patients",
             "take part in studies of synthetic data only, or name patients' images",

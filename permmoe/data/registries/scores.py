@@ -11,6 +11,9 @@ SCORES: Mapping[str, Score] = {
     "cdr-sb": CDR_SB,
     "cdr-global": Score(name="CDR global", unit="points", lowest=0.0, highest=3.0),
     "mmse": Score(name="MMSE", unit="points", lowest=0.0, highest=30.0),
+    "adas-cog-13": Score(name="ADAS-Cog 13", unit="points", lowest=0.0, highest=85.0),
+    "adas-cog-11": Score(name="ADAS-Cog 11", unit="points", lowest=0.0, highest=70.0),
+    "faq": Score(name="FAQ", unit="points", lowest=0.0, highest=30.0),
 }
 """By the name that `--score` takes."""
 

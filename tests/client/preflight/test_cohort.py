@@ -42,6 +42,14 @@ def test_folders_of_tables_and_images_are_judged_like_a_manifest(folders: Hospit
     assert not re.search(PTID, report.to_json() + shown(report))
 
 
+def test_folders_of_tables_alone_need_no_folder_of_images(folders: Hospital) -> None:
+    folders.settings(folders={"images": None}, modalities=[])
+    tables = [{"name": "person", "kind": "tabular", "columns": ["age_years", "APOE4"]}]
+    folders.model = ModelConfig.model_validate({**MODEL.model_dump(), "modalities": tables})
+    found = {f.check: f for f in folders.check(offline=True).findings}
+    assert found["data.readable"].verdict is Verdict.OK and found["data.synthetic"].verdict is Verdict.WARNING
+
+
 def test_a_table_without_its_header_is_found_and_none_of_it_is_quoted(folders: Hospital) -> None:
     (table,) = (folders.folder / "adni" / "clinical").glob("ADNIMERGE*.csv")
     table.write_text("\n".join(table.read_text().splitlines()[1:]))

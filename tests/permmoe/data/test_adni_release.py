@@ -15,7 +15,7 @@ from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
 from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import Visit
-from permmoe.errors import DataError
+from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import Modality
 from tests.support.adni_release import changed, write_release
 
@@ -295,6 +295,30 @@ def test_a_spreadsheet_alone_is_an_error_where_its_table_is_needed_and_a_note_wh
     assert "REGISTRY.xlsx is a spreadsheet and was not read; save it as comma-separated text (CSV)" in notes
 
 
+def test_the_outcome_may_be_the_change_of_another_score(release: Path) -> None:
+    def of(score: str) -> list[tuple[str, float, float | None]]:
+        found = select_visits(release, None, TargetRule(), [modality("PTGENDER")], score, today=TODAY).visits
+        return [(v.subject_id, v.baseline_cdrsb, v.delta_cdrsb) for v in found]
+
+    assert of("adas-cog-13") == [(ADNI1, 18.33, pytest.approx(5.67)), (ADNI4, 8.0, None)]
+    assert of("adas-cog-11") == [(ADNI1, 10.33, pytest.approx(3.67)), (ADNI2, 9.0, None), (ADNI4, 5.0, None)]
+    assert of("cdr-sb")[0] == (ADNI1, 1.5, 1.5)
+    with pytest.raises(ConfigurationError, match=r"no score 'adas-cog-12'; did you mean 'adas-cog-1[13]'"):
+        of("adas-cog-12")
+
+
+def test_a_score_off_its_scale_is_itemised_and_its_visit_has_none(tmp_path: Path) -> None:
+    folder = write_release(tmp_path, ADAS=changed("ADAS", "10.33,18.33", "10.33,118.33"))
+    selection = select_visits(folder, None, TargetRule(), [modality("PTGENDER")], "adas-cog-13", today=TODAY)
+    assert Quarantined("RID 2", "", "", Reason.IMPOSSIBLE_SCORE) in set(selection.quarantine)
+    assert [visit.subject_id for visit in selection.visits] == [ADNI4]
+
+
+def test_a_score_whose_table_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no table gives FAQ, the outcome"):
+        select_visits(write_release(tmp_path, FAQ=""), None, TargetRule(), [modality("MMSE")], "faq", today=TODAY)
+
+
 def test_a_model_with_an_image_needs_the_folder_of_images(release: Path) -> None:
-    with pytest.raises(DataError, match=r"modality 't1' is an image; name the folder of images \(--images\)"):
+    with pytest.raises(DataError, match=r"modality 't1' is an image; name the folder of images \(--images,"):
         select_visits(release, None, TargetRule(), [Modality(name="t1")])

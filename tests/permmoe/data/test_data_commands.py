@@ -168,6 +168,22 @@ def test_tables_alone_become_a_manifest_that_says_where_its_numbers_come_from(tm
     assert inspected.exit_code == 0 and "person+t1_regions" in inspected.output
 
 
+def test_another_score_is_written_under_its_own_name_with_what_reads_it_back(tmp_path: Path) -> None:
+    tables, out = write_release(tmp_path / "tables"), tmp_path / "m.csv"
+    model = "modalities: [{name: person, kind: tabular, columns: [PTGENDER]}]\n"
+    (tmp_path / "model.yaml").write_text(model)
+    arguments = ("--tables", tables, "--out", out, "--model", tmp_path / "model.yaml", "--score", "adas-cog-13")
+    shown = run("adni", *arguments)
+    assert shown.exit_code == 0 and "score: {name: ADAS-Cog 13, lowest: 0, highest: 85}" in shown.output
+    assert out.read_text().startswith("subject_id,site,session,baseline_adas_cog_13,delta_adas_cog_13,horizon_months")
+    (tmp_path / "model.yaml").write_text(
+        model + "score: {name: ADAS-Cog 13, lowest: 0, highest: 85}\noutcome_range: [-85, 85]\n"
+    )
+    outcome = ("--outcome", tmp_path / "m.outcome.yaml", "--model", tmp_path / "model.yaml")
+    inspected = run("inspect", out, *outcome)
+    assert inspected.exit_code == 0 and "ADAS-Cog 13, points" in inspected.output, inspected.output
+
+
 def test_the_model_of_tables_reads_the_tables_that_it_names() -> None:
     """Every column of configs/models/tables.yaml is one that ADNI's data dictionary has."""
     model = read_model(Path("configs/models/tables.yaml"))
