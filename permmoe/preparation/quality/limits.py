@@ -12,8 +12,9 @@ from math import inf
 from typing import Literal
 
 from permmoe.data.reasons import Reason
+from permmoe.preparation.scan import PET
 
-MRI, PET = ("t1", "flair"), ("amyloid", "tau")
+MRI = ("t1", "flair")
 EVERY = (*MRI, *PET)
 OUTLINE = "compare the brain with the template's outline"
 SIDES = "left and right may be exchanged in one of the two"
@@ -73,15 +74,15 @@ MEASURES: tuple[Measure, ...] = (
         "disagreement_mm", "distance to where a second registration puts it", "mm", 1, "high", 0.7,
         (
             Limits(("t1",), (0.0, 4.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
-            Limits(("flair",), (0.0, 5.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
-            Limits(PET, (0.0, 6.0), (0.0, 10.0), Reason.BAD_REGISTRATION, OUTLINE),
+            Limits(("flair", "amyloid"), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
+            Limits(("tau",), (0.0, 9.0), (0.0, 13.0), Reason.BAD_REGISTRATION, OUTLINE),
         ),
     ),
     Measure(
         "own_t1_disagreement_mm", "distance to where a second registration to the own T1 puts it", "mm", 1, "high", 0.7,
         (
-            Limits(("flair",), (0.0, 3.0), (0.0, 8.0), Reason.BAD_REGISTRATION, "compare its sheet with the T1's"),
-            Limits(PET, (0.0, 5.0), (0.0, 10.0), Reason.BAD_REGISTRATION, "compare its sheet with the T1's"),
+            Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, "compare it with the T1 on the sheet"),
+            Limits(PET, (0.0, 5.0), (0.0, 8.0), Reason.BAD_REGISTRATION, "compare it with the T1 on the sheet"),
         ),
     ),
     Measure(
@@ -152,14 +153,15 @@ MEASURES: tuple[Measure, ...] = (
         "noise", "noise in white matter", "", 3, "high", 0.01,
         (Limits(MRI, (0.0, 0.12), (0.0, inf), Reason.NO_BRAIN_SEEN, "grainy: small structures will be lost"),),
     ),
-    Measure("cost", "the registration's own cost", "", 3, "high", 0.01),
+    Measure("agreement", "agreement that the registration reached", "", 3, "low", 0.02),
+    Measure("lead", "lead over the next best registration", "", 3, "low", 0.02),
+    Measure(
+        "follows_t1", "registered by way of the T1", "", 0, "none", 1.0,
+        (Limits(EVERY, (1.0, 1.0), (0.0, 1.0), Reason.BAD_REGISTRATION, "there was no T1: less exact"),),
+    ),
     Measure(
         "reference_voxels", "voxels of the reference region", "", 0, "low", 20.0,
         (Limits(PET, (100.0, inf), (20.0, inf), Reason.WRONG_UPTAKE, "the scan may end above the reference region"),),
-    ),
-    Measure(
-        "reference_suvr", "uptake ratio of the reference region", "", 2, "both", 0.01,
-        (Limits(PET, (0.9, 1.1), (0.7, 1.4), Reason.WRONG_UPTAKE, "it is 1 by definition"),),
     ),
     Measure(
         "reference_variation", "variation within the reference region", "", 2, "high", 0.03,

@@ -24,6 +24,7 @@ from scipy import ndimage
 from permmoe.config import VolumeGrid
 from permmoe.preparation.quality.reference_brain import ReferenceBrain, reference_brain
 from permmoe.preparation.quality.second_opinion import on_lattice, second_opinion, turn_degrees
+from permmoe.preparation.scan import PET
 
 BINS = 32
 """Of each axis of a joint histogram."""
@@ -38,16 +39,23 @@ Mask = Bool[np.ndarray, "x y z"]
 class Known:
     """What the preparation measured on the way, and no longer shows in the prepared image."""
 
-    mask_volume_ml: float | None = None
-    """Of the brain's mask in the image's own space, before any scaling."""
     affine: Float[np.ndarray, "4 4"] | None = None
     """From the image's coordinates to the template's, mm."""
-    cost: float | None = None
-    """The registration's own, lower is better."""
+    follows_t1: bool | None = None
+    """Whether a T1 of the same head led the way; True for a T1 itself."""
+    agreement: float | None = None
+    """With what it was registered to, in the registration's own measure; higher is better."""
+    lead: float | None = None
+    """By how much of its agreement the registration leads the next that ended elsewhere."""
+    mask_volume_ml: float | None = None
+    """Of the brain's mask in the image's own space, before any scaling."""
     motion_mm: float | None = None
     """The largest displacement of the brain between frames of a PET scan."""
     reference_uptake: float | None = None
-    """Mean of the reference region in the image's own unit, before it was divided by."""
+    """Mean of the reference region in the scan's own unit, by which it was divided."""
+    reference_variation: float | None = None
+    """Standard deviation of the reference region over its mean."""
+    reference_voxels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,9 @@ class ImageMetrics:
     symmetry: float
     """Correlation of the image with its mirror image over the brain."""
     mask_volume_ml: float | None
-    cost: float | None
+    follows_t1: bool | None
+    agreement: float | None
+    lead: float | None
     smallest_scale: float | None
     """Of the affine to the template: the least of its singular values; 0.8 where the image is shrunk by a fifth."""
     largest_scale: float | None
@@ -100,13 +110,10 @@ class ImageMetrics:
     mirrored_gain: float | None = None
     """How much more mutual information there is with the own T1 when that is mirrored; negative where all is well."""
     reference_voxels: int | None = None
-    reference_suvr: float | None = None
-    """Mean of the reference region in the prepared image: 1 by definition, but for the resampling."""
     reference_variation: float | None = None
-    """Standard deviation of the reference region over its mean."""
     reference_uptake: float | None = None
     cortical_suvr: float | None = None
-    """Mean over the cortex above the basal ganglia."""
+    """PET: mean over the cortex above the basal ganglia."""
     motion_mm: float | None = None
 
 
@@ -118,17 +125,17 @@ def image_metrics(
     *,
     known: Known | None = None,
     own_t1: Volume | None = None,
-    reference: Mask | None = None,
 ) -> ImageMetrics:
     """Measure a prepared image (PET: its uptake ratios) with its brain mask, both on `grid` in template space.
 
-    `own_t1` is the subject's prepared T1 of the same session, `reference` the region that uptake was divided by. Any
-    input gives metrics: voxels that are not finite count as 0. Raises DataError where nilearn's data are not installed.
+    `own_t1` is the subject's prepared T1 of the same session, 0 outside of the brain. Any input gives metrics: voxels
+    that are not finite count as 0. Raises DataError where nilearn's data are not installed.
     """
     known, brain = known or Known(), reference_brain(grid)
     is_filled = np.isfinite(prepared) & (prepared != 0)
     image = np.where(mask & is_filled, prepared, 0).astype(np.float32)
-    opinion = second_opinion(on_lattice(image, grid), brain.tissues_on_lattice)
+    own_shape = image if modality == "t1" else _levelled(image)
+    opinion = second_opinion(on_lattice(own_shape, grid), brain.tissues_on_lattice)
     return ImageMetrics(
         modality=modality,
         filled=_share(is_filled, mask),
@@ -147,12 +154,16 @@ def image_metrics(
         noise=_noise(image, brain.white & mask),
         symmetry=_correlation(image, image[::-1], brain.brain),
         mask_volume_ml=known.mask_volume_ml,
-        cost=known.cost,
-        motion_mm=known.motion_mm,
+        follows_t1=known.follows_t1,
+        agreement=known.agreement,
+        lead=known.lead,
+        reference_voxels=known.reference_voxels,
+        reference_variation=known.reference_variation,
         reference_uptake=known.reference_uptake,
+        cortical_suvr=_mean(image, brain.cortex & mask) if modality in PET else None,
+        motion_mm=known.motion_mm,
         **_of_affine(known.affine),
         **(_of_own_t1(image, own_t1, mask, grid) if own_t1 is not None else {}),
-        **(_of_uptake(image, mask, reference, brain) if reference is not None else {}),
     )
 
 
@@ -180,20 +191,18 @@ def _of_own_t1(image: Volume, own_t1: Volume, mask: Mask, grid: VolumeGrid) -> d
     straight, mirrored = (_mutual_information(image, other, both_sides) for other in (t1, t1[::-1]))
     return {
         "own_t1_information": _mutual_information(image, t1, brain),
-        "own_t1_disagreement_mm": second_opinion(on_lattice(image, grid), classes).disagreement_mm,
+        "own_t1_disagreement_mm": second_opinion(on_lattice(_levelled(image), grid), classes).disagreement_mm,
         "mirrored_gain": mirrored - straight,
     }
 
 
-def _of_uptake(image: Volume, mask: Mask, reference: Mask, brain: ReferenceBrain) -> dict[str, Any]:
-    region, cortex = image[reference & mask], image[brain.cortex & mask]
-    mean = float(region.mean()) if len(region) else 0.0
-    return {
-        "reference_voxels": len(region),
-        "reference_suvr": mean,
-        "reference_variation": float(region.std()) / mean if mean > 0 else None,
-        "cortical_suvr": float(cortex.mean()) if len(cortex) else None,
-    }
+def _levelled(image: Volume) -> Volume:
+    """The image with a mean of 0 over its brain, which takes away the outline.
+
+    FLAIR and PET have their outline from the T1's mask: it fits, wherever the brain inside it lies.
+    """
+    is_brain = image != 0
+    return np.where(is_brain, image - image[is_brain].mean(), 0).astype(np.float32) if is_brain.any() else image
 
 
 def _brightness_classes(t1: Volume) -> Float32[np.ndarray, "3 x y z"]:
@@ -207,6 +216,10 @@ def _brightness_classes(t1: Volume) -> Float32[np.ndarray, "3 x y z"]:
 
 def _share(wanted: Mask, among: Mask) -> float:
     return float(wanted[among].mean()) if among.any() else 0.0
+
+
+def _mean(image: Volume, where: Mask) -> float | None:
+    return float(image[where].mean()) if where.any() else None
 
 
 def _dice(one: Mask, other: Mask) -> float:

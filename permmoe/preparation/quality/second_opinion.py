@@ -39,7 +39,8 @@ SCALES = (0.8, 1.25)
 CLEAR_GAIN = 0.01
 """Another place is believed where it explains so much more of an image's squares."""
 ITERATIONS = 12
-SETTLED = 1e-5
+FIRST_DAMPING = 1e-3
+SETTLED = 1e-4
 """Steps end when they explain less than this more, relatively."""
 LENGTH_MM = 50.0
 """Shifts are counted in this length, so that they weigh about as much as turns."""
@@ -108,9 +109,11 @@ def turn_degrees(linear: Float[np.ndarray, "3 3"]) -> float:
 
 def _best_place(image: Lattice, tissues: Tissues) -> tuple[Affine, float]:
     """Where the tissues explain most, and how much; of two places that explain about as much, the nearer one."""
-    near = _refined(image, tissues, np.eye(4))
-    far = _refined(image, tissues, _searched(image, tissues))
-    by_near, by_far = (_explained(image, _moved(tissues, place)) for place in (near, far))
+    near, by_near = _refined(image, tissues, np.eye(4))
+    start = _searched(image, tissues)
+    if np.array_equal(start, np.eye(4)):
+        return near, by_near
+    far, by_far = _refined(image, tissues, start)
     return (far, by_far) if by_far > by_near * (1 + CLEAR_GAIN) else (near, by_near)
 
 
@@ -131,41 +134,49 @@ def _searched(image: Lattice, tissues: Tissues) -> Affine:
     return found
 
 
-def _refined(image: Lattice, tissues: Tissues, start: Affine) -> Affine:
-    """Steps of Gauss and Newton, damped after Marquardt, for as long as they explain more.
+def _refined(image: Lattice, tissues: Tissues, start: Affine) -> tuple[Affine, float]:
+    """Steps of Gauss and Newton, damped after Marquardt, for as long as they explain more; and how much that is.
 
     It is the tissues that are moved, so that the sum of squares to explain stays the same.
     """
-    place, best = start, _explained(image, _moved(tissues, start))
+    place, there = start, _moved(tissues, start)
+    best, damping = _explained(image, there), FIRST_DAMPING
     slopes = np.stack(np.gradient(tissues, STEP_MM, axis=(1, 2, 3)))
-    coordinates = np.column_stack([_points() - CENTRE_MM, np.full(image.size, LENGTH_MM)])
-    wanted = image.ravel().astype(np.float64)
-    damping = 1e-3
     for _ in range(ITERATIONS):
-        basis = _moved(tissues, place).reshape(len(tissues), -1).T.astype(np.float64)
-        weights, *_ = np.linalg.lstsq(basis, wanted, rcond=1e-6)
-        slope = _moved(np.tensordot(weights.astype(np.float32), slopes, (0, 1)), place).reshape(3, -1).T
-        ways = (slope[:, :, None] * coordinates[:, None, :]).reshape(-1, 12)
-        # What other weights would explain as well is no reason to move.
-        orthogonal, _ = np.linalg.qr(basis)
-        ways = ways - orthogonal @ (orthogonal.T @ ways)
-        normal = ways.T @ ways
-        damped = normal + damping * np.diag(np.diag(normal) + 1e-12)
-        step = np.linalg.solve(damped, ways.T @ (wanted - basis @ weights)).reshape(3, 4)
-        proposed = place.copy()
-        proposed[:3, :3] += step[:, :3]
-        proposed[:3, 3] += LENGTH_MM * step[:, 3] - step[:, :3] @ CENTRE_MM
-        explained = _explained(image, _moved(tissues, proposed))
+        proposed = _step(image, there, slopes, place, damping)
+        moved = _moved(tissues, proposed)
+        explained = _explained(image, moved)
         if explained <= best:
             damping *= 16
             if damping > 1:
                 break
             continue
         is_settled = explained < best * (1 + SETTLED)
-        place, best, damping = proposed, explained, damping / 4
+        place, there, best, damping = proposed, moved, explained, damping / 4
         if is_settled:
             break
-    return place
+    return place, best
+
+
+def _step(
+    image: Lattice, there: Tissues, slopes: Float32[np.ndarray, "axis tissue 28 34 28"], place: Affine, damping: float
+) -> Affine:
+    """The affine map after one step; `there` are the tissues at `place`, `slopes` their gradients where they lie."""
+    basis = there.reshape(len(there), -1).T.astype(np.float64)
+    wanted = image.ravel().astype(np.float64)
+    weights, *_ = np.linalg.lstsq(basis, wanted, rcond=1e-6)
+    slope = _moved(np.tensordot(slopes, weights.astype(np.float32), (1, 0)), place).reshape(3, -1).T
+    ways = (slope[:, :, None] * _coordinates()[:, None, :]).reshape(-1, 12)
+    # What other weights would explain as well is no reason to move.
+    orthogonal, _ = np.linalg.qr(basis)
+    ways = ways - orthogonal @ (orthogonal.T @ ways)
+    normal = ways.T @ ways
+    damped = normal + damping * np.diag(np.diag(normal) + 1e-12)
+    step = np.linalg.solve(damped, ways.T @ (wanted - basis @ weights)).reshape(3, 4)
+    proposed = place.copy()
+    proposed[:3, :3] += step[:, :3]
+    proposed[:3, 3] += LENGTH_MM * step[:, 3] - step[:, :3] @ CENTRE_MM
+    return proposed
 
 
 def _explained(image: Lattice, tissues: Tissues) -> float:
@@ -240,9 +251,10 @@ def _shift(millimetres: Float64[np.ndarray, " axis"]) -> Affine:
 
 
 @cache
-def _points() -> Float64[np.ndarray, "points 3"]:
-    points: Float64[np.ndarray, "points 3"] = FIRST_MM + STEP_MM * np.indices(SHAPE).reshape(3, -1).T
-    return points
+def _coordinates() -> Float64[np.ndarray, "points 4"]:
+    """Of the lattice's points, from the brain's centre, and a constant: what the affine map's rows multiply."""
+    points = FIRST_MM + STEP_MM * np.indices(SHAPE).reshape(3, -1).T
+    return np.column_stack([points - CENTRE_MM, np.full(len(points), LENGTH_MM)])
 
 
 @cache

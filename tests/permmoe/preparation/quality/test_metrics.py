@@ -46,7 +46,7 @@ def test_the_second_registration_suits_every_contrast(contrast: tuple[float, flo
 @pytest.mark.parametrize("values", [EMPTY, EMPTY * np.nan, EMPTY + 7, EMPTY - np.inf, -head()])
 @pytest.mark.parametrize("where", [NOWHERE, EVERYWHERE])
 def test_any_image_and_any_mask_give_numbers_that_json_holds(values: np.ndarray, where: np.ndarray) -> None:
-    found = image_metrics(values, where, "amyloid", GRID, own_t1=values, reference=where)
+    found = image_metrics(values, where, "amyloid", GRID, own_t1=values)
     assert ImageMetrics(**json.loads(json.dumps(asdict(found), allow_nan=False))) == found
 
 
@@ -74,14 +74,10 @@ def test_an_unknown_affine_has_no_scale() -> None:
     assert t1().stretch is None and t1().is_mirrored is None
 
 
-def test_uptake_is_measured_in_the_reference_region_and_in_the_cortex() -> None:
-    region = np.zeros(GRID.shape, bool)
-    region[20:24, 10:14, 10:15] = True
-    found = image_metrics(
-        np.where(region, 2, head(AMYLOID)).astype(np.float32), EVERYWHERE, "amyloid", GRID, reference=region
-    )
-    assert found.reference_voxels == 80 and found.reference_suvr == 2 and found.reference_variation == 0
+def test_uptake_is_measured_in_the_cortex_of_pet_alone() -> None:
+    found = image_metrics(head(AMYLOID), mask(), "amyloid", GRID)
     assert found.cortical_suvr == pytest.approx(AMYLOID[0], rel=0.15)
+    assert image_metrics(head(AMYLOID), mask(), "t1", GRID).cortical_suvr is None
 
 
 def test_a_flair_and_a_t1_that_are_mirrored_towards_each_other_are_told() -> None:

@@ -97,7 +97,7 @@ def test_an_image_of_another_contrast_is_told(contrast: tuple[float, float, floa
 SOUND = measured(head(), mask())
 SOUND_PET = replace(
     measured(head(AMYLOID), mask(), "amyloid"),
-    reference_voxels=900, reference_suvr=1.0, reference_variation=0.1, reference_uptake=4000.0, cortical_suvr=1.4,
+    reference_voxels=900, follows_t1=True, reference_variation=0.1, reference_uptake=4000.0, cortical_suvr=1.4,
     motion_mm=0.8,
 )  # fmt: skip
 
@@ -116,7 +116,7 @@ SOUND_PET = replace(
         (SOUND, {"disagreement_mm": float("nan")}, FAILED, Reason.BAD_REGISTRATION),
         (SOUND_PET, {}, GOOD, None),
         (SOUND_PET, {"reference_uptake": 0.0}, FAILED, Reason.WRONG_UPTAKE),
-        (SOUND_PET, {"reference_suvr": 0.1}, FAILED, Reason.WRONG_UPTAKE),
+        (SOUND_PET, {"follows_t1": False}, LOOK, None),
         (SOUND_PET, {"reference_voxels": 4}, FAILED, Reason.WRONG_UPTAKE),
         (SOUND_PET, {"cortical_suvr": 12.0}, FAILED, Reason.WRONG_UPTAKE),
         (SOUND_PET, {"motion_mm": 30.0}, FAILED, Reason.MOVED),
