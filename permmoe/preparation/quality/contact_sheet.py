@@ -22,19 +22,19 @@ from scipy import ndimage
 
 from permmoe.config import VolumeGrid
 from permmoe.data.volumes import grid_affine
+from permmoe.preparation.quality.limits import MODALITY_NAMES
 from permmoe.preparation.quality.reference_brain import reference_brain
 from permmoe.preparation.quality.rules import Judgement, Verdict
 from permmoe.preparation.scan import PET
 from permmoe.runtime.files import write_file
 
-POSITIONS_MM = ((-50, -30, -10, 10, 30, 50), (-80, -56, -32, -8, 20, 46), (-44, -26, -8, 10, 28, 52))
+POSITIONS_MM = ((-32, -8, 8, 32), (-80, -56, -32, -8, 20, 46), (-44, -26, -8, 10, 28, 52))
 """Of the sagittal, coronal and axial slices, in template space, along their axis."""
 FIELD_MM = ((-82, 82), (-118, 84), (-78, 92))
 """What is shown, along each axis: the template's brain and a centimetre around it."""
 PIXELS_A_MM = 1.0
 GREYS = 24
 """Shades of an image: as many as are told apart on a screen, and few enough for a small file."""
-MODALITY_NAMES = {"t1": "T1", "flair": "FLAIR", "amyloid": "Amyloid PET", "tau": "Tau PET"}
 
 UPTAKE = (0.0, 2.0)
 """Uptake ratios that are shown black and white."""
@@ -44,7 +44,7 @@ TEMPLATE, MASK, VENTRICLES = (255, 176, 0), (86, 180, 233), (255, 110, 180)
 SHADES = {Verdict.GOOD: (0, 105, 75), Verdict.LOOK: (138, 84, 0), Verdict.FAILED: (165, 30, 30)}
 VENTRICLES_BELOW, VENTRICLES_INSIDE_MM = 0.55, 18.0
 """Ventricles are darker than this share of a T1's median, so far inside the template's brain."""
-MARGIN, GAP, LINE = 16, 3, 18
+MARGIN, GAP, LINE, HEAD = 16, 3, 18, 92
 
 Volume = Float32[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
@@ -86,33 +86,23 @@ def contact_sheet(title: str, images: Sequence[Shown], grid: VolumeGrid, *, is_s
         sheet.paste(block, (MARGIN, top))
         top += block.height + MARGIN
     # Without dithering, which would make a grain of its own and a large file.
-    return sheet.quantize(colors=96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return sheet.quantize(colors=64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def _head(title: str, width: int, is_synthetic: bool) -> Image.Image:
     """The sheet's first lines."""
-    head = Image.new("RGB", (width, 84), PAPER)
+    head = Image.new("RGB", (width, HEAD), PAPER)
     draw = ImageDraw.Draw(head)
     draw.text((MARGIN, 12), title, INK, _font(20, is_bold=True))
     if is_synthetic:
-        draw.text(
-            (width - MARGIN, 12),
-            "SYNTHETIC DATA: no patient",
-            SHADES[Verdict.LOOK],
-            _font(18, is_bold=True),
-            anchor="ra",
-        )
-    y, x = 52, MARGIN
-    for colour, text in (
-        (TEMPLATE, "edge of the template's brain"), (MASK, "edge of this brain's mask"),
-        (VENTRICLES, "edge of the T1's ventricles"),
-        (None, "The patient's left is on the right (L).  Stays at the site: it shows a brain."),
-    ):  # fmt: skip
-        if colour is not None:
-            draw.line((x, y + 8, x + 22, y + 8), fill=colour, width=3)
-            x += 30
-        draw.text((x, y), text, MUTED, _font(13))
-        x += round(draw.textlength(text, _font(13))) + 26
+        draw.text((width - MARGIN, 14), "SYNTHETIC DATA", SHADES[Verdict.LOOK], _font(18, is_bold=True), anchor="ra")
+    left = MARGIN
+    for colour, text in ((TEMPLATE, "template's brain"), (MASK, "this brain's mask"), (VENTRICLES, "T1's ventricles")):
+        draw.line((left, 54, left + 22, 54), fill=colour, width=3)
+        draw.text((left + 30, 46), text, MUTED, _font(13))
+        left += 56 + round(_font(13).getlength(text))
+    rest = "The patient's left is on the right (L). Stays at the site: it shows a brain."
+    draw.text((MARGIN, 46 + LINE), rest, MUTED, _font(13))
     return head
 
 
@@ -147,7 +137,7 @@ def _row(shown: Shown, axis: int, grid: VolumeGrid) -> Image.Image:
     prepared = np.nan_to_num(shown.prepared)
     inside_mm = reference_brain(grid).inside_mm
     ventricles = _ventricles(shown.own_t1, inside_mm) if shown.own_t1 is not None else None
-    pictures = []
+    slices = []
     for millimetres in POSITIONS_MM[axis]:
         image = _slice(prepared, axis, millimetres, grid, order=0)
         mask = _slice(shown.mask.astype(np.float32), axis, millimetres, grid, order=1) > 0.5
@@ -159,13 +149,13 @@ def _row(shown: Shown, axis: int, grid: VolumeGrid) -> Image.Image:
             picture[_edge(_slice(ventricles, axis, millimetres, grid, order=1) > 0.5)] = VENTRICLES
         picture[_edge(mask)] = MASK
         picture[_edge(outline)] = TEMPLATE
-        pictures.append(_labelled(picture, axis, millimetres))
-    width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
-    row = Image.new("RGB", (width, pictures[0].height), PAPER)
+        slices.append(_labelled(picture, axis, millimetres))
+    width = sum(labelled.width for labelled in slices) + GAP * (len(slices) - 1)
+    row = Image.new("RGB", (width, slices[0].height), PAPER)
     left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width + GAP
+    for labelled in slices:
+        row.paste(labelled, (left, 0))
+        left += labelled.width + GAP
     return row
 
 
@@ -196,7 +186,7 @@ def _ventricles(t1: Volume, inside_mm: Volume) -> Volume:
 
 
 def _slice(
-    volume: Volume, axis: int, millimetres: float, grid: VolumeGrid, *, order: int
+    volume: Volume, axis: int, millimetres: int, grid: VolumeGrid, *, order: int
 ) -> Float32[np.ndarray, "height width"]:
     """A slice in pixels: the patient's left, or back, on the right; the top, or front, above."""
     origin = grid_affine(grid)[:3, 3]

@@ -16,6 +16,8 @@ from permmoe.preparation.scan import PET
 
 MRI = ("t1", "flair")
 EVERY = (*MRI, *PET)
+MODALITY_NAMES = {"t1": "T1", "flair": "FLAIR", "amyloid": "Amyloid PET", "tau": "Tau PET"}
+"""As people write them."""
 OUTLINE = "compare the brain with the template's outline"
 SIDES = "left and right may be exchanged in one of the two"
 
@@ -71,7 +73,7 @@ MEASURES: tuple[Measure, ...] = (
         ),
     ),
     Measure(
-        "disagreement_mm", "distance to where a second registration puts it", "mm", 1, "high", 0.7,
+        "disagreement_mm", "distance from where a second registration puts it", "mm", 1, "high", 0.7,
         (
             Limits(("t1",), (0.0, 4.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("flair", "amyloid"), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
@@ -79,7 +81,7 @@ MEASURES: tuple[Measure, ...] = (
         ),
     ),
     Measure(
-        "own_t1_disagreement_mm", "distance to where a second registration to the own T1 puts it", "mm", 1, "high", 0.7,
+        "own_t1_disagreement_mm", "distance from where a registration to the own T1 puts it", "mm", 1, "high", 0.7,
         (
             Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, "compare it with the T1 on the sheet"),
             Limits(PET, (0.0, 5.0), (0.0, 8.0), Reason.BAD_REGISTRATION, "compare it with the T1 on the sheet"),
