@@ -16,10 +16,9 @@ from permmoe.data.image_file import BrokenVolume, checked_affine, checked_frames
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.preparation.derivatives import Derivative, finished, write_derivative, write_refusal
-from permmoe.preparation.images.image import Image, on_grid
+from permmoe.preparation.images.image import Image
 from permmoe.preparation.images.prepare import PreparedImage, prepare_flair, prepare_pet, prepare_t1
-from permmoe.preparation.images.regions import region_mask
-from permmoe.preparation.quality.metrics import ImageMetrics, Known, image_metrics
+from permmoe.preparation.quality.of_prepared import metrics_of
 from permmoe.preparation.quality.rules import Verdict, judge_alone
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.settings import PreparationSettings
@@ -85,7 +84,7 @@ class _Work:
             write_refusal(self.out, scan, broken.reason, recipe)
             return broken.reason
         prepared = self.settings.prepared_as(scan.modality, scan.tracer)
-        return write_derivative(self.out, scan, image, recipe, prepared, _metrics(scan, image, grid, region, t1))
+        return write_derivative(self.out, scan, image, recipe, prepared, metrics_of(image, scan.modality, grid, t1))
 
 
 def _prepared(scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
@@ -112,23 +111,6 @@ def _frames(scan: Scan) -> list[Image]:
     if scan.frames and len(scan.frames.durations_seconds) != len(frames):
         raise BrokenVolume(Reason.OTHER_FRAME_TIMES)
     return frames
-
-
-def _metrics(
-    scan: Scan, result: PreparedImage, grid: VolumeGrid, region: str, t1: PreparedImage | None
-) -> ImageMetrics:
-    measured = result.measured
-    known = Known(
-        mask_volume_ml=measured.mask_ml,
-        affine=np.linalg.inv(result.matrix),
-        cost=-measured.agreement,
-        motion_mm=measured.motion_mm if scan.tracer else None,
-        reference_uptake=measured.reference,
-    )
-    reference = on_grid(region_mask(region), grid, np.eye(4)).voxels > 0.5 if region else None
-    own_t1 = t1.image.voxels if t1 else None
-    image, mask = result.image.voxels, result.mask.voxels > 0.5
-    return image_metrics(image, mask, scan.modality, grid, known=known, own_t1=own_t1, reference=reference)
 
 
 def _leading_t1(scan: Scan, derivatives: Sequence[Derivative]) -> Derivative | None:
