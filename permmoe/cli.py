@@ -282,7 +282,7 @@ def _print_prediction(p: Prediction, score: Score) -> None:
 def _print_results(results: pd.DataFrame, part: Part, score: Score) -> None:
     names = results.combination.str.split("+").explode().unique()
     visits = "All visits" if part is Part.all else f"All {part.value} visits"
-    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title=f"{visits}, {score.name} {score.unit}")
+    table = Table("combination", "n", "RMSE (95% interval)", "MAE", "R²", title=f"{visits}, {score.in_words}")
     for row in results[results.stratum.eq("all")].itertuples():
         name = str(row.combination)
         if name == combination_name(tuple(names)):

@@ -89,6 +89,11 @@ class Score(Configuration):
         # Among the settings that a hospital reads, a line of its own could pass for another setting.
         return " ".join(text.split())
 
+    @property
+    def in_words(self) -> str:
+        """The score and its unit, as behind a number: `CDR-SB points`."""
+        return f"{self.name} {self.unit}"
+
     def holds(self, number: float, margin: float = 0.0) -> bool:
         """Whether a number lies on the scale, give or take a margin; NaN and infinities do not."""
         low, high = self.bounds

@@ -116,7 +116,9 @@ def _scores(status: CoordinatorStatus) -> Iterator[Metric]:
     data = {True: "synthetic", False: "real", None: "unknown"}[status.is_synthetic]
     labels = ["combination", "data"]
     rmse = GaugeMetricFamily(
-        "permmoe_validation_rmse_points", "RMSE of the newest model, CDR-SB points.", labels=labels
+        "permmoe_validation_rmse_points",
+        "RMSE of the newest model, in the study's unit.",
+        labels=labels,
     )
     visits = GaugeMetricFamily("permmoe_validation_visits", "Visits that the RMSE is over.", labels=labels)
     mean = GaugeMetricFamily(

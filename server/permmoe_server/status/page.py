@@ -60,6 +60,7 @@ def page(status: CoordinatorStatus, now: datetime) -> str:
         chart=_chart(status) if evaluated else "",
         scores=score_rows(records, evaluated) if evaluated else [],
         evaluated=evaluated.round if evaluated else 0,
+        unit=status.unit,
         unscored=unscored_sentence(records),
         disk=size_text(status.machine.free_bytes) if status.machine else "",
         has_test=bool(records and records[-1].test),
@@ -88,7 +89,7 @@ def _chart(status: CoordinatorStatus) -> Markup:
         for name, points in curves.items()
     ]
     lines.append(Line("mean", mean, "mean", f"{mean[-1][1]:.2f}"))
-    return line_chart(lines, mean[0][0], mean[-1][0], "RMSE, points of CDR-SB")
+    return line_chart(lines, mean[0][0], mean[-1][0], f"RMSE, {status.unit}")
 
 
 def _since(last: int, newest: int) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import httpx
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -106,7 +107,8 @@ def _sites(status: CoordinatorStatus, now: datetime) -> Table:
 
 
 def _scores(status: CoordinatorStatus, number: int) -> Table:
-    title = f"Validation after round {number}, CDR-SB points (the model of round {kept_round(status)} is kept)"
+    unit, kept = escape(plain(status.unit)), kept_round(status)
+    title = f"Validation after round {number}, {unit} (the model of round {kept} is kept)"
     synthetic = "SYNTHETIC. " if status.is_synthetic else ""
     table = Table("combination", "n", "RMSE", "first", title=synthetic + title, title_justify="left")
     evaluated = last_validation(status.records)

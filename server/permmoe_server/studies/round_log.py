@@ -32,7 +32,7 @@ class Score:
     n: int
     """The number of visits at all sites."""
     rmse: float
-    """The root mean squared error, points of CDR-SB."""
+    """The root mean squared error, points of the study's score."""
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,61 @@
-"""Where a study's visits come from."""
+"""The data of a study of a manifest whose outcome stands in columns of its own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from permmoe.config import parse_config
+import pytest
+import yaml
+
+from permmoe.config import ModelConfig, Score, parse_config
+from permmoe.data.manifest import read_manifest
+from permmoe.errors import DataError
+from permmoe.modality import Modality
+from permmoe_client.participation.site_visits import site_visits
+from permmoe_client.site import read_site
+from permmoe_simulation.engines.federated_training import write_site
 from permmoe_simulation.studies.sources import prepare_data
-from permmoe_simulation.studies.study import StudyConfig
-from tests.support.tiny_study import QUIET
+from permmoe_simulation.studies.study import DataSource, StudyConfig, cells
+from tests.support.tiny_federation import tiny_plan
+from tests.support.tiny_study import QUIET, settings
 
-TINY = {"shape": [12, 14, 12], "spacing_mm": 16.0}
-TABLES = {"modalities": [{"name": "t1", "kind": "tabular", "columns": ["UCSFFSX.ST29SV", "UCSFFSX.ST88SV"]}]}
-STUDY = parse_config(
-    {
-        "name": "s",
-        "description": "d",
-        "data": {"synthetic": {"subjects": 13, "sites": 2, "grid": TINY, "release_tables": True}},
-        "model": {"grid": TINY, "modalities": [{"name": "t1"}]},
-        "methods": {
-            "images": {"kind": "centralised", "label": "i"},
-            "tables": {"kind": "centralised", "label": "t", "model": TABLES},
-        },
-    },
-    StudyConfig,
-    "study.yaml",
-)
+FLUID = Modality(name="fluid", kind="tabular", columns=("ptau",))
+MODEL = ModelConfig(
+    modalities=(FLUID,), score=Score(name="MMSE", lowest=0, highest=30), outcome_range=(-30.0, 30.0)
+)  # fmt: skip
+OWN = {"name": "MMSE", "baseline": "mmse_0", "follow_up": "mmse_24"}
+HEADER = "subject_id,site,session,horizon_months,ptau,mmse_0,mmse_24"
 
 
-def test_a_modality_may_be_an_image_for_one_method_and_numbers_for_another(tmp_path: Path) -> None:
-    assert [(m.name, m.kind) for m in STUDY.modalities] == [("t1", "volume"), ("t1", "tabular")]
-    visits = prepare_data(STUDY.data, STUDY.model, tmp_path, 1, QUIET, STUDY.modalities).visits
-    both = [visit for visit in visits if "t1" in visit.volumes and "t1" in visit.tables]
-    assert len(both) > len(visits) / 2 and all(visit.observed(("t1",)) == ("t1",) for visit in visits)
-    images = prepare_data(STUDY.data, STUDY.model, tmp_path, 1, QUIET).visits
-    assert not any(visit.tables for visit in images)
+def source(folder: Path, **outcome: object) -> DataSource:
+    rows = [f"s{i},x,bl,24,{i}.5,{25 + i % 5},{20 + i % 7}" for i in range(11)]
+    (folder / "table.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    values = {"manifest": folder / "table.csv", **({"outcome": outcome} if outcome else {})}
+    return parse_config(values, DataSource, "data")
+
+
+def test_a_study_reads_a_manifest_by_the_mapping_that_it_gives(tmp_path: Path) -> None:
+    visits = prepare_data(source(tmp_path, **OWN), MODEL, tmp_path, 1, QUIET).visits
+    assert [(v.baseline_cdrsb, v.delta_cdrsb) for v in visits][:2] == [(25.0, -5.0), (26.0, -5.0)]
+    with pytest.raises(DataError, match="the table holds CDR-SB, and the model predicts the change in MMSE"):
+        prepare_data(source(tmp_path), MODEL, tmp_path, 1, QUIET)
+
+
+def test_the_usual_columns_are_in_no_digest_of_a_study(tmp_path: Path) -> None:
+    assert "outcome" not in source(tmp_path).model_dump()
+    assert "outcome" in source(tmp_path, **OWN).model_dump()
+
+
+def test_the_hospitals_of_a_simulation_are_told_which_score_their_tables_hold(tmp_path: Path) -> None:
+    visits = prepare_data(source(tmp_path, **OWN), MODEL, tmp_path, 1, QUIET).visits
+    study = parse_config(settings(), StudyConfig, "study")
+    regimes = dict.fromkeys(study.regimes, "digest")
+    cell = next(cell for _, cell in cells(study, regimes, "inprocess")).model_copy(update={"model": MODEL})
+    plan = tiny_plan().model_copy(update={"model": MODEL})
+    path = write_site("north", cell, {"north": visits}, tmp_path / "cache", tmp_path / "north", plan)
+    assert yaml.safe_load(path.read_text())["outcome"] == {"name": "MMSE"}
+    site = read_site(path)
+    assert len(site_visits(site, MODEL)) == len(visits)
+    assert site.manifest
+    read, _ = read_manifest(site.manifest, [FLUID], score=MODEL.score, columns=site.outcome)
+    assert read == visits
