@@ -7,6 +7,7 @@ used.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,8 @@ class Candidate:
     """Registered, or processed otherwise."""
     rank: int = 0
     """The place of its rule (permmoe.preparation.sources.series_rules)."""
-    voxel_mm3: float = 0.0
+    voxel_mm3: float = math.inf
+    """Infinite where the source does not tell: any finer one is preferred."""
     number: int = 0
     """Of its series or run."""
 

@@ -30,7 +30,7 @@ KEPT = (
     "MRAcquisitionType", "ScanningSequence", "SequenceVariant", "ScanOptions", "PulseSequenceType", "ImageType",
     "NonlinearGradientCorrection", "SliceThickness", "SpacingBetweenSlices", "EchoTime", "RepetitionTime",
     "InversionTime", "FlipAngle", "PixelBandwidth", "ParallelReductionFactorInPlane", "PartialFourier",
-    "TracerName", "TracerRadionuclide", "Units", "DecayCorrection", "ReconMethodName", "ReconMethodParameterLabels",
+    "TracerRadionuclide", "Units", "DecayCorrection", "ReconMethodName", "ReconMethodParameterLabels",
     "AttenuationCorrection", "ScatterCorrectionMethod", "FrameTimesStart", "FrameDuration", "FrameReferenceTime",
     "ConversionSoftware", "ConversionSoftwareVersion",
 )  # fmt: skip
@@ -76,7 +76,10 @@ def convert(headers: Sequence[Header], converted: Path) -> Converted:
 
 
 def _digest(headers: Sequence[Header]) -> str:
-    parts = sorted(f"{h.instance or h.file.name} {h.file.stat().st_size}" for h in headers)
+    try:
+        parts = sorted(f"{h.instance or h.file.name} {h.file.stat().st_size}" for h in headers)
+    except FileNotFoundError:
+        raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
     return hashlib.sha256("\n".join([_VERSION, *parts]).encode()).hexdigest()[:32]
 
 

@@ -7,7 +7,6 @@ session is the day.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from permmoe.data.image_file import BrokenVolume
@@ -26,17 +25,18 @@ from permmoe.preparation.sources.sidecars import frames_of
 
 
 def dicom_scans(
-    files: Iterable[Path], rules: SeriesRules, converted: Path, archive: Archive = no_archive
+    files: Sequence[Path], rules: SeriesRules, converted: Path, archive: Archive = no_archive, workers: int = 1
 ) -> tuple[list[Candidate], list[Quarantined]]:
     """The scans among files that were listed, and what is left out. None is no error.
 
-    Images go to folders of their own under `converted`, when a candidate is made.
+    Images go to folders of their own under `converted`, when a candidate is made. Headers of many files are read by so
+    many processes.
     """
-    headers, broken = read_headers(files)
+    headers, broken = read_headers(files, workers)
     series = series_among(headers)
     doubtful = patients_who_are_two(series)
     candidates: list[Candidate] = []
-    items = [Quarantined(_subject_told(archive(file)), "", str(file), Reason.TRUNCATED_DICOM) for file in broken]
+    items = [Quarantined(_subject_told(archive(file)), "", str(file), reason) for file, reason in broken.items()]
     for one in series:
         told = archive(one.file)
         subject = _subject_told(told) or subject_of(one.first.patient)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from permmoe.data.reasons import Reason
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.workers import worker_pool
 
 Values = Mapping[str, Any]
 """A header's values by their keywords."""
@@ -39,6 +41,8 @@ DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "SequenceName")
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
 """Transfer syntaxes that do not compress."""
+AT_ONCE = 2000
+"""Files that a process reads at once; fewer are not worth another process."""
 DIRECTORY = "1.2.840.10008.1.3.10"
 """Class of a DICOMDIR, which lists files and holds no image."""
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -83,27 +87,41 @@ class Header:
     is_whole: bool
 
 
-def read_headers(files: Iterable[Path]) -> tuple[list[Header], list[Path]]:
-    """The headers of all files that are DICOM, and the files that begin as DICOM and cannot be read.
+def read_headers(files: Sequence[Path], workers: int = 1) -> tuple[list[Header], dict[Path, Reason]]:
+    """As `read_some_headers`, by so many processes where there are many files. The result does not depend on them."""
+    candidates = [file for file in files if file.suffix.lower() not in NO_DICOM]
+    if workers == 1 or len(candidates) <= AT_ONCE:
+        return read_some_headers(candidates)
+    headers: list[Header] = []
+    broken: dict[Path, Reason] = {}
+    with worker_pool(workers, threads=1) as pool:
+        parts = [candidates[start : start + AT_ONCE] for start in range(0, len(candidates), AT_ONCE)]
+        for some, some_broken in pool.map(read_some_headers, parts):
+            headers += some
+            broken |= some_broken
+    return headers, broken
+
+
+def read_some_headers(files: Iterable[Path]) -> tuple[list[Header], dict[Path, Reason]]:
+    """The headers of all files that are DICOM, and the files that cannot be opened, or begin as DICOM and are damaged.
 
     Raises ConfigurationError where there are any and the extra `prepare` is not installed.
     """
     headers: list[Header] = []
-    broken: list[Path] = []
+    broken: dict[Path, Reason] = {}
     with _in_silence():
         for file in files:
-            if file.suffix.lower() in NO_DICOM:
-                continue
             try:
                 with file.open("rb") as stream:
                     if not _begins_as_dicom(stream):
                         continue
                     header = _read(file, stream)
-            except OSError:
-                broken.append(file)
+            except OSError as error:
+                is_away = isinstance(error, FileNotFoundError)
+                broken[file] = Reason.FILE_NOT_FOUND if is_away else Reason.FILE_NOT_OPENED
                 continue
             if header is None:
-                broken.append(file)
+                broken[file] = Reason.TRUNCATED_DICOM
             elif header.series:
                 headers.append(header)
     return headers, broken
@@ -190,7 +208,7 @@ def _values(found: Any) -> Values:
         for item in sequence.value
         for element in item
     }
-    own = {key: found.get(key) for key in TAGS if key in found}
+    own = {element.keyword: element.value for element in found}
     return shared | own | {"Radiopharmaceutical": _radiopharmaceutical(found)}
 
 

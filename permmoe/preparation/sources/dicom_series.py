@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,11 +60,11 @@ class Series:
         )
 
     def voxel_mm3(self) -> float:
-        """The size of a voxel as the headers say; 0 where they do not."""
+        """The size of a voxel as the headers say; infinite where they do not."""
         rows = self.first.spacing_mm[:2]
         steps = [b - a for a, b in pairwise(sorted(set(self._places())))]
         thickness = float(np.median(steps)) if steps else (self.first.spacing_mm[2:] or (0.0,))[0]
-        return float(np.prod(rows)) * thickness if len(rows) == 2 else 0.0
+        return (float(np.prod(rows)) * thickness if len(rows) == 2 else 0.0) or math.inf
 
     def fault(self) -> Reason | None:
         """What forbids to convert it; None where nothing does.

@@ -57,13 +57,13 @@ def find_scans(
     files = without_sources(listed, source)
     loni = LoniDownload.among(files)
     candidates, items = bids_scans(files)
-    for more, left_out in (loni.scans(files, rules), dicom_scans(files, rules, converted, loni.told)):
+    for more, left_out in (loni.scans(files, rules), dicom_scans(files, rules, converted, loni.told, workers)):
         candidates += more
         items += left_out
     kept, of_no_use = agreeing(candidates, today or date.today())
-    empty = [Quarantined("", "", str(folder), Reason.EMPTY_FOLDER) for folder in _empty_folders(source, own)]
+    folders = [Quarantined("", "", str(folder), reason) for folder, reason in _folders_of_nothing(source, own)]
     chosen = choose(kept, workers, progress)
-    left_out_of_all = Quarantine((*items, *of_no_use, *empty)) + chosen.left_out
+    left_out_of_all = Quarantine((*items, *of_no_use, *folders)) + chosen.left_out
     notes = _notes(files, listed, loni)
     if not chosen.scans and not len(left_out_of_all):
         also = "".join(f"\n  note: {note}" for note in notes)
@@ -95,9 +95,11 @@ def _notes(files: Sequence[Path], listed: Sequence[Path], loni: LoniDownload) ->
     return tuple(f"{n} {what}" for what, n in counts.items() if n)
 
 
-def _empty_folders(source: Path, own: Path | None) -> Iterator[Path]:
-    """Folders under a folder that hold nothing at all, but for our own."""
-    for root, folders, names in os.walk(source):
+def _folders_of_nothing(source: Path, own: Path | None) -> Iterator[tuple[Path, Reason]]:
+    """Folders under a folder, but for our own, that hold nothing at all, or cannot be looked into."""
+    closed: list[Path] = []
+    for root, folders, names in os.walk(source, onerror=lambda error: closed.append(Path(error.filename))):
         folder = Path(root)
         if not folders and not names and folder not in (source, own) and own not in folder.parents:
-            yield folder
+            yield folder, Reason.EMPTY_FOLDER
+    yield from ((folder, Reason.FILE_NOT_OPENED) for folder in closed)

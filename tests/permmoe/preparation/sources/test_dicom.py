@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -254,6 +256,39 @@ def test_damaged_headers_stop_nothing_and_say_nothing(dicom: Path, caplog: pytes
         headers, broken = read_headers(sorted((dicom / "bad").iterdir()))
     assert headers and broken and len(headers) + len(broken) <= 150
     assert not caplog.records
+
+
+def test_what_cannot_be_opened_is_itemised(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(dicom / "good", T1)
+    (dicom / "closed").mkdir()
+    (dicom / "away.dcm").symlink_to(dicom / "nowhere")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find(dicom)
+    assert len(found.scans) == 1
+    assert {Path(item.file).name: item.reason for item in found.left_out} == {
+        "away.dcm": Reason.FILE_NOT_FOUND,
+        "closed": Reason.FILE_NOT_OPENED,
+    }
+
+
+def test_headers_do_not_depend_on_how_many_processes_read_them(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [*write_series(dicom / "a", T1), *write_series(dicom / "b", FLAIR)]
+    os.truncate(files[3], 300)
+    (dicom / "notes.txt").write_text("nothing")
+    alone = read_headers([*files, dicom / "notes.txt"])
+    assert pickle.loads(pickle.dumps(alone)) == alone
+    monkeypatch.setattr("permmoe.preparation.sources.dicom_headers.AT_ONCE", 7)
+    # Processes of Python that import PyTorch would take longer than all other tests of this file.
+    monkeypatch.setattr("permmoe.preparation.sources.dicom_headers.worker_pool", lambda *_, **__: ThreadPoolExecutor(1))
+    assert read_headers([*files, dicom / "notes.txt"], workers=2) == alone
+    assert len(alone[0]) == 23 and alone[1] == {files[3]: Reason.TRUNCATED_DICOM}
 
 
 def test_images_that_are_kept_below_the_source_are_no_source(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
