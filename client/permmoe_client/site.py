@@ -27,6 +27,13 @@ class DataFolders(Configuration):
     target: TargetRule = Field(TargetRule(), description="which visit is the index visit, and what its outcome is")
 
 
+class Preparation(Configuration):
+    """The site's images are as scanners wrote them: they are prepared once, when a study first needs them."""
+
+    folder: Path = Field(description="folder for prepared images and qc.html; it will hold patients' images")
+    workers: int = Field(1, ge=1, description="patients prepared at once; about 3 GB of memory each")
+
+
 class Coordinator(Configuration):
     """How the site reaches its federation, and by which files it recognises it: the content of its kit."""
 
@@ -82,6 +89,12 @@ class SiteConfig(Configuration):
         USUAL_COLUMNS, description="which columns of the manifest hold the outcome, of which score, in which unit"
     )
     cache: Path = Field(description="folder for preprocessed volumes; it will hold patients' images")
+    prepare: Preparation | None = Field(
+        None, description="prepare raw images (brain, template space, uptake ratios); none: images are prepared already"
+    )
+    images_are_prepared: bool = Field(
+        False, description="images without a sidecar were prepared as the study's plan says; somebody made sure of it"
+    )
     modalities: tuple[str, ...] = Field((), description="modalities to take part with; empty: all that visits have")
     split: SplitConfig = Field(SplitConfig(), description="which visits train, validate and test")
     threads: int = Field(1, ge=0, description="CPU threads of a training; 0: as many as PyTorch likes")

@@ -159,6 +159,12 @@ def _late(h: Hospital) -> None:
     h.machine(now=lambda: now)
 
 
+def _raw_images_that_cannot_be_prepared(h: Hospital) -> None:
+    h.settings(prepare={"folder": "prepared"})
+    for image in h.folder.rglob("*.nii*"):
+        image.write_bytes(image.read_bytes()[:500])
+
+
 def _truncated(h: Hospital) -> None:
     file = h.folder / "images" / "t1-0.nii"
     file.write_bytes(file.read_bytes()[:1000])
@@ -319,6 +325,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("data.image_places", WARNS, _flat_voxels),
     ("data.image_values", WARNS, _zeros),
     ("data.image_likeness", WARNS, _one_image_of_another_kind),
+    ("data.preparation", WARNS, _raw_images_that_cannot_be_prepared),
     ("studies.digests", FAILS, settings(approved_studies=[STUDY.digest(), STUDY.digest()[:12]])),
     ("studies.approved", WARNS, _without_study),
     ("studies.waiting", WARNS, _another_study),

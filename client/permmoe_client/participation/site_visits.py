@@ -17,6 +17,7 @@ from permmoe.data.unlike import described_images, unlike_the_rest
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
+from permmoe_client.participation.prepared_images import with_prepared_images
 from permmoe_client.site import SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
@@ -37,10 +38,11 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     if site.modalities:
         restricted = (_restricted(visit, site.modalities) for visit in table)
         table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
+    table, not_prepared = with_prepared_images(site, model, table)
     table = assign_splits(table, site.split)
     cache = VolumeCache(site.cache)
     data, broken = VisitData.load(table, model, cache, stem=fixed_stem(model))
-    left_out = quarantine + broken
+    left_out = quarantine + not_prepared + broken
     left_out.write(site.cache / f"quarantine-{site.name}.csv")
     require_images(data.visits, left_out, site.modalities or model.names)
     if not len(data):

@@ -17,6 +17,7 @@ from permmoe.data.image_features import image_features
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.likeness import unusual_rows
 from permmoe.data.manifest import SPLITS, read_manifest, required_columns, unread_columns
+from permmoe.data.preparation import prepared_as
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
@@ -62,9 +63,18 @@ def read_cohort(
     table = cohort.table.result
     if table is None or not images:
         return cohort
+    if site.prepare is not None:
+        # What is read of a head as scanned says nothing of its image; data.preparation tries some.
+        table = _without_raw_images(table)
     wanted = tuple(m for m in site.modalities if m in model.names) or model.names
     broken, unlike = _looked_at(table, model, wanted, progress)
     return replace(cohort, broken=broken, unlike=unlike)
+
+
+def _without_raw_images(table: VisitTable) -> VisitTable:
+    return VisitTable(
+        tuple(replace(v, volumes={n: f for n, f in v.volumes.items() if prepared_as(f) is not None}) for v in table)
+    )
 
 
 def _from_manifest(path: Path, site: SiteConfig, model: ModelConfig) -> Cohort:

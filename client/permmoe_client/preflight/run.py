@@ -7,7 +7,7 @@ from pathlib import Path
 from permmoe.config import ModelConfig
 from permmoe.errors import ConfigurationError
 from permmoe.plain_text import plain, plain_lines
-from permmoe_client.preflight import data, federation, files, images, machine, network, studies
+from permmoe_client.preflight import data, federation, files, images, machine, network, preparation, studies
 from permmoe_client.preflight.cohort import Progress
 from permmoe_client.preflight.facts import Check, Facts, gather
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok
@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     *network.CHECKS,
     *data.CHECKS,
     *images.CHECKS,
+    *preparation.CHECKS,
     *studies.CHECKS,
 )
 

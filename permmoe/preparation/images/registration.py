@@ -82,7 +82,7 @@ def target_of(brain: Image) -> Target:
         coarse = isotropic(inside, level.spacing_mm)
         reach = max(1, round(MARGIN_MM / level.spacing_mm))
         wide = binary_dilation(coarse.voxels > 0.5, iterations=reach)
-        masks[level.spacing_mm] = sitk.Cast(to_itk(coarse.with_voxels(wide)), sitk.sitkUInt8)
+        masks[level.spacing_mm] = sitk.Cast(to_itk(coarse.with_voxels(wide.astype(np.float32))), sitk.sitkUInt8)
     return Target(images, masks, inside.centre_of_mass_mm(), float(inside.voxels.sum()) * inside.voxel_ml)
 
 
