@@ -7,6 +7,7 @@ session is the day.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from permmoe.data.image_file import BrokenVolume
