@@ -32,6 +32,7 @@ def prepare(
     require_tools()
     # Imported late: SimpleITK and what draws take seconds, which no other command needs.
     from permmoe.preparation.folder import prepare_folder
+    from permmoe.preparation.quality.summary_table import summary_table
     from permmoe.preparation.sources.series_rules import read_rules
 
     chosen = read_config(settings, PreparationSettings) if settings else PreparationSettings()
@@ -47,6 +48,7 @@ def prepare(
     for note in prepared.notes:
         _say(f"note: {note}")
     _say(f"{prepared.made} scan(s) were prepared, {len(prepared.images) - prepared.made} had been before")
+    Console().print(summary_table(judged for _, judged in prepared.images))
     for reason, n in prepared.left_out.counts().items():
         _say(f"left out: {n}: {reason}; {reason.remedy}")
     _say(f"images in {out}; look at {out / 'qc.html'} (both show patients: keep them at the site)")

@@ -20,8 +20,10 @@ from permmoe.data.prepared_images import COLUMNS, LIST
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import write_choices
+from permmoe.data.synthetic import is_synthetic_folder
 from permmoe.errors import DataError
 from permmoe.preparation.derivatives import Derivative, subject_label
+from permmoe.preparation.pictures import write_pictures
 from permmoe.preparation.quality.judged import Judged, failed
 from permmoe.preparation.quality.rules import Verdict, judge
 from permmoe.preparation.scan import Scan
@@ -75,6 +77,8 @@ def prepare_folder(
     if out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies in {source}, and would be searched for scans; name a folder elsewhere")
     claim(out)
+    if is_synthetic_folder(source):
+        _describe(out, is_synthetic=True)
     found = find_scans(source, converted=out / CONVERTED, rules=rules, workers=workers)
     return prepare_scans(found, out, settings, workers=workers, progress=progress)
 
@@ -97,7 +101,15 @@ def prepare_scans(
         for d, judgement in zip(derivatives, judgements, strict=True)
     )
     left_out = found.left_out + doubtful + Quarantine(tuple(i for r in results for i in r.left_out)) + failed(judged)
-    images = tuple(zip(derivatives, judged, strict=True))
+    if any(is_synthetic_folder(folder) for folder in {scan.files[0].parent for scan in found.scans}):
+        _describe(out, is_synthetic=True)
+    images = write_pictures(
+        out,
+        tuple(zip(derivatives, judged, strict=True)),
+        settings.grid,
+        is_synthetic=is_synthetic_folder(out),
+        workers=workers,
+    )
     _write_lists(out, images, left_out, found)
     return PreparedFolder(images, left_out, sum(r.made for r in results), found.notes)
 
@@ -111,13 +123,20 @@ def claim(out: Path) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not empty and holds no prepared images; name a new or an empty folder")
-    content = {
+    _describe(out, is_synthetic=False)
+
+
+def _describe(out: Path, *, is_synthetic: bool) -> None:
+    """Write BIDS's description of the folder; images of invented subjects are called so, for all who read them."""
+    content: dict[str, object] = {
         "Name": "Brain images prepared for permmoe",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "permmoe", "Version": permmoe.__version__}],
     }
-    write_file(description, json.dumps(content, indent=2) + "\n")
+    if is_synthetic:
+        content["SYNTHETIC"] = True
+    write_file(out / DESCRIPTION, json.dumps(content, indent=2) + "\n")
 
 
 def _by_subject(scans: Iterable[Scan]) -> tuple[dict[str, list[Scan]], Quarantine]:

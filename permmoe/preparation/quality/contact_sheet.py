@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from permmoe.config import VolumeGrid
@@ -36,6 +37,7 @@ PIXELS_A_MM = 1.0
 GREYS = 24
 """Shades of an image: as many as are told apart on a screen, and few enough for a small file."""
 
+DIGEST = "permmoe-digest"
 UPTAKE = (0.0, 2.0)
 """Uptake ratios that are shown black and white."""
 
@@ -65,12 +67,27 @@ class Shown:
     """What else the caption says, such as the tracer."""
 
 
-def write_sheet(path: Path, title: str, images: Sequence[Shown], grid: VolumeGrid, *, is_synthetic: bool) -> None:
-    """Write the sheet of a session as PNG, readable by its owner only; `title` names subject and session."""
-    content = io.BytesIO()
+def write_sheet(
+    path: Path, title: str, images: Sequence[Shown], grid: VolumeGrid, *, is_synthetic: bool, digest: str = ""
+) -> None:
+    """Write the sheet of a session as PNG, readable by its owner only; `title` names subject and session.
+
+    `digest` is kept in the file, for `digest_of_sheet` to tell whether the sheet is still the one that is wanted.
+    """
+    content, notes = io.BytesIO(), PngInfo()
+    notes.add_text(DIGEST, digest)
     picture = contact_sheet(title, images, grid, is_synthetic=is_synthetic)
-    picture.save(content, format="PNG", optimize=True)
+    picture.save(content, format="PNG", optimize=True, pnginfo=notes)
     write_file(path, content.getvalue(), is_durable=False)
+
+
+def digest_of_sheet(path: Path) -> str | None:
+    """The digest with which a sheet was written; None where there is no sheet, or none that can be read."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get(DIGEST, ""))
+    except (OSError, SyntaxError):
+        return None
 
 
 def contact_sheet(title: str, images: Sequence[Shown], grid: VolumeGrid, *, is_synthetic: bool) -> Image.Image:
