@@ -118,7 +118,7 @@ def measured_at(
         columns = kind_of(modality).adni_columns(modality)
         numbers = _numbers_at(assessment, rid, columns, measurements, rule)
         if all(column in numbers for column in columns):
-            found = numbers | found
+            found |= {column: number for column, number in numbers.items() if column not in found}
     return replace(
         assessment,
         values={column: number for column, (number, _) in found.items()},
@@ -140,7 +140,7 @@ def _numbers_at(
     """Each column's number, and what gave it."""
     found: dict[str, tuple[float, NumberSource]] = {}
     if AGE in columns and assessment.age_years is not None:
-        found[AGE] = (round(assessment.age_years, 2), NumberSource("ADNIMERGE or PTDEMOG", "age at the visit"))
+        found[AGE] = (round(assessment.age_years, 2), assessment.given_by[AGE])
     for names in _from_one_row(columns, measurements.origins).values():
         for rank in range(max(len(measurements.origins[name]) for name in names)):
             wanted = {

@@ -31,6 +31,11 @@ class AdniRow:
     cells: Row
 
     @property
+    def file(self) -> str:
+        """The table's file."""
+        return self.where.rpartition(":")[0]
+
+    @property
     def subject_id(self) -> str:
         """ADNI's PTID, as `011_S_0002`; empty where the table lacks it."""
         return self.cells.get("PTID", "").upper()

@@ -17,22 +17,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 from permmoe.data.adni_codes import names_one_visit, phase_of
+from permmoe.data.adni_diagnoses import Diagnosed, read_diagnoses, with_last_known
 from permmoe.data.adni_files import find_spreadsheet, find_table
 from permmoe.data.adni_people import birth_dates
 from permmoe.data.adni_rows import AdniRow, AdniRows, adni_rows
 from permmoe.data.adni_scores import require_scores, scores
-from permmoe.data.diagnoses import CODES, coded_diagnosis, diagnosis_of
+from permmoe.data.adni_sources import AGE
+from permmoe.data.diagnoses import diagnosis_of
 from permmoe.data.manifest import CDRSB_POINTS
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.table_files import read_table
-from permmoe.data.target_rule import Assessment
-from permmoe.errors import DataError, nearest
+from permmoe.data.target_rule import Assessment, NumberSource
+from permmoe.errors import DataError
 
 DAYS_A_YEAR = 365.25
 VISIT_DATES = ("VISDATE", "EXAMDATE")
@@ -72,16 +74,6 @@ class _Scored:
         return self.row.rid, self.row.code
 
 
-@dataclass(frozen=True)
-class _Diagnosed:
-    """A diagnosis of DXSUM."""
-
-    rid: int
-    code: str
-    taken: date | None
-    diagnosis: str
-
-
 def read_assessments(folder: Path, last_day: date | None = None) -> ClinicalTables:
     """Every dated clinical visit, from ADNIMERGE and what CDR adds to it.
 
@@ -103,9 +95,8 @@ def read_assessments(folder: Path, last_day: date | None = None) -> ClinicalTabl
     merged = [] if merge is None else _read_merge(merge, notes)
     scored = [] if cdr is None else _read_cdr(cdr, merged, days, registry, notes)
     require_scores([row.cdrsb for row in (*merged, *scored)], [t.table for t in (merge, cdr) if t is not None])
-    diagnosed = [] if summary is None else _read_diagnoses(summary, days)
-    births = {} if people is None else birth_dates(people.rows)
-    assessments, items = _combine(merged, scored, diagnosed, births)
+    diagnosed = [] if summary is None else read_diagnoses(summary, days)
+    assessments, items = _combine(merged, scored, diagnosed, _births(merged, people))
     read = [table for table in (merge, cdr, summary, registry, people) if table is not None]
     left_out = [item for table in read for item in table.left_out]
     rows = tuple(row for table in read for row in table.rows)
@@ -214,25 +205,32 @@ def _read_cdr(
     return visits
 
 
-def _read_diagnoses(read: AdniRows, days: Mapping[tuple[int, str], date]) -> list[_Diagnosed]:
-    """DXSUM's diagnoses."""
-    table = read.table
-    known = [name for name in CODES if table.has(name)]
-    if not known:
-        raise DataError(f"{table.path} lacks a diagnosis: {' or '.join(CODES)}; {nearest('DIAGNOSIS', table.header)}")
-    found = []
-    for row in read.rows:
-        diagnosis = next((dx for name in known if (dx := coded_diagnosis(row.cells[name], CODES[name]))), "")
-        if diagnosis:
-            found.append(_Diagnosed(row.rid, row.code, row.taken or days.get((row.rid, row.code)), diagnosis))
-    return found
+@dataclass(frozen=True)
+class _Birth:
+    """A day of birth, and what gave it."""
+
+    day: date
+    source: NumberSource
+
+
+def _births(merged: Sequence[_Scored], people: AdniRows | None) -> dict[int, _Birth]:
+    """Days of birth by roster number: from the ages of ADNIMERGE, else from PTDEMOG."""
+    born: dict[int, _Birth] = {}
+    if people is not None:
+        source = NumberSource(people.table.path.name, "PTDOB")
+        born = {rid: _Birth(day, source) for rid, day in birth_dates(people.rows).items()}
+    for visit in merged:
+        if visit.taken and visit.age_years:
+            day = visit.taken - timedelta(days=visit.age_years * DAYS_A_YEAR)
+            born[visit.row.rid] = _Birth(day, NumberSource(visit.row.file, "AGE"))
+    return born
 
 
 def _combine(
     merged: Sequence[_Scored],
     scored: Sequence[_Scored],
-    diagnosed: Sequence[_Diagnosed],
-    births: Mapping[int, date],
+    diagnosed: Sequence[Diagnosed],
+    births: Mapping[int, _Birth],
 ) -> tuple[dict[int, list[Assessment]], list[Quarantined]]:
     """ADNIMERGE's rows, then the CDR rows of visits that ADNIMERGE has no score for, with the visit's diagnosis."""
     by_code = {(d.rid, d.code): d.diagnosis for d in diagnosed}
@@ -241,12 +239,6 @@ def _combine(
     with_score = [visit for visit in merged if visit.cdrsb is not None]
     scored_visits = {visit.visit for visit in with_score if names_one_visit(visit.row.code)}
     scored_days = {(visit.row.rid, visit.taken) for visit in with_score}
-    born = dict(births)
-    born |= {
-        visit.row.rid: visit.taken - timedelta(days=visit.age_years * DAYS_A_YEAR)
-        for visit in merged
-        if visit.taken and visit.age_years
-    }
     added = [v for v in scored if v.visit not in scored_visits and (v.row.rid, v.taken) not in scored_days]
     assessments: dict[int, list[Assessment]] = defaultdict(list)
     items: list[Quarantined] = []
@@ -259,9 +251,9 @@ def _combine(
         if visit.cdrsb is not None and not CDRSB_POINTS[0] <= visit.cdrsb <= CDRSB_POINTS[1]:
             items.append(Quarantined(f"RID {row.rid}", "", row.where, Reason.IMPOSSIBLE_SCORE))
             continue
-        age = visit.age_years
-        if age is None and row.rid in born:
-            age = (visit.taken - born[row.rid]).days / DAYS_A_YEAR
+        age, birth = visit.age_years, births.get(row.rid)
+        if age is None and birth is not None:
+            age = (visit.taken - birth.day).days / DAYS_A_YEAR
         assessments[row.rid].append(
             Assessment(
                 taken=visit.taken,
@@ -271,28 +263,7 @@ def _combine(
                 phase=visit.phase or phase_of(row.rid),
                 age_years=age,
                 subject_id=row.subject_id,
+                given_by={AGE: birth.source} if birth is not None else {},
             )
         )
-    return _with_last_known(assessments, diagnosed), items
-
-
-def _with_last_known(
-    assessments: Mapping[int, Sequence[Assessment]], diagnosed: Iterable[_Diagnosed]
-) -> dict[int, list[Assessment]]:
-    """Visits without a diagnosis are given the last one that was made before, and the day of it."""
-    made: dict[int, list[tuple[date, str]]] = defaultdict(list)
-    for event in diagnosed:
-        if event.taken is not None:
-            made[event.rid].append((event.taken, event.diagnosis))
-    for rid, visits in assessments.items():
-        made[rid] += [(visit.taken, visit.diagnosis) for visit in visits if visit.diagnosis]
-    found: dict[int, list[Assessment]] = {}
-    for rid, visits in assessments.items():
-        found[rid] = []
-        for visit in visits:
-            before = [event for event in made[rid] if event[0] <= visit.taken]
-            if not visit.diagnosis and before:
-                day, diagnosis = max(before)
-                visit = replace(visit, diagnosis=diagnosis, diagnosed=day)
-            found[rid].append(visit)
-    return found
+    return with_last_known(assessments, diagnosed), items

@@ -250,7 +250,9 @@ def _show_steps(selection: Selection) -> None:
 def _show_sources(selection: Selection) -> None:
     """Which file and column each column of the manifest comes from."""
     if selection.given_by:
-        table = Table("column of the manifest", "file: column", "visits", title="Where numbers come from")
+        table = Table(title="Where numbers come from")
+        for name in ("column of the manifest", "file: column", "visits"):
+            table.add_column(name, overflow="fold")
         for column, sources in selection.given_by.items():
             for source, n in sources.items():
                 table.add_row(column, str(source), str(n))

@@ -128,6 +128,10 @@ def test_adnimerge_is_used_where_it_is_and_the_tables_where_it_has_nothing(relea
     )
     selection = select(release, "MMSE", "PTGENDER")
     assert numbers(selection) == {ADNI1: (26.0, 1.0), ADNI2: (28.0, 2.0), ADNI4: (29.0, 2.0)}
+    assert given_by(select(release, "age_years"))["age_years"] == {
+        "ADNIMERGE_05Mar2026.csv: AGE": 2,
+        "PTDEMOG_05Mar2026.csv: PTDOB": 1,
+    }
     assert given_by(selection)["MMSE"] == {"ADNIMERGE_05Mar2026.csv: MMSE": 1, "MMSE_05Mar2026.csv: MMSCORE": 2}
 
 
