@@ -51,6 +51,9 @@ def synthesize(
     seed: Annotated[int | None, typer.Option(help="Equal seeds and settings give equal bytes.")] = None,
     grid: Annotated[str | None, typer.Option(help="Voxel grid: 4mm (48×56×48) or 2mm (91×109×91).")] = None,
     layout: Annotated[str | None, typer.Option(help="Clinica's folder layout: bids or caps.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Whole heads as scanners write them, some as DICOM, for `data prepare`.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that write at once.")] = 2,
 ) -> None:
     """Write a SYNTHETIC cohort shaped like ADNI: real files of invented subjects. Goes on where it was stopped."""
@@ -59,16 +62,16 @@ def synthesize(
         raise ConfigurationError(f"no grid {grid!r}; use {' or '.join(GRIDS)}, or name any grid in --config")
     chosen = {
         "subjects": subjects, "sites": sites, "seed": seed, "grid": GRIDS[grid] if grid else None, "layout": layout,
+        "raw": (given.get("raw") or {}) if raw else None,
     }  # fmt: skip
     given |= {key: value for key, value in chosen.items() if value is not None}
     cohort = parse_config(given, CohortConfig, "the cohort's settings")
     say(f"writing a synthetic cohort of {cohort.subjects} subjects into {out}")
     with _progress("subjects") as show:
         write_cohort(out, cohort, workers=workers, progress=show)
-    say(
-        f"synthetic cohort in {out}; next: "
-        f"permmoe data adni --tables {out / 'clinical'} --images {out} --out {out / 'manifest.csv'}"
-    )
+    to_manifest = f"permmoe data adni --tables {out / 'clinical'} --images {out} --out {out / 'manifest.csv'}"
+    to_prepared = f"permmoe data prepare {out} --out {out.with_name(out.name + '-prepared')}"
+    say(f"synthetic cohort in {out}; next: {to_manifest if cohort.raw is None else to_prepared}")
 
 
 @app.command()

@@ -53,6 +53,10 @@ class Anatomy:
     bases: dict[float, Bases]
     """Spline bases of `FIELD_SPACINGS_MM` on this grid."""
 
+    def channel(self, name: str) -> Float32[np.ndarray, "x y z"]:
+        """One of `CHANNELS` as a volume."""
+        return self.channels[:, CHANNELS.index(name)].reshape(self.grid.shape)
+
 
 def grid_axes(grid: VolumeGrid) -> Axes:
     """Voxel centres along each axis, MNI millimetres, increasing (RAS)."""

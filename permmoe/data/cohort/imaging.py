@@ -33,10 +33,11 @@ _PET_GRAIN_SIGMA_MM = 3.2
 
 
 @dataclass(frozen=True)
-class _Head:
+class Tissue:
     """A subject's tissue at each brain voxel, after warp and atrophy; fractions from 0 to 1."""
 
     channels: dict[str, Voxels]
+    """`CHANNELS`, by name."""
     thinning: Voxels
     """Share of the voxel that grey matter lost to fluid."""
     grey: Voxels
@@ -48,12 +49,24 @@ def render(
     subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, modalities: Iterable[ImageModality]
 ) -> dict[ImageModality, Volume]:
     """The subject's images on the anatomy's grid: MRI in scanner units, PET as SUVR (cerebellar grey matter is 1)."""
-    head = _head(subject, scanner, anatomy, seed)
+    return paint(warped_tissue(subject, scanner, anatomy, seed), subject, scanner, anatomy, seed, modalities)
+
+
+def paint(
+    head: Tissue,
+    subject: Subject,
+    scanner: Scanner,
+    anatomy: Anatomy,
+    seed: int,
+    modalities: Iterable[ImageModality],
+) -> dict[ImageModality, Volume]:
+    """What `render` does, for tissue that was warped before."""
     painters = {"t1": _t1, "flair": _flair, "amyloid": _amyloid, "tau": _tau}
     return {name: painters[name](head, subject, scanner, anatomy, seed) for name in modalities}
 
 
-def _head(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> _Head:
+def warped_tissue(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Tissue:
+    """The subject's tissue on the anatomy's grid, as the scanner distorts it."""
     rng = stream(seed, Purpose.ANATOMY, subject.index)
     latents, age = subject.latents, subject.person.age_z
     warp = [draw_coefficients(rng, DISTORTION_SPACING_MM) + distortion for distortion in scanner.distortion]
@@ -78,7 +91,7 @@ def _head(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> _H
         0.65,
     )
     grey, white = grey - np.minimum(thinning, grey), channels["white"]
-    return _Head(channels, thinning, grey, white, np.clip(1 - grey - white, 0, 1))
+    return Tissue(channels, thinning, grey, white, np.clip(1 - grey - white, 0, 1))
 
 
 def _cortical_loss(neurodegeneration: float, channels: dict[str, Voxels]) -> Voxels:
@@ -107,7 +120,7 @@ def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Flo
     return np.asarray(matrix @ anatomy.channels)
 
 
-def _t1(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _t1(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     rng = stream(seed, Purpose.T1, subject.index)
     loss = (
         head.thinning
@@ -118,7 +131,7 @@ def _t1(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed:
     return _mri(signal, scanner.mri_contrast, scanner.t1_shading, scanner, anatomy, rng)
 
 
-def _flair(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _flair(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     """Lesions grow from the ventricles outwards through a patchy threshold, so that volume follows the latent."""
     rng = stream(seed, Purpose.FLAIR, subject.index)
     channels, vascular = head.channels, subject.latents.vascular + scanner.apparent_lesions
@@ -138,7 +151,7 @@ def _flair(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, se
     return _mri(signal, 2 - scanner.mri_contrast, scanner.flair_shading, scanner, anatomy, rng)
 
 
-def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _amyloid(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     rng = stream(seed, Purpose.AMYLOID, subject.index)
     tracer, load = scanner.amyloid_tracer(subject.phase.name), subject.latents.amyloid + scanner.apparent_amyloid
     gain = scanner.amyloid_sensitivity * (1 + scanner.tracer_shift * (tracer.gain - 1))
@@ -155,7 +168,7 @@ def _amyloid(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, 
     return _pet(uptake, scanner.amyloid_calibration, head, scanner, anatomy, rng)
 
 
-def _tau(head: _Head, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _tau(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
     """Braak stages light up one after another; striatum and choroid plexus bind the tracer without tau."""
     rng = stream(seed, Purpose.TAU, subject.index)
     tau, channels = subject.latents.tau + scanner.apparent_tau, head.channels
@@ -190,7 +203,7 @@ def _mri(
 
 
 def _pet(
-    uptake: Voxels, calibration: float, head: _Head, scanner: Scanner, anatomy: Anatomy, rng: np.random.Generator
+    uptake: Voxels, calibration: float, head: Tissue, scanner: Scanner, anatomy: Anatomy, rng: np.random.Generator
 ) -> Volume:
     """Atrophy and ventricles dilute, the scanner blurs; then grainy noise, cerebellar reference and calibration."""
     log_shading = _on_voxels(scanner.pet_shading, SHADING_SPACING_MM, anatomy)

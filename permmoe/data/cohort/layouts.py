@@ -24,7 +24,7 @@ def volume_path(folder: Path, subject: Subject, modality: ImageModality, config:
     """
     session = session_label(subject.index_visit)
     stem = f"{subject.bids_id}_{session}"
-    tracer = _tracer(subject, modality, config)
+    tracer = pet_tracer(subject, modality, config)
     if config.layout == "bids":
         name = {
             "t1": f"anat/{stem}_T1w",
@@ -43,7 +43,8 @@ def volume_path(folder: Path, subject: Subject, modality: ImageModality, config:
     return subject_folder(folder, subject, config) / session / f"{name}.nii.gz"
 
 
-def _tracer(subject: Subject, modality: ImageModality, config: CohortConfig) -> str:
+def pet_tracer(subject: Subject, modality: ImageModality, config: CohortConfig) -> str:
+    """BIDS' name of the amyloid or tau tracer that the subject's site uses."""
     if modality == "tau":
         return TAU_TRACER
     scanner = site_scanner(config.seed, subject.site.code, config.site_shift)

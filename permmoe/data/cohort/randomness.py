@@ -25,6 +25,11 @@ class Purpose(IntEnum):
     TAU = 13
     RELEASE_SCORES = 20
     RELEASE_SCANS = 21
+    RAW_HEAD = 30
+    RAW_T1 = 31
+    RAW_FLAIR = 32
+    RAW_AMYLOID = 33
+    RAW_TAU = 34
 
 
 def stream(seed: int, purpose: Purpose, key: int | str = 0) -> np.random.Generator:

@@ -72,6 +72,13 @@ class PhaseShares(Configuration):
         return self
 
 
+class RawConfig(Configuration):
+    """The cohort as scanners write it: whole heads in a pose of their own, in counts, before any preparation."""
+
+    poses: bool = Field(True, description="false: every head lies as the template does")
+    dicom_subjects: int = Field(2, ge=0, description="how many subjects' scans are there as DICOM series, too")
+
+
 class CohortConfig(Configuration):
     """A synthetic, ADNI-shaped cohort; equal configurations give equal bytes."""
 
@@ -97,6 +104,17 @@ class CohortConfig(Configuration):
         description="also write the tables that ADNI's archive ships beside CDR: scores, people, regions of scans",
     )  # fmt: skip
     seed: int = Field(0, ge=0)
+    # Absent from `model_dump` at its default, so that digests of cohorts written before stay what they were.
+    raw: RawConfig | None = Field(
+        None, exclude_if=lambda raw: raw is None,
+        description="write whole heads as scanners would, before any preparation; none: brains in template space",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _is_raw_in_bids_only(self) -> CohortConfig:
+        if self.raw is not None and self.layout != "bids":
+            raise ValueError("raw: CAPS holds images that Clinica has prepared; raw heads need layout = bids")
+        return self
 
     @model_validator(mode="after")
     def _site_codes_are_unique(self) -> CohortConfig:

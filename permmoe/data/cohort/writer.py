@@ -25,10 +25,11 @@ from permmoe.data.cohort import tables
 from permmoe.data.cohort.anatomy import load_anatomy
 from permmoe.data.cohort.imaging import render
 from permmoe.data.cohort.layouts import subject_folder, volume_path
+from permmoe.data.cohort.raw.files import session_files
 from permmoe.data.cohort.release_tables import release_tables
 from permmoe.data.cohort.scanners import Scanner, site_scanner
 from permmoe.data.cohort.settings import CohortConfig
-from permmoe.data.cohort.subjects import draw_subject, draw_subjects
+from permmoe.data.cohort.subjects import Subject, draw_subject, draw_subjects
 from permmoe.errors import DataError
 from permmoe.runtime.workers import worker_pool
 
@@ -46,6 +47,11 @@ SYNTHETIC. What generated the images and tables of this cohort, and what no real
 For checks and upper bounds only: a model that reads this folder has seen the answer.
 latents.tsv   hidden disease state of every subject
 scanners.tsv  distortions of every site's scanner
+"""
+_RAW_TRUTH_README = """\
+raw/          of every raw scan: the true map of its scanner's millimetres to the template's, one for each frame
+              (4×4, rows); the volume of the brain in ml; for PET, the Bq/ml at which the ratio of the cohort's image
+              in template space is 1
 """
 
 
@@ -145,15 +151,24 @@ def _write_subject(folder: Path, config: CohortConfig, index: int) -> int:
     sessions = subject_folder(folder, subject, config) / f"{subject.bids_id}_sessions.tsv"
     if sessions.exists():
         return index
+    scanner = _scanner(config.seed, subject.site.code, config.site_shift)
+    files = _template_files if config.raw is None else session_files
+    for path, content in files(folder, subject, scanner, config):
+        _write_bytes(path, content)
+    _write_table(sessions, tables.sessions_table(subject))
+    return index
+
+
+def _template_files(
+    folder: Path, subject: Subject, scanner: Scanner, config: CohortConfig
+) -> Iterator[tuple[Path, bytes]]:
+    """The subject's images in template space."""
     # One thread: the order of a sum must not depend on how many cores there are.
     with threadpool_limits(1):
         anatomy = load_anatomy(config.grid)
-        scanner = _scanner(config.seed, subject.site.code, config.site_shift)
         volumes = render(subject, scanner, anatomy, config.seed, subject.observed)
     for modality, volume in volumes.items():
-        _write_bytes(volume_path(folder, subject, modality, config), _nifti(volume, anatomy.affine))
-    _write_table(sessions, tables.sessions_table(subject))
-    return index
+        yield volume_path(folder, subject, modality, config), _nifti(volume, anatomy.affine)
 
 
 _scanner: Callable[[int, str, float], Scanner] = lru_cache(maxsize=256)(site_scanner)
@@ -169,7 +184,7 @@ def _write_tables(folder: Path, config: CohortConfig) -> None:
     _write_table(folder / "participants.tsv", tables.participants_table(subjects))
     _write_table(folder / TRUTH_FOLDER / "latents.tsv", tables.latents_table(subjects))
     _write_table(folder / TRUTH_FOLDER / "scanners.tsv", tables.scanners_table(config))
-    _write_text(folder / TRUTH_FOLDER / "README.txt", _TRUTH_README)
+    _write_text(folder / TRUTH_FOLDER / "README.txt", _TRUTH_README + (_RAW_TRUTH_README if config.raw else ""))
     _write_text(folder / ".bidsignore", "clinical/\ntruth/\n")
 
 
