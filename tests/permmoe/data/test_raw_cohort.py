@@ -199,13 +199,9 @@ def test_tables_are_those_of_the_ordinary_cohort(written: Path, tmp_path: Path) 
 
 
 def test_a_stopped_writer_goes_on_and_the_bytes_do_not_depend_on_workers(tmp_path: Path) -> None:
-    pet_alone = RAW.model_copy(
-        update={
-            "sites": (SiteConfig(code="011", modalities=("amyloid",)),),
-            "all_modalities": False,
-            "raw": RawConfig(dicom_subjects=0),
-        }
-    )
+    site = SiteConfig(code="011", modalities=("amyloid",))
+    changes = {"sites": (site,), "all_modalities": False, "raw": RawConfig(dicom_subjects=0)}
+    pet_alone = RAW.model_copy(update=changes)
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
