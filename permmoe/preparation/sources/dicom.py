@@ -43,11 +43,11 @@ def dicom_scans(
         subject = _subject_told(told) or subject_of(one.first.patient)
         modality = ""
         try:
-            if not subject:
-                raise BrokenVolume(Reason.NO_PATIENT)
             kind = _kind(one, told, rules)
             tracer = _tracer(one, kind, told)
             modality = modality_of(tracer) or kind.name
+            if not subject:
+                raise BrokenVolume(Reason.NO_PATIENT)
             if one.first.patient in doubtful and not told:
                 raise BrokenVolume(Reason.TWO_PATIENTS)
             if fault := one.fault():

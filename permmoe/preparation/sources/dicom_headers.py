@@ -43,6 +43,8 @@ NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
 """Transfer syntaxes that do not compress."""
 AT_ONCE = 2000
 """Files that a process reads at once; fewer are not worth another process."""
+IMAGES = tuple(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2", "4", "128"))
+"""How the classes of images of CT, MR and PET begin."""
 DIRECTORY = "1.2.840.10008.1.3.10"
 """Class of a DICOMDIR, which lists files and holds no image."""
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -120,10 +122,10 @@ def read_some_headers(files: Iterable[Path]) -> tuple[list[Header], dict[Path, R
                 is_away = isinstance(error, FileNotFoundError)
                 broken[file] = Reason.FILE_NOT_FOUND if is_away else Reason.FILE_NOT_OPENED
                 continue
-            if header is None:
-                broken[file] = Reason.TRUNCATED_DICOM
-            elif header.series:
+            if isinstance(header, Header):
                 headers.append(header)
+            elif header is not None:
+                broken[file] = header
     return headers, broken
 
 
@@ -148,8 +150,8 @@ def _begins_as_dicom(stream: BinaryIO) -> bool:
     return start[128:] == b"DICM" or is_bare
 
 
-def _read(file: Path, stream: BinaryIO) -> Header | None:
-    """None for a file whose header cannot be read; a header without series for a directory of files (DICOMDIR)."""
+def _read(file: Path, stream: BinaryIO) -> Header | Reason | None:
+    """The header; why there is none; None for a list of files (DICOMDIR)."""
     try:
         from pydicom import dcmread
     except ImportError:
@@ -158,9 +160,15 @@ def _read(file: Path, stream: BinaryIO) -> Header | None:
         found = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
         values, meta = _values(found), {element.keyword: str(element.value) for element in found.file_meta}
     except Exception:  # Whatever damaged bytes lead pydicom to: it promises no set of errors.
-        return None
+        return Reason.TRUNCATED_DICOM
     header = _header(file, values, meta.get("TransferSyntaxUID", IMPLICIT), stream)
-    return header if header.series or meta.get("MediaStorageSOPClassUID") == DIRECTORY else None
+    if header.series:
+        return header
+    kind = meta.get("MediaStorageSOPClassUID", "")
+    if kind == DIRECTORY:
+        return None
+    # An image belongs to a series: one that names none was cut off before. Other objects, such as palettes, need not.
+    return Reason.TRUNCATED_DICOM if not kind or kind.startswith(IMAGES) else Reason.OTHER_SERIES
 
 
 def _header(file: Path, values: Values, syntax: str, stream: BinaryIO) -> Header:

@@ -258,6 +258,22 @@ def test_damaged_headers_stop_nothing_and_say_nothing(dicom: Path, caplog: pytes
     assert not caplog.records
 
 
+def test_objects_of_dicom_that_are_no_images_are_itemised_and_lists_of_files_are_not(dicom: Path) -> None:
+    (report,) = write_series(dicom / "report", replace(T1, shape=(14, 13, 1)))
+    image = dcmread(report)
+    for keyword in ("Rows", "Columns", "PixelData"):
+        del image[keyword]
+    image.Modality = "SR"
+    image.save_as(report)
+    for name, kind in (("palette", "1.2.840.10008.5.1.4.39.1"), ("DICOMDIR", "1.2.840.10008.1.3.10")):
+        (dicom / name).mkdir()
+        image.file_meta.MediaStorageSOPClassUID = kind
+        if "SeriesInstanceUID" in image:
+            del image.SeriesInstanceUID
+        image.save_as(dicom / name / name)
+    assert reasons(find(dicom)) == {"report": Reason.OTHER_SERIES, "palette": Reason.OTHER_SERIES}
+
+
 def test_what_cannot_be_opened_is_itemised(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(dicom / "good", T1)
     (dicom / "closed").mkdir()
