@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from permmoe.config import Score
 from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.model import PerMMoE
@@ -51,6 +52,13 @@ def test_an_outcome_of_another_kind_has_no_scale_but_its_own(tmp_path: Path) -> 
     table = VisitTable((visit(17.0),))
     assert predict(steep(1, outcome_range=None), table, VolumeCache(tmp_path))[0][0].delta_cdrsb == 66.0
     assert predict(steep(1, outcome_range=(0.0, 12.0)), table, VolumeCache(tmp_path))[0][0].delta_cdrsb == 12.0
+
+
+def test_another_score_that_the_model_declares_has_its_own_scale(tmp_path: Path) -> None:
+    mmse = {"score": Score(name="MMSE", lowest=0, highest=30), "outcome_range": None}
+    table = VisitTable((visit(27.0),))
+    assert predict(steep(1, **mmse), table, VolumeCache(tmp_path))[0][0].delta_cdrsb == 3.0
+    assert predict(steep(-1, **mmse), table, VolumeCache(tmp_path))[0][0].delta_cdrsb == -27.0
 
 
 def test_no_visit_gives_no_prediction(tmp_path: Path) -> None:

@@ -117,10 +117,11 @@ def _read(folder: Path, score: str, columns: Sequence[str]) -> RegistryTables:
         born = people.births.get(rid)
         age = None if born is None else (taken - born).days / DAYS_A_YEAR
         assessments[name].append(Assessment(taken, found.score, found.diagnosis, code, age_years=age))
+    notes = [f"scores are from {scored.name}, diagnoses from {diagnosed.name}", *dates.notes]
     located = Located(_place(dates.of), is_of_scans=False)
     numbers = read_numbers(of_visits, columns, VISIT, lambda table: located, _measured) if columns else []
     sites = {f"AIBL{rid}": f"AIBL{site}" for rid, site in people.sites.items()}
-    return RegistryTables(dict(assessments), sites, numbers, items, dates.notes)
+    return RegistryTables(dict(assessments), sites, numbers, items, notes)
 
 
 def _score_table(paths: Sequence[Path], score: str, folder: Path) -> Path:

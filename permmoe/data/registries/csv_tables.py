@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _csv import Reader as CsvReader
 
 _TREE_OF_IMAGES = re.compile(r"(?:sub-|ses-)", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
 _DATE = re.compile(r"(\d{1,2})-?([A-Za-z]{3})-?(\d{4})")
 _RELEASE = re.compile(r"nacc(\d+)", re.IGNORECASE)
 
@@ -59,7 +60,10 @@ def newest_with(paths: Iterable[Path], *columns: str) -> Path | None:
 
 
 def read_columns(path: Path, columns: Iterable[str]) -> TableFile:
-    """A table's rows, each with those of the columns that the table has."""
+    """A table's rows, each with those of the columns that the table has.
+
+    Decimal commas of a table whose cells other signs separate, as many countries' spreadsheets save it, become points.
+    """
     with _reader(path) as reader:
         header = tuple(name.strip() for name in next(reader, []))
         wanted = {column_key(column) for column in columns}
@@ -68,14 +72,18 @@ def read_columns(path: Path, columns: Iterable[str]) -> TableFile:
             if (key := column_key(name)) in wanted:
                 places.setdefault(key, place)
         try:
-            rows = tuple((reader.line_num, _row(cells, places)) for cells in reader if any(map(str.strip, cells)))
+            has_commas = reader.dialect.delimiter != ","
+            rows = tuple(
+                (reader.line_num, _row(cells, places, has_commas)) for cells in reader if any(map(str.strip, cells))
+            )
         except csv.Error as error:
             raise DataError(f"{path} is no table of comma-separated cells ({error}); download it again") from None
     return TableFile(path, header, rows)
 
 
-def _row(cells: Sequence[str], places: dict[str, int]) -> Row:
-    return {key: cells[place].strip() if place < len(cells) else "" for key, place in places.items()}
+def _row(cells: Sequence[str], places: dict[str, int], has_commas: bool) -> Row:
+    row = {key: cells[place].strip() if place < len(cells) else "" for key, place in places.items()}
+    return {key: _DECIMAL_COMMA.sub(r"\1.\2", cell) for key, cell in row.items()} if has_commas else row
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def _read(folder: Path, score: str, columns: Sequence[str]) -> RegistryTables:
     place_columns = ["NACCID", *VISIT, *(name for days in IMAGE_DAYS for name in days), *IMAGE_DATES]
     in_order = [uds, *(path for path in paths if path != uds)]
     numbers = read_numbers(in_order, columns, place_columns, _locate, _measured) if columns else []
-    return RegistryTables(dict(assessments), sites, numbers, items)
+    return RegistryTables(dict(assessments), sites, numbers, items, [f"visits are from {uds.name}"])
 
 
 def _require_known_ranges(table: TableFile, columns: Sequence[str]) -> None:

@@ -91,7 +91,7 @@ def _read(mci: MciBy, folder: Path, score: str, columns: Sequence[str]) -> Regis
             "data); download OASIS3_data_files",
             for_log="no table has the clinical ratings",
         )
-    notes: list[str] = []
+    notes = [f"scores are from {clinical.name}"]
     ages = _ages_at_entry(paths)
     flags = _flags(paths) if mci == "form" else {}
     if mci == "form" and not flags:

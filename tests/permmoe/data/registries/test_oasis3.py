@@ -75,7 +75,7 @@ def test_a_global_rating_of_one_half_counts_as_mci_and_a_form_only_on_request(tm
     healthy = TargetRule(diagnoses=("CN",), image_window_days=365)
     by_words = select_visits(oasis3("form"), folder, None, healthy, [CENTILOID])
     assert [v.subject_id for v in by_words.visits] == ["OAS30003"]
-    assert "diagnoses are from dx1" in by_words.notes[0]
+    assert "diagnoses are from dx1" in by_words.notes[1]
 
 
 def test_numbers_come_from_the_nearest_scan_that_passed(tmp_path: Path) -> None:
