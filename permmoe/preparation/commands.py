@@ -14,6 +14,7 @@ from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
 from permmoe.preparation.settings import PreparationSettings
 
+MANIFEST = "manifest.csv"
 INSTALL = "pip install --constraint constraints.txt '.[prepare]'"
 
 
@@ -26,6 +27,11 @@ def prepare(
     series_rules: Annotated[
         Path | None, typer.Option(help="YAML of rules by which series are chosen, in place of the shipped ones.")
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="CSV with subject_id, visit_date and the columns of a manifest that are not images."),
+    ] = None,
+    site: Annotated[str, typer.Option(help="Site of subjects whose scores and identifier tell none.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Subjects prepared at once; about 3 GB of memory each.")] = 1,
 ) -> None:
     """Remove the skull, register to the template, form uptake ratios, and show what became of each scan in qc.html."""
@@ -34,7 +40,9 @@ def prepare(
     from permmoe.preparation.folder import prepare_folder
     from permmoe.preparation.quality.summary_table import summary_table
     from permmoe.preparation.sources.series_rules import read_rules
+    from permmoe.preparation.visit_table import read_scores, write_visit_table
 
+    known = read_scores(scores) if scores else None
     chosen = read_config(settings, PreparationSettings) if settings else PreparationSettings()
     rules = read_rules(series_rules) if series_rules else None
     _say(f"looking for scans under {source}")
@@ -52,7 +60,16 @@ def prepare(
     for reason, n in prepared.left_out.counts().items():
         _say(f"left out: {n}: {reason}; {reason.remedy}")
     _say(f"images in {out}; look at {out / 'qc.html'} (both show patients: keep them at the site)")
-    _say(f"next: permmoe data adni --tables TABLES --images {out} --out manifest.csv, or a manifest of your own")
+    manifest = out / MANIFEST
+    if known is not None or not manifest.exists():
+        unmatched = write_visit_table(manifest, prepared.usable, known, site)
+        for reason, n in unmatched.counts().items():
+            _say(f"not in {MANIFEST}: {n}: {reason}; {reason.remedy}")
+    if known is not None:
+        _say(f"next: permmoe train {manifest} --out runs/mine")
+    else:
+        _say(f"next: permmoe data adni --tables TABLES --images {out}, or the same of another registry; for a table of")
+        _say(f"your own fill the scores of {manifest} in, or name them by --scores")
 
 
 def require_tools() -> None:

@@ -108,8 +108,8 @@ def write_derivative(
     `recipe`: a digest of all that the image depends on beside its source.
     """
     image = image_path(out, scan)
-    write_file(image, _nifti(result.image, np.float32), is_durable=False)
-    write_file(mask_path(image), _nifti(result.mask, np.uint8), is_durable=False)
+    write_file(image, nifti(result.image, np.float32), is_durable=False)
+    write_file(mask_path(image), nifti(result.mask, np.uint8), is_durable=False)
     text = io.StringIO()
     np.savetxt(text, result.matrix, fmt="%.10g")
     write_file(matrix_path(image), text.getvalue(), is_durable=False)
@@ -188,7 +188,7 @@ def _identity(source: str, recipe: str) -> str:
     return hashlib.sha256(f"{source} {recipe}".encode()).hexdigest()
 
 
-def _nifti(image: Image, kind: type[np.generic]) -> bytes:
+def nifti(image: Image, kind: type[np.generic]) -> bytes:
     """A gzipped NIfTI in template space; equal voxels give equal bytes."""
     nifti = nib.Nifti1Image(image.voxels.astype(kind), image.affine)
     nifti.header.set_xyzt_units("mm")

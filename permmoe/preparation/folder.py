@@ -15,14 +15,19 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import permmoe
+from permmoe.data.image_names import bids_label
 from permmoe.data.prepared_images import COLUMNS, LIST
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import write_choices
 from permmoe.data.synthetic import is_synthetic_folder
+from permmoe.data.template import TEMPLATE
 from permmoe.errors import DataError
-from permmoe.preparation.derivatives import Derivative, subject_label
+from permmoe.preparation.derivatives import Derivative, nifti, sidecar_path, subject_label
+from permmoe.preparation.images.regions import LICENCE, ORIGIN, REGIONS, region_mask
 from permmoe.preparation.pictures import write_pictures
 from permmoe.preparation.quality.judged import Judged, failed
 from permmoe.preparation.quality.rules import Verdict, judge
@@ -111,6 +116,7 @@ def prepare_scans(
         workers=workers,
     )
     _write_lists(out, images, left_out, found)
+    _write_regions(out, {d.prepared.region for d in derivatives if d.prepared.region})
     return PreparedFolder(images, left_out, sum(r.made for r in results), found.notes)
 
 
@@ -209,3 +215,13 @@ def _write_lists(
     write_csv_atomically(out / LIST, COLUMNS, rows)
     left_out.write(out / "quarantine.csv")
     write_choices(out / "choices.csv", found.choices)
+
+
+def _write_regions(out: Path, names: Iterable[str]) -> None:
+    """Reference regions as images, so that people can lay them over a scan, each with its origin and licence."""
+    for name in sorted(names):
+        file = out / f"tpl-{TEMPLATE}_desc-{bids_label(name)}_mask.nii.gz"
+        if not file.exists():
+            write_file(file, nifti(region_mask(name), np.uint8), is_durable=False)
+            words = {"Region": name, "Description": REGIONS[name].description, "Origin": ORIGIN, "License": LICENCE}
+            write_file(sidecar_path(file), json.dumps(words, indent=1) + "\n", is_durable=False)

@@ -77,24 +77,24 @@ def _row(
 ) -> list[str]:
     said = scores.rows[subject] if scores else {}
     cells = {name: said.get(column_key(name), "") for name in (*HEADER, *extra)}
-    first = min(own, key=lambda d: (d.scan.modality != "t1", d.scan.taken or date.max, d.scan.session))
-    day = scores.days.get(subject) if scores else None
-    day = day or first.scan.taken
+    visit_day = scores.days.get(subject) if scores else None
+    anchor = min(own, key=lambda d: (d.scan.modality != "t1", _days(d, visit_day), d.scan.taken or date.max))
+    day = visit_day or anchor.scan.taken
     of = {name: [d for d in own if d.scan.modality == name] for name in MODALITIES}
-    chosen = {name: _nearest(images, day, first.scan.session) for name, images in of.items()}
-    cells["subject_id"], cells["session"] = subject, first.scan.session
+    chosen = {name: _nearest(images, day, anchor.scan.session) for name, images in of.items()}
+    cells["subject_id"], cells["session"] = subject, anchor.scan.session
     cells["site"] = cells["site"] or (subject[:3] if re.fullmatch(PTID, subject) else site)
     cells |= {name: d.image.relative_to(folder).as_posix() if d else "" for name, d in chosen.items()}
     return [cells[name] for name in (*HEADER, *extra)]
 
 
+def _days(image: Derivative, day: date | None) -> int:
+    """How many days an image lies from a visit; 0 where one of the two days is not known."""
+    return abs((image.scan.taken - day).days) if image.scan.taken and day else 0
+
+
 def _nearest(images: Sequence[Derivative], day: date | None, session: str) -> Derivative | None:
-    """The image nearest to a day, within the window; one of the same session where its day is not known."""
-
-    def apart(d: Derivative) -> int:
-        if d.scan.session == session:
-            return 0
-        return abs((d.scan.taken - day).days) if d.scan.taken and day else IMAGE_WINDOW_DAYS + 1
-
-    near = [d for d in images if apart(d) <= IMAGE_WINDOW_DAYS]
-    return min(near, key=lambda d: (apart(d), d.scan.session), default=None)
+    """The image nearest to a day, within the window; one whose day is not known counts in its own session alone."""
+    known = [d for d in images if (d.scan.taken and day) or d.scan.session == session]
+    near = [d for d in known if _days(d, day) <= IMAGE_WINDOW_DAYS]
+    return min(near, key=lambda d: (_days(d, day), d.scan.session != session, d.scan.session), default=None)

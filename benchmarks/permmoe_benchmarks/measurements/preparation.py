@@ -49,7 +49,7 @@ from permmoe_benchmarks.library.uptake_phantom import uptake_phantom
 
 SETTINGS = PreparationSettings()
 DISPLACEMENTS_MM = (2.0, 5.0, 8.0, 12.0, 20.0, 40.0)
-"""By which sound preparations are moved, each with a rotation of as many degrees, so that there are failures to find."""
+"""By which sound preparations are moved, and turned by as many degrees, so that there are failures to find."""
 MODELS = Path("runs/benchmark-unlike-images")
 
 

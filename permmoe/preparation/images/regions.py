@@ -29,6 +29,17 @@ from permmoe.preparation.images.image import Image, template_image
 Mask = Bool[np.ndarray, "197 233 189"]
 Fraction = Float32[np.ndarray, "197 233 189"]
 
+ORIGIN = (
+    "cut out of the ICBM152 2009a symmetric tissue maps (Fonov et al. 2011, NeuroImage 54:313) by coordinates of "
+    "Tzourio-Mazoyer et al. 2002 (NeuroImage 15:273); permmoe/preparation/images/regions.py"
+)
+LICENCE = (
+    "Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill "
+    "University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose "
+    "and without fee is hereby granted, provided that the above copyright notice appear in all copies."
+)
+"""Of the tissue maps, as the file COPYING in their archive states it."""
+
 TENTORIUM_MM = -22.0
 """Cerebellum that lies higher is next to the occipital and fusiform cortex."""
 INFERIOR_MM = -43.0
