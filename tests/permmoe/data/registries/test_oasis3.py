@@ -48,6 +48,15 @@ def test_days_since_entry_date_visits_and_sessions_alike(tmp_path: Path) -> None
     assert visit.observed(("t1", "amyloid")) == ("t1", "amyloid"), "299 days before, within a year"
 
 
+def test_prepared_images_keep_subject_and_day_and_come_before_raw_ones(tmp_path: Path) -> None:
+    folder = tables(tmp_path / "t", b4("OAS30001", 100, "0.5", "1"))
+    write_image(tmp_path / "i" / "raw", "OAS30001", "d0129", "run-01_T1w")
+    prepared = write_image(tmp_path / "i" / "out", "OAS30001", "d0129", "space-MNI152NLin2009aSym_desc-brain_T1w")
+    found = select_visits(oasis3(), folder, tmp_path / "i", RULE, ADNI_MODALITIES)
+    assert [dict(v.volumes) for v in found.visits] == [{"t1": prepared}]
+    assert len(found.choices) == 1
+
+
 def test_a_global_rating_of_one_half_counts_as_mci_and_a_form_only_on_request(tmp_path: Path) -> None:
     folder = tables(
         tmp_path / "t",
