@@ -27,18 +27,27 @@ T1, FLAIR, AMYLOID, TAU = (0.7, 1.0, 0.25), (1.0, 0.8, 0.2), (1.5, 1.6, 0.5), (1
 
 def head(contrast: tuple[float, float, float] = T1, *, place: Affine | None = None, seed: int = 0) -> Volume:
     """An invented person's brain, 0 around it; `place` moves it about in template space."""
-    rng = np.random.default_rng(seed + 1000)
-    bright = sum(value * tissue for value, tissue in zip(contrast, reference_brain(GRID).tissues, strict=True))
-    noisy = ndimage.map_coordinates(bright, _warped(seed), order=1) * np.exp(rng.normal(0, 0.02, GRID.shape))
-    brain = np.where(mask(seed=seed), noisy, 0)
-    return _moved(brain, place).astype(np.float32)
+    return _moved(_person(contrast, seed), place).copy()
 
 
 def mask(*, place: Affine | None = None, seed: int = 0) -> Mask:
     """The same person's brain mask."""
-    brain = ndimage.map_coordinates(reference_brain(GRID).brain.astype(np.float32), _warped(seed), order=1)
-    found: Mask = _moved(brain, place) > 0.5
+    found: Mask = _moved(_outline(seed), place) > 0.5
     return found
+
+
+@cache
+def _person(contrast: tuple[float, float, float], seed: int) -> Volume:
+    bright = sum(value * tissue for value, tissue in zip(contrast, reference_brain(GRID).tissues, strict=True))
+    noise = np.random.default_rng(seed + 1000).normal(0, 0.02, GRID.shape)
+    brain = ndimage.map_coordinates(bright, _warped(seed), order=1) * np.exp(noise)
+    return np.where(_outline(seed) > 0.5, brain, 0).astype(np.float32)
+
+
+@cache
+def _outline(seed: int) -> Volume:
+    brain: Volume = ndimage.map_coordinates(reference_brain(GRID).brain.astype(np.float32), _warped(seed), order=1)
+    return brain
 
 
 def turned(axis: int, degrees: float) -> Affine:
@@ -79,16 +88,12 @@ def _warped(seed: int) -> Float64[np.ndarray, "3 x y z"]:
     return places
 
 
-def _moved(
-    volume: Float32[np.ndarray, "x y z"] | Float64[np.ndarray, "x y z"], place: Affine | None
-) -> Float64[np.ndarray, "x y z"]:
+def _moved(volume: Volume, place: Affine | None) -> Volume:
     if place is None:
-        return volume.astype(np.float64)
+        return volume
     to_mm = grid_affine(GRID)
     back = np.linalg.inv(to_mm) @ np.linalg.inv(place) @ to_mm
-    moved: Float64[np.ndarray, "x y z"] = ndimage.affine_transform(
-        volume.astype(np.float64), back[:3, :3], back[:3, 3], order=1
-    )
+    moved: Volume = ndimage.affine_transform(volume, back[:3, :3], back[:3, 3], order=1)
     return moved
 
 

@@ -75,7 +75,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "disagreement_mm", "distance from where a second registration puts it", "mm", 1, "high", 0.7,
         (
-            Limits(("t1",), (0.0, 4.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
+            Limits(("t1",), (0.0, 3.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("flair", "amyloid"), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("tau",), (0.0, 9.0), (0.0, 13.0), Reason.BAD_REGISTRATION, OUTLINE),
         ),

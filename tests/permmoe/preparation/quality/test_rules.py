@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from permmoe.data.reasons import Reason
-from permmoe.preparation.quality.limits import EVERY, MEASURES
+from permmoe.preparation.quality.limits import MEASURES
 from permmoe.preparation.quality.metrics import ImageMetrics, Known, image_metrics
 from permmoe.preparation.quality.rules import LEAST_IMAGES, Verdict, judge, judge_alone
 from tests.support.prepared_heads import AMYLOID, FLAIR, GRID, T1, TAU, head, mask, scaled, shifted, turned
@@ -22,7 +22,7 @@ def measured(volume: np.ndarray, where: np.ndarray, modality: str = "t1") -> Ima
     return image_metrics(volume.astype(np.float32), where, modality, GRID, known=Known(mask_volume_ml=1400.0))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("modality, contrast", [("t1", T1), ("flair", FLAIR), ("amyloid", AMYLOID), ("tau", TAU)])
 def test_a_head_in_its_place_is_good(modality: str, contrast: tuple[float, float, float], seed: int) -> None:
     judgement = judge_alone(measured(head(contrast, seed=seed), mask(seed=seed), modality))
@@ -33,7 +33,6 @@ def test_a_head_in_its_place_is_good(modality: str, contrast: tuple[float, float
     "place, expected",
     [(turned(axis, 20.0), FAILED) for axis in range(3)]
     + [(turned(axis, 180.0), FAILED) for axis in range(3)]
-    + [(turned(axis, 90.0), FAILED) for axis in range(3)]
     + [(shifted(axis, 10.0), FAILED) for axis in range(3)]
     + [(scaled(0.8), FAILED), (scaled(1.3), FAILED)]
     + [(shifted(axis, 6.0), LOOK) for axis in range(3)]
@@ -79,11 +78,27 @@ NOT_HEADS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
 
 
 @pytest.mark.parametrize("name", NOT_HEADS)
-def test_a_head_that_is_not_one_fails_whatever_it_is_called(name: str) -> None:
-    found = measured(*NOT_HEADS[name]())
-    for modality in EVERY:
-        judgement = judge_alone(replace(found, modality=modality))
-        assert judgement.verdict is FAILED and judgement.reason is not None
+@pytest.mark.parametrize("modality", ["t1", "tau"])
+def test_a_head_that_is_not_one_fails_whatever_it_is_called(name: str, modality: str) -> None:
+    judgement = judge_alone(measured(*NOT_HEADS[name](), modality))
+    assert judgement.verdict is FAILED and judgement.reason is not None
+
+
+@pytest.mark.parametrize(
+    "modality, contrast, place",
+    [
+        ("flair", FLAIR, turned(0, 180.0)),
+        ("flair", FLAIR, shifted(2, -12.0)),
+        ("amyloid", AMYLOID, turned(2, 180.0)),
+        ("amyloid", AMYLOID, turned(1, 20.0)),
+    ],
+)
+def test_an_image_that_lies_off_its_t1_fails_though_the_mask_is_the_t1_s(
+    modality: str, contrast: tuple[float, float, float], place: np.ndarray
+) -> None:
+    cut_out = np.where(mask(), head(contrast, place=place), 0).astype(np.float32)
+    judgement = judge_alone(image_metrics(cut_out, mask(), modality, GRID, own_t1=head()))
+    assert judgement.verdict is FAILED and judgement.reason is Reason.BAD_REGISTRATION
 
 
 @pytest.mark.parametrize(
