@@ -5,11 +5,10 @@ Each subject (roster number, RID) has at most one visit, chosen by permmoe.data.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from permmoe.data.adni_tables import read_assessments
 from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.index_visits import (
     Subject,
+    date_of_month,
     notes_of_images,
     require_diagnoses,
     require_image_folder,
@@ -33,7 +33,7 @@ from permmoe.data.reasons import Reason
 from permmoe.data.registries.scores import SCORES
 from permmoe.data.selection import Selection
 from permmoe.data.synthetic import is_synthetic_folder
-from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, TargetRule
+from permmoe.data.target_rule import Assessment, TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.modality import Modality
@@ -154,18 +154,8 @@ def _images_by_rid(
     for image in images:
         if (rid := image.rid) is None:
             continue
-        taken = image.taken or _session_date(image.session, assessments.get(rid, ()))
+        taken = image.taken or date_of_month(image.session, assessments.get(rid, ()))
         if taken is None and rid in assessments:
             items.append(Quarantined(image.subject_id, image.modality, str(image.path), Reason.UNDATED_IMAGE))
         by_rid[rid].append(replace(image, taken=taken))
     return dict(by_rid), items
-
-
-def _session_date(session: str, assessments: Sequence[Assessment]) -> date | None:
-    match = re.fullmatch(r"M(\d+)", session)
-    if match is None or not assessments:
-        return None
-    months = int(match[1])
-    code = "bl" if months == 0 else f"m{months:02d}"
-    same_visit = min((a.taken for a in assessments if a.code == code), default=None)
-    return same_visit or min(a.taken for a in assessments) + timedelta(days=round(months * DAYS_A_MONTH))

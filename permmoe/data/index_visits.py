@@ -5,9 +5,11 @@ ADNI, OASIS-3, AIBL and NACC each read their own tables into `Subject`s; everyth
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 
 from permmoe.data.diagnoses import WORDS
@@ -16,7 +18,15 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Choice, Selection
-from permmoe.data.target_rule import Assessment, IndexVisit, NumberSource, TargetRule, choose_index_visit, outcome
+from permmoe.data.target_rule import (
+    DAYS_A_MONTH,
+    Assessment,
+    IndexVisit,
+    NumberSource,
+    TargetRule,
+    choose_index_visit,
+    outcome,
+)
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
@@ -118,6 +128,18 @@ def require_image_modalities(modalities: Sequence[Modality], registry: str) -> N
                 f"modality {modality.name!r} cannot be found in {registry}'s folders; {nearest(modality.name, known)}. "
                 "For any other image write a manifest"
             )
+
+
+def date_of_month(session: str, assessments: Sequence[Assessment]) -> date | None:
+    """The day of a session that Clinica calls by its month, as `M018`: that of the visit of this month's code, or
+    where there is none the month counted from the first visit."""
+    match = re.fullmatch(r"M(\d+)", session, re.IGNORECASE)
+    if match is None or not assessments:
+        return None
+    months = int(match[1])
+    code = "bl" if months == 0 else f"m{months:02d}"
+    same_visit = min((a.taken for a in assessments if a.code == code), default=None)
+    return same_visit or min(a.taken for a in assessments) + timedelta(days=round(months * DAYS_A_MONTH))
 
 
 def notes_of_images(found: FoundImages, n_undated: int) -> list[str]:

@@ -24,11 +24,12 @@ from pathlib import Path
 
 from permmoe.data.cells import parse_number
 from permmoe.data.images import FoundImage
+from permmoe.data.index_visits import date_of_month
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.registries.csv_tables import newest_with, read_columns, tables_under
 from permmoe.data.registries.number_tables import Located, read_numbers
-from permmoe.data.registries.registry import Registry, RegistryTables, date_of_month
+from permmoe.data.registries.registry import Registry, RegistryTables
 from permmoe.data.registries.scores import SCORES
 from permmoe.data.registries.uds_ranges import UDS_RANGES, is_code, measured
 from permmoe.data.table_files import Row, TableFile, column_key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
-from permmoe.data.target_rule import DAYS_A_MONTH, Assessment, NumberSource, TargetRule
+from permmoe.data.target_rule import Assessment, NumberSource, TargetRule
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality
 
@@ -179,18 +178,6 @@ def _scanned(modalities: Sequence[Modality], tables: Sequence[NumberTable]) -> l
     """The tabular modalities all of whose numbers were taken from scans."""
     of_scans = {column for table in tables if table.is_of_scans for column in table.columns}
     return [m.name for m in modalities if m.has_columns and of_scans.issuperset(kind_of(m).adni_columns(m))]
-
-
-def date_of_month(session: str, assessments: Sequence[Assessment]) -> date | None:
-    """The day of a session that Clinica calls by its month, as `M018`: that of the visit of this month's code, or
-    where there is none the month counted from the first visit."""
-    match = re.fullmatch(r"M(\d+)", session, re.IGNORECASE)
-    if match is None or not assessments:
-        return None
-    months = int(match[1])
-    codes = ("bl", "m00") if months == 0 else (f"m{months:02d}",)
-    same_visit = min((a.taken for a in assessments if a.code in codes), default=None)
-    return same_visit or min(a.taken for a in assessments) + timedelta(days=round(months * DAYS_A_MONTH))
 
 
 @dataclass(frozen=True)
