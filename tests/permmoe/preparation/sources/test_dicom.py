@@ -321,6 +321,18 @@ def test_an_identifier_without_letters_and_digits_names_nobody(dicom: Path) -> N
     assert reasons(find(dicom)) == {"a": Reason.NO_PATIENT}
 
 
+def test_phases_beside_the_magnitudes_of_a_series_are_passed_over(dicom: Path) -> None:
+    for number, file in enumerate(write_series(dicom, T1)):
+        phase = dcmread(file)
+        phase.ImageType, phase.InstanceNumber = ["ORIGINAL", "PRIMARY", "P", "ND"], 20 + number
+        phase.SOPInstanceUID = phase.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        phase.PixelData = bytes(len(phase.PixelData))
+        phase.save_as(dicom / f"0-phase{number}.dcm")
+    found = find(dicom)
+    assert not len(found.left_out)
+    assert nib.load(found.scans[0].files[0]).get_fdata().max() > 900
+
+
 def test_copies_of_a_series_count_once(dicom: Path) -> None:
     for file in write_series(dicom / "a", T1):
         (dicom / f"copy-{file.name}").write_bytes(file.read_bytes())
