@@ -117,7 +117,7 @@ def _ellipsoid(x: Line, y: Line, z: Line, centre: Millimetres, radii: Millimetre
     return np.asarray((np.sqrt(sum(s * s for s in scaled)) - 1) * min(radii))
 
 
-def _above_base(y: Line, z: Line) -> Float[np.ndarray, ...]:
+def _above_base(y: Line, z: Line) -> Bool[np.ndarray, "_ _ _"]:
     """Above a plane from the root of the nose to the nape, where scalp lies on the skull."""
     return np.asarray(z > -42 + 0.18 * y)
 
