@@ -1,6 +1,7 @@
 """The data of a study's regimes, from a synthetic cohort, a manifest or a public table.
 
-A cohort is written once for all studies that use it.
+A cohort is written once for all studies that use it; one that is written raw is prepared, once, by the function behind
+`permmoe data prepare`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
 from permmoe.data.cache import VolumeCache
-from permmoe.data.cohort import write_cohort
+from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import read_manifest
 from permmoe.data.outcome_columns import USUAL_COLUMNS
@@ -23,6 +24,8 @@ from permmoe.data.target_rule import TargetRule
 from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError
 from permmoe.modality import Modality
+from permmoe.preparation.commands import require_tools
+from permmoe.preparation.settings import PreparationSettings
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.study import DataSource
 
@@ -56,12 +59,8 @@ def prepare_data(
     wanted = modalities or model.modalities
     if source.synthetic is not None:
         USUAL_COLUMNS.require(model.score)
-        cohort = source.synthetic
-        files = folder / "cohorts" / cohort.digest()[:12]
-        progress.stage("synthetic cohort", cohort.subjects)
-        write_cohort(files, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
         rule = TargetRule(horizon_months=source.horizon_months)
-        found, quarantine = adni_visits(files / "clinical", files, rule, wanted)
+        found, quarantine = _cohort_visits(source.synthetic, rule, wanted, folder, workers, progress)
         visits = found.where(lambda visit: visit.delta_cdrsb is not None)
     elif source.table is not None:
         visits, quarantine = table_visits(source.table, wanted)
@@ -75,6 +74,40 @@ def prepare_data(
     quarantine = quarantine + cache.build(visits, model.modalities, model.grid, workers=workers)
     progress.step("cache")
     return StudyData(visits, quarantine, cache.folder, data_digest(visits, model, cache))
+
+
+def _cohort_visits(
+    cohort: CohortConfig,
+    rule: TargetRule,
+    modalities: Sequence[Modality],
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> tuple[VisitTable, Quarantine]:
+    """The visits of a cohort that is written, and prepared where it is raw, before it is read."""
+    files = folder / "cohorts" / cohort.digest()[:12]
+    progress.stage("synthetic cohort", cohort.subjects)
+    write_cohort(files, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
+    if cohort.raw is None:
+        return adni_visits(files / "clinical", files, rule, modalities)
+    images, left_out = _prepared(files, cohort, folder, workers, progress)
+    visits, quarantine = adni_visits(files / "clinical", images, rule, modalities)
+    return visits, left_out + quarantine
+
+
+def _prepared(
+    files: Path, cohort: CohortConfig, folder: Path, workers: int, progress: Progress
+) -> tuple[Path, Quarantine]:
+    """The folder of a raw cohort's prepared images, and what could not be prepared."""
+    require_tools()
+    # Imported late: SimpleITK takes seconds, which no other study needs.
+    from permmoe.preparation.folder import prepare_folder
+
+    settings = PreparationSettings(spacing_mm=min(max(cohort.grid.spacing_mm, 1.0), 4.0))
+    out = folder / "prepared" / f"{cohort.digest()[:12]}-{settings.digest()[:6]}"
+    progress.stage("preparation of raw scans", cohort.subjects)
+    done = prepare_folder(files, out, settings, workers=workers, progress=lambda done, total: progress.step("subject"))
+    return out, done.left_out
 
 
 def data_digest(visits: VisitTable, model: ModelConfig, cache: VolumeCache) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
-from permmoe.config import ModelConfig, Score, parse_config
+from permmoe.config import ModelConfig, Score, VolumeGrid, parse_config
 from permmoe.data.manifest import read_manifest
+from permmoe.data.quarantine import Quarantine, Quarantined
+from permmoe.data.reasons import Reason
+from permmoe.data.volumes import grid_affine
 from permmoe.errors import DataError
 from permmoe.modality import Modality
+from permmoe.preparation.folder import PreparedFolder
+from permmoe.preparation.settings import PreparationSettings
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
 from permmoe_simulation.engines.federated_training import write_site
@@ -23,6 +31,7 @@ FLUID = Modality(name="fluid", kind="tabular", columns=("ptau",))
 MODEL = ModelConfig(
     modalities=(FLUID,), score=Score(name="MMSE", lowest=0, highest=30), outcome_range=(-30.0, 30.0)
 )  # fmt: skip
+COARSE = VolumeGrid(shape=(12, 14, 12), spacing_mm=16.0)
 OWN = {"name": "MMSE", "baseline": "mmse_0", "follow_up": "mmse_24"}
 HEADER = "subject_id,site,session,horizon_months,ptau,mmse_0,mmse_24"
 
@@ -59,3 +68,46 @@ def test_the_hospitals_of_a_simulation_are_told_which_score_their_tables_hold(tm
     assert site.manifest
     read, _ = read_manifest(site.manifest, [FLUID], score=MODEL.score, columns=site.outcome)
     assert read == visits
+
+
+def test_a_raw_cohort_is_prepared_once_and_its_visits_are_read_from_the_prepared_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Path, Path, float]] = []
+    left_out = Quarantined("011_S_0001", "amyloid", "scan", Reason.NO_REGISTRATION)
+
+    def prepare(
+        scans: Path, out: Path, settings: PreparationSettings, *, workers: int, progress: Callable[[int, int], None]
+    ) -> PreparedFolder:
+        """What the preparation leaves, but for what the images show."""
+        calls.append((scans, out, settings.spacing_mm))
+        for raw in scans.glob("sub-*/*/pet/*_pet.nii.gz"):
+            name = raw.name.replace("_pet.nii.gz", "_space-MNI152NLin2009aSym_desc-suvr_pet.nii.gz")
+            image = out / raw.parent.relative_to(scans) / name
+            image.parent.mkdir(parents=True, exist_ok=True)
+            ratios = np.random.default_rng(0).uniform(0.5, 2.0, (12, 14, 12))
+            nib.save(nib.Nifti1Image(ratios.astype(np.float32), grid_affine(COARSE)), image)
+        progress(1, 1)
+        return PreparedFolder((), Quarantine((left_out,)), 1, ())
+
+    monkeypatch.setattr("permmoe.preparation.folder.prepare_folder", prepare)
+    cohort = {
+        "subjects": 4,
+        "sites": [{"code": "011", "modalities": ["amyloid"]}],
+        "grid": {"shape": [24, 28, 24], "spacing_mm": 8.0},
+        "missing": {"amyloid": 0, "by_phase": False, "by_severity": 0},
+        "raw": {"dicom_subjects": 0},
+    }
+    wanted = parse_config({"synthetic": cohort}, DataSource, "data")
+    model = ModelConfig(modalities=(Modality(name="amyloid", normalisation="suvr"),), grid=COARSE)
+    data = prepare_data(wanted, model, tmp_path, 1, QUIET)
+    again = prepare_data(wanted, model, tmp_path, 1, QUIET)
+    assert len(data.visits) > 0
+    [(scans, out, spacing_mm)] = set(calls)
+    assert spacing_mm == 4
+    assert out.is_relative_to(tmp_path / "prepared")
+    assert not list(scans.rglob("*.dcm"))
+    for visit in data.visits:
+        assert visit.volumes["amyloid"].is_relative_to(out)
+    assert left_out in list(data.quarantine)
+    assert again.digest == data.digest
