@@ -152,11 +152,13 @@ def test_scans_lie_within_the_image_window_of_the_index_visit(release: Path) -> 
     assert ADNI4 not in numbers(select(release, "UCBERKELEY_TAU_6MM.META_TEMPORAL_SUVR", image_window_days=60))
 
 
-def test_the_index_visit_is_the_first_with_a_scan_where_modalities_are_scans(tmp_path: Path) -> None:
-    folder = write_release(tmp_path)
-    tau = select(folder, "UCBERKELEY_TAU_6MM.META_TEMPORAL_SUVR", diagnosis_window_days=1000)
-    assert (visit_of(tau, ADNI2).session, visit_of(tau, ADNI2).baseline_cdrsb) == ("m24", 2.0)
-    assert visit_of(select(folder, "MMSE"), ADNI2).session == "bl"
+def test_the_index_visit_is_the_first_with_a_scan_where_a_modality_is_of_scans(release: Path) -> None:
+    rule = TargetRule(diagnosis_window_days=1000)
+    tau, person = modality("UCBERKELEY_TAU_6MM.META_TEMPORAL_SUVR", name="tau"), modality("PTGENDER", name="person")
+    with_tau = select_visits(release, None, rule, [tau, person], today=TODAY)
+    assert (visit_of(with_tau, ADNI2).session, visit_of(with_tau, ADNI2).baseline_cdrsb) == ("m24", 2.0)
+    assert visit_of(with_tau, ADNI1).session == "bl", "who has no such scan starts from the first visit with numbers"
+    assert visit_of(select_visits(release, None, rule, [person], today=TODAY), ADNI2).session == "bl"
 
 
 def test_uptake_ratios_of_several_tracers_are_counted_in_a_note(release: Path) -> None:
@@ -211,9 +213,14 @@ def test_codes_of_every_phase_name_the_same_visit(rid: int, viscode: str, viscod
 
 
 def test_codes_that_name_no_visit_join_no_rows(tmp_path: Path) -> None:
-    faq = changed("FAQ", "uns1,uns1,2023-05-30,1", "uns1,uns1,2024-05-30,1")
-    cdr = changed("CDR", "4_sc,sc,2023-05-04", "uns1,uns1,2023-05-04")
-    assert ADNI4 not in numbers(select(write_release(tmp_path, FAQ=faq, CDR=cdr), "FAQ"))
+    """CDR and FAQ of the subject are both unscheduled, a year apart."""
+    folder = write_release(
+        tmp_path,
+        FAQ=changed("FAQ", "uns1,uns1,2023-05-30,1", "uns1,uns1,2024-05-30,1"),
+        CDR=changed("CDR", "4_sc,sc,2023-05-04", "uns1,uns1,2023-05-04"),
+        DXSUM=changed("DXSUM", "2023-06-01", "2023-05-01"),
+    )
+    assert ADNI4 in numbers(select(folder, "MMSE")) and ADNI4 not in numbers(select(folder, "FAQ"))
 
 
 def test_a_date_in_the_future_is_itemised_and_the_rest_goes_on(tmp_path: Path) -> None:
