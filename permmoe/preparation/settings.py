@@ -15,8 +15,12 @@ from permmoe.prepared import Prepared
 METHOD = "permmoe 1"
 """Raised whenever a scan would be prepared in a way that a model could tell."""
 
-FIELD_MM = (182.0, 218.0, 182.0)
-"""The extent of the template's field, as FSL has it."""
+GRIDS = {
+    1.0: VolumeGrid(shape=(182, 218, 182), spacing_mm=1.0),
+    2.0: VolumeGrid(shape=(91, 109, 91), spacing_mm=2.0),
+    4.0: VolumeGrid(shape=(48, 56, 48), spacing_mm=4.0),
+}
+"""By spacing, the grids on which models of that spacing read: their images are interpolated once in all."""
 
 REGIONS_BY_MODALITY = {"amyloid": "whole_cerebellum", "tau": "inferior_cerebellar_grey"}
 """Regions of permmoe.preparation.images.regions, which says why these."""
@@ -25,10 +29,17 @@ REGIONS_BY_MODALITY = {"amyloid": "whole_cerebellum", "tau": "inferior_cerebella
 class PreparationSettings(Configuration):
     """How scans are prepared: `permmoe data prepare --settings`, `data.prepare.settings` in site.yaml."""
 
-    spacing_mm: float = Field(2.0, ge=1, le=4, description="edge of a voxel of the prepared images, mm")
+    spacing_mm: float = Field(2.0, description="edge of a voxel of the prepared images, mm: 1, 2 or 4")
     regions: Mapping[str, str] = Field(
         {}, description="reference regions of PET by tracer (AV45) or modality (amyloid, tau), where not the usual ones"
     )
+
+    @field_validator("spacing_mm")
+    @classmethod
+    def _has_a_grid(cls, spacing: float) -> float:
+        if spacing not in GRIDS:
+            raise ValueError(f"no grid of {spacing:g} mm; use {', '.join(f'{known:g}' for known in GRIDS)}")
+        return spacing
 
     @field_validator("regions")
     @classmethod
@@ -44,8 +55,7 @@ class PreparationSettings(Configuration):
     @property
     def grid(self) -> VolumeGrid:
         """The grid of the prepared images, on the template's field."""
-        x, y, z = (round(extent / self.spacing_mm) for extent in FIELD_MM)
-        return VolumeGrid(shape=(x, y, z), spacing_mm=self.spacing_mm)
+        return GRIDS[self.spacing_mm]
 
     def region(self, modality: str, tracer: str) -> str:
         """The reference region of a PET scan; empty for MRI."""

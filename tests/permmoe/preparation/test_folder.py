@@ -1,0 +1,188 @@
+"""A folder of scans is prepared once, goes on where it was stopped, and loses nothing to a scan that cannot be used.
+
+The computing is replaced by a stand-in here; tests/permmoe/preparation/test_from_raw_to_prediction.py runs all of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from permmoe.config import VolumeGrid
+from permmoe.data.image_file import BrokenVolume
+from permmoe.data.images import find_images
+from permmoe.data.preparation import prepared_as
+from permmoe.data.reasons import Reason
+from permmoe.data.volumes import grid_affine
+from permmoe.errors import DataError
+from permmoe.preparation import subject as subject_room
+from permmoe.preparation.folder import prepare_folder
+from permmoe.preparation.images.image import Image
+from permmoe.preparation.images.prepare import Measured, PreparedImage
+from permmoe.preparation.scan import Scan
+from permmoe.preparation.settings import PreparationSettings
+from tests.support.prepared_heads import AMYLOID, GRID, T1, head, mask
+
+SETTINGS = PreparationSettings(spacing_mm=4.0)
+
+
+class StandIn:
+    """Prepares every scan at once; remembers which, and refuses or fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str, bool]] = []
+        self.refused: set[str] = set()
+        self.killed_at = -1
+
+    def __call__(self, scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
+        if len(self.done) == self.killed_at:
+            raise KeyboardInterrupt
+        self.done.append((scan.subject_id, scan.modality, t1 is not None))
+        if scan.subject_id in self.refused:
+            raise BrokenVolume(Reason.NOT_A_HEAD)
+        contrast = T1 if scan.modality == "t1" else AMYLOID
+        image, brain = (Image(v.astype(np.float32), grid_affine(GRID)) for v in (head(contrast), mask()))
+        pet = (1000.0, 0.1, 500) if region else (None, None, None)
+        matrix = np.diag([0.95, 0.95, 0.95, 1.0])
+        return PreparedImage(image, brain, matrix, t1 is not None or not region, Measured(0.9, 0.5, 1400.0, 0.0, *pet))
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    made = StandIn()
+    monkeypatch.setattr(subject_room, "_prepared", made)
+    return made
+
+
+def raw(folder: Path, subject: str, names: Sequence[str] = ("anat/{}_T1w", "pet/{}_trc-18FAV45_pet")) -> None:
+    for name in names:
+        file = folder / f"sub-{subject}" / "ses-a" / f"{name.format(f'sub-{subject}_ses-a')}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        voxels = np.random.default_rng(len(subject)).random((20, 20, 20)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([8.0, 8.0, 8.0, 1.0])), file)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    raw(tmp_path / "raw", "01")
+    raw(tmp_path / "raw", "02")
+    return tmp_path / "raw"
+
+
+def listed(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.open()))
+
+
+def test_scans_become_images_that_say_how_they_were_prepared_and_are_found(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    prepared = prepare_folder(source, tmp_path / "out", SETTINGS)
+    assert prepared.made == 4 and len(prepared.usable) == 4 and not len(prepared.left_out)
+    found = find_images(tmp_path / "out").images
+    assert {(i.subject_id, i.modality, i.is_registered) for i in found} == {
+        (subject, modality, True) for subject in ("01", "02") for modality in ("t1", "amyloid")
+    }
+    assert {prepared_as(i.path) for i in found if i.modality == "amyloid"} == {SETTINGS.prepared_as("amyloid", "AV45")}
+    assert (tmp_path / "out" / "qc.html").is_file()
+
+
+def test_pet_follows_the_t1_of_its_session(source: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    prepare_folder(source, tmp_path / "out", SETTINGS)
+    assert stand_in.done == [
+        ("01", "t1", False), ("01", "amyloid", True), ("02", "t1", False), ("02", "amyloid", True),
+    ]  # fmt: skip
+
+
+def test_a_second_run_works_on_nothing_and_one_that_was_stopped_goes_on(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    stand_in.killed_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(source, tmp_path / "out", SETTINGS)
+    stand_in.killed_at = -1
+    assert prepare_folder(source, tmp_path / "out", SETTINGS).made == 1
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.nii.gz")}
+    again = prepare_folder(source, tmp_path / "out", SETTINGS)
+    assert again.made == 0 and len(again.usable) == 4 and len(stand_in.done) == 4
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.nii.gz")}
+
+
+def test_an_image_is_made_again_where_its_source_or_a_setting_changed_and_only_then(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    prepare_folder(source, tmp_path / "out", SETTINGS)
+    t1 = source / "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"
+    os.utime(t1, (1, 1))
+    assert prepare_folder(source, tmp_path / "out", SETTINGS).made == 0
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.diag([8.0, 8.0, 8.0, 1.0])), t1)
+    assert prepare_folder(source, tmp_path / "out", SETTINGS).made == 2  # the T1, and the PET that follows it
+    other = PreparationSettings(spacing_mm=4.0, regions={"amyloid": "pons"})
+    assert prepare_folder(source, tmp_path / "out", other).made == 2  # both PET
+
+
+def test_a_scan_that_cannot_be_used_is_itemised_remembered_and_leaves_the_others_to_go_on(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    stand_in.refused = {"01"}
+    for made in (4, 0):
+        prepared = prepare_folder(source, tmp_path / "out", SETTINGS)
+        assert prepared.made == made
+        assert {(i.subject_id, i.modality, i.reason) for i in prepared.left_out} == {
+            ("01", "t1", Reason.NOT_A_HEAD), ("01", "amyloid", Reason.NOT_A_HEAD),
+        }  # fmt: skip
+        assert [row["subject_id"] for row in listed(tmp_path / "out" / "quarantine.csv")] == ["01", "01"]
+        assert {d.scan.subject_id for d in prepared.usable} == {"02"}
+
+
+def test_two_subjects_whose_names_bids_cannot_tell_apart_are_both_left_out(tmp_path: Path, stand_in: StandIn) -> None:
+    from permmoe.preparation.folder import prepare_scans
+    from permmoe.preparation.sources import FoundScans
+
+    file = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((20, 20, 20), np.float32), np.eye(4)), file)
+    scans = tuple(Scan(name, "1", "t1", (file,)) for name in ("pat-7", "pat7", "pat8"))
+    prepared = prepare_scans(FoundScans(scans), tmp_path / "out", SETTINGS)
+    assert {(i.subject_id, i.reason) for i in prepared.left_out} == {
+        ("pat-7", Reason.TWO_SUBJECTS_ONE_LABEL), ("pat7", Reason.TWO_SUBJECTS_ONE_LABEL),
+    }  # fmt: skip
+    assert [d.scan.subject_id for d in prepared.usable] == ["pat8"]
+
+
+def test_nothing_of_a_source_s_name_stands_in_a_sidecar_and_lists_are_their_owner_s_alone(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    prepared = prepare_folder(source, tmp_path / "out", SETTINGS)
+    for derivative in prepared.usable:
+        sidecar = derivative.image.with_name(derivative.image.name.removesuffix(".nii.gz") + ".json")
+        said = sidecar.read_text()
+        assert str(tmp_path) not in said and "raw" not in said and json.loads(said)["SkullStripped"] is True
+    for name in ("images.csv", "quarantine.csv", "choices.csv", "qc.html"):
+        assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == 0o600
+
+
+def test_a_folder_that_is_somebody_else_s_is_not_written_to(source: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match="not empty"):
+        prepare_folder(source, tmp_path / "out", SETTINGS)
+    with pytest.raises(DataError, match="searched for scans"):
+        prepare_folder(source, source / "derivatives", SETTINGS)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["letter.txt"] and not stand_in.done
+
+
+def test_the_reference_regions_that_were_used_lie_beside_the_images_with_their_origin_and_licence(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    prepare_folder(source, tmp_path / "out", SETTINGS)
+    [sidecar] = (tmp_path / "out").glob("tpl-*_mask.json")
+    words = json.loads(sidecar.read_text())
+    assert words["Region"] == "whole_cerebellum" and "Fonov" in words["Origin"] and "Permission" in words["License"]
+    assert nib.load(sidecar.with_suffix(".nii.gz")).shape == (197, 233, 189)
