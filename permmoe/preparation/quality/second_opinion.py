@@ -64,7 +64,7 @@ class SecondOpinion:
     Near 0 for what has a brain's outline and no brain in it.
     """
     disagreement_mm: float
-    """Mean distance between the places of a point of the brain here and there."""
+    """Mean distance of the brain's points from where the template has them, if the better place is right."""
     turn_degrees: float
     """The angle by which the better place is turned; 180 for an image that lies upside down."""
 
@@ -91,7 +91,8 @@ def second_opinion(image: Lattice, tissues: Tissues) -> SecondOpinion:
         place, best = np.eye(4), here
     by_outline = _explained(image, _moved(tissues, place).sum(0, keepdims=True))
     points = FIRST_MM + STEP_MM * np.argwhere(brain)
-    moved = points @ place[:3, :3].T + place[:3, 3]
+    to_image = np.linalg.inv(place)
+    moved = points @ to_image[:3, :3].T + to_image[:3, 3]
     return SecondOpinion(
         fit=here / energy,
         best_fit=best / energy,
