@@ -121,6 +121,18 @@ def test_a_column_of_unknown_range_is_refused_since_its_codes_would_be_numbers(t
         select_visits(nacc(), folder, None, RULE, [Modality(name="x", kind="tabular", columns=("DYSILL",))])
 
 
+@pytest.mark.parametrize(("year", "n"), [(2016, 1), (2017, 0)])
+def test_a_visit_without_a_diagnosis_has_the_last_one_while_that_holds(tmp_path: Path, year: int, n: int) -> None:
+    """The first visit has the diagnosis and no test, the second the test and no diagnosis."""
+    folder = uds(
+        tmp_path / "t",
+        "NACC000001,186,I,3,3,15,2015,1,70,1.5,0.5,88,3",
+        f"NACC000001,186,F,3,3,15,{year},2,71,2.5,0.5,27,-4",
+    )
+    found = select_visits(nacc(), folder, None, RULE, [MOCA])
+    assert [(v.session, v.baseline_cdrsb) for v in found.visits] == [("v2", 2.5)] * n
+
+
 def test_the_newest_release_counts(tmp_path: Path) -> None:
     row = "NACC000001,186,I,3,3,15,2015,1,70,{},0.5,29,3"
     folder = uds(tmp_path / "t", row.format(1), name="investigator_nacc9.csv")
