@@ -1,8 +1,9 @@
 """What each metric is called, and where it tells of a failure whatever other images are like.
 
-Limits were set on the perturbed heads of `benchmarks/prepare.py`: none that lies more than 10 mm off passes unflagged
-(permmoe.preparation.quality.roc). Two pairs belong to each: beyond the outer one an image has failed, beyond the inner
-one a person should look at it.
+Limits are meant to let no head pass that lies more than 10 mm off: permmoe.preparation.quality.roc counts what passes,
+given heads whose true place is known. A T1 that is registered well lies within 1 mm of its second registration.
+
+Two pairs belong to each: beyond the outer one an image has failed, beyond the inner one a person should look at it.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def _correlation(one: Volume, other: Volume, where: Mask) -> float:
 
 
 def _mutual_information(one: Volume, other: Volume, where: Mask) -> float:
-    """Studholme's normalised mutual information (1999, Pattern Recognition 32:71), from ranks of brightness.
+    """Studholme's normalised mutual information (1999, Pattern Recognition 32:71), of brightness in bins.
 
     1 where nothing is shared or nothing varies.
     """
