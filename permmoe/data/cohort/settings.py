@@ -75,7 +75,6 @@ class PhaseShares(Configuration):
 class RawConfig(Configuration):
     """The cohort as scanners write it: whole heads in a pose of their own, in counts, before any preparation."""
 
-    poses: bool = Field(True, description="false: every head lies as the template does")
     dicom_subjects: int = Field(2, ge=0, description="how many subjects' scans are there as DICOM series, too")
 
 

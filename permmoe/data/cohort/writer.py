@@ -50,8 +50,8 @@ scanners.tsv  distortions of every site's scanner
 """
 _RAW_TRUTH_README = """\
 raw/          of every raw scan: the true map of its scanner's millimetres to the template's, one for each frame
-              (4×4, rows); the volume of the brain in ml; for PET, the Bq/ml at which the ratio of the cohort's image
-              in template space is 1
+              (4×4, rows; the person's size is in it, the person's shape is not); the volume of the brain in ml; for
+              PET, the Bq/ml at which the ratio of the cohort's image in template space is 1
 """
 
 

@@ -15,7 +15,7 @@ from permmoe.data.cohort.raw.pet_sidecar import FRAMES
 from permmoe.data.cohort.raw.pose import Matrix, draw_motion, draw_pose, draw_size
 from permmoe.data.cohort.raw.protocol import PROTOCOLS, draw_field
 from permmoe.data.cohort.scanners import Scanner
-from permmoe.data.cohort.settings import CohortConfig, ImageModality, RawConfig
+from permmoe.data.cohort.settings import CohortConfig, ImageModality
 from permmoe.data.cohort.subjects import Subject
 
 _STREAMS = {"t1": Purpose.RAW_T1, "flair": Purpose.RAW_FLAIR, "amyloid": Purpose.RAW_AMYLOID, "tau": Purpose.RAW_TAU}
@@ -37,14 +37,13 @@ class RawScan:
 
 def draw_session(subject: Subject, scanner: Scanner, config: CohortConfig) -> list[RawScan]:
     """The subject's scans, one at a time from streams of their own: a modality does not depend on the others."""
-    assert config.raw is not None
     # One thread: the order of a sum must not depend on how many cores there are.
     with threadpool_limits(1):
         brain = draw_brain(subject, scanner, config.grid, config.seed, subject.observed)
         rng = stream(config.seed, Purpose.RAW_HEAD, subject.index)
         size, head = draw_size(rng), draw_head(brain.mask, rng)
         streams = {modality: stream(config.seed, _STREAMS[modality], subject.index) for modality in subject.observed}
-        return [_scan(name, brain, head, size, scanner, config.raw, rng) for name, rng in streams.items()]
+        return [_scan(name, brain, head, size, scanner, rng) for name, rng in streams.items()]
 
 
 def _scan(
@@ -53,13 +52,12 @@ def _scan(
     head: Head,
     size: Matrix,
     scanner: Scanner,
-    raw: RawConfig,
     rng: np.random.Generator,
 ) -> RawScan:
     protocol, is_pet = PROTOCOLS[modality], modality in ("amyloid", "tau")
     fwhm_mm = scanner.pet_fwhm_mm if is_pet else scanner.mri_fwhm_mm
     ratios = on_head_grid(brain.images[modality]) + head.around(dict(protocol.signal), fwhm_mm)
-    pose = draw_pose(rng) if raw.poses else np.eye(4)
+    pose = draw_pose(rng)
     field = draw_field(protocol, _surface_mm(head), _lowest_mm(brain), pose @ size, rng)
     poses = [pose]
     while is_pet and len(poses) < FRAMES:
