@@ -76,7 +76,7 @@ def require_tools() -> None:
     """Raise ConfigurationError where what the preparation needs is not installed."""
     from importlib.util import find_spec
 
-    if absent := [name for name in ("deepbet", "SimpleITK", "dcm2niix", "pydicom") if find_spec(name) is None]:
+    if absent := [name for name in ("deepbet", "SimpleITK", "dcm2niix", "pydicom", "PIL") if find_spec(name) is None]:
         raise ConfigurationError(
             f"the preparation of images needs {', '.join(absent)}; install what it needs: {INSTALL}",
             for_log="packages of the preparation are not installed",
