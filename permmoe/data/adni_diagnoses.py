@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 
 from permmoe.data.adni_rows import AdniRows
 from permmoe.data.diagnoses import CODES, coded_diagnosis
-from permmoe.data.target_rule import Assessment
+from permmoe.data.target_rule import Assessment, with_last_known
 from permmoe.errors import DataError, nearest
 
 
@@ -37,23 +37,12 @@ def read_diagnoses(read: AdniRows, days: Mapping[tuple[int, str], date]) -> list
     return found
 
 
-def with_last_known(
+def with_last_diagnosis(
     assessments: Mapping[int, Sequence[Assessment]], diagnosed: Iterable[Diagnosed]
 ) -> dict[int, list[Assessment]]:
-    """Visits without a diagnosis are given the last one that was made before, and the day of it."""
-    made: dict[int, list[tuple[date, str]]] = defaultdict(list)
+    """Visits without a diagnosis are given the last one of DXSUM's or of the visits before them, by RID."""
+    made: defaultdict[int, list[tuple[date, str]]] = defaultdict(list)
     for event in diagnosed:
         if event.taken is not None:
             made[event.rid].append((event.taken, event.diagnosis))
-    for rid, visits in assessments.items():
-        made[rid] += [(visit.taken, visit.diagnosis) for visit in visits if visit.diagnosis]
-    found: dict[int, list[Assessment]] = {}
-    for rid, visits in assessments.items():
-        found[rid] = []
-        for visit in visits:
-            before = [event for event in made[rid] if event[0] <= visit.taken]
-            if not visit.diagnosis and before:
-                day, diagnosis = max(before)
-                visit = replace(visit, diagnosis=diagnosis, diagnosed=day)
-            found[rid].append(visit)
-    return found
+    return {rid: with_last_known(visits, made[rid]) for rid, visits in assessments.items()}

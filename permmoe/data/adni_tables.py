@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from permmoe.data.adni_codes import names_one_visit, phase_of
-from permmoe.data.adni_diagnoses import Diagnosed, read_diagnoses, with_last_known
+from permmoe.data.adni_diagnoses import Diagnosed, read_diagnoses, with_last_diagnosis
 from permmoe.data.adni_files import find_spreadsheet, find_table
 from permmoe.data.adni_people import birth_dates
 from permmoe.data.adni_rows import AdniRow, AdniRows, adni_rows
@@ -266,4 +266,4 @@ def _combine(
                 given_by={AGE: birth.source} if birth is not None else {},
             )
         )
-    return with_last_known(assessments, diagnosed), items
+    return with_last_diagnosis(assessments, diagnosed), items

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 from pydantic import Field, field_validator
@@ -150,3 +150,18 @@ def outcome(assessments: Iterable[Assessment], index: Assessment, rule: TargetRu
 def _preferred(images: Sequence[FoundImage], day: date) -> FoundImage:
     """The nearest in time; of several of one day a registered one, then the first by name."""
     return min(images, key=lambda i: (abs((i.taken or date.max) - day), not i.is_registered, i.taken, str(i.path)))
+
+
+def with_last_known(visits: Iterable[Assessment], made: Iterable[tuple[date, str]] = ()) -> list[Assessment]:
+    """One subject's visits; one without a diagnosis is given the last that was made up to its day, and that day.
+
+    `made`: the days of diagnoses beside those of the visits.
+    """
+    own = list(visits)
+    known = [*made, *((visit.taken, visit.diagnosis) for visit in own if visit.diagnosis)]
+    return [visit if visit.diagnosis else _diagnosed_by_then(visit, known) for visit in own]
+
+
+def _diagnosed_by_then(visit: Assessment, known: Sequence[tuple[date, str]]) -> Assessment:
+    day, diagnosis = max((event for event in known if event[0] <= visit.taken), default=(None, ""))
+    return replace(visit, diagnosis=diagnosis, diagnosed=day) if day else visit

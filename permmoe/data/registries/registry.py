@@ -22,7 +22,7 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
-from permmoe.data.target_rule import Assessment, NumberSource, TargetRule
+from permmoe.data.target_rule import Assessment, NumberSource, TargetRule, with_last_known
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality
 
@@ -107,7 +107,7 @@ def select_visits(
     found = registry.read(tables, score, [column for column in columns if column != AGE])
     last_day = (today or date.today()) if registry.has_calendar else date.max
     assessments = {
-        subject: with_numbers(with_last_known(v for v in visits if v.taken <= last_day), subject, found.numbers, rule)
+        subject: with_numbers(_until(last_day, visits), subject, found.numbers, rule)
         for subject, visits in found.assessments.items()
     }
     future = [
@@ -137,17 +137,9 @@ def select_visits(
     )
 
 
-def with_last_known(visits: Iterable[Assessment]) -> list[Assessment]:
-    """Visits without a diagnosis are given the last one that was made before, and the day of it."""
-    given: list[Assessment] = []
-    last: Assessment | None = None
-    for visit in sorted(visits, key=lambda v: (v.taken, v.code)):
-        if visit.diagnosis:
-            last = visit
-        elif last is not None:
-            visit = replace(visit, diagnosis=last.diagnosis, diagnosed=last.taken)
-        given.append(visit)
-    return given
+def _until(last_day: date, visits: Iterable[Assessment]) -> list[Assessment]:
+    """Visits up to a day, in the order of time, each with the diagnosis that was known by then."""
+    return with_last_known(sorted((v for v in visits if v.taken <= last_day), key=lambda v: (v.taken, v.code)))
 
 
 def with_numbers(
