@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,15 +12,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from permmoe.config import read_config
+from permmoe.data.image_file import BrokenVolume
 from permmoe.errors import ConfigurationError
+from permmoe.preparation.scan import MODALITIES, Scan
 from permmoe.preparation.settings import PreparationSettings
+
+if TYPE_CHECKING:
+    from permmoe.preparation.sources import FoundScans
 
 MANIFEST = "manifest.csv"
 INSTALL = "pip install --constraint constraints.txt '.[prepare]'"
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="Folder of DICOM, a LONI download, BIDS or CAPS.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="Folder of DICOM, a LONI download, BIDS or CAPS; or one patient's images as t1=FILE …"),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the prepared images; an interrupted preparation in it goes on.")],
     settings: Annotated[
         Path | None, typer.Option(help="YAML: spacing_mm, and regions, the reference regions of PET by tracer.")
@@ -32,12 +41,13 @@ def prepare(
         typer.Option(help="CSV with subject_id, visit_date and the columns of a manifest that are not images."),
     ] = None,
     site: Annotated[str, typer.Option(help="Site of subjects whose scores and identifier tell none.")] = "local",
+    subject: Annotated[str, typer.Option(help="What the patient of t1=FILE is called.")] = "subject",
     workers: Annotated[int, typer.Option(min=1, help="Subjects prepared at once; about 3 GB of memory each.")] = 1,
 ) -> None:
     """Remove the skull, register to the template, form uptake ratios, and show what became of each scan in qc.html."""
     require_tools()
     # Imported late: SimpleITK and what draws take seconds, which no other command needs.
-    from permmoe.preparation.folder import prepare_folder
+    from permmoe.preparation.folder import claim, prepare_folder, prepare_scans
     from permmoe.preparation.quality.summary_table import summary_table
     from permmoe.preparation.sources.series_rules import read_rules
     from permmoe.preparation.visit_table import read_scores, write_visit_table
@@ -45,14 +55,18 @@ def prepare(
     known = read_scores(scores) if scores else None
     chosen = read_config(settings, PreparationSettings) if settings else PreparationSettings()
     rules = read_rules(series_rules) if series_rules else None
-    _say(f"looking for scans under {source}")
     columns = (TextColumn("scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("scans", total=None)
-        prepared = prepare_folder(
-            source, out, chosen, rules=rules, workers=workers,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if _names_images(source):
+            claim(out)
+            prepared = prepare_scans(_named_scans(source, subject), out, chosen, progress=show)
+        else:
+            prepared = prepare_folder(_folder(source), out, chosen, rules=rules, workers=workers, progress=show)
     for note in prepared.notes:
         _say(f"note: {note}")
     _say(f"{prepared.made} scan(s) were prepared, {len(prepared.images) - prepared.made} had been before")
@@ -81,6 +95,33 @@ def require_tools() -> None:
             f"the preparation of images needs {', '.join(absent)}; install what it needs: {INSTALL}",
             for_log="packages of the preparation are not installed",
         )
+
+
+def _names_images(source: Sequence[str]) -> bool:
+    """Whether images are named one by one, as t1=FILE, and no folder."""
+    return all(text.partition("=")[0] in MODALITIES and "=" in text for text in source)
+
+
+def _folder(source: Sequence[str]) -> Path:
+    if len(source) > 1:
+        raise ConfigurationError(f"give one folder, or one patient's images as t1=FILE amyloid=FILE, not {len(source)}")
+    return Path(source[0])
+
+
+def _named_scans(source: Sequence[str], subject: str) -> FoundScans:
+    """One patient's scans. Raises ConfigurationError for one that cannot be used."""
+    from permmoe.preparation.sources import FoundScans, scan_of_file
+
+    scans: list[Scan] = []
+    for text in source:
+        modality, _, file = text.partition("=")
+        if any(scan.modality == modality for scan in scans):
+            raise ConfigurationError(f"{modality} is given twice; give each once")
+        try:
+            scans.append(scan_of_file(modality, Path(file), subject_id=subject))
+        except BrokenVolume as broken:
+            raise ConfigurationError(f"{text}: {broken.reason}; {broken.reason.remedy}") from None
+    return FoundScans(tuple(scans))
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from permmoe.cli import app
 from permmoe.config import VolumeGrid
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.images import find_images
@@ -166,6 +168,35 @@ def test_nothing_of_a_source_s_name_stands_in_a_sidecar_and_lists_are_their_owne
         assert str(tmp_path) not in said and "raw" not in said and json.loads(said)["SkullStripped"] is True
     for name in ("images.csv", "quarantine.csv", "choices.csv", "qc.html"):
         assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == 0o600
+
+
+def test_one_patient_s_images_are_named_one_by_one(source: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    t1 = source / "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"
+    (tmp_path / "settings.yaml").write_text("spacing_mm: 4.0\n")
+    told = ["data", "prepare", f"t1={t1}", "--subject", "pat7", "--out", str(tmp_path / "out")]
+    told += ["--settings", str(tmp_path / "settings.yaml")]
+    result = CliRunner().invoke(app, told)
+    assert result.exit_code == 0, result.output
+    assert [(i.subject_id, i.modality) for i in find_images(tmp_path / "out").images] == [("pat7", "t1")]
+    assert (tmp_path / "out" / "manifest.csv").read_text().splitlines()[1].startswith("pat7,local,")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (["t1=away.nii.gz"], "file not found"),
+        (["t1={0}", "t1={0}"], "given twice"),
+        (["{0}", "t1={0}"], "one folder"),
+        (["away"], "no folder at"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_in_a_sentence(
+    told: list[str], expected: str, source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    image = source / "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"
+    named = [text.format(image) for text in told]
+    result = CliRunner().invoke(app, ["data", "prepare", *named, "--out", str(tmp_path / "out")])
+    assert result.exit_code != 0 and expected in str(result.exception or result.output)
 
 
 def test_a_folder_that_is_somebody_else_s_is_not_written_to(source: Path, tmp_path: Path, stand_in: StandIn) -> None:
