@@ -122,13 +122,13 @@ def targets(facts: Facts) -> Outcome:
 def left_out(facts: Facts) -> Outcome:
     """Rows that no other check speaks of."""
     items = [item for item in _left_out(facts) if item.reason.remedy not in (Remedy.MOUNT, Remedy.COMPARE_SCORES)]
-    return left_out_outcome(items, "row(s) or cells were left out", Remedy.COMPLETE_ROWS)
+    return left_out_outcome(items, "row(s) or cells were left out")
 
 
 def scores(facts: Facts) -> Outcome:
     """The score lies on its scale, at the visit and at the horizon; CDR-SB is 0 to 18 points."""
     items = with_remedy(_left_out(facts), Remedy.COMPARE_SCORES)
-    return left_out_outcome(items, "row(s) have an impossible or no score", Remedy.COMPARE_SCORES)
+    return left_out_outcome(items, "row(s) have an impossible or no score")
 
 
 def files(facts: Facts) -> Outcome:
@@ -143,7 +143,7 @@ def files(facts: Facts) -> Outcome:
         if counts:
             return failed(f"{counts} can be opened", f"{Remedy.MOUNT}, or take the modality out of the settings")
     items = with_remedy((*_left_out(facts), *facts.cohort.broken), Remedy.MOUNT)
-    return left_out_outcome(items, "image(s) are not there", Remedy.MOUNT)
+    return left_out_outcome(items, "image(s) are not there")
 
 
 def horizon(facts: Facts) -> Outcome:

@@ -16,12 +16,13 @@ def with_remedy(items: Iterable[Quarantined], remedy: Remedy) -> list[Quarantine
     return [item for item in items if item.reason.remedy is remedy]
 
 
-def left_out_outcome(items: Iterable[Quarantined], what: str, remedy: Remedy) -> Outcome:
-    """A warning where anything was left out."""
+def left_out_outcome(items: Iterable[Quarantined], what: str) -> Outcome:
+    """A warning where anything was left out, with what to do about each of its reasons."""
     found = Quarantine(tuple(items))
     if not len(found):
         return ok("none")
-    return warning(f"{len(found)} {what}: {reasons_text(found)}", f"{remedy}; {SHOW}", item_lines(found))
+    remedies = "; ".join(dict.fromkeys(item.reason.remedy for item in found))
+    return warning(f"{len(found)} {what}: {reasons_text(found)}", f"{remedies}; {SHOW}", item_lines(found))
 
 
 def reasons_text(found: Quarantine) -> str:
