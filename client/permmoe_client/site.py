@@ -31,7 +31,7 @@ class Preparation(Configuration):
     """The site's images are as scanners wrote them: they are prepared once, when a study first needs them."""
 
     folder: Path = Field(description="folder for prepared images and qc.html; it will hold patients' images")
-    workers: int = Field(1, ge=1, description="patients prepared at once; about 3 GB of memory each")
+    workers: int = Field(1, ge=1, description="patients prepared at once; about 1.5 GB of memory each")
 
 
 class Coordinator(Configuration):

@@ -42,7 +42,7 @@ def prepare(
     ] = None,
     site: Annotated[str, typer.Option(help="Site of subjects whose scores and identifier tell none.")] = "local",
     subject: Annotated[str, typer.Option(help="What the patient of t1=FILE is called.")] = "subject",
-    workers: Annotated[int, typer.Option(min=1, help="Subjects prepared at once; about 3 GB of memory each.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Subjects prepared at once; about 1.5 GB of memory each.")] = 1,
 ) -> None:
     """Remove the skull, register to the template, form uptake ratios, and show what became of each scan in qc.html."""
     require_tools()

@@ -196,7 +196,7 @@ def _prepared(
                     keep(waiting[future], future.result())
         except BrokenProcessPool:
             raise DataError(
-                "a process that prepared images was killed, often for lack of memory (about 3 GB each); run the same "
+                "a process that prepared images was killed, often for lack of memory (about 1.5 GB each); run the same "
                 "again, with fewer workers: it goes on where it stopped"
             ) from None
     return [results[subject] for subject in by_subject]
