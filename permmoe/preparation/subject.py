@@ -67,8 +67,10 @@ class _Work:
             if result is None:
                 self.made += 1
                 result = self._made(scan, leading, recipe)
-        except FileNotFoundError:
-            result = Reason.FILE_NOT_FOUND
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename not in {str(file) for file in scan.files}:
+                raise
+            result = Reason.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else Reason.FILE_NOT_OPENED
         if isinstance(result, Derivative):
             self.derivatives.append(result)
         else:

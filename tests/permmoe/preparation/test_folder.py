@@ -144,6 +144,25 @@ def test_a_scan_that_cannot_be_used_is_itemised_remembered_and_leaves_the_others
         assert {d.scan.subject_id for d in prepared.usable} == {"02"}
 
 
+@pytest.mark.parametrize("of_source", [True, False])
+def test_a_scan_that_may_not_be_read_is_left_out_and_a_folder_that_may_not_be_written_stops(
+    of_source: bool, tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from permmoe.preparation.subject import prepare_subject
+
+    def denied(out: Path, scan: Scan, recipe: str) -> None:
+        raise PermissionError(13, "denied", str(scan.files[0] if of_source else out))
+
+    monkeypatch.setattr(subject_room, "finished", denied)
+    scans = [Scan("01", "a", "t1", (tmp_path / "a.nii.gz",))]
+    if of_source:
+        [item] = prepare_subject(scans, tmp_path / "out", SETTINGS).left_out
+        assert item.reason is Reason.FILE_NOT_OPENED
+    else:
+        with pytest.raises(PermissionError):
+            prepare_subject(scans, tmp_path / "out", SETTINGS)
+
+
 def test_two_subjects_whose_names_bids_cannot_tell_apart_are_both_left_out(tmp_path: Path, stand_in: StandIn) -> None:
     from permmoe.preparation.folder import prepare_scans
     from permmoe.preparation.sources import FoundScans
