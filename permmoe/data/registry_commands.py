@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,37 +40,45 @@ DiagnosisWindowOption = Annotated[
 ScoreOption = Annotated[str, typer.Option(help=f"The score whose change is the outcome: {', '.join(SCORES)}.")]
 
 
+MciOption = Annotated[
+    str, typer.Option(help="What counts as MCI: cdr (a global CDR of 0.5), or form (the clinicians' form D1).")
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Make the commands those of a program."""
-    for name, command in (("oasis3", oasis3_command), ("aibl", aibl_command), ("nacc", nacc_command)):
-        app.command(name)(command)
+    for name, tables, registry_of in (
+        ("oasis3", "OASIS-3's tables", _oasis3),
+        ("aibl", "AIBL's tables", aibl),
+        ("nacc", "NACC's UDS tables", nacc),
+    ):
+        text = f"Turn {tables} and images into a manifest: one index visit a subject, chosen without its outcome."
+        app.command(name, help=text)(_command(registry_of))
 
 
-def oasis3_command(
-    tables: TablesOption,
-    images: ImagesOption = None,
-    out: OutOption = Path("manifest.csv"),
-    horizon: HorizonOption = None,
-    window: WindowOption = None,
-    image_window: ImageWindowOption = None,
-    diagnosis: DiagnosisOption = None,
-    diagnosis_window: DiagnosisWindowOption = None,
-    table_window: TableWindowOption = None,
-    score: ScoreOption = "cdr-sb",
-    mci: Annotated[
-        str, typer.Option(help="What counts as MCI: cdr (a global CDR of 0.5), or form (the clinicians' form D1).")
-    ] = "cdr",
-    model: ModelOption = None,
-) -> None:
-    """Turn OASIS-3's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
+def _oasis3(mci: MciOption = "cdr") -> Registry:
     by: dict[str, MciBy] = {"cdr": "cdr", "form": "form"}
     if mci not in by:
         raise ConfigurationError(f"--mci {mci}: {nearest(mci, by)}")
-    options = _options(horizon, window, image_window, diagnosis, diagnosis_window, table_window)
-    _make_manifest(oasis3(by[mci]), tables, images, out, options, score, model)
+    return oasis3(by[mci])
 
 
-def aibl_command(
+def _command(registry_of: Callable[..., Registry]) -> Callable[..., None]:
+    """A registry's command. Its options are those of `registry_of`, and those that all registries have."""
+    own, of_all = (inspect.signature(function, eval_str=True).parameters for function in (registry_of, _make_manifest))
+
+    def command(**options: Any) -> None:
+        registry = registry_of(**{name: options.pop(name) for name in own})
+        _make_manifest(registry, **options)
+
+    shared = [parameter for name, parameter in of_all.items() if name != "registry"]
+    # Typer reads a command's options from its signature.
+    command.__signature__ = inspect.Signature([*shared, *own.values()])  # type: ignore[attr-defined]
+    return command
+
+
+def _make_manifest(
+    registry: Registry,
     tables: TablesOption,
     images: ImagesOption = None,
     out: OutOption = Path("manifest.csv"),
@@ -81,38 +91,7 @@ def aibl_command(
     score: ScoreOption = "cdr-sb",
     model: ModelOption = None,
 ) -> None:
-    """Turn AIBL's tables and images into a manifest: one index visit a subject, chosen without its outcome."""
-    options = _options(horizon, window, image_window, diagnosis, diagnosis_window, table_window)
-    _make_manifest(aibl(), tables, images, out, options, score, model)
-
-
-def nacc_command(
-    tables: TablesOption,
-    images: ImagesOption = None,
-    out: OutOption = Path("manifest.csv"),
-    horizon: HorizonOption = None,
-    window: WindowOption = None,
-    image_window: ImageWindowOption = None,
-    diagnosis: DiagnosisOption = None,
-    diagnosis_window: DiagnosisWindowOption = None,
-    table_window: TableWindowOption = None,
-    score: ScoreOption = "cdr-sb",
-    model: ModelOption = None,
-) -> None:
-    """Turn NACC's UDS tables and images into a manifest: one index visit a subject, chosen without its outcome."""
-    options = _options(horizon, window, image_window, diagnosis, diagnosis_window, table_window)
-    _make_manifest(nacc(), tables, images, out, options, score, model)
-
-
-def _options(
-    horizon: float | None,
-    window: float | None,
-    image_window: int | None,
-    diagnosis: list[str] | None,
-    diagnosis_window: int | None,
-    table_window: int | None,
-) -> dict[str, object]:
-    """What the options change of a registry's own rule."""
+    """Select a registry's visits by its own rule, changed by the options that are given, and write their manifest."""
     given = {
         "horizon_months": horizon,
         "window_months": window,
@@ -121,18 +100,7 @@ def _options(
         "diagnosis_window_days": diagnosis_window,
         "table_window_days": table_window,
     }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _make_manifest(
-    registry: Registry,
-    tables: Path,
-    images: Path | None,
-    out: Path,
-    options: dict[str, object],
-    score: str,
-    model: Path | None,
-) -> None:
+    options = {name: value for name, value in given.items() if value is not None}
     rule = parse_config(registry.rule.model_dump() | options, TargetRule, "the target rule")
     settings = model_of(model)
     say(f"reading {registry.name}'s tables in {tables}" + (f" and looking for images under {images}" if images else ""))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
+from permmoe.data.cohort.raw.pose import mapped, rotation
 from permmoe.errors import DataError, nearest
 
 Volume = Float32[np.ndarray, "x y z"]
@@ -152,7 +153,7 @@ class Scanning:
     def to_original(self) -> Affine:
         """From this scanner's millimetres to the original head's."""
         forward = np.eye(4)
-        forward[:3, :3] = rotation(self.angles_degrees) @ np.diag(self.scale)
+        forward[:3, :3] = rotation(np.array(self.angles_degrees)) @ np.diag(self.scale)
         forward[:3, 3] = _CENTRE_MM + self.shift_mm - forward[:3, :3] @ _CENTRE_MM
         return np.linalg.inv(forward)
 
@@ -209,22 +210,6 @@ def scanned(head: Head, scanning: Scanning, rng: np.random.Generator) -> nib.Nif
     return reoriented
 
 
-def mapped(matrix: Affine, points_mm: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Points moved by an affine map."""
-    return np.asarray(points_mm @ matrix[:3, :3].T + matrix[:3, 3])
-
-
-def rotation(degrees: tuple[float, float, float]) -> Float[np.ndarray, "3 3"]:
-    """About x, then y, then z, each counter-clockwise as seen from its positive end."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(degrees)):
-        i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[[i, j, i, j], [i, j, j, i]] = np.cos(angle), np.cos(angle), -np.sin(angle), np.sin(angle)
-        matrix = turn @ matrix
-    return matrix
-
-
 def _axes_affine(axes: str) -> Affine:
     """Maps voxels, whose axes point to `axes`, to RAS."""
     orientation = nib.orientations.axcodes2ornt(axes)
@@ -257,7 +242,7 @@ def _field_of_view(
     voxels: Volume, affine: Affine, brain_bottom_mm: float, scanning: Scanning
 ) -> tuple[Affine, tuple[int, int, int]]:
     """Affine and shape of voxels that hold the head from its top to `neck_mm` below its brain, axes RAS but tilted."""
-    to_scanner, tilt = np.linalg.inv(scanning.to_original), rotation(scanning.tilt_degrees)
+    to_scanner, tilt = np.linalg.inv(scanning.to_original), rotation(np.array(scanning.tilt_degrees))
     coarse = np.argwhere(_foreground(voxels[::2, ::2, ::2])) * 2.0
     head_mm = mapped(affine, coarse)
     above_neck = mapped(to_scanner, head_mm[head_mm[:, 2] > brain_bottom_mm]) @ tilt

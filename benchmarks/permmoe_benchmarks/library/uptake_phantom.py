@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
 from permmoe.data.cohort.anatomy import CENTRE_MM
+from permmoe.data.cohort.raw.pose import mapped, rotation
 from permmoe.data.cohort.regions import CEREBELLUM, membership
 from permmoe.data.template import read_template, template_axes
-from permmoe_benchmarks.library.heads import mapped, rotation
 
 FWHM_MM = 6.0
 """Of the scanner."""
@@ -146,8 +146,7 @@ def _template_affine() -> Affine:
 def _pose(rng: np.random.Generator) -> Affine:
     """From the template's millimetres to the scan's."""
     pose, centre = np.eye(4), np.array(CENTRE_MM)
-    x, y, z = rng.uniform(-15, 15, 3).tolist()
-    pose[:3, :3] = rotation((x, y, z))
+    pose[:3, :3] = rotation(rng.uniform(-15, 15, 3))
     pose[:3, 3] = centre + rng.uniform(-20, 20, 3) - pose[:3, :3] @ centre
     return pose
 

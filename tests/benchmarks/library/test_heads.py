@@ -6,6 +6,7 @@ import pytest
 from jaxtyping import Float
 from scipy import ndimage
 
+from permmoe.data.cohort.raw.pose import mapped
 from permmoe.errors import DataError
 from permmoe_benchmarks.library.heads import (
     AXIS_ORDERS,
@@ -14,9 +15,7 @@ from permmoe_benchmarks.library.heads import (
     Scanning,
     draw_scanning,
     find_heads,
-    mapped,
     perturbed,
-    rotation,
     scanned,
 )
 
@@ -108,11 +107,6 @@ def test_shading_departs_from_one_by_what_was_asked() -> None:
     shaded = scanned(_head(), _scanning(bias=0.4), np.random.default_rng(0)).get_fdata()
     ratio = shaded[plain > 40] / plain[plain > 40]
     assert 0.15 < np.abs(ratio - 1).max() < 0.43
-
-
-def test_a_turn_about_the_vertical_axis_goes_from_right_to_front() -> None:
-    np.testing.assert_allclose(rotation((0.0, 0.0, 90.0)) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
-    np.testing.assert_allclose(rotation((90.0, 0.0, 0.0)) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
 
 
 def test_the_brain_that_nilearn_ships_is_always_found() -> None:

@@ -5,7 +5,7 @@ import pytest
 from jaxtyping import Float
 from scipy import ndimage
 
-from permmoe_benchmarks.library.heads import mapped
+from permmoe.data.cohort.raw.pose import mapped
 from permmoe_benchmarks.library.uptake_phantom import KnownUptake, UptakePhantom, cortex, uptake_phantom
 
 

@@ -23,7 +23,7 @@ from permmoe.data.cohort.raw.acquisition import Acquired, sampled
 from permmoe.data.cohort.raw.brain import draw_brain
 from permmoe.data.cohort.raw.dicom import dicom_files
 from permmoe.data.cohort.raw.head import AXES_MM, Head, Tissue, draw_head, on_head_grid
-from permmoe.data.cohort.raw.pose import mapped
+from permmoe.data.cohort.raw.pose import mapped, rotation
 from permmoe.data.cohort.raw.protocol import Field
 from permmoe.data.cohort.raw.session import RawScan
 from permmoe.data.cohort.scanners import site_scanner
@@ -282,3 +282,9 @@ def test_a_head_has_two_eyes_in_fat_and_a_neck_with_a_cord(head: Head) -> None:
     assert (neck == Tissue.CORD).any()
     assert (neck == Tissue.BRAIN).sum() == 0
     assert (neck == Tissue.MUSCLE).mean() > 0.1
+
+
+def test_a_turn_about_an_axis_is_counter_clockwise_and_those_about_x_come_first() -> None:
+    np.testing.assert_allclose(rotation(np.array([0.0, 0.0, 90.0])) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(rotation(np.array([90.0, 0.0, 90.0])) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(rotation(np.array([90.0, 0.0, 90.0])) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
