@@ -54,7 +54,7 @@ class VolumeGrid(Configuration):
 
 
 class EncoderConfig(Configuration):
-    """How an observed volume becomes tokens. Tabular modalities always take a two-layer perceptron."""
+    """How an observed volume becomes tokens. Tabular modalities take a two-layer perceptron, or slices of columns."""
 
     kind: str = Field("pooled", description="; ".join(f"{name}: {kind.description}" for name, kind in ENCODERS.items()))
     cells: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
@@ -62,12 +62,30 @@ class EncoderConfig(Configuration):
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="share of the encoder's features dropped while training")
     tabular_width: int = Field(32, ge=1, description="hidden units of a tabular encoder")
+    # Absent from `model_dump` at their defaults, so that digests and approvals of older studies stay valid.
+    dropout_of: Literal["features", "channels"] = Field(
+        "features", exclude_if=lambda value: value == "features",
+        description="what is dropped behind the last stage; channels: whole ones, as Flex-MoE's CNN does",
+    )  # fmt: skip
+    token_map: Literal["features", "slices"] = Field(
+        "features", exclude_if=lambda value: value == "features",
+        description="features: every token is a linear map of all features; slices: as in Flex-MoE's code, a volume's "
+        "features become d numbers, which (or a table's columns) are cut into T slices, each mapped to a token by one "
+        "map for all of them",
+    )  # fmt: skip
 
     @field_validator("kind")
     @classmethod
     def _is_declared(cls, name: str) -> str:
         encoder_kind(name)
         return name
+
+    @model_validator(mode="after")
+    def _has_what_it_drops(self) -> EncoderConfig:
+        if self.dropout_of == "channels" and not self.declaration.has_channels:
+            able = ", ".join(name for name, kind in ENCODERS.items() if kind.has_channels)
+            raise ValueError(f"dropout_of = channels needs an encoder that can drop them ({able}), not {self.kind!r}")
+        return self
 
     @property
     def declaration(self) -> EncoderKind:
@@ -121,7 +139,10 @@ class RidgeConfig(Configuration):
 
 
 class ModelConfig(Configuration):
-    """PerM-MoE, or Flex-MoE where `routers` is `shared`."""
+    """PerM-MoE, or Flex-MoE where `routers` is `shared`; at the defaults our small variant of it.
+
+    `configs/models/permmoe-published.yaml` has the published sizes, `docs/models.md` what differs.
+    """
 
     modalities: tuple[Modality, ...] = Field(ADNI_MODALITIES, description="in the order of M", min_length=1)
     grid: VolumeGrid = Field(VolumeGrid(), description="for every modality of kind volume")
@@ -157,6 +178,24 @@ class ModelConfig(Configuration):
         CDRSB_CHANGE, exclude_if=lambda bounds: bounds == CDRSB_CHANGE,
         description="the range of the outcome, points of change; predictions are bounded to it; none: unbounded",
     )  # fmt: skip
+    bank_deviation: float = Field(
+        0.02, gt=0, exclude_if=lambda value: value == 0.02, description="SD of the bank's learned tokens at the start"
+    )
+    fusion: Literal["pre_norm", "flex_moe"] = Field(
+        "pre_norm", exclude_if=lambda value: value == "pre_norm",
+        description="the attention layer; flex_moe: as in Flex-MoE's code, its output is added to itself, not to its "
+        "input, dropout is also on the attention's weights and on that sum, queries, keys and values have no bias, and "
+        "every token of every modality has a position of its own that starts at zero",
+    )  # fmt: skip
+    head: Literal["perceptron", "linear"] = Field(
+        "perceptron", exclude_if=lambda value: value == "perceptron",
+        description="perceptron: norm, one hidden layer of GELU, dropout; linear: one linear map and nothing else",
+    )  # fmt: skip
+    initialisation: Literal["scaled", "flex_moe"] = Field(
+        "scaled", exclude_if=lambda value: value == "scaled",
+        description="weights of linear maps at the start; scaled: unit variance is kept and routers start without "
+        "learned noise; flex_moe: PyTorch's and FastMoE's, which Flex-MoE's code starts from",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelConfig:
@@ -183,6 +222,35 @@ class ModelConfig(Configuration):
         return tuple(m.name for m in self.modalities)
 
 
+class RoutingLosses(Configuration):
+    """How the balance and the specialisation loss are taken; at the defaults as PerM-MoE's are here.
+
+    What stands second in each choice is what Flex-MoE's public code does (`configs/models/flex-moe-public.yaml`).
+    """
+
+    over_modalities: Literal["mean", "sum"] = Field(
+        "mean", description="of specialisation over modalities, and of balance over the pools that are balanced"
+    )
+    balance_pool: Literal["router", "modality"] = Field(
+        "router",
+        description="tokens that are balanced with each other: all that a router sees, or each modality's by "
+        "themselves, so that a shared router and one a modality are balanced alike",
+    )
+    balance_visits: Literal["together", "apart"] = Field(
+        "together",
+        description="apart: visits with all modalities over all experts, the others over all but expert 0, added up",
+    )
+    variance: Literal["population", "sample"] = Field(
+        "population", description="of the balance's squared coefficient of variation over experts"
+    )
+    specialised_logits: Literal["clean", "noisy"] = Field(
+        "clean", description="the logits of the specialisation's cross-entropy; noisy: as the gates are drawn from"
+    )
+
+
+OUR_ROUTING_LOSSES = RoutingLosses()
+
+
 class TrainConfig(Configuration):
     """How a model is fitted to visits at one place."""
 
@@ -191,13 +259,13 @@ class TrainConfig(Configuration):
     warmup_order: Literal["most_first", "fewest_first"] = Field("most_first", description="by number of modalities")
     batch_size: int = Field(32, ge=1, description="visits a step")
     learning_rate: float = Field(3e-4, gt=0)
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled; at 0 AdamW is Adam")
     modality_dropout: float = Field(0.4, ge=0, lt=1, description="chance to withhold an observed modality, never all")
     auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
     unimodal_weight: float = Field(1.0, ge=0, description="of the unimodal heads' squared error, where there are any")
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
-    balance: bool = Field(True, description="squared coefficient of variation of importance and load, per router")
-    gradient_norm: float = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm")
+    balance: bool = Field(True, description="squared coefficient of variation of importance and load")
+    gradient_norm: float | None = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm; none: never")
     averaging_decay: float = Field(
         0.0, ge=0, lt=1, description="of the running mean over epochs that is evaluated and kept; 0: the newest weights"
     )
@@ -220,6 +288,10 @@ class TrainConfig(Configuration):
         False, exclude_if=lambda is_on: not is_on,
         description="compute the encoders' activations again in the backward pass instead of keeping them: less "
         "memory, more time, the same gradients",
+    )  # fmt: skip
+    routing_losses: RoutingLosses = Field(
+        OUR_ROUTING_LOSSES, exclude_if=lambda losses: losses == OUR_ROUTING_LOSSES,
+        description="how balance and specialisation are taken",
     )  # fmt: skip
     seed: int = 0
 

@@ -27,6 +27,8 @@ class EncoderKind:
     """Visits that fit into memory together while a model is evaluated."""
     gains_from_tiles: bool
     """Whether its products are faster in bf16 on a CPU with AMX tiles, measured."""
+    has_channels: bool = False
+    """Whether it can drop whole channels behind its last stage (`dropout_of`)."""
 
     def build(self, config: Any) -> Any:
         """The features of a fresh encoder and their number."""
@@ -46,6 +48,7 @@ ENCODERS: dict[str, EncoderKind] = {
         "voxels",
         visits_at_once=CONVOLVED_AT_ONCE,
         gains_from_tiles=True,
+        has_channels=True,
     ),
     "sfcn": EncoderKind(
         "Peng 2021's SFCN", "permmoe.layers.convolutions:sfcn", "voxels", CONVOLVED_AT_ONCE, gains_from_tiles=True

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
-from permmoe.layers.attention import FusionAttention
+from permmoe.layers.attention import FUSIONS
 from permmoe.layers.experts import Experts
+from permmoe.layers.initialisation import initialise_as_flex_moe
 from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.missing_bank import MissingBank
 from permmoe.layers.ridge import CombinationRidge
@@ -76,14 +77,16 @@ class PerMMoE(nn.Module):
         self.config = config
         self.encoders = nn.ModuleDict({m.name: INPUT_KINDS[m.kind].encoder(m, config) for m in config.modalities})
         self.missing_bank = MissingBank(config)
-        self.attention = FusionAttention(config)
+        self.attention = FUSIONS[config.fusion](config)
         self.routers = Routers(config)
         self.experts = Experts(config)
-        self.head = Head(config)
+        self.head = Head(config) if config.head == "perceptron" else LinearHead(config)
         self.unimodal_heads = nn.ModuleDict(
             {name: UnimodalHead(config) for name in config.names} if config.unimodal_heads else {}
         )
         self.ridge = CombinationRidge(config) if config.ridge else None
+        if config.initialisation == "flex_moe":
+            initialise_as_flex_moe(self)
 
     def forward(self, batch: Batch, *, recompute: bool = False) -> Output:
         """Predict for each visit. Raises ValueError where `inputs` and `observed` disagree, or a visit has nothing.
@@ -191,4 +194,21 @@ class Head(nn.Module):
         scaled = (baseline - self.centre_points) / self.scale_points
         summary = torch.cat([self.norm(tokens.mean(2)).flatten(1), scaled.unsqueeze(1)], dim=1)
         prediction: Tensor = self.out(self.dropout(F.gelu(self.hidden(summary))))
+        return prediction.squeeze(1).float()
+
+
+class LinearHead(nn.Module):
+    """One linear map of each modality's mean token and of baseline CDR-SB: Flex-MoE's head of a single layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.centre_points, self.scale_points = config.baseline_centre_points, config.baseline_scale_points
+        self.out = nn.Linear(len(config.modalities) * config.width + 1, 1)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch modality token dim"], baseline: Float[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """As `Head.forward`."""
+        scaled = (baseline - self.centre_points) / self.scale_points
+        prediction: Tensor = self.out(torch.cat([tokens.mean(2).flatten(1), scaled.unsqueeze(1)], dim=1))
         return prediction.squeeze(1).float()

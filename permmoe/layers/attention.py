@@ -1,6 +1,11 @@
-"""Self-attention over the tokens of all modalities, observed and imputed: where modalities meet."""
+"""Self-attention over the tokens of all modalities, observed and imputed: where modalities meet.
+
+Two layers to choose from by `ModelConfig.fusion`, with the same interface.
+"""
 
 from __future__ import annotations
+
+from math import sqrt
 
 import torch
 import torch.nn.functional as F
@@ -40,3 +45,41 @@ class FusionAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         change: Tensor = self.dropout(self.project(mixed))
         return tokens + change.view_as(tokens)
+
+
+class FlexMoEAttention(nn.Module):
+    """The attention layer of Flex-MoE's public code, whose residual is the attention's own output.
+
+    A token's input reaches the experts through the values alone. Dropout is on the attention's weights, behind the
+    projection, and on the sum.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.is_switched_on, self.rate = config.heads, config.attention, config.dropout
+        self.position_embedding = nn.Parameter(torch.zeros(len(config.modalities), config.tokens, width))
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width)
+        self.expert_norm = nn.LayerNorm(width)
+        """Applied by the model to what routers and experts see; it belongs to the trunk."""
+
+    def forward(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality token dim"]:
+        """Every token attends to every token of the same visit."""
+        tokens = tokens + self.position_embedding
+        if not self.is_switched_on:
+            return tokens
+        flat: Tensor = self.norm(tokens.flatten(1, 2))
+        q, k, v = self.to_qkv(flat).view(*flat.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) / sqrt(q.shape[-1])).softmax(-1)
+        mixed = (self._dropped(weights) @ v).transpose(1, 2).flatten(2)
+        output = self._dropped(self.project(mixed)).view_as(tokens)
+        return output + self._dropped(output)
+
+    def _dropped(self, values: Tensor) -> Tensor:
+        return F.dropout(values, self.rate, self.training)
+
+
+FUSIONS = {"pre_norm": FusionAttention, "flex_moe": FlexMoEAttention}
+"""By the name that `ModelConfig.fusion` gives."""

@@ -43,7 +43,10 @@ class Convolution(nn.Conv3d):
 
 
 def six_layer_cnn(config: ModelConfig) -> tuple[nn.Module, int]:
-    """Flex-MoE's image encoder up to its flattening: no norms, whole channels dropped between stages."""
+    """Flex-MoE's image encoder up to its flattening: no norms, whole channels dropped between stages.
+
+    Behind the last stage they are dropped where `dropout_of` says so; else the map to tokens drops single features.
+    """
     grid: Shape = config.grid.shape
     layers: list[nn.Module] = []
     for (fan_in, width), pool in zip(pairwise((1, 32, 64, 128)), (2, 3, 4), strict=True):
@@ -55,7 +58,8 @@ def six_layer_cnn(config: ModelConfig) -> tuple[nn.Module, int]:
             "the encoder 'cnn' pools by 24, so the grid needs 24 voxels or more on each axis; "
             "set grid.shape to a finer grid or encoder.kind to pooled"
         )
-    return nn.Sequential(*layers[:-1]), 128 * prod(grid)
+    kept = layers if config.encoder.dropout_of == "channels" else layers[:-1]
+    return nn.Sequential(*kept), 128 * prod(grid)
 
 
 def sfcn(config: ModelConfig) -> tuple[nn.Module, int]:

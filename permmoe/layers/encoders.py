@@ -8,7 +8,7 @@ Which encoders of volumes there are is declared in permmoe.encoder_kinds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,27 @@ class TokenEncoder(nn.Module):
             features = features * is_kept / (1 - self.dropout)
         tokens: Tensor = self.project(features)
         return tokens.view(-1, self.tokens, self.width)
+
+
+class SliceEncoder(nn.Module):
+    """Features in T slices of one length, the last filled up with zeros, and one linear map from a slice to a token.
+
+    What Flex-MoE's code calls patches of an image or of a table's columns. A slice is a run of features, no place.
+    """
+
+    def __init__(self, features: nn.Module, n_features: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.tokens, self.width = config.tokens, config.width
+        self.features = features
+        self.length = ceil(n_features / config.tokens)
+        self.project = nn.Linear(self.length, config.width)
+
+    def forward(self, inputs: Float[Tensor, "n ..."]) -> Float[Tensor, "n {self.tokens} {self.width}"]:
+        """Tokens of the visits that have this modality; volumes come as the fixed stem left them."""
+        features: Tensor = self.features(inputs).flatten(1)
+        filled = F.pad(features, (0, self.tokens * self.length - features.shape[1]))
+        tokens: Tensor = self.project(filled.view(-1, self.tokens, self.length))
+        return tokens
 
 
 class Standardise(nn.Module):
@@ -104,11 +125,18 @@ def pooled(config: ModelConfig) -> tuple[nn.Module, int]:
 def volume_encoder(modality: Modality, config: ModelConfig) -> nn.Module:
     """A fresh encoder for what the fixed stem returns. Raises ConfigurationError for a grid too small for it."""
     features, n_features = config.encoder.declaration.build(config)
-    return TokenEncoder(features, n_features, config, config.encoder.dropout)
+    # Where channels are dropped the features have done it.
+    dropout = config.encoder.dropout if config.encoder.dropout_of == "features" else 0.0
+    if config.encoder.token_map == "features":
+        return TokenEncoder(features, n_features, config, dropout)
+    summary = nn.Sequential(features, nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, config.width))
+    return SliceEncoder(summary, config.width, config)
 
 
 def table_encoder(modality: Modality, config: ModelConfig) -> nn.Module:
-    """A fresh two-layer perceptron for a modality's columns."""
+    """A fresh encoder for a modality's columns: a two-layer perceptron, or a linear map of slices of them."""
+    if config.encoder.token_map == "slices":
+        return SliceEncoder(Standardise(modality), len(modality.columns), config)
     width = config.encoder.tabular_width
     layers = nn.Sequential(Standardise(modality), nn.Linear(len(modality.columns), width), nn.GELU())
     return TokenEncoder(layers, width, config, config.dropout)

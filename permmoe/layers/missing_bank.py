@@ -28,7 +28,7 @@ class MissingBank(nn.Module):
         pairs = bank_pairs(n_modalities)
         is_conditioned = config.bank != "unconditioned"
         n_rows = len(pairs) if is_conditioned else n_modalities
-        scale = {"zeros": 0.0, "random": 1.0}.get(config.bank, 0.02)
+        scale = {"zeros": 0.0, "random": 1.0}.get(config.bank, config.bank_deviation)
         is_learned = config.bank in ("learned", "unconditioned")
         tokens = scale * torch.randn(n_rows, config.tokens, config.width)
         self.embeddings = nn.Parameter(tokens, requires_grad=is_learned)

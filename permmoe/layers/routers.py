@@ -22,12 +22,16 @@ class Routing:
 
     logits: Float[Tensor, "batch modality token expert"]
     """Without noise."""
+    noisy: Float[Tensor, "batch modality token expert"]
+    """Those that the gates were made of: with the noise that was drawn, or the same where none was."""
     gates: Float[Tensor, "batch modality token expert"]
     """Weights of the experts, summing to 1 over a token's k experts; 0 for all others."""
     observed: Bool[Tensor, "batch modality"]
     """False where the modality's tokens came from the missing bank."""
-    load: Float[Tensor, "router expert"]
-    """Tokens that each expert received from each router; with noise their expected number, which has a gradient."""
+    load: Float[Tensor, "batch modality token expert"]
+    """1 for the experts that a token was sent to; with noise the chance of it, which has a gradient."""
+    n_routers: int
+    """1, or one for each modality."""
 
 
 class Routers(nn.Module):
@@ -54,7 +58,7 @@ class Routers(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             by_modality = tokens.float().transpose(0, 1)
             rows = by_modality.reshape(len(self.weight), -1, tokens.shape[-1])
-            logits = torch.bmm(rows, self.weight)
+            logits = noisy = torch.bmm(rows, self.weight)
             if self.training and self.router_noise:
                 scale = F.softplus(torch.bmm(rows, self.noise_weight)) + NOISE_FLOOR
                 noisy = logits + scale * torch.randn_like(logits)
@@ -62,9 +66,10 @@ class Routers(nn.Module):
                 load = _smooth_load(logits, noisy, scale, largest, self.top_k)
             else:
                 gates, _ = top_k_gates(logits, self.top_k)
-                load = (gates > 0).float().sum(1)
+                load = (gates > 0).float()
         shape = (*by_modality.shape[:-1], logits.shape[-1])
-        return Routing(logits.view(shape).transpose(0, 1), gates.view(shape).transpose(0, 1), observed, load)
+        logits, noisy, gates, load = (x.view(shape).transpose(0, 1) for x in (logits, noisy, gates, load))
+        return Routing(logits, noisy, gates, observed, load, len(self.weight))
 
 
 def top_k_gates(
@@ -82,14 +87,13 @@ def _smooth_load(
     scale: Float[Tensor, "router row expert"],
     largest: Float[Tensor, "router row largest"],
     k: int,
-) -> Float[Tensor, "router expert"]:
-    """Each expert's expected number of tokens if only its own noise were drawn again (Shazeer 2017, appendix A).
+) -> Float[Tensor, "router row expert"]:
+    """The chance that each expert gets the token if only its own noise were drawn again (Shazeer 2017, appendix A).
 
     An expert is chosen when it exceeds the k-th largest noisy logit among the others. With k = E all are.
     """
     if largest.shape[-1] == k:
-        return logits.new_full((logits.shape[0], logits.shape[-1]), logits.shape[1])
+        return torch.ones_like(logits)
     is_chosen = noisy > largest[..., k:]
     threshold = torch.where(is_chosen, largest[..., k:], largest[..., k - 1 : k])
-    chance = 0.5 + 0.5 * torch.erf((logits - threshold) / (scale * sqrt(2)))
-    return chance.sum(1)
+    return 0.5 + 0.5 * torch.erf((logits - threshold) / (scale * sqrt(2)))

@@ -7,7 +7,7 @@ seed and the epoch's number, so that a run resumed after epoch e continues exact
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
 import torch
@@ -69,7 +69,7 @@ def train_epochs(
                     loss.backward()  # type: ignore[no-untyped-call]
                     loss_sum += points * n_visits
                     tally.add(part.rows, batch.observed, output.routing.gates)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm or inf)
                 _finite(norm, "gradient's norm", epoch)
                 optimiser.step()
                 correction.after_step(model)

@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from permmoe.config import TrainConfig
+from permmoe.config import OUR_ROUTING_LOSSES, RoutingLosses, TrainConfig
 from permmoe.data.batch import Batch, observed_masks
 from permmoe.layers.routers import Routing
 from permmoe.modality import designated_expert
 from permmoe.model import Output
+
+LEAST_SQUARED_MEAN = 1e-10
+"""Keeps the variation of experts that received nothing at zero."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,11 @@ def total_loss(output: Output, batch: Batch, config: TrainConfig, shares: Shares
     if output.unimodal is not None:
         loss = loss + shares.observed * config.unimodal_weight * unimodal_loss(output.unimodal, batch)
     if config.balance:
-        loss = loss + shares.visits * config.auxiliary_weight * balance_loss(output.routing)
+        balance = balance_loss(output.routing, config.routing_losses)
+        loss = loss + shares.visits * config.auxiliary_weight * balance
     if config.specialisation:
-        loss = loss + shares.incomplete * config.auxiliary_weight * specialisation_loss(output.routing)
+        specialisation = specialisation_loss(output.routing, config.routing_losses)
+        loss = loss + shares.incomplete * config.auxiliary_weight * specialisation
     return loss
 
 
@@ -60,32 +65,41 @@ def unimodal_loss(unimodal: Float[Tensor, "batch modality"], batch: Batch) -> Fl
     return squared.flatten().index_select(0, chosen).mean()
 
 
-def balance_loss(routing: Routing) -> Float[Tensor, ""]:
-    """Squared coefficient of variation over experts of importance and of load, added, averaged over the routers.
+def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> Float[Tensor, ""]:
+    """Squared coefficient of variation over experts of importance and of load, added, for each pool of tokens.
 
-    Importance is the sum of an expert's gates (Shazeer 2017, equations 6, 7 and 11). The average keeps λ's meaning
-    whether there are one or |M| routers. It couples the visits of a batch: switch it off under per-sample privacy.
+    Importance is the sum of an expert's gates (Shazeer 2017, equations 6, 7 and 11). By default a pool is what a router
+    sees, and the average over pools keeps λ's meaning whether there are one or |M| routers. It couples the visits of a
+    batch: switch it off under per-sample privacy.
     """
-    importance = routing.gates.sum((0, 2))
-    if len(routing.load) == 1:
-        importance = importance.sum(0, keepdim=True)
-    return (_squared_variation(importance) + _squared_variation(routing.load)).mean()
+    n_pools = routing.n_routers if how.balance_pool == "router" else routing.gates.shape[1]
+    if how.balance_visits == "together":
+        variation = _pooled_variation(routing.gates, routing.load, n_pools, how)
+    else:
+        is_full = routing.observed.all(1).to(routing.gates.device, non_blocking=True).view(-1, 1, 1, 1)
+        of_full = (amount * is_full for amount in (routing.gates, routing.load))
+        # Expert 0 is the one designated for visits with all modalities.
+        of_others = ((amount * ~is_full)[..., 1:] for amount in (routing.gates, routing.load))
+        variation = _pooled_variation(*of_full, n_pools, how) + _pooled_variation(*of_others, n_pools, how)
+    return variation.mean() if how.over_modalities == "mean" else variation.sum()
 
 
-def specialisation_loss(routing: Routing) -> Float[Tensor, ""]:
+def specialisation_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> Float[Tensor, ""]:
     """Cross-entropy between a token's logits and the expert designated for its visit's observed set.
 
-    The mean over all tokens, imputed ones included, of visits that lack a modality; 0 where there are none. Visits
-    with all modalities are left to the balance loss (Flex-MoE, section 3.3).
+    The mean over the tokens, imputed ones included, of visits that lack a modality, and the mean or the sum over
+    modalities; 0 where there are none. Visits with all modalities are left to the balance loss (Flex-MoE, section 3.3).
     """
-    _, n_modalities, n_tokens, n_experts = routing.logits.shape
-    device = routing.logits.device
+    logits = routing.logits if how.specialised_logits == "clean" else routing.noisy
+    _, n_modalities, n_tokens, n_experts = logits.shape
+    device = logits.device
     experts = torch.tensor(_designated(n_modalities, n_experts), device=routing.observed.device)
     lacks_one = (~routing.observed.all(1)).to(device, non_blocking=True)
     target = experts[observed_masks(routing.observed)].to(device, non_blocking=True)
     chosen = target.view(-1, 1, 1, 1).expand(-1, n_modalities, n_tokens, 1)
-    log_chance = routing.logits.log_softmax(-1).gather(-1, chosen).mean((1, 2, 3))
-    return -(log_chance * lacks_one).sum() / lacks_one.sum().clamp(min=1)
+    log_chance = logits.log_softmax(-1).gather(-1, chosen).mean((1, 2, 3))
+    loss = -(log_chance * lacks_one).sum() / lacks_one.sum().clamp(min=1)
+    return loss if how.over_modalities == "mean" else n_modalities * loss
 
 
 @cache
@@ -94,6 +108,24 @@ def _designated(n_modalities: int, n_experts: int) -> tuple[int, ...]:
     return (0, *(designated_expert(mask, n_modalities, n_experts) for mask in range(1, 1 << n_modalities)))
 
 
-def _squared_variation(amount: Float[Tensor, "router expert"]) -> Float[Tensor, " router"]:
-    """Population variance over squared mean: 0 for a single expert."""
-    return amount.var(1, unbiased=False) / amount.mean(1).square()
+def _pooled_variation(
+    gates: Float[Tensor, "batch modality token expert"],
+    load: Float[Tensor, "batch modality token expert"],
+    n_pools: int,
+    how: RoutingLosses,
+) -> Float[Tensor, " pool"]:
+    """The squared variation of importance plus that of load, in each pool: each modality, or all together."""
+    importance = gates.sum((0, 2))
+    rows = load.transpose(0, 1).flatten(1, 2)
+    if n_pools == 1:
+        importance, rows = importance.sum(0, keepdim=True), rows.flatten(0, 1).unsqueeze(0)
+    return _squared_variation(importance, how) + _squared_variation(rows.sum(1), how)
+
+
+def _squared_variation(amount: Float[Tensor, "pool expert"], how: RoutingLosses) -> Float[Tensor, " pool"]:
+    """Variance over squared mean: 0 for a single expert, for none, and where nothing was given to any."""
+    n_experts = amount.shape[1]
+    if n_experts == 0:
+        return amount.sum(1)
+    correction = 1 if how.variance == "sample" and n_experts > 1 else 0
+    return amount.var(1, correction=correction) / amount.mean(1).square().clamp(min=LEAST_SQUARED_MEAN)

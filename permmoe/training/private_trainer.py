@@ -55,7 +55,9 @@ def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> di
     ) -> Float[Tensor, ""]:
         prediction, routing = functional_call(dense, {**parameters, **fixed}, (inputs, observed, baseline))
         own = F.mse_loss(prediction, target)
-        return own + config.auxiliary_weight * specialisation_loss(routing) if config.specialisation else own
+        if config.specialisation:
+            own = own + config.auxiliary_weight * specialisation_loss(routing, config.routing_losses)
+        return own
 
     per_visit = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different", chunk_size=VISITS_AT_ONCE)
     inputs = dense_inputs(batch, model.config)

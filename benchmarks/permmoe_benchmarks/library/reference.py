@@ -62,8 +62,8 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.zeros(config.width, config.experts))
         self.noise_weight = nn.Parameter(torch.zeros(config.width, config.experts))
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits without noise and gates, [token, expert], and the load of each expert."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits without and with noise, gates and load, each [token, expert]."""
         clean = tokens @ self.weight
         logits = clean
         is_noisy = self.training and self.router_noise
@@ -74,15 +74,15 @@ class Router(nn.Module):
         top, chosen = logits.topk(min(self.k + 1, n_experts), dim=1)
         gates = torch.zeros_like(logits).scatter(1, chosen[:, : self.k], F.softmax(top[:, : self.k], dim=1))
         if not is_noisy:
-            return clean, gates, (gates > 0).float().sum(0)
+            return clean, clean, gates, (gates > 0).float()
         if self.k == n_experts:
-            return clean, gates, torch.full((n_experts,), float(len(tokens)))
+            return clean, logits, gates, torch.ones_like(clean)
         # `_prob_in_top_k`: the chance to stay in, or to come in, with noise drawn anew.
         threshold_if_in, threshold_if_out = top[:, self.k, None], top[:, self.k - 1, None]
         normal = torch.distributions.Normal(0.0, 1.0)
         chance_if_in = normal.cdf((clean - threshold_if_in) / scale)  # type: ignore[no-untyped-call]
         chance_if_out = normal.cdf((clean - threshold_if_out) / scale)  # type: ignore[no-untyped-call]
-        return clean, gates, torch.where(logits > threshold_if_in, chance_if_in, chance_if_out).sum(0)
+        return clean, logits, gates, torch.where(logits > threshold_if_in, chance_if_in, chance_if_out)
 
 
 class LoopedExperts(nn.Module):
@@ -172,19 +172,17 @@ class ReferencePerMMoE(nn.Module):
         n, n_modalities, n_tokens, width = x.shape
         flat = x.reshape(n, n_modalities * n_tokens, width)
         flat = flat + self.dropout1(self.attention(self.norm1(flat)))
-        mixed, logits, gates, loads = [], [], [], []
+        mixed, routed = [], []
         for router, own in zip(self.routers, flat.split(n_tokens, dim=1), strict=True):
             rows = self.norm2(own).reshape(-1, width)
-            own_logits, own_gates, load = router(rows)
-            mixed.append(own + self.dropout2(self.experts(rows, own_gates).view_as(own)))
-            logits.append(own_logits.view(n, n_tokens, -1))
-            gates.append(own_gates.view(n, n_tokens, -1))
-            loads.append(load)
+            clean, noisy, gates, load = router(rows)
+            mixed.append(own + self.dropout2(self.experts(rows, gates).view_as(own)))
+            routed.append([x.view(n, n_tokens, -1) for x in (clean, noisy, gates, load)])
         scaled = (batch.baseline - self.config.baseline_centre_points) / self.config.baseline_scale_points
         summary = torch.cat([self.head_norm(own.mean(1)) for own in mixed] + [scaled[:, None]], dim=1)
         prediction = self.head2(self.head_dropout(F.gelu(self.head1(summary))))[:, 0]
-        routing = Routing(torch.stack(logits, 1), torch.stack(gates, 1), batch.observed, torch.stack(loads))
-        return Output(prediction, routing)
+        clean, noisy, gates, load = (torch.stack(x, 1) for x in zip(*routed, strict=True))
+        return Output(prediction, Routing(clean, noisy, gates, batch.observed, load, len(self.routers)))
 
 
 RENAMED = {

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -83,7 +84,7 @@ def reference_step(scale: Scale) -> Figures:
         optimiser.zero_grad()
         loss = total_loss(reference(batch), batch, train)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(reference.parameters(), train.gradient_norm)
+        nn.utils.clip_grad_norm_(reference.parameters(), train.gradient_norm or inf)
         optimiser.step()
         loss.item()
 

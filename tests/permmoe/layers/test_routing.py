@@ -34,7 +34,8 @@ def test_a_shared_router_is_per_modality_routing_with_equal_weights() -> None:
     a, b = own(x, OBSERVED), shared(x, OBSERVED)
     torch.testing.assert_close(a.logits, b.logits)
     torch.testing.assert_close(a.gates, b.gates)
-    torch.testing.assert_close(a.load.sum(0), b.load[0])
+    torch.testing.assert_close(a.load, b.load)
+    assert (a.n_routers, b.n_routers) == (3, 1)
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -65,7 +66,7 @@ def test_gates_are_a_distribution_over_the_k_largest_logits(n_experts: int, top_
     routing = routers(tokens(), OBSERVED)
     assert ((routing.gates > 0).sum(-1) == top_k).all()
     torch.testing.assert_close(routing.gates.sum(-1), torch.ones(2, 3, 5))
-    assert routing.load.shape == (3, n_experts)
+    assert routing.load.shape == routing.gates.shape
     assert routing.load.isfinite().all()
     if not is_training:
         for logits, gates in zip(routing.logits.flatten(0, 2), routing.gates.flatten(0, 2), strict=True):
@@ -73,11 +74,12 @@ def test_gates_are_a_distribution_over_the_k_largest_logits(n_experts: int, top_
             torch.testing.assert_close(gates[best], logits[best].softmax(0))
 
 
-def test_without_noise_the_load_counts_tokens() -> None:
+def test_without_noise_the_load_is_one_for_the_experts_of_a_token() -> None:
     torch.manual_seed(5)
     for routers in (Routers(small_config()).eval(), Routers(small_config(router_noise=False)).train()):
         routing = routers(tokens(), OBSERVED)
-        torch.testing.assert_close(routing.load, (routing.gates > 0).float().sum((0, 2)))
+        torch.testing.assert_close(routing.load, (routing.gates > 0).float())
+        torch.testing.assert_close(routing.noisy, routing.logits)
 
 
 def test_with_noise_the_load_has_a_gradient_and_logits_stay_clean() -> None:
@@ -85,7 +87,8 @@ def test_with_noise_the_load_has_a_gradient_and_logits_stay_clean() -> None:
     routers, x = Routers(small_config()).train(), tokens()
     routing = routers(x, OBSERVED)
     torch.testing.assert_close(routing.logits, routers.eval()(x, OBSERVED).logits)
-    routing.load[:, 0].sum().backward()
+    assert not torch.equal(routing.noisy, routing.logits)
+    routing.load[..., 0].sum().backward()
     assert routers.weight.grad is not None and routers.weight.grad.abs().sum() > 0
     assert routers.noise_weight.grad is not None and routers.noise_weight.grad.abs().sum() > 0
 
@@ -102,7 +105,7 @@ def test_the_smooth_load_is_the_chance_to_be_chosen_with_fresh_noise_of_ones_own
     torch.manual_seed(7)
     for _ in range(2000):
         routing = routers(x, OBSERVED[:1, :1])
-        loads.append(routing.load[0])
+        loads.append(routing.load[0, 0, 0])
         chosen.append(routing.gates[0, 0, 0])
     expected = torch.special.ndtr(torch.tensor([0.5**0.5, -(0.5**0.5)]))
     torch.testing.assert_close(torch.stack(loads).mean(0), expected, atol=0.03, rtol=0)

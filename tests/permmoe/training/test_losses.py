@@ -17,8 +17,7 @@ from tests.support.model_batches import random_batch, random_pattern, small_conf
 
 
 def routing_of(logits: Tensor, gates: Tensor, observed: Tensor, n_routers: int) -> Routing:
-    counts = (gates > 0).float().sum((0, 2))
-    return Routing(logits, gates, observed, counts if n_routers > 1 else counts.sum(0, keepdim=True))
+    return Routing(logits, logits, gates, observed, (gates > 0).float(), n_routers)
 
 
 def test_balance_is_zero_where_all_experts_get_the_same() -> None:
