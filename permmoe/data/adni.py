@@ -40,13 +40,17 @@ from permmoe.modality import Modality
 
 
 def adni_visits(
-    tables: Path, images: Path | None, rule: TargetRule, modalities: Sequence[Modality]
+    tables: Path,
+    images: Path | None,
+    rule: TargetRule,
+    modalities: Sequence[Modality],
+    covariates: Sequence[str] = (),
 ) -> tuple[VisitTable, Quarantine]:
     """Return the index visits of all subjects who have one, and the list of what was left out and why.
 
     As `select_visits`, without its account of the steps.
     """
-    selection = select_visits(tables, images, rule, modalities)
+    selection = select_visits(tables, images, rule, modalities, covariates=covariates)
     return selection.visits, selection.quarantine
 
 
@@ -58,13 +62,15 @@ def select_visits(
     score: str = "cdr-sb",
     *,
     today: date | None = None,
+    covariates: Sequence[str] = (),
 ) -> Selection:
     """Select the index visits of all subjects who have one, and count what each step lost.
 
     `images` may be None where no modality is an image. `score` is what the outcome is the change of
     (permmoe.data.registries.scores); the days of visits are CDR's and ADNIMERGE's, whatever the score. Rows dated after
     `today` (None: the day on which this is called) are left out, but of the synthetic cohort, whose subjects are
-    followed beyond it. Raises DataError where the folders do not hold ADNI's tables and images, where a column of them
+    followed beyond it. `covariates` are columns that visits carry as far as they have them, and are not chosen by.
+    Raises DataError where the folders do not hold ADNI's tables and images, where a column of them
     cannot be read, where a modality cannot be found in them, and for a diagnosis that no visit has; ConfigurationError
     for a score that is not read.
     """
@@ -74,7 +80,7 @@ def select_visits(
     require_image_modalities(modalities, "ADNI")
     require_image_folder(modalities, images)
     of_modalities = chain.from_iterable(kind_of(m).adni_columns(m) for m in modalities)
-    columns = tuple(dict.fromkeys((*of_modalities, *filter(None, [score_column]))))
+    columns = tuple(dict.fromkeys((*of_modalities, *covariates, *filter(None, [score_column]))))
     last_day = None if is_synthetic_folder(tables) else today or date.today()
     clinical, measurements = read_assessments(tables, last_day), read_measurements(tables, columns, last_day)
     found = FoundImages((), ()) if images is None else find_images(images)
@@ -98,7 +104,10 @@ def select_visits(
         Subject(
             name=people.name(rid),
             site=people.site(rid),
-            assessments=[measured_at(visit, rid, measurements, rule, modalities) for visit in assessments.get(rid, ())],
+            assessments=[
+                measured_at(visit, rid, measurements, rule, modalities, covariates)
+                for visit in assessments.get(rid, ())
+            ],
             images=by_rid.get(rid, ()),
             refused=Reason.TWO_PEOPLE if rid in people.ambiguous else None,
         )

@@ -110,9 +110,15 @@ def read_measurements(folder: Path, columns: Iterable[str], last_day: date | Non
 
 
 def measured_at(
-    assessment: Assessment, rid: int, measurements: Measurements, rule: TargetRule, modalities: Sequence[Modality]
+    assessment: Assessment,
+    rid: int,
+    measurements: Measurements,
+    rule: TargetRule,
+    modalities: Sequence[Modality],
+    covariates: Sequence[str] = (),
 ) -> Assessment:
-    """The visit with the numbers of the tabular modalities that it has every column of, and what gave each."""
+    """The visit with the numbers of the tabular modalities that it has every column of, and what gave each; and with
+    those of `covariates` that it has, column by column."""
     found: dict[str, tuple[float, NumberSource]] = {}
     for modality in modalities:
         columns = kind_of(modality).adni_columns(modality)
@@ -123,6 +129,11 @@ def measured_at(
         assessment,
         values={column: number for column, (number, _) in found.items()},
         given_by={column: source for column, (_, source) in found.items()},
+        covariates={
+            column: number
+            for asked in covariates
+            for column, (number, _) in _numbers_at(assessment, rid, (asked,), measurements, rule).items()
+        },
     )
 
 

@@ -201,6 +201,7 @@ def _visit_of(subject: Subject, index: IndexVisit, rule: TargetRule, modalities:
         phase=start.phase,
         volumes={name: image.path for name, image in index.images.items()},
         tables=_numbers(start, modalities),
+        covariates=start.covariates,
     )
 
 

@@ -52,11 +52,13 @@ def read_manifest(
     need_target: bool = True,
     score: Score = CDR_SB,
     columns: OutcomeColumns = USUAL_COLUMNS,
+    covariates: Sequence[str] = (),
 ) -> tuple[VisitTable, Quarantine]:
     """Read the visits of a manifest, and itemise what cannot be used.
 
     `score` is what the model predicts the change of, and `columns` where and in which unit the manifest holds it; the
-    visits have it in the score's unit.
+    visits have it in the score's unit. `covariates` are columns of numbers that visits carry as far as the manifest has
+    them.
 
     A row whose scores are missing or impossible is left out, and so is a file that does not exist: its visit goes on
     with the other modalities, if it has any. Without `need_target` a visit may have no outcome (prediction).
@@ -76,7 +78,7 @@ def read_manifest(
         if reason is not None:
             items.append(Quarantined(row["subject_id"], "", str(RowPlace(path, line)), reason))
             continue
-        visit, left_out = _visit_of(path, line, row, modalities, scores)
+        visit, left_out = _visit_of(path, line, row, modalities, covariates, scores)
         items += left_out
         if visit is not None:
             visits.append(visit)
@@ -200,7 +202,12 @@ def _scores(row: Mapping[str, str], columns: OutcomeColumns) -> _Scores:
 
 
 def _visit_of(
-    path: Path, line: int, row: Mapping[str, str], modalities: Sequence[Modality], scores: _Scores
+    path: Path,
+    line: int,
+    row: Mapping[str, str],
+    modalities: Sequence[Modality],
+    covariates: Sequence[str],
+    scores: _Scores,
 ) -> tuple[Visit | None, list[Quarantined]]:
     """One row's visit, or None where the row is left out, and what was left out of it."""
     subject = row["subject_id"]
@@ -216,6 +223,12 @@ def _visit_of(
             tables[modality.name] = reading.numbers
         if reading.left_out is not None:
             items.append(Quarantined(subject, modality.name, reading.culprit or str(place), reading.left_out))
+    numbers = {name: number for name in covariates if (number := parse_number(row.get(name, ""))) is not None}
+    items += [
+        Quarantined(subject, name, str(place), Reason.INCOMPLETE_NUMBERS)
+        for name, number in numbers.items()
+        if not math.isfinite(number)
+    ]
     if not volumes and not tables:
         return None, [*items, Quarantined(subject, "", str(place), Reason.NO_MODALITY)]
     visit = Visit(
@@ -230,6 +243,7 @@ def _visit_of(
         split=cast(Literal["", "train", "validation", "test"], row.get("split", "")),
         volumes=volumes,
         tables=tables,
+        covariates={name: number for name, number in numbers.items() if math.isfinite(number)},
     )
     return visit, items
 

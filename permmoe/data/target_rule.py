@@ -96,6 +96,8 @@ class Assessment:
     """When the diagnosis was made, where that was before the visit."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Numbers of the columns that tabular modalities ask for."""
+    covariates: Mapping[str, float] = field(default_factory=dict)
+    """Numbers of single columns that no modality is made of, by name; no entry where one was not measured."""
     given_by: Mapping[str, NumberSource] = field(default_factory=dict)
     """By column, what gave its number, as far as the registry's reader says."""
 

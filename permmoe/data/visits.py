@@ -34,6 +34,8 @@ class Visit:
     """Image file of each observed volume modality."""
     tables: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Values of each observed tabular modality, in the order of its columns."""
+    covariates: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that references to a model read, by column; no entry where one was not measured. No model sees them."""
 
     def observed(self, names: Sequence[str]) -> Combination:
         """The modalities among `names` that this visit has."""
@@ -79,7 +81,8 @@ class VisitTable:
         """SHA-256 over every value but the folder that the files lie in, so that a moved data set keeps its digest."""
         rows = [
             [v.subject_id, v.site, v.session, v.baseline_cdrsb, v.delta_cdrsb, v.horizon_months, v.age_years, v.phase,
-             sorted((m, p.name) for m, p in v.volumes.items()), sorted(v.tables.items()), *filter(None, [v.split])]
+             sorted((m, p.name) for m, p in v.volumes.items()), sorted(v.tables.items()), *filter(None, [v.split]),
+             *filter(None, [sorted(v.covariates.items())])]
             for v in self.visits
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a model has to beat: the training mean, a clinical null model, and kernel ridge on pooled voxels.
+"""What a model has to beat: the training mean, what is known without an image, and kernel ridge on pooled voxels.
 
 Each baseline takes training and test visits and returns predictions in points as [visit, combination], NaN where a
 visit lacks the combination, so that every method is evaluated by the same code. Nothing is fitted outside the training
@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 
 from permmoe.data.dataset import VisitData
+from permmoe.evaluation import clinical_columns
+from permmoe.evaluation.clinical_columns import PENALTIES
 from permmoe.modality import all_combinations
 
 Array = np.ndarray
-PENALTIES = np.logspace(-2, 4, 13)
-"""Ridge penalties tried by cross-validation on the training visits."""
 FOLDS = 5
 
 
@@ -28,17 +28,21 @@ def training_mean(train: VisitData, test: VisitData) -> Float[Array, "visit comb
 
 
 def clinical_null(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
-    """Ridge on baseline CDR-SB and age: what is known without any image. A missing age takes the training mean."""
-    # Imported late, here and below: a simulation's workers train sites, and scikit-learn takes a second to import.
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    """Ridge on baseline CDR-SB and age, and nothing else. A missing age takes the training mean."""
+    known = [name for name in clinical_columns.measured_columns(train) if name == clinical_columns.AGE]
+    return _for_all_combinations(test, clinical_columns.ridge(train, test, known))
 
-    model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
-    ages = [v.age_years for v in train.visits if v.age_years is not None]
-    typical_age = float(np.mean(ages)) if ages else 0.0
-    model.fit(_clinical(train, typical_age), train.target.double().numpy())
-    return _for_all_combinations(test, model.predict(_clinical(test, typical_age)))
+
+def clinical_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """Ridge on baseline CDR-SB, age and every clinical column that the visits carry."""
+    columns = clinical_columns.measured_columns(train)
+    return _for_all_combinations(test, clinical_columns.ridge(train, test, columns))
+
+
+def clinical_boosting(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """Gradient-boosted trees on the same."""
+    columns = clinical_columns.measured_columns(train)
+    return _for_all_combinations(test, clinical_columns.boosting(train, test, columns))
 
 
 def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
@@ -93,14 +97,11 @@ Baseline = Callable[[VisitData, VisitData], Float[Array, "visit combination"]]
 BASELINES: Mapping[str, Baseline] = {
     "training_mean": training_mean,
     "clinical_null": clinical_null,
+    "clinical_ridge": clinical_ridge,
+    "clinical_boosting": clinical_boosting,
     "kernel_ridge": kernel_ridge,
 }
 """The baselines by the names that a study uses."""
-
-
-def _clinical(data: VisitData, typical_age: float) -> Float[Array, "visit 2"]:
-    ages = [typical_age if v.age_years is None else v.age_years for v in data.visits]
-    return np.column_stack([data.baseline.double().numpy(), ages])
 
 
 def _for_all_combinations(data: VisitData, prediction: Float[Array, " visit"]) -> Float[Array, "visit combination"]:

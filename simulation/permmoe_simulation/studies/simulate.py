@@ -137,7 +137,9 @@ def _data_by_regime(study: StudyConfig, options: RunOptions, progress: Progress)
         found[regime] = (
             found[same[0]]
             if same
-            else prepare_data(source, study.model, options.shared, options.workers, progress, study.modalities)
+            else prepare_data(
+                source, study.model, options.shared, options.workers, progress, study.modalities, study.covariates
+            )
         )
     return found
 

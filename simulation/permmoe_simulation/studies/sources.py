@@ -48,10 +48,12 @@ def prepare_data(
     workers: int,
     progress: Progress,
     modalities: Sequence[Modality] = (),
+    covariates: Sequence[str] = (),
 ) -> StudyData:
     """The source's visits; a synthetic cohort is written first, as files, and read back.
 
     `modalities` are those that a visit has to have at all, by default the model's: a method may have others.
+    `covariates` are columns that visits carry as far as they have them.
 
     Several studies may share `folder`, which keeps cohorts by their digest and preprocessed volumes by their content.
     Raises DataError where there is no usable visit.
@@ -60,13 +62,15 @@ def prepare_data(
     if source.synthetic is not None:
         USUAL_COLUMNS.require(model.score)
         rule = TargetRule(horizon_months=source.horizon_months)
-        found, quarantine = _cohort_visits(source.synthetic, rule, wanted, folder, workers, progress)
+        found, quarantine = _cohort_visits(source.synthetic, rule, wanted, covariates, folder, workers, progress)
         visits = found.where(lambda visit: visit.delta_cdrsb is not None)
     elif source.table is not None:
         visits, quarantine = table_visits(source.table, wanted)
     else:
         assert source.manifest is not None
-        visits, quarantine = read_manifest(source.manifest, wanted, score=model.score, columns=source.outcome)
+        visits, quarantine = read_manifest(
+            source.manifest, wanted, score=model.score, columns=source.outcome, covariates=covariates
+        )
     if len(visits) == 0:
         raise DataError("the study has no usable visit; `permmoe data inspect` on its manifest says why")
     progress.stage("volumes", 1)
@@ -80,6 +84,7 @@ def _cohort_visits(
     cohort: CohortConfig,
     rule: TargetRule,
     modalities: Sequence[Modality],
+    covariates: Sequence[str],
     folder: Path,
     workers: int,
     progress: Progress,
@@ -89,9 +94,9 @@ def _cohort_visits(
     progress.stage("synthetic cohort", cohort.subjects)
     write_cohort(files, cohort, workers=workers, progress=lambda done, total: progress.step("subject"))
     if cohort.raw is None:
-        return adni_visits(files / "clinical", files, rule, modalities)
+        return adni_visits(files / "clinical", files, rule, modalities, covariates)
     images, left_out = _prepared(files, cohort, folder, workers, progress)
-    visits, quarantine = adni_visits(files / "clinical", images, rule, modalities)
+    visits, quarantine = adni_visits(files / "clinical", images, rule, modalities, covariates)
     return visits, left_out + quarantine
 
 

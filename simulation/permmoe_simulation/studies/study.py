@@ -18,6 +18,7 @@ from permmoe.evaluation.combinations import STRATA
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import Modality, all_combinations, combination_name
 from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.studies.ladder import RUNGS, Ladder, with_rungs
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import PartitionConfig
 
@@ -152,6 +153,11 @@ class StudyConfig(Configuration):
     federation: FederationConfig = FederationConfig()
     regimes: dict[str, Regime] = Field({"site": Regime()}, min_length=1)
     methods: dict[str, Method] = Field(min_length=1)
+    # Absent from `model_dump` where there is none, so that digests of studies without it stay what they were.
+    ladder: Ladder | None = Field(
+        None, exclude_if=lambda ladder: ladder is None,
+        description="the clinical references, which then are methods of the study, in every profile",
+    )  # fmt: skip
     seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), min_length=1)
     comparisons: tuple[tuple[str, str], ...] = Field((), description="pairs: method, reference")
     claims: tuple[Claim, ...] = ()
@@ -161,6 +167,20 @@ class StudyConfig(Configuration):
     outcome: Outcome = Outcome()
     profiles: dict[str, Profile] = Field(default_factory=dict, description="quick: minutes on two cores; full: all")
     bootstrap_resamples: int = Field(2000, ge=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_the_rungs_of_its_ladder(cls, values: Any) -> Any:
+        is_declared = isinstance(values, Mapping) and values.get("ladder") is not None
+        if not is_declared or not isinstance(values.get("methods"), Mapping):
+            return values
+        return {**values, "methods": with_rungs(values["methods"])}
+
+    @model_validator(mode="after")
+    def _has_columns_for_its_ladder(self) -> StudyConfig:
+        if self.ladder is not None and self.data.table is not None:
+            raise ValueError("ladder: the columns of a public table are its modalities; compare with kernel_ridge there")
+        return self
 
     @model_validator(mode="after")
     def _compares_methods_that_it_has(self) -> StudyConfig:
@@ -198,6 +218,20 @@ class StudyConfig(Configuration):
             for name, method in self.methods.items()
         ]
         return tuple(dict.fromkeys(modality for model in (self.model, *models) for modality in model.modalities))
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Columns that visits carry for the ladder."""
+        return () if self.ladder is None else self.ladder.columns
+
+    @property
+    def ladder_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every (method, rung) of the ladder: a method beats the ladder where it is better in all pairs of its own.
+
+        References are no such methods: they read no image, or are rungs themselves. Empty without a ladder.
+        """
+        models = [name for name, method in self.methods.items() if method.kind != "reference"]
+        return () if self.ladder is None else tuple((name, rung) for name in models for rung in RUNGS)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:

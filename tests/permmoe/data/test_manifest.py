@@ -66,6 +66,16 @@ def test_row_with_impossible_scores_is_itemised_with_its_line(tmp_path: Path, sc
     assert list(quarantine) == [Quarantined("2", "", "manifest.csv:3", Reason(reason))]
 
 
+def test_covariates_are_read_as_far_as_they_are_there_and_a_word_among_them_is_itemised(tmp_path: Path) -> None:
+    header = f"{HEADER},MMSE,FAQ"
+    rows = ("1,011,M000,1.5,0,24,a.nii.gz,,,28,", "2,011,M000,1.5,0,24,a.nii.gz,,,good,3")
+    path = manifest(tmp_path, *rows, header=header)
+    table, quarantine = read_manifest(path, T1_AND_FLUID, covariates=("FAQ", "MMSE", "ADAS13"))
+    assert [visit.covariates for visit in table] == [{"MMSE": 28.0}, {"FAQ": 3.0}]
+    assert reasons(quarantine) == [("2", "MMSE", Reason.INCOMPLETE_NUMBERS)]
+    assert all(not visit.covariates for visit in read_manifest(path, T1_AND_FLUID)[0])
+
+
 def test_extreme_but_possible_scores_are_kept(tmp_path: Path) -> None:
     path = manifest(tmp_path, "1,011,M000,0,18,24,a.nii.gz,,", "2,011,M000,18,-18,24,a.nii.gz,,")
     assert len(read_manifest(path, T1_AND_FLUID)[0]) == 2
