@@ -179,7 +179,7 @@ class StudyConfig(Configuration):
     @model_validator(mode="after")
     def _has_columns_for_its_ladder(self) -> StudyConfig:
         if self.ladder is not None and self.data.table is not None:
-            raise ValueError("ladder: the columns of a public table are its modalities; compare with kernel_ridge there")
+            raise ValueError("ladder: the columns of a public table are its modalities; use kernel_ridge there")
         return self
 
     @model_validator(mode="after")
