@@ -58,9 +58,7 @@ def test_the_clinical_null_sees_no_column(train: VisitData, test: VisitData) -> 
 
 
 @pytest.mark.parametrize("name", WITH_ALL_COLUMNS)
-def test_visits_without_any_column_are_predicted_by_score_and_age(
-    train: VisitData, test: VisitData, name: str
-) -> None:
+def test_visits_without_any_column_are_predicted_by_score_and_age(train: VisitData, test: VisitData, name: str) -> None:
     bare = carrying(train, adas=[None] * 211), carrying(test, adas=[None] * 62)
     assert np.isfinite(BASELINES[name](*bare)).all()
     assert measured_columns(bare[0]) == ("age_years",)
