@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
-from permmoe.layers.attention import FUSIONS
+from permmoe.layers.attention import FUSIONS, FlexMoEAttention, FusionAttention
 from permmoe.layers.experts import Experts
 from permmoe.layers.initialisation import initialise_as_flex_moe
 from permmoe.layers.input_kinds import INPUT_KINDS
@@ -77,10 +77,10 @@ class PerMMoE(nn.Module):
         self.config = config
         self.encoders = nn.ModuleDict({m.name: INPUT_KINDS[m.kind].encoder(m, config) for m in config.modalities})
         self.missing_bank = MissingBank(config)
-        self.attention = FUSIONS[config.fusion](config)
+        self.attention: FusionAttention | FlexMoEAttention = FUSIONS[config.fusion](config)
         self.routers = Routers(config)
         self.experts = Experts(config)
-        self.head = Head(config) if config.head == "perceptron" else LinearHead(config)
+        self.head: Head | LinearHead = HEADS[config.head](config)
         self.unimodal_heads = nn.ModuleDict(
             {name: UnimodalHead(config) for name in config.names} if config.unimodal_heads else {}
         )
@@ -212,3 +212,7 @@ class LinearHead(nn.Module):
         scaled = (baseline - self.centre_points) / self.scale_points
         prediction: Tensor = self.out(torch.cat([tokens.mean(2).flatten(1), scaled.unsqueeze(1)], dim=1))
         return prediction.squeeze(1).float()
+
+
+HEADS: dict[str, type[Head] | type[LinearHead]] = {"perceptron": Head, "linear": LinearHead}
+"""By the name that `ModelConfig.head` gives."""

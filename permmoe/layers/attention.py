@@ -81,5 +81,8 @@ class FlexMoEAttention(nn.Module):
         return F.dropout(values, self.rate, self.training)
 
 
-FUSIONS = {"pre_norm": FusionAttention, "flex_moe": FlexMoEAttention}
+FUSIONS: dict[str, type[FusionAttention] | type[FlexMoEAttention]] = {
+    "pre_norm": FusionAttention,
+    "flex_moe": FlexMoEAttention,
+}
 """By the name that `ModelConfig.fusion` gives."""

@@ -73,14 +73,15 @@ def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> F
     batch: switch it off under per-sample privacy.
     """
     n_pools = routing.n_routers if how.balance_pool == "router" else routing.gates.shape[1]
+    gates, load = routing.gates, routing.load
     if how.balance_visits == "together":
-        variation = _pooled_variation(routing.gates, routing.load, n_pools, how)
+        variation = _pooled_variation(gates, load, n_pools, how)
     else:
-        is_full = routing.observed.all(1).to(routing.gates.device, non_blocking=True).view(-1, 1, 1, 1)
-        of_full = (amount * is_full for amount in (routing.gates, routing.load))
+        is_full = routing.observed.all(1).to(gates.device, non_blocking=True).view(-1, 1, 1, 1)
+        variation = _pooled_variation(gates * is_full, load * is_full, n_pools, how)
         # Expert 0 is the one designated for visits with all modalities.
-        of_others = ((amount * ~is_full)[..., 1:] for amount in (routing.gates, routing.load))
-        variation = _pooled_variation(*of_full, n_pools, how) + _pooled_variation(*of_others, n_pools, how)
+        of_others = (gates * ~is_full)[..., 1:], (load * ~is_full)[..., 1:]
+        variation = variation + _pooled_variation(*of_others, n_pools, how)
     return variation.mean() if how.over_modalities == "mean" else variation.sum()
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
 from permmoe.errors import PermmoeError
+from permmoe.layers.attention import FusionAttention
 from permmoe.layers.encoders import pooled_cells
-from permmoe.model import PerMMoE
+from permmoe.model import Head, PerMMoE
 from permmoe.training.seeds import derive_seed, make_model
 from permmoe_simulation.attacks.differencing import AFTER, BEFORE, hospital_plan
 from permmoe_simulation.attacks.hospital import Hospital, Sums, patients_behind, sums_looked_at_singly, validated
@@ -38,8 +39,13 @@ RANGE, POINTS = 8.0, 1601
 
 
 def crafted_model(start: PerMMoE, modality: str, voxel: int, seed: int) -> PerMMoE:
-    """A model whose prediction depends on one voxel of one modality, wherever this was observed."""
+    """A model whose prediction depends on one voxel of one modality, wherever this was observed.
+
+    Raises PermmoeError for a model whose voxels do not pass a switched-off attention, or whose head is linear.
+    """
     model = PerMMoE(start.config)
+    if not (isinstance(model.attention, FusionAttention) and isinstance(model.head, Head)):
+        raise PermmoeError("models are crafted for fusion = pre_norm and head = perceptron; attack a study of these")
     model.load_state_dict(start.state_dict())
     rng = torch.Generator().manual_seed(seed)
     width, place = model.config.width, model.config.names.index(modality)
