@@ -25,6 +25,7 @@ class Remedy(StrEnum):
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
     CHECK_DATES = "compare the dates with their source"
+    ADD_T1 = "add a T1 of the same visit, or of one within 400 days, to the scans, and prepare again"
     LOOK_AT_SHEET = "look at their contact sheets in qc.html; mend the source, or leave them out"
     RENAME = "give each subject a name of its own in letters and digits"
     COMPARE_SCORES = "compare the scores with their source"
@@ -68,6 +69,7 @@ class Reason(StrEnum):
     # Scans that are prepared (permmoe.preparation.images).
     TWO_SUBJECTS_ONE_LABEL = "two subjects whose names differ in punctuation alone", Remedy.RENAME
     NOT_A_HEAD = "no brain is found in it", Remedy.CONVERT_SERIES
+    NO_BRAIN_WITHOUT_T1 = "no brain is found in it, and there is no T1 to tell where it is", Remedy.ADD_T1
     NO_REFERENCE = "the reference region is outside of the scan, or empty", Remedy.CONVERT_SERIES
     NO_REGISTRATION = "no map to the template, or to the T1, is found", Remedy.CONVERT_SERIES
 
@@ -94,6 +96,7 @@ class Reason(StrEnum):
     # Prepared images (permmoe.preparation.quality).
     NO_BRAIN_SEEN = "no brain to be seen in the prepared image", Remedy.LOOK_AT_SHEET
     BAD_MASK = "mask is not a brain's", Remedy.LOOK_AT_SHEET
+    UNSURE_WITHOUT_T1 = "its place in the template is not sure, and there is no T1 to tell it", Remedy.ADD_T1
     BAD_REGISTRATION = "not registered to the template", Remedy.LOOK_AT_SHEET
     MIRRORED = "left and right are exchanged", Remedy.LOOK_AT_SHEET
     OTHER_MODALITY = "contrast of another modality", Remedy.LOOK_AT_SHEET

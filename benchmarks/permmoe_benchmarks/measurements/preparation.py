@@ -1,13 +1,14 @@
 """How well the preparation does on heads that it has not seen, in poses and on scanners that are drawn.
 
-    python benchmarks/prepare.py [--poses 50] [--phantoms 10] [--workers 1] [--folder runs/benchmark-prepare]
+    python benchmarks/prepare.py [--poses 50] [--alone 4] [--phantoms 10] [--workers 1] [--folder FOLDER]
 
 1. Heads that packages ship, each in many poses (permmoe_benchmarks.library.heads). A pose is known, so that all
    preparations of one head can be brought back to one place: how far do points of the brain lie from their median?
 2. Predictions from each of these images by models that were trained on a SYNTHETIC cohort (benchmarks/unlike_images.py
    trains the same): how far do they lie from the head's median?
 3. Verdicts: the same preparations moved away from where they belong, and the sound ones: what passes, what is flagged?
-4. PET phantoms of known uptake: how far are the uptake ratios off?
+4. The same heads as FLAIR and as PET, without a T1 (permmoe_benchmarks.measurements.preparation_alone).
+5. PET phantoms of known uptake: how far are the uptake ratios off?
 
 Every image is one line of `trials.jsonl`: a benchmark that was stopped goes on.
 """
@@ -26,30 +27,29 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from permmoe.data.cache import VolumeCache
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.template import read_template
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.predict import load_model, predict
-from permmoe.preparation.images.image import Image, Matrix, on_grid, template_image
+from permmoe.preparation.images.image import Image, on_grid, template_image
 from permmoe.preparation.images.prepare import Measured, PreparedImage, prepare_pet, prepare_t1
 from permmoe.preparation.quality.limits import MEASURES
 from permmoe.preparation.quality.metrics import ImageMetrics
 from permmoe.preparation.quality.of_prepared import metrics_of
-from permmoe.preparation.quality.roc import Account, Trial, account, curve
+from permmoe.preparation.quality.roc import Trial, account, curve
 from permmoe.preparation.quality.rules import judge_alone
 from permmoe.preparation.settings import PreparationSettings
 from permmoe.runtime.provenance import versions
 from permmoe.runtime.workers import worker_pool
-from permmoe_benchmarks.library.heads import Head, find_heads, perturbed
+from permmoe_benchmarks.library.heads import Head, find_heads, mapped, perturbed
 from permmoe_benchmarks.library.machine import described_machine
+from permmoe_benchmarks.library.places import DISPLACEMENTS_MM, brain_points, displacement, errors_mm
 from permmoe_benchmarks.library.uptake_phantom import uptake_phantom
+from permmoe_benchmarks.measurements.preparation_alone import KINDS, account_text, alone_trial, print_alone
 
 SETTINGS = PreparationSettings()
-DISPLACEMENTS_MM = (2.0, 5.0, 8.0, 12.0, 20.0, 40.0)
-"""By which sound preparations are moved, and turned by as many degrees, so that there are failures to find."""
 MODELS = Path("runs/benchmark-unlike-images")
 
 
@@ -58,12 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--poses", type=int, default=50, help="of each head")
     parser.add_argument("--heads", default="colin27,mni152")
+    parser.add_argument("--alone", type=int, default=4, help="poses of each head as FLAIR, and as PET, without a T1")
     parser.add_argument("--phantoms", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-prepare"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    jobs = [("head", head.name, seed) for head in find_heads(given.heads.split(",")) for seed in range(given.poses)]
+    names = [head.name for head in find_heads(given.heads.split(","))]
+    jobs = [("head", name, seed) for name in names for seed in range(given.poses)]
+    jobs += [(kind, name, seed) for kind in KINDS for name in names for seed in range(given.alone)]
     jobs += [("phantom", "", seed) for seed in range(given.phantoms)]
     trials = _done(given.folder, jobs, given.workers)
     print(json.dumps({"versions": versions(), "machine": described_machine()}))
@@ -72,6 +75,7 @@ def main() -> None:
     _print_registration(heads)
     _print_predictions(heads, given.folder)
     _print_verdicts(heads)
+    print_alone([t for t in trials if t["kind"] in KINDS], heads)
     _print_uptake([t for t in trials if t["kind"] == "phantom"])
 
 
@@ -81,7 +85,10 @@ def trial(kind: str, name: str, seed: int, folder: Path) -> dict[str, Any]:
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     begun = {"kind": kind, "name": name, "seed": seed}
-    return begun | (_head_trial(find_heads([name])[0], seed, folder) if kind == "head" else _phantom_trial(seed))
+    if kind == "phantom":
+        return begun | _phantom_trial(seed)
+    head = find_heads([name])[0]
+    return begun | (alone_trial(kind, head, seed) if kind in KINDS else _head_trial(head, seed, folder))
 
 
 def _done(folder: Path, jobs: Sequence[tuple[str, str, int]], workers: int) -> list[dict[str, Any]]:
@@ -125,15 +132,11 @@ def _head_trial(head: Head, seed: int, folder: Path) -> dict[str, Any]:
 
 def _displaced(found: PreparedImage, by: float, seed: int) -> dict[str, Any]:
     """What the metrics say of a preparation that is off by so many millimetres and degrees, in a drawn direction."""
-    rng = np.random.default_rng([seed, round(by)])
-    axis, direction = (v / np.linalg.norm(v) for v in rng.standard_normal((2, 3)))
-    wrong = np.eye(4)
-    wrong[:3, :3] = Rotation.from_rotvec(np.deg2rad(by) * axis).as_matrix()
-    wrong[:3, 3] = by * direction
+    wrong = displacement(by, seed)
     image, mask = (on_grid(part, SETTINGS.grid, wrong) for part in (found.image, found.mask))
     measured = replace(found.measured, agreement=_agreement(image))
     shifted = PreparedImage(image, mask, found.matrix @ wrong, found.follows_t1, measured)
-    error = float(_errors_mm(wrong, np.eye(4)).mean())
+    error = float(errors_mm(wrong, np.eye(4)).mean())
     return {"error_mm": error, "metrics": asdict(metrics_of(shifted, "t1", SETTINGS.grid))}
 
 
@@ -160,22 +163,8 @@ def _phantom_trial(seed: int) -> dict[str, Any]:
     heights = found.image.affine[2, 3] + SETTINGS.spacing_mm * np.arange(grid.shape[2])
     cortex = (grey > 0.7) & (heights > 0)
     got, wanted = float(found.image.voxels[cortex].mean()), float(true[cortex].mean())
-    error = _errors_mm(found.matrix, np.linalg.inv(phantom.to_template))
+    error = errors_mm(found.matrix, np.linalg.inv(phantom.to_template))
     return {"seconds": seconds, "suvr": got, "true_suvr": wanted, "error_mm": float(error.mean())}
-
-
-def _points() -> Float[np.ndarray, "point 3"]:
-    """Points of the template's brain."""
-    return np.asarray(np.argwhere(read_template("t1") > 0)[::500] - np.array([98.0, 134.0, 72.0]))
-
-
-def _moved(matrix: Matrix, points: Float[np.ndarray, "point 3"]) -> Float[np.ndarray, "point 3"]:
-    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
-
-
-def _errors_mm(one: Matrix, other: Matrix) -> Float[np.ndarray, " point"]:
-    points = _points()
-    return np.asarray(np.linalg.norm(_moved(one, points) - _moved(other, points), axis=1))
 
 
 @dataclass(frozen=True)
@@ -193,8 +182,7 @@ def _by_head(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Ma
 
 
 def _placed(name: str, own: Sequence[Mapping[str, Any]]) -> _Placed:
-    points = _points()
-    places = np.stack([_moved(np.array(t["matrix"]), points) for t in own])
+    places = np.stack([mapped(np.array(t["matrix"]), brain_points()) for t in own])
     return _Placed(name, np.linalg.norm(places - np.median(places, axis=0), axis=2))
 
 
@@ -238,7 +226,7 @@ def _print_verdicts(heads: Sequence[Mapping[str, Any]]) -> None:
             trials.append(Trial(ImageMetrics(**t["metrics"]), error))
             trials += [Trial(ImageMetrics(**m["metrics"]), m["error_mm"]) for m in t["moved"]]
     for beyond in (3.0, 10.0):
-        print(f"\nfailures beyond {beyond:g} mm: {_account_text(account(trials, beyond))}")
+        print(f"\nfailures beyond {beyond:g} mm: {account_text(account(trials, beyond))}")
         for measure in MEASURES:
             if measure.suspicious in ("low", "high"):
                 try:
@@ -249,13 +237,6 @@ def _print_verdicts(heads: Sequence[Mapping[str, Any]]) -> None:
     flagged = [judge_alone(trial.metrics) for trial in trials if trial.true_error_mm < 1]
     reasons = sorted({reason for judgement in flagged for reason in judgement.reasons})
     print("false alarms say:", *reasons[:20], sep="\n  ")
-
-
-def _account_text(found: Account) -> str:
-    return (
-        f"{found.failures} images: {found.left_out} left out, {found.to_look_at} to look at, {found.passed} passed; "
-        f"{found.sound} sound images: {found.falsely_left_out} left out, {found.falsely_to_look_at} to look at"
-    )
 
 
 def _print_uptake(phantoms: Sequence[Mapping[str, Any]]) -> None:

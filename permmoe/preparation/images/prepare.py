@@ -2,8 +2,9 @@
 
 A T1 is cleared of its bias field and its skull and registered to the template by an affine map. The other scans of its
 subject follow it: they are registered to the T1 by a rigid map, and through it to the template, so that they are
-interpolated once and have its mask. Without a T1 they are registered straight to the template, which is less exact:
-the result says so.
+interpolated once and have its mask. Without a T1 a FLAIR is treated as a T1 is, by another metric, and PET is
+registered straight to the template and has its mask. Both are less certain: the result says so, and
+permmoe.preparation.quality judges it more strictly.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from permmoe.preparation.images.bias_field import without_bias
 from permmoe.preparation.images.brain_mask import brain_mask
 from permmoe.preparation.images.image import Image, Matrix, isotropic, on_grid, onto, template_image
 from permmoe.preparation.images.registration import (
+    Metric,
     Registration,
     brain_to_template,
     head_to_template,
@@ -70,26 +72,23 @@ def prepare_t1(head: Image, grid: VolumeGrid, *, is_registered: bool = False) ->
 
     Raises BrokenVolume where no brain is found in it or the registration finds no overlap.
     """
-    head = head.canonical()
-    mask = brain_mask(head)
-    brain = without_bias(head, mask).masked(mask)
-    found = Registration(np.eye(4), 1.0, 1.0) if is_registered else brain_to_template(brain)
-    inside = _binary(on_grid(mask, grid, found.matrix))
-    ml = float(mask.voxels.sum()) * mask.voxel_ml
-    image = on_grid(brain, grid, found.matrix)
-    return _checked(image, inside, found, Measured(found.agreement, found.lead, mask_ml=ml), follows_t1=True)
+    return _by_its_own_brain(head.canonical(), grid, "correlation", is_registered, is_t1=True)
 
 
 def prepare_flair(
     head: Image, grid: VolumeGrid, t1: PreparedImage | None, *, is_registered: bool = False
 ) -> PreparedImage:
-    """A FLAIR of the T1's head, or without a T1. Raises BrokenVolume where no registration is found."""
+    """A FLAIR of the T1's head; or without a T1, then by its own brain.
+
+    Raises BrokenVolume where no registration is found, or where there is no T1 and no brain is found in it.
+    """
     head = head.canonical()
+    if t1 is None:
+        return _alone(head, grid, is_registered)
     found = _found(head, grid, t1, is_registered)
-    inside = t1.mask if t1 is not None else _template_mask(grid)
-    own = _binary(onto(inside, head, np.linalg.inv(found.matrix)))
+    own = _binary(onto(t1.mask, head, np.linalg.inv(found.matrix)))
     image = on_grid(without_bias(head, own), grid, found.matrix)
-    return _checked(image, inside, found, Measured(found.agreement, found.lead), follows_t1=t1 is not None)
+    return _checked(image, t1.mask, found, Measured(found.agreement, found.lead), follows_t1=True)
 
 
 def prepare_pet(
@@ -119,6 +118,28 @@ def prepare_pet(
         uptake.reference_voxels,
     )
     return _checked(uptake.ratios, inside, found, measured, follows_t1=t1 is not None)
+
+
+def _by_its_own_brain(
+    head: Image, grid: VolumeGrid, metric: Metric, is_registered: bool, *, is_t1: bool
+) -> PreparedImage:
+    """An MRI whose brain is found in itself: skull removed, registered to the template, with its own mask."""
+    mask = brain_mask(head)
+    brain = without_bias(head, mask).masked(mask)
+    found = Registration(np.eye(4), 1.0, 1.0) if is_registered else brain_to_template(brain, metric)
+    inside = _binary(on_grid(mask, grid, found.matrix))
+    ml = float(mask.voxels.sum()) * mask.voxel_ml
+    image = on_grid(brain, grid, found.matrix)
+    return _checked(image, inside, found, Measured(found.agreement, found.lead, mask_ml=ml), follows_t1=is_t1)
+
+
+def _alone(head: Image, grid: VolumeGrid, is_registered: bool) -> PreparedImage:
+    """An MRI without a T1. deepbet learnt on T1 and finds most brains in FLAIR: where it does not, the image goes."""
+    try:
+        return _by_its_own_brain(head, grid, "mutual_information", is_registered, is_t1=False)
+    except BrokenVolume as broken:
+        reason = Reason.NO_BRAIN_WITHOUT_T1 if broken.reason is Reason.NOT_A_HEAD else broken.reason
+        raise BrokenVolume(reason) from broken
 
 
 def _found(head: Image, grid: VolumeGrid, t1: PreparedImage | None, is_registered: bool) -> Registration:

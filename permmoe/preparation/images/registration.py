@@ -92,13 +92,13 @@ def template_target() -> Target:
     return target_of(template_image(read_template("t1")))
 
 
-def brain_to_template(brain: Image) -> Registration:
-    """The affine map, template to image, of a T1 whose skull is removed."""
+def brain_to_template(brain: Image, metric: Metric = "correlation") -> Registration:
+    """The affine map, template to image, of a brain whose skull is removed; the metric suits a T1, or another MRI."""
     target = template_target()
     inside = brain.with_voxels((brain.voxels > 0).astype(np.float32))
     size = (float(inside.voxels.sum()) * inside.voxel_ml / target.volume_ml) ** (1 / 3)
     starts = rotated_starts(target, inside.centre_of_mass_mm(), size)
-    return _registered(target, brain, starts, "correlation", _affine)
+    return _registered(target, brain, starts, metric, _affine)
 
 
 def head_to_template(head: Image, centre_mm: Float64[np.ndarray, " 3"]) -> Registration:

@@ -4,6 +4,9 @@ Limits are meant to let no head pass that lies more than 10 mm off: permmoe.prep
 given heads whose true place is known. A T1 that is registered well lies within 1 mm of its second registration.
 
 Two pairs belong to each: beyond the outer one an image has failed, beyond the inner one a person should look at it.
+
+A FLAIR or PET that no T1 led has limits of its own: its registration is the harder one, and what two registrations do
+not agree on, or what has a close second, is left out, since a T1 of the visit settles it.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ from permmoe.preparation.scan import PET
 
 MRI = ("t1", "flair")
 EVERY = (*MRI, *PET)
+LED = ("flair", *PET)
+"""What a T1 leads."""
 MODALITY_NAMES = {"t1": "T1", "flair": "FLAIR", "amyloid": "Amyloid PET", "tau": "Tau PET"}
 """As people write them."""
 OUTLINE = "compare the brain with the template's outline"
+NEEDS_T1 = "add a T1 of the same visit, which leads the way"
 SIDES = "left and right may be exchanged in one of the two"
 
 
@@ -35,6 +41,8 @@ class Limits:
     reason: Reason
     advice: str
     """What to look for, or to do; a clause that follows the figures."""
+    without_t1: bool = False
+    """Whether they hold only for images that no T1 led."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,20 @@ class Measure:
     least_spread: float
     """What robust standard deviation a set is taken to have at least: differences below it mean nothing."""
     limits: tuple[Limits, ...] = ()
+    """Those for images without a T1 first: the first that hold are taken."""
 
     def shown(self, value: float) -> str:
         """A value with its unit."""
         return f"{value:.{self.digits}f}{' ' if self.unit else ''}{self.unit}"
 
-    def limits_for(self, modality: str) -> Limits | None:
-        """The limits that hold for a modality; None where there are none. Unknown modalities are held to T1's."""
+    def limits_for(self, modality: str, *, has_t1: bool = True) -> Limits | None:
+        """The limits that hold for a modality; None where there are none. Unknown modalities are held to T1's.
+
+        `has_t1`: whether a T1 led the image, or it is one.
+        """
         known = modality if modality in EVERY else "t1"
-        return next((limits for limits in self.limits if known in limits.modalities), None)
+        holding = (limits for limits in self.limits if not (limits.without_t1 and has_t1))
+        return next((limits for limits in holding if known in limits.modalities), None)
 
 
 MEASURES: tuple[Measure, ...] = (
@@ -76,6 +89,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "disagreement_mm", "distance from where a second registration puts it", "mm", 1, "high", 0.7,
         (
+            Limits(LED, (0.0, 4.0), (0.0, 7.0), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
             Limits(("t1",), (0.0, 3.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("flair", "amyloid"), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("tau",), (0.0, 9.0), (0.0, 13.0), Reason.BAD_REGISTRATION, OUTLINE),
@@ -157,10 +171,13 @@ MEASURES: tuple[Measure, ...] = (
         (Limits(MRI, (0.0, 0.12), (0.0, inf), Reason.NO_BRAIN_SEEN, "grainy: small structures will be lost"),),
     ),
     Measure("agreement", "agreement that the registration reached", "", 3, "low", 0.02),
-    Measure("lead", "lead over the next best registration", "", 3, "low", 0.02),
+    Measure(
+        "lead", "lead over the next best registration", "", 3, "low", 0.02,
+        (Limits(LED, (0.3, inf), (0.15, inf), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),),
+    ),
     Measure(
         "follows_t1", "registered by way of the T1", "", 0, "none", 1.0,
-        (Limits(EVERY, (1.0, 1.0), (0.0, 1.0), Reason.BAD_REGISTRATION, "there was no T1: less exact"),),
+        (Limits(LED, (1.0, 1.0), (0.0, 1.0), Reason.UNSURE_WITHOUT_T1, NEEDS_T1),),
     ),
     Measure(
         "reference_voxels", "voxels of the reference region", "", 0, "low", 20.0,

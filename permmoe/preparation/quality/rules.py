@@ -84,7 +84,8 @@ def judge_alone(image: ImageMetrics) -> Judgement:
     """A judgement by limits alone, for a single image."""
     found = []
     for measure in MEASURES:
-        limits, value = measure.limits_for(image.modality), value_of(image, measure)
+        limits = measure.limits_for(image.modality, has_t1=image.follows_t1 is not False)
+        value = value_of(image, measure)
         if limits is not None and value is not None and (finding := _against(measure, limits, value)):
             found.append(finding)
     return _sorted(tuple(found))

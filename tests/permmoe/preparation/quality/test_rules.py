@@ -116,6 +116,9 @@ SOUND_PET = replace(
     motion_mm=0.8,
 )  # fmt: skip
 
+ALONE = replace(measured(head(FLAIR), mask(), "flair"), follows_t1=False, lead=1.0)
+PET_ALONE = replace(SOUND_PET, follows_t1=False, lead=1.0)
+
 
 @pytest.mark.parametrize(
     "image, change, expected, reason",
@@ -136,6 +139,8 @@ SOUND_PET = replace(
         (SOUND_PET, {"cortical_suvr": 12.0}, FAILED, Reason.WRONG_UPTAKE),
         (SOUND_PET, {"motion_mm": 30.0}, FAILED, Reason.MOVED),
         (SOUND_PET, {"motion_mm": 7.0}, LOOK, None),
+        (ALONE, {"follows_t1": True, "lead": 0.11}, GOOD, None),
+        (ALONE, {"follows_t1": True, "disagreement_mm": 7.4}, LOOK, None),
     ],
 )
 def test_a_number_beyond_its_limits_decides(
@@ -144,6 +149,18 @@ def test_a_number_beyond_its_limits_decides(
     judgement = judge_alone(replace(image, **change))  # type: ignore[arg-type]
     assert judgement.verdict is expected and judgement.reason is reason
     assert len(judgement.reasons) == sum(finding.field in change for finding in judgement.findings)
+
+
+@pytest.mark.parametrize("image", [ALONE, PET_ALONE])
+def test_an_image_without_a_t1_never_passes_in_silence_and_is_left_out_where_its_place_is_not_sure(
+    image: ImageMetrics,
+) -> None:
+    judgement = judge_alone(image)
+    assert judgement.verdict is LOOK and [f.field for f in judgement.findings] == ["follows_t1"]
+    assert "add a T1 of the same visit" in judgement.reasons[0]
+    for unsure in ({"lead": 0.11}, {"disagreement_mm": 7.4}, {"lead": float("nan")}):
+        judgement = judge_alone(replace(image, **unsure))
+        assert judgement.verdict is FAILED and judgement.reason is Reason.UNSURE_WITHOUT_T1
 
 
 def crowd(n: int = 30) -> list[ImageMetrics]:
