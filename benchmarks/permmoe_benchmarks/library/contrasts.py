@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from scipy import ndimage
 
-from permmoe_benchmarks.library.heads import Affine, Head, Scanning, draw_scanning, mapped, scanned
+from permmoe.data.cohort.raw.pose import mapped
+from permmoe_benchmarks.library.heads import Affine, Head, Scanning, draw_scanning, scanned
 
 Volume = Float32[np.ndarray, "x y z"]
 
@@ -80,7 +81,7 @@ def _parts(head: Head) -> tuple[Volume, Bool[np.ndarray, "x y z"], Float[np.ndar
 
 def _levels(values: Float32[np.ndarray, " n"]) -> Float[np.ndarray, " tissue"]:
     """The means of three classes of brightness, by Lloyd's algorithm."""
-    levels = np.quantile(values, (0.1, 0.5, 0.9)).astype(np.float64)
+    levels: Float[np.ndarray, " tissue"] = np.quantile(values, (0.1, 0.5, 0.9)).astype(np.float64)
     for _ in range(_STEPS):
         nearest = np.abs(values[:, None] - levels).argmin(axis=1)
         levels = np.array([values[nearest == k].mean() for k in range(len(levels))])

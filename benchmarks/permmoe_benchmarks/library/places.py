@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from permmoe.data.cohort.raw.pose import mapped
 from permmoe.data.template import read_template
 from permmoe.preparation.images.image import Matrix
-from permmoe_benchmarks.library.heads import mapped
 
 DISPLACEMENTS_MM = (2.0, 5.0, 8.0, 12.0, 20.0, 40.0)
 """By which sound preparations are moved, and turned by as many degrees, so that there are failures to find."""

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Float
 
 from permmoe.data.cache import VolumeCache
+from permmoe.data.cohort.raw.pose import mapped
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.template import read_template
 from permmoe.data.visits import Visit, VisitTable
@@ -43,7 +44,7 @@ from permmoe.preparation.quality.rules import judge_alone
 from permmoe.preparation.settings import PreparationSettings
 from permmoe.runtime.provenance import versions
 from permmoe.runtime.workers import worker_pool
-from permmoe_benchmarks.library.heads import Head, find_heads, mapped, perturbed
+from permmoe_benchmarks.library.heads import Head, find_heads, perturbed
 from permmoe_benchmarks.library.machine import described_machine
 from permmoe_benchmarks.library.places import DISPLACEMENTS_MM, brain_points, displacement, errors_mm
 from permmoe_benchmarks.library.uptake_phantom import uptake_phantom

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from permmoe.data.cohort.raw.pose import mapped
 from permmoe.data.image_file import BrokenVolume
 from permmoe.preparation.images.image import Image, Matrix, on_grid
 from permmoe.preparation.images.prepare import PreparedImage, prepare_flair, prepare_pet
@@ -22,7 +23,7 @@ from permmoe.preparation.quality.of_prepared import metrics_of
 from permmoe.preparation.quality.roc import Account, Trial, account
 from permmoe.preparation.settings import PreparationSettings
 from permmoe_benchmarks.library.contrasts import flair_scanned, pet_scanned
-from permmoe_benchmarks.library.heads import Head, mapped
+from permmoe_benchmarks.library.heads import Head
 from permmoe_benchmarks.library.places import DISPLACEMENTS_MM, brain_points, displacement
 
 KINDS = {"FLAIR alone": "flair", "PET alone": "amyloid"}

@@ -8,10 +8,11 @@ import pytest
 from jaxtyping import Float
 from scipy import ndimage
 
+from permmoe.data.cohort.raw.pose import mapped
 from permmoe.data.template import read_template
 from permmoe.preparation.images.image import Image, isotropic, template_image
 from permmoe_benchmarks.library.contrasts import flair_scanned, pet_scanned
-from permmoe_benchmarks.library.heads import Head, mapped
+from permmoe_benchmarks.library.heads import Head
 
 SPACING_MM = 4.0
 
