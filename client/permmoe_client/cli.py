@@ -124,7 +124,7 @@ def approve(
     config = read_site(site_file(context, site))
     ledger = ledger_of(config)
     plan = _one_study(config, study)
-    for section in study_in_words(plan, config.outcome):
+    for section in study_in_words(plan, config):
         console.print(Text(f"\n{section.heading}", style="bold"))
         for sentence in section.sentences:
             say(f"  {sentence}")

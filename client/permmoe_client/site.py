@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from permmoe.config import Configuration, SplitConfig, read_config
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.target_rule import TargetRule
+from permmoe.data.visit_scores import require_column
+from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import SITE_NAME
 from permmoe.runtime.logs import LogFormat
 
@@ -25,6 +27,11 @@ class DataFolders(Configuration):
         None, description="folder in BIDS or Clinica's CAPS layout; none: the study has tables alone"
     )
     target: TargetRule = Field(TargetRule(), description="which visit is the index visit, and what its outcome is")
+    score: str = Field(
+        "",
+        description="column that holds the score of 'outcome' at each visit, as MOCA.TOTAL of a table MOCA.csv; empty: "
+        "where ADNI's tables have it",
+    )
 
 
 class Preparation(Configuration):
@@ -86,7 +93,8 @@ class SiteConfig(Configuration):
     manifest: Path | None = Field(None, description="CSV file of the site's index visits")
     folders: DataFolders | None = Field(None, description="tables and images, in place of a manifest")
     outcome: OutcomeColumns = Field(
-        USUAL_COLUMNS, description="which columns of the manifest hold the outcome, of which score, in which unit"
+        USUAL_COLUMNS,
+        description="of which score the outcome is and in which unit; with a manifest also which columns hold it",
     )
     cache: Path = Field(description="folder for preprocessed volumes; it will hold patients' images")
     prepare: Preparation | None = Field(
@@ -118,11 +126,32 @@ class SiteConfig(Configuration):
     def _is_consistent(self) -> SiteConfig:
         if (self.manifest is None) == (self.folders is None):
             raise ValueError("give either 'manifest' or 'folders'")
-        if self.folders and self.outcome != USUAL_COLUMNS:
-            raise ValueError("'outcome' names columns of a manifest; from 'folders' it is the change in CDR-SB")
+        if self.folders:
+            self._require_score_at_visits(self.folders.score)
         if self.coordinator and self.ledger is None:
             raise ValueError("a site that connects to a coordinator needs 'ledger', a folder for what left")
         return self
+
+    def _require_score_at_visits(self, column: str) -> None:
+        own, usual = self.outcome, USUAL_COLUMNS
+        if (own.baseline, own.change, own.follow_up) != (usual.baseline, usual.change, usual.follow_up):
+            raise ValueError(
+                "'baseline', 'change' and 'follow_up' of 'outcome' are columns of a manifest, a row a patient; the "
+                "tables of 'folders' have a row a visit: name the score's column in 'folders.score'"
+            )
+        try:
+            require_column(self.outcome, column)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def outcome_in_words(self) -> str:
+        """Where the outcome of a visit comes from here."""
+        if self.folders is None:
+            return f"{self.outcome.in_words()}, over horizon_months"
+        rule, column = self.folders.target, f", from {self.folders.score}" if self.folders.score else ""
+        months = f"{rule.horizon_months:g} ± {rule.window_months:g} months (folders.target)"
+        return f"the change in {self.outcome.score_in_words}{column}, over {months}"
 
 
 def read_site(path: Path) -> SiteConfig:

@@ -13,9 +13,9 @@ from itertools import chain
 from pathlib import Path
 
 from permmoe.config import Score
-from permmoe.data.adni_measurements import measured_at, read_measurements, scored_at
+from permmoe.data.adni_measurements import Measurements, measured_at, read_measurements, scored_at
 from permmoe.data.adni_people import identify
-from permmoe.data.adni_sources import SCORE_COLUMNS
+from permmoe.data.adni_sources import origins_of
 from permmoe.data.adni_tables import read_assessments
 from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.index_visits import (
@@ -30,12 +30,12 @@ from permmoe.data.index_visits import (
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
-from permmoe.data.registries.scores import SCORES
 from permmoe.data.selection import Selection
 from permmoe.data.synthetic import is_synthetic_folder
 from permmoe.data.target_rule import Assessment, TargetRule
+from permmoe.data.visit_scores import CDR_SB_AT_VISITS, VisitScore
 from permmoe.data.visits import VisitTable
-from permmoe.errors import ConfigurationError, DataError, nearest
+from permmoe.errors import DataError
 from permmoe.modality import Modality
 
 
@@ -59,7 +59,7 @@ def select_visits(
     images: Path | None,
     rule: TargetRule,
     modalities: Sequence[Modality],
-    score: str = "cdr-sb",
+    score: VisitScore = CDR_SB_AT_VISITS,
     *,
     today: date | None = None,
     covariates: Sequence[str] = (),
@@ -67,35 +67,29 @@ def select_visits(
     """Select the index visits of all subjects who have one, and count what each step lost.
 
     `images` may be None where no modality is an image. `score` is what the outcome is the change of
-    (permmoe.data.registries.scores); the days of visits are CDR's and ADNIMERGE's, whatever the score. Rows dated after
+    (permmoe.data.visit_scores); the days of visits are CDR's and ADNIMERGE's, whatever the score. Rows dated after
     `today` (None: the day on which this is called) are left out, but of the synthetic cohort, whose subjects are
     followed beyond it. `covariates` are columns that visits carry as far as they have them, and are not chosen by.
-    Raises DataError where the folders do not hold ADNI's tables and images, where a column of them
-    cannot be read, where a modality cannot be found in them, and for a diagnosis that no visit has; ConfigurationError
-    for a score that is not read.
+    Raises DataError where the folders do not hold ADNI's tables and images, where a column of them cannot be read, where
+    a modality cannot be found in them, where nothing holds the score, and for a diagnosis that no visit has.
     """
-    if score not in SCORE_COLUMNS:
-        raise ConfigurationError(f"ADNI has no score {score!r}; {nearest(score, SCORE_COLUMNS)}")
-    score_column = SCORE_COLUMNS[score]
     require_image_modalities(modalities, "ADNI")
     require_image_folder(modalities, images)
     of_modalities = chain.from_iterable(kind_of(m).adni_columns(m) for m in modalities)
-    columns = tuple(dict.fromkeys((*of_modalities, *covariates, *filter(None, [score_column]))))
+    wanted = {column: origins_of(column) for column in (*of_modalities, *covariates)}
+    wanted |= {score.column: score.origins} if score.column else {}
     last_day = None if is_synthetic_folder(tables) else today or date.today()
-    clinical, measurements = read_assessments(tables, last_day), read_measurements(tables, columns, last_day)
+    clinical = read_assessments(tables, last_day, need_cdrsb=not score.column)
+    measurements = read_measurements(tables, wanted, last_day)
     found = FoundImages((), ()) if images is None else find_images(images)
-    assessments = clinical.assessments
-    impossible: list[Quarantined] = []
-    if score_column:
-        if not measurements.origins[score_column]:
-            raise DataError(
-                f"no table gives {score_column}, the outcome: download the table, or choose another --score"
-            )
-        assessments = {
-            rid: [scored_at(visit, rid, score_column, measurements, rule) for visit in visits]
-            for rid, visits in assessments.items()
-        }
-        assessments, impossible = _on_the_scale(assessments, SCORES[score])
+    _require_score(score, measurements)
+    assessments, impossible = _on_the_scale(
+        {
+            rid: [scored_at(visit, rid, score, measurements, rule) for visit in visits]
+            for rid, visits in clinical.assessments.items()
+        },
+        score.score,
+    )
     require_diagnoses(rule, chain.from_iterable(assessments.values()))
     by_rid, undated = _images_by_rid(found.images, assessments)
     names = [(image.rid, image.subject_id) for image in found.images if image.rid is not None]
@@ -123,6 +117,12 @@ def select_visits(
         notes=(*clinical.notes, *measurements.notes, *notes_of_images(found, len(undated))),
     )
     return replace(selection, notes=(*selection.notes, *_tracer_notes(selection)))
+
+
+def _require_score(score: VisitScore, measurements: Measurements) -> None:
+    if score.column and not measurements.origins[score.column]:
+        wanted = f"no table gives {score.column}, the outcome"
+        raise DataError(f"{wanted}: put its table into the folder of tables, or choose another score", for_log=wanted)
 
 
 def _on_the_scale(

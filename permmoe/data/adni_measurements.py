@@ -19,12 +19,13 @@ from pathlib import Path
 from permmoe.data.adni_codes import names_one_visit
 from permmoe.data.adni_files import find_spreadsheet, find_table
 from permmoe.data.adni_rows import AdniRow, adni_rows
-from permmoe.data.adni_sources import AGE, WORDS, AdniTable, Origin, origins_of
+from permmoe.data.adni_sources import AGE, WORDS, AdniTable, Origin
 from permmoe.data.cells import NumberReader
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.table_files import TableFile, column_key, read_table
 from permmoe.data.target_rule import Assessment, NumberSource, TargetRule
+from permmoe.data.visit_scores import VisitScore
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
 
@@ -72,13 +73,12 @@ class Measurements:
         return any(origin.table.per == "scan" for column in columns for origin in self.origins.get(column, ()))
 
 
-def read_measurements(folder: Path, columns: Iterable[str], last_day: date | None) -> Measurements:
-    """Read the tables that these columns of a manifest come from.
+def read_measurements(folder: Path, wanted: Mapping[str, tuple[Origin, ...]], last_day: date | None) -> Measurements:
+    """Read the tables that columns of a manifest come from: each column's origins, best first.
 
     A table that is not there was not collected: a note says so, and no visit has its columns. Raises DataError for one
     that lacks the column, for one that cannot be read, and for a spreadsheet in its place.
     """
-    wanted = {column: origins_of(column) for column in dict.fromkeys(columns)}
     paths: dict[str, Path | None] = {}
     for origin in (origin for origins in wanted.values() for origin in origins):
         if origin.table.name not in paths:
@@ -138,11 +138,14 @@ def measured_at(
 
 
 def scored_at(
-    assessment: Assessment, rid: int, column: str, measurements: Measurements, rule: TargetRule
+    assessment: Assessment, rid: int, score: VisitScore, measurements: Measurements, rule: TargetRule
 ) -> Assessment:
-    """The visit with another score in place of CDR-SB: a column's number then; None where there is none."""
-    found = _numbers_at(assessment, rid, (column,), measurements, rule).get(column)
-    return replace(assessment, cdrsb=None if found is None else found[0])
+    """The visit with this score, in the model's unit, in place of CDR-SB; None where there is none."""
+    number = assessment.cdrsb
+    if score.column:
+        found = _numbers_at(assessment, rid, (score.column,), measurements, rule).get(score.column)
+        number = None if found is None else found[0]
+    return replace(assessment, cdrsb=None if number is None else score.columns.in_unit(number))
 
 
 def _numbers_at(

@@ -17,8 +17,6 @@ MISSING_CODES = (-4.0, -1.0)
 def scores(read: AdniRows, notes: list[str]) -> list[float | None]:
     """CDR-SB of every row, points; None where nothing was rated. A sum of boxes is noted."""
     table = read.table
-    if not table.has(*BOXES):
-        table.require("CDRSB")
     total, boxes = table.numbers("CDRSB"), [(box, table.numbers(box)) for box in BOXES]
     found = []
     for row in read.rows:
@@ -31,6 +29,12 @@ def scores(read: AdniRows, notes: list[str]) -> list[float | None]:
     if table.is_blank("CDRSB") and any(score is not None for score in found):
         notes.append(f"{table.path.name} has no CDRSB; it is the sum of the six box scores")
     return found
+
+
+def require_columns(table: TableFile) -> None:
+    """Raise DataError for a table that has neither CDRSB nor the six boxes."""
+    if not table.has(*BOXES):
+        table.require("CDRSB")
 
 
 def require_scores(found: Sequence[float | None], tables: Sequence[TableFile]) -> None:

@@ -26,7 +26,7 @@ from permmoe.data.adni_diagnoses import Diagnosed, read_diagnoses, with_last_dia
 from permmoe.data.adni_files import find_spreadsheet, find_table
 from permmoe.data.adni_people import birth_dates
 from permmoe.data.adni_rows import AdniRow, AdniRows, adni_rows
-from permmoe.data.adni_scores import require_scores, scores
+from permmoe.data.adni_scores import require_columns, require_scores, scores
 from permmoe.data.adni_sources import AGE
 from permmoe.data.diagnoses import diagnosis_of
 from permmoe.data.manifest import CDRSB_POINTS
@@ -74,10 +74,11 @@ class _Scored:
         return self.row.rid, self.row.code
 
 
-def read_assessments(folder: Path, last_day: date | None = None) -> ClinicalTables:
+def read_assessments(folder: Path, last_day: date | None = None, *, need_cdrsb: bool = True) -> ClinicalTables:
     """Every dated clinical visit, from ADNIMERGE and what CDR adds to it.
 
-    Rows dated after `last_day` are left out. Raises DataError where neither table is there, where nothing gives
+    Rows dated after `last_day` are left out. Without `need_cdrsb` no visit has to have one: the outcome is of another
+    score. Raises DataError where neither table is there, where nothing gives
     diagnoses, where a column is missing, and where a column of dates or scores cannot be read.
     """
     if not folder.is_dir():
@@ -92,9 +93,14 @@ def read_assessments(folder: Path, last_day: date | None = None) -> ClinicalTabl
     )  # fmt: skip
     _require_tables(folder, merge, cdr, summary)
     days = {} if registry is None else _visit_days(registry)
+    both = [table for table in (merge, cdr) if table is not None]
+    if need_cdrsb:
+        for table in both:
+            require_columns(table.table)
     merged = [] if merge is None else _read_merge(merge, notes)
     scored = [] if cdr is None else _read_cdr(cdr, merged, days, registry, notes)
-    require_scores([row.cdrsb for row in (*merged, *scored)], [t.table for t in (merge, cdr) if t is not None])
+    if need_cdrsb:
+        require_scores([row.cdrsb for row in (*merged, *scored)], [table.table for table in both])
     diagnosed = [] if summary is None else read_diagnoses(summary, days)
     assessments, items = _combine(merged, scored, diagnosed, _births(merged, people))
     read = [table for table in (merge, cdr, summary, registry, people) if table is not None]

@@ -27,6 +27,7 @@ from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
 from permmoe.data.synthetic import is_synthetic
 from permmoe.data.target_rule import TargetRule
+from permmoe.data.visit_scores import score_named
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import read_volume
 from permmoe.errors import ConfigurationError, DataError
@@ -111,7 +112,7 @@ def adni(
         "the target rule",
     )  # fmt: skip
     say(f"reading tables in {tables}" + (f" and looking for images under {images}" if images else ""))
-    selection = select_visits(tables, images, rule, settings.modalities, score)
+    selection = select_visits(tables, images, rule, settings.modalities, score_named(score))
     write_selection(selection, out, settings, horizon, score)
 
 

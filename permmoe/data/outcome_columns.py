@@ -3,7 +3,8 @@
 One mapping for every reader of such a table: `outcome` in a hospital's site.yaml and in a study of the simulation,
 `--outcome FILE` of `permmoe train`, `evaluate`, `predict` and `permmoe data inspect`. It is held against the score that
 the model predicts the change of (`model.score`): a table of another score, or in a unit that nobody converts, is
-refused.
+refused. Where tables have a row a visit, as in a hospital's `folders`, it says score and unit, and
+permmoe.data.visit_scores finds the column.
 """
 
 from __future__ import annotations
@@ -72,8 +73,13 @@ class OutcomeColumns(Configuration):
     def in_words(self) -> str:
         """Which columns make the outcome, as a hospital reads it."""
         columns = f"{self.follow_up} − {self.baseline}" if self.follow_up else self.later
+        return f"{columns}, the change in {self.score_in_words}"
+
+    @property
+    def score_in_words(self) -> str:
+        """The score with its unit, and what its numbers are multiplied by."""
         converted = "" if self.times is None else f", multiplied by {self.times:g}"
-        return f"{columns}, the change in {self.name} in {self.unit}{converted}"
+        return f"{self.name} in {self.unit}{converted}"
 
     def in_unit(self, number: float) -> float:
         """A number of the table in the study's unit."""

@@ -14,6 +14,7 @@ from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
 from permmoe.data.unlike import described_images, unlike_the_rest
+from permmoe.data.visit_scores import score_of_tables
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
@@ -74,7 +75,8 @@ def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quar
     site.outcome.require(model.score)
     if site.folders:
         folders = site.folders
-        selection = select_visits(folders.tables, folders.images, folders.target, model.modalities)
+        score = score_of_tables(site.outcome, folders.score, model.score)
+        selection = select_visits(folders.tables, folders.images, folders.target, model.modalities, score)
         selection.require_visits()
         for note in selection.notes:
             LOG.info("%s", note)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from permmoe.config import ModelConfig
-from permmoe.data.adni import adni_visits
+from permmoe.data.adni import select_visits
 from permmoe.data.image_features import image_features
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.likeness import unusual_rows
@@ -20,6 +20,7 @@ from permmoe.data.manifest import SPLITS, read_manifest, required_columns, unrea
 from permmoe.data.preparation import prepared_as
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.data.visit_scores import score_of_tables
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import read_volume
 from permmoe.errors import DataError
@@ -109,10 +110,11 @@ def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:
     if absent:
         return Cohort(absent=absent)
     try:
-        table, left_out = adni_visits(folders.tables, folders.images, folders.target, model.modalities)
+        score = score_of_tables(site.outcome, folders.score, model.score)
+        found = select_visits(folders.tables, folders.images, folders.target, model.modalities, score)
     except (DataError, OSError) as error:
         return Cohort(table=Attempt(trouble=str(error)))
-    return Cohort(table=Attempt(table), left_out=left_out)
+    return Cohort(table=Attempt(found.visits), left_out=found.quarantine)
 
 
 def _cells(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:

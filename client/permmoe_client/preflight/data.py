@@ -43,7 +43,7 @@ def outcome(facts: Facts) -> Outcome:
         return failed(facts.cohort.other_score, remedy)
     if others := [plan.name for plan in facts.plans.values() if own.mismatch(plan.model.score)]:
         return warning(f"other studies predict what the table does not hold: {', '.join(map(repr, others))}", remedy)
-    return ok(own.in_words() if facts.site.manifest else f"the change in {own.name} in {own.unit}")
+    return ok(facts.site.outcome_in_words)
 
 
 def columns(facts: Facts) -> Outcome:
@@ -111,7 +111,11 @@ def targets(facts: Facts) -> Outcome:
         raise Skip("needs data.visits")
     missing = sum(visit.delta_cdrsb is None for visit in table)
     detail = f"{missing} of {len(table)} visits have no outcome"
-    remedy = f"fill the column '{facts.site.outcome.later}', or wait for the follow-up visits"
+    remedy = (
+        f"fill the column '{facts.site.outcome.later}', or wait for the follow-up visits"
+        if facts.site.manifest
+        else "look at 'folders.target' in the settings, or wait for the follow-up visits"
+    )
     if missing == len(table):
         return failed(detail, remedy)
     if missing > MAX_MISSING_TARGETS * len(table):
@@ -161,8 +165,8 @@ def label_spread(facts: Facts) -> Outcome:
     """Where everyone changes alike the column is most likely another one."""
     changes = {visit.delta_cdrsb for visit in facts.visits}
     if len(changes) == 1 and len(facts.visits) > 1:
-        own = facts.site.outcome
-        return warning(f"every visit has the same change in {own.name}", f"compare '{own.later}' with its source")
+        own, column = facts.site.outcome, facts.site.outcome.later if facts.site.manifest else "the tables"
+        return warning(f"every visit has the same change in {own.name}", f"compare {column} with its source")
     return ok(f"{len(changes)} different changes in {facts.site.outcome.name}")
 
 

@@ -10,13 +10,13 @@ import yaml
 
 from permmoe.config import CDR_SB
 from permmoe.data.kinds import by_kind
-from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
 from permmoe.plain_text import plain
 from permmoe_client.participation.query_order import question_count
+from permmoe_client.site import SiteConfig
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,8 @@ class Section:
     sentences: tuple[str, ...]
 
 
-def study_in_words(plan: RoundPlan, outcome: OutcomeColumns = USUAL_COLUMNS) -> tuple[Section, ...]:
-    """What the study reads, does, sends and is protected by; the last section holds every setting.
-
-    `outcome` is where this site's table holds it.
-    """
+def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
+    """What the study reads, does, sends and is protected by at this site; the last section holds every setting."""
     federation, train = plan.federation, plan.train
     sizes = _module_sizes(plan)
     megabytes = 4e-6 * sum(sizes.values())
@@ -80,7 +77,7 @@ def study_in_words(plan: RoundPlan, outcome: OutcomeColumns = USUAL_COLUMNS) -> 
         Section(
             "The study", (f"Name: {plain(plan.name)}", f"Purpose: {purpose}", *synthetic, f"Digest: {plan.digest()}")
         ),
-        Section("What it predicts", _prediction(plan, outcome)),
+        Section("What it predicts", _prediction(plan, site)),
         Section("What it reads here", tuple(reads)),
         Section(
             "What this site does",
@@ -116,7 +113,7 @@ def study_in_words(plan: RoundPlan, outcome: OutcomeColumns = USUAL_COLUMNS) -> 
     )
 
 
-def _prediction(plan: RoundPlan, outcome: OutcomeColumns) -> tuple[str, ...]:
+def _prediction(plan: RoundPlan, site: SiteConfig) -> tuple[str, ...]:
     """What the study file says of its outcome, and where the outcome of a visit comes from at this site."""
     months = plan.horizon_months
     if plan.outcome:
@@ -128,13 +125,12 @@ def _prediction(plan: RoundPlan, outcome: OutcomeColumns) -> tuple[str, ...]:
         declared = "The study file names neither an outcome nor a horizon: both are those of your own table."
     score = plan.model.score
     declared_score = f"The model predicts the change in {plain(score.name)}, in {plain(score.unit)}."
-    own = f"The outcome of a visit is taken from your own table: {outcome.in_words()}, over horizon_months"
-    folders = "; from folders, the change that 'folders.target' of site.yaml defines" if score == CDR_SB else ""
-    trouble = outcome.mismatch(score)
+    own = f"The outcome of a visit is taken from your own tables: {site.outcome_in_words}."
+    trouble = site.outcome.mismatch(score)
     return (
         declared,
         *((declared_score,) if score != CDR_SB else ()),
-        f"{own}{folders}.",
+        own,
         f"It is predicted from the visit's images, columns and baseline {plain(score.name)}.",
         *((f"This site cannot take part as it is set up: {plain(trouble)}.",) if trouble else ()),
     )

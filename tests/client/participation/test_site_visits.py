@@ -142,10 +142,3 @@ def test_a_table_in_another_unit_is_refused_until_somebody_says_how_to_convert_i
     visits = site_visits(read_site(with_outcome(path, **columns, times=0.18)), MODEL).visits
     first = (tmp_path / "north.csv").read_text().splitlines()[1].split(",")
     assert visits.visits[0].baseline_cdrsb == pytest.approx(0.18 * float(first[3]))
-
-
-def test_folders_hold_no_other_score(tmp_path: Path) -> None:
-    folders = {"tables": "t", "images": "i"}
-    path = write_site(tmp_path, "north", manifest=None, folders=folders, outcome={"name": "MMSE"})
-    with pytest.raises(ConfigurationError, match="from 'folders' it is the change in CDR-SB"):
-        read_site(path)

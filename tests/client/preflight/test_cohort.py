@@ -50,6 +50,19 @@ def test_folders_of_tables_alone_need_no_folder_of_images(folders: Hospital) -> 
     assert found["data.readable"].verdict is Verdict.OK and found["data.synthetic"].verdict is Verdict.WARNING
 
 
+def test_folders_of_another_score_than_the_studys_are_refused_and_of_the_same_judged(folders: Hospital) -> None:
+    folders.settings(outcome={"name": "MMSE", "unit": "points"})
+    report = folders.check(offline=True, images=False)
+    assert wrong(report) == {"data.outcome"} and "the table holds MMSE, and the model predicts" in shown(report)
+    score = {"name": "MMSE", "highest": 30}
+    assert folders.model
+    settings = {**folders.model.model_dump(), "score": score, "outcome_range": None}
+    folders.model = ModelConfig.model_validate(settings)
+    found = {f.check: f for f in folders.check(offline=True, images=False).findings}
+    assert found["data.outcome"].detail == "the change in MMSE in points, over 24 ± 3 months (folders.target)"
+    assert found["data.targets"].verdict is Verdict.OK
+
+
 def test_a_table_without_its_header_is_found_and_none_of_it_is_quoted(folders: Hospital) -> None:
     (table,) = (folders.folder / "adni" / "clinical").glob("ADNIMERGE*.csv")
     table.write_text("\n".join(table.read_text().splitlines()[1:]))

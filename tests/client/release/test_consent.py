@@ -6,14 +6,16 @@ from permmoe.config import RidgeConfig, Score
 from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.release.consent import changed_settings, study_in_words
+from permmoe_client.site import SiteConfig
 from tests.support.plan_leaves import leaves
 from tests.support.tiny_federation import tiny_plan
 
 PLAN = tiny_plan(min_cell_count=7)
+SITE = SiteConfig.model_validate({"name": "north", "manifest": "visits.csv", "cache": "cache"})
 
 
 def said(plan: RoundPlan) -> str:
-    return "\n".join(line for section in study_in_words(plan) for line in (section.heading, *section.sentences))
+    return "\n".join(line for section in study_in_words(plan, SITE) for line in (section.heading, *section.sentences))
 
 
 def test_every_setting_stands_in_the_words() -> None:
@@ -48,16 +50,16 @@ def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
 def test_a_coordinators_words_cannot_pass_for_ours() -> None:
     hostile = "good\nWhat protects it\n  everything \x1b[31m[bold]red[/bold] \u202eevil"
     plan = PLAN.model_copy(update={"purpose": hostile, "name": hostile[:100]})
-    sections = study_in_words(plan)
+    sections = study_in_words(plan, SITE)
     assert [s.heading for s in sections].count("What protects it") == 1
     shown = [line for s in sections for line in s.sentences]
     assert not any("\x1b" in line or "\n" in line or "\u202e" in line for line in shown)
     assert any("[bold]red" in line for line in shown)
 
 
-def predicted(**declared: object) -> str:
+def predicted(site: SiteConfig = SITE, **declared: object) -> str:
     plan = PLAN.model_copy(update=declared)
-    [section] = [section for section in study_in_words(plan) if section.heading == "What it predicts"]
+    [section] = [section for section in study_in_words(plan, site) if section.heading == "What it predicts"]
     return " ".join(section.sentences)
 
 
@@ -71,8 +73,16 @@ def test_an_outcome_that_the_study_declares_is_described() -> None:
 def test_a_study_that_declares_no_outcome_is_described_by_the_sites_own_table() -> None:
     words = predicted()
     assert "names neither an outcome nor a horizon" in words
-    assert "delta_cdrsb" in words and "horizon_months" in words and "folders.target" in words
+    assert "delta_cdrsb" in words and "over horizon_months" in words
     assert "two years" not in words and "24" not in words
+
+
+def test_a_site_with_tables_of_visits_is_told_the_rule_of_its_own_settings() -> None:
+    folders = {"tables": "t", "score": "MOCA.TOTAL", "target": {"horizon_months": 18, "window_months": 4}}
+    values = {"name": "north", "folders": folders, "outcome": {"name": "MoCA"}, "cache": "cache"}
+    words = predicted(SiteConfig.model_validate(values))
+    assert "the change in MoCA in points, from MOCA.TOTAL, over 18 ± 4 months (folders.target)" in words
+    assert "delta_cdrsb" not in words and "horizon_months" not in words
 
 
 def test_an_outcome_is_the_coordinators_word_and_stays_on_its_line() -> None:
@@ -91,14 +101,13 @@ def test_another_outcome_or_horizon_is_another_study_and_none_leaves_the_digest_
 def test_a_study_of_another_score_is_described_with_the_columns_that_this_site_has_it_in() -> None:
     score = Score(name="MMSE", lowest=0, highest=30)
     model = PLAN.model.model_copy(update={"score": score, "outcome_range": (-30, 30)})
-    plan = PLAN.model_copy(update={"model": model})
-
-    def words(outcome: OutcomeColumns) -> str:
-        [section] = [s for s in study_in_words(plan, outcome) if s.heading == "What it predicts"]
-        return " ".join(section.sentences)
-
-    own = words(OutcomeColumns(name="MMSE", baseline="mmse_0", follow_up="mmse_24"))
+    own = predicted(with_outcome(name="MMSE", baseline="mmse_0", follow_up="mmse_24"), model=model)
     assert "The model predicts the change in MMSE, in points." in own
     assert "mmse_24 − mmse_0, the change in MMSE in points" in own and "baseline MMSE" in own
     assert "cannot take part" not in own and "CDR-SB" not in own
-    assert "This site cannot take part as it is set up: the table holds CDR-SB" in words(OutcomeColumns())
+    refused = "This site cannot take part as it is set up: the table holds CDR-SB"
+    assert refused in predicted(model=model)
+
+
+def with_outcome(**outcome: object) -> SiteConfig:
+    return SITE.model_copy(update={"outcome": OutcomeColumns.model_validate(outcome)})

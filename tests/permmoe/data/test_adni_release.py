@@ -14,6 +14,7 @@ from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
 from permmoe.data.target_rule import TargetRule
+from permmoe.data.visit_scores import score_named
 from permmoe.data.visits import Visit
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import Modality
@@ -29,6 +30,9 @@ def modality(*columns: str, name: str = "numbers") -> Modality:
 
 def select(folder: Path, *columns: str, **rule: object) -> Selection:
     return select_visits(folder, None, TargetRule.model_validate(rule), [modality(*columns)], today=TODAY)
+
+
+SEX = [modality("PTGENDER")]
 
 
 def numbers(selection: Selection) -> dict[str, tuple[float, ...]]:
@@ -308,7 +312,7 @@ def test_a_spreadsheet_alone_is_an_error_where_its_table_is_needed_and_a_note_wh
 
 def test_the_outcome_may_be_the_change_of_another_score(release: Path) -> None:
     def of(score: str) -> list[tuple[str, float, float | None]]:
-        found = select_visits(release, None, TargetRule(), [modality("PTGENDER")], score, today=TODAY).visits
+        found = select_visits(release, None, TargetRule(), SEX, score_named(score), today=TODAY).visits
         return [(v.subject_id, v.baseline_cdrsb, v.delta_cdrsb) for v in found]
 
     assert of("adas-cog-13") == [(ADNI1, 18.33, pytest.approx(5.67)), (ADNI4, 8.0, None)]
@@ -320,14 +324,14 @@ def test_the_outcome_may_be_the_change_of_another_score(release: Path) -> None:
 
 def test_a_score_off_its_scale_is_itemised_and_its_visit_has_none(tmp_path: Path) -> None:
     folder = write_release(tmp_path, ADAS=changed("ADAS", "10.33,18.33", "10.33,118.33"))
-    selection = select_visits(folder, None, TargetRule(), [modality("PTGENDER")], "adas-cog-13", today=TODAY)
+    selection = select_visits(folder, None, TargetRule(), SEX, score_named("adas-cog-13"), today=TODAY)
     assert Quarantined("RID 2", "", "", Reason.IMPOSSIBLE_SCORE) in set(selection.quarantine)
     assert [visit.subject_id for visit in selection.visits] == [ADNI4]
 
 
 def test_a_score_whose_table_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no table gives FAQ, the outcome"):
-        select_visits(write_release(tmp_path, FAQ=""), None, TargetRule(), [modality("MMSE")], "faq", today=TODAY)
+        select_visits(write_release(tmp_path, FAQ=""), None, TargetRule(), [modality("MMSE")], score_named("faq"))
 
 
 def test_a_model_with_an_image_needs_the_folder_of_images(release: Path) -> None:
