@@ -104,6 +104,7 @@ def train(
             are_trusted=trust,
             device=training_device(device),
             on_epoch=show,
+            on_note=lambda sentence: typer.echo(f"note: {sentence}", err=True),
         )
     _print_results(results, Part.test, settings.model.score)
     if unlike := unlike_counts(out):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from permmoe.errors import nearest, refuse_unknown_keys
 from permmoe.plain_text import refuse_unprintable
 from permmoe.prepared import Prepared
+from permmoe.tracers import TRACERS, canonical_tracer
 
 Combination = tuple[str, ...]
 """Names of the observed modalities, in the study's order; never empty."""
@@ -57,6 +58,10 @@ class Modality(BaseModel):
         None, exclude_if=lambda prepared: prepared is None,
         description="volumes: how images have to be prepared to be read; none: as they are",
     )  # fmt: skip
+    tracers: tuple[str, ...] = Field(
+        (), exclude_if=lambda tracers: not tracers,
+        description="PET: tracers that are read, as [AV45, FBB]; others are left out; none listed: all",
+    )  # fmt: skip
     columns: tuple[str, ...] = Field((), description="tabular: numeric columns of the manifest, all present or absent")
     means: tuple[float, ...] = Field((), description="tabular: what the model subtracts from each column; empty: 0")
     deviations: tuple[float, ...] = Field((), description="tabular: what it then divides by; empty: 1")
@@ -74,6 +79,16 @@ class Modality(BaseModel):
         if name not in MODALITY_KINDS:
             raise ValueError(f"unknown kind of modality {name!r}; {nearest(name, MODALITY_KINDS)}")
         return name
+
+    @field_validator("tracers")
+    @classmethod
+    def _by_canonical_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`florbetapir` and `18FAV45` are AV45."""
+        found = [canonical_tracer(name) for name in names]
+        if None in found:
+            unknown = names[found.index(None)]
+            raise ValueError(f"no tracer {unknown!r} is known; {nearest(unknown, [t.name for t in TRACERS])}")
+        return tuple(dict.fromkeys(filter(None, found)))
 
     @property
     def has_columns(self) -> bool:

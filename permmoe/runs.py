@@ -25,6 +25,7 @@ from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
 from permmoe.data.splits import assign_splits
 from permmoe.data.synthetic import is_synthetic
+from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
 from permmoe.data.visits import Visit
 from permmoe.errors import ConfigurationError, DataError
@@ -73,8 +74,10 @@ def train_run(
     are_trusted: bool = False,
     device: str = "cpu",
     on_epoch: Callable[[EpochReport], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
-    """Train, or go on training, in `out`; returns the results table of the test visits.
+    """Train, or go on training, in `out`; returns the results table of the test visits. `on_note` is told, in sentences
+    that name no subject, what of the data is doubtful.
 
     A folder begun with another configuration or other data is refused with a ConfigurationError.
     """
@@ -85,6 +88,9 @@ def train_run(
     train = data.part("train")
     if len(train) == 0:
         raise DataError(f"{manifest} has no training visit; lower the test and validation shares, or add visits")
+    for sentence in mixed_tracers(data.visits, config.model.modalities).values():
+        if on_note:
+            on_note(sentence)
     settings = fit_scaling(train, config.model)
     settings = settings.model_copy(update={"modalities": with_declared_preparation(settings.modalities, data.visits)})
     model = make_model(settings, config.train.seed).to(device)

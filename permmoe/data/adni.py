@@ -70,8 +70,8 @@ def select_visits(
     (permmoe.data.visit_scores); the days of visits are CDR's and ADNIMERGE's, whatever the score. Rows dated after
     `today` (None: the day on which this is called) are left out, but of the synthetic cohort, whose subjects are
     followed beyond it. `covariates` are columns that visits carry as far as they have them, and are not chosen by.
-    Raises DataError where the folders do not hold ADNI's tables and images, where a column of them cannot be read, where
-    a modality cannot be found in them, where nothing holds the score, and for a diagnosis that no visit has.
+    Raises DataError where the folders do not hold ADNI's tables and images, where a column of them cannot be read,
+    where a modality cannot be found in them, where nothing holds the score, and for a diagnosis that no visit has.
     """
     require_image_modalities(modalities, "ADNI")
     require_image_folder(modalities, images)
@@ -107,7 +107,7 @@ def select_visits(
         )
         for rid in sorted(assessments.keys() | by_rid.keys())
     ]
-    selection = select_index_visits(
+    return select_index_visits(
         subjects,
         rule,
         modalities,
@@ -116,7 +116,6 @@ def select_visits(
         items=(*clinical.quarantine, *measurements.left_out, *impossible, *undated),
         notes=(*clinical.notes, *measurements.notes, *notes_of_images(found, len(undated))),
     )
-    return replace(selection, notes=(*selection.notes, *_tracer_notes(selection)))
 
 
 def _require_score(score: VisitScore, measurements: Measurements) -> None:
@@ -139,17 +138,6 @@ def _on_the_scale(
                 visit = replace(visit, cdrsb=None)
             found[rid].append(visit)
     return found, items
-
-
-def _tracer_notes(selection: Selection) -> list[str]:
-    """A note for each column of uptake ratios of several tracers, which cannot be compared with each other."""
-    notes = []
-    for column, sources in selection.given_by.items():
-        tracers = {source.tracer: n for source, n in sources.items() if source.tracer}
-        if len(tracers) > 1:
-            counts = ", ".join(f"{name} {n}" for name, n in tracers.items())
-            notes.append(f"{column} has uptake ratios of several tracers, which cannot be compared: {counts}")
-    return notes
 
 
 def _images_by_rid(

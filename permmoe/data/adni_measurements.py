@@ -25,9 +25,11 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.table_files import TableFile, column_key, read_table
 from permmoe.data.target_rule import Assessment, NumberSource, TargetRule
+from permmoe.data.tracer_rule import is_read
 from permmoe.data.visit_scores import VisitScore
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
+from permmoe.tracers import canonical_tracer
 
 MISSING_CODES = (-4.0, -1.0)
 """Written where nothing was measured, in columns that cannot be negative; −1 in ADNI1."""
@@ -44,6 +46,7 @@ class MeasuredRow:
     preference: tuple[int, ...] = ()
     """Of two rows as near, the one with the smaller preference counts."""
     tracer: str = ""
+    """By its canonical name, or as the table has it; empty where it tells none."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def measured_at(
     found: dict[str, tuple[float, NumberSource]] = {}
     for modality in modalities:
         columns = kind_of(modality).adni_columns(modality)
-        numbers = _numbers_at(assessment, rid, columns, measurements, rule)
+        numbers = _numbers_at(assessment, rid, columns, measurements, rule, modality)
         if all(column in numbers for column in columns):
             found |= {column: number for column, number in numbers.items() if column not in found}
     return replace(
@@ -149,9 +152,14 @@ def scored_at(
 
 
 def _numbers_at(
-    assessment: Assessment, rid: int, columns: Sequence[str], measurements: Measurements, rule: TargetRule
+    assessment: Assessment,
+    rid: int,
+    columns: Sequence[str],
+    measurements: Measurements,
+    rule: TargetRule,
+    modality: Modality | None = None,
 ) -> dict[str, tuple[float, NumberSource]]:
-    """Each column's number, and what gave it."""
+    """Each column's number, and what gave it. Scans of tracers that the modality does not read give none."""
     found: dict[str, tuple[float, NumberSource]] = {}
     if AGE in columns and assessment.age_years is not None:
         found[AGE] = (round(assessment.age_years, 2), assessment.given_by[AGE])
@@ -163,7 +171,7 @@ def _numbers_at(
                 if name not in found and rank < len(measurements.origins[name])
             }
             if wanted:
-                found |= _of_row(assessment, rid, wanted, measurements, rule)
+                found |= _of_row(assessment, rid, wanted, measurements, rule, modality)
     return found
 
 
@@ -178,11 +186,18 @@ def _from_one_row(columns: Sequence[str], origins: Mapping[str, Sequence[Origin]
 
 
 def _of_row(
-    assessment: Assessment, rid: int, wanted: Mapping[str, Origin], measurements: Measurements, rule: TargetRule
+    assessment: Assessment,
+    rid: int,
+    wanted: Mapping[str, Origin],
+    measurements: Measurements,
+    rule: TargetRule,
+    modality: Modality | None,
 ) -> dict[str, tuple[float, NumberSource]]:
     table = measurements.tables[next(iter(wanted.values())).table.name]
     sources = {name: column_key(origin.column) for name, origin in wanted.items()}
     rows = [row for row in table.rows.get(rid, ()) if all(source in row.values for source in sources.values())]
+    if modality is not None:
+        rows = [row for row in rows if is_read(modality, row.tracer)]
     row = _row_of(assessment, rows, table.table, rule)
     if row is None:
         return {}
@@ -235,7 +250,8 @@ def _measured(
             if (value := read(row)) is not None and not (quality and quality.is_failed(row.cells, key))
         }
         newest_first = (rank, *(-day for day in days), -number)
-        tracer = row.cells.get(table.tracer, "") if table.tracer else ""
+        label = row.cells.get(table.tracer, "") if table.tracer else ""
+        tracer = canonical_tracer(label) or label
         found[row.rid].append(MeasuredRow(row.code, row.taken, values, newest_first, tracer))
     if n_failed:
         assert quality is not None

@@ -27,6 +27,7 @@ from permmoe.data.selection import Selection
 from permmoe.data.summary import Distribution, summarise
 from permmoe.data.synthetic import is_synthetic
 from permmoe.data.target_rule import TargetRule
+from permmoe.data.tracer_rule import mixed_tracers, with_read_tracers
 from permmoe.data.visit_scores import score_named
 from permmoe.data.visits import VisitTable
 from permmoe.data.volumes import read_volume
@@ -168,6 +169,10 @@ def inspect(
     )
     if unread := unread_columns(manifest_header(manifest), settings.modalities, columns):
         say(f"note: columns that nothing reads: {', '.join(unread)}")
+    for sentence in mixed_tracers(visits, settings.modalities).values():
+        say(f"note: {sentence}")
+    visits, of_other_tracers = with_read_tracers(visits, settings.modalities)
+    quarantine += of_other_tracers
     if volumes:
         quarantine += _broken_volumes(visits, settings)
     horizons = {v.horizon_months for v in visits}

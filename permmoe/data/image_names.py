@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from permmoe.data.tracers import canonical_tracer, modality_of
+from permmoe.tracers import canonical_tracer, modality_of
 
 PTID = r"\d{3}_S_\d{4,5}"
 """ADNI's identifier of a subject: the site's three digits, then the roster number (RID)."""

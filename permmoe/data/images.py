@@ -21,8 +21,8 @@ from permmoe.data.image_dates import read_image_dates
 from permmoe.data.image_names import PTID, ImageName, image_name
 from permmoe.data.participants import read_aliases, subject_in
 from permmoe.data.prepared_images import ListedImage, read_lists
-from permmoe.data.tracers import canonical_tracer, modality_of
 from permmoe.errors import DataError
+from permmoe.tracers import canonical_tracer, modality_of
 
 LINEAR = ("t1_linear", "flair_linear", "pet_linear")
 """Folders of Clinica's pipelines; what lies there is registered."""
@@ -43,7 +43,7 @@ class FoundImage:
     taken: date | None
     """None where no table tells."""
     tracer: str = ""
-    """A PET tracer's canonical name (permmoe.data.tracers); empty for MRI."""
+    """A PET tracer's canonical name (permmoe.tracers); empty for MRI."""
     region: str = ""
     """The reference region of uptake ratios, where the image's name tells it."""
 

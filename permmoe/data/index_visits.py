@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from permmoe.data.target_rule import (
     choose_index_visit,
     outcome,
 )
+from permmoe.data.tracer_rule import is_read, mixed_tracers
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
@@ -77,7 +78,9 @@ def select_index_visits(
     left_out = list(items)
     choices: list[Choice] = []
     given_by: dict[str, Counter[NumberSource]] = defaultdict(Counter)
+    unread: Counter[str] = Counter()
     for subject in subjects:
+        subject = replace(subject, images=_of_read_tracers(subject.images, modalities, unread))
         found = _index_visit(subject, rule, modalities, scanned)
         if isinstance(found, IndexVisit) and subject.site:
             visits.append(_visit_of(subject, found, rule, modalities))
@@ -89,6 +92,10 @@ def select_index_visits(
         lost[step] += 1
         if isinstance(step, Reason):
             left_out.append(Quarantined(subject.name, "", "", step))
+    if unread:
+        listed = ", ".join(f"{tracer} {n}" for tracer, n in unread.items())
+        notes = [*notes, f"PET images of tracers that the model does not read, left aside: {listed}"]
+    notes = [*notes, *mixed_tracers(visits, modalities).values()]
     counts = {"in tables or images": len(visits) + sum(lost.values())}
     counts |= {f"lost: {step}": n for step, n in lost.items() if n}
     return Selection(
@@ -99,6 +106,16 @@ def select_index_visits(
         choices=tuple(choices),
         given_by=given_by,
     )
+
+
+def _of_read_tracers(
+    images: Sequence[FoundImage], modalities: Sequence[Modality], unread: Counter[str]
+) -> list[FoundImage]:
+    """The images without PET of a tracer that its modality does not list; `unread` counts those."""
+    of_name = {modality.name: modality for modality in modalities}
+    read = [i for i in images if i.modality not in of_name or is_read(of_name[i.modality], i.tracer)]
+    unread.update(image.tracer for image in images if image not in read)
+    return read
 
 
 def require_diagnoses(rule: TargetRule, assessments: Iterable[Assessment]) -> None:
@@ -202,7 +219,18 @@ def _visit_of(subject: Subject, index: IndexVisit, rule: TargetRule, modalities:
         volumes={name: image.path for name, image in index.images.items()},
         tables=_numbers(start, modalities),
         covariates=start.covariates,
+        tracers=_tracers_of_numbers(start, modalities),
     )
+
+
+def _tracers_of_numbers(assessment: Assessment, modalities: Sequence[Modality]) -> dict[str, str]:
+    """Of each tabular modality with uptake ratios, the tracer that they are of."""
+    found: dict[str, str] = {}
+    for modality in modalities:
+        sources = [assessment.given_by.get(column) for column in kind_of(modality).adni_columns(modality)]
+        if tracers := dict.fromkeys(source.tracer for source in sources if source is not None and source.tracer):
+            found[modality.name] = " and ".join(tracers)
+    return found
 
 
 def _choices(subject: str, index: IndexVisit) -> list[Choice]:

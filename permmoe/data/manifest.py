@@ -12,6 +12,7 @@ Columns, in any order; others are ignored:
 | one a volume modality, named like it | the image's path, empty = not collected |
 | the columns of each tabular modality | numbers, all empty = not collected |
 | age_years, phase, split | optional; split is train, validation or test |
+| a modality's name with `_tracer` | optional; its PET tracer, where the image does not tell it |
 
 A relative path starts at the manifest's folder and may not leave it with `..`; write an absolute path for an image
 that lies elsewhere.
@@ -38,6 +39,7 @@ from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
+from permmoe.tracers import canonical_tracer
 
 CDRSB_POINTS = (0.0, 18.0)
 IDENTITY = ("subject_id", "site", "session")
@@ -101,7 +103,7 @@ def write_manifest(
     Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
     absolute paths.
     """
-    header = _written_columns(modalities, columns)
+    header = _written_columns(modalities, columns, table)
     folder = absolute(path.parent)
     cells = [_cells_of(visit, folder, modalities, columns) for visit in table]
     write_csv_atomically(path, header, [[row.get(name, "") for name in header] for row in cells])
@@ -121,7 +123,13 @@ def unread_columns(
 ) -> tuple[str, ...]:
     """The columns of a manifest that nothing reads: a name among them may be a mistake."""
     known = {*required_columns(modalities, need_target=True, columns=columns), *OPTIONAL}
+    known |= {tracer_column(modality) for modality in modalities}
     return tuple(name for name in header if name and name not in known)
+
+
+def tracer_column(modality: Modality) -> str:
+    """The optional column that tells the PET tracer of a modality."""
+    return f"{modality.name}_tracer"
 
 
 def manifest_header(path: Path) -> tuple[str, ...]:
@@ -244,8 +252,15 @@ def _visit_of(
         volumes=volumes,
         tables=tables,
         covariates={name: number for name, number in numbers.items() if math.isfinite(number)},
+        tracers=_tracers(row, modalities),
     )
     return visit, items
+
+
+def _tracers(row: Mapping[str, str], modalities: Sequence[Modality]) -> dict[str, str]:
+    """By their canonical names; one that is not known by the name that it has here."""
+    said = {modality.name: row.get(tracer_column(modality), "") for modality in modalities}
+    return {name: canonical_tracer(text) or text for name, text in said.items() if text}
 
 
 def _reason_to_refuse(row: Mapping[str, str], scores: _Scores, score: Score, need_target: bool) -> Reason | None:
@@ -283,9 +298,12 @@ def _cells_of(visit: Visit, folder: Path, modalities: Sequence[Modality], column
     }
     for modality in modalities:
         cells |= kind_of(modality).written_cells(modality, visit, folder)
+        cells[tracer_column(modality)] = visit.tracers.get(modality.name, "")
     return cells
 
 
-def _written_columns(modalities: Sequence[Modality], columns: OutcomeColumns) -> tuple[str, ...]:
+def _written_columns(modalities: Sequence[Modality], columns: OutcomeColumns, table: VisitTable) -> tuple[str, ...]:
     """Each once: a tabular modality may ask for an optional column, as for age_years."""
-    return tuple(dict.fromkeys((*required_columns(modalities, need_target=True, columns=columns), *OPTIONAL)))
+    required = required_columns(modalities, need_target=True, columns=columns)
+    tracers = [tracer_column(m) for m in modalities if any(m.name in visit.tracers for visit in table)]
+    return tuple(dict.fromkeys((*required, *OPTIONAL, *tracers)))

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from permmoe.data.image_names import image_name, stem
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.data.tracer_rule import with_declared_tracers, with_read_tracers
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import DataError
 from permmoe.modality import Modality
@@ -34,11 +35,13 @@ def prepared_as(image: Path) -> Prepared | None:
 def with_matching_images(
     visits: VisitTable, modalities: Sequence[Modality], *, are_trusted: bool = False
 ) -> tuple[VisitTable, Quarantine]:
-    """The visits with only those images that were prepared as the modalities declare; all, where they declare nothing.
+    """The visits with only those images that were prepared as the modalities declare, and PET of the tracers that they
+    list; all, where they declare and list nothing.
 
-    `are_trusted`: somebody vouches for images of which nothing is known. Visits that lose all images stay.
+    `are_trusted`: somebody vouches for images of whose preparation nothing is known. Visits that lose all images stay.
     """
-    items: list[Quarantined] = []
+    visits, unread = with_read_tracers(visits, modalities)
+    items = [*unread]
     kept = []
     for visit in visits:
         refused = {m.name: reason for m in modalities if (reason := _reason_to_refuse(visit, m, are_trusted))}
@@ -49,12 +52,12 @@ def with_matching_images(
 
 
 def with_declared_preparation(modalities: Sequence[Modality], visits: Iterable[Visit]) -> tuple[Modality, ...]:
-    """The modalities, each with the preparation of its images declared, if all of them say the same.
+    """The modalities, each with the preparation of its images declared, if all of them say the same, and with tracers.
 
     A modality whose images say nothing stays as it is. Raises DataError where the images of one differ.
     """
     table = tuple(visits)
-    return tuple(_declared(modality, table) for modality in modalities)
+    return with_declared_tracers([_declared(modality, table) for modality in modalities], table)
 
 
 def _declared(modality: Modality, visits: Sequence[Visit]) -> Modality:

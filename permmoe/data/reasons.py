@@ -21,6 +21,7 @@ class Remedy(StrEnum):
         "prepare their scans by 'permmoe data prepare', as the model says; where nothing is known, and they were "
         "prepared so, say it by --images-are-prepared, or images_are_prepared in site.yaml"
     )
+    LIST_TRACER = "nothing, or list their tracer under 'tracers' of the modality of a model that is to read it"
     EXPORT_AGAIN = "export the whole series again from the archive, uncompressed, under one patient's identifier"
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
@@ -62,6 +63,7 @@ class Reason(StrEnum):
     EQUAL_VOXELS = "all non-zero voxels are equal", Remedy.LOOK
     NOT_SUVR = "values are no uptake ratios (SUVR)", Remedy.LOOK
     OTHER_PREPARATION = "prepared in another way than the model's images", Remedy.PREPARE_AS_MODEL
+    UNREAD_TRACER = "PET of a tracer that the model does not read", Remedy.LIST_TRACER
     UNKNOWN_PREPARATION = "nothing says how it was prepared", Remedy.PREPARE_AS_MODEL
     OTHER_KIND = "image of another kind than the training's", Remedy.PREPARE
     UNLIKE_OTHERS = "image unlike the site's others of its modality", Remedy.PREPARE

@@ -70,7 +70,7 @@ class NumberSource:
     file: str
     column: str
     tracer: str = ""
-    """Of an uptake ratio, the PET tracer, as the table calls it."""
+    """Of an uptake ratio, the PET tracer by its canonical name, or as the table calls it."""
 
     def __str__(self) -> str:
         """As `MMSE_05Mar2026.csv: MMSCORE`."""

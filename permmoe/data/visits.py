@@ -36,6 +36,8 @@ class Visit:
     """Values of each observed tabular modality, in the order of its columns."""
     covariates: Mapping[str, float] = field(default_factory=dict)
     """Numbers that references to a model read, by column; no entry where one was not measured. No model sees them."""
+    tracers: Mapping[str, str] = field(default_factory=dict)
+    """The PET tracer of each modality, as far as a table tells it; permmoe.data.tracer_rule also asks the images."""
 
     def observed(self, names: Sequence[str]) -> Combination:
         """The modalities among `names` that this visit has."""

@@ -34,7 +34,7 @@ class Scan:
     taken: date | None = None
     """None where the source does not tell."""
     tracer: str = ""
-    """A PET tracer's canonical name (permmoe.data.tracers), such as AV45; empty for MRI."""
+    """A PET tracer's canonical name (permmoe.tracers), such as AV45; empty for MRI."""
     frames: Frames | None = None
     """None for MRI, for a PET image of one frame, and where the source does not tell."""
     is_registered: bool = False

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator
 
 from permmoe.config import Configuration, VolumeGrid
 from permmoe.data.template import TEMPLATE
-from permmoe.data.tracers import canonical_tracer
 from permmoe.preparation.scan import PET
 from permmoe.prepared import Prepared
+from permmoe.tracers import canonical_tracer
 
 METHOD = "permmoe 1"
 """Raised whenever a scan would be prepared in a way that a model could tell."""

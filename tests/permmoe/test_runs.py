@@ -182,3 +182,18 @@ def test_manifest_without_a_usable_or_a_training_visit_is_an_error(manifest: Pat
     with pytest.raises(DataError, match="has no training visit"):
         trained(tmp_path / "test.csv", tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_table_of_several_tracers_is_told_before_training_and_a_list_of_them_stands_in_the_card(
+    manifest: Path, tmp_path: Path
+) -> None:
+    header, *rows = manifest.read_text().splitlines()
+    tracers = ["AV1451"] + ["MK6240"] * (len(rows) - 1)
+    lines = [f"{row},{tracer}" for row, tracer in zip(rows, tracers, strict=True)]
+    (tmp_path / "two.csv").write_text("\n".join([f"{header},clinical_tracer", *lines]) + "\n")
+    notes: list[str] = []
+    brief = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"epochs": 1})})
+    trained(tmp_path / "two.csv", tmp_path / "run", brief, on_note=notes.append)
+    assert len(notes) == 1 and "cannot be compared: MK6240 36, AV1451 1" in notes[0]
+    clinical, *others = load_model(tmp_path / "run" / "model").config.modalities
+    assert clinical.tracers == ("AV1451", "MK6240") and not any(modality.tracers for modality in others)

@@ -231,6 +231,17 @@ def _missing_column(h: Hospital) -> None:
     file.write_text(file.read_text().replace(",pet,", ",positron,", 1))
 
 
+def _two_tracers(h: Hospital) -> None:
+    h.column("pet_tracer", "AV1451")
+    h.column("pet_tracer", "MK6240", slice(0, 1))
+
+
+def _a_tracer_that_the_study_does_not_list(h: Hospital) -> None:
+    h.column("pet_tracer", "AV1451")
+    listed = [m.model_copy(update={"tracers": ("MK6240",)}) if m.name == "pet" else m for m in MODEL.modalities]
+    h.model = MODEL.model_copy(update={"modalities": tuple(listed)})
+
+
 WARNS, FAILS = Verdict.WARNING, Verdict.FAILED
 
 
@@ -326,6 +337,8 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("data.image_values", WARNS, _zeros),
     ("data.image_likeness", WARNS, _one_image_of_another_kind),
     ("data.preparation", WARNS, _raw_images_that_cannot_be_prepared),
+    ("data.tracers", WARNS, _two_tracers),
+    ("data.tracers", WARNS, _a_tracer_that_the_study_does_not_list),
     ("studies.digests", FAILS, settings(approved_studies=[STUDY.digest(), STUDY.digest()[:12]])),
     ("studies.approved", WARNS, _without_study),
     ("studies.waiting", WARNS, _another_study),

@@ -13,6 +13,7 @@ from permmoe.data.manifest import read_manifest
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.splits import assign_splits
+from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest
 from permmoe.data.visit_scores import score_of_tables
 from permmoe.data.visits import Visit, VisitTable
@@ -49,6 +50,8 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     if not len(data):
         raise DataError(f"site {site.name} has no visit to take part with", for_log=_nobody(left_out))
     LOG.info("%s", in_words(data))
+    for sentence in mixed_tracers(data.visits, model.modalities).values():
+        LOG.warning("%s", sentence)
     for reason, n in left_out.counts().items():
         LOG.warning("left out: %s (%d)", reason, n)
     described = described_images(data.visits, model.modalities, model.grid, cache)

@@ -1,11 +1,14 @@
-"""Whether the site's images are prepared as the study needs them, or can be: a few are tried."""
+"""Whether the site's images are prepared as the study needs them, or can be (a few are tried), and of which tracers."""
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from permmoe.data.preparation import prepared_as, with_matching_images
+from permmoe.data.reasons import Remedy
+from permmoe.data.tracer_rule import mixed_tracers, with_read_tracers
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import PermmoeError
 from permmoe.preparation.commands import require_tools
@@ -22,6 +25,7 @@ def image_preparation(facts: Facts) -> Outcome:
     table = facts.cohort.table.need("data.readable")
     if facts.site.prepare is not None:
         return _tried(facts, table)
+    table, _ = with_read_tracers(table, facts.model.modalities)
     _, refused = with_matching_images(table, facts.model.modalities, are_trusted=facts.site.images_are_prepared)
     if not len(refused):
         declares = any(modality.prepared for modality in facts.model.modalities)
@@ -67,4 +71,20 @@ def _raw_images(visit: Visit) -> int:
     return sum(prepared_as(file) is None for file in visit.volumes.values())
 
 
-CHECKS = (Check("data.preparation", "Images are prepared as the study needs them", image_preparation),)
+def tracers(facts: Facts) -> Outcome:
+    """Uptake ratios of several tracers are not mixed, but where the study lists the tracers."""
+    modalities = [modality for modality in facts.model.modalities if modality.name in facts.wanted]
+    table = facts.cohort.table.need("data.readable")
+    _, unread = with_read_tracers(table, modalities)
+    if len(unread):
+        counts = ", ".join(f"{name} {n}" for name, n in Counter(item.modality for item in unread).items())
+        return warning(f"{reasons_text(unread)}: {counts}", f"{Remedy.LIST_TRACER}; {SHOW}", item_lines(unread))
+    if mixed := mixed_tracers(table, modalities):
+        return warning("; ".join(mixed.values()), "ask the coordinator which tracers the study is of")
+    return ok("no modality mixes tracers that the study does not list")
+
+
+CHECKS = (
+    Check("data.preparation", "Images are prepared as the study needs them", image_preparation),
+    Check("data.tracers", "PET of different tracers is kept apart", tracers),
+)

@@ -100,7 +100,7 @@ class VolumeKind:
 
     def in_words(self, modalities: Sequence[Modality]) -> str:
         """Which images are read."""
-        names = ", ".join(modality.name for modality in modalities)
+        names = ", ".join(" of ".join(filter(None, (m.name, " or ".join(m.tracers)))) for m in modalities)
         return f"Images of these kinds, as far as the visits have them: {names}."
 
 

@@ -16,11 +16,11 @@ from permmoe.data.images import FoundImage, images_among
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.template import TEMPLATE
-from permmoe.data.tracers import names_another
 from permmoe.preparation.scan import PET, Frames, Scan
 from permmoe.preparation.sources.choosing import Candidate, day_label
 from permmoe.preparation.sources.image_facts import read_facts
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
+from permmoe.tracers import names_another
 
 
 def bids_scans(files: Sequence[Path]) -> tuple[list[Candidate], list[Quarantined]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
-from permmoe.data.tracers import modality_of, names_another, tracer_in
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Archive, Told, no_archive
 from permmoe.preparation.sources.choosing import Candidate, day_label
@@ -23,6 +22,7 @@ from permmoe.preparation.sources.dicom_series import Series, patients_who_are_tw
 from permmoe.preparation.sources.image_facts import read_facts
 from permmoe.preparation.sources.series_rules import Kind, SeriesRules
 from permmoe.preparation.sources.sidecars import frames_of
+from permmoe.tracers import modality_of, names_another, tracer_in
 
 
 def dicom_scans(

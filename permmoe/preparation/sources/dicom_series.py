@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from permmoe.data.reasons import Reason
-from permmoe.data.tracers import tracer_in
 from permmoe.preparation.sources.dicom_headers import Header
 from permmoe.preparation.sources.image_facts import FEWEST_SLICES
 from permmoe.preparation.sources.series_rules import SeriesFacts
+from permmoe.tracers import tracer_in
 
 GAP = 1.5
 """A step between slices that is so many times the usual one has a slice missing."""

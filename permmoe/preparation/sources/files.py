@@ -8,11 +8,11 @@ from pathlib import Path
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import image_name
 from permmoe.data.reasons import Reason
-from permmoe.data.tracers import canonical_tracer
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.preparation.scan import MODALITIES, PET, Scan
 from permmoe.preparation.sources.image_facts import is_image, read_facts
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
+from permmoe.tracers import canonical_tracer
 
 
 def scan_of_file(

@@ -19,13 +19,13 @@ from permmoe.data.image_file import BrokenVolume
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.table_files import Row, column_key, read_table
-from permmoe.data.tracers import modality_of, tracer_in
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Told
 from permmoe.preparation.sources.choosing import Candidate, day_label
 from permmoe.preparation.sources.image_facts import is_image, read_facts
 from permmoe.preparation.sources.series_rules import SeriesFacts, SeriesRules
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of
+from permmoe.tracers import modality_of, tracer_in
 
 ID, SUBJECT, MODALITY, DESCRIPTION = "Image Data ID", "Subject", "Modality", "Description"
 """Columns of the search's table."""

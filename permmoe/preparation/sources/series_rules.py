@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from permmoe.config import Configuration, read_config
 from permmoe.data.reasons import Reason
-from permmoe.data.tracers import canonical_tracer
+from permmoe.tracers import canonical_tracer
 
 SHIPPED = Path(__file__).with_name("series_rules.yaml")
 Range = tuple[float, float]

@@ -17,8 +17,8 @@ from typing import Any
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import stem
 from permmoe.data.reasons import Reason
-from permmoe.data.tracers import tracer_in
 from permmoe.preparation.scan import Frames
+from permmoe.tracers import tracer_in
 
 
 @dataclass(frozen=True)

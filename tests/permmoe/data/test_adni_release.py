@@ -165,9 +165,19 @@ def test_the_index_visit_is_the_first_with_a_scan_where_a_modality_is_of_scans(r
     assert visit_of(select_visits(release, None, rule, [person], today=TODAY), ADNI2).session == "bl"
 
 
+def test_scans_of_a_tracer_that_the_modality_does_not_list_give_no_numbers(release: Path) -> None:
+    tau = Modality(
+        name="tau", kind="tabular", columns=("UCBERKELEY_TAU_6MM.META_TEMPORAL_SUVR",), tracers=("flortaucipir",)
+    )
+    rule = TargetRule(diagnosis_window_days=1000)
+    found = select_visits(release, None, rule, [tau, *SEX], today=TODAY)
+    assert {v.subject_id: v.tracers["tau"] for v in found.visits if "tau" in v.tables} == {ADNI2: "AV1451"}
+    assert not any("tracers" in note for note in found.notes)
+
+
 def test_uptake_ratios_of_several_tracers_are_counted_in_a_note(release: Path) -> None:
     notes = select(release, "UCBERKELEY_TAU_6MM.META_TEMPORAL_SUVR", diagnosis_window_days=1000).notes
-    assert any("several tracers, which cannot be compared: FTP 1, MK6240 1" in note for note in notes)
+    assert any("uptake ratios cannot be compared: AV1451 1, MK6240 1; list" in note for note in notes)
     assert not any("tracers" in note for note in select(release, "UCBERKELEY_AMY_6MM.CENTILOIDS").notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from permmoe.data.tracers import TRACERS, canonical_tracer, modality_of, tracer_in
+from permmoe.tracers import TRACERS, canonical_tracer, modality_of, tracer_in
 
 
 @pytest.mark.parametrize(
