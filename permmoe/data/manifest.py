@@ -101,7 +101,7 @@ def write_manifest(
     are: `columns` names a change, and has no unit of its own.
 
     Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
-    absolute paths.
+    absolute paths. Raises DataError where two modalities hold different numbers under one name.
     """
     header = _written_columns(modalities, columns, table)
     folder = absolute(path.parent)
@@ -297,7 +297,14 @@ def _cells_of(visit: Visit, folder: Path, modalities: Sequence[Modality], column
         "split": visit.split,
     }
     for modality in modalities:
-        cells |= kind_of(modality).written_cells(modality, visit, folder)
+        own = kind_of(modality).written_cells(modality, visit, folder)
+        for column, value in own.items():
+            if cells.get(column, "") not in ("", value):
+                raise DataError(
+                    f"column {column!r} of modality {modality.name} holds other numbers elsewhere in the same visit; "
+                    "a manifest has one column of a name: give the columns of the modalities different names"
+                )
+        cells |= own
         cells[tracer_column(modality)] = visit.tracers.get(modality.name, "")
     return cells
 

@@ -68,7 +68,7 @@ def simulate(
         )
     for sentence in outcome.findings:
         console.print(sentence, highlight=False)
-    synthetic = "synthetic data; " if settings.data.synthetic else ""
+    synthetic = "synthetic data; " if settings.data.is_invented else ""
     console.print(
         f"{settings.name}: {synthetic}{len(outcome.failed)} cell(s) failed, {outcome.seconds:.0f} s, "
         f"report: {outcome.report}",

@@ -1,4 +1,4 @@
-"""The data of a study's regimes, from a synthetic cohort, a manifest or a public table.
+"""The data of a study's regimes, from a synthetic cohort, planted patients, a manifest or a public table.
 
 A cohort is written once for all studies that use it; one that is written raw is prepared, once, by the function behind
 `permmoe data prepare`.
@@ -26,6 +26,7 @@ from permmoe.errors import DataError
 from permmoe.modality import Modality
 from permmoe.preparation.commands import require_tools
 from permmoe.preparation.settings import PreparationSettings
+from permmoe_simulation.studies.planted import planted_visits
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.study import DataSource
 
@@ -64,6 +65,8 @@ def prepare_data(
         rule = TargetRule(horizon_months=source.horizon_months)
         found, quarantine = _cohort_visits(source.synthetic, rule, wanted, covariates, folder, workers, progress)
         visits = found.where(lambda visit: visit.delta_cdrsb is not None)
+    elif source.planted is not None:
+        visits, quarantine = planted_visits(source.planted, wanted), Quarantine(())
     elif source.table is not None:
         visits, quarantine = table_visits(source.table, wanted)
     else:

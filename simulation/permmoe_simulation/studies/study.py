@@ -21,10 +21,11 @@ from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.ladder import RUNGS, Ladder, with_rungs
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import PartitionConfig
+from permmoe_simulation.studies.planted import PlantedConfig
 
 
 class DataSource(Configuration):
-    """A synthetic cohort, made on demand; a manifest of real visits; or a real, public table of patients."""
+    """A synthetic cohort, made on demand; planted patients; a manifest of real visits; or a real, public table."""
 
     synthetic: CohortConfig | None = None
     manifest: Path | None = Field(None, description="a table as `permmoe data adni` writes it")
@@ -34,15 +35,24 @@ class DataSource(Configuration):
         description="manifest: which of its columns hold the outcome",
     )
     table: str | None = Field(None, description="which of permmoe.data.public_tables")
+    # Absent from `model_dump` at its default, so that digests of older studies stay valid.
+    planted: PlantedConfig | None = Field(
+        None, exclude_if=lambda planted: planted is None, description="invented numbers of which the truth is known"
+    )
     horizon_months: float = Field(24.0, gt=0, description="synthetic: from the index visit to the outcome")
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> DataSource:
-        if sum(source is not None for source in (self.synthetic, self.manifest, self.table)) != 1:
-            raise ValueError("name exactly one of 'synthetic', 'manifest' and 'table'")
+        if sum(source is not None for source in (self.synthetic, self.planted, self.manifest, self.table)) != 1:
+            raise ValueError("name exactly one of 'synthetic', 'planted', 'manifest' and 'table'")
         if self.table is not None and self.table not in TABLES:
             raise ValueError(f"unknown table {self.table!r}; {nearest(self.table, TABLES)}")
         return self
+
+    @property
+    def is_invented(self) -> bool:
+        """Whether its patients do not exist."""
+        return self.synthetic is not None or self.planted is not None
 
 
 class Regime(PartitionConfig):
@@ -242,7 +252,7 @@ class StudyConfig(Configuration):
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> StudyConfig:
-        if self.split.test == 0 and self.data.synthetic is not None:
+        if self.split.test == 0 and self.data.is_invented:
             raise ValueError("split.test is 0; a study is judged on test visits, so give it a share such as 0.25")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {', '.join(map(str, self.seeds))}: one is named twice")

@@ -86,7 +86,7 @@ def summary_of(done: FinishedStudy, compared: pd.DataFrame, data: Sequence[Study
     goals = evaluated_goals(study.claims, compared, labels)
     return Summary(
         study=study.name,
-        synthetic=study.data.synthetic is not None,
+        synthetic=study.data.is_invented,
         source=source_kind(study),
         data=study.description,
         outcome=study.outcome,
@@ -116,8 +116,8 @@ def summary_of(done: FinishedStudy, compared: pd.DataFrame, data: Sequence[Study
 
 
 def source_kind(study: StudyConfig) -> Literal["synthetic", "manifest", "public"]:
-    """Where the study's visits come from: a synthetic cohort, a manifest of real visits, or a public table."""
-    if study.data.synthetic is not None:
+    """Where the study's visits come from: invented patients, a manifest of real visits, or a public table."""
+    if study.data.is_invented:
         return "synthetic"
     return "public" if study.data.manifest is None else "manifest"
 

@@ -235,6 +235,17 @@ def test_written_manifest_may_move_with_its_images(tmp_path: Path) -> None:
     assert table.digest() == VisitTable((visit,)).digest()
 
 
+def test_two_modalities_with_different_numbers_under_one_name_are_not_written_over_each_other(tmp_path: Path) -> None:
+    blood = Modality(name="blood", kind="tabular", columns=("glucose",))
+    fluid = Modality(name="fluid", kind="tabular", columns=("glucose",))
+    same = Visit("1", "011", "M000", 1.0, 0.0, 24.0, tables={"blood": (5.0,), "fluid": (5.0,)})
+    write_manifest(VisitTable((same,)), tmp_path / "same.csv", (blood, fluid))
+    assert read_manifest(tmp_path / "same.csv", (blood, fluid))[0].digest() == VisitTable((same,)).digest()
+    other = replace(same, tables={"blood": (5.0,), "fluid": (3.0,)})
+    with pytest.raises(DataError, match=r"column 'glucose' of modality fluid .* give .* different names"):
+        write_manifest(VisitTable((other,)), tmp_path / "other.csv", (blood, fluid))
+
+
 def test_failed_write_leaves_the_old_manifest_alone(tmp_path: Path) -> None:
     path = manifest(tmp_path, "1,011,M000,1.5,0,24,a.nii.gz,,")
     before = path.read_bytes()
