@@ -11,10 +11,11 @@ modality is worth, what a linear model has to miss, and what a site that was shi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
 from permmoe.config import Configuration
@@ -54,24 +55,49 @@ def attainable_rmse(config: PlantedConfig, combination: Combination, *, linear: 
     return config.outcome_sd * float(np.sqrt(1 - seen * (1 - config.routed if linear else 1)))
 
 
-def planted_visits(config: PlantedConfig, modalities: Sequence[Modality]) -> VisitTable:
-    """The patients, each with all modalities. Raises ConfigurationError where nothing can be planted in a modality."""
+@dataclass(frozen=True)
+class Planted:
+    """The patients as arrays."""
+
+    numbers: dict[str, Float[np.ndarray, "patient number"]]
+    """By modality."""
+    outcome: Float[np.ndarray, " patient"]
+    """Points."""
+    site: Int[np.ndarray, " patient"]
+
+
+def planted(config: PlantedConfig, modalities: Sequence[Modality]) -> Planted:
+    """Draw the patients. Raises ConfigurationError where nothing can be planted in a modality."""
     _require_room(config, modalities)
     generator = np.random.default_rng(config.seed)
     site = np.arange(config.patients) % config.sites
     is_shifted = site == 0
     outcome = np.zeros(config.patients)
-    tables = {}
+    numbers = {}
     for modality in modalities:
-        numbers = generator.standard_normal((config.patients, len(modality.columns)))
+        drawn = generator.standard_normal((config.patients, len(modality.columns)))
         directions = _directions(len(modality.columns) - TYPE_COLUMNS, generator)
         share = config.explained.get(modality.name, 0.0)
-        outcome += np.sqrt(share * (1 - config.routed)) * _linear(numbers, directions)
-        outcome += np.sqrt(share * config.routed) * _routed(numbers, directions)
-        tables[modality.name] = numbers + config.scanner_shift * is_shifted[:, None]
+        outcome += np.sqrt(share * (1 - config.routed)) * _linear(drawn, directions)
+        outcome += np.sqrt(share * config.routed) * _routed(drawn, directions)
+        numbers[modality.name] = drawn + config.scanner_shift * is_shifted[:, None]
     outcome += np.sqrt(1 - sum(config.explained.values())) * generator.standard_normal(config.patients)
-    outcome = config.outcome_sd * outcome + config.outcome_shift * is_shifted
-    return _as_visits(tables, outcome, site)
+    return Planted(numbers, config.outcome_sd * outcome + config.outcome_shift * is_shifted, site)
+
+
+def planted_visits(config: PlantedConfig, modalities: Sequence[Modality]) -> VisitTable:
+    """The patients as visits, each with all modalities. Raises ConfigurationError as `planted`."""
+    drawn = planted(config, modalities)
+    width = len(str(config.patients - 1))
+    return VisitTable(
+        tuple(
+            Visit(
+                f"planted-{row:0{width}d}", f"site-{site:02d}", "visit", 0.0, outcome, 24.0,
+                tables={name: tuple(numbers[row].tolist()) for name, numbers in drawn.numbers.items()},
+            )
+            for row, (site, outcome) in enumerate(zip(drawn.site.tolist(), drawn.outcome.tolist(), strict=True))
+        )
+    )  # fmt: skip
 
 
 def _require_room(config: PlantedConfig, modalities: Sequence[Modality]) -> None:
@@ -105,20 +131,3 @@ def _routed(
     """Along the first direction or the second, by the first sign; forwards or backwards, by the second."""
     along = np.where(numbers[:, 0] > 0, *(numbers[:, TYPE_COLUMNS:] @ direction for direction in directions))
     return np.asarray(np.sign(numbers[:, 1]) * along)
-
-
-def _as_visits(
-    tables: Mapping[str, Float[np.ndarray, "patient number"]],
-    outcome: Float[np.ndarray, " patient"],
-    site: np.ndarray,
-) -> VisitTable:
-    width = len(str(len(outcome) - 1))
-    return VisitTable(
-        tuple(
-            Visit(
-                f"planted-{row:0{width}d}", f"site-{site[row]:02d}", "visit", 0.0, float(outcome[row]), 24.0,
-                tables={name: tuple(numbers[row].tolist()) for name, numbers in tables.items()},
-            )
-            for row in range(len(outcome))
-        )
-    )  # fmt: skip
