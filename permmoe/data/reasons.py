@@ -24,6 +24,8 @@ class Remedy(StrEnum):
     LIST_TRACER = "nothing, or list their tracer under 'tracers' of the modality of a model that is to read it"
     EXPORT_AGAIN = "export the whole series again from the archive, uncompressed, under one patient's identifier"
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
+    CHOOSE_SERIES = "export all frames of the scan, with their times; or exclude others by --series-rules"
+    DATE_SESSIONS = "date them in BIDS' scans.tsv or sessions.tsv (acq_time), or name each visit's session in --scores"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
     CHECK_DATES = "compare the dates with their source"
     ADD_T1 = "add a T1 of the same visit, or of one within 400 days, to the scans, and prepare again"
@@ -86,6 +88,7 @@ class Reason(StrEnum):
     TWO_TRACERS = "two different PET tracers are named", Remedy.NAME_SERIES
     NO_FRAME_TIMES = "PET has several frames and no frame times", Remedy.GIVE_FRAMES
     OTHER_FRAME_TIMES = "frame times are not those of the frames", Remedy.GIVE_FRAMES
+    FRAMES_APART = "PET series of one tracer and day whose times do not make one scan", Remedy.CHOOSE_SERIES
     FUTURE_DATE = "dated in the future", Remedy.CHECK_DATES
     MISSING_SLICES = "slices are missing", Remedy.EXPORT_AGAIN
     TRUNCATED_DICOM = "DICOM file is truncated or damaged", Remedy.EXPORT_AGAIN
@@ -125,5 +128,6 @@ class Reason(StrEnum):
     TWO_PEOPLE = "tables tell of two people under one identifier", Remedy.COMPARE_ROWS
     NO_PTID = "no PTID, which tells the site", Remedy.COMPLETE_ROWS
     UNDATED_VISIT = "clinical visit without a date", Remedy.COMPLETE_ROWS
+    UNDATED_SESSIONS = "several sessions, and nothing tells which is the visit's", Remedy.DATE_SESSIONS
     UNDATED_IMAGE = "image without a date", Remedy.COMPLETE_ROWS
     LOST_FROM_SIGHT = "outcome unknown: lost from sight before the horizon", Remedy.COMPLETE_ROWS

@@ -1,7 +1,9 @@
 """A manifest of prepared images: one row a subject, with scores that a site's own table holds, or empty for them.
 
-A subject's visit is the day that the table of scores names (`visit_date`), or else that of its first T1. Of each
-modality the image nearest to that day counts, within a window; where days are not known, that of the same session.
+A subject's visit is the session that the table of scores names (`session`), else the day that it names (`visit_date`),
+else the first T1's: by day, then by the session's label. Of each modality the image nearest to that day counts, within
+a window; an image whose day is not known counts in its own session alone. Where scores are of a day, and of several
+sessions none has one, nothing tells which is the visit's: the subject is itemised.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from permmoe.data.image_names import PTID
+from permmoe.data.image_names import PTID, bids_label
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
 from permmoe.data.reasons import Reason
 from permmoe.data.table_files import Row, column_key, read_table
@@ -57,28 +59,55 @@ def read_scores(path: Path) -> Scores:
 
 
 def write_visit_table(out: Path, images: Iterable[Derivative], scores: Scores | None, site: str) -> Quarantine:
-    """Write the manifest at `out`; returns subjects that only one of the two tables has."""
+    """Write the manifest at `out`; returns subjects that only one of the two tables has or of no known visit."""
     by_subject: defaultdict[str, list[Derivative]] = defaultdict(list)
     for image in images:
         by_subject[image.scan.subject_id].append(image)
     wanted = sorted(by_subject) if scores is None else [s for s in sorted(by_subject) if s in scores.rows]
     extra = scores.columns if scores else ()
-    rows = [_row(out.parent, subject, by_subject[subject], scores, site, extra) for subject in wanted]
+    anchors = {subject: _anchor(subject, by_subject[subject], scores) for subject in wanted}
+    rows = [
+        _row(out.parent, subject, anchor, by_subject[subject], scores, site, extra)
+        for subject, anchor in anchors.items()
+        if anchor is not None
+    ]
     write_csv_atomically(out, (*HEADER, *extra), rows)
     if scores is None:
         return Quarantine()
+    undated = [Quarantined(s, "", "", Reason.UNDATED_SESSIONS) for s, anchor in anchors.items() if anchor is None]
     without_scores = [Quarantined(s, "", "", Reason.NO_CLINICAL_VISIT) for s in by_subject if s not in scores.rows]
     without_images = [Quarantined(s, "", "", Reason.NO_MODALITY) for s in scores.rows if s not in by_subject]
-    return Quarantine((*without_scores, *without_images))
+    return Quarantine((*undated, *without_scores, *without_images))
+
+
+def _anchor(subject: str, own: Sequence[Derivative], scores: Scores | None) -> Derivative | None:
+    """The image whose session is the visit's; None where nothing tells which it is."""
+    label = bids_label(scores.rows[subject].get("SESSION", "").removeprefix("ses-")) if scores else ""
+    day = scores.days.get(subject) if scores else None
+    named = [d for d in own if label and bids_label(d.scan.session) == label]
+    dated = [d for d in own if d.scan.taken]
+    of_visit = named or (dated if day is not None else own)
+    if not of_visit and len({d.scan.session for d in own}) == 1:
+        of_visit = own
+    return min(
+        of_visit,
+        key=lambda d: (d.scan.modality != "t1", _days(d, day), d.scan.taken or date.max, d.scan.session),
+        default=None,
+    )
 
 
 def _row(
-    folder: Path, subject: str, own: Sequence[Derivative], scores: Scores | None, site: str, extra: Sequence[str]
+    folder: Path,
+    subject: str,
+    anchor: Derivative,
+    own: Sequence[Derivative],
+    scores: Scores | None,
+    site: str,
+    extra: Sequence[str],
 ) -> list[str]:
     said = scores.rows[subject] if scores else {}
     cells = {name: said.get(column_key(name), "") for name in (*HEADER, *extra)}
     visit_day = scores.days.get(subject) if scores else None
-    anchor = min(own, key=lambda d: (d.scan.modality != "t1", _days(d, visit_day), d.scan.taken or date.max))
     day = visit_day or anchor.scan.taken
     of = {name: [d for d in own if d.scan.modality == name] for name in MODALITIES}
     chosen = {name: _nearest(images, day, anchor.scan.session) for name, images in of.items()}

@@ -35,6 +35,8 @@ class Series:
     frames: tuple[tuple[float, float], ...] = ()
     """Start and duration of each frame of a PET scan, seconds."""
     radiopharmaceutical: str = ""
+    scan: str = ""
+    """Series of one scan share its study and frame of reference; those of none have their own."""
     tags: Mapping[str, object] = field(default_factory=dict)
     """Further elements by keyword, or others' values; None leaves one out."""
 
@@ -45,6 +47,8 @@ def write_series(
     """Write a series into a folder, one file a slice and frame, and return the files; `leave_out` are slices."""
     folder.mkdir(parents=True, exist_ok=True)
     uids = {key: generate_uid() for key in ("study", "series", "frame")}
+    if series.scan:
+        uids |= {key: generate_uid(entropy_srcs=[series.scan, key]) for key in ("study", "frame")}
     files: list[Path] = []
     for frame in range(max(1, len(series.frames))):
         for place in range(series.shape[2]):

@@ -1,13 +1,16 @@
 """Scans among DICOM files of any names, in folders of any depth.
 
 Series are chosen by the rules and converted only when they are taken. The subject is the patient's identifier, and the
-session is the day.
+session is the day. Frames of PET that are series of their own are joined (permmoe.preparation.sources.pet_frames).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from permmoe.data.image_file import BrokenVolume
@@ -20,6 +23,7 @@ from permmoe.preparation.sources.conversion import convert
 from permmoe.preparation.sources.dicom_headers import read_headers
 from permmoe.preparation.sources.dicom_series import Series, patients_who_are_two, series_among
 from permmoe.preparation.sources.image_facts import read_facts
+from permmoe.preparation.sources.pet_frames import Parts, alike, frames_of_parts, scans_among
 from permmoe.preparation.sources.series_rules import Kind, SeriesRules
 from permmoe.preparation.sources.sidecars import frames_of
 from permmoe.tracers import modality_of, names_another, tracer_in
@@ -36,7 +40,7 @@ def dicom_scans(
     headers, broken = read_headers(files, workers)
     series = series_among(headers)
     doubtful = patients_who_are_two(series)
-    candidates: list[Candidate] = []
+    chosen: list[_Chosen] = []
     items = [Quarantined(_subject_told(archive(file)), "", str(file), reason) for file, reason in broken.items()]
     for one in series:
         told = archive(one.file)
@@ -55,7 +59,44 @@ def dicom_scans(
         except BrokenVolume as left_out:
             items.append(Quarantined(subject, modality, str(one.file), left_out.reason))
             continue
-        candidates.append(_candidate(one, subject, modality, tracer, kind.rank, told, converted))
+        chosen.append(_Chosen(one, subject, modality, tracer, kind.rank, told.taken if told else None))
+    candidates, apart = _candidates(chosen, converted)
+    return candidates, items + apart
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A series that is taken for something."""
+
+    series: Series
+    subject: str
+    modality: str
+    tracer: str
+    rank: int
+    told_day: date | None
+    """The archive's word for its day."""
+
+    @property
+    def group(self) -> Hashable:
+        """What series that may be one scan have in common."""
+        frame = alike(self.series) or str(self.series.file)
+        return self.subject, self.modality, self.tracer, self.rank, self.told_day, frame
+
+
+def _candidates(chosen: Sequence[_Chosen], converted: Path) -> tuple[list[Candidate], list[Quarantined]]:
+    """A candidate for each scan that the series make, and the series that make none."""
+    groups: dict[Hashable, list[_Chosen]] = defaultdict(list)
+    for one in chosen:
+        groups[one.group].append(one)
+    candidates: list[Candidate] = []
+    items: list[Quarantined] = []
+    for group in groups.values():
+        try:
+            scans = scans_among([one.series for one in group])
+        except BrokenVolume as left_out:
+            items += [Quarantined(c.subject, c.modality, str(c.series.file), left_out.reason) for c in group]
+            continue
+        candidates += [_candidate(parts, group[0], converted) for parts in scans]
     return candidates, items
 
 
@@ -92,18 +133,22 @@ def _tracer(one: Series, kind: Kind, told: Told | None) -> str:
     return tracer
 
 
-def _candidate(
-    one: Series, subject: str, modality: str, tracer: str, rank: int, told: Told | None, converted: Path
-) -> Candidate:
-    taken = (told.taken if told else None) or one.taken
+def _candidate(parts: Parts, like: _Chosen, converted: Path) -> Candidate:
+    first, modality = parts[0], like.modality
+    taken = like.told_day or first.taken
     session = day_label(taken)
 
     def make() -> Scan:
-        made = convert(one.headers, converted)
-        facts = read_facts(made.image, modality)
-        frames = frames_of(made.said, facts.n_frames) if modality in PET else None
-        return Scan(subject, session, modality, (made.image,), taken, tracer, frames)
+        made = [convert(part.headers, converted) for part in parts]
+        counts = [read_facts(one.image, modality).n_frames for one in made]
+        if len(parts) > 1 and set(counts) != {1}:
+            raise BrokenVolume(Reason.OTHER_FRAME_TIMES)
+        frames = None
+        if modality in PET:
+            frames = frames_of(made[0].said, counts[0]) if len(parts) == 1 else frames_of_parts(parts)
+        return Scan(like.subject, session, modality, tuple(one.image for one in made), taken, like.tracer, frames)
 
+    number = first.first.series_number
     return Candidate(
-        subject, session, modality, one.file, make, taken, False, rank, one.voxel_mm3(), one.first.series_number
+        like.subject, session, modality, first.file, make, taken, False, like.rank, first.voxel_mm3(), number
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ TAGS = [
     "EchoTime", "InversionTime", "RepetitionTime", "SeriesNumber", "AcquisitionDate", "SeriesDate", "StudyDate",
     "ContentDate", "NumberOfSlices", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SliceThickness", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "CorrectedImage",
-    "RadiopharmaceuticalInformationSequence", "SharedFunctionalGroupsSequence",
+    "RadiopharmaceuticalInformationSequence", "SharedFunctionalGroupsSequence", "StudyInstanceUID",
+    "FrameOfReferenceUID", "AcquisitionTime", "FrameReferenceTime", "ActualFrameDuration",
 ]  # fmt: skip
 
 DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "SequenceName")
@@ -74,6 +76,15 @@ class Header:
     repetition_time_ms: float | None
     series_number: int
     taken: date | None
+    study: str
+    frame_of_reference: str
+    """What scans of one patient in one position have in common; empty where it is not told."""
+    seconds: float | None
+    """PET: when this frame began, since midnight."""
+    reference_seconds: float | None
+    """PET: the middle of this frame, since the scan's start."""
+    frame_seconds: float | None
+    """PET: how long this frame lasted."""
     n_slices: int | None
     """How many slices a frame of PET has, as the scanner says."""
     position_mm: tuple[float, ...]
@@ -195,6 +206,11 @@ def _header(file: Path, values: Values, syntax: str, stream: BinaryIO) -> Header
         repetition_time_ms=_number(values, "RepetitionTime"),
         series_number=_whole(values, "SeriesNumber") or 0,
         taken=_day(values),
+        study=_text(values, "StudyInstanceUID"),
+        frame_of_reference=_text(values, "FrameOfReferenceUID"),
+        seconds=_seconds_of_day(_text(values, "AcquisitionTime")),
+        reference_seconds=_milliseconds(values, "FrameReferenceTime"),
+        frame_seconds=_milliseconds(values, "ActualFrameDuration"),
         n_slices=_whole(values, "NumberOfSlices") if scanner == "PT" else None,
         position_mm=_numbers(values, "ImagePositionPatient"),
         orientation=_numbers(values, "ImageOrientationPatient"),
@@ -251,6 +267,18 @@ def _day(found: Values) -> date | None:
         except ValueError:
             continue
     return None
+
+
+def _seconds_of_day(text: str) -> float | None:
+    """Of a time as `101112.5`; None for any other text."""
+    match = re.fullmatch(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", text)
+    return None if match is None else 3600.0 * int(match[1]) + 60.0 * int(match[2]) + float(match[3])
+
+
+def _milliseconds(found: Values, key: str) -> float | None:
+    """A time that is written in milliseconds, in seconds."""
+    number = _number(found, key)
+    return None if number is None or not math.isfinite(number) else number / 1000
 
 
 def _text(found: Values, key: str) -> str:

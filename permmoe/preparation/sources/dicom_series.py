@@ -79,6 +79,15 @@ class Series:
             return Reason.TOO_FEW_SLICES
         return self._missing_slices()
 
+    def n_frames(self) -> int:
+        """How many files lie at each place; 0 where files do not tell their places, as those of many slices."""
+        places = Counter(self._places())
+        return max(places.values()) if places and all(h.n_images == 1 for h in self.headers) else 0
+
+    def n_slices(self) -> int:
+        """At how many places its files lie."""
+        return len(set(self._places()))
+
     def tracer(self) -> str:
         """The canonical name of the tracer that its headers name; empty where they name none that is known."""
         return tracer_in(self.first.radiopharmaceutical) or ""

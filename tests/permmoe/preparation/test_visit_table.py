@@ -80,6 +80,44 @@ def test_an_image_of_another_session_whose_day_is_unknown_belongs_to_no_visit(tm
     assert "FLAIR" not in (tmp_path / "manifest.csv").read_text()
 
 
+@pytest.fixture
+def sessions(tmp_path: Path) -> list[Derivative]:
+    """Two sessions that nothing dates, and one that has a day."""
+    undated = [derivative(tmp_path, "a", session, "t1", None) for session in ("2", "1")]
+    return [*undated, derivative(tmp_path, "a", "3", "t1", date(2021, 3, 1))]
+
+
+def visited(folder: Path, images: list[Derivative], row: str = "") -> tuple[list[str], list[Reason]]:
+    """The sessions of the manifest, and why subjects are left out; `row` has scores' session and day."""
+    own = read_scores(scores(folder, f"subject_id,session,visit_date\na,{row}\n")) if row else None
+    lost = write_visit_table(folder / "manifest.csv", images, own, "north")
+    lines = (folder / "manifest.csv").read_text().splitlines()[1:]
+    return [line.split(",")[2] for line in lines], [item.reason for item in lost]
+
+
+def test_a_visit_of_a_day_is_the_dated_session_and_no_undated_one(tmp_path: Path, sessions: list[Derivative]) -> None:
+    assert visited(tmp_path, sessions, ",2021-02-20") == (["3"], [])
+
+
+def test_a_session_that_the_scores_name_is_the_visit_whether_it_has_a_day_or_not(
+    tmp_path: Path, sessions: list[Derivative]
+) -> None:
+    assert visited(tmp_path, sessions, "ses-2,") == (["2"], [])
+    assert visited(tmp_path, sessions, "2,2021-02-20") == (["2"], [])
+
+
+def test_scores_of_a_day_and_several_undated_sessions_are_itemised(tmp_path: Path, sessions: list[Derivative]) -> None:
+    assert visited(tmp_path, sessions[:2], ",2021-02-20") == ([], [Reason.UNDATED_SESSIONS])
+    assert visited(tmp_path, sessions[:1], ",2021-02-20") == (["2"], []), "one session alone is the visit's"
+
+
+def test_without_scores_the_first_dated_session_is_the_visit_and_of_undated_ones_the_first_by_name(
+    tmp_path: Path, sessions: list[Derivative]
+) -> None:
+    assert visited(tmp_path, sessions) == (["3"], [])
+    assert visited(tmp_path, sessions[:2]) == (["1"], [])
+
+
 def test_scores_without_subjects_or_with_one_twice_are_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="subject_id"):
         read_scores(scores(tmp_path, "patient,baseline_cdrsb\na,1\n"))
