@@ -36,9 +36,13 @@ def open_image(path: Path, *, is_whole: bool = True) -> SpatialImage:
     A compressed file is unpacked to its end, unless `is_whole` is False: then only its header counts.
     """
     try:
+        with path.open("rb"):  # nibabel takes a file that may not be read for one of no known kind.
+            pass
         image = _unpacked(path) if is_whole and path.name.lower().endswith(".nii.gz") else nib.load(path)
     except FileNotFoundError:
         raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
+    except PermissionError:
+        raise BrokenVolume(Reason.FILE_NOT_OPENED) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
     except (OSError, ValueError, TypeError, ImageFileError, HeaderDataError, WrapStructError):

@@ -11,6 +11,7 @@ from permmoe.data.reasons import Reason
 from permmoe.errors import DataError
 from permmoe.preparation.scan import Frames, Scan
 from permmoe.preparation.sources import FoundScans, find_scans
+from tests.support.denied import deny
 from tests.support.scan_files import write_image
 
 
@@ -162,3 +163,16 @@ def test_a_folder_without_scans_says_what_was_looked_for(tmp_path: Path) -> None
         find(tmp_path)
     with pytest.raises(DataError, match="no folder"):
         find(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_an_image_that_this_account_may_not_read_is_itemised_and_others_go_on(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz")
+    closed = tmp_path / f"sub-01/anat/sub-01_FLAIR{suffix}"
+    write_image(closed)
+    deny(monkeypatch, closed)
+    found = find(tmp_path)
+    assert [scan.modality for scan in found.scans] == ["t1"]
+    assert reasons(found) == [(closed.name, Reason.FILE_NOT_OPENED)]

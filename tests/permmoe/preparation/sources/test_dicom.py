@@ -23,6 +23,7 @@ from permmoe.preparation.scan import Frames, Scan
 from permmoe.preparation.sources import FoundScans, find_scans
 from permmoe.preparation.sources.dicom_headers import read_headers
 from permmoe.preparation.sources.series_rules import SeriesRules
+from tests.support.denied import deny
 from tests.support.dicom_series import Series, write_multiframe, write_series
 
 T1 = Series()
@@ -292,6 +293,18 @@ def test_what_cannot_be_opened_is_itemised(dicom: Path, monkeypatch: pytest.Monk
         "away.dcm": Reason.FILE_NOT_FOUND,
         "closed": Reason.FILE_NOT_OPENED,
     }
+
+
+def test_a_file_that_this_account_may_not_read_is_itemised_and_other_series_go_on(
+    dicom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(dicom / "good", T1)
+    closed = write_series(dicom / "closed", FLAIR)[4]
+    deny(monkeypatch, closed)
+    found = find(dicom)
+    assert [scan.modality for scan in found.scans] == ["t1"]
+    items = {(Path(item.file).name, item.reason) for item in found.left_out}
+    assert items == {(closed.name, Reason.FILE_NOT_OPENED), ("0001.dcm", Reason.MISSING_SLICES)}
 
 
 def test_headers_do_not_depend_on_how_many_processes_read_them(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
