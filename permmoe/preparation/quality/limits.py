@@ -6,7 +6,8 @@ given heads whose true place is known. A T1 that is registered well lies within 
 Two pairs belong to each: beyond the outer one an image has failed, beyond the inner one a person should look at it.
 
 A FLAIR or PET that no T1 led has limits of its own: its registration is the harder one, and what two registrations do
-not agree on, or what has a close second, is left out, since a T1 of the visit settles it.
+not agree on, or what has a close second, is left out, since a T1 of the visit settles it. Tau in a healthy brain and in
+the scalp are much alike, so that a brain's outline may be found at the head's: there tissues show no contrast.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "brain_contrast", "contrast of brain tissue", "", 2, "low", 0.05,
         (
+            Limits(("tau",), (0.2, inf), (0.12, inf), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
             Limits(MRI, (0.2, inf), (0.06, inf), Reason.NO_BRAIN_SEEN, "look whether it shows a whole brain"),
             Limits(PET, (0.12, inf), (0.04, inf), Reason.NO_BRAIN_SEEN, "look whether it shows a whole brain"),
         ),
@@ -89,7 +91,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "disagreement_mm", "distance from where a second registration puts it", "mm", 1, "high", 0.7,
         (
-            Limits(LED, (0.0, 4.0), (0.0, 7.0), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
+            Limits(LED, (0.0, 3.5), (0.0, 5.0), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
             Limits(("t1",), (0.0, 3.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("flair", "amyloid"), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("tau",), (0.0, 9.0), (0.0, 13.0), Reason.BAD_REGISTRATION, OUTLINE),

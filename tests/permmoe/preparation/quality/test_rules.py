@@ -158,9 +158,15 @@ def test_an_image_without_a_t1_never_passes_in_silence_and_is_left_out_where_its
     judgement = judge_alone(image)
     assert judgement.verdict is LOOK and [f.field for f in judgement.findings] == ["follows_t1"]
     assert "add a T1 of the same visit" in judgement.reasons[0]
-    for unsure in ({"lead": 0.11}, {"disagreement_mm": 7.4}, {"lead": float("nan")}):
+    for unsure in ({"lead": 0.11}, {"disagreement_mm": 5.5}, {"lead": float("nan")}):
         judgement = judge_alone(replace(image, **unsure))
         assert judgement.verdict is FAILED and judgement.reason is Reason.UNSURE_WITHOUT_T1
+
+
+def test_tau_that_shows_no_tissues_is_left_out_where_no_t1_tells_its_place() -> None:
+    of_t1 = replace(measured(head(TAU), mask(), "tau"), brain_contrast=0.09, follows_t1=True, lead=1.0)
+    assert judge_alone(of_t1).verdict is LOOK
+    assert judge_alone(replace(of_t1, follows_t1=False)).reason is Reason.UNSURE_WITHOUT_T1
 
 
 def crowd(n: int = 30) -> list[ImageMetrics]:
