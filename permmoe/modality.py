@@ -65,6 +65,12 @@ class Modality(BaseModel):
     columns: tuple[str, ...] = Field((), description="tabular: numeric columns of the manifest, all present or absent")
     means: tuple[float, ...] = Field((), description="tabular: what the model subtracts from each column; empty: 0")
     deviations: tuple[float, ...] = Field((), description="tabular: what it then divides by; empty: 1")
+    # Absent from `model_dump` where there are none, so that digests and approvals of older studies stay valid.
+    missing_codes: tuple[float, ...] = Field(
+        (), exclude_if=lambda codes: not codes,
+        description="tabular: numbers of a manifest that say that nothing was measured, such as -4; none: every number "
+        "is a measurement. What registries write in its place is known to their loaders",
+    )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +108,8 @@ class Modality(BaseModel):
                 raise ValueError(f"modality {self.name} has {len(self.columns)} columns but {len(values)} {name}")
         if min(self.deviations, default=1.0) <= 0:
             raise ValueError(f"modality {self.name} has a deviation that is not positive")
+        if self.missing_codes and not self.has_columns:
+            raise ValueError(f"modality {self.name} has missing_codes and no columns that they could stand in")
         return self
 
 

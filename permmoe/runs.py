@@ -17,6 +17,7 @@ from torch import Tensor
 
 from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cache import VolumeCache
+from permmoe.data.data_digest import data_digest
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
@@ -104,7 +105,7 @@ def train_run(
         "usual_images": {name: likeness.model_dump(mode="json") for name, likeness in usual.items()},
         "train": config.train.model_dump(mode="json"),
         "split": config.split.model_dump(mode="json"),
-        "data_digest": data.visits.digest(),
+        "data_digest": data_digest(data.visits, settings.modalities, settings.grid, volumes),
         "horizon_months": sorted({v.horizon_months for v in data.visits}),
         "versions": versions(),
         "machine": machine(),

@@ -53,22 +53,29 @@ class VolumeCache:
 
     def entry(self, path: Path, modality: Modality, grid: VolumeGrid) -> Path:
         """The .npy file that holds the preprocessed image, made and checked where need be. Raises BrokenVolume."""
-        key = _key(self._content_digest(path), modality, grid, self.frames)
-        entry, refusal = self.folder / f"{key}.npy", self.folder / f"{key}.broken"
+        entry = self.folder / self.name(path, modality, grid)
         if _is_whole(entry, grid):
             return entry
-        if reason := _known_reason(refusal):
-            raise BrokenVolume(reason)
         try:
             voxels = read_volume(path, modality, grid, self.frames)
         except BrokenVolume as broken:
-            self._put(refusal, broken.reason.encode())
+            self._put(entry.with_suffix(".broken"), broken.reason.encode())
             raise
         buffer = io.BytesIO()
         np.save(buffer, voxels.half().numpy())
         content = buffer.getvalue()
         self._put(entry, content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big"))
         return entry
+
+    def name(self, path: Path, modality: Modality, grid: VolumeGrid) -> str:
+        """The name of an image's entry, made or not: a digest of its bytes and of what they are read with.
+
+        Raises BrokenVolume where the file cannot be opened, and where it was found broken before.
+        """
+        key = _key(self._content_digest(path), modality, grid, self.frames)
+        if reason := _known_reason(self.folder / f"{key}.broken"):
+            raise BrokenVolume(reason)
+        return f"{key}.npy"
 
     def build(
         self,

@@ -10,7 +10,7 @@ Columns, in any order; others are ignored:
 | in their place, those that permmoe.data.outcome_columns names | the same of another score, or under other names |
 | horizon_months | months from the visit to the outcome; the same in every row |
 | one a volume modality, named like it | the image's path, empty = not collected |
-| the columns of each tabular modality | numbers, all empty = not collected |
+| the columns of each tabular modality | numbers, all empty (or a declared missing code) = not collected |
 | age_years, phase, split | optional; split is train, validation or test |
 | a modality's name with `_tracer` | optional; its PET tracer, where the image does not tell it |
 

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 
 from permmoe.config import parse_config, read_config
 from permmoe.runtime.command_line import run
+from permmoe.runtime.devices import training_device
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.simulate import RunOptions, cell_name, run_study
@@ -34,6 +35,10 @@ def simulate(
     shared: Annotated[Path, typer.Option(help="Cohorts and volumes that studies share.")] = Path("runs/shared"),
     only: Annotated[str, typer.Option(help="Run only cells like METHOD/REGIME/SEED; * stands for anything.")] = "*",
     list_cells: Annotated[bool, typer.Option("--list", help="List the cells and run nothing.")] = False,
+    device: Annotated[
+        str,
+        typer.Option(help="Trains models at one place: cpu, cuda, cuda:N or auto; federations use the CPU."),
+    ] = "cpu",
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds instead of the study's own.")] = "",
 ) -> None:
     """Run every missing cell of a study, then write its tables and report.html."""
@@ -63,7 +68,7 @@ def simulate(
         outcome = run_study(
             settings,
             folder,
-            RunOptions(shared, engine, workers, only, command),
+            RunOptions(shared, engine, workers, only, command, device=training_device(device)),
             Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
         )
     for sentence in outcome.findings:

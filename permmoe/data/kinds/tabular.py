@@ -54,8 +54,12 @@ class TabularKind:
         return modality.columns
 
     def read_cells(self, modality: Modality, row: Mapping[str, str], place: RowPlace) -> Reading:
-        """The numbers of all columns; a reason where only some are there or one is no finite number."""
-        values = [parse_number(row[column]) for column in modality.columns]
+        """The numbers of all columns; a reason where only some are there or one is no finite number.
+
+        Empty cells are missing, and the codes that the modality declares; −1 and −4 are numbers else.
+        """
+        numbers = [parse_number(row[column]) for column in modality.columns]
+        values = [None if number in modality.missing_codes else number for number in numbers]
         if all(value is not None and math.isfinite(value) for value in values):
             return Reading(numbers=tuple(cast(list[float], values)))
         return Reading(left_out=Reason.INCOMPLETE_NUMBERS) if any(v is not None for v in values) else Reading()

@@ -43,8 +43,10 @@ VISIT = ("VISITYR", "VISITMO", "VISITDAY")
 IMAGE_DAYS = (("MRIYR", "MRIMO", "MRIDY"),)
 IMAGE_DATES = ("SCANDATE", "SCANDT")
 _NACCID = re.compile(r"NACC\d{6}")
-_PLACEHOLDER = re.compile(r"8+\.8+|9+\.9+|8{3,}|9{3,}")
-"""How tables of images write that nothing was computed."""
+_PLACEHOLDER = re.compile(r"8{2,}\.8{3,}|9{2,}\.9{3,}|8{3,}|9{3,}")
+"""How tables of images write that nothing was computed: 88.8888, 9999.999; 9.9 and 99.9 are numbers."""
+_SIGNED = "CENTILOIDS"
+"""How the names of columns begin whose values may be negative: there −4 is a measurement."""
 
 
 def nacc() -> Registry:
@@ -147,7 +149,8 @@ def _locate(table: TableFile) -> Located | None:
 def _measured(column: str, text: str, number: float | None) -> float | None:
     if column_key(column) in UDS_RANGES:
         return measured(column, number)
-    return None if number == -4 or _PLACEHOLDER.fullmatch(text) else number
+    is_code = number == -4 and not column_key(column).startswith(_SIGNED)
+    return None if is_code or _PLACEHOLDER.fullmatch(text) else number
 
 
 def _score(row: Row, score: str) -> float | None:

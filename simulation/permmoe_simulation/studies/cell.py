@@ -24,11 +24,12 @@ def split_and_partition(visits: VisitTable, cell: Cell) -> tuple[Sites, Sites]:
     return partition(table, cell.modalities, cell.partition, cell.seed)
 
 
-def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
+def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: str = "cpu") -> Path:
     """Run a cell unless `folder` already holds it finished; return `folder`.
 
-    `visits` is the study's whole table. The work is done in a folder of its own, which is renamed when it is complete,
-    so that two processes may run the same cell at once.
+    `visits` is the study's whole table. Models at one place are trained on `device`, which is in the card and not in
+    the cell's digest: it changes last bits and no meaning. The work is done in a folder of its own, which is renamed
+    when it is complete, so that two processes may run the same cell at once.
     """
     if is_finished(folder):
         return folder
@@ -39,7 +40,7 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
     forget_peak_memory()
     sites, _ = split_and_partition(visits, cell)
     site_of = {visit.subject_id: site for site, table in sites.items() for visit in table}
-    outcome: CellOutcome = METHOD_KINDS[cell.method.kind].run(cell, sites, VolumeCache(cache), work)
+    outcome: CellOutcome = METHOD_KINDS[cell.method.kind].run(cell, sites, VolumeCache(cache), work, device)
     write_outcome(work, outcome, site_of)
     card = {
         "cell": cell.model_dump(mode="json"),
@@ -48,5 +49,6 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path) -> Path:
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": versions(),
         "machine": machine(),
+        "device": device,
     }
     return publish(work, folder, card)

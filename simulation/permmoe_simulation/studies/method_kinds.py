@@ -15,7 +15,7 @@ class MethodKind:
     """One kind of method."""
 
     runner: str
-    """`module:function`. The function takes a cell, its sites, the volume cache and a folder; returns a CellOutcome."""
+    """`module:function`. It takes a cell, its sites, the volume cache, a folder and a device; returns a CellOutcome."""
     uses_engine: bool = False
     """Whether an engine carries messages between a server and the sites."""
 

@@ -1,6 +1,7 @@
 """How each kind of method runs a cell (permmoe_simulation.studies.method_kinds names these functions).
 
-A runner trains and tests the cell's method on its sites. Its last argument is a folder for files of its own.
+A runner trains and tests the cell's method on its sites. It is given a folder for files of its own, and the device on
+which a model at one place is trained; a federation's sites train on the CPU.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from permmoe_simulation.studies.study import Cell
 Predictions = Float[np.ndarray, "visit combination"]
 
 
-def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A baseline of permmoe.evaluation.baselines, on all visits in one place."""
     data = _loaded(joined(sites), cell.model, cache)
     test = data.part("test")
     return CellOutcome(test.visits, BASELINES[cell.method.baseline](data.part("train"), test))
 
 
-def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """One model, all visits in one place."""
     data = _loaded(joined(sites), cell.model, cache)
-    model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed)
+    model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed).to(device)
     curve: dict[int, Mapping[str, ErrorSums]] = {}
 
     def keep(report: EpochReport) -> None:
@@ -64,7 +65,7 @@ def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) 
     )
 
 
-def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """Every site by itself: its test visits are evaluated by the model that only its own visits trained."""
     curve: dict[int, dict[str, ErrorSums]] = {}
 
@@ -78,14 +79,14 @@ def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> Cel
     for table in sites.values():
         data = _loaded(table, cell.model, cache)
         train, test = data.part("train"), data.part("test")
-        model = make_model(fit_scaling(train, cell.model), cell.train.seed)
+        model = make_model(fit_scaling(train, cell.model), cell.train.seed).to(device)
         fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
         tested += test.visits
         predictions.append(_from_trained_modalities(model, train, test))
     return CellOutcome(VisitTable(tuple(tested)), np.concatenate(predictions), _learning_rows(curve, "epoch"))
 
 
-def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A model for each modality by itself, all visits in one place; combinations of several have no prediction."""
     everything = _loaded(joined(sites), cell.model, cache)
     test = everything.part("test")
@@ -97,14 +98,14 @@ def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> 
         train, own = data.part("train"), data.part("test")
         if not len(train) or not len(own):
             continue
-        model = make_model(fit_scaling(train, config), cell.train.seed)
+        model = make_model(fit_scaling(train, config), cell.train.seed).to(device)
         fit(model, train, data.part("validation"), cell.train)
         rows = [row_of[visit.subject_id] for visit in own.visits]
         predictions[rows, column] = combination_predictions(model, own)[:, 0]
     return CellOutcome(test.visits, predictions)
 
 
-def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path) -> CellOutcome:
+def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A federation of the sites; a model that is personal to its site is tested on that site's visits."""
     _require_declared_scales(cell.model)
     federation = train_federation(cell, sites, cache.folder, folder / FEDERATION)

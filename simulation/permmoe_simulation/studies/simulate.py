@@ -49,6 +49,8 @@ class RunOptions:
     """The command that repeats the run, for the report."""
     sections: Sequence[ReportSection] = SECTIONS
     """What the report shows, and so which tables are written."""
+    device: str = "cpu"
+    """Where models at one place are trained; federations train on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     wanted = [(name, cell) for name, cell in grid if _is_wanted(name, cell, options.only, out / "cells")]
     if not wanted:
         raise ConfigurationError(f"no cell is called {options.only}; `--list` lists them, as METHOD/REGIME/SEED")
-    finished, failed = _run_cells(wanted, data, out / "cells", options.workers, progress)
+    finished, failed = _run_cells(wanted, data, out / "cells", options, progress)
     if not finished:
         raise PermmoeError(f"no cell of the study finished; the first error, shown in full above: {failed[0]}")
     progress.stage("report", 1)
@@ -158,13 +160,13 @@ def sites_left_out(grid: Grid, data: Mapping[str, StudyData]) -> list[str]:
 
 
 def _run_cells(
-    grid: Grid, data: Mapping[str, StudyData], folder: Path, workers: int, progress: Progress
+    grid: Grid, data: Mapping[str, StudyData], folder: Path, options: RunOptions, progress: Progress
 ) -> tuple[list[FinishedCell], list[str]]:
     """Run the cells in worker processes; return the finished ones in the grid's order, and a line for each failure."""
     progress.stage("cells", len(grid))
     finished: list[FinishedCell] = []
     failed: list[str] = []
-    with worker_pool(workers) as pool:
+    with worker_pool(options.workers) as pool:
         futures: dict[Future[Path], tuple[str, Cell]] = {}
         for name, cell in grid:
             target = cell_folder(folder, cell)
@@ -174,7 +176,7 @@ def _run_cells(
                 progress.step(_label(name, cell))
                 continue
             own = data[cell.regime]
-            futures[pool.submit(run_cell, cell, own.visits, own.cache, target)] = (name, cell)
+            futures[pool.submit(run_cell, cell, own.visits, own.cache, target, options.device)] = (name, cell)
         try:
             for future in as_completed(futures):
                 name, cell = futures[future]

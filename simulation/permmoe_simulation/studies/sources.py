@@ -6,7 +6,6 @@ A cohort is written once for all studies that use it; one that is written raw is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from permmoe.config import ModelConfig
 from permmoe.data.adni import adni_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import CohortConfig, write_cohort
-from permmoe.data.image_file import BrokenVolume
+from permmoe.data.data_digest import data_digest
 from permmoe.data.manifest import read_manifest
 from permmoe.data.outcome_columns import USUAL_COLUMNS
 from permmoe.data.public_tables import table_visits
@@ -39,7 +38,7 @@ class StudyData:
     quarantine: Quarantine
     cache: Path
     digest: str
-    """SHA-256 of the visit table and of every image."""
+    """SHA-256 of the visit table and of every image: what the report shows, and cells are named by."""
 
 
 def prepare_data(
@@ -80,7 +79,7 @@ def prepare_data(
     cache = VolumeCache(folder / "volumes")
     quarantine = quarantine + cache.build(visits, model.modalities, model.grid, workers=workers)
     progress.step("cache")
-    return StudyData(visits, quarantine, cache.folder, data_digest(visits, model, cache))
+    return StudyData(visits, quarantine, cache.folder, data_digest(visits, wanted, model.grid, cache))
 
 
 def _cohort_visits(
@@ -116,17 +115,3 @@ def _prepared(
     progress.stage("preparation of raw scans", cohort.subjects)
     done = prepare_folder(files, out, settings, workers=workers, progress=lambda done, total: progress.step("subject"))
     return out, done.left_out
-
-
-def data_digest(visits: VisitTable, model: ModelConfig, cache: VolumeCache) -> str:
-    """SHA-256 of the visit table and of every image's content, so that cells whose images changed are run again."""
-    digest = hashlib.sha256(visits.digest().encode())
-    for visit in visits:
-        for modality in model.modalities:
-            if modality.name in visit.volumes:
-                try:
-                    entry = cache.entry(visit.volumes[modality.name], modality, model.grid).name
-                except BrokenVolume:
-                    entry = "broken"
-                digest.update(entry.encode())
-    return digest.hexdigest()

@@ -102,7 +102,7 @@ def summary_of(done: FinishedStudy, compared: pd.DataFrame, data: Sequence[Study
         configuration=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
         versions=versions(),
         machine=machine(),
-        digests={"data": _combined(d.visits.digest() for d in data), "study": study.digest()},
+        digests={"data": _combined(d.digest for d in data), "study": study.digest()},
         seeds=study.seeds,
         failed_cells=tuple(facts.failed),
         quarantine=dict(sum((d.quarantine for d in data), Quarantine(())).counts()),

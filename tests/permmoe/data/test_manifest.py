@@ -280,3 +280,20 @@ def test_a_visit_moved_to_another_part_changes_the_digest(part: Literal["train",
 def test_columns_that_nothing_reads_are_named() -> None:
     header = [*required_columns(ADNI_MODALITIES, need_target=True), "phase", "amyloyd", ""]
     assert unread_columns(header, ADNI_MODALITIES) == ("amyloyd",)
+
+
+def test_minus_one_and_minus_four_are_numbers_unless_the_modality_calls_them_codes(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "a,s,M000,1.5,-1,24,a.nii.gz,-1,-4", "b,s,M000,5,-4,24,a.nii.gz,-4,-4")
+    plain = read_manifest(path, T1_AND_FLUID)[0]
+    assert [visit.tables["fluid"] for visit in plain] == [(-1.0, -4.0), (-4.0, -4.0)]
+    coded = (T1_AND_FLUID[0], T1_AND_FLUID[1].model_copy(update={"missing_codes": (-4.0,)}))
+    table, quarantine = read_manifest(path, coded)
+    assert [dict(visit.tables) for visit in table] == [{}, {}]
+    assert reasons(quarantine) == [("a", "fluid", Reason.INCOMPLETE_NUMBERS)]
+    assert [visit.delta_cdrsb for visit in table] == [-1.0, -4.0]
+
+
+def test_missing_codes_are_those_of_columns_and_leave_digests_alone_until_there_are_some() -> None:
+    assert "missing_codes" not in T1_AND_FLUID[1].model_dump()
+    with pytest.raises(ValueError, match="has missing_codes and no columns"):
+        Modality(name="t1", missing_codes=(-4.0,))

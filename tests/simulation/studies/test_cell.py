@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,13 @@ import pandas as pd
 import pytest
 
 from permmoe.config import parse_config
-from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import VisitTable
 from permmoe.errors import PermmoeError
+from permmoe.model import PerMMoE
 from permmoe_simulation.engines.federated_training import train_federation
 from permmoe_simulation.studies.cell import run_cell, split_and_partition
 from permmoe_simulation.studies.cell_files import read_predictions
-from permmoe_simulation.studies.sources import data_digest, prepare_data
+from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
 from tests.support.tiny_study import METHODS, QUIET, settings
 
@@ -76,18 +77,6 @@ def test_a_visit_whose_only_image_is_broken_is_left_out_and_no_other_takes_its_p
     pd.testing.assert_frame_equal(left, whole.drop(victim), rtol=1e-4)
 
 
-def test_a_changed_image_is_other_data(made: tuple[VisitTable, Path], tmp_path: Path) -> None:
-    visits, cache = made
-    one = VisitTable((next(v for v in visits if len(v.volumes) > 1),))
-    [first, second, *_] = sorted(one.visits[0].volumes.values())
-    digests = set()
-    for source in (first, second):
-        (tmp_path / "image.nii.gz").write_bytes(source.read_bytes())
-        table = VisitTable((replace(one.visits[0], volumes={"t1": tmp_path / "image.nii.gz"}),))
-        digests.add(data_digest(table, STUDY.model, VolumeCache(cache)))
-    assert len(digests) == 2
-
-
 def test_a_method_of_fewer_modalities_is_dealt_the_same_sites() -> None:
     table = [{"name": "a", "modalities": ["t1", "tau"]}, {"name": "b", "modalities": ["flair"]}]
     methods = {"t1": {"kind": "local", "label": "T1 alone", "model": {"modalities": [{"name": "t1"}]}}}
@@ -106,6 +95,26 @@ def test_a_federation_whose_every_reply_is_refused_fails_instead_of_giving_untra
 ) -> None:
     with pytest.raises(PermmoeError, match="round 1 had too few usable replies; rejected for: "):
         trained(cell_of("federated", federation={"max_update_norm": 1e-12}), made, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["centralised", "local", "unimodal"])
+def test_models_at_one_place_are_trained_on_the_device_that_was_asked_for(
+    method: str, made: tuple[VisitTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def to(model: PerMMoE, device: str) -> PerMMoE:
+        asked.append(device)
+        return model
+
+    monkeypatch.setattr(PerMMoE, "to", to)
+    visits, cache = made
+    one_epoch = {"kind": method, "label": method, "train": {"epochs": 1}}
+    study = parse_config(settings(methods={method: one_epoch}, comparisons=[], claims=[]), StudyConfig, "study")
+    cell = cells(study, dict.fromkeys(study.regimes, "d"), "inprocess")[0][1]
+    done = run_cell(cell, visits, cache, tmp_path / "cell", device="cuda:7")
+    assert set(asked) == {"cuda:7"}
+    assert json.loads((done / "card.json").read_text())["device"] == "cuda:7"
 
 
 def test_a_finished_cell_is_not_run_again(made: tuple[VisitTable, Path], tmp_path: Path) -> None:

@@ -115,6 +115,22 @@ def test_tables_of_images_are_joined_by_date_and_their_placeholders_are_empty(tm
     ]
 
 
+@pytest.mark.parametrize(("text", "value"), [("-4", -4.0), ("9.9", 9.9), ("99.9", 99.9), ("999.999", None)])
+def test_a_number_of_centiloids_is_missing_only_where_no_brain_can_have_it(
+    tmp_path: Path, text: str, value: float | None
+) -> None:
+    folder = uds(tmp_path / "t", "NACC000001,186,I,3,3,15,2015,1,70,1.5,0.5,29,3")
+    write_lines(
+        folder / "investigator_scan_amyloidpetgaain_nacc71.csv",
+        "NACCID,NACCADC,SCANDATE,TRACER,CENTILOIDS",
+        f"NACC000001,186,2015-07-02,4,{text}",
+    )
+    amyloid = Modality(name="amyloid", kind="tabular", columns=("CENTILOIDS",))
+    found = select_visits(nacc(), folder, None, RULE, [MOCA, amyloid])
+    (visit,) = found.visits
+    assert visit.tables.get("amyloid") == (None if value is None else (value,))
+
+
 def test_a_column_of_unknown_range_is_refused_since_its_codes_would_be_numbers(tmp_path: Path) -> None:
     folder = uds(tmp_path / "t", "NACC000001,186,I,3,3,15,2015,1,70,1.5,0.5,29,3,12", header=HEADER + ",DYSILL")
     with pytest.raises(DataError, match="the range of 'DYSILL' is not known here"):
