@@ -18,6 +18,7 @@ from permmoe.config import ModelConfig, Score, VolumeGrid, parse_config, read_co
 from permmoe.data.adni import select_visits
 from permmoe.data.adni_sources import SCORE_COLUMNS
 from permmoe.data.cohort import CohortConfig, write_cohort
+from permmoe.data.cohort.realism import REALISMS
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.manifest import manifest_header, read_manifest, unread_columns, write_manifest
 from permmoe.data.outcome_columns import OUTCOME_HELP, USUAL_COLUMNS, OutcomeColumns, read_outcome
@@ -53,6 +54,9 @@ def synthesize(
     seed: Annotated[int | None, typer.Option(help="Equal seeds and settings give equal bytes.")] = None,
     grid: Annotated[str | None, typer.Option(help="Voxel grid: 4mm (48×56×48) or 2mm (91×109×91).")] = None,
     layout: Annotated[str | None, typer.Option(help="Clinica's folder layout: bids or caps.")] = None,
+    realism: Annotated[
+        str | None, typer.Option(help=f"How like ADNI: {' or '.join(REALISMS)}; single knobs in --config.")
+    ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Whole heads as scanners write them, some as DICOM, for `data prepare`.")
     ] = False,
@@ -64,7 +68,7 @@ def synthesize(
         raise ConfigurationError(f"no grid {grid!r}; use {' or '.join(GRIDS)}, or name any grid in --config")
     chosen = {
         "subjects": subjects, "sites": sites, "seed": seed, "grid": GRIDS[grid] if grid else None, "layout": layout,
-        "raw": (given.get("raw") or {}) if raw else None,
+        "realism": realism, "raw": (given.get("raw") or {}) if raw else None,
     }  # fmt: skip
     given |= {key: value for key, value in chosen.items() if value is not None}
     cohort = parse_config(given, CohortConfig, "the cohort's settings")

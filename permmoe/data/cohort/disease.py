@@ -10,13 +10,21 @@ Coefficients were set by simulation to the published figures for MCI: baseline C
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
+
+from permmoe.data.cohort.realism import PLAIN, Realism
 
 AMYLOID_MEAN, AMYLOID_SD = 0.450, 0.440
 """Mean and SD of `Latents.amyloid` over MCI subjects as drawn here; tau is built on the standardised load."""
 TAU_MEAN, TAU_SD = 0.34, 0.28
 MEAN_AGE_YEARS, SD_AGE_YEARS = 72.4, 7.7
+LESIONS_ON_DECLINE, LESIONS_ON_SEVERITY = 0.95, 0.10
+"""What a standard deviation of lesions does, at `Realism.lesion_effect` 1."""
+LESION_VARIANCE = 0.42**2 + 0.9**2
+LOAD_RMS = {"t1": 0.50, "amyloid": 0.63, "tau": 0.44}
+"""Root mean square of neurodegeneration, amyloid and tau, so that effects of where they lie have one size."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,28 @@ class Latents:
     """Noise-free slope of CDR-SB at the index visit."""
 
 
+@dataclass(frozen=True)
+class Patterns:
+    """Where a modality's pathology lies: standard deviations towards the back of the brain, 0 as in the average.
+
+    No part of how much there is: a whole-brain average does not tell it.
+    """
+
+    t1: float = 0.0
+    flair: float = 0.0
+    amyloid: float = 0.0
+    tau: float = 0.0
+
+
+EVENLY = Patterns()
+
+
+def draw_patterns(rng: np.random.Generator) -> Patterns:
+    """Four independent patterns."""
+    t1, flair, amyloid, tau = np.clip(rng.standard_normal(4), -2.5, 2.5).tolist()
+    return Patterns(t1, flair, amyloid, tau)
+
+
 def draw_demographics(rng: np.random.Generator) -> Demographics:
     """Distributions of the MCI subjects of ADNI."""
     return Demographics(
@@ -65,12 +95,18 @@ def draw_demographics(rng: np.random.Generator) -> Demographics:
 
 
 def draw_latents(
-    rng: np.random.Generator, person: Demographics, case_mix: float, amyloid_tau_correlation: float
+    rng: np.random.Generator,
+    person: Demographics,
+    case_mix: float,
+    amyloid_tau_correlation: float,
+    realism: Realism = PLAIN,
+    patterns: Patterns = EVENLY,
 ) -> Latents:
     """Draw a hidden state. `case_mix` (SD about 0.25) shifts a whole site towards the sicker.
 
     Tau is r·z(amyloid) + √(1 − r²)·(independent, right-skewed), so that r is its correlation with amyloid whatever
-    shape the two have.
+    shape the two have. What lesions explain less (`Realism.lesion_effect`), and what patterns explain instead, comes
+    from the chance that no image shows, so that the change in CDR-SB spreads as before.
     """
     age = person.age_z
     risk = 1 / (1 + np.exp(-(-0.45 + 1.15 * person.apoe4_alleles + 0.25 * age + 0.8 * case_mix)))
@@ -87,8 +123,9 @@ def draw_latents(
     neurodegeneration = max(0.0, 0.10 + 0.50 * tau + 0.11 * age + 0.6 * hippocampal_loss + rng.normal(0, 0.12))
     vascular = 0.42 * age + rng.normal(0, 0.9)
 
+    lesions_on_severity = LESIONS_ON_SEVERITY * realism.lesion_effect
     severity = (
-        max(0.35, 0.28 + 0.50 * tau + 0.50 * neurodegeneration + 0.10 * vascular + 0.15 * case_mix)
+        max(0.35, 0.28 + 0.50 * tau + 0.50 * neurodegeneration + lesions_on_severity * vascular + 0.15 * case_mix)
         + rng.gamma(0.72) * 1.10
     )
     drive = (
@@ -97,16 +134,30 @@ def draw_latents(
         + 1.90 * tau
         + 0.70 * neurodegeneration
         + 2.00 * hippocampal_loss
-        + 0.95 * vascular
+        + LESIONS_ON_DECLINE * realism.lesion_effect * vascular
         + 0.50 * amyloid * tau
         + 0.22 * (severity - 1.5)
-        + rng.normal(0, 0.80)
+        + rng.normal(0, _chance(realism))
+        + _pull(patterns, realism, neurodegeneration, float(amyloid), tau)
     )
     decline = min(0.456 * float(np.logaddexp(0, 1.3 * drive)) - 0.06, 3.2)
     return Latents(
         float(amyloid), float(tau), float(neurodegeneration), float(hippocampal_loss), float(vascular),
         float(severity), decline,
     )  # fmt: skip
+
+
+def _chance(realism: Realism) -> float:
+    """SD of what drives decline and shows in no image."""
+    released = LESIONS_ON_DECLINE**2 * (1 - realism.lesion_effect**2) * LESION_VARIANCE
+    return sqrt(0.64 + released - 4 * realism.pattern_effect**2)
+
+
+def _pull(patterns: Patterns, realism: Realism, neurodegeneration: float, amyloid: float, tau: float) -> float:
+    """What the places of the pathologies do to decline: each as much as there is of it."""
+    loads = {"t1": neurodegeneration, "amyloid": amyloid, "tau": tau}
+    of_loads: float = sum(getattr(patterns, name) * max(load, 0.0) / LOAD_RMS[name] for name, load in loads.items())
+    return float(realism.pattern_effect * (patterns.flair + of_loads))
 
 
 def cdrsb_at(latents: Latents, months: int) -> float:

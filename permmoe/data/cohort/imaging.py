@@ -17,7 +17,10 @@ from scipy.special import expit
 
 from permmoe.data.cohort.anatomy import CHANNELS, Anatomy
 from permmoe.data.cohort.fields import draw_coefficients, separable
+from permmoe.data.cohort.misregistration import displacement_mm
+from permmoe.data.cohort.places import backwards, by_place
 from permmoe.data.cohort.randomness import Purpose, stream
+from permmoe.data.cohort.realism import PLAIN, Realism
 from permmoe.data.cohort.scanners import DISTORTION_SPACING_MM, SHADING_SPACING_MM, Scanner
 from permmoe.data.cohort.settings import ImageModality
 from permmoe.data.cohort.subjects import Subject
@@ -28,6 +31,9 @@ Voxels = Float32[np.ndarray, " voxels"]
 _FWHM_TO_SIGMA = 1 / 2.3548
 _LESION_SPACING_MM = 11.0
 _THICKNESS_SPACING_MM = 20.0
+_FINE_WARP_SPACING_MM = 20.0
+_LESION_PATTERN = 0.14
+"""How much further lesions reach where their pattern puts them, per standard deviation of the pattern and of place."""
 _PET_GRAIN_SIGMA_MM = 3.2
 """Correlation length of noise in a reconstructed PET image."""
 
@@ -46,10 +52,23 @@ class Tissue:
 
 
 def render(
-    subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, modalities: Iterable[ImageModality]
+    subject: Subject,
+    scanner: Scanner,
+    anatomy: Anatomy,
+    seed: int,
+    modalities: Iterable[ImageModality],
+    realism: Realism = PLAIN,
 ) -> dict[ImageModality, Volume]:
     """The subject's images on the anatomy's grid: MRI in scanner units, PET as SUVR (cerebellar grey matter is 1)."""
-    return paint(warped_tissue(subject, scanner, anatomy, seed), subject, scanner, anatomy, seed, modalities)
+    if not realism.misregistration_mm:
+        tissue = warped_tissue(subject, scanner, anatomy, seed, realism)
+        return paint(tissue, subject, scanner, anatomy, seed, modalities, realism)
+    images: dict[ImageModality, Volume] = {}
+    for name in modalities:
+        moved = displacement_mm(anatomy.points_mm, seed, subject.index, name, realism.misregistration_mm)
+        tissue = warped_tissue(subject, scanner, anatomy, seed, realism, moved)
+        images |= paint(tissue, subject, scanner, anatomy, seed, (name,), realism)
+    return images
 
 
 def paint(
@@ -59,24 +78,36 @@ def paint(
     anatomy: Anatomy,
     seed: int,
     modalities: Iterable[ImageModality],
+    realism: Realism = PLAIN,
 ) -> dict[ImageModality, Volume]:
     """What `render` does, for tissue that was warped before."""
     painters = {"t1": _t1, "flair": _flair, "amyloid": _amyloid, "tau": _tau}
-    return {name: painters[name](head, subject, scanner, anatomy, seed) for name in modalities}
+    return {name: painters[name](head, subject, scanner, anatomy, seed, realism) for name in modalities}
 
 
-def warped_tissue(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Tissue:
-    """The subject's tissue on the anatomy's grid, as the scanner distorts it."""
+def warped_tissue(
+    subject: Subject,
+    scanner: Scanner,
+    anatomy: Anatomy,
+    seed: int,
+    realism: Realism = PLAIN,
+    moved_mm: Float32[np.ndarray, "voxels 3"] | None = None,
+) -> Tissue:
+    """The subject's tissue on the anatomy's grid, as the scanner distorts it. `moved_mm` says how far from each voxel
+    the tissue that it shows lies in the template, beside what is the person's own shape."""
     rng = stream(seed, Purpose.ANATOMY, subject.index)
     latents, age = subject.latents, subject.person.age_z
-    warp = [draw_coefficients(rng, DISTORTION_SPACING_MM) + distortion for distortion in scanner.distortion]
+    strength = np.float32(realism.warp_mm)
+    warp = [strength * draw_coefficients(rng, DISTORTION_SPACING_MM) + distortion for distortion in scanner.distortion]
     warp_mm = np.stack([_on_voxels(field, DISTORTION_SPACING_MM, anatomy) for field in warp], axis=1)
+    if realism.fine_warp_mm:
+        warp_mm += np.float32(realism.fine_warp_mm) * _fine_warp(seed, subject, anatomy)
     unevenness = _on_voxels(draw_coefficients(rng, _THICKNESS_SPACING_MM), _THICKNESS_SPACING_MM, anatomy)
     widening_mm = 2.6 * latents.neurodegeneration + 0.6 * age + rng.normal(0, 1.1) - 0.4
     shrinkage_mm = 1.6 * latents.neurodegeneration + 2.6 * latents.hippocampal_loss + rng.normal(0, 0.3) - 0.3
     size = rng.normal(1.0, 0.02) * (1.010 if subject.person.sex == "Male" else 0.990)
     source_mm = (
-        anatomy.points_mm / np.float32(size)
+        (anatomy.points_mm if moved_mm is None else anatomy.points_mm + moved_mm) / np.float32(size)
         + warp_mm
         + np.float32(widening_mm) * anatomy.ventricle_pull
         - np.float32(shrinkage_mm) * anatomy.mesial_pull
@@ -84,7 +115,9 @@ def warped_tissue(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: in
     channels = dict(zip(CHANNELS, _sample(anatomy, source_mm).T, strict=True))
     grey = channels["grey"]
     thinning = np.clip(
-        _cortical_loss(latents.neurodegeneration, channels)
+        _cortical_loss(
+            latents.neurodegeneration, channels, by_place(channels["atrophy"], subject.patterns.t1, anatomy.points_mm)
+        )
         + np.float32(0.28 * latents.hippocampal_loss) * channels["hippocampus"]
         + (np.float32(0.04 + 0.04 * age) + np.float32(0.03) * unevenness) * grey,
         0,
@@ -94,10 +127,17 @@ def warped_tissue(subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: in
     return Tissue(channels, thinning, grey, white, np.clip(1 - grey - white, 0, 1))
 
 
-def _cortical_loss(neurodegeneration: float, channels: dict[str, Voxels]) -> Voxels:
+def _cortical_loss(neurodegeneration: float, channels: dict[str, Voxels], where: Voxels | None = None) -> Voxels:
     """Share of a voxel that turns from grey matter to fluid: mostly where Alzheimer's disease takes it."""
-    vulnerability = np.float32(0.40) * channels["atrophy"] + np.float32(0.10) * channels["grey"]
+    atrophy = channels["atrophy"] if where is None else channels["atrophy"] * where
+    vulnerability = np.float32(0.40) * atrophy + np.float32(0.10) * channels["grey"]
     return np.float32(neurodegeneration) * vulnerability
+
+
+def _fine_warp(seed: int, subject: Subject, anatomy: Anatomy) -> Float32[np.ndarray, "voxels 3"]:
+    """Individual shape about the size of a gyrus, SD 1 along each axis."""
+    rng, spacing = stream(seed, Purpose.FINE_WARP, subject.index), _FINE_WARP_SPACING_MM
+    return np.stack([_on_voxels(draw_coefficients(rng, spacing), spacing, anatomy) for _ in range(3)], axis=1)
 
 
 def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Float32[np.ndarray, "voxels channels"]:
@@ -120,7 +160,7 @@ def _sample(anatomy: Anatomy, source_mm: Float32[np.ndarray, "voxels 3"]) -> Flo
     return np.asarray(matrix @ anatomy.channels)
 
 
-def _t1(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _t1(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, realism: Realism) -> Volume:
     rng = stream(seed, Purpose.T1, subject.index)
     loss = (
         head.thinning
@@ -128,18 +168,29 @@ def _t1(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed
         + _cortical_loss(scanner.apparent_atrophy, head.channels)
     )
     signal = head.channels["t1"] - np.float32(0.65) * np.minimum(loss, 1)
+    if realism.lesions_on_t1:
+        signal -= np.float32(realism.lesions_on_t1) * _lesions(head, subject, subject.latents.vascular, anatomy, seed)
     return _mri(signal, scanner.mri_contrast, scanner.t1_shading, scanner, anatomy, rng)
 
 
-def _flair(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
-    """Lesions grow from the ventricles outwards through a patchy threshold, so that volume follows the latent."""
-    rng = stream(seed, Purpose.FLAIR, subject.index)
-    channels, vascular = head.channels, subject.latents.vascular + scanner.apparent_lesions
+def _lesions(head: Tissue, subject: Subject, vascular: float, anatomy: Anatomy, seed: int) -> Voxels:
+    """Share of each voxel that is lesion: from the ventricles outwards through a patchy threshold, so that volume
+    follows the load."""
     patch_rng = stream(seed, Purpose.LESIONS, subject.index)
     patches = _on_voxels(draw_coefficients(patch_rng, _LESION_SPACING_MM), _LESION_SPACING_MM, anatomy)
-    reach = channels["periventricular"] * np.float32(0.95 + 0.25 * vascular) + np.float32(0.14) * patches
+    periventricular = head.channels["periventricular"]
+    reach = periventricular * np.float32(0.95 + 0.25 * vascular) + np.float32(0.14) * patches
     reach += np.float32(0.06 * vascular)
-    lesions = head.white * expit(np.float32(9) * (reach - np.float32(0.70)))
+    if subject.patterns.flair:
+        back = backwards(periventricular, anatomy.points_mm)
+        reach += np.float32(_LESION_PATTERN * subject.patterns.flair) * back * periventricular
+    return np.asarray(head.white * expit(np.float32(9) * (reach - np.float32(0.70))))
+
+
+def _flair(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, realism: Realism) -> Volume:
+    rng = stream(seed, Purpose.FLAIR, subject.index)
+    channels, vascular = head.channels, subject.latents.vascular + scanner.apparent_lesions
+    lesions = _lesions(head, subject, vascular, anatomy, seed)
     signal = (
         np.float32(0.72) * head.grey
         + np.float32(0.52) * head.white
@@ -151,12 +202,14 @@ def _flair(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, s
     return _mri(signal, 2 - scanner.mri_contrast, scanner.flair_shading, scanner, anatomy, rng)
 
 
-def _amyloid(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _amyloid(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, realism: Realism) -> Volume:
     rng = stream(seed, Purpose.AMYLOID, subject.index)
     tracer, load = scanner.amyloid_tracer(subject.phase.name), subject.latents.amyloid + scanner.apparent_amyloid
     gain = scanner.amyloid_sensitivity * (1 + scanner.tracer_shift * (tracer.gain - 1))
     white_uptake = 1.55 + scanner.tracer_shift * (tracer.white_matter - 1.55)
     channels, asymmetry = head.channels, _asymmetry(anatomy, rng)
+    if (where := by_place(channels["amyloid"], subject.patterns.amyloid, anatomy.points_mm)) is not None:
+        asymmetry = asymmetry * where
     diffuse = np.clip(head.grey - channels["cerebellum"], 0, None)
     uptake = (
         np.float32(0.98) * head.grey
@@ -168,7 +221,7 @@ def _amyloid(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy,
     return _pet(uptake, scanner.amyloid_calibration, head, scanner, anatomy, rng)
 
 
-def _tau(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int) -> Volume:
+def _tau(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, realism: Realism) -> Volume:
     """Braak stages light up one after another; striatum and choroid plexus bind the tracer without tau."""
     rng = stream(seed, Purpose.TAU, subject.index)
     tau, channels = subject.latents.tau + scanner.apparent_tau, head.channels
@@ -178,6 +231,8 @@ def _tau(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, see
         + np.float32(1.5 * max(tau, 0.0) * middle) * channels["braak_iii_iv"]
         + np.float32(1.3 * max(tau, 0.0) * late) * channels["braak_v_vi"]
     )
+    if (where := by_place(channels["braak_iii_iv"], subject.patterns.tau, anatomy.points_mm)) is not None:
+        spread = spread * where
     off_target = np.float32(0.35 * rng.lognormal(0, 0.2)) * channels["striatum"]
     off_target += np.float32(0.5 * rng.lognormal(0, 0.4)) * channels["choroid_plexus"]
     uptake = head.grey + np.float32(scanner.tau_sensitivity) * spread * _asymmetry(anatomy, rng) + off_target

@@ -19,12 +19,16 @@ class Purpose(IntEnum):
     MISSING = 5
     ANATOMY = 6
     LESIONS = 7
+    PATTERNS = 8
+    MISREGISTRATION = 9
     T1 = 10
     FLAIR = 11
     AMYLOID = 12
     TAU = 13
+    FINE_WARP = 14
     RELEASE_SCORES = 20
     RELEASE_SCANS = 21
+    CLINICAL_SCORES = 22
     RAW_HEAD = 30
     RAW_T1 = 31
     RAW_FLAIR = 32

@@ -18,8 +18,10 @@ from scipy.special import expit
 from permmoe.data.cohort.disease import Latents, cdrsb_at
 from permmoe.data.cohort.randomness import Purpose, stream
 from permmoe.data.cohort.scanners import Scanner, site_scanner
+from permmoe.data.cohort.scores import ClinicalScores
 from permmoe.data.cohort.settings import CohortConfig
 from permmoe.data.cohort.subjects import ClinicalVisit, Subject
+from permmoe.data.cohort.tables import eleven_items
 
 RELEASED = "23Dec2025"
 """The day in the tables' names."""
@@ -80,14 +82,25 @@ def _of_visits(subject: Subject, seed: int) -> Iterator[tuple[str, Row]]:
         dated = {**_identity(subject, visit), "VISDATE": visit.day.isoformat()}
         adas = float(np.clip(round(8 + 5.0 * points + 4.0 * noise[0], 2), 0, 85))
         faq = int(np.clip(round(2.6 * points - 0.5 + 2.5 * noise[1]), 0, 30))
-        eleven = round(adas * 0.65, 2)
-        yield "ADAS", {**dated, "TOTSCORE": eleven, "TOTAL13": missing if lost[0] else adas}
-        yield "FAQ", {**dated, "FAQTOTAL": missing if lost[1] else faq}
-        yield "MMSE", {**dated, "MMSCORE": missing if lost[2] else visit.mmse}
+        if visit.scores is not None:
+            yield from _own_scores(visit.scores, dated, missing)
+        else:
+            yield "ADAS", {**dated, "TOTSCORE": eleven_items(adas), "TOTAL13": missing if lost[0] else adas}
+            yield "FAQ", {**dated, "FAQTOTAL": missing if lost[1] else faq}
+            yield "MMSE", {**dated, "MMSCORE": missing if lost[2] else visit.mmse}
         code = {"CN": 1, "MCI": 2, "Dementia": 3}.get(visit.diagnosis, missing)
         examined = {**_identity(subject, visit), "EXAMDATE": visit.day.isoformat()}
         yield "DXSUM", {**examined, "DIAGNOSIS": code}
         yield "REGISTRY", {**examined, "RGCONDCT": 1}
+
+
+def _own_scores(scores: ClinicalScores, dated: Row, missing: int) -> Iterator[tuple[str, Row]]:
+    """The same numbers as in ADNIMERGE."""
+    adas, faq, mmse = scores.adas13, scores.faq, scores.mmse
+    eleven = missing if adas is None else eleven_items(adas)
+    yield "ADAS", {**dated, "TOTSCORE": eleven, "TOTAL13": missing if adas is None else adas}
+    yield "FAQ", {**dated, "FAQTOTAL": missing if faq is None else faq}
+    yield "MMSE", {**dated, "MMSCORE": missing if mmse is None else mmse}
 
 
 def _of_scans(subject: Subject, config: CohortConfig) -> Iterator[tuple[str, Row]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from permmoe.config import Configuration, VolumeGrid
+from permmoe.data.cohort.realism import PLAIN, REALISMS, Realism
+from permmoe.errors import nearest
 
 ImageModality = Literal["t1", "flair", "amyloid", "tau"]
 MODALITIES: tuple[ImageModality, ...] = ("t1", "flair", "amyloid", "tau")
@@ -108,6 +110,27 @@ class CohortConfig(Configuration):
         None, exclude_if=lambda raw: raw is None,
         description="write whole heads as scanners would, before any preparation; none: brains in template space",
     )  # fmt: skip
+
+    # Absent from `model_dump` at its default, so that digests of cohorts written before stay what they were.
+    realism: Realism = Field(
+        PLAIN, exclude_if=lambda realism: realism == PLAIN,
+        description="how like ADNI: `adni-like`, or single knobs; `plain`: none of them",
+    )  # fmt: skip
+
+    @field_validator("realism", mode="before")
+    @classmethod
+    def _realism_by_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in REALISMS:
+                raise ValueError(f"unknown realism {value!r}; {nearest(value, REALISMS)}")
+            return REALISMS[value]
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_account_of_phases(self) -> CohortConfig:
+        if self.realism.availability == "adni" and self.phases != PhaseShares():
+            raise ValueError("phases: realism.availability = adni says how large each phase is; give one of both")
+        return self
 
     @model_validator(mode="after")
     def _is_raw_in_bids_only(self) -> CohortConfig:

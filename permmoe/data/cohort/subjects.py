@@ -10,14 +10,19 @@ import numpy as np
 from jaxtyping import Float
 
 from permmoe.data.cohort.disease import (
+    EVENLY,
     Demographics,
     Latents,
+    Patterns,
     cdrsb_at,
     draw_demographics,
     draw_latents,
+    draw_patterns,
     rate_cdrsb,
 )
 from permmoe.data.cohort.randomness import Purpose, stream
+from permmoe.data.cohort.realism import ADNI_AVAILABILITY
+from permmoe.data.cohort.scores import ClinicalScores, draw_scores
 from permmoe.data.cohort.settings import (
     LARGEST_COHORT,
     MODALITIES,
@@ -30,6 +35,8 @@ from permmoe.data.cohort.settings import (
 DAYS_PER_MONTH = 30.4375
 PLANNED_MONTHS = (0, 6, 12, 24, 36, 48, 60, 72, 84)
 """Visits counted from the index visit."""
+ENROLLED_WELL_MONTHS = 12
+"""How long before the index visit those were enrolled who were still well then."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,11 @@ class ClinicalVisit:
     """CN, MCI or Dementia; empty where nobody wrote one down."""
     cdrsb: float
     """Points; −4 or −1, ADNI's codes for missing, where the form is not there."""
-    mmse: int
+    mmse: int | None
     hippocampus_mm3: int
     ventricles_mm3: int
+    scores: ClinicalScores | None = None
+    """Scores with causes of their own, `mmse` among them; None where the cohort has none."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Subject:
     observed: tuple[ImageModality, ...]
     """Modalities that the index visit has, in order; never empty."""
     visits: tuple[ClinicalVisit, ...]
+    patterns: Patterns = EVENLY
 
     @property
     def index_visit(self) -> ClinicalVisit:
@@ -104,14 +114,17 @@ def draw_subjects(config: CohortConfig) -> tuple[Subject, ...]:
 
 def draw_subject(config: CohortConfig, index: int) -> Subject:
     """Subject `index` of the cohort."""
-    phase_index, rid = _enrolment(config.seed, config.phases)[index]
+    phase_index, rid = _enrolment(config.seed, _phase_shares(config))[index]
     phase = PHASES[phase_index]
     rng = stream(config.seed, Purpose.SUBJECT, index)
     site = _pick_site(rng, config.site_table)
     person = draw_demographics(rng)
-    latents = draw_latents(rng, person, case_mix(config.seed, site.code), config.amyloid_tau_correlation)
-    index_month = 12 if rng.random() < 0.08 else 0
+    patterns = draw_patterns(stream(config.seed, Purpose.PATTERNS, index)) if config.realism.pattern_effect else EVENLY
+    mix = case_mix(config.seed, site.code)
+    latents = draw_latents(rng, person, mix, config.amyloid_tau_correlation, config.realism, patterns)
+    index_month = ENROLLED_WELL_MONTHS if rng.random() < 0.08 else 0
     enrolled = phase.first_enrolment + timedelta(days=int(rng.integers(0, 900)))
+    visits = _visits(config, index, phase, latents, index_month, enrolled)
     return Subject(
         index=index,
         rid=rid,
@@ -122,8 +135,28 @@ def draw_subject(config: CohortConfig, index: int) -> Subject:
         latents=latents,
         index_month=index_month,
         observed=MODALITIES if config.all_modalities else _observed(config, index, phase, site, person, latents),
-        visits=_visits(config, index, phase, latents, index_month, enrolled),
+        visits=_with_scores(config, index, person, latents, visits, index_month),
+        patterns=patterns,
     )
+
+
+def _phase_shares(config: CohortConfig) -> PhaseShares:
+    """How many subjects each phase has against the others."""
+    if config.realism.availability == "assumed":
+        return config.phases
+    total = sum(phase.subjects for phase in ADNI_AVAILABILITY.values())
+    return PhaseShares(**{name.lower(): phase.subjects / total for name, phase in ADNI_AVAILABILITY.items()})
+
+
+def _scanned(config: CohortConfig, phase: Phase) -> tuple[float, float, float, float]:
+    """Share of a phase's subjects for whom each modality was part of the protocol, before chance takes some away."""
+    if config.realism.availability == "assumed":
+        return phase.scanned
+    published, missing = ADNI_AVAILABILITY[phase.name], config.missing
+    t1, flair, amyloid, tau = (
+        min(getattr(published, name) / max(1 - getattr(missing, name), 1e-9), 1.0) for name in MODALITIES
+    )
+    return t1, flair, amyloid, tau
 
 
 @lru_cache(maxsize=256)
@@ -156,12 +189,13 @@ def _observed(
     missing = config.missing
     is_frail, is_old = latents.severity_points > 2.5, person.age_years > 80
     by_severity = (0.0, 0.02 * is_frail, 0.05 * is_frail + 0.04 * is_old, 0.08 * is_frail + 0.08 * is_old)
+    scanned = _scanned(config, phase)
     present: list[ImageModality] = []
     for j, name in enumerate(MODALITIES):
         by_protocol, by_condition, by_chance = rng.random(3)
         if (
             name in site.modalities
-            and (not missing.by_phase or by_protocol < phase.scanned[j])
+            and (not missing.by_phase or by_protocol < scanned[j])
             and by_condition >= missing.by_severity * by_severity[j]
             and by_chance >= getattr(missing, name)
         ):
@@ -186,10 +220,11 @@ def _visits(
 
     index_day = enrolled + timedelta(days=round(index_month * DAYS_PER_MONTH))
     index_rating = max(0.5, rate_cdrsb(latents.severity_points, float(ratings[0]), 0.22))
-    first = ClinicalVisit(index_month, index_day, "MCI", index_rating, *_measures(latents, 0, noise, 0))
+    measures = _measures(latents, 0, noise, 0)
+    first = ClinicalVisit(index_month, index_day, "MCI", index_rating, *measures)
     visits = [first]
     if index_month:
-        well = replace(first, month=0, day=enrolled, diagnosis="CN", cdrsb=0.0, mmse=min(first.mmse + 1, 30))
+        well = replace(first, month=0, day=enrolled, diagnosis="CN", cdrsb=0.0, mmse=min(measures[0] + 1, 30))
         visits.insert(0, well)
     for j, months in enumerate(PLANNED_MONTHS):
         if j == 0 or months > last_month or skipped[j] < (0.04 if months % 12 == 0 else 0.25):
@@ -210,6 +245,26 @@ def _visits(
             )
         )
     return tuple(visits)
+
+
+def _with_scores(
+    config: CohortConfig,
+    index: int,
+    person: Demographics,
+    latents: Latents,
+    visits: tuple[ClinicalVisit, ...],
+    index_month: int,
+) -> tuple[ClinicalVisit, ...]:
+    """The visits with scores that have causes of their own, where the cohort has them."""
+    noise = config.realism.scores
+    if noise is None:
+        return visits
+    # For all planned visits, so that a shorter follow-up only cuts the list.
+    months = (-ENROLLED_WELL_MONTHS, *PLANNED_MONTHS)
+    drawn = draw_scores(stream(config.seed, Purpose.CLINICAL_SCORES, index), person, latents, months, noise)
+    by_month = dict(zip(months, drawn, strict=True))
+    scored = [(visit, by_month[visit.month - index_month]) for visit in visits]
+    return tuple(replace(visit, scores=scores, mmse=scores.mmse) for visit, scores in scored)
 
 
 def _measures(latents: Latents, months: int, noise: list[Float[np.ndarray, " visits"]], j: int) -> tuple[int, int, int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 import pandas as pd
 
+from permmoe.data.cohort.disease import EVENLY
 from permmoe.data.cohort.scanners import site_scanner
 from permmoe.data.cohort.settings import CohortConfig
 from permmoe.data.cohort.subjects import ClinicalVisit, Subject, case_mix
@@ -95,7 +96,7 @@ def sessions_table(subject: Subject) -> pd.DataFrame:
                 "current_study": subject.phase.name,
                 "diagnosis": {"Dementia": "AD", "": "n/a"}.get(visit.diagnosis, visit.diagnosis),
                 "cdr_sb": visit.cdrsb if visit.cdrsb >= 0 else "n/a",
-                "MMSE": visit.mmse,
+                "MMSE": "n/a" if visit.mmse is None else visit.mmse,
             }
             for visit in subject.visits
         ]
@@ -112,6 +113,7 @@ def latents_table(subjects: Iterable[Subject]) -> pd.DataFrame:
             "index_session": session_label(subject.index_visit),
             "observed": "+".join(subject.observed),
             **asdict(subject.latents),
+            **({} if subject.patterns is EVENLY else _named(asdict(subject.patterns), "{}_to_the_back")),
         }
         for subject in subjects
     ]
@@ -181,12 +183,14 @@ def _adnimerge_rows(subject: Subject, config: CohortConfig) -> Iterator[dict[str
             tracer.column: uptake if is_index else None,
             "CDRSB": visit.cdrsb,
             "MMSE": visit.mmse,
+            **_scores(visit),
             "Ventricles": visit.ventricles_mm3,
             "Hippocampus": visit.hippocampus_mm3,
             "DX": visit.diagnosis,
             "EXAMDATE_bl": first.day.isoformat(),
             "CDRSB_bl": first.cdrsb,
             "MMSE_bl": first.mmse,
+            **_named(_scores(first), "{}_bl"),
             "Ventricles_bl": first.ventricles_mm3,
             "Hippocampus_bl": first.hippocampus_mm3,
             f"{tracer.column}_bl": None if subject.index_month else uptake,
@@ -196,6 +200,26 @@ def _adnimerge_rows(subject: Subject, config: CohortConfig) -> Iterator[dict[str
             "M": visit.month,
             "update_stamp": UPDATE_STAMP,
         }
+
+
+def _scores(visit: ClinicalVisit) -> dict[str, object]:
+    """The scores that have causes of their own, beside MMSE, as far as the cohort has them."""
+    if visit.scores is None:
+        return {}
+    of_eleven = None if visit.scores.adas13 is None else eleven_items(visit.scores.adas13)
+    return {
+        "ADAS11": of_eleven, "ADAS13": visit.scores.adas13, "FAQ": visit.scores.faq,
+        "RAVLT_immediate": visit.scores.ravlt,
+    }  # fmt: skip
+
+
+def eleven_items(adas13: float) -> float:
+    """ADAS-Cog of 11 items, about two thirds of that of 13: delayed recall and cancellation are not in it."""
+    return round(adas13 * 0.65, 2)
+
+
+def _named(values: Mapping[str, object], pattern: str) -> dict[str, object]:
+    return {pattern.format(name): value for name, value in values.items()}
 
 
 def _enrolment_diagnosis(subject: Subject) -> str:

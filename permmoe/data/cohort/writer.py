@@ -166,7 +166,7 @@ def _template_files(
     # One thread: the order of a sum must not depend on how many cores there are.
     with threadpool_limits(1):
         anatomy = load_anatomy(config.grid)
-        volumes = render(subject, scanner, anatomy, config.seed, subject.observed)
+        volumes = render(subject, scanner, anatomy, config.seed, subject.observed, config.realism)
     for modality, volume in volumes.items():
         yield volume_path(folder, subject, modality, config), _nifti(volume, anatomy.affine)
 

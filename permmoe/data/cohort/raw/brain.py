@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from permmoe.config import VolumeGrid
 from permmoe.data.cohort.anatomy import Anatomy, load_anatomy
 from permmoe.data.cohort.imaging import paint, render, warped_tissue
+from permmoe.data.cohort.realism import PLAIN, Realism
 from permmoe.data.cohort.scanners import Scanner
 from permmoe.data.cohort.settings import ImageModality
 from permmoe.data.cohort.subjects import Subject
@@ -38,15 +39,21 @@ class Brain:
 
 
 def draw_brain(
-    subject: Subject, scanner: Scanner, grid: VolumeGrid, seed: int, modalities: tuple[ImageModality, ...]
+    subject: Subject,
+    scanner: Scanner,
+    grid: VolumeGrid,
+    seed: int,
+    modalities: tuple[ImageModality, ...],
+    realism: Realism = PLAIN,
 ) -> Brain:
-    """The brain that the ordinary image on `grid` shows."""
+    """The brain that the ordinary image on `grid` shows, but for misregistration: what prepares it leaves its own."""
+    realism = realism.model_copy(update={"misregistration_mm": 0.0})
     anatomy, quiet = _wide_anatomy(), replace(scanner, mri_gain=1.0, mri_noise=0.0, pet_noise=0.0)
     with threadpool_limits(1):
-        tissue = warped_tissue(subject, quiet, anatomy, seed)
-        images = paint(tissue, subject, quiet, anatomy, seed, modalities)
+        tissue = warped_tissue(subject, quiet, anatomy, seed, realism)
+        images = paint(tissue, subject, quiet, anatomy, seed, modalities, realism)
         pet = tuple(name for name in modalities if name in ("amyloid", "tau"))
-        ordinary = render(subject, scanner, load_anatomy(grid), seed, pet)
+        ordinary = render(subject, scanner, load_anatomy(grid), seed, pet, realism)
     for name in pet:
         images[name] *= np.float32(_cerebellum(ordinary[name], load_anatomy(grid)) / _cerebellum(images[name], anatomy))
     mask = np.zeros(GRID.shape, bool)

@@ -39,7 +39,7 @@ def draw_session(subject: Subject, scanner: Scanner, config: CohortConfig) -> li
     """The subject's scans, one at a time from streams of their own: a modality does not depend on the others."""
     # One thread: the order of a sum must not depend on how many cores there are.
     with threadpool_limits(1):
-        brain = draw_brain(subject, scanner, config.grid, config.seed, subject.observed)
+        brain = draw_brain(subject, scanner, config.grid, config.seed, subject.observed, config.realism)
         rng = stream(config.seed, Purpose.RAW_HEAD, subject.index)
         size, head = draw_size(rng), draw_head(brain.mask, rng)
         streams = {modality: stream(config.seed, _STREAMS[modality], subject.index) for modality in subject.observed}
