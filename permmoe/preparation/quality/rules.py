@@ -135,7 +135,7 @@ def _outliers_by(
 ) -> list[tuple[int, Finding]]:
     known = [(row, value) for row, value in values if value is not None and isfinite(value)]
     usable = np.array([value for row, value in known if is_usable[row]])
-    if len(usable) < LEAST_IMAGES or measure.suspicious == "none":
+    if len(usable) < LEAST_IMAGES:
         return []
     middle = float(np.median(usable))
     spread = max(NORMAL_MAD * float(np.median(np.abs(usable - middle))), measure.least_spread)

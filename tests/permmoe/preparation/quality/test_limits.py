@@ -11,7 +11,7 @@ import pytest
 
 from permmoe.data.reasons import Reason
 from permmoe.preparation.quality.limits import EVERY, MEASURES, MRI
-from permmoe.preparation.quality.rules import Finding, Verdict, judge_alone
+from permmoe.preparation.quality.rules import Finding, Verdict, judge, judge_alone
 from permmoe.preparation.scan import PET
 from tests.support.invented_metrics import METRICS
 
@@ -79,3 +79,24 @@ def test_every_limit_that_is_set_is_tested_here() -> None:
     # Those of images without a T1 have tests of their own in test_rules; a T1 follows itself.
     declared = {(m.field, name) for m in MEASURES for li in m.limits if not li.without_t1 for name in li.modalities}
     assert tested == declared - {("follows_t1", "t1")}
+
+
+def test_a_modality_of_another_name_is_held_to_the_limits_of_a_t1() -> None:
+    for value in (3.0, 6.0, 30.0):
+        assert finding("disagreement_mm", "t2", value) == finding("disagreement_mm", "t1", value)
+
+
+def test_a_finding_says_which_limit_was_passed_and_what_to_do() -> None:
+    said = [finding("mask_volume_ml", "t1", value) for value in (450.0, 3200.0)]
+    expected = ("450 ml, at least 900 ml", "3200 ml, at most 2000 ml")
+    texts = [f"Volume of the mask: {limit} expected; heads hold 1000 to 1900 ml" for limit in expected]
+    assert [found.text for found in said if found] == texts
+    mirrored = finding("is_mirrored", "t1", True)
+    assert mirrored and mirrored.text == "Registration mirrors the brain; it must not exchange left and right"
+
+
+def test_failures_come_first_and_one_metric_is_spoken_of_once() -> None:
+    both = judge_alone(replace(METRICS, stretch=1.45, is_mirrored=True))
+    assert [found.field for found in both.findings] == ["is_mirrored", "stretch"]
+    grainy = judge([*[METRICS] * 30, replace(METRICS, noise=0.3)])[-1]
+    assert [(found.field, found.reason) for found in grainy.findings] == [("noise", Reason.NO_BRAIN_SEEN)]

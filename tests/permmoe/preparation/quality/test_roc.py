@@ -65,6 +65,8 @@ def test_the_chosen_limit_flags_every_failure_and_no_stricter_one_is_needed() ->
 
 def test_a_metric_that_is_no_number_is_most_suspicious() -> None:
     assert limit_that_passes_none(trials([(nan, 30.0), (1.0, 1.0)]), "disagreement_mm", 10.0) == (inf, 0.0)
+    unknown = [Trial(replace(METRICS, noise=None), 30.0), Trial(METRICS, 1.0)]
+    assert limit_that_passes_none(unknown, "noise", 10.0) == (inf, 0.0)
 
 
 @pytest.mark.parametrize("field", ["nothing", "mask_volume_ml", "is_mirrored"])
