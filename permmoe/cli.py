@@ -31,7 +31,7 @@ from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
-from permmoe.preparation.commands import prepare, require_tools
+from permmoe.preparation.commands import prepare, progress_bars, require_tools
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
@@ -192,7 +192,8 @@ def _prepared(model: TrainedModel, visits: VisitTable, folder: Path) -> tuple[Vi
     from permmoe.preparation.visits import prepare_visits
 
     typer.echo("preparing the scans as the model's training images were prepared; this takes a minute", err=True)
-    prepared = prepare_visits(visits, modalities, folder)
+    with progress_bars() as show:
+        prepared = prepare_visits(visits, modalities, folder, progress=show)
     for (_, name), sentences in prepared.to_look_at.items():
         typer.echo(f"warning: {name}: {'; '.join(sentences)}", err=True)
     return prepared.visits, prepared.left_out

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from permmoe.config import VolumeGrid
-from permmoe.data.image_file import BrokenVolume, Frames
+from permmoe.data.image_file import BrokenVolume, Frames, why_unread
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.visits import Visit
@@ -142,10 +142,8 @@ class VolumeCache:
                 return known
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
-        except OSError:
-            raise BrokenVolume(Reason.FILE_NOT_OPENED) from None
+        except OSError as error:
+            raise BrokenVolume(why_unread(error)) from None
         self._put(memo, digest.encode())
         return digest
 

@@ -30,6 +30,11 @@ class BrokenVolume(PermmoeError):
         self.reason = reason
 
 
+def why_unread(error: OSError) -> Reason:
+    """Why a file could not be had: it is away, or the system refuses to open or to read it, be it a failing disk."""
+    return Reason.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else Reason.FILE_NOT_OPENED
+
+
 def open_image(path: Path, *, is_whole: bool = True) -> SpatialImage:
     """The image in a file, whose voxels are read later. Raises BrokenVolume, with the reason, where there is none.
 
@@ -39,17 +44,20 @@ def open_image(path: Path, *, is_whole: bool = True) -> SpatialImage:
         with path.open("rb"):  # nibabel takes a file that may not be read for one of no known kind.
             pass
         image = _unpacked(path) if is_whole and path.name.lower().endswith(".nii.gz") else nib.load(path)
-    except FileNotFoundError:
-        raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
-    except PermissionError:
-        raise BrokenVolume(Reason.FILE_NOT_OPENED) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
-    except (OSError, ValueError, TypeError, ImageFileError, HeaderDataError, WrapStructError):
+    except OSError as error:
+        raise BrokenVolume(_why_unread(error, Reason.UNREADABLE_HEADER)) from None
+    except (ValueError, TypeError, ImageFileError, HeaderDataError, WrapStructError):
         raise BrokenVolume(Reason.UNREADABLE_HEADER) from None
     if not isinstance(image, SpatialImage):
         raise BrokenVolume(Reason.NO_VOXELS)
     return image
+
+
+def _why_unread(error: OSError, of_content: Reason) -> Reason:
+    """As `why_unread`; `of_content` where it is nibabel that complains, whose errors of the system have no number."""
+    return of_content if error.errno is None else why_unread(error)
 
 
 def _unpacked(path: Path) -> SpatialImage:
@@ -109,7 +117,9 @@ def checked_frames(image: SpatialImage) -> Float[np.ndarray, "i j k frame"]:
         voxels = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
     except (EOFError, zlib.error):
         raise BrokenVolume(Reason.DAMAGED_ARCHIVE) from None
-    except (OSError, ValueError, TypeError):
+    except OSError as error:
+        raise BrokenVolume(_why_unread(error, Reason.UNREADABLE_VOXELS)) from None
+    except (ValueError, TypeError):
         raise BrokenVolume(Reason.UNREADABLE_VOXELS) from None
     if not np.isfinite(voxels).all():
         raise BrokenVolume(Reason.NOT_FINITE_VOXELS)

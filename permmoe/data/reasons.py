@@ -11,7 +11,7 @@ from enum import StrEnum
 class Remedy(StrEnum):
     """What to do next; reasons with the same remedy belong together."""
 
-    MOUNT = "mount the images, or mend the paths in the table"
+    MOUNT = "mount the images and let this account read them, or mend the paths in the table"
     COPY = "copy them again from their source"
     CONVERT_SERIES = "convert the right series again; average dynamic PET first"
     CONVERT_FROM_DICOM = "convert them again from DICOM"
@@ -49,7 +49,7 @@ class Reason(StrEnum):
 
     # Images.
     FILE_NOT_FOUND = "file not found", Remedy.MOUNT
-    FILE_NOT_OPENED = "file cannot be opened", Remedy.MOUNT
+    FILE_NOT_OPENED = "file cannot be opened or read", Remedy.MOUNT
     DAMAGED_ARCHIVE = "compressed file is truncated or damaged", Remedy.COPY
     UNREADABLE_HEADER = "header cannot be read", Remedy.COPY
     NO_VOXELS = "not an image of voxels", Remedy.COPY

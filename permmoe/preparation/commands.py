@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import rich.progress as bars
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from permmoe.config import read_config
 from permmoe.data.image_file import BrokenVolume
 from permmoe.errors import ConfigurationError
+from permmoe.preparation.progress import Progress, Step
 from permmoe.preparation.scan import MODALITIES, Scan
 from permmoe.preparation.settings import PreparationSettings
 
@@ -47,7 +50,7 @@ def prepare(
     """Remove the skull, register to the template, form uptake ratios, and show what became of each scan in qc.html."""
     require_tools()
     # Imported late: SimpleITK and what draws take seconds, which no other command needs.
-    from permmoe.preparation.folder import claim, prepare_folder, prepare_scans
+    from permmoe.preparation.folder import prepare_folder, prepare_scans
     from permmoe.preparation.quality.summary_table import summary_table
     from permmoe.preparation.sources.series_rules import read_rules
     from permmoe.preparation.visit_table import read_scores, write_visit_table
@@ -55,15 +58,8 @@ def prepare(
     known = read_scores(scores) if scores else None
     chosen = read_config(settings, PreparationSettings) if settings else PreparationSettings()
     rules = read_rules(series_rules) if series_rules else None
-    columns = (TextColumn("scans"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("scans", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with progress_bars() as show:
         if _names_images(source):
-            claim(out)
             prepared = prepare_scans(_named_scans(source, subject), out, chosen, progress=show)
         else:
             prepared = prepare_folder(_folder(source), out, chosen, rules=rules, workers=workers, progress=show)
@@ -84,6 +80,21 @@ def prepare(
     else:
         _say(f"next: permmoe data adni --tables TABLES --images {out}, or the same of another registry; for a table of")
         _say(f"your own fill the scores of {manifest} in, or name them by --scores")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Show a bar for each step of a preparation, once it begins."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True)) as shown:
+        tasks: dict[Step, bars.TaskID] = {}
+
+        def show(step: Step, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = shown.add_task(step, total=total)
+            shown.update(tasks[step], completed=done, total=total)
+
+        yield show
 
 
 def require_tools() -> None:

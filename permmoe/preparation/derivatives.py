@@ -25,11 +25,12 @@ from pydantic import ValidationError
 
 import permmoe
 from permmoe.config import VolumeGrid
-from permmoe.data.image_file import checked_voxels, open_image
+from permmoe.data.image_file import BrokenVolume, checked_voxels, open_image, why_unread
 from permmoe.data.image_names import PTID, bids_label
 from permmoe.data.reasons import Reason
 from permmoe.data.template import TEMPLATE
 from permmoe.data.volumes import grid_affine
+from permmoe.errors import DataError
 from permmoe.preparation.images.image import Image
 from permmoe.preparation.images.prepare import Measured, PreparedImage
 from permmoe.preparation.quality.metrics import ImageMetrics
@@ -61,12 +62,22 @@ class Derivative:
         return mask_path(self.image)
 
     def load(self, grid: VolumeGrid) -> PreparedImage:
-        """The image itself, as it was before it was written, up to rounding."""
-        image, mask = (
-            Image(np.asarray(checked_voxels(open_image(path), "reject"), np.float32), grid_affine(grid))
-            for path in (self.image, self.mask)
-        )
-        matrix = np.loadtxt(matrix_path(self.image), dtype=np.float64)
+        """The image itself, as it was before it was written, up to rounding.
+
+        Raises DataError where its files cannot be read any more.
+        """
+        try:
+            image, mask = (
+                Image(np.asarray(checked_voxels(open_image(path), "reject"), np.float32), grid_affine(grid))
+                for path in (self.image, self.mask)
+            )
+            matrix = np.loadtxt(matrix_path(self.image), dtype=np.float64)
+        except (BrokenVolume, OSError, ValueError):
+            raise DataError(
+                f"{self.image}, its mask or its map cannot be read again; delete it and run the same again: it is made "
+                "anew",
+                for_log="a prepared image cannot be read again",
+            ) from None
         return PreparedImage(image, mask, matrix, self.follows_t1, self.measured)
 
 
@@ -103,16 +114,19 @@ def sidecar_path(image: Path) -> Path:
 def write_derivative(
     out: Path, scan: Scan, result: PreparedImage, recipe: str, prepared: Prepared, metrics: ImageMetrics
 ) -> Derivative:
-    """Write an image with its mask, map and sidecar. Raises OSError; the scan is then not finished.
+    """Write an image with its mask, map and sidecar.
+
+    Raises OSError where the disk is full, BrokenVolume where the source cannot be read; the scan is then not finished.
 
     `recipe`: a digest of all that the image depends on beside its source.
     """
     image = image_path(out, scan)
-    write_file(image, nifti(result.image, np.float32), is_durable=False)
-    write_file(mask_path(image), nifti(result.mask, np.uint8), is_durable=False)
+    # On the disk before the sidecar is there: what a power cut takes must not look finished.
+    write_file(image, nifti(result.image, np.float32))
+    write_file(mask_path(image), nifti(result.mask, np.uint8))
     text = io.StringIO()
     np.savetxt(text, result.matrix, fmt="%.10g")
-    write_file(matrix_path(image), text.getvalue(), is_durable=False)
+    write_file(matrix_path(image), text.getvalue())
     source = _source_digest(scan)
     sidecar = {
         "SkullStripped": True,
@@ -127,12 +141,15 @@ def write_derivative(
 
 
 def write_refusal(out: Path, scan: Scan, reason: Reason, recipe: str) -> None:
-    """Remember that a scan cannot be used, so that it is not tried again."""
+    """Remember that a scan cannot be used, so that it is not tried again. Raises as `write_derivative`."""
     _write_sidecar(image_path(out, scan), {"Refused": reason} | _made_of(scan, _source_digest(scan), recipe))
 
 
 def finished(out: Path, scan: Scan, recipe: str) -> Derivative | Reason | None:
-    """A scan's derivative, or why it cannot be used, if it is finished; None where it has to be made (again)."""
+    """A scan's derivative, or why it cannot be used, if it is finished; None where it has to be made (again).
+
+    Raises BrokenVolume where its source cannot be read.
+    """
     image = image_path(out, scan)
     try:
         said = json.loads(sidecar_path(image).read_text())
@@ -170,17 +187,29 @@ def _is_of(scan: Scan, said: Mapping[str, Any]) -> bool:
 
 
 def _source_digest(scan: Scan) -> str:
-    """SHA-256 over the content of a scan's files, in order, and over when its frames were taken."""
+    """SHA-256 over the content of a scan's files, in order, and over when its frames were taken.
+
+    Raises BrokenVolume where one cannot be read.
+    """
     digest = hashlib.sha256(repr(scan.frames).encode())
-    for file in scan.files:
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+    try:
+        for file in scan.files:
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    except OSError as error:
+        raise BrokenVolume(why_unread(error)) from None
     return digest.hexdigest()
 
 
 def _source_stamp(scan: Scan) -> str:
-    """A digest of sizes and times of a scan's files: while it is the same, their content is taken to be."""
-    stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in scan.files]
+    """A digest of sizes and times of a scan's files: while it is the same, their content is taken to be.
+
+    Raises BrokenVolume where one is away.
+    """
+    try:
+        stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in scan.files]
+    except OSError as error:
+        raise BrokenVolume(why_unread(error)) from None
     return hashlib.sha256(repr((stamps, scan.frames)).encode()).hexdigest()
 
 

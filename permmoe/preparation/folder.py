@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-import permmoe
 from permmoe.data.image_names import bids_label
 from permmoe.data.prepared_images import COLUMNS, LIST
 from permmoe.data.quarantine import Quarantine, Quarantined, write_csv_atomically
@@ -29,6 +28,8 @@ from permmoe.errors import DataError
 from permmoe.preparation.derivatives import Derivative, nifti, sidecar_path, subject_label
 from permmoe.preparation.images.regions import LICENCE, ORIGIN, REGIONS, region_mask
 from permmoe.preparation.pictures import write_pictures
+from permmoe.preparation.prepared_folder import claimed, describe
+from permmoe.preparation.progress import Progress, Step, unseen
 from permmoe.preparation.quality.judged import Judged, failed
 from permmoe.preparation.quality.rules import Verdict, judge
 from permmoe.preparation.scan import Scan
@@ -41,10 +42,6 @@ from permmoe.runtime.workers import worker_pool
 
 CONVERTED = "converted"
 """Images that were made from DICOM, for the preparation alone."""
-DESCRIPTION = "dataset_description.json"
-
-Progress = Callable[[int, int], None]
-"""Told how many scans are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,21 @@ def prepare_folder(
     *,
     rules: SeriesRules | None = None,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> PreparedFolder:
     """Prepare the scans under `source` into `out`; what is finished there is not made again.
 
     Raises DataError where there is no scan, where `out` holds another data set or lies inside `source`, and where a
-    worker process was killed; OSError where the disk is full. Whatever was finished stays so.
+    worker process was killed; TryAgainLater where another process works in `out`; OSError where the disk is full.
+    Whatever was finished stays so.
     """
     if out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies in {source}, and would be searched for scans; name a folder elsewhere")
-    claim(out)
-    if is_synthetic_folder(source):
-        _describe(out, is_synthetic=True)
-    found = find_scans(source, converted=out / CONVERTED, rules=rules, workers=workers)
-    return prepare_scans(found, out, settings, workers=workers, progress=progress)
+    with claimed(out):
+        if is_synthetic_folder(source):
+            describe(out, is_synthetic=True)
+        found = find_scans(source, converted=out / CONVERTED, rules=rules, workers=workers, progress=progress)
+        return _prepare(found, out, settings, workers, progress)
 
 
 def prepare_scans(
@@ -94,55 +92,40 @@ def prepare_scans(
     settings: PreparationSettings,
     *,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> PreparedFolder:
     """Prepare scans that were found, and write what stands beside the images. Raises as `prepare_folder`."""
+    with claimed(out):
+        return _prepare(found, out, settings, workers, progress)
+
+
+def _prepare(
+    found: FoundScans, out: Path, settings: PreparationSettings, workers: int, progress: Progress
+) -> PreparedFolder:
     by_subject, doubtful = _by_subject(found.scans)
-    results = _prepared(by_subject, out, settings, workers, progress, sum(map(len, by_subject.values())))
+    results = _prepared(by_subject, out, settings, workers, progress)
     derivatives = [d for result in results for d in result.derivatives]
     judgements = judge([d.metrics for d in derivatives])
     judged = tuple(
         Judged(d.scan.subject_id, d.scan.session, d.scan.modality, d.metrics, judgement, Path(), file=str(d.image))
         for d, judgement in zip(derivatives, judgements, strict=True)
     )
-    left_out = found.left_out + doubtful + Quarantine(tuple(i for r in results for i in r.left_out)) + failed(judged)
+    unseen_scans = found.left_out + doubtful + Quarantine(tuple(i for r in results for i in r.left_out))
+    left_out = unseen_scans + failed(judged)
     if any(is_synthetic_folder(folder) for folder in {scan.files[0].parent for scan in found.scans}):
-        _describe(out, is_synthetic=True)
+        describe(out, is_synthetic=True)
     images = write_pictures(
         out,
         tuple(zip(derivatives, judged, strict=True)),
         settings.grid,
         is_synthetic=is_synthetic_folder(out),
+        without_picture=unseen_scans.counts(),
         workers=workers,
+        progress=progress,
     )
     _write_lists(out, images, left_out, found)
     _write_regions(out, {d.prepared.region for d in derivatives if d.prepared.region})
     return PreparedFolder(images, left_out, sum(r.made for r in results), found.notes)
-
-
-def claim(out: Path) -> None:
-    """Make `out` a folder of prepared images, or see that it is one. Raises DataError where it is somebody else's."""
-    description = out / DESCRIPTION
-    if description.is_file():
-        if '"permmoe"' not in description.read_text(errors="replace"):
-            raise DataError(f"{out} holds another data set; name a new folder for the prepared images")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty and holds no prepared images; name a new or an empty folder")
-    _describe(out, is_synthetic=False)
-
-
-def _describe(out: Path, *, is_synthetic: bool) -> None:
-    """Write BIDS's description of the folder; images of invented subjects are called so, for all who read them."""
-    content: dict[str, object] = {
-        "Name": "Brain images prepared for permmoe",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "permmoe", "Version": permmoe.__version__}],
-    }
-    if is_synthetic:
-        content["SYNTHETIC"] = True
-    write_file(out / DESCRIPTION, json.dumps(content, indent=2) + "\n")
 
 
 def _by_subject(scans: Iterable[Scan]) -> tuple[dict[str, list[Scan]], Quarantine]:
@@ -169,36 +152,34 @@ def _prepared(
     out: Path,
     settings: PreparationSettings,
     workers: int,
-    progress: Progress | None,
-    n_scans: int,
+    progress: Progress,
 ) -> list[SubjectResult]:
-    """Results by subject in the order of subjects, whatever the number of workers."""
-    results: dict[str, SubjectResult] = {}
-    done = 0
+    """Results in the order of subjects, whatever the number of workers."""
+    done, total = 0, sum(map(len, by_subject.values()))
 
-    def keep(subject: str, result: SubjectResult) -> None:
+    def tell(scans: int = 1) -> None:
         nonlocal done
-        results[subject] = result
-        done += len(by_subject[subject])
-        if progress:
-            progress(done, n_scans)
+        done += scans
+        progress(Step.PREPARED, done, total)
 
+    tell(0)
     if workers <= 1 or len(by_subject) <= 1:
-        for subject, scans in by_subject.items():
-            keep(subject, prepare_subject(scans, out, settings))
-    else:
-        try:
-            with worker_pool(min(workers, len(by_subject)), threads=1) as pool:
-                waiting = {
-                    pool.submit(prepare_subject, scans, out, settings): subject for subject, scans in by_subject.items()
-                }
-                for future in as_completed(waiting):
-                    keep(waiting[future], future.result())
-        except BrokenProcessPool:
-            raise DataError(
-                "a process that prepared images was killed, often for lack of memory (about 1.5 GB each); run the same "
-                "again, with fewer workers: it goes on where it stopped"
-            ) from None
+        return [prepare_subject(scans, out, settings, tell) for scans in by_subject.values()]
+    results: dict[str, SubjectResult] = {}
+    try:
+        with worker_pool(min(workers, len(by_subject)), threads=1) as pool:
+            waiting = {
+                pool.submit(prepare_subject, scans, out, settings): subject for subject, scans in by_subject.items()
+            }
+            for future in as_completed(waiting):
+                subject = waiting[future]
+                results[subject] = future.result()
+                tell(len(by_subject[subject]))
+    except BrokenProcessPool:
+        raise DataError(
+            "a process that prepared images was killed, often for lack of memory (about 1.5 GB each); run the same "
+            "again, with fewer workers: it goes on where it stopped"
+        ) from None
     return [results[subject] for subject in by_subject]
 
 
@@ -222,6 +203,7 @@ def _write_regions(out: Path, names: Iterable[str]) -> None:
     for name in sorted(names):
         file = out / f"tpl-{TEMPLATE}_desc-{bids_label(name)}_mask.nii.gz"
         if not file.exists():
-            write_file(file, nifti(region_mask(name), np.uint8), is_durable=False)
+            # The image last: where it is, its words are.
             words = {"Region": name, "Description": REGIONS[name].description, "Origin": ORIGIN, "License": LICENCE}
             write_file(sidecar_path(file), json.dumps(words, indent=1) + "\n", is_durable=False)
+            write_file(file, nifti(region_mask(name), np.uint8), is_durable=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from permmoe.config import VolumeGrid
 from permmoe.data.image_file import BrokenVolume, checked_affine, checked_frames, open_image
 from permmoe.data.quarantine import Quarantined
-from permmoe.data.reasons import Reason
+from permmoe.data.reasons import Reason, Remedy
 from permmoe.preparation.derivatives import Derivative, finished, write_derivative, write_refusal
 from permmoe.preparation.images.image import Image
 from permmoe.preparation.images.prepare import PreparedImage, prepare_flair, prepare_pet, prepare_t1
@@ -37,8 +37,12 @@ class SubjectResult:
     """How many scans were worked on; the others were finished before."""
 
 
-def prepare_subject(scans: Sequence[Scan], out: Path, settings: PreparationSettings) -> SubjectResult:
+def prepare_subject(
+    scans: Sequence[Scan], out: Path, settings: PreparationSettings, on_scan: Callable[[], None] = lambda: None
+) -> SubjectResult:
     """Prepare what is not finished. A scan that cannot be used is left out, and the others go on.
+
+    `on_scan` is called after each scan.
 
     Raises OSError where the disk is full or `out` cannot be written to: finished scans stay finished.
     """
@@ -47,6 +51,7 @@ def prepare_subject(scans: Sequence[Scan], out: Path, settings: PreparationSetti
     work = _Work(out, settings)
     for scan in sorted(scans, key=lambda s: (s.modality != "t1", s.session, s.modality)):
         work.do(scan)
+        on_scan()
     return SubjectResult(tuple(work.derivatives), tuple(work.left_out), work.made)
 
 
@@ -67,10 +72,8 @@ class _Work:
             if result is None:
                 self.made += 1
                 result = self._made(scan, leading, recipe)
-        except (FileNotFoundError, PermissionError) as error:
-            if error.filename not in {str(file) for file in scan.files}:
-                raise
-            result = Reason.FILE_NOT_FOUND if isinstance(error, FileNotFoundError) else Reason.FILE_NOT_OPENED
+        except BrokenVolume as broken:  # Its files cannot be read just now: that is not remembered.
+            result = broken.reason
         if isinstance(result, Derivative):
             self.derivatives.append(result)
         else:
@@ -83,6 +86,8 @@ class _Work:
         try:
             image = _prepared(scan, grid, region, t1)
         except BrokenVolume as broken:
+            if broken.reason.remedy is Remedy.MOUNT:
+                raise
             write_refusal(self.out, scan, broken.reason, recipe)
             return broken.reason
         prepared = self.settings.prepared_as(scan.modality, scan.tracer)

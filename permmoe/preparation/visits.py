@@ -12,7 +12,8 @@ from permmoe.data.preparation import prepared_as
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import Modality
-from permmoe.preparation.folder import Progress, claim, prepare_scans
+from permmoe.preparation.folder import prepare_scans
+from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.quality.rules import Verdict
 from permmoe.preparation.scan import MODALITIES, PET, Scan
 from permmoe.preparation.settings import METHOD, PreparationSettings
@@ -36,7 +37,7 @@ def prepare_visits(
     out: Path,
     *,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> PreparedVisits:
     """The visits with their raw images prepared into `out`, as the modalities declare or else as usual.
 
@@ -46,18 +47,18 @@ def prepare_visits(
     wanted = [m for m in modalities if kind_of(m).is_image and _is_ours(m)]
     scans: list[Scan] = []
     items: list[Quarantined] = []
-    for visit, modality in _raw(visits, wanted):
+    raw = list(_raw(visits, wanted))
+    for visit, modality in counted(raw, Step.IMAGES_OPENED, progress):
         file = visit.volumes[modality.name]
         try:
             scans.append(scan_of_file(modality.name, file, subject_id=visit.subject_id, session=visit.session or "1"))
         except BrokenVolume as broken:
             items.append(Quarantined(visit.subject_id, modality.name, str(file), broken.reason))
-    claim(out)
     folder = prepare_scans(FoundScans(tuple(scans)), out, _settings(wanted), workers=workers, progress=progress)
     made = {(d.scan.subject_id, d.scan.modality): d.image for d in folder.usable}
     look = {(j.subject, j.modality): j.reasons for _, j in folder.images if j.verdict is Verdict.LOOK}
-    raw = {(visit.subject_id, modality.name) for visit, modality in _raw(visits, wanted)}
-    prepared = VisitTable(tuple(_with_prepared(visit, made, raw) for visit in visits))
+    of_raw = {(visit.subject_id, modality.name) for visit, modality in raw}
+    prepared = VisitTable(tuple(_with_prepared(visit, made, of_raw) for visit in visits))
     return PreparedVisits(prepared, Quarantine(tuple(items)) + folder.left_out, look)
 
 

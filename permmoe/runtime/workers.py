@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from types import TracebackType
 
 import torch
 
@@ -21,9 +22,19 @@ def import_beforehand(*modules: str) -> None:
     FORKED.set_forkserver_preload(["__main__", *modules])
 
 
-def worker_pool(workers: int, threads: int | None = None) -> ProcessPoolExecutor:
+class WorkerPool(ProcessPoolExecutor):
+    """A pool that begins nothing more once its block fails or is interrupted; what has begun is waited for."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes; what waits is given up where the block raised."""
+        self.shutdown(wait=True, cancel_futures=error is not None)
+
+
+def worker_pool(workers: int, threads: int | None = None) -> WorkerPool:
     """A pool of that number of processes, each with that number of PyTorch's threads, by default PyTorch's choice."""
-    return ProcessPoolExecutor(workers, FORKED, initializer=_begin, initargs=(threads,))
+    return WorkerPool(workers, FORKED, initializer=_begin, initargs=(threads,))
 
 
 def _begin(threads: int | None) -> None:

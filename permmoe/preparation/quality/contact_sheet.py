@@ -103,7 +103,22 @@ def contact_sheet(title: str, images: Sequence[Shown], grid: VolumeGrid, *, is_s
         sheet.paste(block, (MARGIN, top))
         top += block.height + MARGIN
     # Without dithering, which would make a grain of its own and a large file.
-    return sheet.quantize(colors=64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return sheet.quantize(palette=_palette(), dither=Image.Dither.NONE)
+
+
+@cache
+def _palette() -> Image.Image:
+    """The colours of a sheet: greys of slices, and each colour of lines and letters with shades of their edges.
+
+    Colours that are chosen by how often they occur would lose an outline of few pixels.
+    """
+    greys = [(g, g, g) for g in (round(k * 235 / (GREYS - 1)) for k in range(GREYS))]
+    inks = (TEMPLATE, MASK, VENTRICLES, INK, MUTED, *SHADES.values())
+    steps = np.linspace(0, 1, 6)
+    mixed = [tuple(round(i + (p - i) * s) for i, p in zip(ink, PAPER, strict=True)) for ink in inks for s in steps]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([level for colour in (*greys, *mixed) for level in colour])
+    return palette
 
 
 def _head(title: str, width: int, is_synthetic: bool) -> Image.Image:

@@ -150,8 +150,8 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "white_over_grey", "white matter over grey matter", "", 2, "both", 0.03,
         (
-            Limits(("t1",), (1.05, 2.0), (0.98, 4.0), Reason.OTHER_MODALITY, "in a T1 it is brighter"),
-            Limits(("flair",), (0.6, 1.1), (0.4, 1.25), Reason.OTHER_MODALITY, "in a FLAIR it is about as bright"),
+            Limits(("t1",), (1.05, 2.0), (0.98, 4.0), Reason.OTHER_MODALITY, "in a T1 white matter is brighter"),
+            Limits(("flair",), (0.6, 1.1), (0.4, 1.25), Reason.OTHER_MODALITY, "in a FLAIR both are about as bright"),
             Limits(PET, (0.3, 2.5), (0.1, 5.0), Reason.OTHER_MODALITY, "compare the tracer with what the image shows"),
         ),
     ),

@@ -16,6 +16,7 @@ from hashlib import sha256
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -23,15 +24,19 @@ import numpy as np
 from jaxtyping import Float64
 from jinja2 import Environment, StrictUndefined
 
+from permmoe.data.reasons import Reason
 from permmoe.preparation.quality.judged import Judged, worst_first
 from permmoe.preparation.quality.limits import MEASURES, MODALITY_NAMES, Measure
-from permmoe.preparation.quality.rules import SEVERITY, Verdict, value_of
+from permmoe.preparation.quality.rules import LEAST_IMAGES, SEVERITY, Verdict, value_of
 from permmoe.preparation.scan import MODALITIES
 from permmoe.runtime.files import write_file
 
 BINS = 30
 MIDDLE = (0.02, 0.98)
 """A distribution is drawn as far as twice the width of this range around it; what lies beyond counts at the ends."""
+
+
+NOTHING: Mapping[Reason, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,31 @@ class Row:
     counts: tuple[int, ...]
 
 
-def write_page(path: Path, judged: Sequence[Judged], *, title: str, is_synthetic: bool) -> None:
-    """Write the page of a dataset, readable by its owner only; `title` names the dataset."""
-    write_file(path, qc_page(judged, path.parent, title=title, is_synthetic=is_synthetic), is_durable=False)
+def write_page(
+    path: Path,
+    judged: Sequence[Judged],
+    *,
+    title: str,
+    is_synthetic: bool,
+    without_picture: Mapping[Reason, int] = NOTHING,
+) -> None:
+    """Write the page of a dataset, readable by its owner only; `title` names the dataset.
+
+    `without_picture`: how many scans were left out before there was an image of them, by reason.
+    """
+    html = qc_page(judged, path.parent, title=title, is_synthetic=is_synthetic, without_picture=without_picture)
+    write_file(path, html, is_durable=False)
 
 
-def qc_page(judged: Sequence[Judged], folder: Path, *, title: str, is_synthetic: bool) -> str:
-    """The page's HTML; its links to sheets are relative to `folder`. Every text is escaped."""
+def qc_page(
+    judged: Sequence[Judged],
+    folder: Path,
+    *,
+    title: str,
+    is_synthetic: bool,
+    without_picture: Mapping[Reason, int] = NOTHING,
+) -> str:
+    """The page's HTML, as `write_page`; its links to sheets are relative to `folder`. Every text is escaped."""
     room = files("permmoe.preparation.quality")
     script = (room / "qc.js").read_text(encoding="utf-8")
     modalities = _in_order({image.modality for image in judged})
@@ -76,6 +99,9 @@ def qc_page(judged: Sequence[Judged], folder: Path, *, title: str, is_synthetic:
         sessions=len({(image.subject, image.session) for image in judged}),
         by_modality=_by_modality(judged, modalities),
         by_finding=_by_finding(judged, modalities),
+        without_picture=sorted(without_picture.items(), key=lambda item: (-item[1], item[0])),
+        few=[m for m in modalities if sum(image.modality == m for image in judged) < LEAST_IMAGES],
+        least=LEAST_IMAGES,
         distributions=distributions,
         bars=_bars,
         script=script,

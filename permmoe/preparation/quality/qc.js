@@ -7,6 +7,7 @@ const modality = document.getElementById("modality");
 const PAGE = 25;
 const MOST_TEXTS = 4;
 const NAMES = data.names;
+const WORDS = { good: "good", look: "look at this", failed: "failed, left out" };
 let first = 0;
 
 function element(name, properties = {}, ...children) {
@@ -94,7 +95,7 @@ function filled(session) {
 
 function shown(session) {
   const badges = session.images.map((image) =>
-    element("span", { class: `badge ${image.verdict}` }, `${NAMES[image.modality] ?? image.modality}: ${image.verdict}`),
+    element("span", { class: `badge ${image.verdict}` }, `${NAMES[image.modality] ?? image.modality}: ${WORDS[image.verdict]}`),
   );
   const findings = session.images
     .flatMap((image) => image.findings.map(([kind, , text]) => ({ kind, text, of: image.modality })))

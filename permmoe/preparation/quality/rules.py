@@ -22,6 +22,8 @@ from permmoe.preparation.quality.metrics import ImageMetrics
 
 LEAST_IMAGES = 20
 OUTLIER = 6.0
+YES_OR_NO = ("is_mirrored", "follows_t1")
+"""Measures that are no numbers."""
 NORMAL_MAD = 1.4826
 """By this factor a normal distribution's standard deviation exceeds its median absolute deviation."""
 
@@ -112,8 +114,8 @@ def _against(measure: Measure, limits: Limits, value: float) -> Finding | None:
 
 def _sentence(measure: Measure, value: float, rest: str) -> str:
     title = measure.title[0].upper() + measure.title[1:]
-    if measure.field == "is_mirrored":
-        return f"{title}; {rest.split('; ', 1)[1]}"
+    if measure.field in YES_OR_NO:
+        return f"{title}: {'yes' if value else 'no'}; {rest.split('; ', 1)[1]}"
     return f"{title}: {'not a number' if isnan(value) else measure.shown(value)}, {rest}"
 
 

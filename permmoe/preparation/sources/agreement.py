@@ -10,10 +10,13 @@ from permmoe.data.image_names import bids_label
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.preparation.sources.choosing import Candidate, day_label
+from permmoe.preparation.sources.person import identifiers_of_two
 
 
 def agreeing(candidates: Sequence[Candidate], today: date) -> tuple[list[Candidate], list[Quarantined]]:
-    """The scans without those of days to come and of subjects whose names BIDS cannot hold; those are listed."""
+    """The scans without those of days to come, of subjects whose names BIDS cannot hold, and of two people under one
+    identifier; those are listed."""
+    of_two = identifiers_of_two((c.subject_id, c.person) for c in candidates)
     kept: list[Candidate] = []
     items: list[Quarantined] = []
     for candidate in candidates:
@@ -21,6 +24,8 @@ def agreeing(candidates: Sequence[Candidate], today: date) -> tuple[list[Candida
             reason = Reason.FUTURE_DATE
         elif not bids_label(candidate.subject_id):
             reason = Reason.NO_PATIENT
+        elif candidate.subject_id in of_two:
+            reason = Reason.TWO_PATIENTS
         else:
             kept.append(candidate)
             continue

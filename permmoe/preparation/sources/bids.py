@@ -6,9 +6,10 @@ is what is no magnitude image (`part-phase`). BIDS keeps what images were made f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.image_names import ImageName, image_name
@@ -16,14 +17,16 @@ from permmoe.data.images import FoundImage, images_among
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.template import TEMPLATE
+from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.scan import PET, Frames, Scan
 from permmoe.preparation.sources.choosing import Candidate, day_label
 from permmoe.preparation.sources.image_facts import read_facts
+from permmoe.preparation.sources.person import Person
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
 from permmoe.tracers import names_another
 
 
-def bids_scans(files: Sequence[Path]) -> tuple[list[Candidate], list[Quarantined]]:
+def bids_scans(files: Sequence[Path], progress: Progress = unseen) -> tuple[list[Candidate], list[Quarantined]]:
     """The scans among files that were listed, and what is left out. None is no error.
 
     Raises DataError where a table of sessions, scans or participants cannot be read.
@@ -34,7 +37,7 @@ def bids_scans(files: Sequence[Path]) -> tuple[list[Candidate], list[Quarantined
     candidates: list[Candidate] = []
     items = [_other_pet(file) for file in found.other_pet]
     first_days = _first_days(found.images)
-    for image in found.images:
+    for image in counted(found.images, Step.IMAGES_OPENED, progress):
         session = image.session or day_label(first_days.get(image.subject_id))
         try:
             candidates.append(_candidate(image, session, sidecars))
@@ -59,7 +62,8 @@ def _first_days(images: Iterable[FoundImage]) -> dict[str, date]:
 
 def _candidate(image: FoundImage, session: str, sidecars: Sidecars) -> Candidate:
     facts = read_facts(image.path, image.modality)
-    frames = _frames(image, sidecars, facts.n_frames)
+    said = sidecars.of(image.path)
+    frames = _frames(image, said, facts.n_frames)
     scan = Scan(
         image.subject_id,
         session,
@@ -82,13 +86,13 @@ def _candidate(image: FoundImage, session: str, sidecars: Sidecars) -> Candidate
         is_derived=scan.is_registered or bool(name and {"space", "desc"} & name.entities.keys()),
         voxel_mm3=facts.voxel_mm3,
         number=_run(name),
+        person=Person.of(said.get("PatientBirthDate"), said.get("PatientSex")),
     )
 
 
-def _frames(image: FoundImage, sidecars: Sidecars, n_frames: int) -> Frames | None:
+def _frames(image: FoundImage, said: Mapping[str, Any], n_frames: int) -> Frames | None:
     if image.modality not in PET:
         return None
-    said = sidecars.of(image.path)
     if names_another(str(said.get("TracerName") or ""), image.tracer):
         raise BrokenVolume(Reason.TWO_TRACERS)
     return frames_of(said, n_frames)

@@ -18,11 +18,10 @@ from pathlib import Path
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.selection import Choice
+from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.sources.found import FoundScans
-
-Progress = Callable[[int, int], None]
-"""Told how many are done, and of how many."""
+from permmoe.preparation.sources.person import NOBODY, Person
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Candidate:
     """Infinite where the source does not tell: any finer one is preferred."""
     number: int = 0
     """Of its series or run."""
+    person: Person = NOBODY
+    """What its header or sidecar says of the person, to find two under one identifier."""
 
 
 def day_label(taken: date | None) -> str:
@@ -52,7 +53,7 @@ def day_label(taken: date | None) -> str:
     return f"{taken:%Y%m%d}" if taken else "1"
 
 
-def choose(candidates: Iterable[Candidate], workers: int = 1, progress: Progress | None = None) -> FoundScans:
+def choose(candidates: Iterable[Candidate], workers: int = 1, progress: Progress = unseen) -> FoundScans:
     """One scan of each subject, session and modality that has a usable one; the choices; what could not be used.
 
     Scans are made by so many threads: what takes long waits for another process.
@@ -60,12 +61,9 @@ def choose(candidates: Iterable[Candidate], workers: int = 1, progress: Progress
     groups: dict[tuple[str, str, str], list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         groups[(candidate.subject_id, candidate.session, candidate.modality)].append(candidate)
-    found: list[FoundScans] = []
     with ThreadPoolExecutor(workers) as pool:
-        for one in pool.map(_choose, [group for _, group in sorted(groups.items())]):
-            found.append(one)
-            if progress is not None:
-                progress(len(found), len(groups))
+        each = pool.map(_choose, [group for _, group in sorted(groups.items())])
+        found = list(counted(each, Step.CHOSEN, progress, len(groups)))
     return FoundScans(
         tuple(scan for one in found for scan in one.scans),
         Quarantine(tuple(item for one in found for item in one.left_out)),

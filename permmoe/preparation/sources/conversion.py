@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -19,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from permmoe.data.image_file import BrokenVolume
+import nibabel as nib
+import numpy as np
+
+from permmoe.data.image_file import BrokenVolume, why_unread
 from permmoe.data.reasons import Reason
 from permmoe.errors import ConfigurationError
 from permmoe.preparation.sources.dicom_headers import Header
@@ -63,10 +67,10 @@ def convert(headers: Sequence[Header], converted: Path) -> Converted:
         with _scratch(converted) as scratch:
             made = _run(headers, scratch)
             finished = scratch / "finished"
-            write_file(finished / image.name, _packed(made), is_durable=False)
+            write_file(finished / image.name, _packed(made))
             said = json.loads(made.with_suffix(".json").read_text()) if made.with_suffix(".json").is_file() else {}
             kept = {key: said[key] for key in KEPT if key in said}
-            write_file(finished / sidecar.name, json.dumps(kept, indent=2), is_durable=False)
+            write_file(finished / sidecar.name, json.dumps(kept, indent=2))
             try:
                 finished.rename(folder)
             except OSError:
@@ -78,8 +82,8 @@ def convert(headers: Sequence[Header], converted: Path) -> Converted:
 def _digest(headers: Sequence[Header]) -> str:
     try:
         parts = sorted(f"{h.instance or h.file.name} {h.file.stat().st_size}" for h in headers)
-    except FileNotFoundError:
-        raise BrokenVolume(Reason.FILE_NOT_FOUND) from None
+    except OSError as error:
+        raise BrokenVolume(why_unread(error)) from None
     return hashlib.sha256("\n".join([_VERSION, *parts]).encode()).hexdigest()[:32]
 
 
@@ -110,10 +114,28 @@ def _run(headers: Sequence[Header], scratch: Path) -> Path:
     images = sorted(made.glob("*.nii"))
     if len(images) > 1:
         raise BrokenVolume(Reason.SEVERAL_IMAGES)
-    if not images:
+    if not images or not _is_whole(images[0]):
+        _need_room(scratch, sum(header.file.stat().st_size for header in headers))
         is_compressed = not all(header.is_native for header in headers)
         raise BrokenVolume(Reason.NOT_DECODED if is_compressed else Reason.NOT_CONVERTED)
     return images[0]
+
+
+def _is_whole(image: Path) -> bool:
+    """Whether an image is as long as its header says: dcm2niix goes on where the disk is full."""
+    with image.open("rb") as file:
+        start = file.read(nib.Nifti1Header.sizeof_hdr)
+    if len(start) < nib.Nifti1Header.sizeof_hdr:
+        return False
+    header = nib.Nifti1Header(start, check=False)
+    n_bytes = int(np.prod(header.get_data_shape(), dtype=np.int64)) * header.get_data_dtype().itemsize
+    return bool(image.stat().st_size >= int(header["vox_offset"]) + n_bytes)
+
+
+def _need_room(folder: Path, n_bytes: int) -> None:
+    """Raise OSError where the disk, or this account's share of it, has no room: dcm2niix does not say so itself."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def _program() -> str:

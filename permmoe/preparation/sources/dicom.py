@@ -16,6 +16,7 @@ from pathlib import Path
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.preparation.progress import Progress, unseen
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Archive, Told, no_archive
 from permmoe.preparation.sources.choosing import Candidate, day_label
@@ -23,6 +24,7 @@ from permmoe.preparation.sources.conversion import convert
 from permmoe.preparation.sources.dicom_headers import read_headers
 from permmoe.preparation.sources.dicom_series import Series, patients_who_are_two, series_among
 from permmoe.preparation.sources.image_facts import read_facts
+from permmoe.preparation.sources.person import NOBODY, Person
 from permmoe.preparation.sources.pet_frames import Parts, alike, frames_of_parts, scans_among
 from permmoe.preparation.sources.series_rules import Kind, SeriesRules
 from permmoe.preparation.sources.sidecars import frames_of
@@ -30,14 +32,19 @@ from permmoe.tracers import modality_of, names_another, tracer_in
 
 
 def dicom_scans(
-    files: Sequence[Path], rules: SeriesRules, converted: Path, archive: Archive = no_archive, workers: int = 1
+    files: Sequence[Path],
+    rules: SeriesRules,
+    converted: Path,
+    archive: Archive = no_archive,
+    workers: int = 1,
+    progress: Progress = unseen,
 ) -> tuple[list[Candidate], list[Quarantined]]:
     """The scans among files that were listed, and what is left out. None is no error.
 
     Images go to folders of their own under `converted`, when a candidate is made. Headers of many files are read by so
     many processes.
     """
-    headers, broken = read_headers(files, workers)
+    headers, broken = read_headers(files, workers, progress)
     series = series_among(headers)
     doubtful = patients_who_are_two(series)
     chosen: list[_Chosen] = []
@@ -59,7 +66,9 @@ def dicom_scans(
         except BrokenVolume as left_out:
             items.append(Quarantined(subject, modality, str(one.file), left_out.reason))
             continue
-        chosen.append(_Chosen(one, subject, modality, tracer, kind.rank, told.taken if told else None))
+        # An archive's headers may share one identifier; whose its images are is said by the archive.
+        person = NOBODY if told else Person.of(one.first.birth, one.first.sex)
+        chosen.append(_Chosen(one, subject, modality, tracer, kind.rank, told.taken if told else None, person))
     candidates, apart = _candidates(chosen, converted)
     return candidates, items + apart
 
@@ -75,6 +84,7 @@ class _Chosen:
     rank: int
     told_day: date | None
     """The archive's word for its day."""
+    person: Person
 
     @property
     def group(self) -> Hashable:
@@ -150,5 +160,15 @@ def _candidate(parts: Parts, like: _Chosen, converted: Path) -> Candidate:
 
     number = first.first.series_number
     return Candidate(
-        like.subject, session, modality, first.file, make, taken, False, like.rank, first.voxel_mm3(), number
+        like.subject,
+        session,
+        modality,
+        first.file,
+        make,
+        taken,
+        False,
+        like.rank,
+        first.voxel_mm3(),
+        number,
+        like.person,
     )

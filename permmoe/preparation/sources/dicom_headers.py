@@ -10,14 +10,16 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from permmoe.data.image_file import why_unread
 from permmoe.data.reasons import Reason
 from permmoe.errors import ConfigurationError
+from permmoe.preparation.progress import Progress, Step, unseen
 from permmoe.runtime.workers import worker_pool
 
 Values = Mapping[str, Any]
@@ -43,8 +45,10 @@ DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "SequenceName")
 IMPLICIT, EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN)
 """Transfer syntaxes that do not compress."""
-AT_ONCE = 2000
-"""Files that a process reads at once; fewer are not worth another process."""
+AT_ONCE = 250
+"""Files that a process reads before it tells of them."""
+FEW = 2000
+"""So many files are not worth another process."""
 IMAGES = tuple(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("2", "4", "128"))
 """How the classes of images of CT, MR and PET begin."""
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -100,18 +104,22 @@ class Header:
     is_whole: bool
 
 
-def read_headers(files: Sequence[Path], workers: int = 1) -> tuple[list[Header], dict[Path, Reason]]:
+def read_headers(
+    files: Sequence[Path], workers: int = 1, progress: Progress = unseen
+) -> tuple[list[Header], dict[Path, Reason]]:
     """As `read_some_headers`, by so many processes where there are many files. The result does not depend on them."""
     candidates = [file for file in files if file.suffix.lower() not in NO_DICOM]
-    if workers == 1 or len(candidates) <= AT_ONCE:
-        return read_some_headers(candidates)
+    parts = [candidates[start : start + AT_ONCE] for start in range(0, len(candidates), AT_ONCE)]
     headers: list[Header] = []
     broken: dict[Path, Reason] = {}
-    with worker_pool(workers, threads=1) as pool:
-        parts = [candidates[start : start + AT_ONCE] for start in range(0, len(candidates), AT_ONCE)]
-        for some, some_broken in pool.map(read_some_headers, parts):
+    done = 0
+    with worker_pool(workers, threads=1) if workers > 1 and len(candidates) > FEW else nullcontext() as pool:
+        each = pool.map(read_some_headers, parts) if pool else map(read_some_headers, parts)
+        for part, (some, some_broken) in zip(parts, each, strict=True):
             headers += some
             broken |= some_broken
+            done += len(part)
+            progress(Step.DICOM_OPENED, done, len(candidates))
     return headers, broken
 
 
@@ -130,8 +138,7 @@ def read_some_headers(files: Iterable[Path]) -> tuple[list[Header], dict[Path, R
                         continue
                     header = _read(file, stream)
             except OSError as error:
-                is_away = isinstance(error, FileNotFoundError)
-                broken[file] = Reason.FILE_NOT_FOUND if is_away else Reason.FILE_NOT_OPENED
+                broken[file] = why_unread(error)
                 continue
             if isinstance(header, Header):
                 headers.append(header)
@@ -170,6 +177,8 @@ def _read(file: Path, stream: BinaryIO) -> Header | Reason | None:
     try:
         found = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
         values, meta = _values(found), {element.keyword: str(element.value) for element in found.file_meta}
+    except OSError:
+        raise
     except Exception:  # Whatever damaged bytes lead pydicom to: it promises no set of errors.
         return Reason.TRUNCATED_DICOM
     header = _header(file, values, meta.get("TransferSyntaxUID", IMPLICIT), stream)

@@ -15,6 +15,7 @@ import numpy as np
 from permmoe.data.reasons import Reason
 from permmoe.preparation.sources.dicom_headers import Header
 from permmoe.preparation.sources.image_facts import FEWEST_SLICES
+from permmoe.preparation.sources.person import Person, identifiers_of_two
 from permmoe.preparation.sources.series_rules import SeriesFacts
 from permmoe.tracers import tracer_in
 
@@ -124,13 +125,7 @@ def series_among(headers: Iterable[Header]) -> list[Series]:
 
 def patients_who_are_two(series: Iterable[Series]) -> set[str]:
     """Identifiers under which files of different birth dates or sexes stand; what a file does not tell is no other."""
-    births: dict[str, set[str]] = defaultdict(set)
-    sexes: dict[str, set[str]] = defaultdict(set)
-    for one in series:
-        for header in one.headers:
-            births[header.patient] |= {header.birth} - {""}
-            sexes[header.patient] |= {header.sex.upper()} & {"F", "M"}
-    return {patient for patient in births if len(births[patient]) > 1 or len(sexes[patient]) > 1}
+    return identifiers_of_two((h.patient, Person.of(h.birth, h.sex)) for one in series for h in one.headers)
 
 
 def _magnitudes(headers: tuple[Header, ...]) -> tuple[Header, ...]:

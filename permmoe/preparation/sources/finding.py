@@ -12,9 +12,10 @@ from permmoe.data.images import files_under
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.errors import DataError
+from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.sources.agreement import agreeing
 from permmoe.preparation.sources.bids import bids_scans, without_sources
-from permmoe.preparation.sources.choosing import Progress, choose
+from permmoe.preparation.sources.choosing import choose
 from permmoe.preparation.sources.dicom import dicom_scans
 from permmoe.preparation.sources.found import FoundScans
 from permmoe.preparation.sources.image_facts import is_image
@@ -35,13 +36,13 @@ def find_scans(
     rules: SeriesRules | None = None,
     today: date | None = None,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> FoundScans:
     """Every T1, FLAIR, amyloid and tau scan of a folder: at most one of each modality in a session.
 
     `converted` is a folder for the images that are made from DICOM; they are kept, so that a second search makes none
     again. `rules` choose the series of DICOM and of LONI; the shipped ones where they are None. `progress` is told of
-    scans.
+    each step.
 
     Raises DataError where the folder does not exist, or holds nothing that looks like a scan; scans that cannot be used
     are left out, each with its reason.
@@ -53,11 +54,14 @@ def find_scans(
         )
     rules = rules or read_rules()
     own = _below(source, converted)
-    listed = sorted(file for file in files_under(source) if own not in file.parents)
+    listed = sorted(f for f in counted(files_under(source), Step.LISTED, progress) if own not in f.parents)
     files = without_sources(listed, source)
     loni = LoniDownload.among(files)
-    candidates, items = bids_scans(files)
-    for more, left_out in (loni.scans(files, rules), dicom_scans(files, rules, converted, loni.told, workers)):
+    candidates, items = bids_scans(files, progress)
+    for more, left_out in (
+        loni.scans(files, rules, progress),
+        dicom_scans(files, rules, converted, loni.told, workers, progress),
+    ):
         candidates += more
         items += left_out
     kept, of_no_use = agreeing(candidates, today or date.today())

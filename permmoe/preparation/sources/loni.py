@@ -19,6 +19,7 @@ from permmoe.data.image_file import BrokenVolume
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.table_files import Row, column_key, read_table
+from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Told
 from permmoe.preparation.sources.choosing import Candidate, day_label
@@ -70,7 +71,9 @@ class LoniDownload:
         present = {place.number for file in files if (place := _place_of(file))}
         return len(self.rows.keys() - present)
 
-    def scans(self, files: Sequence[Path], rules: SeriesRules) -> tuple[list[Candidate], list[Quarantined]]:
+    def scans(
+        self, files: Sequence[Path], rules: SeriesRules, progress: Progress = unseen
+    ) -> tuple[list[Candidate], list[Quarantined]]:
         """The scans that were downloaded as NIfTI, and what is left out of those; DICOM is not looked at here."""
         sidecars = Sidecars.among(files)
         folders: dict[Path, list[Path]] = defaultdict(list)
@@ -79,7 +82,7 @@ class LoniDownload:
                 folders[file.parent].append(file)
         candidates: list[Candidate] = []
         items: list[Quarantined] = []
-        for images in folders.values():
+        for images in counted(folders.values(), Step.IMAGES_OPENED, progress):
             told = self.told(images[0])
             if told is None:
                 continue

@@ -24,6 +24,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError
 from permmoe.modality import Modality
 from permmoe.preparation.commands import require_tools
+from permmoe.preparation.progress import Step
 from permmoe.preparation.settings import PreparationSettings
 from permmoe_simulation.studies.planted import planted_visits
 from permmoe_simulation.studies.progress import Progress
@@ -112,6 +113,16 @@ def _prepared(
 
     settings = PreparationSettings(spacing_mm=min(max(cohort.grid.spacing_mm, 1.0), 4.0))
     out = folder / "prepared" / f"{cohort.digest()[:12]}-{settings.digest()[:6]}"
-    progress.stage("preparation of raw scans", cohort.subjects)
-    done = prepare_folder(files, out, settings, workers=workers, progress=lambda done, total: progress.step("subject"))
-    return out, done.left_out
+    told = 0
+
+    def tell(step: Step, done: int, total: int | None) -> None:
+        nonlocal told
+        if step is not Step.PREPARED:
+            return
+        if not done:
+            progress.stage("preparation of raw scans", total or 0)
+        for _ in range(told, done):
+            progress.step("scan")
+        told = done
+
+    return out, prepare_folder(files, out, settings, workers=workers, progress=tell).left_out

@@ -6,11 +6,12 @@ The computing is replaced by a stand-in here; tests/permmoe/preparation/test_fro
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,43 +19,19 @@ import pytest
 from typer.testing import CliRunner
 
 from permmoe.cli import app
-from permmoe.config import VolumeGrid
-from permmoe.data.image_file import BrokenVolume
 from permmoe.data.images import find_images
 from permmoe.data.preparation import prepared_as
 from permmoe.data.reasons import Reason
-from permmoe.data.volumes import grid_affine
 from permmoe.errors import DataError
 from permmoe.preparation import subject as subject_room
 from permmoe.preparation.folder import prepare_folder
-from permmoe.preparation.images.image import Image
-from permmoe.preparation.images.prepare import Measured, PreparedImage
+from permmoe.preparation.images.prepare import PreparedImage
+from permmoe.preparation.progress import Step
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.settings import PreparationSettings
-from tests.support.prepared_heads import AMYLOID, GRID, T1, head, mask
-
-SETTINGS = PreparationSettings(spacing_mm=4.0)
-
-
-class StandIn:
-    """Prepares every scan at once; remembers which, and refuses or fails where it is told to."""
-
-    def __init__(self) -> None:
-        self.done: list[tuple[str, str, bool]] = []
-        self.refused: set[str] = set()
-        self.killed_at = -1
-
-    def __call__(self, scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
-        if len(self.done) == self.killed_at:
-            raise KeyboardInterrupt
-        self.done.append((scan.subject_id, scan.modality, t1 is not None))
-        if scan.subject_id in self.refused:
-            raise BrokenVolume(Reason.NOT_A_HEAD)
-        contrast = T1 if scan.modality == "t1" else AMYLOID
-        image, brain = (Image(v.astype(np.float32), grid_affine(GRID)) for v in (head(contrast), mask()))
-        pet = (1000.0, 0.1, 500) if region else (None, None, None)
-        matrix = np.diag([0.95, 0.95, 0.95, 1.0])
-        return PreparedImage(image, brain, matrix, t1 is not None or not region, Measured(0.9, 0.5, 1400.0, 0.0, *pet))
+from permmoe.runtime.files import FULL_DISK
+from tests.support.dicom_series import Series, write_series
+from tests.support.scans_to_prepare import SETTINGS, StandIn, write_scans
 
 
 @pytest.fixture
@@ -64,18 +41,10 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return made
 
 
-def raw(folder: Path, subject: str, names: Sequence[str] = ("anat/{}_T1w", "pet/{}_trc-18FAV45_pet")) -> None:
-    for name in names:
-        file = folder / f"sub-{subject}" / "ses-a" / f"{name.format(f'sub-{subject}_ses-a')}.nii.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        voxels = np.random.default_rng(len(subject)).random((20, 20, 20)).astype(np.float32)
-        nib.save(nib.Nifti1Image(voxels, np.diag([8.0, 8.0, 8.0, 1.0])), file)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    raw(tmp_path / "raw", "01")
-    raw(tmp_path / "raw", "02")
+    write_scans(tmp_path / "raw", "01")
+    write_scans(tmp_path / "raw", "02")
     return tmp_path / "raw"
 
 
@@ -144,17 +113,97 @@ def test_a_scan_that_cannot_be_used_is_itemised_remembered_and_leaves_the_others
         assert {d.scan.subject_id for d in prepared.usable} == {"02"}
 
 
+DISK_FAILS = Path("/proc/self/mem")
+"""Can be opened, and answers a read at its beginning with EIO, as a failing disk does."""
+
+
+def test_a_scan_that_the_disk_cannot_read_is_itemised_and_tried_again_next_time(
+    source: Path, tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t1, load = source / "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz", nib.load
+
+    def failing(path: Path) -> Any:
+        if path == t1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return load(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nib, "load", failing)
+        prepared = prepare_folder(source, tmp_path / "out", SETTINGS)
+    assert {(i.subject_id, i.modality, i.reason) for i in prepared.left_out} == {("01", "t1", Reason.FILE_NOT_OPENED)}
+    assert len(prepared.usable) == 3
+    assert len(prepare_folder(source, tmp_path / "out", SETTINGS).usable) == 4
+
+
+@pytest.mark.parametrize("seen_at", ["image", "digest"])
+def test_a_scan_that_the_disk_stops_reading_at_work_is_itemised_and_not_remembered(
+    seen_at: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from permmoe.preparation.subject import prepare_subject
+
+    with pytest.raises(OSError) as failure:
+        DISK_FAILS.read_bytes()
+    assert failure.value.errno == errno.EIO
+    good = source / "sub-01/ses-a/pet/sub-01_ses-a_trc-18FAV45_pet.nii.gz"
+    scans = [Scan("01", "a", "t1", (DISK_FAILS,)), Scan("01", "a", "amyloid", (good,), tracer="AV45")]
+    real, stand_in = subject_room._prepared, StandIn()
+
+    def prepared(scan: Scan, *others: Any) -> PreparedImage:
+        return (real if scan.modality == "t1" and seen_at == "image" else stand_in)(scan, *others)
+
+    monkeypatch.setattr(subject_room, "_prepared", prepared)
+    result = prepare_subject(scans, tmp_path / "out", SETTINGS)
+    assert [(i.modality, i.reason) for i in result.left_out] == [("t1", Reason.FILE_NOT_OPENED)]
+    assert [d.scan.modality for d in result.derivatives] == ["amyloid"]
+    assert not list((tmp_path / "out").rglob("*T1w.json"))
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_a_full_disk_ends_the_run(
+    number: int, source: Path, tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("permmoe.preparation.derivatives.write_file", full)
+    with pytest.raises(OSError) as failure:
+        prepare_folder(source, tmp_path / "out", SETTINGS)
+    assert failure.value.errno == number and len(stand_in.done) == 1
+
+
+def test_each_step_is_counted_to_its_end_without_subjects_and_files(
+    source: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    write_series(source / "dicom", Series(shape=(20, 20, 20), spacing_mm=(8.0, 8.0, 8.0)))
+    told: list[tuple[Step, int, int | None]] = []
+    prepare_folder(source, tmp_path / "out", SETTINGS, progress=lambda *one: told.append(one))
+    last = {step: (done, total) for step, done, total in told}
+    assert last == {
+        Step.LISTED: (24, 24), Step.IMAGES_OPENED: (4, 4), Step.DICOM_OPENED: (20, 20),
+        Step.CHOSEN: (5, 5), Step.PREPARED: (5, 5), Step.DRAWN: (3, 3),
+    }  # fmt: skip
+    assert list(last) == list(Step), "steps begin in the order of the work"
+    assert [done for step, done, _ in told if step is Step.PREPARED] == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("of_source", [True, False])
 def test_a_scan_that_may_not_be_read_is_left_out_and_a_folder_that_may_not_be_written_stops(
     of_source: bool, tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from permmoe.preparation.subject import prepare_subject
 
-    def denied(out: Path, scan: Scan, recipe: str) -> None:
-        raise PermissionError(13, "denied", str(scan.files[0] if of_source else out))
+    file = tmp_path / "a.nii.gz"
+    file.write_bytes(b"")
 
-    monkeypatch.setattr(subject_room, "finished", denied)
-    scans = [Scan("01", "a", "t1", (tmp_path / "a.nii.gz",))]
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "denied", str(file))
+
+    if of_source:
+        monkeypatch.setattr(Path, "open", denied)
+        monkeypatch.setattr(Path, "read_bytes", denied)
+    else:
+        monkeypatch.setattr("permmoe.preparation.derivatives.write_file", denied)
+    scans = [Scan("01", "a", "t1", (file,))]
     if of_source:
         [item] = prepare_subject(scans, tmp_path / "out", SETTINGS).left_out
         assert item.reason is Reason.FILE_NOT_OPENED

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from permmoe.data.volumes import grid_affine
+from permmoe.preparation import pictures as pictures_room
 from permmoe.preparation.derivatives import Derivative, write_derivative
 from permmoe.preparation.images.image import Image
 from permmoe.preparation.images.prepare import Measured, PreparedImage
 from permmoe.preparation.pictures import write_pictures
-from permmoe.preparation.quality.contact_sheet import digest_of_sheet
+from permmoe.preparation.quality.contact_sheet import Shown, digest_of_sheet
 from permmoe.preparation.quality.judged import Judged
 from permmoe.preparation.quality.of_prepared import metrics_of
 from permmoe.preparation.quality.rules import Finding, Judgement, Verdict, judge_alone
@@ -84,6 +85,17 @@ def test_a_second_run_draws_nothing_and_a_change_draws_its_session_alone(
     changed = [*images[:2], (images[2][0], replace(images[2][1], judgement=doubt))]
     write_pictures(out, changed, GRID, is_synthetic=False)
     assert first.stat().st_mtime_ns == before[0] and second.stat().st_mtime_ns > before[1]
+
+
+def test_ventricles_of_a_t1_that_failed_are_not_drawn_over_other_images(
+    tmp_path: Path, images: list[tuple[Derivative, Judged]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Shown] = []
+    monkeypatch.setattr(pictures_room, "write_sheet", lambda path, title, shown, *_, **__: drawn.extend(shown))
+    failure = Judgement((Finding(Verdict.FAILED, "filled", "half a head", None),))
+    for t1 in (images[0], (images[0][0], replace(images[0][1], judgement=failure))):
+        write_pictures(tmp_path / "out", [t1, images[1]], GRID, is_synthetic=False)
+    assert [shown.own_t1 is not None for shown in drawn if shown.modality == "amyloid"] == [True, False]
 
 
 def test_an_image_that_was_prepared_anew_has_a_new_sheet(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from permmoe.preparation.quality.contact_sheet import MASK, TEMPLATE, Shown, contact_sheet, write_sheet
+from permmoe.preparation.quality.contact_sheet import MASK, TEMPLATE, VENTRICLES, Shown, contact_sheet, write_sheet
 from permmoe.preparation.quality.rules import Finding, Judgement, Verdict
 from tests.support.prepared_heads import AMYLOID, FLAIR, GRID, head, mask, shifted
 
@@ -37,6 +37,12 @@ def test_both_outlines_are_drawn_and_differ_where_the_mask_is_off() -> None:
     picture = sheet(Shown("t1", head(place=shifted(0, 12.0)), mask(place=shifted(0, 12.0)), GOOD))
     template, own = near(picture, TEMPLATE)[84:], near(picture, MASK)[84:]
     assert template.sum() > 2000 and own.sum() > 2000
+
+
+def test_a_line_of_few_pixels_keeps_its_colour() -> None:
+    picture = sheet(Shown("t1", head(), mask(), GOOD))  # Without the ventricles, which the legend names all the same.
+    for colour in (TEMPLATE, MASK, VENTRICLES):
+        assert (picture == np.array(colour)).all(-1).sum() > 20
 
 
 def test_left_is_on_the_right_and_front_is_above() -> None:

@@ -146,3 +146,15 @@ def test_the_summary_in_a_terminal_counts_and_names_no_subject() -> None:
     rows = {line[1]: line[2:5] for line in lines if len(line) > 5}
     assert rows["T1"] == ["2", "1", "0"] and rows["Amyloid PET"] == ["1", "0", "1"]
     assert "not registered to the template (1)" in captured.get() and "011_S" not in captured.get()
+
+
+def test_scans_that_have_no_picture_are_counted_each_reason_with_what_to_do() -> None:
+    html = page(without_picture={Reason.NOT_A_HEAD: 2, Reason.LOCALISER: 5})
+    assert "quarantine.csv" in html and html.index(Reason.LOCALISER) < html.index(Reason.NOT_A_HEAD)
+    assert escape(Reason.LOCALISER.remedy) in html and escape(Reason.NOT_A_HEAD.remedy) in html
+    assert "before there was a picture" not in page()
+
+
+def test_the_page_says_of_which_modalities_there_are_too_few_images_to_compare() -> None:
+    many = [judged(str(k), FOLDER) for k in range(20)]
+    assert "too few to tell" in page(many[:19]) and "too few to tell" not in page(many)

@@ -51,6 +51,27 @@ def test_every_naming_of_subjects_is_read(tmp_path: Path, subject: str, visit: s
     ]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "are_two"),
+    [
+        ({"PatientSex": "F"}, {"PatientSex": "Male"}, True),
+        ({"PatientBirthDate": "19400102"}, {"PatientBirthDate": "1940-02-01"}, True),
+        ({"PatientSex": "F", "PatientBirthDate": "19400102"}, {"PatientBirthDate": "1940-01-02"}, False),
+        ({"PatientSex": "O"}, {"PatientSex": "F"}, False),
+        ({}, {"PatientSex": "M"}, False),
+    ],
+)
+def test_two_people_under_one_label_are_both_left_out_where_sidecars_tell(
+    tmp_path: Path, one: dict[str, object], other: dict[str, object], are_two: bool
+) -> None:
+    write_image(tmp_path / "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz", sidecar=one)
+    write_image(tmp_path / "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz", sidecar=other)
+    write_image(tmp_path / "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz", sidecar=other)
+    found = find(tmp_path)
+    assert [item.reason for item in found.left_out] == [Reason.TWO_PATIENTS] * 2 * are_two
+    assert {scan.subject_id for scan in found.scans} == ({"02"} if are_two else {"01", "02"})
+
+
 def test_without_sessions_the_day_of_the_table_is_the_session(tmp_path: Path) -> None:
     write_image(tmp_path / "sub-01/anat/sub-01_T1w.nii.gz")
     (tmp_path / "sub-01/sub-01_scans.tsv").write_text(

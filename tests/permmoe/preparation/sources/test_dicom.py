@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -307,6 +308,36 @@ def test_a_file_that_this_account_may_not_read_is_itemised_and_other_series_go_o
     assert items == {(closed.name, Reason.FILE_NOT_OPENED), ("0001.dcm", Reason.MISSING_SLICES)}
 
 
+def test_a_file_that_the_disk_cannot_read_is_itemised(dicom: Path) -> None:
+    write_series(dicom / "a", T1)
+    (dicom / "fails").symlink_to("/proc/self/mem")  # Answers a read with EIO.
+    found = find(dicom)
+    assert len(found.scans) == 1
+    assert [item.reason for item in found.left_out] == [Reason.FILE_NOT_OPENED]
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_full_disk_under_dcm2niix_ends_the_search_and_is_not_taken_for_a_bad_series(
+    is_cut: bool, dicom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(dicom / "a", T1)
+
+    def dcm2niix_on_a_full_disk(command: list[str], **_: object) -> None:
+        if is_cut:
+            image = nib.Nifti1Image(np.ones((13, 14, 12), np.int16), np.eye(4))
+            file = Path(command[command.index("-o") + 1]) / "image.nii"
+            file.write_bytes(image.to_bytes()[:1000])
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("permmoe.preparation.sources.conversion.subprocess.run", dcm2niix_on_a_full_disk)
+    assert reasons(find(dicom)) == {"a": Reason.NOT_CONVERTED}
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        find(dicom)
+
+
 def test_headers_do_not_depend_on_how_many_processes_read_them(dicom: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [*write_series(dicom / "a", T1), *write_series(dicom / "b", FLAIR)]
     os.truncate(files[3], 300)
@@ -314,6 +345,7 @@ def test_headers_do_not_depend_on_how_many_processes_read_them(dicom: Path, monk
     alone = read_headers([*files, dicom / "notes.txt"])
     assert pickle.loads(pickle.dumps(alone)) == alone
     monkeypatch.setattr("permmoe.preparation.sources.dicom_headers.AT_ONCE", 7)
+    monkeypatch.setattr("permmoe.preparation.sources.dicom_headers.FEW", 7)
     # Processes of Python that import PyTorch would take longer than all other tests of this file.
     monkeypatch.setattr("permmoe.preparation.sources.dicom_headers.worker_pool", lambda *_, **__: ThreadPoolExecutor(1))
     assert read_headers([*files, dicom / "notes.txt"], workers=2) == alone
