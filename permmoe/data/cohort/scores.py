@@ -73,7 +73,7 @@ def _scores(
 ) -> ClinicalScores:
     mmse = 28.8 - 0.80 * severity - 0.8 * memory + 0.8 * ability + 0.9 * own[0] + chance[0]
     adas13 = 13.0 + 2.6 * severity + 4.6 * memory - 2.2 * ability + 2.6 * own[1] + chance[1]
-    faq = 2.7 * severity - 1.2 + 0.9 * memory + 2.6 * own[2] + chance[2]
+    faq = 2.7 * severity - 1.2 + 1.6 * memory + 2.6 * own[2] + chance[2]
     ravlt = 38.0 - 2.4 * severity - 6.0 * memory + 3.5 * ability + 4.5 * own[3] + chance[3]
     return ClinicalScores(
         mmse=None if lost[0] else round(float(np.clip(mmse, 0, 30))),
