@@ -52,10 +52,10 @@ def figures(cohort: Cohort) -> dict[str, str]:
     for phase in PHASES:
         own = [subject for subject in subjects if subject.phase.name == phase.name]
         found[f"share of subjects, {phase.name}"] = _percent([subject.phase.name == phase.name for subject in subjects])
-        for name in MODALITIES:
-            found[f"{name}, {phase.name}"] = _percent([name in subject.observed for subject in own])
-    for name in MODALITIES:
-        found[f"{name}, all phases"] = _percent([name in subject.observed for subject in subjects])
+        for modality in MODALITIES:
+            found[f"{modality}, {phase.name}"] = _percent([modality in subject.observed for subject in own])
+    for modality in MODALITIES:
+        found[f"{modality}, all phases"] = _percent([modality in subject.observed for subject in subjects])
     found["age"] = _spread(np.array([s.person.age_years for s in subjects]))
     found["women"] = _percent([s.person.sex == "Female" for s in subjects])
     found["education"] = _spread(np.array([float(s.person.education_years) for s in subjects]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from permmoe.config import ModelConfig, parse_config
@@ -12,6 +13,8 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.modality import Modality
+from permmoe_simulation.studies.cell import run_cell
+from permmoe_simulation.studies.cell_files import read_predictions
 from permmoe_simulation.studies.ladder import CLINICAL_COLUMNS, RUNGS, Ladder, column_facts
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import DataSource, StudyConfig, at_profile, cells
@@ -80,6 +83,38 @@ def test_a_manifest_without_some_of_the_columns_is_read_and_it_is_known_which(tm
     assert facts["age_years"].left_out == "" and facts["ADAS13"].left_out == "no visit has it"
     plain = prepare_data(source, model, tmp_path, 1, QUIET)
     assert all(not visit.covariates for visit in plain.visits)
+
+
+def test_every_rung_of_a_study_runs_and_those_that_see_the_columns_are_better(tmp_path: Path) -> None:
+    """A manifest whose change follows MMSE, which no modality tells and one visit of seven lacks."""
+    header = "subject_id,site,session,baseline_cdrsb,delta_cdrsb,horizon_months,age_years,ptau,MMSE"
+    rows = [
+        f"s{i},{'xy'[i % 2]},bl,{1 + i % 3 / 2},{(30 - 20 - i % 11) / 2},24,{60 + i % 17},{i % 5},"
+        + (f"{20 + i % 11}" if i % 7 else "")
+        for i in range(240)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join([header, *rows]) + "\n")
+    loaded = parse_config(
+        {
+            "name": "rungs",
+            "description": "d",
+            "data": {"manifest": str(tmp_path / "table.csv")},
+            "model": {"modalities": [{"name": "fluid", "kind": "tabular", "columns": ["ptau"]}]},
+            "methods": {"ridge": {"kind": "reference", "label": "r", "baseline": "kernel_ridge"}},
+            "ladder": {"columns": ["MMSE", "FAQ"]},
+            "seeds": [0],
+        },
+        StudyConfig,
+        "study",
+    )
+    data = prepare_data(loaded.data, loaded.model, tmp_path, 1, QUIET, loaded.modalities, loaded.covariates)
+    errors = {}
+    for name, cell in cells(loaded, {"site": data.digest}, "inprocess"):
+        found = read_predictions(run_cell(cell, data.visits, data.cache, tmp_path / "cells" / name))
+        errors[name] = float(np.sqrt(np.mean((found["fluid"] - found["target"]) ** 2)))
+    assert set(errors) == {"ridge", *RUNGS}
+    blind = min(errors["training-mean"], errors["clinical-null"], errors["ridge"])
+    assert max(errors["clinical-ridge"], errors["clinical-boosting"]) < 0.7 * blind
 
 
 def test_what_visits_carry_is_in_their_digest_and_nothing_is_where_they_carry_nothing() -> None:
