@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from permmoe.config import parse_config, read_config
+from permmoe.config import RunConfig, parse_config, read_config
 from permmoe.errors import ConfigurationError
 from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells
 
@@ -147,3 +147,40 @@ def test_published_pairs_are_compared_and_leave_with_their_methods() -> None:
     assert whole.pairs == (("permmoe", "null"),)
     assert at_profile(whole, "quick").name == whole.name and at_profile(whole, "full").name == f"{whole.name}-full"
     assert at_profile(whole, "quick").pairs == () and at_profile(whole, "full").pairs == whole.pairs
+
+
+PAPER_TABLE = CONFIGS / "paper-table-1.yaml"
+
+
+@pytest.mark.parametrize(
+    ("method", "file"), [("permmoe-published", "permmoe-published.yaml"), ("flexmoe-published", "flex-moe-public.yaml")]
+)
+def test_the_full_paper_table_has_the_published_models_as_their_files_have_them(method: str, file: str) -> None:
+    table = at_profile(read_config(PAPER_TABLE, StudyConfig), "full")
+    [cell, *_] = [cell for name, cell in cells(table, {"site": "d"}, "inprocess") if name == method]
+    published = read_config(CONFIGS.parent / "models" / file, RunConfig)
+    assert (cell.model, cell.train) == (published.model, published.train)
+
+
+def test_at_quick_the_published_pair_has_another_encoder_and_fewer_validations_and_says_so() -> None:
+    table = at_profile(read_config(PAPER_TABLE, StudyConfig), "quick")
+    full = at_profile(read_config(PAPER_TABLE, StudyConfig), "full")
+    for method in ("permmoe-published", "flexmoe-published"):
+        of_quick, of_full = (
+            next(cell for name, cell in cells(s, {"site": "d"}, "inprocess") if name == method) for s in (table, full)
+        )
+        assert of_quick.model.encoder.kind == "pooled"
+        same = {"grid": of_full.model.grid, "encoder": of_full.model.encoder}
+        assert of_quick.model.model_copy(update=same) == of_full.model
+        assert of_quick.train.model_copy(update={"validate_every": of_full.train.validate_every}) == of_full.train
+        assert "pooled voxels in place of the CNN and a validation every fifth" in of_quick.method.description
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_each_pair_of_the_paper_table_differs_in_the_routers_alone(profile: str) -> None:
+    table = at_profile(read_config(PAPER_TABLE, StudyConfig), profile)
+    own = dict(reversed(cells(table, {"site": "d"}, "inprocess")))
+    for permmoe, flexmoe in (("permmoe", "flexmoe"), ("permmoe-published", "flexmoe-published")):
+        assert own[flexmoe].model.model_copy(update={"routers": "per_modality"}) == own[permmoe].model
+        assert own[flexmoe].train == own[permmoe].train
+        assert own[permmoe].train.routing_losses.balance_pool == "modality"
