@@ -26,6 +26,7 @@ class Remedy(StrEnum):
     NAME_SERIES = "nothing, or name the series or its tracer by --series-rules or in the image's JSON sidecar"
     CHOOSE_SERIES = "export all frames of the scan, with their times; or exclude others by --series-rules"
     DATE_SESSIONS = "date them in BIDS' scans.tsv or sessions.tsv (acq_time), or name each visit's session in --scores"
+    CHECK_SCAN = "look at the scan: it has to show one whole head, and be of the modality that it is given as"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
     CHECK_DATES = "compare the dates with their source"
     ADD_T1 = "add a T1 of the same visit, or of one within 400 days, to the scans, and prepare again"
@@ -72,10 +73,10 @@ class Reason(StrEnum):
 
     # Scans that are prepared (permmoe.preparation.images).
     TWO_SUBJECTS_ONE_LABEL = "two subjects whose names differ in punctuation alone", Remedy.RENAME
-    NOT_A_HEAD = "no brain is found in it", Remedy.CONVERT_SERIES
+    NOT_A_HEAD = "no brain is found in it", Remedy.CHECK_SCAN
     NO_BRAIN_WITHOUT_T1 = "no brain is found in it, and there is no T1 to tell where it is", Remedy.ADD_T1
-    NO_REFERENCE = "the reference region is outside of the scan, or empty", Remedy.CONVERT_SERIES
-    NO_REGISTRATION = "no map to the template, or to the T1, is found", Remedy.CONVERT_SERIES
+    NO_REFERENCE = "the reference region is outside of the scan, or empty", Remedy.CHECK_SCAN
+    NO_REGISTRATION = "no map to the template, or to the T1, is found", Remedy.CHECK_SCAN
 
     # Scans that are looked for (permmoe.preparation.sources).
     TOO_FEW_SLICES = "too few slices for a head", Remedy.CONVERT_SERIES
