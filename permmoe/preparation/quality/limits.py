@@ -5,6 +5,10 @@ given heads whose true place is known. A T1 that is registered well lies within 
 
 Two pairs belong to each: beyond the outer one an image has failed, beyond the inner one a person should look at it.
 
+Where amyloid or tau fills the cortex, PET no longer shows the tissues, and a second registration by tissues errs by
+centimetres. PET that a T1 led is therefore left out only where its mutual information with that T1 confirms the other
+place, and is to be looked at otherwise: a rule that believed the tissues would leave out patients by their disease.
+
 A FLAIR or PET that no T1 led has limits of its own: its registration is the harder one, and what two registrations do
 not agree on, or what has a close second, is left out, since a T1 of the visit settles it. Tau in a healthy brain and in
 the scalp are much alike, so that a brain's outline may be found at the head's: there tissues show no contrast.
@@ -27,6 +31,7 @@ MODALITY_NAMES = {"t1": "T1", "flair": "FLAIR", "amyloid": "Amyloid PET", "tau":
 """As people write them."""
 OUTLINE = "compare the brain with the template's outline"
 NEEDS_T1 = "add a T1 of the same visit, which leads the way"
+BESIDE_T1 = "compare it with the T1 on the sheet"
 SIDES = "left and right may be exchanged in one of the two"
 
 
@@ -93,16 +98,21 @@ MEASURES: tuple[Measure, ...] = (
         (
             Limits(LED, (0.0, 3.5), (0.0, 5.0), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
             Limits(("t1",), (0.0, 3.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
-            Limits(("flair", "amyloid"), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
-            Limits(("tau",), (0.0, 9.0), (0.0, 13.0), Reason.BAD_REGISTRATION, OUTLINE),
+            Limits(("flair",), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
+            Limits(("amyloid",), (0.0, 6.0), (0.0, inf), Reason.BAD_REGISTRATION, OUTLINE),
+            Limits(("tau",), (0.0, 9.0), (0.0, inf), Reason.BAD_REGISTRATION, OUTLINE),
         ),
     ),
     Measure(
         "own_t1_disagreement_mm", "distance from where a registration to the own T1 puts it", "mm", 1, "high", 0.7,
         (
-            Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, "compare it with the T1 on the sheet"),
-            Limits(PET, (0.0, 5.0), (0.0, 8.0), Reason.BAD_REGISTRATION, "compare it with the T1 on the sheet"),
+            Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, BESIDE_T1),
+            Limits(PET, (0.0, 5.0), (0.0, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
         ),
+    ),
+    Measure(
+        "confirmed_disagreement_mm", "distance from a place where it tells more of the own T1", "mm", 1, "high", 0.7,
+        (Limits(PET, (0.0, 10.0), (0.0, 10.0), Reason.BAD_REGISTRATION, BESIDE_T1),),
     ),
     Measure(
         "mask_overlap", "overlap of the mask and the template's brain", "", 3, "low", 0.01,

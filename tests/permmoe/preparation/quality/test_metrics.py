@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from permmoe.preparation.quality.metrics import ImageMetrics, Known, image_metrics
+from permmoe.preparation.quality.rules import Verdict, judge_alone
 from tests.support.prepared_heads import AMYLOID, FLAIR, GRID, head, mask, scaled, shifted, true_error_mm, turned
 
 EMPTY = np.zeros(GRID.shape, np.float32)
@@ -91,6 +93,19 @@ def test_a_pet_that_lies_off_its_own_t1_is_measured_against_that() -> None:
     place = shifted(1, 12.0)
     found = image_metrics(head(AMYLOID, place=place), mask(place=place), "amyloid", GRID, own_t1=head())
     assert found.own_t1_disagreement_mm == pytest.approx(12, abs=2)
+    assert found.confirmed_disagreement_mm == found.own_t1_disagreement_mm
+    assert judge_alone(replace(found, follows_t1=True)).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_pet_whose_cortex_took_up_so_much_that_no_tissue_shows_is_not_left_out_for_that(seed: int) -> None:
+    patches = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(GRID.shape), 3)
+    filled = head((1.0, 1.0, 0.6)) * (1 + 0.3 * patches / patches.std())
+    found = image_metrics(filled.astype(np.float32), mask(), "amyloid", GRID, own_t1=head())
+    # The second opinion, by tissues alone, errs here; mutual information does not follow it.
+    assert found.own_t1_disagreement_mm is not None and found.own_t1_disagreement_mm > 8
+    assert found.confirmed_disagreement_mm == 0
+    assert judge_alone(replace(found, follows_t1=True)).verdict is Verdict.LOOK
 
 
 def test_more_noise_measures_as_more_noise() -> None:
