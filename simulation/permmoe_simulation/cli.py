@@ -18,8 +18,8 @@ from permmoe.runtime.command_line import run
 from permmoe.runtime.devices import training_device
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.progress import Progress
-from permmoe_simulation.studies.simulate import RunOptions, cell_name, run_study
-from permmoe_simulation.studies.study import StudyConfig, at_profile, cells
+from permmoe_simulation.studies.simulate import RunOptions, all_cells, cell_name, run_study
+from permmoe_simulation.studies.study import StudyConfig, at_profile
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "configs" / "studies" / "default.yaml"
 
@@ -47,7 +47,7 @@ def simulate(
     if seeds:
         settings = parse_config({**settings.model_dump(), "seeds": _seeds(seeds)}, StudyConfig, "--seeds")
     if list_cells:
-        grid = cells(settings, dict.fromkeys(settings.regimes, ""), engine)
+        grid = all_cells(settings, dict.fromkeys(settings.regimes, ""), engine)
         for name, cell in grid:
             print(cell_name(name, cell))
         console.print(f"{len(grid)} cells", highlight=False)

@@ -115,8 +115,16 @@ def real(*names: str, unit: str = "", may_be_absent: bool = False) -> tuple[Colu
 
 
 def with_interval(name: str, unit: str = OUTCOME_UNIT) -> tuple[Column, ...]:
-    """A figure and the ends of its 95% interval over bootstrap resamples of the subjects."""
+    """A figure and the ends of its 95% interval over training seeds and subjects; NaN where it is not judged."""
     return real(name, "lower", "upper", unit=unit)
+
+
+def tested() -> tuple[Column, ...]:
+    """The seeds that a figure is of, and its test: the p-value, and that after Holm's correction."""
+    return (
+        Column("seeds", "whole", may_be_absent=True),
+        *real("p_value", "p_holm", may_be_absent=True),
+    )
 
 
 CELL = text("method", "regime", "seed")
@@ -147,7 +155,9 @@ COMPARISONS = StudyTable(
         *text("combination", "stratum"),
         *whole("n", unit="subjects"),
         *with_interval("difference"),
-        *real("p_value", "effect_size", "p_holm", may_be_absent=True),
+        *tested(),
+        Column("family", "text", may_be_absent=True),
+        *real("effect_size", may_be_absent=True),
     ),
     is_written_empty=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,7 +38,7 @@ class Axis(BaseModel):
 
 
 class GoalFigures(NamedTuple):
-    """A paired difference in RMSE and the ends of its 95% interval."""
+    """A paired difference in RMSE and the ends of its 95% interval, NaN where it is not judged."""
 
     difference: float
     lower: float
@@ -55,17 +56,21 @@ class Goal(BaseModel):
     where: str = ""
     regime: str = ""
     n: int = 0
+    seeds: int = 0
     difference: float | None = None
     lower: float | None = None
     upper: float | None = None
     met: bool | None = Field(None, description="None where the study could not decide")
+    reversed: bool = Field(False, description="whether the study says the contrary beyond chance")
+    why_undecided: str = ""
 
     @property
     def figures(self) -> GoalFigures:
-        """The figures of a goal that the study could decide. Raises ValueError for another."""
-        if self.difference is None or self.lower is None or self.upper is None:
-            raise ValueError(f"the study could not decide: {self.claim}")
-        return GoalFigures(self.difference, self.lower, self.upper)
+        """The figures of a goal that has a difference. Raises ValueError for another."""
+        if self.difference is None:
+            raise ValueError(f"the study has no difference for: {self.claim}")
+        lower, upper = (nan if end is None else end for end in (self.lower, self.upper))
+        return GoalFigures(self.difference, lower, upper)
 
 
 class Summary(BaseModel):

@@ -32,7 +32,7 @@ def write_study(
     labels: dict[str, str] | None = None,
     modalities: Sequence[str] = MODALITIES,
     regimes: Sequence[str] = ("structural",),
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
     synthetic: bool = True,
     n_experts: int = 7,
     n_sites: int = 11,
@@ -101,6 +101,14 @@ def write_study(
     return folder
 
 
+def judged(rows: pd.DataFrame, seeds: int = 5) -> pd.DataFrame:
+    """The rows with the test of an interval that is none of several: beyond chance where it excludes zero."""
+    is_judged = rows["lower"].notna() & (rows["n"] >= 10) & (seeds >= 5)
+    is_clear = (rows["lower"] > 0) | (rows["upper"] < 0)
+    p_value = is_clear.map({True: 0.01, False: 0.5}).where(is_judged)
+    return rows.assign(seeds=seeds, p_value=p_value, p_holm=p_value)
+
+
 def write_axis(folder: Path, values: dict[str, float], name: str, scale: str) -> None:
     """Put the study's regimes on an axis: its differences rise from −0.2 by 0.1 a regime, each ± 0.05."""
     change_summary(folder, axis={"name": name, "values": values, "scale": scale})
@@ -111,21 +119,25 @@ def write_axis(folder: Path, values: dict[str, float], name: str, scale: str) ->
     along.assign(combination="mean", n=131).to_csv(folder / "along_axis.csv", index=False)
     comparisons = pd.read_csv(folder / "comparisons.csv", keep_default_na=False, na_values=[""])
     at = comparisons["regime"].map({regime: -0.2 + 0.1 * j for j, regime in enumerate(values)})
-    comparisons = comparisons.assign(difference=at, lower=at - 0.05, upper=at + 0.05)
+    comparisons = judged(comparisons.assign(difference=at, lower=at - 0.05, upper=at + 0.05))
     comparisons.to_csv(folder / "comparisons.csv", index=False)
     pairs = comparisons[["method", "reference"]].drop_duplicates()
     trends = pairs.assign(combination="mean", n=131, slope=0.1, lower=0.05, upper=0.15)
-    trends.to_csv(folder / "trends.csv", index=False)
+    judged(trends).to_csv(folder / "trends.csv", index=False)
 
 
-def write_percent_changes(folder: Path, rows: Sequence[tuple[str, str, float, float, float]], wins: str) -> None:
+def write_percent_changes(
+    folder: Path, rows: Sequence[tuple[str, str, float, float, float]], wins: str, refused: Sequence[str] = ()
+) -> None:
     """Percentage changes of PerM-MoE against Flex-MoE: combination, stratum, percent, lower, upper; 41 subjects each.
 
-    `wins`: combinations, wins, lower, upper.
+    `wins`: combinations, wins, lower, upper. `refused`: strata whose published size is refused beyond chance.
     """
     pair = {"method": "permmoe", "reference": "flexmoe", "regime": "structural"}
     table = pd.DataFrame(rows, columns=["combination", "stratum", "percent", "lower", "upper"])
-    table.assign(**pair, n=41).to_csv(folder / "percent_changes.csv", index=False)
+    p_holm_size = table["stratum"].isin(refused).map({True: 0.01, False: 0.5})
+    table = judged(table.assign(**pair, n=41, p_holm_size=p_holm_size))
+    table.to_csv(folder / "percent_changes.csv", index=False)
     numbers = dict(zip(("combinations", "wins", "lower", "upper"), map(int, wins.split()), strict=True))
     pd.DataFrame([pair | {"stratum": "all"} | numbers]).to_csv(folder / "wins.csv", index=False)
 
@@ -135,7 +147,7 @@ def write_drift(folder: Path) -> None:
              "upper": d + 0.1}
             for m, far in (("permmoe", 0.3), ("null", 0.0)) for c, d in (("mean", far / 2), ("t1", far), ("tau", 0.0))
             ]  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / "drift.csv", index=False)
+    judged(pd.DataFrame(rows)).to_csv(folder / "drift.csv", index=False)
 
 
 def change_summary(folder: Path, **changes: object) -> None:
@@ -194,7 +206,9 @@ def _write_accuracy(
                         row |= {"difference": gap, "lower": gap - half, "upper": gap + half}
                     comparisons.append(row)
     pd.DataFrame(results).to_csv(folder / "results.csv", index=False)
-    pd.DataFrame(comparisons, columns=COMPARISONS.required_columns).to_csv(folder / "comparisons.csv", index=False)
+    table = judged(pd.DataFrame(comparisons, columns=COMPARISONS.required_columns), len(seeds))
+    family = table["combination"].map({"mean": "averages"}).fillna("combinations")
+    table.assign(family=family).to_csv(folder / "comparisons.csv", index=False)
 
 
 def _write_training(

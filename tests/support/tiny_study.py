@@ -34,7 +34,6 @@ def settings(**changes: Any) -> dict[str, Any]:
         "train": {"epochs": 3, "batch_size": 16, "warmup_epochs": 1},
         "federation": {"rounds": 3, "local_epochs": 1, "min_cell_count": 1},
         "seeds": [0, 1],
-        "bootstrap_resamples": 100,
         "methods": METHODS,
         "comparisons": [["federated", "centralised"]],
         "claims": [{"method": "federated", "reference": "local"}],

@@ -51,7 +51,7 @@ def _small_study(cells: int, subjects: int, rounds: int) -> StudyConfig:
     whole = default_study()
     small = whole.model_dump() | {
         "methods": {METHOD: whole.methods[METHOD].model_dump()}, "comparisons": (), "claims": (), "gap": None,
-        "profiles": {}, "seeds": tuple(range(cells)), "bootstrap_resamples": 100,
+        "profiles": {}, "seeds": tuple(range(cells)),
     }  # fmt: skip
     small["data"]["synthetic"]["subjects"] = subjects
     small["federation"]["rounds"] = rounds

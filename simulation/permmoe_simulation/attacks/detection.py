@@ -9,7 +9,7 @@ from math import exp
 import numpy as np
 from jaxtyping import Float, Int
 
-from permmoe.evaluation.intervals import Interval, resampling_weights
+from permmoe.evaluation.intervals import Interval
 
 Array = np.ndarray
 LOW_FALSE_POSITIVES = 0.05
@@ -29,7 +29,8 @@ class Detection:
 
 def detection(member: Float[Array, " trial"], other: Float[Array, " trial"], resamples: int, seed: int) -> Detection:
     """ROC, AUC and detection rate. A resample draws trials with both of their worlds, for these share their draws."""
-    weights = resampling_weights(len(member), resamples, seed)
+    n = len(member)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
     aucs = [auc(member, other, w) for w in weights]
     rates = [true_positive_rate(member, other, w) for w in weights]
     even = np.ones(len(member))

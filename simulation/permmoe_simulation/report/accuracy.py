@@ -48,7 +48,7 @@ def numbers_section(view: View) -> Section:
     def build(regime: str) -> list[Item]:
         found = scores(view.pooled, regime, "all")
         where = f", regime {regime}" if len(view.regimes) > 1 else ""
-        main = score_table(view, found, f"RMSE in {view.unit} with 95% bootstrap intervals over subjects{where}.")
+        main = score_table(view, found, f"RMSE in {view.unit}, {view.intervals}{where}.")
         return [
             main
             if view.are_combinations_few
@@ -133,8 +133,8 @@ def _rmse_plot(view: View, found: Scores) -> Plot:
         svg,
         f"Dot plot of RMSE with 95% intervals: {len(view.combinations)} combinations of modalities by "
         f"{count(len(methods), 'method')}. The table below has the same numbers.",
-        "RMSE on the test subjects when a method sees only the modalities with dark dots, with 95% bootstrap intervals "
-        f"over subjects{averaged}. n counts the subjects who have at least these modalities; the rest of "
+        "RMSE on the test subjects when a method sees only the modalities with dark dots, "
+        f"{view.intervals}{averaged}. n counts the subjects who have at least these modalities; the rest of "
         "theirs were withheld. Intervals of the same subjects move together: judge two methods by their paired "
         "difference below, not by overlap.",
     )

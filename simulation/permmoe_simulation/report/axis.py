@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise, product
-from math import isfinite, log10
+from math import isfinite, log10, nan
 
 import numpy as np
 import pandas as pd
 
-from permmoe.evaluation.intervals import paired_resamples
+from permmoe.evaluation.figures import contrast, difference_figure
+from permmoe.evaluation.intervals import LEVEL, judged_interval, judged_p_value, mean_rmse_interval, why_not_judged
 from permmoe_simulation.report.content import (
     Entry,
     Fold,
@@ -33,8 +34,9 @@ from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.style import MUTED, Look
 from permmoe_simulation.report.view import View
 from permmoe_simulation.studies.finished_study import FinishedStudy
-from permmoe_simulation.studies.prediction_errors import PredictionErrors, interval_bounds, resampled_rmse
-from permmoe_simulation.study_tables import COMPARISONS, StudyTable, real, text, whole, with_interval
+from permmoe_simulation.studies.prediction_errors import PredictionErrors
+from permmoe_simulation.studies.verdicts import NOT_JUDGED_BEFORE, corrected
+from permmoe_simulation.study_tables import COMPARISONS, StudyTable, real, tested, text, whole, with_interval
 from permmoe_simulation.summary import Axis, Scale
 
 PAIRS_SHOWN = 2
@@ -59,6 +61,7 @@ TRENDS = StudyTable(
         *text("method", "reference", "combination"),
         *whole("n", unit="subjects"),
         *with_interval("slope", unit="outcome for each unit or tenfold of the axis"),
+        *tested(),
     ),
 )
 
@@ -82,18 +85,21 @@ def along_axis(errors: PredictionErrors, axis: Axis, combinations: Sequence[str]
     rows = []
     for method, regime in errors.by_method:
         for combination in combinations:
-            found = resampled_rmse(errors.squared(method, regime, combination), errors.weights)
-            if found is not None:
+            found = mean_rmse_interval(errors.squared(method, regime, combination))
+            if found.n:
                 rows.append({"method": method, "regime": regime, "value": axis.values[regime],
-                             "combination": combination, "n": int(found.tested.sum()), "rmse": found.estimate,
-                             **interval_bounds(found.resampled)})  # fmt: skip
+                             "combination": combination, "n": found.n, "rmse": found.estimate,
+                             "lower": found.lower, "upper": found.upper})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def trends(
     errors: PredictionErrors, axis: Axis, pairs: Sequence[tuple[str, str]], combinations: Sequence[str]
 ) -> pd.DataFrame:
-    """Slopes by least squares over the axis or its logarithm; a pair that did not finish everywhere has none."""
+    """Slopes by least squares over the axis or its logarithm; a pair that did not finish everywhere has none.
+
+    The tests of all pairs are corrected together, those of the mean and those of single combinations each.
+    """
     at = np.array(list(axis.values.values()))
     position = np.log10(at) if axis.scale == "log" else at
     centred = position - position.mean()
@@ -104,14 +110,18 @@ def trends(
         for regime in axis.values:
             if {(method, regime), (reference, regime)} <= errors.by_method.keys():
                 own, other = (errors.squared(name, regime, combination) for name in (method, reference))
-                found.append(paired_resamples(own, other, errors.weights))
-        known = [one for one in found if one is not None]
-        if len(known) < len(axis.values):
+                found.append(difference_figure(own, other))
+        if len(found) < len(axis.values) or not all(one.n for one in found):
             continue
+        trend = contrast(found, slope.tolist())
+        line = judged_interval(trend)
         rows.append({"method": method, "reference": reference, "combination": combination,
-                     "n": min(n for _, _, n in known), "slope": float(slope @ [e for _, e, _ in known]),
-                     **interval_bounds(slope @ np.stack([r for r, _, _ in known]))})  # fmt: skip
-    return pd.DataFrame(rows)
+                     "n": min(one.n for one in found), "slope": line.estimate, "lower": line.lower,
+                     "upper": line.upper, "seeds": line.seeds, "p_value": judged_p_value(trend)})  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    families = ["averages" if row["combination"] == MEAN else "combinations" for row in rows]
+    return pd.DataFrame(rows).assign(p_holm=corrected([row["p_value"] for row in rows], families))
 
 
 def _combinations_of_claims(done: FinishedStudy) -> list[str]:
@@ -172,13 +182,16 @@ def crossing_sentence(view: View, axis: Axis, pair: tuple[str, str], combination
         lines = f"{_of(combination).capitalize()}, the line of {a} stays {side} that of {b}"
     numbers = sorted({d.n for d in found})
     n = f"n = {numbers[0]}" + (f" to {numbers[-1]}" if len(numbers) > 1 else "")
-    if not clear:
-        what = {0: "this lies", 1: "the crossing lies"}.get(len(where), "the crossings lie")
-        noise = f"the interval of the paired difference includes zero at all {len(points)} points ({n})"
+    what = {0: "this lies", 1: "the crossing lies"}.get(len(where), "the crossings lie")
+    reasons = {d.why_unjudged for d in found}
+    if "" not in reasons:
+        lines += f", which is not judged ({'; '.join(sorted(reasons))})"
+    elif not clear:
+        noise = f"the paired difference cannot be told from chance at any of {len(points)} points ({n})"
         lines += f", but {noise}: {what} within the noise"
     else:
         phrases = [f"{number(x, digits)} ({a} {d.verdict}, {signed(d.value, digits_for(d.value))})" for x, d in clear]
-        lines += f"; the interval of the paired difference excludes zero at {listed(phrases)}, {n} a point"
+        lines += f"; the paired difference is beyond chance at {listed(phrases)}, {n} a point"
     return f"{lines}. {_trend(view, axis, pair, combination)}".strip()
 
 
@@ -194,12 +207,17 @@ def _trend(view: View, axis: Axis, pair: tuple[str, str], combination: str) -> s
     span = log10(high / low) if axis.scale == "log" else high - low
     change, lower, upper = (span * float(rows[c].iloc[0]) for c in ("slope", "lower", "upper"))
     digits = digits_for(change)
-    is_clear = lower > 0 or upper < 0
-    verdict = "a trend beyond chance" if is_clear else "no trend can be told from chance"
+    row = rows.iloc[0]
+    p_holm = float(row.get("p_holm", nan))
+    verdict = "a trend beyond chance" if p_holm < LEVEL else "no trend can be told from chance"
+    between = f" (95% interval {interval(lower, upper, digits)})" if isfinite(lower) else ""
+    if not isfinite(p_holm):
+        why = why_not_judged(int(row["n"]), int(row["seeds"])) if "seeds" in row else NOT_JUDGED_BEFORE
+        verdict = f"the trend is not judged ({why})"
     line = "a straight line over its logarithm" if axis.scale == "log" else "a straight line"
     return (
         f"From {number(low, whole_or_two(low))} to {number(high, whole_or_two(high))} the difference changes by "
-        f"{signed(change, digits)} {view.unit} along {line} (95% interval {interval(lower, upper, digits)}): {verdict}."
+        f"{signed(change, digits)} {view.unit} along {line}{between}: {verdict}."
     )
 
 
@@ -245,7 +263,7 @@ def _error_plot(view: View, axis: Axis, along: pd.DataFrame, combinations: Seque
     return Plot(
         line_plot(panels, axis.name, axis.scale, legend=legend),
         f"Lines of RMSE of {count(len(methods), 'method')} along {axis.name}; the folded table has the numbers.",
-        f"RMSE along {axis.name}, lower is better; bands are 95% bootstrap intervals over subjects "
+        f"RMSE along {axis.name}, lower is better, {view.intervals} "
         f"(n = {numbers.min()} to {numbers.max()} a point). Bands of the same subjects move together: the paired "
         "differences below decide.",
     )
@@ -268,7 +286,7 @@ def _difference_plot(view: View, axis: Axis, pair: tuple[str, str], combinations
         line_plot(panels, axis.name, axis.scale, legend=VERDICT_LEGEND, is_difference=True),
         f"Paired difference of {a} and {b} along {axis.name}: "
         + " ".join(filter(None, (crossing_sentence(view, axis, pair, c) for c in combinations))),
-        f"RMSE of {a} minus that of {b} on the same subjects, with paired 95% intervals; below zero {a} errs less.",
+        f"RMSE of {a} minus that of {b} on the same subjects, {view.intervals}; below zero {a} errs less.",
     )
 
 
@@ -289,7 +307,7 @@ def _error_table(view: View, axis: Axis, along: pd.DataFrame, combinations: Sequ
             name = f"{_title(c)}, {number(value, whole_or_two(value))}"
             rows.append([Entry(name), Entry(str(int(here["n"].max()))), *entries])
     return Table(
-        f"RMSE in {view.unit} with 95% intervals, along {axis.name}.",
+        f"RMSE in {view.unit} along {axis.name}, {view.intervals}.",
         [f"Combination, {axis.name}", "n", *map(view.label, methods)],
         rows,
     )

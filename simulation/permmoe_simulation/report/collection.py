@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import pandas as pd
 
+from permmoe.evaluation.intervals import LEVEL
 from permmoe_simulation.report.axis import ALONG_AXIS, TRENDS, crossing_sentence
 from permmoe_simulation.report.content import interval, number, signed, table_digits
 from permmoe_simulation.report.experts import ROUTING, expert_sentences
 from permmoe_simulation.report.files import Study, read_study
-from permmoe_simulation.report.gap_closed import GAPS
+from permmoe_simulation.report.gap_closed import GAPS, share_interval
 from permmoe_simulation.report.growth import growth_sentences
 from permmoe_simulation.report.lookups import MEAN, in_order, scores, unmirrored
 from permmoe_simulation.report.page import SECTIONS
 from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
-from permmoe_simulation.report.ranking import ALPHA
+from permmoe_simulation.report.ranking import beyond_chance
 from permmoe_simulation.report.section import tables_of
 from permmoe_simulation.report.view import View, view_of
 from permmoe_simulation.study_tables import COMPARISONS
@@ -27,10 +28,17 @@ HEAD = """# Results
 What the studies found, written by `python simulation/collect_results.py`; nothing here is typed by hand. **Figures are
 from synthetic patients** unless a study says otherwise: they say how methods compare on such data, and nothing about
 patients. Differences are in RMSE, method − reference, in the study's unit and paired over the n test subjects that both
-predicted; brackets are 95% bootstrap intervals over subjects. "Wins" counts the combinations of modalities in which the
-method errs less, "after Holm" those that stay significant at 5%. Each study's `report.html` has every combination;
-[studies.md](studies.md) says what each study asks. A chapter's date says when it was computed;
-[CHANGELOG.md](../CHANGELOG.md) says what has changed results since.
+predicted. Brackets are 95% intervals over training seeds, splits and subjects together; bold is what is beyond chance
+after Holm's correction over all pairs and regimes. "Wins" counts the combinations of modalities in which the method
+errs less, "beyond chance" those in which that is told from chance. With fewer than five seeds nothing is judged. Each
+study's `report.html` has every combination; [studies.md](studies.md) says what each study asks and how it is judged. A
+chapter's date says when it was computed; [CHANGELOG.md](../CHANGELOG.md) says what has changed results since.
+
+**Chapters whose table has a column "after Holm" were judged by an earlier rule.** Its intervals and tests resample
+subjects and hold the few trained models fixed, and its correction is within one pair and regime. It called a method
+different from itself, trained with other seeds, in 8% to 30% of comparisons at a nominal 5%. What those chapters call
+significant, or a gap, a trend or a claim beyond chance, may therefore not survive another training; nothing of it is a
+finding until the study has run again.
 """
 CHAPTER = "\n## "
 
@@ -84,7 +92,8 @@ def _published(view: View) -> list[str]:
                         f"| claim | paper | ours ({view.summary.data_label}) | n | outcome |",
                         "|---|---|---|---|---|",
                         *(
-                            f"| {b.what} | {b.theirs} | {b.ours} ({b.between}) | {b.n or '–'} | {b.verdict} |"
+                            f"| {b.what} | {b.theirs} | {b.ours} ({b.between or 'not judged'}) | {b.n or '–'} | "
+                            f"{b.verdict} |"
                             for b in statements
                         ),
                     ]
@@ -121,7 +130,7 @@ def _pairs(view: View) -> list[str]:
     digits = table_digits(of_all["difference"])
     several = len(view.regimes) > 1
     lines = [
-        f"| pair |{' regime |' if several else ''} mean RMSE | difference, {view.unit} | n | wins | after Holm |",
+        f"| pair |{' regime |' if several else ''} mean RMSE | difference, {view.unit} | n | wins | beyond chance |",
         f"|---|{'---|' if several else ''}---|---|---|---|---|",
     ]
     shown = unmirrored(zip(of_all["method"], of_all["reference"], strict=True))
@@ -130,17 +139,18 @@ def _pairs(view: View) -> list[str]:
             continue
         mean = rows[rows["combination"] == MEAN].iloc[0]
         single = rows[(rows["combination"] != MEAN) & (rows["n"] > 0)]
-        won, clear = single["difference"] < 0, single["p_holm"] < ALPHA
+        won = single["difference"] < 0
         found = scores(view.pooled, str(regime), "all")
         both = [c for c in view.combinations if all((m, c) in found and found[m, c].n for m in (a, b))]
         means = [number(sum(found[m, c].rmse for c in both) / len(both), digits) if both else "–" for m in (a, b)]
-        difference = f"{signed(mean['difference'], digits)} ({interval(mean['lower'], mean['upper'], digits)})"
-        if mean["lower"] > 0 or mean["upper"] < 0:
+        between = interval(mean["lower"], mean["upper"], digits) or "not judged"
+        difference = f"{signed(mean['difference'], digits)} ({between})"
+        if mean.get("p_holm", nan) < LEVEL:
             difference = f"**{difference}**"
         lines.append(
             f"| {view.label(a)} − {view.label(b)} |{f' {regime} |' if several else ''} {means[0]}, {means[1]} | "
             f"{difference} | {int(mean['n'])} | {int(won.sum())} of {len(single)} | "
-            f"{int((won & clear).sum())} better, {int((~won & clear).sum())} worse |"
+            f"{beyond_chance(single)} |"
         )
     return [*lines, ""]
 
@@ -175,4 +185,4 @@ def _gaps(view: View) -> list[str]:
 def _share(row: pd.Series[float]) -> str:
     if not isfinite(row["share"]):
         return "–"
-    return f"{number(100 * row['share'], 0)}% ({interval(100 * row['lower'], 100 * row['upper'], 0)})"
+    return f"{number(100 * row['share'], 0)}% ({share_interval(row) or 'not judged'})"

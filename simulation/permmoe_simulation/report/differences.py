@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from permmoe.evaluation.intervals import why_not_judged
 from permmoe_simulation.report.content import (
     NO_SUBJECT,
     Entry,
@@ -17,6 +18,7 @@ from permmoe_simulation.report.content import (
     Text,
     count,
     interval,
+    listed,
     signed,
     table_digits,
 )
@@ -32,6 +34,7 @@ from permmoe_simulation.report.lookups import (
 from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.style import BETTER, MUTED, WORSE, Look
 from permmoe_simulation.report.view import View
+from permmoe_simulation.studies.verdicts import NOT_JUDGED_BEFORE
 from permmoe_simulation.study_tables import COMPARISONS
 
 VERDICT_LOOKS = {
@@ -40,9 +43,9 @@ VERDICT_LOOKS = {
     "unclear": Look(MUTED, "o", is_filled=False),
 }
 VERDICT_LEGEND = (
-    ("better: 95% interval below zero", VERDICT_LOOKS["better"]),
-    ("worse: interval above zero", VERDICT_LOOKS["worse"]),
-    ("no clear difference: interval holds zero, or n < 10", VERDICT_LOOKS["unclear"]),
+    ("better beyond chance", VERDICT_LOOKS["better"]),
+    ("worse beyond chance", VERDICT_LOOKS["worse"]),
+    ("not told from chance, or not judged", VERDICT_LOOKS["unclear"]),
 )
 VERDICT_PHRASES = (
     ("better", "clearly better"),
@@ -66,7 +69,7 @@ def differences_section(view: View) -> Section:
             "differences", title, [Text("Not available: the study left no paired differences (comparisons.csv).")]
         )
     regimes = in_order(comparisons["regime"], view.regimes)
-    items: list[Item] = [*_overview(view, comparisons, regimes)]
+    items: list[Item] = [*_overview(view, comparisons, regimes), Text(_rule(comparisons))]
     for j, regime in enumerate(regimes):
         blocks = _pair_blocks(view, differences(comparisons, regime, "all"))
         where = f", regime {regime}" if len(regimes) > 1 else ""
@@ -78,6 +81,30 @@ def differences_section(view: View) -> Section:
         elif blocks:
             items.append(Fold(f"Differences by combination{where}", blocks))
     return Section("differences", title, items)
+
+
+def _rule(comparisons: pd.DataFrame) -> str:
+    """How this report judges, and what it leaves out."""
+    judged = comparisons[comparisons["p_holm"].notna()] if "p_holm" in comparisons else comparisons[:0]
+    if not len(judged) or "seeds" not in comparisons:
+        why = NOT_JUDGED_BEFORE
+        if "seeds" in comparisons:
+            why = why_not_judged(*(int(comparisons[c].max()) for c in ("n", "seeds"))) or "no test"
+        return f"No difference on this page is judged: {why}. What was computed is shown as points."
+    families = judged["family"].value_counts(sort=False)
+    left_out = comparisons[comparisons["p_holm"].isna() & (comparisons["n"] > 0)]
+    reasons = sorted({why_not_judged(int(n), int(s)) for n, s in zip(left_out["n"], left_out["seeds"], strict=True)})
+    return (
+        "A difference is called better or worse beyond chance where its two-sided test over training seeds, splits and "
+        "subjects stays below 5% after Holm's correction over all tests of its kind on this page, all pairs and "
+        f"regimes together: {listed([f'{n} {name}' for name, n in families.items()])}. Intervals are not widened "
+        "for the number of tests."
+        + (
+            f" Not judged, and shown as points: {count(len(left_out), 'difference')} ({'; '.join(reasons)})."
+            if reasons
+            else ""
+        )
+    )
 
 
 def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> list[Item]:
@@ -109,9 +136,8 @@ def _overview(view: View, comparisons: pd.DataFrame, regimes: Sequence[str]) -> 
             svg,
             f"Forest plot of {count(len(keys), 'paired difference')} averaged over combinations. "
             + " ".join(_sentences(view, found, regimes)),
-            "RMSE of the method named first minus that of its reference, averaged over combinations, with paired 95% "
-            "bootstrap intervals over subjects. Left of zero the first method errs less. Intervals are not widened for "
-            "the number of comparisons.",
+            "RMSE of the method named first minus that of its reference on the same subjects, averaged over "
+            f"combinations, {view.intervals}. Left of zero the first method errs less.",
         ),
     ]
 
@@ -121,7 +147,7 @@ def _sentences(
     found: Mapping[tuple[str, str], Mapping[tuple[str, str], Mapping[str, Difference]]],
     regimes: Sequence[str],
 ) -> list[str]:
-    """Which mean differences exclude zero over all test subjects, in words; a pair's regimes stand together."""
+    """Which mean differences over all test subjects are beyond chance, in words; a pair's regimes stand together."""
     where: dict[tuple[str, str], dict[str, list[str]]] = {}
     for regime in regimes:
         for pair, by_combination in found.get((regime, "all"), {}).items():
@@ -187,7 +213,7 @@ def _pair_plot(
     return Plot(
         svg,
         f"Forest plot of paired RMSE differences by combination. {' '.join(statements)}",
-        f"RMSE differences on the same test subjects, with paired 95% intervals. {' '.join(statements)}{subset}",
+        f"RMSE differences on the same test subjects, {view.intervals}. {' '.join(statements)}{subset}",
     )
 
 
@@ -220,12 +246,13 @@ def _difference_table(
                 entries.append(Entry(NO_SUBJECT if d is not None and d.n == 0 else "–", is_quiet=True))
             else:
                 strong = d.verdict in ("better", "worse")
-                detail = interval(d.lower, d.upper, digits) + (f", {d.verdict}" if strong else "")
+                told = d.verdict if strong else d.why_unjudged
+                detail = ", ".join(filter(None, [interval(d.lower, d.upper, digits), told]))
                 entries.append(Entry(signed(d.value, digits), detail, is_strong=strong))
         rows.append(entries)
     return Table(
-        f"RMSE differences in {view.unit}, method − reference, with paired 95% intervals. Bold: the interval excludes "
-        "zero.",
+        f"RMSE differences in {view.unit}, method − reference, {view.intervals}. Bold: beyond chance after Holm's "
+        "correction.",
         ["Combination", "n", *(f"{view.label(a)} − {view.label(b)}" for a, b in pairs)],
         rows,
     )

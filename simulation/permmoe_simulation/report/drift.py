@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, nan
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,13 @@ from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
 from permmoe_simulation.report.lookups import MEAN, in_order
 from permmoe_simulation.report.view import View, spread
 from permmoe_simulation.studies.finished_study import FinishedStudy
-from permmoe_simulation.study_tables import StudyTable, text, whole, with_interval
+from permmoe_simulation.studies.verdicts import Verdict, corrected, verdict
+from permmoe_simulation.study_tables import StudyTable, tested, text, whole, with_interval
 
 DRIFT = StudyTable(
     "drift",
     "RMSE with a combination (or `mean`) minus RMSE with all modalities, on the subjects who have all of them",
-    (*text("method", "regime", "combination"), *whole("n", unit="subjects"), *with_interval("difference")),
+    (*text("method", "regime", "combination"), *whole("n", unit="subjects"), *with_interval("difference"), *tested()),
 )
 
 
@@ -43,10 +44,14 @@ def drift_rows(done: FinishedStudy) -> pd.DataFrame:
             continue
         for combination in [MEAN, *partial_names]:
             chosen = partial if combination == MEAN else [partial[partial_names.index(combination)]]
-            d = paired_difference(chosen, [full] * len(chosen), done.errors.weights)
+            d = paired_difference(chosen, [full] * len(chosen))
             rows.append({"method": method, "regime": regime, "combination": combination, "n": d.n,
-                         "difference": d.estimate, "lower": d.lower, "upper": d.upper})  # fmt: skip
-    return pd.DataFrame(rows)
+                         "difference": d.estimate, "lower": d.lower, "upper": d.upper, "seeds": d.seeds,
+                         "p_value": d.p_value})  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    families = ["averages" if row["combination"] == MEAN else "combinations" for row in rows]
+    return pd.DataFrame(rows).assign(p_holm=corrected([row["p_value"] for row in rows], families))
 
 
 def drift_items(view: View) -> list[Item]:
@@ -88,7 +93,7 @@ def _drift_block(view: View, drift: pd.DataFrame, regime: str) -> list[Item]:
                  legend=[(view.label(m), view.looks[m]) for m in methods], is_difference=True),
         f"Dot plot of imputation drift by combination. {' '.join(sentences)}",
         f"Imputation drift: RMSE when only the dark modalities are given, minus RMSE when all are, on the same {n} "
-        "subjects who have all of them, with paired 95% bootstrap intervals. It holds both what the withheld images "
+        f"subjects who have all of them, {view.intervals}. It holds both what the withheld images "
         "would have told and what their stand-ins get wrong; a method that imputes nothing shows the former alone.",
     )  # fmt: skip
     return [*map(Text, sentences), plot, Fold("Imputation drift as numbers", [_drift_table(view, drift, methods)])]
@@ -119,16 +124,24 @@ def _drift_statement(view: View, drift: pd.DataFrame, method: str) -> str:
     mean = drift[drift["combination"] == MEAN].iloc[0]
     worst = single.loc[single["difference"].idxmax()]
     digits = digits_for(float(mean["difference"]))
+    between = interval(mean["lower"], mean["upper"], digits)
+    told = _verdicts(single)
+    worse = f"worse beyond chance in {told.count('higher')} of {count(len(single), 'combination')}"
     return (
-        f"{view.label(method)} {signed(mean['difference'], digits)} {view.unit} averaged over combinations (95% "
-        f"interval {interval(mean['lower'], mean['upper'], digits)}, n = {int(mean['n'])}), worse beyond chance in "
-        f"{int((single['lower'] > 0).sum())} of {count(len(single), 'combination')}, most with {worst['combination']} "
+        f"{view.label(method)} {signed(mean['difference'], digits)} {view.unit} averaged over combinations "
+        f"({f'95% interval {between}, ' if between else ''}n = {int(mean['n'])}), "
+        f"{'not judged' if set(told) <= {'not judged'} else worse}, most with {worst['combination']} "
         f"({signed(worst['difference'], digits_for(worst['difference']))})"
     )
 
 
+def _verdicts(drift: pd.DataFrame) -> list[Verdict]:
+    p_values = drift["p_holm"] if "p_holm" in drift else drift["difference"] * nan
+    return [verdict(float(d), float(p)) for d, p in zip(drift["difference"], p_values, strict=True)]
+
+
 def _drift_table(view: View, drift: pd.DataFrame, methods: list[str]) -> Table:
-    table = drift.set_index(["method", "combination"])
+    table = drift.assign(verdict=_verdicts(drift)).set_index(["method", "combination"])
     rows = []
     for c in [MEAN, *view.combinations[:-1]]:
         entries = []
@@ -137,13 +150,13 @@ def _drift_table(view: View, drift: pd.DataFrame, methods: list[str]) -> Table:
                 entries.append(Entry("–", is_quiet=True))
                 continue
             row = table.loc[(m, c)]
-            strong = bool(row["lower"] > 0 or row["upper"] < 0)
+            strong = row["verdict"] in ("lower", "higher")
             entries.append(Entry(signed(row["difference"], 3), interval(row["lower"], row["upper"], 3), strong))
         numbers = {int(n) for (_, name), n in table["n"].items() if name == c}
         rows.append([Entry("mean of all" if c == MEAN else c), Entry(" / ".join(map(str, sorted(numbers)))), *entries])
     return Table(
-        f"RMSE with the combination minus RMSE with all modalities, in {view.unit}, with paired 95% intervals. Bold: "
-        "the interval excludes zero.",
+        f"RMSE with the combination minus RMSE with all modalities, in {view.unit}, {view.intervals}. Bold: beyond "
+        "chance after Holm's correction over all methods and regimes.",
         ["Combination", "n", *map(view.label, methods)],
         rows,
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from permmoe.evaluation.intervals import share_of_gap
-from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, Text, interval, number
+from permmoe.evaluation.figures import Figure, difference_figure
+from permmoe.evaluation.intervals import judged_p_value, share_of_gap, why_not_judged
+from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, Text, number
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
 from permmoe_simulation.report.lookups import MEAN, in_order
 from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, by_regime
 from permmoe_simulation.studies.finished_study import FinishedStudy
-from permmoe_simulation.study_tables import OUTCOME_UNIT, StudyTable, real, text, whole, with_interval
+from permmoe_simulation.studies.verdicts import corrected, verdict
+from permmoe_simulation.study_tables import OUTCOME_UNIT, Column, StudyTable, real, text, whole, with_interval
 
 WIDEST = 3.0
 """Intervals of a share reach to infinity where the gap itself may be zero; the figure stops here."""
@@ -28,6 +30,8 @@ GAPS = StudyTable(
         *text("method", "regime", "combination"),
         *whole("n", unit="subjects"),
         *with_interval("share", unit="share of the gap"),
+        Column("seeds", "whole", may_be_absent=True),
+        *real("gap_p_holm", may_be_absent=True),
     ),
 )
 SITE_RESULTS = StudyTable(
@@ -38,19 +42,35 @@ SITE_RESULTS = StudyTable(
 
 
 def gap_rows(done: FinishedStudy) -> pd.DataFrame:
-    """Rows of GAPS; none where the study names no two methods to place the others between."""
+    """Rows of GAPS; none where the study names no two methods to place the others between.
+
+    A gap that is judged and not above zero beyond chance has no shares. The tests of the gaps of all regimes are
+    corrected together, those of the mean and those of single combinations each.
+    """
     gap, errors = done.config.gap, done.errors
     if gap is None:
         return pd.DataFrame()
+    gaps: dict[tuple[str, str], Figure] = {}
+    for _, _, regime in errors.finished([(gap.lower, gap.upper)]):
+        for combination in [MEAN, *errors.combinations]:
+            low, high = (errors.squared(name, regime, combination) for name in (gap.lower, gap.upper))
+            gaps[regime, combination] = difference_figure(low, high)
+    tests = [judged_p_value(figure) for figure in gaps.values()]
+    families = ["averages" if combination == MEAN else "combinations" for _, combination in gaps]
+    p_holm = dict(zip(gaps, corrected(tests, families).tolist(), strict=True))
     rows = []
     for method, regime in errors.by_method:
-        if (gap.lower, regime) not in errors.by_method or (gap.upper, regime) not in errors.by_method:
-            continue
         for combination in [MEAN, *errors.combinations]:
-            own, low, high = (errors.squared(name, regime, combination) for name in (method, gap.lower, gap.upper))
-            share = share_of_gap(own, low, high, errors.weights)
+            key = (regime, combination)
+            if key not in gaps:
+                continue
+            own, low = (errors.squared(name, regime, combination) for name in (method, gap.lower))
+            share = share_of_gap(difference_figure(low, own), gaps[key])
+            is_there = gaps[key].value > 0 and verdict(gaps[key].value, p_holm[key]) != "not told"
+            figures = (share.estimate, share.lower, share.upper) if is_there else (np.nan, np.nan, np.nan)
             rows.append({"method": method, "regime": regime, "combination": combination, "n": share.n,
-                         "share": share.estimate, "lower": share.lower, "upper": share.upper})  # fmt: skip
+                         **dict(zip(("share", "lower", "upper"), figures, strict=True)), "seeds": share.seeds,
+                         "gap_p_holm": p_holm[key]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -101,20 +121,40 @@ def _sentences(view: View, gaps: pd.DataFrame) -> list[str]:
         best = rows.loc[rows["share"].idxmax()]
         where = f"{regime}: " if len(regimes) > 1 else ""
         best_by_regime.append(
-            f"{where}{view.label(str(best['method']))}, {number(100 * best['share'], 0)}% (95% interval "
-            f"{interval(100 * best['lower'], 100 * best['upper'], 0)}, n = {int(best['n'])})"
+            f"{where}{view.label(str(best['method']))}, {number(100 * best['share'], 0)}% ("
+            + (f"95% interval {between}, " if (between := share_interval(best)) else "")
+            + f"n = {int(best['n'])})"
         )
     sentences = (
-        [f"The method that closes most of the gap, averaged over combinations: {'; '.join(best_by_regime)}."]
+        [
+            "The method that closes most of the gap in point estimates, averaged over combinations: "
+            f"{'; '.join(best_by_regime)}."
+        ]
         if best_by_regime
         else []
     )
+    if unjudged := sorted({why_not_judged(int(n), int(s)) for n, s in _tested(averaged)} - {""}):
+        sentences.append(f"Whether there is a gap at all is not judged in every regime: {'; '.join(unjudged)}.")
     if without_gap:
         where = (
             "" if len(regimes) == 1 else f" in {len(without_gap)} of {len(regimes)} regimes ({', '.join(without_gap)})"
         )
         sentences.append(f"There is no gap beyond chance{where}, and so nothing to close.")
     return sentences
+
+
+def _tested(gaps: pd.DataFrame) -> list[tuple[int, int]]:
+    """n and seeds of each row; none of an earlier version."""
+    return list(zip(gaps["n"], gaps["seeds"], strict=True)) if "seeds" in gaps else []
+
+
+def share_interval(row: pd.Series[Any]) -> str:
+    """`23 to 144`, percent; an end that the data do not bound is infinite, and empty where there is no interval."""
+    ends = [float(row[name]) for name in ("lower", "upper")]
+    if any(isnan(end) for end in ends):
+        return ""
+    texts = [number(100 * end, 0) if isfinite(end) else "−∞" if end < 0 else "∞" for end in ends]
+    return " to ".join(texts)
 
 
 def _plot(view: View, gaps: pd.DataFrame) -> Plot:
@@ -142,8 +182,8 @@ def _plot(view: View, gaps: pd.DataFrame) -> Plot:
     return Plot(
         row_plot(rows, [Panel("", label, marks, remarks)], view.modalities),
         f"Dot plot of the share of the gap that {len(methods)} methods close; the tables have the numbers.",
-        "How far each method gets from the lower to the upper method, in RMSE averaged over combinations, with 95% "
-        "bootstrap intervals over subjects. Where the gap is hardly larger than its own interval, so is that of a "
+        "How far each method gets from the lower to the upper method, in RMSE averaged over combinations, "
+        f"{view.intervals}. Where the gap is hardly larger than its own interval, so is that of a "
         f"share: wide intervals say that there is little to close. Intervals are cut at ±{number(WIDEST, 0)}.",
     )
 
@@ -159,10 +199,13 @@ def _table(view: View, gaps: pd.DataFrame, regime: str) -> Table:
                 entries.append(Entry("–", is_quiet=True))
                 continue
             d = found.loc[(m, c)]
-            entries.append(Entry(number(d["share"], 2), interval(d["lower"], d["upper"], 1)))
+            entries.append(Entry(f"{number(100 * d['share'], 0)}%", share_interval(d)))
         rows.append([Entry(c), *entries])
     return Table(
-        "Share of the gap with 95% intervals.", ["Combination", *map(view.label, methods)], rows, has_total=True
+        f"Share of the gap, percent, {view.intervals}.",
+        ["Combination", *map(view.label, methods)],
+        rows,
+        has_total=True,
     )
 
 

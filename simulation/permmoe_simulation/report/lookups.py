@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 
 from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.studies.verdicts import verdict, why_without_verdict
 
 MEAN = "mean"
 """Stands where a combination's name stands, for the average over combinations."""
-
-FEWEST_SUBJECTS = 10
-"""With fewer no difference is called clear: a bootstrap over a handful of subjects knows nothing of the others."""
 
 STRATA = {
     "all": "All test subjects",
@@ -45,17 +43,23 @@ class Difference:
     value: float
     lower: float
     upper: float
+    p_holm: float = nan
+    """After the correction over all tests of its kind in the report; NaN where it is not judged."""
+    seeds: int | None = None
+    """Training seeds; None in a study of an earlier version."""
 
     @property
     def verdict(self) -> Literal["better", "worse", "unclear", "none"]:
-        """How the method compares, where the interval excludes zero and subjects suffice; `none` without a figure."""
+        """How the method compares beyond chance; `none` without a figure."""
         if not isfinite(self.value):
             return "none"
-        if self.n < FEWEST_SUBJECTS:
-            return "unclear"
-        if self.upper < 0:
-            return "better"
-        return "worse" if self.lower > 0 else "unclear"
+        told: dict[str, Literal["better", "worse"]] = {"lower": "better", "higher": "worse"}
+        return told.get(verdict(self.value, self.p_holm), "unclear")
+
+    @property
+    def why_unjudged(self) -> str:
+        """Why there is no verdict, in words; empty where it is judged."""
+        return why_without_verdict(self.n, self.seeds, self.p_holm)
 
 
 Scores = Mapping[tuple[str, str], Score]
@@ -111,7 +115,12 @@ def differences(comparisons: pd.DataFrame, regime: str, stratum: str) -> dict[tu
     for r in rows.to_dict("records"):
         pair = (str(r["method"]), str(r["reference"]))
         found.setdefault(pair, {})[str(r["combination"])] = Difference(
-            _whole(r["n"]), *(_real(r[c]) for c in ("difference", "lower", "upper"))
+            _whole(r["n"]),
+            _real(r["difference"]),
+            _real(r["lower"]),
+            _real(r["upper"]),
+            p_holm=_real(r.get("p_holm", nan)),
+            seeds=_whole(r["seeds"]) if "seeds" in r else None,
         )
     return found
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from permmoe_simulation.report.accuracy import NUMBERS, RMSE
+from permmoe_simulation.report.again import AGAIN_SECTION
 from permmoe_simulation.report.axis import AXIS
 from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, interval, signed, table_digits
 from permmoe_simulation.report.costs import ROUND_COSTS
@@ -38,6 +39,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     RMSE,
     METHODS,
     DIFFERENCES,
+    AGAIN_SECTION,
     RANKING,
     GAP_CLOSED,
     NUMBERS,
@@ -105,9 +107,14 @@ def _goals_table(goals: tuple[Goal, ...], unit: str) -> Table:
         [
             Entry(f"{goal.claim}, {goal.regime}" if several and goal.regime else goal.claim),
             Entry(signed(goal.difference, digits), interval(goal.lower, goal.upper, digits)),
-            Entry(verdicts[goal.met], is_strong=True),
+            Entry(verdicts[goal.met], goal.why_undecided, is_strong=True),
         ]
         for goal in goals
     ]
     header = ["Goal set before the study", "RMSE difference", "Outcome"]
-    return Table(f"Goals. Differences in {unit} with 95% intervals; below zero is better.", header, rows)
+    return Table(
+        f"Goals. Differences in {unit} with 95% intervals over training seeds and subjects; below zero is better. A "
+        "goal is met where that is beyond chance, after Holm's correction over all goals and regimes.",
+        header,
+        rows,
+    )

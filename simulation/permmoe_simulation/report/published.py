@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import isfinite
+from math import isfinite, isnan, nan
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from permmoe.evaluation.figures import Figure, mean_figure, paired_rmse, ratio_change
+from permmoe.evaluation.intervals import LEVEL, judged_interval, judged_p_value
 from permmoe_simulation.report.content import Entry, Item, Plot, Section, Table, Text, interval, listed, signed
 from permmoe_simulation.report.differences import VERDICT_LOOKS
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
@@ -21,20 +22,31 @@ from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.style import Look
 from permmoe_simulation.report.view import View
 from permmoe_simulation.studies.finished_study import FinishedStudy
-from permmoe_simulation.studies.prediction_errors import Resampled, interval_bounds, resampled_rmse
 from permmoe_simulation.studies.study import Published
-from permmoe_simulation.study_tables import PAIR, StudyTable, real, text, whole, with_interval
+from permmoe_simulation.studies.verdicts import Verdict as Told
+from permmoe_simulation.studies.verdicts import corrected, verdict
+from permmoe_simulation.study_tables import PAIR, StudyTable, real, tested, text, whole, with_interval
 
 Verdict = Literal["carried over", "did not", "cannot be told"]
 NOT_KNOWN = "not in the digest we had"
 """Only a digest of the publication was available, which does not hold every figure."""
 THEIRS = Look("#d55e00", "D", is_filled=False)
+LOOK_OF = {"lower": "better", "higher": "worse"}
+NOTHING = {"n": 0, "percent": np.nan, "lower": np.nan, "upper": np.nan, "seeds": 0, "p_value": np.nan, "p_size": np.nan}
+"""A row of PERCENT_CHANGES where nobody was tested."""
 
 
 PERCENT_CHANGES = StudyTable(
     "percent_changes",
     "how many percent the RMSE of a method lies above its reference's on the same subjects",
-    (*PAIR, *text("stratum", "combination"), *whole("n", unit="subjects"), *with_interval("percent", unit="%")),
+    (
+        *PAIR,
+        *text("stratum", "combination"),
+        *whole("n", unit="subjects"),
+        *with_interval("percent", unit="%"),
+        *tested(),
+        *real("p_holm_size", may_be_absent=True),
+    ),
 )
 WINS = StudyTable(
     "wins",
@@ -44,65 +56,82 @@ WINS = StudyTable(
 
 
 def percent_change_rows(done: FinishedStudy) -> pd.DataFrame:
-    """Rows of PERCENT_CHANGES; `mean` is the mean of the combinations' percentages."""
-    rows = []
-    for key, found in _percent_changes(done):
-        known = [one for one in found if one is not None]
-        for combination, one in zip([MEAN, *done.errors.combinations], [_mean_of(known), *found], strict=True):
-            figures = {"n": 0, "percent": np.nan, "lower": np.nan, "upper": np.nan}
-            if one is not None:
-                figures = {"n": int(one.tested.sum()), "percent": one.estimate, **interval_bounds(one.resampled)}
-            rows.append({**key, "combination": combination, **figures})
-    return pd.DataFrame(rows)
+    """Rows of PERCENT_CHANGES; `mean` is the mean of the combinations' percentages.
+
+    Two tests say what became of a publication's claim: whether the percentage is zero, and whether it is the
+    publication's. All of them, of all its pairs and regimes, are corrected together.
+    """
+    rows, theirs = [], _published_percentages(done)
+    for key, changes in _percent_changes(done):
+        for combination, figure in changes.items():
+            row = {**key, "combination": combination, **NOTHING}
+            if figure is not None:
+                found = judged_interval(figure)
+                row |= {"n": found.n, "percent": found.estimate, "lower": found.lower, "upper": found.upper,
+                        "seeds": found.seeds, "p_value": judged_p_value(figure)}  # fmt: skip
+                size = theirs.get((key["method"], key["reference"], combination, key["stratum"]), np.nan)
+                row["p_size"] = judged_p_value(figure, size) if isfinite(size) else np.nan
+            rows.append(row)
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    pairs = {(p.method, p.reference) for p in done.config.published}
+    is_shown = [(m, r) in pairs for m, r in zip(table["method"], table["reference"], strict=True)]
+    tests = table["p_value"].where(is_shown).tolist() + table["p_size"].tolist()
+    p_holm = corrected(tests)
+    return table.drop(columns="p_size").assign(p_holm=p_holm[: len(table)], p_holm_size=p_holm[len(table) :])
 
 
 def win_rows(done: FinishedStudy) -> pd.DataFrame:
-    """Rows of WINS, with intervals from the same resamples."""
+    """Rows of WINS. The interval counts from the combinations won beyond chance to those not lost beyond chance.
+
+    Since the tests are corrected together, it holds the number of combinations in which the method is truly better in
+    95% of studies. Where a combination is not judged there is none.
+    """
+    keys, singles = [], []
+    for key, changes in _percent_changes(done):
+        keys.append(key)
+        singles.append([figure for c, figure in changes.items() if c != MEAN and figure is not None])
+    p_holm = iter(corrected([judged_p_value(figure) for figures in singles for figure in figures]).tolist())
     rows = []
-    for key, found in _percent_changes(done):
-        known = [one for one in found if one is not None]
-        won = np.stack([one.resampled < 0 for one in known]).sum(0) if known else np.zeros(1)
-        rows.append({**key, "combinations": len(known), "wins": sum(one.estimate < 0 for one in known),
-                     **interval_bounds(won.astype(np.float64))})  # fmt: skip
+    for key, figures in zip(keys, singles, strict=True):
+        told = [verdict(figure.value, next(p_holm)) for figure in figures]
+        is_judged = bool(told) and "not judged" not in told
+        ends = (told.count("lower"), len(told) - told.count("higher")) if is_judged else (np.nan, np.nan)
+        rows.append({**key, "combinations": len(told), "wins": sum(figure.value < 0 for figure in figures),
+                     "lower": ends[0], "upper": ends[1]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-# Both tables are made from these resamples.
+# Both tables are made from these figures.
 @lru_cache(maxsize=1)
-def _percent_changes(done: FinishedStudy) -> list[tuple[dict[str, str], list[Resampled | None]]]:
-    """For each pair and stratum, the change with each combination; None where the combination has no subject."""
+def _percent_changes(done: FinishedStudy) -> list[tuple[dict[str, str], dict[str, Figure | None]]]:
+    """For each pair and stratum, the change on average and with each combination; None where nobody was tested."""
     errors, changes = done.errors, []
     for (method, reference, regime), stratum in product(errors.finished(done.config.pairs), errors.strata):
         key = {"method": method, "reference": reference, "regime": regime, "stratum": stratum}
         own, other = (errors.squared(name, regime, MEAN, stratum) for name in (method, reference))
-        changes.append((key, [_percent_change(a, b, errors.weights) for a, b in zip(own, other, strict=True)]))
+        found = [_percent_change(a, b) for a, b in zip(own, other, strict=True)]
+        known = [figure for figure in found if figure is not None]
+        mean = mean_figure(known) if known else None
+        changes.append((key, dict(zip([MEAN, *errors.combinations], [mean, *found], strict=True))))
     return changes
 
 
 def _percent_change(
-    method: Float[np.ndarray, "seed subject"],
-    reference: Float[np.ndarray, "seed subject"],
-    weights: Float[np.ndarray, "resample subject"],
-) -> Resampled | None:
-    both = ~np.isnan(method) & ~np.isnan(reference)
-    one, other = (resampled_rmse([np.where(both, e, np.nan)], weights) for e in (method, reference))
-    if one is None or other is None or other.estimate == 0:
-        return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        resampled = 100 * (one.resampled / other.resampled - 1)
-    return Resampled(resampled, 100 * (one.estimate / other.estimate - 1), both.any(0))
+    method: Float[np.ndarray, "seed subject"], reference: Float[np.ndarray, "seed subject"]
+) -> Figure | None:
+    own, other = paired_rmse(method, reference)
+    return ratio_change(own, other) if own.n and other.value > 0 else None
 
 
-def _mean_of(changes: Sequence[Resampled]) -> Resampled | None:
-    """The mean of the changes; in each resample, over those that have a subject there."""
-    if not changes:
-        return None
-    table = np.stack([one.resampled for one in changes])
-    known = ~np.isnan(table)
-    with np.errstate(invalid="ignore"):
-        resampled = np.where(known, table, 0.0).sum(0) / known.sum(0)
-    tested = np.any([one.tested for one in changes], axis=0)
-    return Resampled(resampled, float(np.mean([one.estimate for one in changes])), tested)
+def _published_percentages(done: FinishedStudy) -> dict[tuple[str, str, str, str], float]:
+    """By method, reference, combination and stratum."""
+    found = {}
+    for p in done.config.published:
+        found |= {(p.method, p.reference, c, "all"): percent for c, percent in p.percent.items()}
+        found |= {(p.method, p.reference, MEAN, s): percent for s, percent in p.percent_by_stratum.items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -129,21 +158,16 @@ def published_section(view: View) -> Section | None:
     return Section("published", "Beside the paper", items) if items else None
 
 
-def verdict_on(theirs: float, at_rest: float, lower: float, upper: float, size: float | None) -> Verdict:
-    """Whether a publication's claim carried over to this study, whose 95% interval is from `lower` to `upper`.
+def verdict_on(is_below: bool, ours: Told, is_size_refused: bool = False) -> Verdict:
+    """Whether a publication's claim carried over to this study.
 
-    The publication's figure `theirs` lies on one side of `at_rest`, the value of no difference. The claim carried over
-    where the whole interval lies on that side. It did not where the whole interval lies on the other side, or where the
-    interval does not hold the publication's `size`. Otherwise the verdict is "cannot be told".
+    The publication's figure lies below no difference or above it; ours does so beyond chance, or not. The claim carried
+    over where ours lies on the same side. It did not where ours lies on the other side, or where the publication's size
+    is refused beyond chance. Otherwise the verdict is "cannot be told".
     """
-    if not (isfinite(lower) and isfinite(upper)):
-        return "cannot be told"
-    below = theirs < at_rest
-    if upper < at_rest if below else lower > at_rest:
+    if ours == ("lower" if is_below else "higher"):
         return "carried over"
-    if lower > at_rest if below else upper < at_rest:
-        return "did not"
-    return "did not" if size is not None and not lower <= size <= upper else "cannot be told"
+    return "did not" if ours in ("lower", "higher") or is_size_refused else "cannot be told"
 
 
 def beside(view: View, published: Published, regime: str) -> list[Beside]:
@@ -157,10 +181,8 @@ def beside(view: View, published: Published, regime: str) -> list[Beside]:
         found.append(_of_percent(f"averaged over combinations, {_stratum(stratum)}", theirs, row))
     for combination in published.reference_better:
         row = _percent(view, published, regime, combination, "all")
-        low, high = (row["lower"], row["upper"]) if row else (float("nan"), float("nan"))
         theirs_told = f"{view.label(published.reference)} better; size {NOT_KNOWN}"
-        verdict = verdict_on(1.0, 0.0, low, high, None)
-        found.append(Beside(f"with {combination}", theirs_told, *_ours(row), verdict))
+        found.append(Beside(f"with {combination}", theirs_told, *_ours(row), verdict_on(False, _told(row))))
     if published.wins:
         found.append(_of_wins(view, published, regime))
     return found
@@ -175,8 +197,8 @@ def carried_sentence(view: View, published: Published, statements: list[Beside])
         ("did not", "did not", "did not"),
         ("cannot be told", "cannot be told from chance", "is beyond telling"),
     )
-    for verdict, first, empty in verdicts:
-        names = [b.what for b in statements if b.verdict == verdict]
+    for told, first, empty in verdicts:
+        names = [b.what for b in statements if b.verdict == told]
         parts.append(f"{len(names)} {first} ({'; '.join(names)})" if names else f"none {empty}")
     return f"Of the paper's {len(statements)} claims about {pair}, {listed(parts)}."
 
@@ -209,8 +231,12 @@ def _stratum(name: str) -> str:
 
 
 def _of_percent(what: str, theirs: float, row: dict[str, Any] | None) -> Beside:
-    low, high = (row["lower"], row["upper"]) if row else (float("nan"), float("nan"))
-    return Beside(what, f"{signed(theirs, 1)}%", *_ours(row), verdict_on(theirs, 0.0, low, high, theirs))
+    is_refused = row is not None and float(row.get("p_holm_size", nan)) < LEVEL
+    return Beside(what, f"{signed(theirs, 1)}%", *_ours(row), verdict_on(theirs < 0, _told(row), is_refused))
+
+
+def _told(row: dict[str, Any] | None) -> Told:
+    return "not judged" if row is None else verdict(float(row["percent"]), float(row.get("p_holm", nan)))
 
 
 def _ours(row: dict[str, Any] | None) -> tuple[str, str, str]:
@@ -231,10 +257,12 @@ def _of_wins(view: View, published: Published, regime: str) -> Beside:
         return Beside(what, published.wins, "–", "", "", "cannot be told")
     row = rows.iloc[0]
     total = int(row["combinations"])
+    lower, upper = float(row["lower"]), float(row["upper"])
     size = won / of * total
-    verdict = verdict_on(size, total / 2, float(row["lower"]), float(row["upper"]), size)
-    bounds = f"{interval(float(row['lower']), float(row['upper']), 0)} of {total}"
-    return Beside(what, published.wins, f"{int(row['wins'])}\u00a0of\u00a0{total}", bounds, "", verdict)
+    told: Told = "lower" if upper < total / 2 else "higher" if lower > total / 2 else "not told"
+    outcome = verdict_on(size < total / 2, told, is_size_refused=not (lower <= size <= upper or isnan(lower)))
+    bounds = f"{interval(lower, upper, 0)} of {total}" if isfinite(lower) else ""
+    return Beside(what, published.wins, f"{int(row['wins'])}\u00a0of\u00a0{total}", bounds, "", outcome)
 
 
 def _table(view: View, published: Published, statements: list[Beside], where: str) -> Table:
@@ -242,10 +270,10 @@ def _table(view: View, published: Published, statements: list[Beside], where: st
     return Table(
         f"{where}Change of the RMSE of {view.label(published.method)} against {view.label(published.reference)}; below "
         f"zero it errs less. Theirs: {published.source}. Ours: {view.summary.data_label}, "
-        f"{len(view.summary.seeds)} seeds, with 95% bootstrap intervals of the percentage; other subjects and other "
-        "images, so that not the sizes but the directions compare. A claim carried over where our whole interval lies "
-        "on its side of no difference; it did not where the interval lies on the other side or has no room for their "
-        f"figure. Their figures for the other {rest} combinations, and intervals of any: {NOT_KNOWN}.",
+        f"{view.intervals}; other subjects and other images, so that not the sizes but the directions compare. A "
+        "claim carried over where ours lies on its side of no difference beyond chance; it did not where ours lies on "
+        "the other side, or where their figure is refused, beyond chance. All these tests are corrected together "
+        f"(Holm). Their figures for the other {rest} combinations, and intervals of any: {NOT_KNOWN}.",
         ["Claim", "Paper", "Ours", "n", "Outcome"],
         [
             [
@@ -277,16 +305,15 @@ def _plot(view: View, published: Published, regime: str) -> Plot:
         if row is None:
             remarks[j] = "no subject"
         else:
-            low, high = row["lower"], row["upper"]
-            look = VERDICT_LOOKS["better" if high < 0 else "worse" if low > 0 else "unclear"]
-            marks.append(Mark(j, row["percent"], look, low, high))
+            look = VERDICT_LOOKS[LOOK_OF.get(_told(row), "unclear")]
+            marks.append(Mark(j, row["percent"], look, row["lower"], row["upper"]))
         if (combination, stratum) in paper:
             marks.append(Mark(j, paper[combination, stratum], THEIRS))
     ours = view.summary.data_label
     legend = (
         (f"ours ({ours}), better", VERDICT_LOOKS["better"]),
         ("ours, worse", VERDICT_LOOKS["worse"]),
-        ("ours, interval holds zero", VERDICT_LOOKS["unclear"]),
+        ("ours, not told or not judged", VERDICT_LOOKS["unclear"]),
         ("the paper's figure", THEIRS),
     )
     a, b = view.label(published.method), view.label(published.reference)
@@ -296,9 +323,8 @@ def _plot(view: View, published: Published, regime: str) -> Plot:
         row_plot(rows, [Panel("", label, marks, remarks)], view.modalities, note_title="paper", legend=legend,
                  is_difference=True),
         f"Dot plot of the percentage change of RMSE by combination, the paper's figures beside ours: {texts}.",
-        f"Theirs: {published.source}, as far as their figures are in the digest we had. Ours: {ours}, with 95% "
-        f"bootstrap intervals over subjects of the percentage. Worse: the paper says {b} is better there, without a "
-        "figure in the digest.",
+        f"Theirs: {published.source}, as far as their figures are in the digest we had. Ours: {ours}, "
+        f"{view.intervals}. Worse: the paper says {b} is better there, without a figure in the digest.",
     )  # fmt: skip
 
 

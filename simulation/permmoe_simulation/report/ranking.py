@@ -1,22 +1,20 @@
-"""Methods ranked over combinations: wins, and which ranks can be told apart."""
+"""Methods ranked over combinations: how often each wins. Ranks are points; what is beyond chance, differences tell."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from permmoe.evaluation.intervals import LEVEL
 from permmoe_simulation.report.content import Entry, Item, Plot, Section, Table, Text, number, signed
 from permmoe_simulation.report.figures import Mark, Panel, Row, row_plot
 from permmoe_simulation.report.lookups import MEAN
 from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, by_regime
 from permmoe_simulation.study_tables import COMPARISONS
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,6 @@ class Ranks:
     methods: list[str]
     mean: Float[np.ndarray, " method"]
     blocks: int
-    p_value: float
-    """Friedman's test that all methods are alike."""
-    critical_difference: float
-    """Nemenyi's: mean ranks further apart differ at 5% (Demšar 2006, JMLR 7)."""
 
 
 def ranking_section(view: View) -> Section | None:
@@ -52,14 +46,7 @@ def mean_ranks(results: pd.DataFrame, regime: str, methods: list[str]) -> Ranks 
     blocks = table[kept].dropna()
     if len(kept) < 3 or len(blocks) < 3:
         return None
-    # Two seconds to import, which every process of a study would wait for.
-    from scipy.stats import friedmanchisquare, rankdata, studentized_range
-
-    ranks = rankdata(blocks.to_numpy(), axis=1)
-    k, n = len(kept), len(blocks)
-    test = friedmanchisquare(*(blocks[m] for m in kept))
-    critical = float(studentized_range.ppf(1 - ALPHA, k, np.inf)) / sqrt(2) * sqrt(k * (k + 1) / (6 * n))
-    return Ranks(kept, ranks.mean(0), n, float(test.pvalue), critical)
+    return Ranks(kept, blocks.rank(axis=1).to_numpy().mean(0), len(blocks))
 
 
 def _items(view: View, regime: str) -> list[Item]:
@@ -88,58 +75,53 @@ def _wins(view: View, regime: str) -> Table | None:
         pair = all_of[(all_of["method"] == a) & (all_of["reference"] == b) & (all_of["n"] > 0)]
         if pair.empty:
             continue
-        is_clear = pair["p_holm"] < ALPHA if "p_holm" in pair else pair["difference"].abs() < 0
         won = pair["difference"] < 0
         change = {c: 100 * (rmse[a, c] / rmse[b, c] - 1) for c in singles if (a, c) in rmse and rmse.get((b, c), 0) > 0}
         rows.append(
             [
                 Entry(f"{view.label(a)} against {view.label(b)}"),
                 Entry(f"{int(won.sum())} of {len(pair)}"),
-                Entry(f"{int((won & is_clear).sum())} better, {int((~won & is_clear).sum())} worse"),
+                Entry(beyond_chance(pair)),
                 *(Entry(f"{signed(change[c], 1)}%" if c in change else "–") for c in singles),
             ]
         )
     if not rows:
         return None
     return Table(
-        "Combinations in which the method named first has the lower RMSE; those in which the paired difference stays "
-        "significant at 5% after Holm's correction over the combinations; and the change of its RMSE where a single "
+        "Combinations in which the method named first has the lower RMSE; those in which the paired difference is "
+        "beyond chance after Holm's correction over all pairs and regimes; and the change of its RMSE where a single "
         "modality is left.",
-        ["Pair", "Wins", "After Holm", *singles],
+        ["Pair", "Wins", "Beyond chance", *singles],
         rows,
     )
 
 
 def _plot(view: View, found: Ranks) -> Plot:
     order = np.argsort(found.mean)
-    half = found.critical_difference / 2
     rows = [Row(view.label(found.methods[i])) for i in order]
-    marks = [
-        Mark(row, float(found.mean[i]), view.looks[found.methods[i]], found.mean[i] - half, found.mean[i] + half)
-        for row, i in enumerate(order)
-    ]
+    marks = [Mark(row, float(found.mean[i]), view.looks[found.methods[i]]) for row, i in enumerate(order)]
     return Plot(
         row_plot(rows, [Panel("", "mean rank (1: least error)", marks)], view.modalities),
-        "Critical-difference plot of mean ranks: "
+        "Dot plot of mean ranks: "
         + ", ".join(f"{view.label(found.methods[i])} {number(float(found.mean[i]))}" for i in order)
         + ".",
-        f"Mean rank of RMSE over {found.blocks} blocks, each one combination with one seed. Bars are half the critical "
-        f"difference of Nemenyi ({number(found.critical_difference)} ranks at 5%) to either side: methods whose bars "
-        "do not overlap differ. Blocks share subjects and are not independent, so the test is more certain than it "
-        "should be: the paired differences above, over subjects, decide.",
+        f"Mean rank of RMSE over {found.blocks} blocks, each one combination with one seed. Blocks share subjects and "
+        "trainings, so that no test of ranks would be worth its name: the paired differences above decide.",
     )
 
 
 def _sentence(view: View, found: Ranks) -> str:
-    order = np.argsort(found.mean)
-    best = found.methods[order[0]]
-    near = [
-        view.label(found.methods[i])
-        for i in order[1:]
-        if found.mean[i] - found.mean[order[0]] <= found.critical_difference
-    ]
-    level = f"; not told apart from it: {', '.join(near)}" if near else ", ahead of all others"
-    return f"{view.label(best)} has the best mean rank, {number(float(found.mean[order[0]]))}{level}."
+    best = int(np.argmin(found.mean))
+    return f"{view.label(found.methods[best])} has the best mean rank, {number(float(found.mean[best]))}."
+
+
+def beyond_chance(pair: pd.DataFrame) -> str:
+    """In how many combinations a pair's method is better and worse beyond chance, in words."""
+    judged = pair[pair["p_holm"].notna()] if "p_holm" in pair else pair[:0]
+    if not len(judged):
+        return "not judged"
+    told = judged["difference"][judged["p_holm"] < LEVEL]
+    return f"{int((told < 0).sum())} better, {int((told > 0).sum())} worse"
 
 
 RANKING = ReportSection(ranking_section)

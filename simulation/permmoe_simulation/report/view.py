@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from permmoe_simulation.report.content import Fold, Item, Text
+from permmoe.evaluation.intervals import FEWEST_SEEDS
+from permmoe_simulation.report.content import Fold, Item, Text, count
 from permmoe_simulation.report.figures import Row
 from permmoe_simulation.report.files import Study
 from permmoe_simulation.report.lookups import combinations_of, in_order, pooled
@@ -39,6 +40,17 @@ class View:
     def unit(self) -> str:
         """The unit of every RMSE and difference."""
         return self.summary.outcome.unit
+
+    @property
+    def intervals(self) -> str:
+        """What the report's intervals are over, in words; why there are none with few seeds."""
+        seeds = len(self.summary.seeds)
+        if seeds < FEWEST_SEEDS:
+            return (
+                f"without intervals, since nothing is judged with {count(seeds, 'training seed')}, fewer than "
+                f"{FEWEST_SEEDS}"
+            )
+        return f"with two-way 95% intervals over {seeds} training seeds, their splits, and the subjects"
 
     @property
     def are_combinations_few(self) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from permmoe_simulation.report.content import digits_for, number, signed
 from permmoe_simulation.studies.study import MEAN, Claim
+from permmoe_simulation.studies.verdicts import verdict, why_without_verdict
 from permmoe_simulation.summary import Goal
 
 MOST_CLAIMS_WITHOUT_SUMMARY = 2
@@ -17,9 +19,10 @@ MOST_NAMED = 3
 
 
 def evaluated_goals(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Mapping[str, str]) -> list[Goal]:
-    """Each claim with its paired difference in every regime; met where the whole interval lies below zero.
+    """Each claim with its paired difference in every regime; met where it lies below zero beyond chance.
 
-    Where no subject was predicted by both methods, or a method did not finish, `met` and the figures are None.
+    Where it is not judged `met` and the interval are None, and the goal says why; where no subject was predicted by
+    both methods, or a method did not finish, the difference too.
     """
     goals = []
     for claim in claims:
@@ -38,10 +41,20 @@ def evaluated_goals(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: 
         if not len(rows):
             goals.append(unknown)
         for row in rows.itertuples():
-            found = {"n": int(row.n), "difference": row.difference, "lower": row.lower, "upper": row.upper,
-                     "met": bool(row.upper < 0)} if row.n else {}  # fmt: skip
+            found = _judged(row._asdict()) if row.n else {}
             goals.append(unknown.model_copy(update={"regime": row.regime, **found}))
     return goals
+
+
+def _judged(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a goal that a row of COMPARISONS decides."""
+    n, seeds, difference = int(row["n"]), int(row["seeds"]), float(row["difference"])
+    found = verdict(difference, row["p_holm"])
+    figures = {"n": n, "seeds": seeds, "difference": difference}
+    if found == "not judged":
+        return {**figures, "why_undecided": why_without_verdict(n, seeds, row["p_holm"])}
+    return {**figures, "lower": row["lower"], "upper": row["upper"], "met": found == "lower",
+            "reversed": found == "higher"}  # fmt: skip
 
 
 def findings(goals: Sequence[Goal], unit: str, *, names_regime: bool) -> list[str]:
@@ -59,26 +72,36 @@ def findings(goals: Sequence[Goal], unit: str, *, names_regime: bool) -> list[st
 def finding(goal: Goal, unit: str, *, names_regime: bool = False) -> str:
     """A claim's outcome in one regime."""
     prefix = f"{goal.regime}: " if names_regime and goal.regime else ""
-    if goal.met is None:
+    if goal.difference is None:
         return f"{prefix}{goal.claim}: not evaluated, since no test visit was predicted by both."
     d, low, high = goal.figures
     digits = digits_for(d)
-    verdict = "excludes" if low > 0 or high < 0 else "includes"
+    if goal.met is None:
+        judged = f"n = {goal.n}; not judged: {goal.why_undecided}"
+    else:
+        told = "beyond chance" if goal.met or goal.reversed else "it cannot be told from chance"
+        judged = f"95% interval {_between(low, high, digits)}, n = {goal.n}, {goal.seeds} training seeds; {told}"
     return (
         f"{prefix}RMSE of {goal.method} is {number(abs(d), digits)} {unit} {'lower' if d < 0 else 'higher'} than "
-        f"that of {goal.reference}, {goal.where} (95% interval {_between(low, high, digits)}, "
-        f"n = {goal.n}; it {verdict} zero)."
+        f"that of {goal.reference}, {goal.where} ({judged})."
     )
 
 
 def _over_regimes(group: Sequence[Goal], unit: str) -> str:
     """One claim in several regimes."""
     known = [one for one in group if one.met is not None]
-    if not known:
+    shown = [one for one in group if one.difference is not None]
+    if not shown:
         return finding(group[0].model_copy(update={"regime": ""}), unit)
+    if not known:
+        one = shown[0]
+        return (
+            f"RMSE of {one.method} against that of {one.reference}, {one.where}: {_range(shown, unit)}; not judged: "
+            f"{one.why_undecided}."
+        )
     one, total = known[0], len(known)
-    lower = [other for other in known if other.figures.upper < 0]
-    higher = [other for other in known if other.figures.lower > 0]
+    lower = [other for other in known if other.met]
+    higher = [other for other in known if other.reversed]
     parts = [f"{word} beyond chance in {_where(some, total)}" for word, some in (("lower", lower), ("higher", higher))]
     return (
         f"RMSE of {one.method} against that of {one.reference}, {one.where}: {' and '.join(parts)}; "
@@ -98,9 +121,12 @@ def _summary(goals: Sequence[Goal], claims: int, unit: str, names_regime: bool) 
     several = names_regime and len(goals) > claims
     what = f"{len(goals)} tests of {claims} claims" if several else f"{claims} claims"
     held = [one for one in goals if one.met]
-    reversed_ = [one for one in goals if one.met is not None and one.figures.lower > 0]
-    undecided = [one for one in goals if one.met is False and one.figures.lower <= 0]
-    unknown = len(goals) - len(held) - len(reversed_) - len(undecided)
+    reversed_ = [one for one in goals if one.reversed]
+    untold = [one for one in goals if one.met is False and not one.reversed]
+    unjudged = [one for one in goals if one.met is None and one.difference is not None]
+    unknown = len(goals) - len(held) - len(reversed_) - len(untold) - len(unjudged)
+    if len(unjudged) + unknown == len(goals) and unjudged:
+        return f"Of {what} none is judged: {unjudged[0].why_undecided} ({_range(unjudged, unit)})."
 
     def named(group: Sequence[Goal]) -> str:
         texts = []
@@ -114,9 +140,11 @@ def _summary(goals: Sequence[Goal], claims: int, unit: str, names_regime: bool) 
         f"{_count(len(reversed_)).capitalize()} {'is' if len(reversed_) == 1 else 'are'} reversed beyond chance"
         f"{named(reversed_)}."
     )
-    if undecided:
-        verb = "interval includes" if len(undecided) == 1 else "intervals include"
-        sentences.append(f"For {_count(len(undecided))} the {verb} zero ({_range(undecided, unit)}).")
+    if untold:
+        sentences.append(f"{_count(len(untold))} cannot be told from chance ({_range(untold, unit)}).")
+    if unjudged:
+        sentences.append(f"{_count(len(unjudged))} {'is' if len(unjudged) == 1 else 'are'} not judged: "
+                         f"{unjudged[0].why_undecided} ({_range(unjudged, unit)}).")  # fmt: skip
     if unknown:
         sentences.append(f"{_count(unknown).capitalize()} could not be evaluated.")
     return " ".join(sentences)

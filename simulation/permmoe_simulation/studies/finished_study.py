@@ -21,6 +21,8 @@ class FinishedStudy:
     errors: PredictionErrors
     sites: Sites
     """The visits of each site in the first cell."""
+    twins: PredictionErrors | None = None
+    """The errors of the method that was trained twice, under both its names; None where no method was."""
 
     @property
     def axis(self) -> Axis | None:

@@ -16,6 +16,8 @@ class MethodKind:
 
     runner: str
     """`module:function`. It takes a cell, its sites, the volume cache, a folder and a device; returns a CellOutcome."""
+    is_trained: bool = True
+    """Whether the seed of a training changes what it predicts."""
     uses_engine: bool = False
     """Whether an engine carries messages between a server and the sites."""
 
@@ -31,6 +33,6 @@ METHOD_KINDS: dict[str, MethodKind] = {
     "centralised": MethodKind(f"{RUNNERS_MODULE}:run_centralised"),
     "local": MethodKind(f"{RUNNERS_MODULE}:run_local"),
     "unimodal": MethodKind(f"{RUNNERS_MODULE}:run_unimodal"),
-    "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference"),
+    "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference", is_trained=False),
 }
 """Name in a study -> kind."""

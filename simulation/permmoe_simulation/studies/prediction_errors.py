@@ -1,4 +1,4 @@
-"""The test errors of all methods of a study on common axes, and how an error is resampled over subjects."""
+"""The test errors of all methods of a study on common axes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from permmoe.evaluation.combinations import STRATA
-from permmoe.evaluation.intervals import paired_resamples, resampling_weights
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.studies.cell_files import FinishedCell, read_predictions
 from permmoe_simulation.studies.study import MEAN
@@ -36,14 +35,13 @@ class Errors:
 
 
 class PredictionErrors:
-    """All methods' errors, with one set of bootstrap resamples over subjects for all of them."""
+    """All methods' errors; a seed and a subject stand in the same place for all of them."""
 
     def __init__(
         self,
         cells: Sequence[FinishedCell],
         names: Sequence[str],
         seeds: Sequence[int],
-        resamples: int,
         strata: Sequence[str] = tuple(STRATA),
     ):
         self.combinations = [combination_name(c) for c in all_combinations(names)]
@@ -51,7 +49,6 @@ class PredictionErrors:
         self.strata = list(strata)
         tables = {(c.method, c.regime, c.seed): read_predictions(c.folder) for c in cells}
         subjects = sorted({s for table in tables.values() for s in table.subject})
-        self.weights = resampling_weights(len(subjects), resamples, seed=0)
         self.by_method: dict[tuple[str, str], Errors] = {}
         """By method and regime."""
         for method, regime in dict.fromkeys((c.method, c.regime) for c in cells):
@@ -87,28 +84,3 @@ class PredictionErrors:
         """(method, reference, regime) wherever both methods finished."""
         regimes = dict.fromkeys(regime for _, regime in self.by_method)
         return [(a, b, r) for a, b in pairs for r in regimes if {(a, r), (b, r)} <= self.by_method.keys()]
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """A figure, its value in every bootstrap resample, and the subjects that were tested for it."""
-
-    resampled: Float[Array, " resample"]
-    estimate: float
-    tested: Bool[Array, " subject"]
-
-
-def resampled_rmse(
-    squared: Sequence[Float[Array, "seed subject"]], weights: Float[Array, "resample subject"]
-) -> Resampled | None:
-    """RMSE averaged over seeds and over the combinations that have a subject: its difference from no error at all."""
-    found = paired_resamples(squared, [np.where(np.isnan(e), np.nan, 0.0) for e in squared], weights)
-    if found is None:
-        return None
-    return Resampled(found[0], found[1], np.any([~np.isnan(e) for e in squared], axis=(0, 1)))
-
-
-def interval_bounds(resampled: Float[Array, " resample"]) -> dict[str, float]:
-    """The ends of a 95% interval, `lower` and `upper`; resamples without a subject do not count."""
-    lower, upper = np.nanpercentile(resampled, [2.5, 97.5])
-    return {"lower": float(lower), "upper": float(upper)}

@@ -12,7 +12,8 @@ import pandas as pd
 from permmoe.evaluation.combinations import error_sums
 from permmoe.evaluation.intervals import Difference, paired_difference, rmse_interval
 from permmoe_simulation.studies.prediction_errors import Array, Errors, PredictionErrors
-from permmoe_simulation.studies.study import MEAN
+from permmoe_simulation.studies.study import MEAN, Claim
+from permmoe_simulation.studies.verdicts import corrected
 from permmoe_simulation.study_tables import RESULTS
 
 
@@ -32,13 +33,13 @@ def results(found: PredictionErrors) -> pd.DataFrame:
 def _seed_row(found: PredictionErrors, errors: Errors, squared: Array, i: int, j: int) -> dict[str, Any]:
     inside = np.where(np.isnan(squared[i]), np.nan, errors.prediction[i, :, j])
     sums = error_sums(inside, errors.target[i])
-    interval = rmse_interval(squared[i : i + 1], found.weights)
+    interval = rmse_interval(squared[i : i + 1])
     return {"seed": found.seeds[i], "n": sums.n, "rmse": sums.rmse, "mae": sums.mae, "r2": sums.r2,
             "lower": interval.lower, "upper": interval.upper}  # fmt: skip
 
 
 def _mean_row(found: PredictionErrors, per_seed: Sequence[Mapping[str, Any]], squared: Array) -> dict[str, Any]:
-    interval = rmse_interval(squared, found.weights)
+    interval = rmse_interval(squared)
     used = [row for row in per_seed if row["n"]]
     means = {key: float(np.mean([row[key] for row in used])) if used else np.nan for key in ("mae", "r2")}
     return {"seed": "all", "n": interval.n, "rmse": interval.estimate, **means,
@@ -50,10 +51,12 @@ def difference(
 ) -> Difference:
     """The paired difference in RMSE; `combination` may be `mean`."""
     a, b = (found.squared(name, regime, combination, stratum) for name in (method, reference))
-    return paired_difference(a, b, found.weights)
+    return paired_difference(a, b)
 
 
-def comparisons(found: PredictionErrors, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def comparisons(
+    found: PredictionErrors, pairs: Sequence[tuple[str, str]], claims: Sequence[Claim] = ()
+) -> pd.DataFrame:
     """Rows of COMPARISONS for every pair whose methods both finished, for each combination and their mean."""
     rows = []
     for (method, reference, regime), stratum in product(found.finished(pairs), found.strata):
@@ -61,24 +64,24 @@ def comparisons(found: PredictionErrors, pairs: Sequence[tuple[str, str]]) -> pd
             d = difference(found, method, reference, regime, combination, stratum)
             rows.append(
                 {"method": method, "reference": reference, "regime": regime, "combination": combination,
-                 "stratum": stratum, "n": d.n, "difference": d.estimate, "lower": d.lower,
+                 "stratum": stratum, "n": d.n, "seeds": d.seeds, "difference": d.estimate, "lower": d.lower,
                  "upper": d.upper, "p_value": d.p_value, "effect_size": d.effect_size}
             )  # fmt: skip
-    return _with_holm(pd.DataFrame(rows))
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    families = [_family(row, claims) for row in rows]
+    return table.assign(family=families, p_holm=corrected(table["p_value"].tolist(), families))
 
 
-def _with_holm(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `p_holm`: p-values after Holm's correction over the combinations of one pair, regime and stratum.
+def _family(row: Mapping[str, Any], claims: Sequence[Claim]) -> str:
+    """Which tests a row is corrected with: those of its kind in all pairs and regimes.
 
-    The mean over combinations is none of the tests that are corrected.
+    What was claimed before the study ran is a family by itself, so that looking at more does not weaken it.
     """
-    if not len(rows):
-        return rows
-    # With SciPy's statistics this takes seconds to import, which workers do not need.
-    from statsmodels.stats.multitest import multipletests
-
-    corrected = rows["p_value"].copy()
-    single = rows[rows.combination.ne(MEAN) & rows.p_value.notna()]
-    for _, family in single.groupby(["method", "reference", "regime", "stratum"]):
-        corrected[family.index] = multipletests(family["p_value"], method="holm")[1]
-    return rows.assign(p_holm=corrected)
+    if row["stratum"] != "all":
+        return "averages of strata" if row["combination"] == MEAN else "combinations of strata"
+    key = (row["method"], row["reference"], row["combination"])
+    if any(key == (claim.method, claim.reference, claim.combination) for claim in claims):
+        return "claims"
+    return "averages" if row["combination"] == MEAN else "combinations"

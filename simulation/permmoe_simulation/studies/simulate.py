@@ -27,7 +27,7 @@ from permmoe_simulation.studies.folder_lock import only_process
 from permmoe_simulation.studies.prediction_errors import PredictionErrors
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.sources import StudyData, prepare_data
-from permmoe_simulation.studies.study import Cell, StudyConfig, cells, data_source
+from permmoe_simulation.studies.study import AGAIN, Cell, StudyConfig, cells, cells_trained_again, data_source
 from permmoe_simulation.studies.study_output import RunFacts, summary_of, write_slices, write_tables
 
 Grid = Sequence[tuple[str, Cell]]
@@ -89,7 +89,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
         data = _data_by_regime(study, options, progress)
     different = list({d.digest: d for d in data.values()}.values())
     sum((d.quarantine for d in different), Quarantine(())).write(out / "quarantine.csv")
-    grid = cells(study, {regime: d.digest for regime, d in data.items()}, options.engine)
+    grid = all_cells(study, {regime: d.digest for regime, d in data.items()}, options.engine)
     left_out = sites_left_out(grid, data)
     for line in left_out:
         progress.note(f"left out: {line}")
@@ -102,7 +102,10 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     progress.stage("report", 1)
     first = grid[0][1]
     sites, sites_out = split_and_partition(data[first.regime].visits, first)
-    done = FinishedStudy(study, finished, _prediction_errors(study, finished), sites)
+    own = [cell for cell in finished if cell.method in study.methods]
+    if not own:
+        raise PermmoeError(f"only cells of a second training ({AGAIN}) finished; run those of the methods themselves")
+    done = FinishedStudy(study, own, _prediction_errors(study, own), sites, _errors_of_twins(study, finished))
     compared = write_tables(done, options.sections, out)
     write_slices(study, data[first.regime], out)
     facts = RunFacts(
@@ -119,6 +122,11 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     report = render_report(out, options.sections)
     progress.step("report.html")
     return StudyOutcome(report, summary.findings, tuple(failed), facts.seconds)
+
+
+def all_cells(study: StudyConfig, data_digests: Mapping[str, str], engine: Engine) -> Grid:
+    """Every cell that a study runs: those that it compares, and those of the method that it trains again."""
+    return [*cells(study, data_digests, engine), *cells_trained_again(study, data_digests, engine)]
 
 
 def cell_name(method: str, cell: Cell) -> str:
@@ -147,7 +155,14 @@ def _data_by_regime(study: StudyConfig, options: RunOptions, progress: Progress)
 
 
 def _prediction_errors(study: StudyConfig, finished: Sequence[FinishedCell]) -> PredictionErrors:
-    return PredictionErrors(finished, study.model.names, study.seeds, study.bootstrap_resamples, study.outcome.strata)
+    return PredictionErrors(finished, study.model.names, study.seeds, study.outcome.strata)
+
+
+def _errors_of_twins(study: StudyConfig, finished: Sequence[FinishedCell]) -> PredictionErrors | None:
+    """The errors of the method that is trained twice, under both names; None where the second training is missing."""
+    again = study.name_trained_again
+    twins = [cell for cell in finished if cell.method in (study.trained_again, again)]
+    return _prediction_errors(study, twins) if any(cell.method == again for cell in twins) else None
 
 
 def sites_left_out(grid: Grid, data: Mapping[str, StudyData]) -> list[str]:

@@ -15,6 +15,7 @@ from permmoe.data.public_tables import TABLES
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import STRATA
+from permmoe.evaluation.intervals import FEWEST_SEEDS
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import Modality, all_combinations, combination_name
 from permmoe_simulation.engines.engine import Engine
@@ -98,6 +99,8 @@ class Method(Configuration):
 
 
 MEAN = "mean"
+AGAIN = "again"
+"""What follows the name of a method that is trained a second time, behind a plus sign."""
 
 
 class Claim(Configuration):
@@ -176,7 +179,6 @@ class StudyConfig(Configuration):
     axis: str = Field("", description="what the regimes' values count, such as `sites`; every regime then has one")
     outcome: Outcome = Outcome()
     profiles: dict[str, Profile] = Field(default_factory=dict, description="quick: minutes on two cores; full: all")
-    bootstrap_resamples: int = Field(2000, ge=100)
 
     @model_validator(mode="before")
     @classmethod
@@ -249,6 +251,22 @@ class StudyConfig(Configuration):
         claimed = [(c.method, c.reference) for c in self.claims]
         published = [(p.method, p.reference) for p in self.published]
         return tuple(dict.fromkeys([*self.comparisons, *claimed, *published]))
+
+    @property
+    def trained_again(self) -> str | None:
+        """The method that a study which judges anything trains twice, to see how often its own rule errs (A/A).
+
+        It is the first that is compared and whose training depends on its seed; None with too few seeds for verdicts.
+        """
+        if len(self.seeds) < FEWEST_SEEDS:
+            return None
+        compared = dict.fromkeys(name for pair in self.pairs for name in pair)
+        return next((name for name in compared if METHOD_KINDS[self.methods[name].kind].is_trained), None)
+
+    @property
+    def name_trained_again(self) -> str:
+        """What the second training of `trained_again` is called; empty where there is none."""
+        return f"{self.trained_again}+{AGAIN}" if self.trained_again else ""
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> StudyConfig:
@@ -335,6 +353,25 @@ def cells(study: StudyConfig, data_digests: Mapping[str, str], engine: Engine) -
         for regime in study.regimes
         for name, method in study.methods.items()
     ]
+
+
+OTHER_SEEDS = 100_000
+"""Added to the seeds of a second training: its splits are the first one's, its weights, batches and dropout are not."""
+
+
+def cells_trained_again(study: StudyConfig, data_digests: Mapping[str, str], engine: Engine) -> list[tuple[str, Cell]]:
+    """(name, cell) of the second training of `study.trained_again`, for every regime and seed; none without one."""
+    name = study.trained_again
+    if name is None:
+        return []
+    method = study.methods[name]
+    again = []
+    for seed in study.seeds:
+        for regime in study.regimes:
+            cell = _cell(study, name, method, regime, seed, data_digests[regime], engine)
+            train = cell.train.model_copy(update={"seed": cell.train.seed + OTHER_SEEDS})
+            again.append((study.name_trained_again, cell.model_copy(update={"train": train})))
+    return again
 
 
 def _cell(

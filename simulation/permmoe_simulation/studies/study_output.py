@@ -46,7 +46,7 @@ class RunFacts:
 def write_tables(done: FinishedStudy, sections: Iterable[ReportSection], out: Path) -> pd.DataFrame:
     """Write the study's tables and those of the report's sections; return the rows of COMPARISONS."""
     RESULTS.write(results(done.errors), out)
-    compared = comparisons(done.errors, done.config.pairs)
+    compared = comparisons(done.errors, done.config.pairs, done.config.claims)
     COMPARISONS.write(compared, out)
     for section in sections:
         for table, rows_of in section.tables.items():

@@ -1,4 +1,7 @@
-"""Bootstrap intervals over subjects cover, pair, and say nothing where there is nothing to say."""
+"""Intervals over seeds and subjects: what they are made of, what leaves them alone, and where there is none.
+
+How often they hold the truth is simulated in tests/benchmarks/test_verdicts.py.
+"""
 
 from __future__ import annotations
 
@@ -6,161 +9,209 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from permmoe.evaluation.intervals import paired_difference, resampling_weights, rmse_interval, share_of_gap
+from permmoe.evaluation.figures import contrast, difference_figure, mean_figure, ratio_change, rmse_figure
+from permmoe.evaluation.intervals import (
+    Interval,
+    judged_interval,
+    judged_p_value,
+    of_one_model,
+    over_seeds,
+    paired_difference,
+    rmse_interval,
+    share_of_gap,
+    why_not_judged,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def slow_rmse_interval(squared_error: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Draw by draw, seed by seed."""
-    resampled = []
-    for weight in weights:
-        of_seeds = []
-        for errors in squared_error:
-            drawn = [e for e, times in zip(errors, weight, strict=True) for _ in range(int(times)) if not np.isnan(e)]
-            if drawn:
-                of_seeds.append(np.sqrt(np.mean(drawn)))
-        if of_seeds:
-            resampled.append(np.mean(of_seeds))
-    return np.percentile(resampled, 2.5), np.percentile(resampled, 97.5)
+def errors(seed: int, seeds: int = 5, subjects: int = 37, tested: int = 23) -> np.ndarray:
+    """Squared errors; every seed tests some of the subjects."""
+    rng = np.random.default_rng(seed)
+    squared = rng.exponential(size=(seeds, subjects))
+    for row in squared:
+        row[rng.permutation(subjects)[tested:]] = np.nan
+    return squared
 
 
-def test_weights_draw_every_resample_with_replacement_and_depend_on_the_seed_only() -> None:
-    weights = resampling_weights(11, 300, seed=3)
-    assert weights.shape == (300, 11)
-    assert (weights.sum(1) == 11).all()
-    assert weights.max() > 1 and weights.min() == 0
-    assert weights.mean(0) == pytest.approx(np.ones(11), abs=0.3)
-    assert np.array_equal(weights, resampling_weights(11, 300, seed=3))
-    assert not np.array_equal(weights, resampling_weights(11, 300, seed=4))
+def ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.estimate, interval.lower, interval.upper
 
 
-def test_interval_agrees_with_drawing_one_subject_at_a_time() -> None:
-    errors = np.random.default_rng(0).exponential(size=(3, 7))
-    errors[0, 1] = errors[2, 5] = errors[1, :6] = np.nan
-    weights = resampling_weights(7, 101, seed=0)
-    interval = rmse_interval(errors, weights)
-    assert (interval.lower, interval.upper) == pytest.approx(slow_rmse_interval(errors, weights))
-    assert interval.estimate == pytest.approx(np.mean([np.sqrt(np.nanmean(row)) for row in errors]))
-    assert interval.n == 7
+def test_the_influence_of_a_subject_is_what_leaving_it_out_changes() -> None:
+    """Draw by draw, seed by seed: the jackknife in a loop."""
+    squared = errors(0)
+    figure = rmse_figure(squared)
+    for row, value, influence in zip(squared, figure.by_seed, figure.influence, strict=True):
+        here = np.flatnonzero(~np.isnan(row))
+        without = np.array([np.sqrt(np.mean(np.delete(row[here], j))) for j in range(len(here))])
+        assert value == pytest.approx(np.sqrt(np.mean(row[here])))
+        scale = np.sqrt((len(here) - 1) / len(here))
+        assert influence[here] == pytest.approx((without.mean() - without) * scale)
+        assert (np.delete(influence, here) == 0).all()
+    assert figure.n == (~np.isnan(squared)).any(0).sum() and figure.seeds == 5
 
 
-def test_95_percent_intervals_cover_the_truth_about_95_times_in_100() -> None:
-    rng = np.random.default_rng(1)
-    weights = resampling_weights(79, 400, seed=0)
-    covered = 0
-    for _ in range(300):
-        interval = rmse_interval(rng.normal(0, 1.5, size=(1, 79)) ** 2, weights)
-        covered += interval.lower <= 1.5 <= interval.upper
-    assert 0.89 <= covered / 300 <= 0.98
+def test_one_seed_and_no_split_is_the_jackknife_of_scipys_standard_error() -> None:
+    squared = np.random.default_rng(1).exponential(size=(1, 4001))
+    reference = scipy.stats.bootstrap(
+        (squared[0],), lambda x, axis: np.sqrt(x.mean(axis)), n_resamples=1000, rng=np.random.default_rng(0)
+    ).standard_error
+    assert of_one_model(rmse_figure(squared)).standard_error == pytest.approx(reference, rel=0.1)
 
 
-def test_subject_of_several_seeds_is_drawn_with_all_of_them() -> None:
-    """Copies of one seed add no information: the interval stays as wide."""
-    errors = np.random.default_rng(2).exponential(size=(1, 31))
-    weights = resampling_weights(31, 500, seed=0)
-    once, copied = rmse_interval(errors, weights), rmse_interval(np.repeat(errors, 5, axis=0), weights)
-    assert (copied.lower, copied.estimate, copied.upper) == pytest.approx((once.lower, once.estimate, once.upper))
-    assert copied.n == once.n == 31
+def test_copies_of_one_seed_add_nothing_to_what_the_subjects_say() -> None:
+    """Five seeds that agree on the same subjects are as good as one: the interval stays as wide."""
+    squared = errors(2, seeds=1, tested=37)
+    once, copied = of_one_model(rmse_figure(squared)), over_seeds(rmse_figure(np.repeat(squared, 5, axis=0)))
+    assert copied.standard_error == pytest.approx(once.standard_error)
 
 
-def test_nobody_gives_n_0_and_no_figure() -> None:
-    weights = resampling_weights(5, 50, seed=0)
-    for interval in (
-        rmse_interval(np.full((2, 5), np.nan), weights),
-        rmse_interval(np.zeros((1, 0)), resampling_weights(0, 50, seed=0)),
-        paired_difference([np.full((1, 5), np.nan)], [np.ones((1, 5))], weights),
-        paired_difference([], [], weights),
-    ):
-        assert interval.n == 0
-        assert np.isnan([interval.estimate, interval.lower, interval.upper]).all()
+def test_seeds_that_differ_for_everybody_widen_the_interval_as_their_own_t_test_does() -> None:
+    """With many subjects and a shift of whole seeds only the seeds matter: Student's interval over five values."""
+    rng = np.random.default_rng(3)
+    squared = (2.0 + rng.normal(0, 0.5, size=(5, 1)) + rng.normal(0, 0.01, size=(5, 4001))) ** 2
+    reference = (np.full((5, 4001), 1.0) + rng.normal(0, 0.01, size=(5, 4001))) ** 2
+    found = paired_difference([squared], [reference])
+    by_seed = difference_figure([squared], [reference]).by_seed
+    student = scipy.stats.t.interval(0.95, 4, by_seed.mean(), scipy.stats.sem(by_seed))
+    assert (found.lower, found.upper) == pytest.approx(student, rel=1e-3)
 
 
-def test_one_subject_among_many_gives_its_own_error_as_interval() -> None:
-    errors = np.full((2, 13), np.nan)
-    errors[1, 4] = 9.0
-    interval = rmse_interval(errors, resampling_weights(13, 200, seed=0))
-    assert (interval.n, interval.estimate, interval.lower, interval.upper) == (1, 3.0, 3.0, 3.0)
-    paired = paired_difference([errors], [errors / 9], resampling_weights(13, 200, seed=0))
-    assert (paired.n, paired.estimate, paired.lower, paired.upper) == (1, 2.0, 2.0, 2.0)
+def test_adding_the_same_errors_changes_no_p_value_and_the_order_of_seeds_and_subjects_neither() -> None:
+    a, b = errors(4), errors(4) + np.random.default_rng(5).uniform(0, 0.3, size=(5, 37))
+    found = paired_difference([a], [b])
+    seeds, subjects = np.random.default_rng(6).permutation(5), np.random.default_rng(7).permutation(37)
+    moved = paired_difference([a[seeds][:, subjects]], [b[seeds][:, subjects]])
+    assert ends(moved) == pytest.approx(ends(found)) and moved.p_value == pytest.approx(found.p_value)
+    swapped = paired_difference([b], [a])
+    assert (swapped.lower, swapped.upper) == pytest.approx((-found.upper, -found.lower))
+    assert swapped.p_value == pytest.approx(found.p_value)
 
 
-def test_constant_error_has_an_interval_without_width() -> None:
-    interval = rmse_interval(np.full((3, 7), 4.0), resampling_weights(7, 100, seed=0))
-    assert (interval.estimate, interval.lower, interval.upper) == (2.0, 2.0, 2.0)
-
-
-def test_method_differs_from_itself_by_exactly_0() -> None:
-    errors = [np.random.default_rng(i).exponential(size=(3, 17)) for i in range(2)]
-    errors[0][1, :5] = np.nan
-    interval = paired_difference(errors, errors, resampling_weights(17, 100, seed=0))
-    assert (interval.n, interval.estimate, interval.lower, interval.upper) == (17, 0.0, 0.0, 0.0)
+def test_a_constant_added_to_both_figures_changes_nothing_of_their_difference() -> None:
+    """A figure is its seeds' values and influences: what is common to all seeds and subjects has neither."""
+    a, b = rmse_figure(errors(8)), rmse_figure(errors(8) + 0.1)
+    plain = contrast([a, b], [1.0, -1.0])
+    raised = [type(f)(f.by_seed + 7.0, f.influence, f.known, f.tested) for f in (a, b)]
+    assert ends(judged_interval(contrast(raised, [1.0, -1.0]))) == pytest.approx(ends(judged_interval(plain)))
 
 
 def test_pairing_cancels_what_both_methods_share() -> None:
-    rng = np.random.default_rng(3)
-    shared = rng.exponential(size=(1, 101)) * 10
-    a, b = shared + 0.1, shared + rng.uniform(0, 0.02, size=(1, 101))
-    weights = resampling_weights(101, 1000, seed=0)
-    interval, apart = paired_difference([a], [b], weights), rmse_interval(a, weights)
+    rng = np.random.default_rng(9)
+    shared = errors(9) * 10
+    a, b = shared + 0.1, shared + rng.uniform(0, 0.02, size=shared.shape)
+    interval, apart = paired_difference([a], [b]), rmse_interval(a)
     assert interval.upper - interval.lower < 0.1 * (apart.upper - apart.lower)
     assert 0 < interval.lower < interval.estimate < interval.upper
-    swapped = paired_difference([b], [a], weights)
-    assert (swapped.lower, swapped.upper) == pytest.approx((-interval.upper, -interval.lower))
+
+
+def test_a_method_differs_from_itself_by_exactly_nothing_and_that_is_no_verdict() -> None:
+    found = paired_difference([errors(10), errors(11)], [errors(10), errors(11)])
+    assert (*ends(found), found.p_value, found.effect_size) == (0, 0, 0, 1, 0)
+
+
+def test_constant_errors_have_an_interval_without_width() -> None:
+    assert ends(rmse_interval(np.full((5, 11), 4.0))) == (2.0, 2.0, 2.0)
+    assert ends(rmse_interval(np.zeros((5, 11)))) == (0.0, 0.0, 0.0)
+    found = paired_difference([np.full((5, 11), 4.0)], [np.full((5, 11), 1.0)])
+    assert (*ends(found), found.p_value) == (1.0, 1.0, 1.0, 0.0)
 
 
 def test_only_subjects_that_both_methods_tested_count() -> None:
     a, b = np.array([[1.0, 4.0, np.nan, 9.0]]), np.array([[1.0, np.nan, 4.0, 1.0]])
-    interval = paired_difference([a], [b], resampling_weights(4, 100, seed=0))
-    assert interval.n == 2
-    assert interval.estimate == pytest.approx(np.sqrt(5) - 1)
+    found = paired_difference([a], [b])
+    assert found.n == 2 and found.estimate == pytest.approx(np.sqrt(5) - 1)
 
 
 def test_combinations_without_a_subject_are_left_out_of_the_average() -> None:
-    a, b, nobody = np.full((1, 5), 9.0), np.full((1, 5), 4.0), np.full((1, 5), np.nan)
-    interval = paired_difference([a, nobody], [b, nobody], resampling_weights(5, 100, seed=0))
-    assert (interval.n, interval.estimate, interval.lower, interval.upper) == (5, 1.0, 1.0, 1.0)
+    a, b, nobody = np.full((5, 11), 9.0), np.full((5, 11), 4.0), np.full((5, 11), np.nan)
+    found = paired_difference([a, nobody], [b, nobody])
+    assert (found.n, *ends(found)) == (11, 1.0, 1.0, 1.0)
 
 
-def test_paired_difference_agrees_with_scipys_bootstrap() -> None:
-    """One seed, one combination, nothing missing: then the cluster bootstrap is the ordinary paired one."""
-    rng = np.random.default_rng(4)
-    a = rng.normal(0, 1.0, 61) ** 2
-    b = a + rng.normal(0.3, 0.4, 61) ** 2
-    found = paired_difference([a[None]], [b[None]], resampling_weights(61, 8000, seed=0))
-    reference = scipy.stats.bootstrap(
-        (a, b), lambda x, y, axis: np.sqrt(x.mean(axis)) - np.sqrt(y.mean(axis)), paired=True, vectorized=True,
-        n_resamples=8000, method="percentile", rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
-    assert (found.lower, found.upper) == pytest.approx((reference.low, reference.high), abs=0.01)
-    assert found.effect_size == pytest.approx((a - b).mean() / (a - b).std(ddof=1))
-    assert found.p_value == 2 / 8000
+def test_a_seed_that_tested_nobody_leaves_the_estimate_to_the_others_and_is_not_counted() -> None:
+    squared = errors(12, seeds=7)
+    squared[3] = np.nan
+    found = rmse_interval(squared)
+    assert found.estimate == pytest.approx(np.mean([np.sqrt(np.nanmean(row)) for row in np.delete(squared, 3, 0)]))
+    assert found.seeds == 6
+    full = rmse_interval(np.delete(squared, 3, 0))
+    assert found.upper - found.lower == pytest.approx(full.upper - full.lower, rel=0.2)
 
 
-def test_p_value_is_about_uniform_where_two_methods_are_alike() -> None:
-    rng = np.random.default_rng(5)
-    weights = resampling_weights(59, 400, seed=0)
-    found = []
-    for _ in range(300):
-        a, b = rng.normal(0, 1, (2, 1, 59)) ** 2
-        found.append(paired_difference([a], [b], weights).p_value)
-    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.04)
-    assert np.mean(np.array(found) < 0.5) == pytest.approx(0.5, abs=0.1)
+@pytest.mark.parametrize(
+    ("n", "seeds", "why"),
+    [
+        (0, 5, "no subject"),
+        (400, 4, "4 training seeds, fewer than 5"),
+        (400, 1, "1 training seed, fewer than 5"),
+        (9, 5, "n = 9, fewer than 10"),
+        (10, 5, ""),
+    ],
+)
+def test_too_few_seeds_or_subjects_have_a_point_and_no_judgement(n: int, seeds: int, why: str) -> None:
+    assert why_not_judged(n, seeds) == why
+    a = np.random.default_rng(13).exponential(size=(seeds, n))
+    found = paired_difference([a], [a * 4])
+    assert (found.n, found.seeds) == (n, seeds if n else 0) and np.isnan(found.estimate) == (n == 0)
+    if n:
+        assert found.estimate == pytest.approx(-np.sqrt(a.mean(1)).mean())
+    assert np.isnan(found.p_value) == np.isnan(found.lower) == np.isnan(found.upper) == bool(why)
 
 
-def test_share_of_the_gap_is_nought_at_the_lower_method_one_at_the_upper_and_half_between() -> None:
-    weights = resampling_weights(41, 300, seed=0)
-    error = np.random.default_rng(6).uniform(1, 2, size=(3, 41))
-    low, middle, high = ([(scale * error) ** 2] for scale in (3.0, 2.0, 1.0))
-    for method, share in ((low, 0.0), (middle, 0.5), (high, 1.0)):
-        found = share_of_gap(method, low, high, weights)
-        assert (found.estimate, found.lower, found.upper) == pytest.approx((share, share, share))
-    assert share_of_gap([np.full((3, 41), np.nan)], low, high, weights).n == 0
+def test_one_trained_model_has_an_interval_over_subjects_and_two_to_four_seeds_have_none() -> None:
+    one = errors(14, seeds=1)
+    assert 0 < rmse_interval(one).lower < rmse_interval(one).estimate < rmse_interval(one).upper
+    assert np.isnan(rmse_interval(one[:, :9]).lower)
+    assert np.isnan(rmse_interval(errors(14, seeds=4)).lower) and rmse_interval(errors(14, seeds=4)).estimate > 0
+    with pytest.raises(ValueError, match="no spread over seeds"):
+        over_seeds(rmse_figure(one))
 
 
-def test_a_gap_that_may_be_nothing_has_no_shares() -> None:
-    weights = resampling_weights(41, 300, seed=0)
-    rng = np.random.default_rng(7)
-    low, high = (rng.normal(0, 1, size=(1, 41)) ** 2 for _ in range(2))
-    found = share_of_gap([low], [low], [high], weights)
-    assert found.n == 41 and np.isnan([found.estimate, found.lower, found.upper]).all()
+def test_nobody_gives_n_0_and_no_figure() -> None:
+    nobody = np.full((5, 7), np.nan)
+    for found in (
+        rmse_interval(nobody),
+        rmse_interval(np.zeros((1, 0))),
+        paired_difference([nobody], [np.ones((5, 7))]),
+        paired_difference([], []),
+        share_of_gap(rmse_figure(nobody), rmse_figure(nobody)),
+    ):
+        assert found.n == 0 and np.isnan(ends(found)).all()
+    with pytest.raises(ValueError, match="one combination"):
+        mean_figure([])
+    with pytest.raises(ValueError, match="percentage of nothing"):
+        ratio_change(rmse_figure(np.ones((5, 7))), rmse_figure(np.zeros((5, 7))))
+
+
+def test_a_percentage_is_that_of_the_means_and_does_not_depend_on_the_unit() -> None:
+    a, b = errors(15), errors(15) * 1.5 + 0.2
+    change = ratio_change(rmse_figure(a), rmse_figure(b))
+    means = [np.mean([np.sqrt(np.nanmean(row)) for row in e]) for e in (a, b)]
+    assert change.value == pytest.approx(100 * (means[0] / means[1] - 1))
+    scaled = ratio_change(rmse_figure(a * 49), rmse_figure(b * 49))
+    assert ends(judged_interval(scaled)) == pytest.approx(ends(judged_interval(change)))
+    assert judged_p_value(change) == pytest.approx(judged_p_value(difference_figure([a], [b])), rel=0.3, abs=1e-4)
+
+
+def gap(low: float, method: float, high: float, noise: float) -> Interval:
+    rng = np.random.default_rng(16)
+    error = rng.uniform(1, 2, size=(5, 41))
+
+    def squared(scale: float) -> list[np.ndarray]:
+        return [(scale * error + rng.normal(0, noise, size=(5, 41))) ** 2]
+
+    lower, own, upper = squared(low), squared(method), squared(high)
+    return share_of_gap(difference_figure(lower, own), difference_figure(lower, upper))
+
+
+def test_a_share_is_nought_at_the_lower_method_one_at_the_upper_and_half_between() -> None:
+    for method, share in ((3.0, 0.0), (2.0, 0.5), (1.0, 1.0)):
+        assert ends(gap(3.0, method, 1.0, 0.0)) == pytest.approx((share, share, share), abs=1e-6)
+
+
+def test_the_ends_of_a_share_are_where_the_test_turns_and_infinite_for_a_gap_that_may_be_nothing() -> None:
+    found = gap(3.0, 2.0, 1.0, 0.5)
+    assert found.lower < 0.5 < found.upper and found.upper - found.lower < 0.4
+    assert gap(3.0, 3.1, 3.0, 0.5).upper == np.inf or gap(3.0, 3.1, 3.0, 0.5).lower == -np.inf

@@ -26,7 +26,9 @@ def html(study: Path) -> str:
 def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("permmoe", "flexmoe", "local", "null")
     folder = tmp_path_factory.mktemp("small")
-    return write_study(folder, methods=names, modalities=("t1", "tau"), n_experts=3, n_sites=3, seeds=(5, 11))
+    return write_study(
+        folder, methods=names, modalities=("t1", "tau"), n_experts=3, n_sites=3, seeds=(5, 7, 11, 13, 17)
+    )
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from tests.support.study_files import change_summary, write_axis, write_percent_
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     write_study(tmp_path)
-    comparisons = pd.read_csv(tmp_path / "comparisons.csv")
-    comparisons.assign(p_holm=0.01).to_csv(tmp_path / "comparisons.csv", index=False)
     return tmp_path
 
 
@@ -38,13 +36,13 @@ def test_of_many_findings_the_one_that_leads_them_stands_there(study: Path) -> N
 def test_public_data_are_called_so_and_differences_have_their_unit_and_n(study: Path) -> None:
     change_summary(study, synthetic=False, source="public", outcome={"name": "progression", "unit": "scores"})
     text = collected([study])
-    assert "*Public data, seeds 0-2" in text and "| difference, scores | n |" in text
+    assert "*Public data, seeds 0-4" in text and "| difference, scores | n |" in text
     change_summary(study, source="manifest")
     assert "*Data of the manifest" in collected([study])
 
 
 def test_the_paper_the_axis_and_the_experts_have_a_line_where_a_study_has_them(study: Path, tmp_path: Path) -> None:
-    assert "**Experts.** On average over 3 runs, with PerM-MoE" in collected([study])
+    assert "**Experts.** On average over 5 runs, with PerM-MoE" in collected([study])
     published = {"source": "Somebody", "method": "permmoe", "reference": "flexmoe", "percent": {"tau": -3.6}}
     change_summary(study, published=[published])
     write_percent_changes(study, [("tau", "all", -3.0, -4.0, -2.0)], "15 9 5 12")
@@ -52,11 +50,15 @@ def test_the_paper_the_axis_and_the_experts_have_a_line_where_a_study_has_them(s
     assert "**Beside the paper** (Somebody)" in text and "| with tau | −3.6% | −3.0% (−4.0 to −2.0) | 41 |" in text
     along = write_study(tmp_path / "along", methods=("permmoe", "flexmoe"), regimes=("near", "far"))
     write_axis(along, {"near": 1.0, "far": 3.0}, "distance", "linear")
-    comparisons = pd.read_csv(along / "comparisons.csv")
-    comparisons.assign(p_holm=1.0).to_csv(along / "comparisons.csv", index=False)
     text = collected([along])
     assert "**Along the axis (distance).** Averaged over combinations, the line of PerM-MoE stays below" in text
     assert "**Experts.**" not in text
+
+
+def test_what_three_seeds_found_stands_there_as_points_that_are_not_judged(tmp_path: Path) -> None:
+    text = collected([write_study(tmp_path / "three", seeds=(0, 1, 2))])
+    rows = [line for line in text.splitlines() if line.startswith("| PerM-MoE − ")]
+    assert rows and all(row.endswith("| not judged |") and "**" not in row for row in rows)
 
 
 def test_every_pair_has_a_row_for_each_regime(study: Path) -> None:

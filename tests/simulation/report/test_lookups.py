@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 
 import pandas as pd
@@ -30,9 +31,13 @@ def test_scores_belong_to_their_method_combination_regime_and_stratum(study: Pat
     assert scores(table, "another", "all") == {}
 
 
-def test_a_handful_of_subjects_gives_no_verdict() -> None:
-    assert Difference(9, -0.5, -0.7, -0.3).verdict == "unclear"
-    assert Difference(10, -0.5, -0.7, -0.3).verdict == "better"
+def test_a_difference_that_is_not_judged_says_why() -> None:
+    few = Difference(9, -0.5, nan, nan, seeds=5)
+    assert (few.verdict, few.why_unjudged) == ("unclear", "n = 9, fewer than 10")
+    assert Difference(40, -0.5, nan, nan, seeds=3).why_unjudged == "3 training seeds, fewer than 5"
+    assert "an earlier version" in Difference(40, -0.5, -0.7, -0.3).why_unjudged
+    judged = Difference(10, -0.5, -0.7, -0.3, p_holm=0.01, seeds=5)
+    assert (judged.verdict, judged.why_unjudged) == ("better", "")
 
 
 def test_a_method_that_no_subject_could_judge_does_not_widen_the_sample_size() -> None:

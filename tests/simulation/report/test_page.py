@@ -18,7 +18,7 @@ from permmoe_simulation.report.lookups import Difference
 from permmoe_simulation.report.style import SHAPES, method_looks
 from permmoe_simulation.report.view import view_of
 from tests.support.report_page import Page, page_of, read, study_of, view
-from tests.support.study_files import MODALITIES, change_summary, write_drift, write_study
+from tests.support.study_files import MODALITIES, change_summary, judged, write_drift, write_study
 
 
 def test_page_loads_nothing_from_anywhere(html: str) -> None:
@@ -55,7 +55,7 @@ def test_every_element_that_opens_closes_and_no_name_occurs_twice(html: str) -> 
 def test_table_holds_each_combination_with_its_n_and_each_method_with_its_figure(study: Path, html: str) -> None:
     results = read(study / "results.csv")
     results = results[(results["seed"] == "all") & (results["stratum"] == "all")]
-    header, *rows = Page(html).table("RMSE in CDR-SB points with 95%")
+    header, *rows = Page(html).table("RMSE in CDR-SB points, with")
     assert [row[0] for row in rows] == [*map(combination_name, all_combinations(MODALITIES)), "mean"]
     for row in rows[:-1]:
         expected = results[results["combination"] == row[0]]
@@ -86,7 +86,7 @@ def test_combination_without_subjects_stays_empty_even_if_a_figure_is_in_the_fil
     results.loc[chosen, ["n", "rmse"]] = [0, 7.77]
     results.to_csv(small / "results.csv", index=False)
     html = page_of(small)
-    _, *rows = Page(html).table("RMSE in CDR-SB points with 95%")
+    _, *rows = Page(html).table("RMSE in CDR-SB points, with")
     assert rows[1] == ["tau", "0", *["no subject"] * 4]
     assert "7.77" not in Page(html).text
 
@@ -95,7 +95,7 @@ def test_combination_that_was_not_evaluated_is_listed_as_such(small: Path) -> No
     results = read(small / "results.csv")
     results[results["combination"] != "t1+tau"].to_csv(small / "results.csv", index=False)
     html = page_of(small)
-    _, *rows = Page(html).table("RMSE in CDR-SB points with 95%")
+    _, *rows = Page(html).table("RMSE in CDR-SB points, with")
     assert ["t1+tau", "–", *["–"] * 4] in rows
     assert "not evaluated</text>" in html
 
@@ -193,7 +193,7 @@ def test_missing_figures_are_dashes_and_break_nothing(small: Path) -> None:
         table.to_csv(small / f"{name}.csv", index=False)
     parsed = Page(page_of(small))
     assert not re.search(r"\b(nan|NaN|inf)\b", parsed.text)
-    _, *rows = parsed.table("RMSE in CDR-SB points with 95%")
+    _, *rows = parsed.table("RMSE in CDR-SB points, with")
     assert rows[0] == ["t1", "131", *["no figure"] * 4]
 
 
@@ -212,31 +212,44 @@ def test_method_without_averaged_results_is_named_as_not_shown(small: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("value", "lower", "upper", "verdict"),
+    ("value", "p_holm", "verdict"),
     [
-        (-0.2, -0.3, -0.1, "better"),
-        (0.2, 0.1, 0.3, "worse"),
-        (-0.2, -0.5, 0.1, "unclear"),
-        (0.1, 0.0, 0.2, "unclear"),
-        (-0.1, nan, nan, "unclear"),
-        (nan, nan, nan, "none"),
+        (-0.2, 0.049, "better"),
+        (0.2, 0.0, "worse"),
+        (-0.2, 0.05, "unclear"),
+        (-0.1, nan, "unclear"),
+        (nan, nan, "none"),
     ],
 )
-def test_verdict_needs_an_interval_that_excludes_zero(value: float, lower: float, upper: float, verdict: str) -> None:
-    assert Difference(11, value, lower, upper).verdict == verdict
+def test_verdict_needs_a_test_that_stays_below_5_percent_after_the_correction(
+    value: float, p_holm: float, verdict: str
+) -> None:
+    assert Difference(11, value, value - 0.01, value + 0.01, p_holm, 5).verdict == verdict
 
 
-def test_forest_says_in_words_which_intervals_exclude_zero(small: Path) -> None:
+def test_forest_says_in_words_which_differences_are_beyond_chance(small: Path) -> None:
     table = read(small / "comparisons.csv")
     for reference, low, high in (("flexmoe", -0.3, -0.1), ("local", 0.1, 0.3), ("null", -0.1, 0.2)):
         table.loc[table["reference"] == reference, ["difference", "lower", "upper"]] = [(low + high) / 2, low, high]
-    table.to_csv(small / "comparisons.csv", index=False)
+    judged(table).to_csv(small / "comparisons.csv", index=False)
     text = Page(page_of(small)).text
     assert (
         "clearly better: PerM-MoE against Flex-MoE; clearly worse: PerM-MoE against Local only; "
         "without a clear difference: PerM-MoE against Clinical null." in text
     )
     assert "PerM-MoE against Local only: clearly better in 0 of 3 combinations, clearly worse in 3." in text
+
+
+def test_a_study_of_few_seeds_shows_points_and_says_why_it_judges_nothing(tmp_path: Path) -> None:
+    text = Page(page_of(write_study(tmp_path, seeds=(0, 1, 2)))).text
+    assert "No difference on this page is judged: 3 training seeds, fewer than 5." in text
+    assert "with 3 training seeds, fewer than 5, nothing is judged, and so no judgement can be false" in text
+    assert "without a clear difference" in text and "clearly better:" not in text
+
+
+def test_the_rule_names_how_many_tests_of_all_pairs_and_regimes_are_corrected_together(html: str) -> None:
+    text = Page(html).text
+    assert "all pairs and regimes together: " in text and " averages" in text and " combinations" in text
 
 
 def test_every_method_has_a_shape_of_its_own_and_references_are_hollow() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import nan
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from permmoe_simulation.report.axis import axis_section
 from permmoe_simulation.report.growth import growth_section
 from permmoe_simulation.report.published import published_section, verdict_on
+from permmoe_simulation.studies.verdicts import Verdict
 from tests.support.report_page import page_of, texts, view
 from tests.support.study_files import change_summary, write_percent_changes, write_study
 
@@ -36,25 +36,28 @@ def test_study_without_publication_axis_or_drift_has_no_section_of_them(study: P
 
 
 @pytest.mark.parametrize(
-    ("lower", "upper", "verdict"),
+    ("below", "above", "is_size_refused", "outcome"),
     [
-        (-9.0, -1.0, "carried over"),
-        (1.0, 9.0, "did not"),
-        (-3.0, 2.0, "did not"),  # no room for −8.6
-        (-12.0, 2.0, "cannot be told"),
-        (nan, nan, "cannot be told"),
+        ("lower", "higher", False, "carried over"),
+        ("lower", "higher", True, "carried over"),  # the direction is the claim
+        ("higher", "lower", False, "did not"),
+        ("not told", "not told", True, "did not"),
+        ("not told", "not told", False, "cannot be told"),
+        ("not judged", "not judged", False, "cannot be told"),
     ],
 )
-def test_claim_carries_over_by_where_the_whole_interval_lies(lower: float, upper: float, verdict: str) -> None:
-    assert verdict_on(-8.6, 0.0, lower, upper, -8.6) == verdict
-    assert verdict_on(8.6, 0.0, -upper, -lower, 8.6) == verdict
+def test_a_claim_carries_over_where_ours_lies_on_its_side_beyond_chance(
+    below: Verdict, above: Verdict, is_size_refused: bool, outcome: str
+) -> None:
+    assert verdict_on(True, below, is_size_refused) == outcome
+    assert verdict_on(False, above, is_size_refused) == outcome
 
 
 def test_papers_figures_stand_beside_ours_and_every_claim_is_counted(study: Path) -> None:
     change_summary(study, published=[PUBLISHED])
     rows = [("flair", "all", -7.0, -11.0, -2.0), ("tau", "all", 1.0, -5.0, 7.0), ("mean", "all", 0.0, -2.0, 2.0),
             ("mean", "small_change", 3.0, -4.0, 8.0), ("amyloid+tau", "all", -6.0, -9.0, -1.0)]  # fmt: skip
-    write_percent_changes(study, rows, "15 9 5 12")
+    write_percent_changes(study, rows, "15 9 5 12", refused=["small_change"])
     section = published_section(view(study))
     assert texts(section).startswith(
         "Of the paper's 5 claims about PerM-MoE against Flex-MoE, 1 carried over (with flair), 2 did not (averaged "
