@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise, product
 from math import isfinite, log10, nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,7 +105,7 @@ def trends(
     position = np.log10(at) if axis.scale == "log" else at
     centred = position - position.mean()
     slope = centred / (centred**2).sum()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (method, reference), combination in product(pairs, combinations):
         found = []
         for regime in axis.values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite, nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ DRIFT = StudyTable(
 
 def drift_rows(done: FinishedStudy) -> pd.DataFrame:
     """Rows of DRIFT; a method without a prediction from all modalities has none."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     *partial_names, _ = done.errors.combinations
     for method, regime in done.errors.by_method:
         *partial, full = done.errors.squared(method, regime, MEAN)

@@ -127,7 +127,7 @@ def _percent_change(
 
 def _published_percentages(done: FinishedStudy) -> dict[tuple[str, str, str, str], float]:
     """By method, reference, combination and stratum."""
-    found = {}
+    found: dict[tuple[str, str, str, str], float] = {}
     for p in done.config.published:
         found |= {(p.method, p.reference, c, "all"): percent for c, percent in p.percent.items()}
         found |= {(p.method, p.reference, MEAN, s): percent for s, percent in p.percent_by_stratum.items()}

@@ -20,29 +20,31 @@ CLAIM = Claim(method="good", reference="bad")
 
 def compared(**changes: Any) -> pd.DataFrame:
     row = {"method": "good", "reference": "bad", "regime": "site", "combination": "mean", "stratum": "all", "n": 31}
-    return pd.DataFrame([row | {"difference": -0.2, "lower": -0.3, "upper": -0.1} | changes])
+    figures = {"seeds": 5, "difference": -0.2, "lower": -0.3, "upper": -0.1, "p_holm": 0.01}
+    return pd.DataFrame([row | figures | changes])
 
 
 def goal(regime: str = "site", difference: float = -0.2, half: float = 0.1, where: str = "with tau") -> Goal:
     names = {"claim": f"A beats B, {where}", "method": "A", "reference": "B", "where": where}
     lower, upper = difference - half, difference + half
-    return Goal(**names, regime=regime, n=7, difference=difference, lower=lower, upper=upper, met=upper < 0)
+    return Goal(**names, regime=regime, n=17, seeds=5, difference=difference, lower=lower, upper=upper, met=upper < 0,
+                reversed=lower > 0)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("difference", "lower", "upper", "met", "sentence"),
+    ("difference", "p_holm", "met", "sentence"),
     [
-        (-0.2, -0.3, -0.1, True, "0.20 CDR-SB points lower than that of null model, averaged over combinations"),
-        (-0.2, -0.5, 0.1, False, "(95% interval −0.50 to +0.10, n = 31; it includes zero)"),
-        (0.2, 0.1, 0.3, False, "0.20 CDR-SB points higher"),
-        (0.0031, -0.01, 0.02, False, "0.0031 CDR-SB points higher"),
+        (-0.2, 0.04, True, "0.20 CDR-SB points lower than that of null model, averaged over combinations"),
+        (-0.2, 0.05, False, "(95% interval −0.30 to −0.10, n = 31, 5 training seeds; it cannot be told from chance)"),
+        (0.2, 0.01, False, "0.20 CDR-SB points higher"),
+        (0.0031, 0.4, False, "0.0031 CDR-SB points higher"),
     ],
 )
-def test_a_claim_is_evaluated_by_its_interval_and_stated_whichever_way_it_went(
-    difference: float, lower: float, upper: float, met: bool, sentence: str
+def test_a_claim_is_evaluated_by_its_corrected_test_and_stated_whichever_way_it_went(
+    difference: float, p_holm: float, met: bool, sentence: str
 ) -> None:
-    [one] = evaluated_goals([CLAIM], compared(difference=difference, lower=lower, upper=upper), LABELS)
-    assert one.met is met
+    [one] = evaluated_goals([CLAIM], compared(difference=difference, p_holm=p_holm), LABELS)
+    assert one.met is met and one.reversed is (p_holm < 0.05 and difference > 0)
     assert sentence in finding(one, UNIT)
 
 
@@ -62,6 +64,22 @@ def test_a_claim_that_cannot_be_evaluated_is_kept_without_a_number(comparisons: 
     assert "NaN" not in json.dumps(one.model_dump(mode="json"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"seeds": 3}, "3 training seeds, fewer than 5"), ({"n": 9}, "n = 9, fewer than 10")],
+    ids=["few seeds", "few subjects"],
+)
+def test_a_claim_that_is_not_judged_keeps_its_point_and_says_why(changes: dict[str, int], why: str) -> None:
+    [one] = evaluated_goals([CLAIM], compared(lower=np.nan, upper=np.nan, p_holm=np.nan, **changes), LABELS)
+    assert one.met is None and one.difference == -0.2 and one.why_undecided == why
+    assert "0.20 CDR-SB points lower than that of null model" in finding(one, UNIT)
+    assert f"not judged: {why})" in finding(one, UNIT) and "95%" not in finding(one, UNIT)
+    several = [one.model_copy(update={"claim": name}) for name in ("a", "b", "c")]
+    assert findings(several, UNIT, names_regime=False)[0].startswith(f"Of 3 claims none is judged: {why} (")
+    over = findings([one, one.model_copy(update={"regime": "other"})], UNIT, names_regime=True)
+    assert len(over) == 1 and f"not judged: {why}." in over[0]
+
+
 def test_another_outcome_is_told_in_its_own_unit() -> None:
     assert "CDR-SB" not in " ".join(findings([goal()], "progression points", names_regime=False))
 
@@ -70,8 +88,8 @@ def test_one_claim_in_many_regimes_is_one_sentence_that_names_where_it_holds() -
     many = [goal("r=0", -0.2), goal("r=½", 0.003), goal("r=1", 0.05)]
     assert findings(many, UNIT, names_regime=True) == [
         "RMSE of A against that of B, with tau: lower beyond chance in 1 of 3 regimes (r=0: −0.20, 95% interval "
-        "−0.30 to −0.10, n = 7) and higher beyond chance in 0 of 3 regimes; differences between −0.20 and +0.05 "
-        "CDR-SB points, n = 7."
+        "−0.30 to −0.10, n = 17) and higher beyond chance in 0 of 3 regimes; differences between −0.20 and +0.05 "
+        "CDR-SB points, n = 17."
     ]
 
 
@@ -80,8 +98,8 @@ def test_many_claims_are_led_by_what_held_what_was_reversed_and_what_stays_open(
     first, *others = findings(many, UNIT, names_regime=False)
     assert first == (
         "Of 3 claims 1 holds beyond chance: A beats B, with t1 (−0.20 CDR-SB points, 95% interval −0.30 to −0.10, "
-        "n = 7). 1 is reversed beyond chance: A beats B, with flair (+0.30 CDR-SB points, 95% interval +0.20 to +0.40, "
-        "n = 7). For 1 the interval includes zero (difference +0.0040 CDR-SB points, n = 7)."
+        "n = 17). 1 is reversed beyond chance: A beats B, with flair (+0.30 CDR-SB points, 95% interval +0.20 to "
+        "+0.40, n = 17). 1 cannot be told from chance (difference +0.0040 CDR-SB points, n = 17)."
     )
     assert others == [finding(one, UNIT) for one in many]
 
@@ -89,7 +107,7 @@ def test_many_claims_are_led_by_what_held_what_was_reversed_and_what_stays_open(
 def test_that_nothing_held_is_said_like_that_something_did() -> None:
     many = [goal(where=f"with {name}", difference=0.02) for name in ("t1", "flair", "tau")]
     first = findings(many, UNIT, names_regime=False)[0]
-    assert first.startswith("Of 3 claims none hold beyond chance. None are reversed beyond chance. For 3 the")
+    assert first.startswith("Of 3 claims none hold beyond chance. None are reversed beyond chance. 3 cannot be told")
 
 
 def test_a_sum_of_claims_over_regimes_names_claim_and_regime() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from permmoe.config import RunConfig, parse_config, read_config
 from permmoe.errors import ConfigurationError
-from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells
+from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells, cells_trained_again
 
 # The other files in the folder are studies for permmoe-server.
 CONFIGS = Path(__file__).parents[3] / "configs" / "studies"
@@ -86,6 +86,32 @@ def test_an_override_is_laid_over_nested_settings_and_keeps_the_rest() -> None:
     methods = {"p": {"kind": "federated", "label": "p", "model": {"encoder": {"cells": [3, 5, 7]}}}}
     cell = one_cell(study(model={"encoder": encoder, "width": 64}, methods=methods))
     assert (cell.model.encoder.cells, cell.model.encoder.tabular_width, cell.model.width) == ((3, 5, 7), 5, 64)
+
+
+def test_the_main_method_is_trained_again_on_the_same_splits_with_other_seeds_of_its_own() -> None:
+    made = study(seeds=[0, 1, 2, 3, 4], comparisons=[["null", "permmoe"]])
+    first = [cell for name, cell in cells(made, {"site": "d"}, "inprocess") if name == "permmoe"]
+    again = cells_trained_again(made, {"site": "d"}, "inprocess")
+    assert [name for name, _ in again] == ["permmoe+again"] * 5
+    for one, (_, other) in zip(first, again, strict=True):
+        assert (one.split, one.partition, one.seed, one.model) == (
+            other.split,
+            other.partition,
+            other.seed,
+            other.model,
+        )
+        assert one.digest() != other.digest()
+    seeds = [cell.train.seed for cell in first] + [cell.train.seed for _, cell in again]
+    assert len(set(seeds)) == 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"comparisons": [["permmoe", "null"]]}, {"seeds": [0, 1, 2, 3, 4]}],
+    ids=["too few seeds for a verdict", "nothing compared"],
+)
+def test_a_study_that_judges_nothing_trains_nothing_again(changes: dict[str, Any]) -> None:
+    assert cells_trained_again(study(**changes), {"site": "d"}, "inprocess") == []
 
 
 def test_seeds_move_split_and_training_and_come_outermost() -> None:
