@@ -63,7 +63,7 @@ class Scenario:
         return rmse
 
     def _weights(self, rng: np.random.Generator, trainings: int) -> Float[Array, "method seed feature"]:
-        weights = rng.normal(size=(2, trainings, self.features)) * self.luck / np.sqrt(self.features)
+        weights: Array = rng.normal(size=(2, trainings, self.features)) * self.luck / np.sqrt(self.features)
         weights[1, :, 0] += self.harm
         return weights
 
