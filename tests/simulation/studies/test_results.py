@@ -109,7 +109,7 @@ def test_all_seeds_together_are_the_mean_of_the_seeds_over_every_subject_tested(
 
 def test_a_combination_that_nobody_has_is_n_0_and_never_a_number(errors: PredictionErrors) -> None:
     rows = results(errors).query("combination == 't1+flair+tau'")
-    assert len(rows) == 2 * 3 * 3 and rows.n.eq(0).all()
+    assert len(rows) == 2 * 6 * 3 and rows.n.eq(0).all()
     assert rows[["rmse", "mae", "r2", "lower", "upper"]].isna().all(axis=None)
     compared = comparisons(errors, [("good", "bad")]).query("combination == 't1+flair+tau'")
     assert compared.n.eq(0).all() and compared[["difference", "lower", "upper"]].isna().all(axis=None)
