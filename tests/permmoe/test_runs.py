@@ -153,7 +153,8 @@ def test_results_table_has_every_combination_and_stratum_with_its_count(manifest
         if row.n:
             errors = predictions[inside, column] - test.target[inside].double().numpy()
             assert row.rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
-            assert row.lower <= row.rmse * (1 + 1e-9) and row.rmse <= row.upper * (1 + 1e-9)
+            # Fewer than ten visits have a figure and no interval.
+            assert np.isnan(row.lower) if row.n < 10 else row.lower <= row.rmse <= row.upper
         else:
             assert row[["rmse", "mae", "r2", "lower", "upper"]].isna().all()
     assert set(results[results.stratum.eq("severe_baseline")].n) == {0}
