@@ -296,12 +296,13 @@ def _cells_of(visit: Visit, folder: Path, modalities: Sequence[Modality], column
         "phase": visit.phase,
         "split": visit.split,
     }
+    measured: dict[str, object] = {}
     for modality in modalities:
         own = kind_of(modality).written_cells(modality, visit, folder)
         for column, value in own.items():
-            if cells.get(column, "") not in ("", value):
+            if measured.setdefault(column, value) != value:
                 raise DataError(
-                    f"column {column!r} of modality {modality.name} holds other numbers elsewhere in the same visit; "
+                    f"column {column!r} of modality {modality.name} holds other numbers in another modality; "
                     "a manifest has one column of a name: give the columns of the modalities different names"
                 )
         cells |= own

@@ -346,10 +346,11 @@ def test_every_subject_is_a_visit_or_counted_where_it_was_lost(copied: Path) -> 
     assert not any(v.subject_id in str(selection.steps) for v in selection.visits)
 
 
-def test_the_plain_cohort_loses_nobody_and_leaves_nothing_to_say(cohort: Path) -> None:
+def test_the_plain_cohort_loses_nobody_and_leaves_nothing_to_say_but_that_its_tracers_differ(cohort: Path) -> None:
     selection = select(cohort)
     assert selection.steps == {"in tables or images": len(selection.visits)}
-    assert selection.notes == () and selection.choices == () and not len(selection.quarantine)
+    assert len(selection.notes) == 1 and "PET of several tracers" in selection.notes[0]
+    assert selection.choices == () and not len(selection.quarantine)
 
 
 def test_the_embedded_cohorts_visits_are_those_on_which_results_were_published(cohort: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_finding_says_which_limit_was_passed_and_what_to_do() -> None:
     texts = [f"Volume of the mask: {limit} expected; heads hold 1000 to 1900 ml" for limit in expected]
     assert [found.text for found in said if found] == texts
     mirrored = finding("is_mirrored", "t1", True)
-    assert mirrored and mirrored.text == "Registration mirrors the brain; it must not exchange left and right"
+    assert mirrored and mirrored.text == "Registration mirrors the brain: yes; it must not exchange left and right"
 
 
 def test_failures_come_first_and_one_metric_is_spoken_of_once() -> None:
