@@ -11,7 +11,7 @@ crossed and partly nested, by its moments):
 
 Few seeds say little about their own spread, and skewed errors little about theirs: the quantile is Student's, with
 Satterthwaite's degrees of freedom (1946) of the two parts. `python benchmarks/verdicts.py` measures coverage and false
-verdicts; tests/permmoe/evaluation/test_intervals.py holds them. What no interval here can know is how much another
+verdicts; tests/benchmarks/test_verdicts.py holds them. What no interval here can know is how much another
 cohort's training patients would change.
 """
 
