@@ -89,7 +89,7 @@ def _levels(values: Float32[np.ndarray, " n"]) -> Float[np.ndarray, " tissue"]:
 
 
 def _below_and_behind(head: Head) -> Bool[np.ndarray, "x y z"]:
-    places = np.indices(head.image.shape).reshape(3, -1).T
+    places = np.indices(head.image.shape).reshape(3, -1).T.astype(np.float64)
     points = mapped(head.image.affine, places)
     behind = (points[:, 2] < _TENTORIUM_MM) & (points[:, 1] < _FRONT_OF_CEREBELLUM_MM)
     return np.asarray(behind.reshape(head.image.shape))

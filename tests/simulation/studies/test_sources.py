@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +17,7 @@ from permmoe.data.volumes import grid_affine
 from permmoe.errors import DataError
 from permmoe.modality import Modality
 from permmoe.preparation.folder import PreparedFolder
+from permmoe.preparation.progress import Progress, Step
 from permmoe.preparation.settings import PreparationSettings
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
@@ -77,7 +77,7 @@ def test_a_raw_cohort_is_prepared_once_and_its_visits_are_read_from_the_prepared
     left_out = Quarantined("011_S_0001", "amyloid", "scan", Reason.NO_REGISTRATION)
 
     def prepare(
-        scans: Path, out: Path, settings: PreparationSettings, *, workers: int, progress: Callable[[int, int], None]
+        scans: Path, out: Path, settings: PreparationSettings, *, workers: int, progress: Progress
     ) -> PreparedFolder:
         """What the preparation leaves, but for what the images show."""
         calls.append((scans, out, settings.spacing_mm))
@@ -87,7 +87,7 @@ def test_a_raw_cohort_is_prepared_once_and_its_visits_are_read_from_the_prepared
             image.parent.mkdir(parents=True, exist_ok=True)
             ratios = np.random.default_rng(0).uniform(0.5, 2.0, (12, 14, 12))
             nib.save(nib.Nifti1Image(ratios.astype(np.float32), grid_affine(COARSE)), image)
-        progress(1, 1)
+        progress(Step.PREPARED, 1, 1)
         return PreparedFolder((), Quarantine((left_out,)), 1, ())
 
     monkeypatch.setattr("permmoe.preparation.folder.prepare_folder", prepare)
