@@ -92,7 +92,12 @@ def test_absent_file_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_configuration_that_we_ship_loads(path: Path) -> None:
     simulated = "methods" in yaml.safe_load(path.read_text())
-    kinds = {"studies": StudyConfig if simulated else RoundPlan, "models": RunConfig, "attacks": AttackStudy}
+    kinds = {
+        "studies": StudyConfig if simulated else RoundPlan,
+        "models": RunConfig,
+        "attacks": AttackStudy,
+        "cohorts": CohortConfig,
+    }
     assert read_config(path, kinds[path.relative_to(CONFIGS).parts[0]])
 
 
