@@ -19,6 +19,11 @@ class Prepared(BaseModel):
     space: str = Field(description="template that it is registered to, by its name in BIDS, as MNI152NLin2009aSym")
     region: str = Field("", description="PET: the reference region whose uptake is 1; empty for MRI")
     by: str = Field("", description="program and version of the method; empty: not known")
+    # Absent from `model_dump` where it is not told, so that digests and approvals of older studies stay valid.
+    spacing_mm: float | None = Field(
+        None, gt=0, exclude_if=lambda spacing: spacing is None,
+        description="edge of a voxel, mm; none: not told, and a model that does not tell it reads images of any",
+    )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod
@@ -30,4 +35,9 @@ class Prepared(BaseModel):
     def __str__(self) -> str:
         """In words, for people who compare two."""
         region = f", uptake ratios to {self.region}" if self.region else ""
-        return f"skull {self.skull}, space {self.space}{region}, by {self.by or 'an unknown program'}"
+        spacing = f", voxels of {self.spacing_mm:g} mm" if self.spacing_mm is not None else ""
+        return f"skull {self.skull}, space {self.space}{region}{spacing}, by {self.by or 'an unknown program'}"
+
+    def admits(self, image: Prepared) -> bool:
+        """Whether a model that declares this reads an image that was prepared so."""
+        return self == (image if self.spacing_mm is not None else image.model_copy(update={"spacing_mm": None}))

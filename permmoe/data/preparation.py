@@ -81,7 +81,7 @@ def _reason_to_refuse(visit: Visit, modality: Modality, are_trusted: bool) -> Re
     how = prepared_as(visit.volumes[modality.name])
     if how is None:
         return None if are_trusted else Reason.UNKNOWN_PREPARATION
-    return None if how == modality.prepared else Reason.OTHER_PREPARATION
+    return None if modality.prepared.admits(how) else Reason.OTHER_PREPARATION
 
 
 def _by_clinica(image: Path) -> Prepared | None:

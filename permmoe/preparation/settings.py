@@ -27,7 +27,7 @@ REGIONS_BY_MODALITY = {"amyloid": "whole_cerebellum", "tau": "inferior_cerebella
 
 
 class PreparationSettings(Configuration):
-    """How scans are prepared: `permmoe data prepare --settings`, `data.prepare.settings` in site.yaml."""
+    """How scans are prepared: `permmoe data prepare --settings`, or what a model's card or a study's plan declares."""
 
     spacing_mm: float = Field(2.0, description="edge of a voxel of the prepared images, mm: 1, 2 or 4")
     regions: Mapping[str, str] = Field(
@@ -65,4 +65,5 @@ class PreparationSettings(Configuration):
 
     def prepared_as(self, modality: str, tracer: str = "") -> Prepared:
         """What a model has to know of images that are prepared so."""
-        return Prepared(skull="removed", space=TEMPLATE, region=self.region(modality, tracer), by=METHOD)
+        region = self.region(modality, tracer)
+        return Prepared(skull="removed", space=TEMPLATE, region=region, by=METHOD, spacing_mm=self.spacing_mm)

@@ -11,12 +11,13 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.preparation import prepared_as
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.visits import Visit, VisitTable
+from permmoe.errors import ConfigurationError
 from permmoe.modality import Modality
 from permmoe.preparation.folder import prepare_scans
 from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.quality.rules import Verdict
 from permmoe.preparation.scan import MODALITIES, PET, Scan
-from permmoe.preparation.settings import METHOD, PreparationSettings
+from permmoe.preparation.settings import GRIDS, METHOD, PreparationSettings
 from permmoe.preparation.sources import FoundScans, scan_of_file
 
 
@@ -42,7 +43,8 @@ def prepare_visits(
     """The visits with their raw images prepared into `out`, as the modalities declare or else as usual.
 
     Images whose preparation is known stay as they are, and so do those of a modality that is prepared by another
-    program. Raises as permmoe.preparation.folder.prepare_folder.
+    program. Raises as permmoe.preparation.folder.prepare_folder, and ConfigurationError where the modalities declare a
+    spacing that no preparation here gives, or several.
     """
     wanted = [m for m in modalities if kind_of(m).is_image and _is_ours(m)]
     scans: list[Scan] = []
@@ -76,9 +78,17 @@ def _is_ours(modality: Modality) -> bool:
 
 
 def _settings(modalities: Sequence[Modality]) -> PreparationSettings:
-    """Settings under which PET gets the reference regions that the modalities declare."""
-    declared = {m.name: m.prepared.region for m in modalities if m.prepared is not None and m.name in PET}
-    return PreparationSettings(regions=declared)
+    """Settings under which images become as the modalities declare, and as usual where they declare nothing."""
+    declared = {m.name: m.prepared for m in modalities if m.prepared is not None}
+    regions = {name: prepared.region for name, prepared in declared.items() if name in PET}
+    spacings = sorted({p.spacing_mm for p in declared.values() if p.spacing_mm is not None})
+    if len(spacings) > 1 or not GRIDS.keys() >= set(spacings):
+        raise ConfigurationError(
+            f"the model reads images with voxels of {', '.join(f'{s:g}' for s in spacings)} mm; raw images are prepared "
+            f"to one spacing for all modalities, {', '.join(f'{known:g}' for known in GRIDS)} mm: prepare them by "
+            "yourself, and name the prepared files"
+        )
+    return PreparationSettings(regions=regions, **({"spacing_mm": spacings[0]} if spacings else {}))
 
 
 def _with_prepared(visit: Visit, made: Mapping[tuple[str, str], Path], raw: set[tuple[str, str]]) -> Visit:
