@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,11 +84,14 @@ def _settings(modalities: Sequence[Modality]) -> PreparationSettings:
     spacings = sorted({p.spacing_mm for p in declared.values() if p.spacing_mm is not None})
     if len(spacings) > 1 or not GRIDS.keys() >= set(spacings):
         raise ConfigurationError(
-            f"the model reads images with voxels of {', '.join(f'{s:g}' for s in spacings)} mm; raw images are prepared "
-            f"to one spacing for all modalities, {', '.join(f'{known:g}' for known in GRIDS)} mm: prepare them by "
-            "yourself, and name the prepared files"
+            f"the model reads images with voxels of {_listed(spacings)} mm, but raw ones are prepared to one spacing, "
+            f"out of {_listed(GRIDS)} mm: prepare them by yourself, and name the prepared files"
         )
     return PreparationSettings(regions=regions, **({"spacing_mm": spacings[0]} if spacings else {}))
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _with_prepared(visit: Visit, made: Mapping[tuple[str, str], Path], raw: set[tuple[str, str]]) -> Visit:

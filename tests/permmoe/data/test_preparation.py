@@ -62,6 +62,16 @@ def test_an_image_of_another_preparation_is_left_out_whoever_vouches_and_the_vis
     assert [(item.modality, item.reason) for item in left_out] == [("amyloid", Reason.OTHER_PREPARATION)]
 
 
+def test_an_image_of_another_spacing_is_left_out_where_the_model_tells_its_own(tmp_path: Path) -> None:
+    fine = OURS.model_copy(update={"spacing_mm": 2.0})
+    table = visits(t1=image(tmp_path, "t1", fine))
+    for declared, is_read in ((OURS, True), (fine, True), (OURS.model_copy(update={"spacing_mm": 4.0}), False)):
+        kept, left_out = with_matching_images(table, [Modality(name="t1", prepared=declared)])
+        assert (kept == table) == is_read and [item.reason for item in left_out] == [Reason.OTHER_PREPARATION][is_read:]
+    untold = visits(t1=image(tmp_path, "older", OURS))
+    assert not with_matching_images(untold, [Modality(name="t1", prepared=fine)])[0].visits[0].volumes
+
+
 def test_an_image_of_which_nothing_is_known_needs_somebody_to_vouch_for_it(tmp_path: Path) -> None:
     table, modalities = visits(t1=image(tmp_path, "t1", None)), [Modality(name="t1", prepared=OURS)]
     refused, left_out = with_matching_images(table, modalities)
