@@ -95,7 +95,7 @@ class _Work:
 
 
 def _prepared(scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
-    frames = _frames(scan)
+    frames = read_frames(scan)
     match scan.modality:
         case "t1":
             return prepare_t1(frames[0], grid, is_registered=scan.is_registered)
@@ -106,7 +106,7 @@ def _prepared(scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | Non
             return prepare_pet(frames, seconds, region, grid, t1, is_registered=scan.is_registered)
 
 
-def _frames(scan: Scan) -> list[Image]:
+def read_frames(scan: Scan) -> list[Image]:
     """A scan's frames, in the order of time; one for MRI. Raises BrokenVolume where a file cannot be used."""
     frames = []
     for file in scan.files:
