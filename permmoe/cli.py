@@ -31,7 +31,8 @@ from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
-from permmoe.preparation.commands import prepare, progress_bars, require_tools
+from permmoe.preparation.commands import prepare, require_tools
+from permmoe.preparation.progress_bars import progress_bars
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from rich.text import Text
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
+from permmoe.preparation.progress_bars import progress_bars
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.logs import log_to
 from permmoe_client import ledger_commands
@@ -68,7 +70,9 @@ def take_part(
     if dry_run:
         from permmoe_client.participation.dry_run import dry_run as rehearse
 
-        say(rehearse(config, _one_study(config, study), dry_run))
+        with progress_bars(is_shown=console.is_terminal) as show:
+            said = rehearse(config, _one_study(config, study), dry_run, show)
+        say(said)
         return
     # Each request of a poll is a line of theirs.
     log_to(config.logs and config.logs / LOG_FILE, config.log_format, quiet=("httpx", "httpcore", "flwr"))
@@ -89,18 +93,12 @@ def take_part(
 
 def _check(site: Path, *, as_json: bool, offline: bool, images: bool, details: bool) -> None:
     """Show the report of the preflight, and its progress where somebody watches; end with its exit status."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from permmoe_client.preflight.run import preflight
 
-    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None, visible=False)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
-        report = preflight(site, offline=offline, images=images, progress=show)
+    with progress_bars(is_shown=not as_json and console.is_terminal) as show:
+        report = preflight(
+            site, offline=offline, images=images, progress=partial(show, "images read"), preparation_progress=show
+        )
     if as_json:
         typer.echo(report.to_json(with_items=details))
     else:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import rich.progress as bars
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from permmoe.config import read_config
 from permmoe.data.image_file import BrokenVolume
 from permmoe.errors import ConfigurationError
-from permmoe.preparation.progress import Progress, Step
+from permmoe.preparation.progress_bars import progress_bars
 from permmoe.preparation.scan import MODALITIES, Scan
 from permmoe.preparation.settings import PreparationSettings
 
@@ -80,21 +77,6 @@ def prepare(
     else:
         _say(f"next: permmoe data adni --tables TABLES --images {out}, or the same of another registry; for a table of")
         _say(f"your own fill the scores of {manifest} in, or name them by --scores")
-
-
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Show a bar for each step of a preparation, once it begins."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with bars.Progress(*columns, console=Console(stderr=True)) as shown:
-        tasks: dict[Step, bars.TaskID] = {}
-
-        def show(step: Step, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total)
-            shown.update(tasks[step], completed=done, total=total)
-
-        yield show
 
 
 def require_tools() -> None:

@@ -155,16 +155,21 @@ def _prepared(
     progress: Progress,
 ) -> list[SubjectResult]:
     """Results in the order of subjects, whatever the number of workers."""
-    done, total = 0, sum(map(len, by_subject.values()))
+    done, n_left_out, total = 0, 0, sum(map(len, by_subject.values()))
 
-    def tell(scans: int = 1) -> None:
-        nonlocal done
-        done += scans
+    def tell(scans: int, left_out: int) -> None:
+        nonlocal done, n_left_out
+        done, n_left_out = done + scans, n_left_out + left_out
+        if left_out:
+            progress(Step.LEFT_OUT, n_left_out, total)
         progress(Step.PREPARED, done, total)
 
-    tell(0)
+    def tell_of_one(is_left_out: bool) -> None:
+        tell(1, int(is_left_out))
+
+    tell(0, 0)
     if workers <= 1 or len(by_subject) <= 1:
-        return [prepare_subject(scans, out, settings, tell) for scans in by_subject.values()]
+        return [prepare_subject(scans, out, settings, tell_of_one) for scans in by_subject.values()]
     results: dict[str, SubjectResult] = {}
     try:
         with worker_pool(min(workers, len(by_subject)), threads=1) as pool:
@@ -174,7 +179,7 @@ def _prepared(
             for future in as_completed(waiting):
                 subject = waiting[future]
                 results[subject] = future.result()
-                tell(len(by_subject[subject]))
+                tell(len(by_subject[subject]), len(results[subject].left_out))
     except BrokenProcessPool:
         raise DataError(
             "a process that prepared images was killed, often for lack of memory (about 1.5 GB each); run the same "

@@ -19,6 +19,8 @@ class Step(StrEnum):
     DICOM_OPENED = "files searched for DICOM"
     CHOSEN = "scans chosen and converted"
     PREPARED = "scans prepared"
+    LEFT_OUT = "scans left out"
+    """Of those that were counted as prepared; told of only where there are any."""
     DRAWN = "contact sheets drawn"
 
 

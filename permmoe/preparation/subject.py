@@ -38,11 +38,14 @@ class SubjectResult:
 
 
 def prepare_subject(
-    scans: Sequence[Scan], out: Path, settings: PreparationSettings, on_scan: Callable[[], None] = lambda: None
+    scans: Sequence[Scan],
+    out: Path,
+    settings: PreparationSettings,
+    on_scan: Callable[[bool], None] = lambda is_left_out: None,
 ) -> SubjectResult:
     """Prepare what is not finished. A scan that cannot be used is left out, and the others go on.
 
-    `on_scan` is called after each scan.
+    `on_scan` is told after each scan whether it was left out.
 
     Raises OSError where the disk is full or `out` cannot be written to: finished scans stay finished.
     """
@@ -50,8 +53,7 @@ def prepare_subject(
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     work = _Work(out, settings)
     for scan in sorted(scans, key=lambda s: (s.modality != "t1", s.session, s.modality)):
-        work.do(scan)
-        on_scan()
+        on_scan(not work.do(scan))
     return SubjectResult(tuple(work.derivatives), tuple(work.left_out), work.made)
 
 
@@ -64,7 +66,8 @@ class _Work:
         self.left_out: list[Quarantined] = []
         self.made = 0
 
-    def do(self, scan: Scan) -> None:
+    def do(self, scan: Scan) -> bool:
+        """Prepare a scan, unless it is finished; whether it could be."""
         leading = None if scan.modality == "t1" else _leading_t1(scan, self.derivatives)
         recipe = _recipe(scan, self.settings, leading)
         try:
@@ -78,6 +81,7 @@ class _Work:
             self.derivatives.append(result)
         else:
             self.left_out.append(Quarantined(scan.subject_id, scan.modality, str(scan.files[0]), result))
+        return isinstance(result, Derivative)
 
     def _made(self, scan: Scan, leading: Derivative | None, recipe: str) -> Derivative | Reason:
         grid = self.settings.grid

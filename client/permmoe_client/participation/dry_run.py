@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save
@@ -29,12 +30,14 @@ from permmoe.federated.secure.blocks import (
     training_blocks,
     training_numbers,
 )
+from permmoe.preparation.progress import Progress
 from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.fleet import message_bytes
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.rehearsed_sum import RehearsedInput, rehearse_sum
-from permmoe_client.participation.running_site import RunningSite
+from permmoe_client.participation.running_site import RunningSite, Workshop
+from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.release.outbox import released
 from permmoe_client.site import SiteConfig
 
@@ -59,14 +62,15 @@ class _Rehearsed:
     said: str
 
 
-def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
+def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progress | None = None) -> str:
     """Train as in the first round that trains and evaluate as after the first that is evaluated; nothing is sent.
 
     Both begin with the study's own first weights. Of a plain study `folder` then holds `training.bin` and
     `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the sums by module; `training.json` and
     `evaluation.json`, all figures. Of a secure study the two messages hold the masked numbers, and what is under the
     mask is in the folder `under-the-mask`. `README.txt` says of each file whether it would leave. A study without
-    evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched.
+    evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched. `progress` is
+    told how far the preparation of raw images is.
 
     Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what training and the
     secure sum raise.
@@ -80,7 +84,7 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path) -> str:
     first = min(2 if plan.federation.centring_round else 1, plan.federation.rounds)
     instruction = Instruction(plan, first, packed.digest())
     content = write_instruction(instruction, packed)
-    site = RunningSite(settings)
+    site = RunningSite(settings, workshop=Workshop(partial(site_visits, progress=progress)))
     parts = [_training(train_round(instruction, content, site), instruction, settings, layout)]
     if planned := _first_evaluation(instruction):
         parts.append(_evaluation(evaluate_round(planned, content, site), planned, settings))

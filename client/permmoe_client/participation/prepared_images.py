@@ -9,16 +9,21 @@ from permmoe.data.preparation import with_matching_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.visits import VisitTable
 from permmoe.preparation.commands import require_tools
+from permmoe.preparation.progress import Progress
+from permmoe_client.participation.preparation_log import PreparationLog
 from permmoe_client.site import SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
 
 
-def with_prepared_images(site: SiteConfig, model: ModelConfig, table: VisitTable) -> tuple[VisitTable, Quarantine]:
+def with_prepared_images(
+    site: SiteConfig, model: ModelConfig, table: VisitTable, progress: Progress | None = None
+) -> tuple[VisitTable, Quarantine]:
     """The visits with images that were prepared as the study's model declares, and what was left out.
 
     With `prepare` in the settings raw images are prepared first, into its folder, where they stay: the next start finds
-    them finished. Raises ConfigurationError where what the preparation needs is not installed.
+    them finished. `progress` is told how far that is; without it the site's own log. Raises ConfigurationError where
+    what the preparation needs is not installed.
     """
     left_out = Quarantine()
     if site.prepare is not None:
@@ -26,7 +31,13 @@ def with_prepared_images(site: SiteConfig, model: ModelConfig, table: VisitTable
         # Imported late: SimpleITK takes seconds, and most sites prepare nothing.
         from permmoe.preparation.visits import prepare_visits
 
-        prepared = prepare_visits(table, model.modalities, site.prepare.folder, workers=site.prepare.workers)
+        prepared = prepare_visits(
+            table,
+            model.modalities,
+            site.prepare.folder,
+            workers=site.prepare.workers,
+            progress=progress or PreparationLog(),
+        )
         table, left_out = prepared.visits, prepared.left_out
         if prepared.to_look_at:
             LOG.warning(

@@ -19,14 +19,17 @@ from permmoe.data.visit_scores import score_of_tables
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
+from permmoe.preparation.progress import Progress
 from permmoe_client.participation.prepared_images import with_prepared_images
 from permmoe_client.site import SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
 
 
-def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
+def site_visits(site: SiteConfig, model: ModelConfig, progress: Progress | None = None) -> VisitData:
     """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
+
+    `progress` is told how far the preparation of raw images is; without it the site's own log.
 
     Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used
     or is of another score than the study's, where no visit is left, and where all images of a modality are away.
@@ -40,7 +43,7 @@ def site_visits(site: SiteConfig, model: ModelConfig) -> VisitData:
     if site.modalities:
         restricted = (_restricted(visit, site.modalities) for visit in table)
         table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
-    table, not_prepared = with_prepared_images(site, model, table)
+    table, not_prepared = with_prepared_images(site, model, table, progress)
     table = assign_splits(table, site.split)
     cache = VolumeCache(site.cache)
     data, broken = VisitData.load(table, model, cache, stem=fixed_stem(model))

@@ -14,6 +14,7 @@ from permmoe.errors import PermmoeError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
+from permmoe.preparation import progress as preparing
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.preflight.cohort import Cohort, Progress, read_cohort
 from permmoe_client.preflight.credentials import Credentials, read_credentials
@@ -48,6 +49,8 @@ class Facts:
     damaged_plans: tuple[str, ...] = ()
     """File names of those that are not what their names say."""
     world: Surroundings = field(default_factory=Surroundings)
+    preparation_progress: preparing.Progress = preparing.unseen
+    """Told how far the images are that a check prepares for a try."""
 
     @property
     def coordinator(self) -> Coordinator:
@@ -101,6 +104,7 @@ def gather(
     world: Surroundings,
     images: bool = True,
     progress: Progress | None = None,
+    preparation_progress: preparing.Progress = preparing.unseen,
 ) -> Facts:
     """Read what the settings name, images only if wanted, and try the line to the coordinator unless `offline`."""
     plans, damaged = _read_plans(site.ledger)
@@ -122,6 +126,7 @@ def gather(
         approved=approved,
         damaged_plans=damaged,
         world=world,
+        preparation_progress=preparation_progress,
     )
 
 

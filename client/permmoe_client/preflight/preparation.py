@@ -52,7 +52,7 @@ def _tried(facts: Facts, table: VisitTable) -> Outcome:
 
     sample = VisitTable(tuple(sorted(raw, key=_raw_images, reverse=True)[:TRIED]))
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare_visits(sample, facts.model.modalities, Path(folder))
+        prepared = prepare_visits(sample, facts.model.modalities, Path(folder), progress=facts.preparation_progress)
     tried = sum(map(_raw_images, sample))
     detail = f"{n_raw} raw images; those of {len(sample)} patient ({tried}) were prepared for a try"
     if len(prepared.left_out):

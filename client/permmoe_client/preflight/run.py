@@ -7,6 +7,7 @@ from pathlib import Path
 from permmoe.config import ModelConfig
 from permmoe.errors import ConfigurationError
 from permmoe.plain_text import plain, plain_lines
+from permmoe.preparation import progress as preparing
 from permmoe_client.preflight import data, federation, files, images, machine, network, preparation, studies
 from permmoe_client.preflight.cohort import Progress
 from permmoe_client.preflight.facts import Check, Facts, gather
@@ -36,20 +37,28 @@ def preflight(
     model: ModelConfig | None = None,
     world: Surroundings | None = None,
     progress: Progress | None = None,
+    preparation_progress: preparing.Progress = preparing.unseen,
 ) -> Report:
     """Check a site's settings, files, machine, line, data and studies; `path` is its YAML file.
 
     Raises nothing for bad input: whatever is wrong is a finding. Writes nothing, and sends nothing but `GET /health`
     to a server that has proved itself; while `offline` not even that. Without `images` no image is opened. The data
     are checked against `model`, by default that of an approved study. `progress` is called for every image that has
-    been read.
+    been read, `preparation_progress` for every step of raw images that are prepared for a try.
     """
     site = _settings(path)
     if not isinstance(site, SiteConfig):
         return _stopped(site)
     try:
         facts = gather(
-            path, site, offline=offline, images=images, model=model, world=world or Surroundings(), progress=progress
+            path,
+            site,
+            offline=offline,
+            images=images,
+            model=model,
+            world=world or Surroundings(),
+            progress=progress,
+            preparation_progress=preparation_progress,
         )
     except Exception as error:
         return _stopped(_stumbled(error))

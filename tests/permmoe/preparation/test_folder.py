@@ -27,6 +27,7 @@ from permmoe.preparation import subject as subject_room
 from permmoe.preparation.folder import prepare_folder
 from permmoe.preparation.images.prepare import PreparedImage
 from permmoe.preparation.progress import Step
+from permmoe.preparation.progress_bars import progress_bars
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.settings import PreparationSettings
 from permmoe.runtime.files import FULL_DISK
@@ -182,8 +183,29 @@ def test_each_step_is_counted_to_its_end_without_subjects_and_files(
         Step.LISTED: (24, 24), Step.IMAGES_OPENED: (4, 4), Step.DICOM_OPENED: (20, 20),
         Step.CHOSEN: (5, 5), Step.PREPARED: (5, 5), Step.DRAWN: (3, 3),
     }  # fmt: skip
-    assert list(last) == list(Step), "steps begin in the order of the work"
+    assert list(last) == [step for step in Step if step is not Step.LEFT_OUT], "steps begin in the order of the work"
     assert [done for step, done, _ in told if step is Step.PREPARED] == [0, 1, 2, 3, 4, 5]
+
+
+def test_scans_that_are_left_out_are_counted_as_they_are_met(source: Path, tmp_path: Path, stand_in: StandIn) -> None:
+    stand_in.refused = {"01"}
+    told: list[tuple[Step, int, int | None]] = []
+    prepare_folder(source, tmp_path / "out", SETTINGS, progress=lambda *one: told.append(one))
+    assert [(step, done) for step, done, _ in told if step in (Step.LEFT_OUT, Step.PREPARED)] == [
+        (Step.PREPARED, 0), (Step.LEFT_OUT, 1), (Step.PREPARED, 1), (Step.LEFT_OUT, 2), (Step.PREPARED, 2),
+        (Step.PREPARED, 3), (Step.PREPARED, 4),
+    ]  # fmt: skip
+
+
+def test_bars_show_each_step_and_how_many_scans_were_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as show:
+        show("images read", 1, 5)
+        show(Step.PREPARED, 2, 7)
+        show(Step.LEFT_OUT, 1, 7)
+        show(Step.PREPARED, 3, 7)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "images read" in shown and "scans prepared, 1 left out" in shown and "3/7" in shown
+    assert "scans left out" not in shown
 
 
 @pytest.mark.parametrize("of_source", [True, False])
