@@ -116,6 +116,7 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts of somebody who has read it.")] = False,
 ) -> None:
     """Show a study in words, and let it train here if you say so."""
+    from permmoe_client.participation.horizon import horizon_of_settings, require_horizon
     from permmoe_client.release.approval import approved_studies, forget_pending
     from permmoe_client.release.consent import changed_settings, study_in_words
 
@@ -132,6 +133,7 @@ def approve(
         for change in changes:
             say(f"  {change}")
     config.outcome.require(plan.model.score)
+    require_horizon(config, horizon_of_settings(config), plan.horizon_months)
     if not yes and not typer.confirm(f"\nMay the study {plan.digest()[:16]}… train at site {config.name}?"):
         say("not approved; nothing was changed")
         raise typer.Exit(1)

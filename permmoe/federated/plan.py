@@ -30,7 +30,8 @@ class RoundPlan(Configuration):
     horizon_months: float | None = Field(
         None,
         gt=0,
-        description="from the visit to the outcome, in words for hospitals; none: that of the sites' own tables",
+        description="from the visit to the outcome; a site with outcomes of another horizon is refused; none: that of "
+        "each site's own table",
         exclude_if=lambda months: months is None,
     )
     model: ModelConfig = ModelConfig()

@@ -55,6 +55,19 @@ def test_a_study_of_a_score_that_the_sites_table_lacks_cannot_be_approved(site: 
     assert not ledger.exists() or '"kind":"approval"' not in ledger.read_text()
 
 
+def test_a_study_of_another_horizon_than_the_settings_ask_for_cannot_be_approved(site: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(site.read_text())
+    del settings["manifest"]
+    site.write_text(yaml.safe_dump(settings | {"folders": {"tables": "tables", "target": {"horizon_months": 18}}}))
+    study = tmp_path / "study.yaml"
+    study.write_text("horizon_months: 24\n")
+    result = CliRunner().invoke(app, ["approve", "--site", str(site), "--study", str(study), "--yes"])
+    assert result.exit_code != 0 and "over 24 months, and outcomes here are 18" in str(result.exception)
+    study.write_text("horizon_months: 18\n")
+    result = CliRunner().invoke(app, ["approve", "--site", str(site), "--study", str(study), "--yes"])
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize("command", [["approve"], ["revoke", "0123456789"], ["ledger", "show"], ["ledger", "verify"]])
 def test_two_different_sites_of_one_command_are_an_error(command: list[str], site: Path) -> None:
     result = CliRunner().invoke(app, ["--site", "other.yaml", *command, "--site", str(site)])

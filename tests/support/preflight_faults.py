@@ -97,6 +97,12 @@ def _open_cache(h: Hospital) -> None:
     (h.folder / "cache").chmod(0o755)
 
 
+def _study_over_36_months(h: Hospital) -> None:
+    study = STUDY.model_copy(update={"horizon_months": 36.0})
+    h.study(study)
+    h.settings(approved_studies=[STUDY.digest(), study.digest()])
+
+
 def _another_flower(h: Hospital) -> None:
     installed = h.world.installed
     h.machine(installed=lambda name: "1.40.0" if name == "flwr" else installed(name))
@@ -321,6 +327,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("data.files", FAILS, column("t1", "images/away.nii")),
     ("data.files", WARNS, column("t1", f"images/{SUBJECTS[9]}.nii", slice(9, 10))),
     ("data.horizon", WARNS, column("horizon_months", "2")),
+    ("data.horizon", FAILS, _study_over_36_months),
     ("data.label_spread", WARNS, column("delta_cdrsb", "1")),
     ("data.tabular_units", WARNS, column("b", "1000", slice(0, 1))),
     ("data.modality_names", FAILS, settings(modalities=["t1", "pett", "clinical"])),

@@ -225,6 +225,10 @@ class Hospital:
 
         self.rows(change)
 
+    def study(self, plan: RoundPlan) -> None:
+        """A study that the coordinator began, and that nobody has decided about."""
+        (self.folder / "ledger" / "pending" / f"{plan.digest()}.json").write_text(plan.canonical_json())
+
     def roster(self, roster: Roster, signer: Identity | None = None) -> None:
         (self.folder / "roster.signed.json").write_bytes(sign_roster(roster, (signer or self.kit.authority).key))
 

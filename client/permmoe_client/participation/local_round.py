@@ -104,7 +104,7 @@ def train_round(
     loaded = _load(instruction, content, site, state, instruction.round, needs_memory=needs_memory(plan))
     is_centring = plan.federation.is_centring(instruction.round)
     train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
-    data = site.visits(plan.model).part("train")
+    data = site.visits(plan).part("train")
     LOG.info("round %d trains on %s", instruction.round, in_words(data))
     ready = time.perf_counter()
     training = train(loaded, data)
@@ -120,7 +120,7 @@ def train_round(
         remember(site.settings, plan, _memory_after(loaded, training.drift, trained, residual))
     overhead_seconds = time.perf_counter() - started - train_seconds
     figures = replace(figures, train_seconds=train_seconds, overhead_seconds=overhead_seconds)
-    return _reply(loaded, updates, figures, modalities=site.modalities(plan.model))
+    return _reply(loaded, updates, figures, modalities=site.modalities(plan))
 
 
 def _train_plainly(loaded: LoadedRound, data: VisitData) -> Training:
@@ -195,7 +195,7 @@ def evaluate_round(
     check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
-    data = loaded.in_groups(instruction.part, site.visits(plan.model).part(instruction.part))
+    data = loaded.in_groups(instruction.part, site.visits(plan).part(instruction.part))
     released = {name: s for name, s in combination_sums(loaded.model, data).items() if s.n >= loaded.least_count}
     return EvaluationReply(site.settings.name, instruction.round, instruction.model_digest, released)
 
@@ -223,7 +223,7 @@ def _load(
         instruction,
         layout,
         held.model if held else None,
-        reachable_modules(plan.model, site.modalities(plan.model)),
+        reachable_modules(plan.model, site.modalities(plan)),
     )
     weights = received.unpacked(layout, wire)
     memory = recall(settings, plan) if needs_memory else Memory()

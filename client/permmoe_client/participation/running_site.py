@@ -28,14 +28,15 @@ from permmoe_client.site import SiteConfig, read_site
 
 MOST_VISIT_SETS = 256
 """How many sets of visits a process keeps in memory; a set belongs to a site's settings and a study's model."""
-LoadVisits = Callable[[SiteConfig, ModelConfig], VisitData]
+LoadVisits = Callable[[SiteConfig, ModelConfig, float | None], VisitData]
+"""Loads a site's visits for a study's model and its horizon, months; None where it declares none."""
 
 
 class Workshop:
     """What the sites of one process share because it is large or slow to make: their visits, and a model to work with.
 
-    Visits are loaded once for the same settings and model, so that rounds neither wait for them nor see a manifest that
-    changes between them.
+    Visits are loaded once for the same settings, model and horizon, so that rounds neither wait for them nor see a
+    manifest that changes between them.
     """
 
     def __init__(self, load_visits: LoadVisits = site_visits) -> None:
@@ -68,13 +69,13 @@ class RunningSite:
     session: SecureSession | None = None
     """The secure sum that the site is in. Keys and seeds are in memory only: a restart forgets them."""
 
-    def visits(self, model: ModelConfig) -> VisitData:
-        """The site's visits for a study's model. Raises what `site_visits` raises."""
-        return self.workshop.visits(self.settings, model)
+    def visits(self, plan: RoundPlan) -> VisitData:
+        """The site's visits for a study. Raises what `site_visits` raises."""
+        return self.workshop.visits(self.settings, plan.model, plan.horizon_months)
 
-    def modalities(self, model: ModelConfig) -> tuple[str, ...]:
+    def modalities(self, plan: RoundPlan) -> tuple[str, ...]:
         """The modalities that the site's visits have, in any part of the split."""
-        data = self.visits(model)
+        data = self.visits(plan)
         return tuple(name for name, is_there in zip(data.names, data.observed.any(0).tolist(), strict=True) if is_there)
 
     def in_groups(self, question: str, data: VisitData, least: int) -> VisitData:

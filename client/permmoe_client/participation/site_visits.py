@@ -20,19 +20,24 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
 from permmoe.preparation.progress import Progress
+from permmoe_client.participation.horizon import require_horizon
 from permmoe_client.participation.prepared_images import with_prepared_images
 from permmoe_client.site import SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
 
 
-def site_visits(site: SiteConfig, model: ModelConfig, progress: Progress | None = None) -> VisitData:
+def site_visits(
+    site: SiteConfig, model: ModelConfig, horizon_months: float | None = None, progress: Progress | None = None
+) -> VisitData:
     """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
 
-    `progress` is told how far the preparation of raw images is; without it the site's own log.
+    `horizon_months` is that of the study, if it declares one. `progress` is told how far the preparation of raw images
+    is; without it the site's own log.
 
     Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used
-    or is of another score than the study's, where no visit is left, and where all images of a modality are away.
+    or is of another score or horizon than the study's, where no visit is left, and where all images of a modality are
+    away.
     """
     for name in site.modalities:
         if name not in model.names:
@@ -40,6 +45,7 @@ def site_visits(site: SiteConfig, model: ModelConfig, progress: Progress | None 
                 f"site {site.name}: the study has no modality {name!r}; {nearest(name, model.names)}"
             )
     table, quarantine = _read_visits(site, model)
+    require_horizon(site, {visit.horizon_months for visit in table}, horizon_months)
     if site.modalities:
         restricted = (_restricted(visit, site.modalities) for visit in table)
         table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))

@@ -13,6 +13,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import DataError, nearest
 from permmoe.federated.release_account import ReleaseAccount, combination_groups
 from permmoe.modality import combination_mask, combination_name
+from permmoe_client.participation.horizon import other_horizon, remedy
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.left_out import SHOW, left_out_outcome, with_remedy
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
@@ -151,8 +152,12 @@ def files(facts: Facts) -> Outcome:
 
 
 def horizon(facts: Facts) -> Outcome:
-    """The horizon is in months, the same for all visits."""
+    """The horizon is that of the studies that declare one, and in months."""
     found = sorted({visit.horizon_months for visit in facts.visits})
+    for digest, plan in sorted(facts.plans.items(), key=lambda item: item[0] not in facts.approved):
+        if plan.horizon_months is not None and (trouble := other_horizon(found, plan.horizon_months)):
+            judged = failed if digest in facts.approved else warning
+            return judged(f"{plan.name!r}: {trouble}", remedy(facts.site, plan.horizon_months))
     low, high = HORIZON_MONTHS
     if outside := [months for months in found if not low <= months <= high]:
         return warning(
@@ -309,7 +314,7 @@ CHECKS = (
     Check("data.left_out", "Every row is complete", left_out),
     Check("data.scores", "Every score is possible", scores),
     Check("data.files", "Every image is there", files),
-    Check("data.horizon", "The horizon is in months", horizon),
+    Check("data.horizon", "The horizon is the study's, in months", horizon),
     Check("data.label_spread", "Outcomes differ", label_spread),
     Check("data.tabular_units", "Numbers are in the study's units", tabular_units),
     Check("data.modality_names", "The study has the modalities of the settings", modality_names),

@@ -15,6 +15,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
 from permmoe.plain_text import plain
+from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
 from permmoe_client.participation.query_order import question_count
 from permmoe_client.site import SiteConfig
 
@@ -126,13 +127,14 @@ def _prediction(plan: RoundPlan, site: SiteConfig) -> tuple[str, ...]:
     score = plan.model.score
     declared_score = f"The model predicts the change in {plain(score.name)}, in {plain(score.unit)}."
     own = f"The outcome of a visit is taken from your own tables: {site.outcome_in_words}."
-    trouble = site.outcome.mismatch(score)
+    troubles = filter(None, (site.outcome.mismatch(score), other_horizon(horizon_of_settings(site), months)))
     return (
         declared,
+        *((f"Outcomes of another horizon than {months:g} months do not train: they are refused.",) if months else ()),
         *((declared_score,) if score != CDR_SB else ()),
         own,
         f"It is predicted from the visit's images, columns and baseline {plain(score.name)}.",
-        *((f"This site cannot take part as it is set up: {plain(trouble)}.",) if trouble else ()),
+        *(f"This site cannot take part as it is set up: {plain(trouble)}." for trouble in troubles),
     )
 
 

@@ -88,6 +88,16 @@ def test_a_study_of_another_score_or_unit_is_refused_in_a_sentence_for_the_log(
     assert sentence in refused.value.for_log
 
 
+def test_a_study_of_another_horizon_is_refused_with_the_setting_to_change(tmp_path: Path) -> None:
+    site, model = site_with(tmp_path), model_of()
+    assert len(site_visits(site, model, 24.0))
+    with pytest.raises(
+        DataError, match=r"here are 24 months .*: set 'folders\.target\.horizon_months' to 12"
+    ) as refused:
+        site_visits(site, model, 12.0)
+    assert "over 12 months" in refused.value.for_log
+
+
 def test_a_table_of_the_score_that_is_not_there_is_an_error_that_names_the_column(tmp_path: Path) -> None:
     site = site_with(tmp_path, "MOCA.TOTAL", name="MoCA")
     with pytest.raises(DataError, match=r"no table gives MOCA\.TOTAL, the outcome: put its table into the folder"):

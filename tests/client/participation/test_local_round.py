@@ -123,7 +123,7 @@ def imaged_visits(n_images: int, n_others: int, seed: int) -> VisitData:
 def centred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *sites: VisitData) -> tuple[torch.Tensor, set[str]]:
     """The t1 encoder's centre after a centring round of the sites, and the modules that changed."""
     by_name = dict(zip(("north", "south", "west"), sites, strict=False))
-    monkeypatch.setattr("permmoe_client.app.SITES", RunningSites(lambda site, model: by_name[site.name]))
+    monkeypatch.setattr("permmoe_client.app.SITES", RunningSites(lambda site, *_: by_name[site.name]))
     plan = RoundPlan(model=IMAGED, federation=FederationConfig(rounds=1, evaluate_every=0, min_cell_count=5))
     start = make_model(IMAGED, plan.train.seed)
     layout = ModuleLayout.of(start)
@@ -159,7 +159,7 @@ def test_honest_rounds_after_the_centring_round_are_plausible_to_every_site(
 ) -> None:
     """The second site has no images, so that rules differ in what they make of their encoder."""
     by_name = {"north": imaged_visits(7, 9, seed=1), "south": imaged_visits(0, 11, seed=2)}
-    monkeypatch.setattr("permmoe_client.app.SITES", RunningSites(lambda site, model: by_name[site.name]))
+    monkeypatch.setattr("permmoe_client.app.SITES", RunningSites(lambda site, *_: by_name[site.name]))
     federation = FederationConfig(
         rounds=4, local_epochs=1, max_failed_rounds=1, min_sites=2, averaging_decay=0.0
     ).model_copy(update=variant)

@@ -66,7 +66,7 @@ class Hospital:
             name="north", manifest=folder / "none.csv", cache=folder, release=ReleasePolicy(min_cell_count=least)
         )
         self.ledger = Ledger(folder / "ledger", "north", KEY)
-        self.site = RunningSite(self.settings, self.ledger, Workshop(lambda site, model: data))
+        self.site = RunningSite(self.settings, self.ledger, Workshop(lambda *_: data))
 
     def sums(
         self,

@@ -19,6 +19,8 @@ from tests.support.secure_federation import found
 from tests.support.site_messages import instruction, trained
 from tests.support.tiny_federation import MODEL, tiny_plan, write_site
 
+PLAN = tiny_plan()
+
 
 class CountedVisits:
     """Loads visits, and remembers the names of their sites."""
@@ -26,9 +28,9 @@ class CountedVisits:
     def __init__(self) -> None:
         self.loaded: list[str] = []
 
-    def __call__(self, site: SiteConfig, model: ModelConfig) -> VisitData:
+    def __call__(self, site: SiteConfig, model: ModelConfig, horizon_months: float | None) -> VisitData:
         self.loaded.append(site.name)
-        return site_visits(site, model)
+        return site_visits(site, model, horizon_months)
 
 
 def test_visits_are_loaded_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,19 +46,19 @@ def test_a_site_file_that_changed_is_read_again_with_its_visits(tmp_path: Path) 
     sites = RunningSites(visits)
     path = write_site(tmp_path, "north", threads=2)
     first = sites.at(path)
-    first.visits(MODEL)
+    first.visits(PLAN)
     assert sites.at(path) is first and first.settings.threads == 2
     write_site(tmp_path, "north", threads=3, modalities=["clinical"])
     second = sites.at(path)
-    assert second.settings.threads == 3 and second.modalities(MODEL) == ("clinical",)
+    assert second.settings.threads == 3 and second.modalities(PLAN) == ("clinical",)
     assert visits.loaded == ["north", "north"]
 
 
 def test_sites_of_one_process_stay_apart_and_share_one_model(tmp_path: Path) -> None:
     sites = RunningSites()
     north, south = (sites.at(write_site(tmp_path, name)) for name in ("north", "south"))
-    assert north.modalities(MODEL) == ("clinical", "fluid", "gene") and south.modalities(MODEL) == ("clinical",)
-    assert north.visits(MODEL) is north.visits(MODEL) is not south.visits(MODEL)
+    assert north.modalities(PLAN) == ("clinical", "fluid", "gene") and south.modalities(PLAN) == ("clinical",)
+    assert north.visits(PLAN) is north.visits(PLAN) is not south.visits(PLAN)
     assert north.model(MODEL)[0] is south.model(MODEL)[0]
     another = MODEL.model_copy(update={"experts": 3})
     assert north.model(another)[0].config.experts == 3 and north.layout(MODEL).modules != north.layout(another).modules

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from flwr.app import MessageType
 
 from permmoe.config import ModelConfig
 from permmoe.data.volumes import grid_affine
@@ -18,7 +19,7 @@ from permmoe.modality import Modality
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
 from tests.support.site_messages import ask, instruction, trained
-from tests.support.tiny_federation import MODEL, write_site
+from tests.support.tiny_federation import MODEL, tiny_plan, write_site
 
 
 def test_a_site_may_keep_a_modality_to_itself(tmp_path: Path) -> None:
@@ -132,6 +133,28 @@ def test_a_table_of_another_score_is_refused_in_a_sentence_for_the_log(
     reply = ask(path, instruction())
     assert not reply.has_content() and reply.error.reason == "DataError"
     assert "the table holds MMSE, and the model predicts the change in CDR-SB" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [MessageType.TRAIN, MessageType.EVALUATE])
+def test_a_study_of_another_horizon_than_the_tables_is_refused_in_a_sentence_for_the_log(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_site(tmp_path, "north")
+    over_36 = tiny_plan().model_copy(update={"horizon_months": 36.0})
+    reply = ask(path, instruction(over_36), kind)
+    assert not reply.has_content() and reply.error.reason == "DataError"
+    sentence = "the study predicts over 36 months, and outcomes here are 24 months after the visit: name a manifest of"
+    assert sentence in caplog.text
+    over_24 = tiny_plan().model_copy(update={"horizon_months": 24.0})
+    assert ask(path, instruction(over_24), kind).has_content(), "the same horizon is no other"
+    assert ask(path, instruction(tiny_plan()), kind).has_content(), "a study that declares none takes that of the table"
+
+
+def test_raw_images_are_not_prepared_for_a_study_of_another_horizon(tmp_path: Path) -> None:
+    site = read_site(write_site(tmp_path, "north", prepare={"folder": "prepared"}))
+    with pytest.raises(DataError, match="predicts over 18 months"):
+        site_visits(site, MODEL, 18.0, lambda *_: pytest.fail("something was prepared"))
+    assert not (tmp_path / "prepared").exists()
 
 
 def test_a_table_in_another_unit_is_refused_until_somebody_says_how_to_convert_it(tmp_path: Path) -> None:

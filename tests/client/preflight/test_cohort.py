@@ -13,6 +13,7 @@ from permmoe.modality import ADNI_MODALITIES
 from permmoe_client.preflight.report import Verdict
 from tests.support.preflight_hospital import (
     MODEL,
+    STUDY,
     Hospital,
 )
 from tests.support.preflight_reports import shown, wrong
@@ -22,6 +23,19 @@ def test_progress_is_told_of_every_image(hospital: Hospital) -> None:
     told: list[tuple[int, int]] = []
     hospital.check(offline=True, progress=lambda done, total: told.append((done, total)))
     assert told == [(i + 1, 10) for i in range(10)]
+
+
+def test_a_waiting_study_of_another_horizon_is_warned_of_before_anybody_approves_it(hospital: Hospital) -> None:
+    hospital.study(STUDY.model_copy(update={"name": "three years", "horizon_months": 36.0}))
+    [found] = [f for f in hospital.check(offline=True, images=False).findings if f.check == "data.horizon"]
+    assert found.verdict is Verdict.WARNING
+    assert found.detail == (
+        "'three years': the study predicts over 36 months, and outcomes here are 24 months after the visit"
+    )
+    assert found.remedy == "name a manifest of outcomes 36 months after the visit, or decline the study"
+    hospital.column("horizon_months", "36")
+    [found] = [f for f in hospital.check(offline=True, images=False).findings if f.check == "data.horizon"]
+    assert (found.verdict, found.detail) == (Verdict.OK, "36 months")
 
 
 @pytest.fixture

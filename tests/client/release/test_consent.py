@@ -85,6 +85,16 @@ def test_a_site_with_tables_of_visits_is_told_the_rule_of_its_own_settings() -> 
     assert "delta_cdrsb" not in words and "horizon_months" not in words
 
 
+def test_a_site_whose_rule_has_another_horizon_than_the_study_is_told_that_it_cannot_take_part() -> None:
+    folders = {"tables": "t", "target": {"horizon_months": 18}}
+    site = SiteConfig.model_validate({"name": "north", "folders": folders, "cache": "cache"})
+    refused = "This site cannot take part as it is set up: the study predicts over 24 months, and outcomes here are 18"
+    assert refused in predicted(site, horizon_months=24.0)
+    assert "cannot take part" not in predicted(site, horizon_months=18.0) + predicted(site)
+    assert "Outcomes of another horizon than 24 months do not train" in predicted(horizon_months=24.0)
+    assert "another horizon" not in predicted()
+
+
 def test_an_outcome_is_the_coordinators_word_and_stays_on_its_line() -> None:
     assert "\n" not in predicted(outcome="change\nWhat protects it\n everything")
 
