@@ -161,6 +161,18 @@ COMPARISONS = StudyTable(
     ),
     is_written_empty=True,
 )
+LADDER = StudyTable(
+    "ladder",
+    "a model's RMSE minus that of the ladder's top, its lowest clinical reference, for a combination (or `mean`)",
+    (
+        *text("method", "regime", "combination", "top"),
+        *whole("n", unit="subjects"),
+        *with_interval("difference"),
+        *whole("seeds"),
+        *real("p_value", "p_holm"),
+        *text("why_not_judged"),
+    ),
+)
 LEARNING = StudyTable(
     "learning",
     "the validation error after a step of training (an epoch or a round), for a combination (or `mean`)",
@@ -189,8 +201,8 @@ PRIVACY = StudyTable(
     "what a site's patients lost in a federation: ε at most, infinite without differential privacy",
     (*CELL, *text("site"), Column("secure", "flag"), *real("epsilon", "delta")),
 )
-STUDY_TABLES = (RESULTS, COMPARISONS)
-"""The tables that every study has, whatever its report shows."""
+STUDY_TABLES = (RESULTS, COMPARISONS, LADDER)
+"""The tables that studies have whatever their report shows; LADDER only where there is a ladder."""
 
 
 def rows_of_cells(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -89,6 +89,9 @@ class Summary(BaseModel):
     modalities: tuple[str, ...] = Field(min_length=1)
     findings: tuple[str, ...] = ()
     goals: tuple[Goal, ...] = ()
+    ladder: tuple[str, ...] = Field(
+        (), description="in words, first of all models and then of each, whether it beats the clinical references"
+    )
     configuration: str = ""
     versions: dict[str, str] = {}
     machine: str = ""

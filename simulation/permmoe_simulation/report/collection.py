@@ -59,7 +59,7 @@ def _chapter(study: Study) -> str:
     summary, view = study.summary, view_of(study)
     digests = ", ".join(f"{name} `{value[:8]}`" for name, value in sorted(summary.digests.items()))
     lead = summary.findings if len(summary.findings) <= 2 else summary.findings[:1]
-    statements = [*lead, *_published(view), *_axis(view), *_experts(view), *growth_sentences(view)]
+    statements = [*lead, *summary.ladder, *_published(view), *_axis(view), *_experts(view), *growth_sentences(view)]
     if summary.failed_cells:
         statements.append(f"{len(summary.failed_cells)} cells failed; their figures are missing.")
     lines = [

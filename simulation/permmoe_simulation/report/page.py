@@ -21,6 +21,7 @@ from permmoe_simulation.report.files import Study
 from permmoe_simulation.report.gap_closed import GAP_CLOSED
 from permmoe_simulation.report.growth import GROWTH
 from permmoe_simulation.report.images import IMAGES
+from permmoe_simulation.report.ladder import LADDER_SECTION
 from permmoe_simulation.report.learning import LEARNING_SECTION
 from permmoe_simulation.report.privacy import PRIVACY_SECTION
 from permmoe_simulation.report.published import PUBLISHED
@@ -38,6 +39,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     AXIS,
     RMSE,
     METHODS,
+    LADDER_SECTION,
     DIFFERENCES,
     AGAIN_SECTION,
     RANKING,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from permmoe.data.visits import Visit
 from permmoe_simulation.studies.cell_files import FinishedCell
 from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.prediction_errors import PredictionErrors
@@ -23,6 +24,11 @@ class FinishedStudy:
     """The visits of each site in the first cell."""
     twins: PredictionErrors | None = None
     """The errors of the method that was trained twice, under both its names; None where no method was."""
+
+    @property
+    def visits(self) -> list[Visit]:
+        """All visits of the first cell, in the order of its sites."""
+        return [visit for table in self.sites.values() for visit in table]
 
     @property
     def axis(self) -> Axis | None:

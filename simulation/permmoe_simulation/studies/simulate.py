@@ -121,7 +121,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     summary.write(out)
     report = render_report(out, options.sections)
     progress.step("report.html")
-    return StudyOutcome(report, summary.findings, tuple(failed), facts.seconds)
+    return StudyOutcome(report, (*summary.findings, *summary.ladder), tuple(failed), facts.seconds)
 
 
 def all_cells(study: StudyConfig, data_digests: Mapping[str, str], engine: Engine) -> Grid:

@@ -232,6 +232,11 @@ class StudyConfig(Configuration):
         return tuple(dict.fromkeys(modality for model in (self.model, *models) for modality in model.modalities))
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What each method is called, by its name."""
+        return {name: method.label for name, method in self.methods.items()}
+
+    @property
     def covariates(self) -> tuple[str, ...]:
         """Columns that visits carry for the ladder."""
         return () if self.ladder is None else self.ladder.columns
@@ -240,9 +245,10 @@ class StudyConfig(Configuration):
     def ladder_pairs(self) -> tuple[tuple[str, str], ...]:
         """Every (method, rung) of the ladder: a method beats the ladder where it is better in all pairs of its own.
 
-        References are no such methods: they read no image, or are rungs themselves. Empty without a ladder.
+        Every method but the rungs is held against them, kernel ridge on voxels too. Empty without a ladder.
         """
-        models = [name for name, method in self.methods.items() if method.kind != "reference"]
+        clinical = {rung["baseline"] for rung in RUNGS.values()}
+        models = [name for name, method in self.methods.items() if method.baseline not in clinical]
         return () if self.ladder is None else tuple((name, rung) for name in models for rung in RUNGS)
 
     @property

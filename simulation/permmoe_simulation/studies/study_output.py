@@ -20,10 +20,12 @@ from permmoe_simulation.report import ReportSection
 from permmoe_simulation.report.files import SLICES
 from permmoe_simulation.studies.findings import evaluated_goals, findings
 from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.studies.ladder_findings import ladder_sentences
+from permmoe_simulation.studies.ladder_results import HeldAgainstLadder, as_table, held_against_ladder
 from permmoe_simulation.studies.results import comparisons, results
 from permmoe_simulation.studies.sources import StudyData
 from permmoe_simulation.studies.study import StudyConfig
-from permmoe_simulation.study_tables import COMPARISONS, RESULTS
+from permmoe_simulation.study_tables import COMPARISONS, LADDER, RESULTS
 from permmoe_simulation.summary import MethodSummary, Summary
 
 
@@ -43,11 +45,25 @@ class RunFacts:
     date: str
 
 
-def write_tables(done: FinishedStudy, sections: Iterable[ReportSection], out: Path) -> pd.DataFrame:
-    """Write the study's tables and those of the report's sections; return the rows of COMPARISONS."""
+@dataclass(frozen=True)
+class Compared:
+    """What the summary's sentences are made of."""
+
+    pairs: pd.DataFrame
+    """Rows of COMPARISONS."""
+    ladder: Sequence[HeldAgainstLadder]
+
+
+def write_tables(done: FinishedStudy, sections: Iterable[ReportSection], out: Path) -> Compared:
+    """Write the study's tables and those of the report's sections."""
+    study = done.config
     RESULTS.write(results(done.errors), out)
-    compared = comparisons(done.errors, done.config.pairs, done.config.claims)
-    COMPARISONS.write(compared, out)
+    compared = Compared(
+        comparisons(done.errors, study.pairs, study.claims),
+        held_against_ladder(done.errors, study.ladder_pairs, study.labels),
+    )
+    COMPARISONS.write(compared.pairs, out)
+    LADDER.write(as_table(compared.ladder), out)
     for section in sections:
         for table, rows_of in section.tables.items():
             table.write(rows_of(done), out)
@@ -79,11 +95,10 @@ def example_slices(visits: VisitTable, study: StudyConfig, cache: Path) -> dict[
     return slices
 
 
-def summary_of(done: FinishedStudy, compared: pd.DataFrame, data: Sequence[StudyData], facts: RunFacts) -> Summary:
+def summary_of(done: FinishedStudy, compared: Compared, data: Sequence[StudyData], facts: RunFacts) -> Summary:
     """The summary of a study. `data`: the regimes' data, each once."""
     study = done.config
-    labels = {name: method.label for name, method in study.methods.items()}
-    goals = evaluated_goals(study.claims, compared, labels)
+    goals = evaluated_goals(study.claims, compared.pairs, study.labels)
     return Summary(
         study=study.name,
         synthetic=study.data.is_invented,
@@ -99,6 +114,7 @@ def summary_of(done: FinishedStudy, compared: pd.DataFrame, data: Sequence[Study
         modalities=study.model.names,
         findings=tuple(findings(goals, study.outcome.unit, names_regime=len(study.regimes) > 1)),
         goals=tuple(goals),
+        ladder=tuple(ladder_sentences(study, compared.ladder, done.visits)),
         configuration=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
         versions=versions(),
         machine=machine(),

@@ -42,10 +42,12 @@ def test_the_rungs_are_references_that_there_are_and_the_study_s_own_ones_keep_t
     assert with_ladder.covariates == CLINICAL_COLUMNS
 
 
-def test_every_model_is_held_against_every_rung_and_no_reference_is() -> None:
-    expected = {(name, rung) for name in ("federated", "local", "centralised") for rung in RUNGS}
-    assert set(study(ladder={}).ladder_pairs) == expected
-    assert len(study(ladder={}).ladder_pairs) == len(expected)
+def test_every_model_is_held_against_every_rung_ridge_on_voxels_too_and_no_rung_is() -> None:
+    ridge = {"kind": "reference", "baseline": "kernel_ridge", "label": "r"}
+    null = {"kind": "reference", "baseline": "clinical_null", "label": "a rung of another name"}
+    loaded = study(ladder={}, methods={**settings()["methods"], "ridge": ridge, "null": null})
+    expected = {(name, rung) for name in ("federated", "local", "centralised", "ridge") for rung in RUNGS}
+    assert set(loaded.ladder_pairs) == expected and len(loaded.ladder_pairs) == len(expected)
 
 
 def test_another_method_of_a_rung_s_name_is_refused() -> None:
