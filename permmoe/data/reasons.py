@@ -28,6 +28,10 @@ class Remedy(StrEnum):
     DATE_SESSIONS = "date them in BIDS' scans.tsv or sessions.tsv (acq_time), or name each visit's session in --scores"
     CHECK_SCAN = "look at the scan: it has to show one whole head, and be of the modality that it is given as"
     GIVE_FRAMES = "give FrameTimesStart and FrameDuration, seconds, one number a frame, in the image's JSON sidecar"
+    JOIN_FRAMES = (
+        "put all frames of the scan together, and give FrameTimesStart and FrameDuration, seconds from one start, in "
+        "the JSON sidecar of each; of repetitions or reconstructions keep one, without the number of a run or frame"
+    )
     CHECK_DATES = "compare the dates with their source"
     ADD_T1 = "add a T1 of the same visit, or of one within 400 days, to the scans, and prepare again"
     LOOK_AT_SHEET = "look at their contact sheets in qc.html; mend the source, or leave them out"
@@ -90,6 +94,7 @@ class Reason(StrEnum):
     NO_FRAME_TIMES = "PET has several frames and no frame times", Remedy.GIVE_FRAMES
     OTHER_FRAME_TIMES = "frame times are not those of the frames", Remedy.GIVE_FRAMES
     FRAMES_APART = "PET series of one tracer and day whose times do not make one scan", Remedy.CHOOSE_SERIES
+    FRAME_FILES_APART = "PET files that may be frames, and whose times do not make one scan", Remedy.JOIN_FRAMES
     FUTURE_DATE = "dated in the future", Remedy.CHECK_DATES
     MISSING_SLICES = "slices are missing", Remedy.EXPORT_AGAIN
     TRUNCATED_DICOM = "DICOM file is truncated or damaged", Remedy.EXPORT_AGAIN

@@ -6,7 +6,9 @@ is what is no magnitude image (`part-phase`). BIDS keeps what images were made f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from permmoe.data.template import TEMPLATE
 from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.scan import PET, Frames, Scan
 from permmoe.preparation.sources.choosing import Candidate, day_label
-from permmoe.preparation.sources.image_facts import read_facts
+from permmoe.preparation.sources.frame_files import FrameFile, grid_of, number_of, scan_name, scans_among
+from permmoe.preparation.sources.image_facts import ImageFacts, read_facts
 from permmoe.preparation.sources.person import Person
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
 from permmoe.tracers import names_another
@@ -37,12 +40,21 @@ def bids_scans(files: Sequence[Path], progress: Progress = unseen) -> tuple[list
     candidates: list[Candidate] = []
     items = [_other_pet(file) for file in found.other_pet]
     first_days = _first_days(found.images)
+    scans: dict[Hashable, list[_Opened]] = defaultdict(list)
+    lacking: set[Hashable] = set()
     for image in counted(found.images, Step.IMAGES_OPENED, progress):
         session = image.session or day_label(first_days.get(image.subject_id))
         try:
-            candidates.append(_candidate(image, session, sidecars))
+            opened = _opened(image, session, sidecars)
+            scans[_of_one_scan(opened)].append(opened)
         except BrokenVolume as broken:
-            items.append(Quarantined(image.subject_id, image.modality, str(image.path), broken.reason))
+            items.append(_left_out(image, broken))
+            lacking.add(_of_frames(image))
+    for scan, files in scans.items():
+        try:
+            candidates += _candidates(files, lacks_frames=scan in lacking)
+        except BrokenVolume as broken:
+            items += [_left_out(one.image, broken) for one in files]
     return candidates, items
 
 
@@ -60,22 +72,74 @@ def _first_days(images: Iterable[FoundImage]) -> dict[str, date]:
     return days
 
 
-def _candidate(image: FoundImage, session: str, sidecars: Sidecars) -> Candidate:
-    facts = read_facts(image.path, image.modality)
+@dataclass(frozen=True)
+class _Opened:
+    """An image whose header and sidecars were read."""
+
+    image: FoundImage
+    session: str
+    facts: ImageFacts
+    said: Mapping[str, Any]
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether somebody has registered it, or processed it otherwise."""
+        name = image_name(self.image.path.name)
+        return self.image.is_registered or bool(name and {"space", "desc"} & name.entities.keys())
+
+
+def _opened(image: FoundImage, session: str, sidecars: Sidecars) -> _Opened:
     said = sidecars.of(image.path)
-    frames = _frames(image, said, facts.n_frames)
+    facts = read_facts(image.path, image.modality)
+    if image.modality in PET and names_another(str(said.get("TracerName") or ""), image.tracer):
+        raise BrokenVolume(Reason.TWO_TRACERS)
+    return _Opened(image, session, facts, said)
+
+
+def _of_frames(image: FoundImage) -> Hashable | None:
+    """What files have in common whose names say that they are frames of one scan; None for others."""
+    name = scan_name(image.path)
+    is_frame = image.modality in PET and name is not None and name[1]
+    return (image.path.parent, image.modality, name) if is_frame else None
+
+
+def _of_one_scan(opened: _Opened) -> Hashable:
+    """What files have in common that may be frames of one scan; of all others their path, which is theirs alone."""
+    path = opened.image.path
+    name = scan_name(path)
+    if opened.image.modality not in PET or opened.facts.n_frames > 1 or opened.is_derived or name is None:
+        return path
+    return _of_frames(opened.image) or (path.parent, opened.image.modality, name, grid_of(path))
+
+
+def _candidates(files: Sequence[_Opened], *, lacks_frames: bool) -> list[Candidate]:
+    """The scans of one file, or of files that may be frames of one scan, some of which cannot be read."""
+    first = files[0]
+    if first.image.modality not in PET:
+        return [_candidate(first, (first.image.path,), None)]
+    if first.facts.n_frames > 1 or first.is_derived:
+        return [_candidate(first, (first.image.path,), frames_of(first.said, first.facts.n_frames))]
+    if lacks_frames:
+        raise BrokenVolume(Reason.FRAME_FILES_APART)
+    by_path = {one.image.path: one for one in files}
+    frames = [FrameFile(path, one.said, number_of(path)) for path, one in by_path.items()]
+    parts = scans_among(frames, are_frames=_of_frames(first.image) is not None)
+    return [_candidate(by_path[paths[0]], paths, times) for paths, times in parts]
+
+
+def _candidate(opened: _Opened, paths: tuple[Path, ...], frames: Frames | None) -> Candidate:
+    image, said = opened.image, opened.said
     scan = Scan(
         image.subject_id,
-        session,
+        opened.session,
         image.modality,
-        (image.path,),
+        paths,
         image.taken,
         image.tracer,
         frames,
         image.is_registered,
         image.region,
     )
-    name = image_name(image.path.name)
     return Candidate(
         scan.subject_id,
         scan.session,
@@ -83,19 +147,11 @@ def _candidate(image: FoundImage, session: str, sidecars: Sidecars) -> Candidate
         image.path,
         lambda: scan,
         scan.taken,
-        is_derived=scan.is_registered or bool(name and {"space", "desc"} & name.entities.keys()),
-        voxel_mm3=facts.voxel_mm3,
-        number=_run(name),
+        is_derived=opened.is_derived,
+        voxel_mm3=opened.facts.voxel_mm3,
+        number=_run(image_name(image.path.name)),
         person=Person.of(said.get("PatientBirthDate"), said.get("PatientSex")),
     )
-
-
-def _frames(image: FoundImage, said: Mapping[str, Any], n_frames: int) -> Frames | None:
-    if image.modality not in PET:
-        return None
-    if names_another(str(said.get("TracerName") or ""), image.tracer):
-        raise BrokenVolume(Reason.TWO_TRACERS)
-    return frames_of(said, n_frames)
 
 
 def _run(name: ImageName | None) -> int:
@@ -111,6 +167,10 @@ def _is_of_no_use(file: Path) -> bool:
         return False
     is_prepared = name.entities.get("space") == TEMPLATE and name.entities.get("desc") in ("brain", "suvr")
     return is_prepared or name.entities.get("part", "mag") != "mag"
+
+
+def _left_out(image: FoundImage, broken: BrokenVolume) -> Quarantined:
+    return Quarantined(image.subject_id, image.modality, str(image.path), broken.reason)
 
 
 def _other_pet(file: Path) -> Quarantined:

@@ -10,6 +10,7 @@ from permmoe.data.image_names import image_name
 from permmoe.data.reasons import Reason
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.preparation.scan import MODALITIES, PET, Scan
+from permmoe.preparation.sources.frame_files import FrameFile, Parts, grid_of, number_of, scan_name, scans_among
 from permmoe.preparation.sources.image_facts import is_image, read_facts
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of, tracer_of
 from permmoe.tracers import canonical_tracer
@@ -42,12 +43,33 @@ def scan_of_file(
     is_registered = bool(name and name.is_in_template_space)
     if modality not in PET:
         return Scan(subject_id, session, modality, (file,), taken, is_registered=is_registered)
-    said = Sidecars.among(file.parent.glob("*.json")).of(file)
+    sidecars = Sidecars.among(file.parent.glob("*.json"))
+    said = sidecars.of(file)
     tracer = canonical_tracer(tracer) or (name.tracer if name else "") or tracer_of(said)
     region = name.region if name else ""
-    return Scan(
-        subject_id, session, modality, (file,), taken, tracer, frames_of(said, facts.n_frames), is_registered, region
-    )
+    if facts.n_frames == 1 and not is_registered:
+        files, frames = _with_frames_beside(file, sidecars)
+    else:
+        files, frames = (file,), frames_of(said, facts.n_frames)
+    return Scan(subject_id, session, modality, files, taken, tracer, frames, is_registered, region)
+
+
+def _with_frames_beside(file: Path, sidecars: Sidecars) -> Parts:
+    """The scan that a PET file of one volume is of: with the files beside it that are frames of the same scan."""
+    name = scan_name(file)
+    is_frame = name is not None and name[1]
+    beside = [one for one in sorted(file.parent.iterdir()) if is_image(one) and scan_name(one) == name] if name else []
+    if not is_frame:
+        beside = [file, *(one for one in beside if one != file and _are_on_one_grid(one, file))]
+    frames = [FrameFile(one, sidecars.of(one), number_of(one)) for one in beside]
+    return next(parts for parts in scans_among(frames, are_frames=is_frame) if file in parts[0])
+
+
+def _are_on_one_grid(one: Path, other: Path) -> bool:
+    try:
+        return grid_of(one) == grid_of(other)
+    except BrokenVolume:
+        return False
 
 
 def _image_of(file: Path) -> Path:

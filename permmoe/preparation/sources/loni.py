@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from permmoe.data.image_file import BrokenVolume
@@ -23,7 +23,8 @@ from permmoe.preparation.progress import Progress, Step, counted, unseen
 from permmoe.preparation.scan import PET, Scan
 from permmoe.preparation.sources.archive import Told
 from permmoe.preparation.sources.choosing import Candidate, day_label
-from permmoe.preparation.sources.image_facts import is_image, read_facts
+from permmoe.preparation.sources.frame_files import FrameFile, scans_among
+from permmoe.preparation.sources.image_facts import ImageFacts, is_image, read_facts
 from permmoe.preparation.sources.series_rules import SeriesFacts, SeriesRules
 from permmoe.preparation.sources.sidecars import Sidecars, frames_of
 from permmoe.tracers import modality_of, tracer_in
@@ -32,6 +33,7 @@ ID, SUBJECT, MODALITY, DESCRIPTION = "Image Data ID", "Subject", "Modality", "De
 """Columns of the search's table."""
 _DAY = re.compile(r"(\d{4})-(\d{2})-(\d{2})_\d{2}_\d{2}_\d{2}(?:\.\d+)?")
 _IMAGE = re.compile(r"I?(\d+)", re.IGNORECASE)
+_FRAME = re.compile(r"frame[\W_]*(\d+)", re.IGNORECASE)
 _XML = re.compile(r".*_I(\d+)\.xml", re.IGNORECASE)
 
 
@@ -80,18 +82,25 @@ class LoniDownload:
         for file in files:
             if is_image(file) and not file.name.lower().endswith(".hdr") and _place_of(file):
                 folders[file.parent].append(file)
-        candidates: list[Candidate] = []
+        scans: dict[Hashable, list[_Opened]] = defaultdict(list)
         items: list[Quarantined] = []
         for images in counted(folders.values(), Step.IMAGES_OPENED, progress):
             told = self.told(images[0])
             if told is None:
                 continue
             try:
-                if len(images) > 1:
+                opened = [_opened(file, told, rules, sidecars) for file in images]
+                if len(opened) > 1 and not all(one.may_be_frame for one in opened):
                     raise BrokenVolume(Reason.SEVERAL_IMAGES)
-                candidates.append(_candidate(images[0], told, rules, sidecars))
+                scans[_of_one_scan(opened[0])] += opened
             except BrokenVolume as broken:
                 items.append(Quarantined(told.subject_id, "", str(images[0]), broken.reason))
+        candidates: list[Candidate] = []
+        for parts in scans.values():
+            try:
+                candidates.append(_candidate(parts))
+            except BrokenVolume as broken:
+                items += [Quarantined(p.told.subject_id, p.modality, str(p.file), broken.reason) for p in parts]
         return candidates, items
 
 
@@ -120,20 +129,62 @@ def _place_of(file: Path) -> _Place | None:
     return _Place(subject, description, taken, number[1])
 
 
-def _candidate(file: Path, told: Told, rules: SeriesRules, sidecars: Sidecars) -> Candidate:
+@dataclass(frozen=True)
+class _Opened:
+    """An image whose header and sidecars were read."""
+
+    file: Path
+    told: Told
+    modality: str
+    tracer: str
+    rank: int
+    facts: ImageFacts
+    said: Mapping[str, Any]
+
+    @property
+    def may_be_frame(self) -> bool:
+        """Whether it is PET of one volume."""
+        return self.modality in PET and self.facts.n_frames == 1
+
+    @property
+    def frame(self) -> int | None:
+        """The number of the frame that the description says it is; None where it says nothing."""
+        match = _FRAME.search(self.told.description)
+        return int(match[1]) if match and self.may_be_frame else None
+
+
+def _opened(file: Path, told: Told, rules: SeriesRules, sidecars: Sidecars) -> _Opened:
     kind = rules.kind_of(SeriesFacts(told.description, told.scanner))
     if isinstance(kind, Reason):
         raise BrokenVolume(kind)
-    said = sidecars.of(file)
     tracer = (kind.tracer or tracer_in(told.description) or "") if kind.name == "pet" else ""
     modality = modality_of(tracer) or kind.name
     if modality == "pet":
         raise BrokenVolume(Reason.OTHER_TRACER)
-    facts = read_facts(file, modality)
-    frames = frames_of(said, facts.n_frames) if modality in PET else None
-    scan = Scan(told.subject_id, day_label(told.taken), modality, (file,), told.taken, tracer, frames)
+    return _Opened(file, told, modality, tracer, kind.rank, read_facts(file, modality), sidecars.of(file))
+
+
+def _of_one_scan(opened: _Opened) -> Hashable:
+    """What frames of one scan have in common, by their descriptions; of all others their folder, theirs alone."""
+    if opened.frame is None:
+        return opened.file.parent
+    told = opened.told
+    return told.subject_id, told.taken, opened.modality, _FRAME.sub("", told.description)
+
+
+def _candidate(parts: Sequence[_Opened]) -> Candidate:
+    """The scan of one file, or of its frames."""
+    first, told = parts[0], parts[0].told
+    files: tuple[Path, ...] = (first.file,)
+    if len(parts) > 1 or first.frame is not None:
+        of_one = [FrameFile(one.file, one.said, one.frame) for one in parts]
+        [(files, frames)] = scans_among(of_one, are_frames=True)
+    else:
+        frames = frames_of(first.said, first.facts.n_frames) if first.modality in PET else None
+    scan = Scan(told.subject_id, day_label(told.taken), first.modality, files, told.taken, first.tracer, frames)
+    voxel_mm3 = first.facts.voxel_mm3
     return Candidate(
-        scan.subject_id, scan.session, modality, file, lambda: scan, told.taken, False, kind.rank, facts.voxel_mm3
+        scan.subject_id, scan.session, scan.modality, first.file, lambda: scan, told.taken, False, first.rank, voxel_mm3
     )
 
 

@@ -49,12 +49,20 @@ def scans_among(series: Sequence[Series]) -> list[Parts]:
         raise BrokenVolume(Reason.FRAMES_APART)
     if len(set(starts)) == 1:
         return [(one,) for one in series]
-    timed = sorted(zip(starts, durations, series, strict=True), key=lambda frame: frame[0])
-    for (start, duration, _), (following, _, _) in pairwise(timed):
-        assert duration is not None
-        if abs(following - start - duration) > min(LARGEST_GAP_SECONDS, duration / 2):
-            raise BrokenVolume(Reason.FRAMES_APART)
-    return [tuple(one for _, _, one in timed)]
+    order = following([(start, duration or 0.0) for start, duration in zip(starts, durations, strict=True)])
+    if order is None:
+        raise BrokenVolume(Reason.FRAMES_APART)
+    return [tuple(series[i] for i in order)]
+
+
+def following(times: Sequence[tuple[float, float]]) -> list[int] | None:
+    """The order in which frames of these starts and durations, seconds, follow each other; None where they do not."""
+    order = sorted(range(len(times)), key=lambda i: times[i][0])
+    for one, other in pairwise(order):
+        start, duration = times[one]
+        if abs(times[other][0] - start - duration) > min(LARGEST_GAP_SECONDS, duration / 2):
+            return None
+    return order
 
 
 def frames_of_parts(parts: Parts) -> Frames:

@@ -58,7 +58,7 @@ def frames_of(said: Mapping[str, Any], n_frames: int) -> Frames | None:
 
     Raises BrokenVolume where several frames have no times, or other times than theirs.
     """
-    starts, durations = (_seconds(said.get(key)) for key in ("FrameTimesStart", "FrameDuration"))
+    starts, durations = (seconds_of(said.get(key)) for key in ("FrameTimesStart", "FrameDuration"))
     if not durations or not starts:
         if n_frames > 1:
             raise BrokenVolume(Reason.NO_FRAME_TIMES)
@@ -71,7 +71,7 @@ def frames_of(said: Mapping[str, Any], n_frames: int) -> Frames | None:
     return Frames(starts, durations)
 
 
-def _seconds(value: object) -> tuple[float, ...]:
+def seconds_of(value: object) -> tuple[float, ...]:
     """A list of seconds, or a single number of them; empty where there is none."""
     values = value if isinstance(value, list) else [value]
     numbers = tuple(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool))
