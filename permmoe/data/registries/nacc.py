@@ -35,6 +35,7 @@ from permmoe.data.registries.uds_ranges import UDS_RANGES, is_code, measured
 from permmoe.data.table_files import Row, TableFile, column_key
 from permmoe.data.target_rule import Assessment, TargetRule
 from permmoe.errors import DataError, nearest
+from permmoe.tracers import canonical_tracer
 
 SCORE_COLUMNS = {"cdr-sb": ("CDRSUM",), "cdr-global": ("CDRGLOB",), "mmse": ("NACCMMSE",)}
 DIAGNOSES = {1: "CN", 2: "Impaired", 3: "MCI", 4: "Dementia"}
@@ -42,6 +43,10 @@ DIAGNOSES = {1: "CN", 2: "Impaired", 3: "MCI", 4: "Dementia"}
 VISIT = ("VISITYR", "VISITMO", "VISITDAY")
 IMAGE_DAYS = (("MRIYR", "MRIMO", "MRIDY"),)
 IMAGE_DATES = ("SCANDATE", "SCANDT")
+TRACERS = {
+    2: "PiB", 3: "AV45", 4: "FBB", 5: "NAV4694", 6: "AV1451", 7: "MK6240", 8: "PI2620", 9: "GTP1",
+}  # fmt: skip
+"""TRACER of SCAN's tables of PET (1 is FDG, 99 unknown), as NACC's own `nacc-attribute-deriver` reads it."""
 _NACCID = re.compile(r"NACC\d{6}")
 _PLACEHOLDER = re.compile(r"8{2,}\.8{3,}|9{2,}\.9{3,}|8{3,}|9{3,}")
 """How tables of images write that nothing was computed: 88.8888, 9999.999; 9.9 and 99.9 are numbers."""
@@ -113,9 +118,9 @@ def _read(folder: Path, score: str, columns: Sequence[str]) -> RegistryTables:
                 age_years=measured("NACCAGE", parse_number(row.get("NACCAGE", ""))),
             )
         )
-    place_columns = ["NACCID", *VISIT, *(name for days in IMAGE_DAYS for name in days), *IMAGE_DATES]
+    place_columns = ["NACCID", *VISIT, *(name for days in IMAGE_DAYS for name in days), *IMAGE_DATES, "TRACER"]
     in_order = [uds, *(path for path in paths if path != uds)]
-    numbers = read_numbers(in_order, columns, place_columns, _locate, _measured) if columns else []
+    numbers = read_numbers(in_order, columns, place_columns, _locate, _measured, _tracer) if columns else []
     return RegistryTables(dict(assessments), sites, numbers, items, [f"visits are from {uds.name}"])
 
 
@@ -151,6 +156,13 @@ def _measured(column: str, text: str, number: float | None) -> float | None:
         return measured(column, number)
     is_code = number == -4 and not column_key(column).startswith(_SIGNED)
     return None if is_code or _PLACEHOLDER.fullmatch(text) else number
+
+
+def _tracer(row: Row) -> str:
+    """The tracer of a row of SCAN's, by its code or its name."""
+    text = row.get("TRACER", "")
+    code = _whole(text)
+    return TRACERS.get(code, "") if code is not None else canonical_tracer(text) or text
 
 
 def _score(row: Row, score: str) -> float | None:

@@ -36,11 +36,12 @@ def read_numbers(
     place_columns: Iterable[str],
     locate: Callable[[TableFile], Located | None],
     measured: Measured,
+    tracer_of: Callable[[Row], str] = lambda row: "",
 ) -> list[NumberTable]:
     """The tables that have some of the columns.
 
-    A column is read from the first of the tables that have it, of those whose rows `locate` can find. Raises DataError
-    for a column that none of them has.
+    `tracer_of` says of which PET tracer a row is. A column is read from the first of the tables that have it, of those
+    whose rows `locate` can find. Raises DataError for a column that none of them has.
     """
     headers = {path: header_of(path) for path in paths}
     missing = list(dict.fromkeys(columns))
@@ -54,7 +55,9 @@ def read_numbers(
         located = locate(table)
         if located is None:
             continue
-        tables.append(NumberTable(path.name, own, _rows(table, own, located.place, measured), located.is_of_scans))
+        tables.append(
+            NumberTable(path.name, own, _rows(table, own, located.place, measured, tracer_of), located.is_of_scans)
+        )
         missing = [name for name in missing if name not in own]
     if missing:
         known = {name for header in headers.values() for name in header}
@@ -70,7 +73,9 @@ def _hint(word: str, known: set[str]) -> str:
     return hint if hint.startswith("did you mean") else "download the table that has it"
 
 
-def _rows(table: TableFile, columns: Sequence[str], place: Place, measured: Measured) -> dict[str, list[NumberRow]]:
+def _rows(
+    table: TableFile, columns: Sequence[str], place: Place, measured: Measured, tracer_of: Callable[[Row], str]
+) -> dict[str, list[NumberRow]]:
     """Rows with at least one of the numbers."""
     of: dict[str, list[NumberRow]] = defaultdict(list)
     for _, row in table.rows:
@@ -80,7 +85,7 @@ def _rows(table: TableFile, columns: Sequence[str], place: Place, measured: Meas
         subject, day = where
         values = dict(_values(row, columns, measured))
         if values:
-            of[subject].append(NumberRow(day, values))
+            of[subject].append(NumberRow(day, values, tracer_of(row)))
     return dict(of)
 
 

@@ -40,6 +40,7 @@ from permmoe.data.registries.uds_ranges import UDS_RANGES, is_code, measured
 from permmoe.data.table_files import Row, TableFile, column_key
 from permmoe.data.target_rule import Assessment, TargetRule
 from permmoe.errors import DataError
+from permmoe.tracers import canonical_tracer
 
 SITE = "OASIS3"
 ENTRY = date(2000, 1, 1)
@@ -58,6 +59,8 @@ LABELS = (
 """Columns that hold labels: each names a subject and a day."""
 QUALITY = ("FS QC Status", "FreeSurfer QC Status", "PET TC QC Status")
 """Where one of these is filled, only rows that passed are read: `Passed`, `Passed with edits`."""
+TRACER = "tracer"
+"""What PUP's table and that of Centiloids call a scan's tracer by: `PIB`, `AV45`, `AV1451`."""
 _LABEL = re.compile(r"(OAS3\d{4})_.+_d(-?\d+)")
 _SUBJECT = re.compile(r"OAS3\d{4}")
 _WHERE = (*SUBJECTS, *LABELS, "days_to_visit")
@@ -125,7 +128,7 @@ def _read(mci: MciBy, folder: Path, score: str, columns: Sequence[str]) -> Regis
         by_form = flags.get((subject, day), "") or _by_words(row.get("DX1", ""))
         diagnosis = _by_cdr(row) if mci == "cdr" else by_form
         assessments[subject].append(Assessment(taken, value, diagnosis, f"d{day:04d}", age_years=age))
-    numbers = read_numbers(paths, columns, [*_WHERE, *QUALITY], _locate, _measured) if columns else []
+    numbers = read_numbers(paths, columns, [*_WHERE, *QUALITY, TRACER], _locate, _measured, _tracer) if columns else []
     return RegistryTables(dict(assessments), dict.fromkeys(assessments, SITE), numbers, items, notes)
 
 
@@ -162,6 +165,11 @@ def _place(table: TableFile) -> Place | None:
 def _measured(column: str, text: str, number: float | None) -> float | None:
     """Numbers of UDS forms within their range; of what was measured in images, all."""
     return measured(column, number) if column_key(column) in UDS_RANGES else number
+
+
+def _tracer(row: Row) -> str:
+    name = row.get(column_key(TRACER), "")
+    return canonical_tracer(name) or name
 
 
 def _number(row: Row, column: str) -> float | None:

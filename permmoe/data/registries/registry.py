@@ -22,7 +22,9 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
+from permmoe.data.table_files import column_key
 from permmoe.data.target_rule import Assessment, NumberSource, TargetRule, with_last_known
+from permmoe.data.tracer_rule import is_read
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality
 
@@ -36,6 +38,8 @@ class NumberRow:
 
     day: date
     values: Mapping[str, float]
+    tracer: str = ""
+    """The PET tracer by its canonical name, or as the table calls it; empty where the table tells none."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def select_visits(
     found = registry.read(tables, score, [column for column in columns if column != AGE])
     last_day = (today or date.today()) if registry.has_calendar else date.max
     assessments = {
-        subject: with_numbers(_until(last_day, visits), subject, found.numbers, rule)
+        subject: with_numbers(_until(last_day, visits), subject, found.numbers, rule, modalities)
         for subject, visits in found.assessments.items()
     }
     future = [
@@ -143,12 +147,17 @@ def _until(last_day: date, visits: Iterable[Assessment]) -> list[Assessment]:
 
 
 def with_numbers(
-    visits: Iterable[Assessment], subject: str, tables: Sequence[NumberTable], rule: TargetRule
+    visits: Iterable[Assessment],
+    subject: str,
+    tables: Sequence[NumberTable],
+    rule: TargetRule,
+    modalities: Sequence[Modality],
 ) -> list[Assessment]:
     """A subject's visits with the numbers of each table's row that is nearest in time, where those come from, and ages.
 
     Scans lie within the rule's window of images, other rows within that of tables. All numbers of a table come from one
-    row, so that they are of one scan or one test; of two rows as near, from the earlier one.
+    row, so that they are of one scan or one test; of two rows as near, from the earlier one. Rows of PET tracers that a
+    modality does not read give it none.
     """
     given = []
     for visit in visits:
@@ -156,14 +165,28 @@ def with_numbers(
         if visit.age_years is not None:
             values[AGE] = visit.age_years
         for table in tables:
-            rows = table.rows.get(subject, ())
-            near = min(rows, key=lambda row: (abs(row.day - visit.taken), row.day), default=None)
-            window = rule.image_window_days if table.is_of_scans else rule.table_window_days
-            if near is not None and abs(near.day - visit.taken) <= timedelta(days=window):
-                values |= near.values
-                given_by |= {column: NumberSource(table.file, column) for column in near.values}
+            window = timedelta(days=rule.image_window_days if table.is_of_scans else rule.table_window_days)
+            near = [row for row in table.rows.get(subject, ()) if abs(row.day - visit.taken) <= window]
+            near.sort(key=lambda row: (abs(row.day - visit.taken), row.day))
+            for modality in modalities:
+                row = next((row for row in near if is_read(modality, row.tracer)), None)
+                found = row.values if row else {}
+                for column in filter(found.__contains__, kind_of(modality).adni_columns(modality)):
+                    values[column] = found[column]
+                    tracer = row.tracer if row and is_of_its_tracer(column) else ""
+                    given_by[column] = NumberSource(table.file, column, tracer)
         given.append(replace(visit, values=values, given_by=given_by))
     return given
+
+
+def is_of_its_tracer(column: str) -> bool:
+    """Whether numbers of a column can be compared for one PET tracer alone: uptake ratios and binding potentials.
+
+    Centiloids are made to be compared, also where their column says what they are made from.
+    """
+    words = column_key(column).split("_")
+    is_uptake = any(word.endswith(("SUVR", "FBP")) for word in words)
+    return is_uptake and not words[0].startswith("CENTIL")
 
 
 def _scanned(modalities: Sequence[Modality], tables: Sequence[NumberTable]) -> list[str]:

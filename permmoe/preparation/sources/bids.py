@@ -50,11 +50,11 @@ def bids_scans(files: Sequence[Path], progress: Progress = unseen) -> tuple[list
         except BrokenVolume as broken:
             items.append(_left_out(image, broken))
             lacking.add(_of_frames(image))
-    for scan, files in scans.items():
+    for scan, opened_files in scans.items():
         try:
-            candidates += _candidates(files, lacks_frames=scan in lacking)
+            candidates += _candidates(opened_files, lacks_frames=scan in lacking)
         except BrokenVolume as broken:
-            items += [_left_out(one.image, broken) for one in files]
+            items += [_left_out(one.image, broken) for one in opened_files]
     return candidates, items
 
 

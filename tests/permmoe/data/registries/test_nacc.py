@@ -115,6 +115,23 @@ def test_tables_of_images_are_joined_by_date_and_their_placeholders_are_empty(tm
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "tracer"), [("2", "PiB"), ("5.0", "NAV4694"), ("florbetapir", "AV45"), ("99", ""), ("", "")]
+)
+def test_an_uptake_ratio_of_scan_has_the_tracer_of_its_row(tmp_path: Path, written: str, tracer: str) -> None:
+    folder = uds(tmp_path / "t", "NACC000001,186,I,3,3,15,2015,1,70,1.5,0.5,29,3")
+    write_lines(
+        folder / "investigator_scan_amyloidpetgaain_nacc71.csv",
+        "NACCID,NACCADC,SCANDATE,TRACER,CENTILOIDS,GAAIN_SUMMARY_SUVR",
+        f"NACC000001,186,2015-07-02,{written},41.5,1.3",
+    )
+    ratio = Modality(name="ratio", kind="tabular", columns=("GAAIN_SUMMARY_SUVR",))
+    amyloid = Modality(name="amyloid", kind="tabular", columns=("CENTILOIDS",))
+    (visit,) = select_visits(nacc(), folder, None, RULE, [ratio, amyloid]).visits
+    assert visit.tables == {"ratio": (1.3,), "amyloid": (41.5,)}
+    assert visit.tracers == ({"ratio": tracer} if tracer else {})
+
+
 @pytest.mark.parametrize(("text", "value"), [("-4", -4.0), ("9.9", 9.9), ("99.9", 99.9), ("999.999", None)])
 def test_a_number_of_centiloids_is_missing_only_where_no_brain_can_have_it(
     tmp_path: Path, text: str, value: float | None

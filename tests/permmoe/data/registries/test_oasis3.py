@@ -101,6 +101,31 @@ def test_numbers_come_from_the_nearest_scan_that_passed(tmp_path: Path) -> None:
     assert visit.session == "d0100"
 
 
+PUP = Modality(name="pup", kind="tabular", columns=("PET_fSUVR_TOT_CORTMEAN",))
+
+
+@pytest.mark.parametrize(
+    ("tracers", "expected"),
+    [((), (1.1, "AV45")), (("PiB",), (1.9, "PiB")), (("FBB",), None)],
+    ids=["any, so the nearest", "the listed one", "one that the subject has not"],
+)
+def test_uptake_ratios_have_the_tracer_of_their_row_and_others_than_listed_are_not_taken(
+    tmp_path: Path, tracers: tuple[str, ...], expected: tuple[float, str] | None
+) -> None:
+    folder = tables(tmp_path / "t", b4("OAS30001", 100, "0.5", "1"))
+    write_lines(
+        tmp_path / "t" / "OASIS3_PUP.csv",
+        "PUP_PUPTIMECOURSEDATA ID,tracer,PET TC QC Status,PET_fSUVR_TOT_CORTMEAN,Centil_fSUVR_TOT_CORTMEAN",
+        "OAS30001_AV45_PUPTIMECOURSE_d0105,AV45,Passed,1.1,11",
+        "OAS30001_PIB_PUPTIMECOURSE_d0129,PIB,Passed,1.9,19",
+    )
+    modality = PUP.model_copy(update={"tracers": tracers})
+    centiloid = Modality(name="cl", kind="tabular", columns=("Centil_fSUVR_TOT_CORTMEAN",))
+    (visit,) = select_visits(oasis3(), folder, None, RULE, [modality, centiloid]).visits
+    assert visit.tables.get("pup") == (expected and (expected[0],)) and visit.tables["cl"] == (11.0,)
+    assert visit.tracers == ({"pup": expected[1]} if expected else {}), "Centiloids are of no one tracer"
+
+
 def test_codes_of_the_uniform_data_set_are_no_numbers(tmp_path: Path) -> None:
     rows = [b4(f"OAS3000{n}", 0, "0.5", "1") for n in (1, 2, 3, 4)]
     folder = tables(tmp_path / "t", *rows)
