@@ -31,6 +31,7 @@ from permmoe.preparation.pictures import write_pictures
 from permmoe.preparation.prepared_folder import claimed, describe
 from permmoe.preparation.progress import Progress, Step, unseen
 from permmoe.preparation.quality.judged import Judged, failed
+from permmoe.preparation.quality.one_person import with_one_person_each
 from permmoe.preparation.quality.rules import Verdict, judge
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.settings import PreparationSettings
@@ -105,7 +106,10 @@ def _prepare(
     by_subject, doubtful = _by_subject(found.scans)
     results = _prepared(by_subject, out, settings, workers, progress)
     derivatives = [d for result in results for d in result.derivatives]
-    judgements = judge([d.metrics for d in derivatives])
+    metrics = [d.metrics for d in derivatives]
+    # In template space every brain is of about the same volume: it is held against others of its kind alone.
+    heads = [(d.scan.subject_id, d.scan.is_registered) for d in derivatives]
+    judgements = with_one_person_each(heads, metrics, judge(metrics))
     judged = tuple(
         Judged(d.scan.subject_id, d.scan.session, d.scan.modality, d.metrics, judgement, Path(), file=str(d.image))
         for d, judgement in zip(derivatives, judgements, strict=True)

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,30 @@ def test_each_step_is_counted_to_its_end_without_subjects_and_files(
     }  # fmt: skip
     assert list(last) == [step for step in Step if step is not Step.LEFT_OUT], "steps begin in the order of the work"
     assert [done for step, done, _ in told if step is Step.PREPARED] == [0, 1, 2, 3, 4, 5]
+
+
+def test_t1s_of_two_heads_under_one_identifier_are_used_and_to_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for session, volume in (("a", 1200), ("b", 1500)):
+        write_scans(tmp_path / "raw", "01", [f"anat/{{}}_acq-{volume}_T1w"])
+        if session == "b":
+            folder = tmp_path / "raw" / "sub-01" / "ses-b" / "anat"
+            folder.mkdir(parents=True)
+            made = tmp_path / "raw" / "sub-01" / "ses-a" / "anat" / f"sub-01_ses-a_acq-{volume}_T1w.nii.gz"
+            made.rename(folder / made.name.replace("ses-a", "ses-b"))
+    make = StandIn()
+
+    def prepared(scan: Scan, *others: Any) -> PreparedImage:
+        image = make(scan, *others)
+        volume_ml = 1200.0 if "acq-1200" in scan.files[0].name else 1500.0
+        return replace(image, measured=replace(image.measured, mask_ml=volume_ml))
+
+    monkeypatch.setattr(subject_room, "_prepared", prepared)
+    done = prepare_folder(tmp_path / "raw", tmp_path / "out", SETTINGS)
+    assert len(done.usable) == 2 and not len(done.left_out)
+    for row in listed(tmp_path / "out" / "images.csv"):
+        assert row["verdict"] == "look" and "two people may be under one identifier" in ";".join(row.values())
 
 
 def test_scans_that_are_left_out_are_counted_as_they_are_met(source: Path, tmp_path: Path, stand_in: StandIn) -> None:
