@@ -264,6 +264,8 @@ def _pet(
     log_shading = _on_voxels(scanner.pet_shading, SHADING_SPACING_MM, anatomy)
     diluted = uptake * (1 - np.float32(0.3) * head.channels["ventricles"]) * np.exp(log_shading)
     blurred = _blur(_volume(diluted, anatomy), scanner.pet_fwhm_mm * _FWHM_TO_SIGMA, anatomy)[anatomy.brain]
+    # A load a little below zero, multiplied where its pattern lies, can take more than there is; no count is negative.
+    blurred = np.clip(blurred, 0, None)
     grain = _blur(rng.standard_normal(anatomy.grid.shape, dtype=np.float32), _PET_GRAIN_SIGMA_MM, anatomy)
     grain = (grain / grain.std())[anatomy.brain]
     noisy = np.clip(blurred + grain * np.float32(scanner.pet_noise) * np.sqrt(blurred), 0, None)
