@@ -13,14 +13,12 @@ from permmoe.runtime.command_line import run
 from permmoe_simulation.cohort_figures import drawn, figures
 from permmoe_simulation.cohort_page import cohort_page
 from permmoe_simulation.published_cohort import published
-
-DEVELOPMENT_SEED = 10
-"""No study reports a cohort of the seeds 10 to 19."""
+from permmoe_simulation.studies.recipe_choice import DEVELOPMENT_SEEDS
 
 
 def describe(
     config: Annotated[Path, typer.Option(help="YAML of a cohort.")] = Path("configs/cohorts/adni-like.yaml"),
-    seed: Annotated[int, typer.Option(help="Of both cohorts.")] = DEVELOPMENT_SEED,
+    seed: Annotated[int, typer.Option(help="Of both cohorts.")] = DEVELOPMENT_SEEDS[0],
     out: Annotated[Path, typer.Option(help="The Markdown page.")] = Path("docs/cohort.md"),
 ) -> None:
     """Set the cohort of a configuration, and the default one of its size, beside published figures. Takes seconds."""

@@ -232,6 +232,18 @@ def images(subject: Subject, realism: Realism) -> dict[str, np.ndarray]:
     return dict(render(subject, quiet, anatomy, 1, MODALITIES, realism))
 
 
+@pytest.mark.parametrize("pattern", [-3.0, 0.0, 3.0])
+def test_a_load_below_zero_where_its_pattern_lies_leaves_no_image_without_numbers(
+    person: Subject, pattern: float
+) -> None:
+    """Of less uptake than none the square root, which scales the noise, was no number."""
+    latents = replace(person.latents, amyloid=-0.6, tau=-0.6, neurodegeneration=0.0)
+    below = replace(person, latents=latents, patterns=Patterns(amyloid=pattern, tau=pattern))
+    scanner, anatomy = site_scanner(1, below.site.code, 0.0), load_anatomy(GRID)
+    for volume in render(below, scanner, anatomy, 1, MODALITIES, ADNI_LIKE).values():
+        assert np.isfinite(volume).all() and volume.min() >= 0 < volume.max()
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_pattern_shows_in_where_and_hardly_in_a_whole_brain_average(person: Subject, modality: str) -> None:
     front, back = (
