@@ -164,7 +164,7 @@ def test_the_default_is_chosen_among_choices_that_are_one_model_for_all_combinat
         ),
         ({"regimes": {"cohort-10": {}}}, "has one cohort"),
         ({"regimes": {"x": {}, "y": {"data": {"synthetic": {"seed": 20}}}}}, "regime y .*from 10 to 19"),
-        ({"data": {"planted": {}}, "regimes": {"x": {}, "y": {}}}, "regime x .*no synthetic cohort"),
+        ({"data": {"table": "diabetes"}, "regimes": {"x": {}, "y": {}}}, "regime x .*no synthetic cohort"),
     ],
 )
 def test_a_search_that_is_not_fair_is_refused(changes: dict[str, Any], message: str) -> None:
