@@ -111,7 +111,7 @@ def candidates(study: StudyConfig, results: pd.DataFrame) -> dict[str, tuple[Can
         cells = pd.MultiIndex.from_product([names, list(study.regimes), seeds])
         shape = (len(names), len(study.regimes), len(seeds), -1)
         figures = np.asarray(table.reindex(cells), dtype=np.float64).reshape(shape)
-        has_it: Array = np.isfinite(figures).any(axis=0, keepdims=True)
+        has_it = np.asarray(np.isfinite(figures).any(axis=0, keepdims=True))
         averaged = np.where(has_it.any(axis=-1), _mean_where(figures, has_it), nan).mean(axis=-1)
         found[method] = tuple(Candidate(method, recipe, averaged[i]) for i, recipe in enumerate(recipes))
     return found
