@@ -12,7 +12,7 @@ from permmoe.preparation.scan import PET
 from permmoe.prepared import Prepared
 from permmoe.tracers import canonical_tracer
 
-METHOD = "permmoe 1"
+METHOD = "permmoe 2"
 """Raised whenever a scan would be prepared in a way that a model could tell."""
 
 GRIDS = {

@@ -17,7 +17,7 @@ from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason, Remedy
 from permmoe.preparation.derivatives import Derivative, finished, write_derivative, write_refusal
 from permmoe.preparation.images.image import Image
-from permmoe.preparation.images.prepare import PreparedImage, prepare_flair, prepare_pet, prepare_t1
+from permmoe.preparation.images.prepare import LeadingT1, PreparedImage, prepare_flair, prepare_pet, prepare_t1
 from permmoe.preparation.quality.of_prepared import metrics_of
 from permmoe.preparation.quality.rules import Verdict, judge_alone
 from permmoe.preparation.scan import Scan
@@ -85,7 +85,7 @@ class _Work:
 
     def _made(self, scan: Scan, leading: Derivative | None, recipe: str) -> Derivative | Reason:
         grid = self.settings.grid
-        t1 = leading.load(grid) if leading else None
+        t1 = LeadingT1(leading.load(grid), read_frames(leading.scan)[0]) if leading else None
         region = self.settings.region(scan.modality, scan.tracer)
         try:
             image = _prepared(scan, grid, region, t1)
@@ -95,10 +95,12 @@ class _Work:
             write_refusal(self.out, scan, broken.reason, recipe)
             return broken.reason
         prepared = self.settings.prepared_as(scan.modality, scan.tracer)
-        return write_derivative(self.out, scan, image, recipe, prepared, metrics_of(image, scan.modality, grid, t1))
+        return write_derivative(
+            self.out, scan, image, recipe, prepared, metrics_of(image, scan.modality, grid, t1.prepared if t1 else None)
+        )
 
 
-def _prepared(scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
+def _prepared(scan: Scan, grid: VolumeGrid, region: str, t1: LeadingT1 | None) -> PreparedImage:
     frames = read_frames(scan)
     match scan.modality:
         case "t1":

@@ -13,7 +13,7 @@ from permmoe.data.image_file import BrokenVolume
 from permmoe.data.reasons import Reason
 from permmoe.data.volumes import grid_affine
 from permmoe.preparation.images.image import Image
-from permmoe.preparation.images.prepare import Measured, PreparedImage
+from permmoe.preparation.images.prepare import LeadingT1, Measured, PreparedImage
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.settings import PreparationSettings
 from tests.support.prepared_heads import AMYLOID, GRID, T1, head, mask
@@ -29,7 +29,7 @@ class StandIn:
         self.refused: set[str] = set()
         self.killed_at = -1
 
-    def __call__(self, scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
+    def __call__(self, scan: Scan, grid: VolumeGrid, region: str, t1: LeadingT1 | None) -> PreparedImage:
         if len(self.done) == self.killed_at:
             raise KeyboardInterrupt
         self.done.append((scan.subject_id, scan.modality, t1 is not None))

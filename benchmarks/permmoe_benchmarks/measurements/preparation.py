@@ -35,7 +35,7 @@ from permmoe.data.template import read_template
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.predict import load_model, predict
 from permmoe.preparation.images.image import Image, on_grid, template_image
-from permmoe.preparation.images.prepare import Measured, PreparedImage, prepare_pet, prepare_t1
+from permmoe.preparation.images.prepare import LeadingT1, Measured, PreparedImage, prepare_pet, prepare_t1
 from permmoe.preparation.quality.limits import MEASURES
 from permmoe.preparation.quality.metrics import ImageMetrics
 from permmoe.preparation.quality.of_prepared import metrics_of
@@ -153,7 +153,9 @@ def _phantom_trial(seed: int) -> dict[str, Any]:
     grid = SETTINGS.grid
     template = on_grid(template_image(read_template("t1")), grid, np.eye(4))
     mask = template.with_voxels((template.voxels > 0).astype(np.float32))
-    t1 = PreparedImage(template, mask, np.eye(4), True, Measured(1.0, 1.0))
+    t1 = LeadingT1(
+        PreparedImage(template, mask, np.eye(4), True, Measured(1.0, 1.0)), template_image(read_template("t1"))
+    )
     scan = Image(np.asarray(phantom.image.get_fdata(dtype=np.float32)), np.asarray(phantom.image.affine, np.float64))
     begun = time.perf_counter()
     found = prepare_pet([scan], [1200.0], SETTINGS.region("amyloid", ""), grid, t1)

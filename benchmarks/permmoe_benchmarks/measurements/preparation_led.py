@@ -24,7 +24,7 @@ from permmoe.data.image_file import BrokenVolume
 from permmoe.preparation.derivatives import Derivative, subject_label
 from permmoe.preparation.folder import prepare_folder
 from permmoe.preparation.images.image import Image, Matrix
-from permmoe.preparation.images.prepare import PreparedImage, prepare_flair, prepare_pet
+from permmoe.preparation.images.prepare import LeadingT1, PreparedImage, prepare_flair, prepare_pet
 from permmoe.preparation.quality.metrics import ImageMetrics
 from permmoe.preparation.quality.of_prepared import metrics_of
 from permmoe.preparation.quality.roc import Trial, account
@@ -114,8 +114,8 @@ def led_trials(raw: Path, led: Derivative, t1: Derivative, seed: int) -> list[Tr
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     grid = SETTINGS.grid
-    leading, found = t1.load(grid), led.load(grid)
-    off = _t1_to_scan(raw, t1, led, leading.matrix, found.matrix)
+    leading, found = LeadingT1(t1.load(grid), read_frames(t1.scan)[0]), led.load(grid)
+    off = _t1_to_scan(raw, t1, led, leading.prepared.matrix, found.matrix)
     trials = [Trial(led.metrics, float(errors_mm(off, np.eye(4)).mean()))]
     for by in DISPLACEMENTS_MM:
         wrong = displacement(by, seed)
@@ -124,11 +124,11 @@ def led_trials(raw: Path, led: Derivative, t1: Derivative, seed: int) -> list[Tr
         except BrokenVolume:
             continue
         error = float(errors_mm(off @ wrong, np.eye(4)).mean())
-        trials.append(Trial(metrics_of(moved, led.scan.modality, grid, leading), error))
+        trials.append(Trial(metrics_of(moved, led.scan.modality, grid, leading.prepared), error))
     return trials
 
 
-def _registered_at(led: Derivative, t1: PreparedImage, found: PreparedImage, wrong: Matrix) -> PreparedImage:
+def _registered_at(led: Derivative, t1: LeadingT1, found: PreparedImage, wrong: Matrix) -> PreparedImage:
     """The scan, prepared as if its registration had ended in another place."""
     scan, grid, matrix = led.scan, SETTINGS.grid, found.matrix @ wrong
     # With millimetres that are the template's by the wrong map, so that all else is done as ever.

@@ -1,8 +1,8 @@
 """From a scan as it was taken to an image of the brain on the template's grid, one function for each kind of scan.
 
 A T1 is cleared of its bias field and its skull and registered to the template by an affine map. The other scans of its
-subject follow it: they are registered to the T1 by a rigid map, and through it to the template, so that they are
-interpolated once and have its mask. Without a T1 a FLAIR is treated as a T1 is, by another metric, and PET is
+subject follow it: they are registered to the T1's whole head by a rigid map, and through it to the template, so that
+they are interpolated once and have its mask. Without a T1 a FLAIR is treated as a T1 is, by another metric, and PET is
 registered straight to the template and has its mask. Both are less certain: the result says so, and
 permmoe.preparation.quality judges it more strictly.
 """
@@ -20,7 +20,7 @@ from permmoe.config import VolumeGrid
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.reasons import Reason
 from permmoe.data.template import read_template
-from permmoe.data.volumes import grid_affine, head_centre_mm
+from permmoe.data.volumes import head_centre_mm
 from permmoe.preparation.images.bias_field import without_bias
 from permmoe.preparation.images.brain_mask import brain_mask
 from permmoe.preparation.images.image import Image, Matrix, isotropic, on_grid, onto, template_image
@@ -28,9 +28,9 @@ from permmoe.preparation.images.registration import (
     Metric,
     Registration,
     brain_to_template,
+    head_target,
     head_to_template,
     rigid,
-    target_of,
 )
 from permmoe.preparation.images.uptake import averaged, uptake_ratios
 
@@ -67,6 +67,15 @@ class PreparedImage:
     measured: Measured
 
 
+@dataclass(frozen=True)
+class LeadingT1:
+    """A T1 that tells where the brain lies in other scans of the same head."""
+
+    prepared: PreparedImage
+    head: Image
+    """As the scanner had it, with its skull."""
+
+
 def prepare_t1(head: Image, grid: VolumeGrid, *, is_registered: bool = False) -> PreparedImage:
     """A T1. `is_registered`: its millimetres are the template's already.
 
@@ -75,9 +84,7 @@ def prepare_t1(head: Image, grid: VolumeGrid, *, is_registered: bool = False) ->
     return _by_its_own_brain(head.canonical(), grid, "correlation", is_registered, is_t1=True)
 
 
-def prepare_flair(
-    head: Image, grid: VolumeGrid, t1: PreparedImage | None, *, is_registered: bool = False
-) -> PreparedImage:
+def prepare_flair(head: Image, grid: VolumeGrid, t1: LeadingT1 | None, *, is_registered: bool = False) -> PreparedImage:
     """A FLAIR of the T1's head; or without a T1, then by its own brain.
 
     Raises BrokenVolume where no registration is found, or where there is no T1 and no brain is found in it.
@@ -85,10 +92,10 @@ def prepare_flair(
     head = head.canonical()
     if t1 is None:
         return _alone(head, grid, is_registered)
-    found = _found(head, grid, t1, is_registered)
-    own = _binary(onto(t1.mask, head, np.linalg.inv(found.matrix)))
+    found, mask = _found(head, t1, is_registered), t1.prepared.mask
+    own = _binary(onto(mask, head, np.linalg.inv(found.matrix)))
     image = on_grid(without_bias(head, own), grid, found.matrix)
-    return _checked(image, t1.mask, found, Measured(found.agreement, found.lead), follows_t1=True)
+    return _checked(image, mask, found, Measured(found.agreement, found.lead), follows_t1=True)
 
 
 def prepare_pet(
@@ -96,7 +103,7 @@ def prepare_pet(
     durations_seconds: Sequence[float],
     region: str,
     grid: VolumeGrid,
-    t1: PreparedImage | None,
+    t1: LeadingT1 | None,
     *,
     is_registered: bool = False,
 ) -> PreparedImage:
@@ -105,8 +112,8 @@ def prepare_pet(
     Raises BrokenVolume where no registration is found, or the reference region lies outside of the scan.
     """
     whole = averaged([frame.canonical() for frame in frames], durations_seconds)
-    found = _found(whole.image, grid, t1, is_registered)
-    inside = t1.mask if t1 is not None else _template_mask(grid)
+    found = _found(whole.image, t1, is_registered)
+    inside = t1.prepared.mask if t1 is not None else _template_mask(grid)
     uptake = uptake_ratios(on_grid(whole.image, grid, found.matrix), grid, region)
     measured = Measured(
         found.agreement,
@@ -142,28 +149,17 @@ def _alone(head: Image, grid: VolumeGrid, is_registered: bool) -> PreparedImage:
         raise BrokenVolume(reason) from broken
 
 
-def _found(head: Image, grid: VolumeGrid, t1: PreparedImage | None, is_registered: bool) -> Registration:
+def _found(head: Image, t1: LeadingT1 | None, is_registered: bool) -> Registration:
     """The map from the template to a scan that is no T1."""
     if is_registered:
         return Registration(np.eye(4), 1.0, 1.0)
     centre = _centre_mm(head)
     if t1 is None:
         return head_to_template(head, centre)
-    t1_to_template = np.linalg.inv(t1.matrix)
-    brain = onto(t1.image, _own_field(t1.matrix, grid), t1_to_template)
-    to_scan = rigid(target_of(brain), head, centre)
-    return replace(to_scan, matrix=to_scan.matrix @ t1.matrix)
-
-
-def _own_field(template_to_t1: Matrix, grid: VolumeGrid) -> Image:
-    """Empty cubic voxels in a T1's own millimetres that hold all of the template's grid."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape])).reshape(3, -1).T
-    places = np.c_[corners, np.ones(8)] @ (template_to_t1 @ grid_affine(grid)).T
-    low, high = places[:, :3].min(0), places[:, :3].max(0)
-    affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    affine[:3, 3] = low
-    shape = np.ceil((high - low) / 2).astype(int) + 1
-    return Image(np.zeros(tuple(int(n) for n in shape), np.float32), affine)
+    own, matrix = t1.head.canonical(), t1.prepared.matrix
+    target = head_target(own, _binary(onto(t1.prepared.mask, own, np.linalg.inv(matrix))))
+    to_scan = rigid(target, head, centre)
+    return replace(to_scan, matrix=to_scan.matrix @ matrix)
 
 
 def _centre_mm(head: Image) -> Float64[np.ndarray, " 3"]:

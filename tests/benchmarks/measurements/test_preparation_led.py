@@ -12,7 +12,7 @@ import pytest
 from permmoe.data.volumes import grid_affine
 from permmoe.preparation.derivatives import Derivative, write_derivative
 from permmoe.preparation.images.image import Image, Matrix
-from permmoe.preparation.images.prepare import Measured, PreparedImage, prepare_pet
+from permmoe.preparation.images.prepare import LeadingT1, Measured, PreparedImage, prepare_pet
 from permmoe.preparation.quality.of_prepared import metrics_of
 from permmoe.preparation.quality.roc import Trial, account
 from permmoe.preparation.scan import Scan
@@ -40,7 +40,7 @@ def derivatives(folder: Path, off: Matrix) -> tuple[Derivative, Derivative]:
     t1 = PreparedImage(brain, inside, POSES["t1"], True, Measured(0.9, 0.5, mask_ml=1400.0))
     matrix = POSES["amyloid"] @ off
     frame = Image(head(AMYLOID), np.linalg.inv(matrix) @ POSES["amyloid"] @ grid_affine(GRID))
-    pet = prepare_pet([frame], [1.0], "whole_cerebellum", GRID, t1, is_registered=True)
+    pet = prepare_pet([frame], [1.0], "whole_cerebellum", GRID, LeadingT1(t1, brain), is_registered=True)
     pet = PreparedImage(pet.image, pet.mask, matrix, True, pet.measured)
     out = folder / "out"
     return (

@@ -12,7 +12,7 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.modality import Modality
 from permmoe.preparation import subject as subject_room
-from permmoe.preparation.images.prepare import PreparedImage
+from permmoe.preparation.images.prepare import LeadingT1, PreparedImage
 from permmoe.preparation.scan import Scan
 from permmoe.preparation.settings import GRIDS, PreparationSettings
 from permmoe.preparation.visits import prepare_visits
@@ -27,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[VolumeGrid, str]]:
     seen: list[tuple[VolumeGrid, str]] = []
     make = StandIn()
 
-    def made(scan: Scan, grid: VolumeGrid, region: str, t1: PreparedImage | None) -> PreparedImage:
+    def made(scan: Scan, grid: VolumeGrid, region: str, t1: LeadingT1 | None) -> PreparedImage:
         seen.append((grid, region))
         return make(scan, grid, region, t1)
 

@@ -8,12 +8,12 @@ import SimpleITK as sitk
 
 from permmoe.data.image_file import BrokenVolume
 from permmoe.preparation.images.registration import (
+    brain_target,
     brain_to_template,
     frame_onto,
     head_to_template,
     moved_mm,
     rigid,
-    target_of,
 )
 from tests.permmoe.preparation.images.heads import distances_mm, pose, posed, template_brain
 
@@ -27,7 +27,7 @@ def test_a_brain_that_is_turned_moved_and_scaled_is_found_to_a_millimetre() -> N
 
 def test_equal_brains_give_equal_maps() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # as the preparation does: threads add up in any order
-    target, scan = target_of(template_brain(4.0)), posed(template_brain(4.0), pose((5, 0, -10), (10, 0, 0)), 4.0)
+    target, scan = brain_target(template_brain(4.0)), posed(template_brain(4.0), pose((5, 0, -10), (10, 0, 0)), 4.0)
     maps = [rigid(target, scan, scan.centre_of_mass_mm()).matrix for _ in range(2)]
     assert np.array_equal(*maps)
 
@@ -37,7 +37,7 @@ def test_a_scan_of_another_contrast_is_found_by_a_rigid_map() -> None:
     flair = t1.with_voxels(np.interp(t1.voxels, [0, 0.2, 0.5, 0.75, 1], [0, 0.1, 0.8, 0.6, 0.5]).astype(np.float32))
     true = pose((-12, 8, 15), (-20, 10, 25))
     scan = posed(flair, true)
-    found = rigid(target_of(t1), scan, scan.centre_of_mass_mm())
+    found = rigid(brain_target(t1), scan, scan.centre_of_mass_mm())
     assert distances_mm(found.matrix, true).max() < 1.5
     assert np.allclose(np.linalg.svd(found.matrix[:3, :3], compute_uv=False), 1, atol=1e-6)
 
