@@ -139,8 +139,7 @@ def _registered_at(led: Derivative, t1: LeadingT1, found: PreparedImage, wrong: 
         seconds = scan.frames.durations_seconds if scan.frames else (1.0,) * len(frames)
         region = SETTINGS.region(scan.modality, scan.tracer)
         there = prepare_pet(frames, seconds, region, grid, t1, is_registered=True)
-    measured = replace(there.measured, agreement=found.measured.agreement, lead=found.measured.lead)
-    return replace(there, matrix=matrix, measured=measured)
+    return replace(there, matrix=matrix, measured=replace(there.measured, lead=found.measured.lead))
 
 
 def _t1_to_scan(raw: Path, t1: Derivative, led: Derivative, of_t1: Matrix, of_scan: Matrix) -> Matrix:

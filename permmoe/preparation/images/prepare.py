@@ -27,6 +27,7 @@ from permmoe.preparation.images.image import Image, Matrix, isotropic, on_grid, 
 from permmoe.preparation.images.registration import (
     Metric,
     Registration,
+    agreement_at,
     brain_to_template,
     head_target,
     head_to_template,
@@ -150,15 +151,14 @@ def _alone(head: Image, grid: VolumeGrid, is_registered: bool) -> PreparedImage:
 
 
 def _found(head: Image, t1: LeadingT1 | None, is_registered: bool) -> Registration:
-    """The map from the template to a scan that is no T1."""
-    if is_registered:
-        return Registration(np.eye(4), 1.0, 1.0)
-    centre = _centre_mm(head)
+    """The map from the template to a scan that is no T1; of one that is registered, how well it agrees with its T1."""
     if t1 is None:
-        return head_to_template(head, centre)
+        return Registration(np.eye(4), 1.0, 1.0) if is_registered else head_to_template(head, _centre_mm(head))
     own, matrix = t1.head.canonical(), t1.prepared.matrix
     target = head_target(own, _binary(onto(t1.prepared.mask, own, np.linalg.inv(matrix))))
-    to_scan = rigid(target, head, centre)
+    if is_registered:
+        return Registration(np.eye(4), agreement_at(target, head, np.linalg.inv(matrix)), 1.0)
+    to_scan = rigid(target, head, _centre_mm(head))
     return replace(to_scan, matrix=to_scan.matrix @ matrix)
 
 

@@ -138,6 +138,17 @@ def rigid(target: Target, head: Image, centre_mm: Float64[np.ndarray, " 3"]) -> 
     return _registered(target, head, starts, "mutual_information", _rigid)
 
 
+def agreement_at(target: Target, moving: Image, matrix: Matrix) -> float:
+    """The mutual information, nats, of a target and an image under a map between them; 0 where they do not overlap."""
+    method = _method("mutual_information", target.masks[FINISH.spacing_mm])
+    method.SetInitialTransform(_affine(matrix, (RAS_TO_LPS[:3, :3] @ target.centre_mm).tolist()))
+    fine = to_itk(isotropic(moving, FINISH.spacing_mm))
+    try:
+        return -float(method.MetricEvaluate(target.images[FINISH.spacing_mm], fine))
+    except RuntimeError:
+        return 0.0
+
+
 def frame_onto(first: Image, frame: Image) -> Matrix:
     """The rigid map, first to frame, between two frames of one scan, whose contrast is the same."""
     inside = first.voxels > 0.2 * np.quantile(first.voxels, 0.99)
@@ -199,13 +210,7 @@ def _climbed(
     coarse = to_itk(isotropic(moving, level.spacing_mm))
     results = []
     for transform in transforms:
-        method = sitk.ImageRegistrationMethod()
-        if metric == "correlation":
-            method.SetMetricAsCorrelation()
-        else:
-            method.SetMetricAsMattesMutualInformation(32)
-        method.SetMetricFixedMask(mask)
-        method.SetInterpolator(sitk.sitkLinear)
+        method = _method(metric, mask)
         method.SetOptimizerAsRegularStepGradientDescent(
             level.first_step_mm, level.last_step_mm, level.iterations, relaxationFactor=0.6,
             gradientMagnitudeTolerance=1e-6,
@@ -218,6 +223,17 @@ def _climbed(
             continue  # this start has no overlap with the image
         results.append((-float(method.GetMetricValue()), transform))
     return sorted(results, key=lambda result: -result[0])
+
+
+def _method(metric: Metric, mask: sitk.Image) -> sitk.ImageRegistrationMethod:
+    method = sitk.ImageRegistrationMethod()
+    if metric == "correlation":
+        method.SetMetricAsCorrelation()
+    else:
+        method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricFixedMask(mask)
+    method.SetInterpolator(sitk.sitkLinear)
+    return method
 
 
 def _apart_mm(one: Matrix, other: Matrix, centre_mm: Float64[np.ndarray, " 3"], radius_mm: float) -> float:

@@ -6,8 +6,9 @@ given heads whose true place is known. A T1 that is registered well lies within 
 Two pairs belong to each: beyond the outer one an image has failed, beyond the inner one a person should look at it.
 
 Where amyloid or tau fills the cortex, PET no longer shows the tissues, and a second registration by tissues errs by
-centimetres. PET that a T1 led is therefore left out only where its mutual information with that T1 confirms the other
-place, and is to be looked at otherwise: a rule that believed the tissues would leave out patients by their disease.
+centimetres: a rule that believed it would leave out patients by their disease. What tells that PET follows its T1 is
+how much the two whole heads tell of each other: half as much or less where they lie a centimetre apart. The other place
+counts only where mutual information with the T1's brain confirms it.
 
 A FLAIR or PET that no T1 led has limits of its own: its registration is the harder one, and what two registrations do
 not agree on, or what has a close second, is left out, since a T1 of the visit settles it. Tau in a healthy brain and in
@@ -65,6 +66,8 @@ class Measure:
     """What robust standard deviation a set is taken to have at least: differences below it mean nothing."""
     limits: tuple[Limits, ...] = ()
     """Those for images without a T1 first: the first that hold are taken."""
+    silent_on: tuple[str, ...] = ()
+    """Modalities of which it tells nothing once a T1 led them: neither limits nor other images are held against it."""
 
     def shown(self, value: float) -> str:
         """A value with its unit."""
@@ -75,6 +78,8 @@ class Measure:
 
         `has_t1`: whether a T1 led the image, or it is one.
         """
+        if has_t1 and modality in self.silent_on:
+            return None
         known = modality if modality in EVERY else "t1"
         holding = (limits for limits in self.limits if not (limits.without_t1 and has_t1))
         return next((limits for limits in holding if known in limits.modalities), None)
@@ -92,6 +97,7 @@ MEASURES: tuple[Measure, ...] = (
             Limits(MRI, (0.2, inf), (0.06, inf), Reason.NO_BRAIN_SEEN, "look whether it shows a whole brain"),
             Limits(PET, (0.12, inf), (0.04, inf), Reason.NO_BRAIN_SEEN, "look whether it shows a whole brain"),
         ),
+        silent_on=PET,
     ),
     Measure(
         "disagreement_mm", "distance from where a second registration puts it", "mm", 1, "high", 0.7,
@@ -99,16 +105,13 @@ MEASURES: tuple[Measure, ...] = (
             Limits(LED, (0.0, 3.5), (0.0, 5.0), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
             Limits(("t1",), (0.0, 3.5), (0.0, 8.0), Reason.BAD_REGISTRATION, OUTLINE),
             Limits(("flair",), (0.0, 6.0), (0.0, 9.0), Reason.BAD_REGISTRATION, OUTLINE),
-            Limits(("amyloid",), (0.0, 6.0), (0.0, inf), Reason.BAD_REGISTRATION, OUTLINE),
-            Limits(("tau",), (0.0, 9.0), (0.0, inf), Reason.BAD_REGISTRATION, OUTLINE),
         ),
+        silent_on=PET,
     ),
     Measure(
         "own_t1_disagreement_mm", "distance from where a registration to the own T1 puts it", "mm", 1, "high", 0.7,
-        (
-            Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, BESIDE_T1),
-            Limits(PET, (0.0, 5.0), (0.0, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
-        ),
+        (Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, BESIDE_T1),),
+        silent_on=PET,
     ),
     Measure(
         "confirmed_disagreement_mm", "distance from a place where it tells more of the own T1", "mm", 1, "high", 0.7,
@@ -182,7 +185,15 @@ MEASURES: tuple[Measure, ...] = (
         "noise", "noise in white matter", "", 3, "high", 0.01,
         (Limits(MRI, (0.0, 0.12), (0.0, inf), Reason.NO_BRAIN_SEEN, "grainy: small structures will be lost"),),
     ),
-    Measure("agreement", "agreement that the registration reached", "", 3, "low", 0.02),
+    Measure(
+        "agreement", "agreement that the registration reached", "", 3, "low", 0.02,
+        (
+            Limits(LED, (-inf, inf), (-inf, inf), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
+            Limits(("flair",), (0.5, inf), (0.25, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
+            Limits(("amyloid",), (0.45, inf), (0.2, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
+            Limits(("tau",), (0.33, inf), (0.2, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
+        ),
+    ),
     Measure(
         "lead", "lead over the next best registration", "", 3, "low", 0.02,
         (Limits(LED, (0.3, inf), (0.15, inf), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),),

@@ -127,7 +127,9 @@ def _outliers(images: Sequence[ImageMetrics], is_usable: Sequence[bool]) -> list
         groups[image.modality].append(row)
     for rows in groups.values():
         for measure in MEASURES:
-            for row, finding in _outliers_by(measure, [(r, value_of(images[r], measure)) for r in rows], is_usable):
+            telling = [r for r in rows if images[r].follows_t1 is False or images[r].modality not in measure.silent_on]
+            values = [(r, value_of(images[r], measure)) for r in telling]
+            for row, finding in _outliers_by(measure, values, is_usable):
                 found[row].append(finding)
     return [tuple(findings) for findings in found]
 

@@ -20,13 +20,9 @@ LIMITS: list[tuple[str, tuple[str, ...], float | None, float | None, Reason]] = 
     # What is measured, of which modalities, a value to look at, a value that is a failure, and why.
     ("filled", EVERY, 0.8, 0.2, Reason.NO_BRAIN_SEEN),
     ("brain_contrast", MRI, 0.1, 0.01, Reason.NO_BRAIN_SEEN),
-    ("brain_contrast", PET, 0.08, 0.01, Reason.NO_BRAIN_SEEN),
     ("disagreement_mm", ("t1",), 6.0, 30.0, Reason.BAD_REGISTRATION),
     ("disagreement_mm", ("flair",), 8.0, 30.0, Reason.BAD_REGISTRATION),
-    ("disagreement_mm", ("amyloid",), 8.0, NONE, Reason.BAD_REGISTRATION),
-    ("disagreement_mm", ("tau",), 11.0, NONE, Reason.BAD_REGISTRATION),
     ("own_t1_disagreement_mm", ("flair",), 6.0, 30.0, Reason.BAD_REGISTRATION),
-    ("own_t1_disagreement_mm", PET, 6.5, NONE, Reason.BAD_REGISTRATION),
     ("confirmed_disagreement_mm", PET, NONE, 30.0, Reason.BAD_REGISTRATION),
     ("mask_overlap", EVERY, 0.85, 0.5, Reason.BAD_MASK),
     ("brain_covered", EVERY, 0.8, 0.5, Reason.BAD_MASK),
@@ -48,6 +44,9 @@ LIMITS: list[tuple[str, tuple[str, ...], float | None, float | None, Reason]] = 
     ("white_over_grey", PET, 4.0, 20.0, Reason.OTHER_MODALITY),
     ("fluid_over_white", MRI, 1.0, 3.0, Reason.OTHER_MODALITY),
     ("fluid_over_white", PET, 1.4, 4.0, Reason.OTHER_MODALITY),
+    ("agreement", ("flair",), 0.35, 0.05, Reason.BAD_REGISTRATION),
+    ("agreement", ("amyloid",), 0.3, 0.05, Reason.BAD_REGISTRATION),
+    ("agreement", ("tau",), 0.25, 0.05, Reason.BAD_REGISTRATION),
     ("noise", MRI, 0.5, NONE, Reason.NO_BRAIN_SEEN),
     ("follows_t1", ("flair", *PET), False, NONE, Reason.UNSURE_WITHOUT_T1),
     ("reference_voxels", PET, 60, 3, Reason.WRONG_UPTAKE),
@@ -79,7 +78,10 @@ def test_a_value_far_beyond_a_limit_is_looked_at_or_fails_for_its_reason(
 def test_every_limit_that_is_set_is_tested_here() -> None:
     tested = {(field, modality) for field, modalities, *_ in LIMITS for modality in modalities}
     # Those of images without a T1 have tests of their own in test_rules; a T1 follows itself.
-    declared = {(m.field, name) for m in MEASURES for li in m.limits if not li.without_t1 for name in li.modalities}
+    declared = {
+        (m.field, name) for m in MEASURES for name in EVERY
+        if (found := m.limits_for(name)) is not None and not found.without_t1
+    }  # fmt: skip
     assert tested == declared - {("follows_t1", "t1")}
 
 
