@@ -46,25 +46,21 @@ def test_a_scan_of_another_contrast_is_found_by_a_rigid_map() -> None:
     assert np.allclose(np.linalg.svd(found.matrix[:3, :3], compute_uv=False), 1, atol=1e-6)
 
 
-def scalp(brain: Image) -> np.ndarray:
-    """Where a head has skin: a shell 8 to 14 mm off its brain."""
-    off_mm = distance_transform_edt(brain.voxels == 0) * brain.spacing_mm[0]
-    return np.asarray((off_mm > 8) & (off_mm < 14))
-
-
 def test_a_scan_that_shows_no_tissue_is_found_by_its_skin_where_the_brain_alone_does_not_tell() -> None:
     brain = room_around(template_brain(4.0))
-    skin, is_brain = scalp(brain), brain.voxels > 0
-    t1 = brain.with_voxels(np.where(skin, 0.8, brain.voxels).astype(np.float32))
+    off_mm = distance_transform_edt(brain.voxels == 0) * brain.spacing_mm[0]
+    t1 = brain.with_voxels(np.where((off_mm > 8) & (off_mm < 14), 0.8, brain.voxels).astype(np.float32))
     grain = np.random.default_rng(0).normal(0, 0.02, brain.voxels.shape)
-    # As PET of tau in a healthy person: the brain is even, and the skin as bright.
-    tau = brain.with_voxels(np.where(skin | is_brain, 1 + grain, 0.02).astype(np.float32))
+    # As PET of tau in a healthy person: the brain is even, and all around it up to the skin as bright.
+    tau = brain.with_voxels(np.where(off_mm < 14, 1 + grain, 0.02).astype(np.float32))
     true = pose((6, -8, 10), (10, 18, -22))
     scan = posed(tau, true, 4.0)
-    found = rigid(head_target(t1, brain.with_voxels(is_brain.astype(np.float32))), scan, scan.centre_of_mass_mm())
+    found = rigid(
+        head_target(t1, brain.with_voxels((brain.voxels > 0).astype(np.float32))), scan, scan.centre_of_mass_mm()
+    )
     assert distances_mm(found.matrix, true).max() < 3.0
     by_brain = rigid(brain_target(brain), scan, scan.centre_of_mass_mm())
-    assert distances_mm(by_brain.matrix, true).max() > 10.0
+    assert distances_mm(by_brain.matrix, true).max() > 5.0
 
 
 def test_agreement_at_a_place_is_the_registration_s_own_there_and_falls_a_centimetre_off() -> None:
