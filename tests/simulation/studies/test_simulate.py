@@ -101,7 +101,7 @@ def wait_until(what: str, holds: object) -> None:
 def test_every_promised_table_is_there_with_its_columns(finished: Path) -> None:
     for table in tables_of(SECTIONS):
         if table.name in ("gaps", "along_axis", "trends", "again", "ladder", "ladder_columns"):
-            continue  # of studies that name the two methods of a gap, an axis or a ladder, or have seeds enough to judge
+            continue  # of studies that name a gap, an axis or a ladder, or have seeds enough to judge
         columns = set(pd.read_csv(finished / table.file_name, nrows=1).columns)
         modalities = {"t1", "flair", "amyloid", "tau"} if table.has_modality_columns else set()
         assert columns == {column.name for column in table.columns} | modalities, table.name
