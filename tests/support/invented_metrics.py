@@ -19,7 +19,7 @@ METRICS = ImageMetrics(
 )  # fmt: skip
 PET = replace(
     METRICS, modality="amyloid", mask_volume_ml=None, white_over_grey=1.1, own_t1_information=1.2,
-    own_t1_disagreement_mm=1.0, confirmed_disagreement_mm=1.0, mirrored_gain=-0.05, reference_voxels=2000,
+    own_t1_disagreement_mm=1.0, mirrored_gain=-0.05, reference_voxels=2000,
     reference_variation=0.1, reference_uptake=4000.0, cortical_suvr=1.3, motion_mm=1.0,
 )  # fmt: skip
 

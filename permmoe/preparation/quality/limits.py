@@ -7,8 +7,8 @@ Two pairs belong to each: beyond the outer one an image has failed, beyond the i
 
 Where amyloid or tau fills the cortex, PET no longer shows the tissues, and a second registration by tissues errs by
 centimetres: a rule that believed it would leave out patients by their disease. What tells that PET follows its T1 is
-how much the two whole heads tell of each other: half as much or less where they lie a centimetre apart. The other place
-counts only where mutual information with the T1's brain confirms it.
+how much the two whole heads tell of each other: about half as much where they lie a centimetre apart. How much that is
+differs between scanners, so that only the least is a failure by itself.
 
 A FLAIR or PET that no T1 led has limits of its own: its registration is the harder one, and what two registrations do
 not agree on, or what has a close second, is left out, since a T1 of the visit settles it. Tau in a healthy brain and in
@@ -112,10 +112,6 @@ MEASURES: tuple[Measure, ...] = (
         "own_t1_disagreement_mm", "distance from where a registration to the own T1 puts it", "mm", 1, "high", 0.7,
         (Limits(("flair",), (0.0, 4.5), (0.0, 7.5), Reason.BAD_REGISTRATION, BESIDE_T1),),
         silent_on=PET,
-    ),
-    Measure(
-        "confirmed_disagreement_mm", "distance from a place where it tells more of the own T1", "mm", 1, "high", 0.7,
-        (Limits(PET, (0.0, 10.0), (0.0, 10.0), Reason.BAD_REGISTRATION, BESIDE_T1),),
     ),
     Measure(
         "mask_overlap", "overlap of the mask and the template's brain", "", 3, "low", 0.01,

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from scipy import ndimage
 
 from permmoe.config import VolumeGrid
-from permmoe.data.volumes import grid_affine
 from permmoe.preparation.quality.reference_brain import ReferenceBrain, reference_brain
 from permmoe.preparation.quality.second_opinion import on_lattice, second_opinion, turn_degrees
 from permmoe.preparation.scan import PET
@@ -108,8 +107,6 @@ class ImageMetrics:
     """Normalised mutual information with the subject's own prepared T1."""
     own_t1_disagreement_mm: float | None = None
     """The same second registration, to the subject's own T1."""
-    confirmed_disagreement_mm: float | None = None
-    """The same where there is more mutual information with the own T1 at that place; 0 where there is not."""
     mirrored_gain: float | None = None
     """How much more mutual information there is with the own T1 when that is mirrored; negative where all is well."""
     reference_voxels: int | None = None
@@ -193,23 +190,11 @@ def _of_own_t1(image: Volume, own_t1: Volume, mask: Mask, grid: VolumeGrid) -> d
     both_sides = brain & brain[::-1]
     straight, mirrored = (_mutual_information(image, other, both_sides) for other in (t1, t1[::-1]))
     opinion = second_opinion(on_lattice(_levelled(image), grid), classes)
-    put = _put(image, opinion.place, grid)
-    in_both = brain & (image != 0) & (put != 0)
-    here, there = (_mutual_information(one, t1, in_both) for one in (image, put))
     return {
         "own_t1_information": _mutual_information(image, t1, brain),
         "own_t1_disagreement_mm": opinion.disagreement_mm,
-        "confirmed_disagreement_mm": opinion.disagreement_mm if there > here else 0.0,
         "mirrored_gain": mirrored - straight,
     }
-
-
-def _put(image: Volume, place: Float64[np.ndarray, "4 4"], grid: VolumeGrid) -> Volume:
-    """The image where a second opinion would have it."""
-    affine = grid_affine(grid)
-    to_image = np.linalg.inv(affine) @ np.linalg.inv(place) @ affine
-    moved: Volume = ndimage.affine_transform(image, to_image[:3, :3], to_image[:3, 3], order=1)
-    return moved
 
 
 def _levelled(image: Volume) -> Volume:

@@ -67,8 +67,6 @@ class SecondOpinion:
     """Mean distance of the brain's points from where the template has them, if the better place is right."""
     turn_degrees: float
     """The angle by which the better place is turned; 180 for an image that lies upside down."""
-    place: Affine
-    """Where the reference is to be read for each point of the image, mm; the identity where it lies best as it is."""
 
 
 def on_lattice(volume: Float32[np.ndarray, "x y z"], grid: VolumeGrid) -> Lattice:
@@ -86,7 +84,7 @@ def second_opinion(image: Lattice, tissues: Tissues) -> SecondOpinion:
     brain = tissues.sum(0) > 0.5
     energy = float((image.astype(np.float64) ** 2).sum())
     if energy == 0:
-        return SecondOpinion(0.0, 0.0, 0.0, 0.0, 0.0, np.eye(4))
+        return SecondOpinion(0.0, 0.0, 0.0, 0.0, 0.0)
     here = _explained(image, tissues)
     place, best = _best_place(image, tissues)
     if best <= here:
@@ -101,7 +99,6 @@ def second_opinion(image: Lattice, tissues: Tissues) -> SecondOpinion:
         best_contrast=(best - by_outline) / max(energy - by_outline, 1e-12),
         disagreement_mm=float(np.linalg.norm(moved - points, axis=1).mean()),
         turn_degrees=turn_degrees(place[:3, :3]),
-        place=place,
     )
 
 

@@ -23,7 +23,6 @@ LIMITS: list[tuple[str, tuple[str, ...], float | None, float | None, Reason]] = 
     ("disagreement_mm", ("t1",), 6.0, 30.0, Reason.BAD_REGISTRATION),
     ("disagreement_mm", ("flair",), 8.0, 30.0, Reason.BAD_REGISTRATION),
     ("own_t1_disagreement_mm", ("flair",), 6.0, 30.0, Reason.BAD_REGISTRATION),
-    ("confirmed_disagreement_mm", PET, NONE, 30.0, Reason.BAD_REGISTRATION),
     ("mask_overlap", EVERY, 0.85, 0.5, Reason.BAD_MASK),
     ("brain_covered", EVERY, 0.8, 0.5, Reason.BAD_MASK),
     ("mask_distance_mm", EVERY, 15.0, 60.0, Reason.BAD_MASK),

@@ -93,8 +93,6 @@ def test_a_pet_that_lies_off_its_own_t1_is_measured_against_that() -> None:
     place = shifted(1, 12.0)
     found = image_metrics(head(AMYLOID, place=place), mask(place=place), "amyloid", GRID, own_t1=head())
     assert found.own_t1_disagreement_mm == pytest.approx(12, abs=2)
-    assert found.confirmed_disagreement_mm == found.own_t1_disagreement_mm
-    assert judge_alone(replace(found, follows_t1=True)).verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -102,9 +100,8 @@ def test_a_pet_whose_cortex_took_up_so_much_that_no_tissue_shows_is_not_left_out
     patches = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(GRID.shape), 3)
     filled = head((1.0, 1.0, 0.6)) * (1 + 0.3 * patches / patches.std())
     found = image_metrics(filled.astype(np.float32), mask(), "amyloid", GRID, own_t1=head())
-    # The second opinion, by tissues alone, errs here; mutual information does not follow it.
+    # The second opinion, by tissues alone, errs here.
     assert found.own_t1_disagreement_mm is not None and found.own_t1_disagreement_mm > 8
-    assert found.confirmed_disagreement_mm == 0
     assert judge_alone(replace(found, follows_t1=True)).verdict is Verdict.GOOD
 
 

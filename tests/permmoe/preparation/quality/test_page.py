@@ -24,7 +24,7 @@ from tests.support.invented_metrics import PET, judged
 FOLDER = Path("/data/derivatives")
 IMAGES = [
     judged("011_S_0001", FOLDER),
-    judged("011_S_0001", FOLDER, PET, own_t1_disagreement_mm=40.0, confirmed_disagreement_mm=40.0),
+    judged("011_S_0001", FOLDER, PET, agreement=0.05),
     judged("011_S_0002", FOLDER),
     judged("011_S_0003", FOLDER, stretch=1.4, noise=0.3),
     judged("011_S_0004", FOLDER, PET),

@@ -84,20 +84,10 @@ def test_a_head_that_is_not_one_fails_whatever_it_is_called(name: str, modality:
     assert judgement.verdict is FAILED and judgement.reason is not None
 
 
-@pytest.mark.parametrize(
-    "modality, contrast, place",
-    [
-        ("flair", FLAIR, turned(0, 180.0)),
-        ("flair", FLAIR, shifted(2, -12.0)),
-        ("amyloid", AMYLOID, turned(2, 180.0)),
-        ("amyloid", AMYLOID, turned(1, 20.0)),
-    ],
-)
-def test_an_image_that_lies_off_its_t1_fails_though_the_mask_is_the_t1_s(
-    modality: str, contrast: tuple[float, float, float], place: np.ndarray
-) -> None:
-    cut_out = np.where(mask(), head(contrast, place=place), 0).astype(np.float32)
-    judgement = judge_alone(image_metrics(cut_out, mask(), modality, GRID, own_t1=head()))
+@pytest.mark.parametrize("place", [turned(0, 180.0), shifted(2, -12.0)])
+def test_a_flair_that_lies_off_its_t1_fails_though_the_mask_is_the_t1_s(place: np.ndarray) -> None:
+    cut_out = np.where(mask(), head(FLAIR, place=place), 0).astype(np.float32)
+    judgement = judge_alone(image_metrics(cut_out, mask(), "flair", GRID, own_t1=head()))
     assert judgement.verdict is FAILED and judgement.reason is Reason.BAD_REGISTRATION
 
 
@@ -165,7 +155,7 @@ def test_an_image_without_a_t1_never_passes_in_silence_and_is_left_out_where_its
 
 def test_tau_that_shows_no_tissues_is_left_out_where_no_t1_tells_its_place() -> None:
     of_t1 = replace(measured(head(TAU), mask(), "tau"), brain_contrast=0.09, follows_t1=True, lead=1.0)
-    assert judge_alone(of_t1).verdict is LOOK
+    assert judge_alone(of_t1).verdict is GOOD
     assert judge_alone(replace(of_t1, follows_t1=False)).reason is Reason.UNSURE_WITHOUT_T1
 
 
