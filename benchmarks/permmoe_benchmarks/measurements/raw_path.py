@@ -71,7 +71,7 @@ def main() -> None:
     template, raw = _data(study, given.tested, given.tested + given.trained, given.folder, given.workers)
     lost = len(raw.quarantine)
     print(f"SYNTHETIC subjects; data {template.digest[:8]} and {raw.digest[:8]}; images lost on the way: {lost}")
-    print("\n| method | combination | n | RMSE in the template | prepared − that | 95th percentile of |change| |")
+    print("\n| method | combination | n | RMSE in the template | prepared − that | apart at the 95th percentile |")
     print("|---|---|---|---|---|---|")
     for row in measure(study, template, raw):
         cost = row.cost
