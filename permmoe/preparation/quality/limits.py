@@ -191,7 +191,7 @@ MEASURES: tuple[Measure, ...] = (
         ),
     ),
     Measure(
-        "lead", "lead over the next best registration", "", 3, "low", 0.02,
+        "lead", "lead over the next best registration", "", 3, "none", 0.02,
         (Limits(LED, (0.3, inf), (0.15, inf), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),),
     ),
     Measure(

@@ -171,6 +171,11 @@ def test_an_image_far_from_the_others_of_its_modality_is_to_be_looked_at_and_not
     assert all(judgement.verdict is GOOD for judgement in others)
 
 
+def test_a_registration_that_had_a_rival_is_no_outlier_among_those_that_had_none() -> None:
+    had_none = [replace(SOUND, lead=1.0) for _ in range(30)]
+    assert judge([*had_none, replace(SOUND, lead=0.2)])[-1].verdict is GOOD
+
+
 def test_an_image_far_on_the_good_side_is_good() -> None:
     assert judge([*crowd(), replace(SOUND, correlation=0.999)])[-1].verdict is GOOD
 
