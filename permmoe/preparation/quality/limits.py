@@ -184,6 +184,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "agreement", "agreement that the registration reached", "", 3, "low", 0.02,
         (
+            # Without a T1 it is the agreement with a template, of which no limit is known.
             Limits(LED, (-inf, inf), (-inf, inf), Reason.UNSURE_WITHOUT_T1, NEEDS_T1, without_t1=True),
             Limits(("flair",), (0.5, inf), (0.25, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
             Limits(("amyloid",), (0.45, inf), (0.2, inf), Reason.BAD_REGISTRATION, BESIDE_T1),
