@@ -50,7 +50,7 @@ def test_images_that_the_way_leaves_alone_cost_nothing(study: StudyConfig, templ
 def test_images_that_say_nothing_any_more_cost_a_model_what_they_said(
     study: StudyConfig, template: StudyData, tmp_path: Path
 ) -> None:
-    def blurred(subject: str, file: Path) -> Path:
+    def noise_in_place_of(subject: str, file: Path) -> Path:
         image = nib.load(file)
         out = tmp_path / f"{subject}_{file.name}"
         voxels = np.random.default_rng(len(subject)).normal(size=image.shape).astype(np.float32)
@@ -58,12 +58,14 @@ def test_images_that_say_nothing_any_more_cost_a_model_what_they_said(
         return out
 
     tested = VisitTable(tuple(
-        replace(v, volumes={name: blurred(v.subject_id, file) for name, file in v.volumes.items()})
+        replace(v, volumes={name: noise_in_place_of(v.subject_id, file) for name, file in v.volumes.items()})
         for v in template.visits.visits[:TESTED]
     ))  # fmt: skip
-    cold = {row.method: row for row in measure(study, template, prepared(template, tested)) if " " in row.combination}
-    assert cold["kernel ridge"].moved > 0 and cold["kernel ridge"].cost.estimate != 0
-    assert cold["PerM-MoE"].cost.seeds == 5
+    by_method = {
+        row.method: row for row in measure(study, template, prepared(template, tested)) if " " in row.combination
+    }
+    assert by_method["kernel ridge"].moved > 0 and by_method["kernel ridge"].cost.estimate != 0
+    assert by_method["PerM-MoE"].cost.seeds == 5
 
 
 def test_a_patient_is_tested_with_the_images_that_are_there_both_ways(study: StudyConfig, template: StudyData) -> None:
