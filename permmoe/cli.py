@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.config import CDR_SB, RunConfig, Score, read_config
+from permmoe.config import CDR_SB, DEFAULT_RUN, RunConfig, Score, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data import registry_commands
 from permmoe.data.cache import VolumeCache
@@ -77,14 +77,16 @@ def permmoe(version: VersionOption = False) -> None:
 def train(
     manifest: Path,
     out: Annotated[Path, typer.Option(help="Folder of the results; an interrupted run in it goes on.")],
-    config: Annotated[Path | None, typer.Option(help="YAML: model, train, split.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML: model, train, split; without it, the recipe of docs/recipes.md.")
+    ] = None,
     outcome: OutcomeOption = None,
     trust: TrustOption = False,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
 ) -> None:
     """Train a model on the manifest's training visits and evaluate it on its test visits."""
-    settings = read_config(config, RunConfig) if config else RunConfig()
+    settings = read_config(config, RunConfig) if config else DEFAULT_RUN
     columns = read_outcome(outcome)
     with Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),

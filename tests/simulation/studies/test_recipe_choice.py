@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from permmoe.config import parse_config, read_config
+from permmoe.config import DEFAULT_RUN, RunConfig, TrainConfig, parse_config, read_config
 from permmoe.errors import ConfigurationError
 from permmoe_simulation.recipes_page import recipes_page
 from permmoe_simulation.studies.recipe_choice import (
@@ -22,7 +23,7 @@ from permmoe_simulation.studies.recipe_choice import (
     recipes_of,
     require_fair_search,
 )
-from permmoe_simulation.studies.study import StudyConfig, at_profile, data_source
+from permmoe_simulation.studies.study import StudyConfig, at_profile, cells, data_source
 from permmoe_simulation.summary import MethodSummary, Summary
 
 STUDIES = Path(__file__).parents[3] / "configs" / "studies"
@@ -236,3 +237,16 @@ def test_the_page_says_what_did_not_finish() -> None:
     assert "1 cells failed" in page
     nothing = recipes_page(summary(study()), table[~table["method"].str.startswith("a")], "python choose_it.py")
     assert "No recipe finished on every cohort, so none is chosen." in nothing and "| a | none | – | |" in nothing
+
+
+def test_what_is_trained_without_a_configuration_is_what_the_search_chose() -> None:
+    page = (STUDIES.parents[1] / "docs" / "recipes.md").read_text()
+    default = re.search(r"makes `(\S+)` the default", page)
+    assert default
+    one = SEARCH.model_copy(update={"regimes": {"x": next(iter(SEARCH.regimes.values()))}})
+    cell = dict(cells(one, {"x": ""}, "inprocess"))[default.group(1)]
+    assert cell.model == DEFAULT_RUN.model
+    # With one router a modality both pools of the balance are one; and a last epoch that is kept looks at no validation.
+    same = {"routing_losses": TrainConfig().routing_losses, "validate_every": 1, "seed": 0}
+    assert cell.train.model_copy(update=same) == DEFAULT_RUN.train
+    assert read_config(STUDIES.parents[1] / "configs" / "models" / "best.yaml", RunConfig) == DEFAULT_RUN
