@@ -325,14 +325,11 @@ class RunConfig(Configuration):
     split: SplitConfig = SplitConfig()
 
 
-DEFAULT_RUN = RunConfig(
-    model=ModelConfig(unimodal_heads=True, ridge=RidgeConfig()),
-    train=TrainConfig(epochs=48, learning_rate=1e-3, averaging_decay=0.95, keep="last"),
-)
+DEFAULT_RUN = RunConfig(train=TrainConfig(epochs=48, learning_rate=5e-4, averaging_decay=0.95, keep="last"))
 """What `permmoe train` trains without `--config`: what the search of recipes chose (docs/recipes.md).
 
-The same as a file, to be changed: configs/models/best.yaml. A file that sets less is laid over the small variant's
-settings, not over these.
+The same as a file, to be changed: configs/models/permmoe-small.yaml. A file that sets less is laid over RunConfig's
+defaults, not over these.
 """
 
 

@@ -30,7 +30,7 @@ from permmoe.predict import TrainedModel, load_model, predict
 from permmoe.runs import train_run
 from permmoe_benchmarks.library.image_changes import CHANGES, Change
 
-MODELS = {"best": Path("configs/models/best.yaml"), "plain": None}
+MODELS = {"ridge": Path("configs/models/ridge-permmoe.yaml"), "plain": None}
 RECIPE = TrainConfig(epochs=48, batch_size=32, learning_rate=1e-3, modality_dropout=0.4)
 TEST_SUBJECTS = 16
 

@@ -41,6 +41,9 @@ _SITES = (
 )
 """Eight sites: three collect everything, four have tau, two have no PET, two no FLAIR."""
 
+SITE_TABLES = {"adni": tuple(SiteConfig(code=site.code, size=site.size) for site in _SITES)}
+"""Tables of sites by the name that a configuration may give: ADNI's collect what the phase's protocol says."""
+
 
 class MissingConfig(Configuration):
     """Why a modality, or a follow-up visit, is not there although the site collects it."""
@@ -85,7 +88,9 @@ class CohortConfig(Configuration):
 
     subjects: int = Field(600, ge=1, le=LARGEST_COHORT)
     sites: tuple[SiteConfig, ...] | Annotated[int, Field(ge=1, le=130)] = Field(
-        8, description="a declared table, or how many sites, of which every eight repeat the default table"
+        8,
+        description="a declared table; or how many sites, of which every eight repeat the default table, where some lack a "
+        "modality altogether; or `adni`: eight sites that each collect what the phase's protocol says",
     )
     phases: PhaseShares = PhaseShares()
     missing: MissingConfig = MissingConfig()
@@ -124,6 +129,15 @@ class CohortConfig(Configuration):
             if value not in REALISMS:
                 raise ValueError(f"unknown realism {value!r}; {nearest(value, REALISMS)}")
             return REALISMS[value]
+        return value
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _sites_by_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in SITE_TABLES:
+                raise ValueError(f"unknown table of sites {value!r}; {nearest(value, SITE_TABLES)}")
+            return SITE_TABLES[value]
         return value
 
     @model_validator(mode="after")

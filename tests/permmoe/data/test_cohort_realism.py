@@ -78,6 +78,14 @@ def test_a_cohort_without_knobs_keeps_its_digest_and_one_with_them_has_its_own()
     assert parse_config(named.model_dump(), CohortConfig, "again") == named
 
 
+def test_sites_by_name_are_as_large_as_the_default_ones_and_lack_no_modality() -> None:
+    named, default = cohort(sites="adni").site_table, cohort().site_table
+    assert [(site.code, site.size) for site in named] == [(site.code, site.size) for site in default]
+    assert all(site.modalities == MODALITIES for site in named)
+    assert any(site.modalities != MODALITIES for site in default)
+    assert cohort(sites=[site.model_dump() for site in named]).digest() == cohort(sites="adni").digest()
+
+
 def test_every_knob_is_off_in_plain_and_on_in_adni_like() -> None:
     assert all(getattr(PLAIN, name) != getattr(ADNI_LIKE, name) for name in Realism.model_fields)
 
@@ -89,6 +97,7 @@ def test_every_knob_is_off_in_plain_and_on_in_adni_like() -> None:
         ({"realism": {"lesion_efect": 0.5}}, "'lesion_efect'; did you mean 'lesion_effect'"),
         ({"realism": "adni-like", "phases": {"adni1": 0.2}}, "give one of both"),
         ({"realism": {"pattern_effect": 0.9}}, "pattern_effect"),
+        ({"sites": "adnis"}, "unknown table of sites 'adnis'; did you mean 'adni'"),
     ],
 )
 def test_a_knob_that_there_is_not_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -249,4 +249,4 @@ def test_what_is_trained_without_a_configuration_is_what_the_search_chose() -> N
     # With one router a modality both pools of the balance are one; a last epoch that is kept looks at no validation.
     same = {"routing_losses": TrainConfig().routing_losses, "validate_every": 1, "seed": 0}
     assert cell.train.model_copy(update=same) == DEFAULT_RUN.train
-    assert read_config(STUDIES.parents[1] / "configs" / "models" / "best.yaml", RunConfig) == DEFAULT_RUN
+    assert read_config(STUDIES.parents[1] / "configs" / "models" / "permmoe-small.yaml", RunConfig) == DEFAULT_RUN

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from permmoe.config import read_config
+from permmoe.config import TrainConfig, read_config
 from permmoe_simulation.studies.ladder import RUNGS
 from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells
 
@@ -38,24 +40,71 @@ def test_every_study_of_patients_with_clinical_columns_has_the_ladder_in_every_p
             assert set(RUNGS) <= set(study.methods) and study.ladder_pairs
 
 
+RECIPE = ("learning_rate", "weight_decay", "averaging_decay", "keep", "modality_dropout")
+"""What the search of recipes varies, but for epochs, which some profiles cut for everybody."""
+TRAINED_AS = {
+    f"{prefix}{method}": method
+    for method in ("permmoe", "flexmoe", "ridge-permmoe", "unimodal")
+    for prefix in ("", "federated-", "centralised-", "local-", "zero-fill-")
+}
+"""The search's name of a method, by what studies call it."""
+ONE_RECIPE = {"known-truth"}
+"""Nothing is gained by routing there, so its methods are to differ in nothing else."""
+
+
+def recipe(train: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(train, name) for name in RECIPE}
+
+
+def chosen() -> dict[str, dict[str, Any]]:
+    """What docs/recipes.md says was chosen, by method, laid over the search's own settings."""
+    search = read_config(FOLDER / "recipe-search.yaml", StudyConfig)
+    one = search.model_copy(update={"regimes": dict(list(search.regimes.items())[:1])})
+    own = dict(cells(one, dict.fromkeys(one.regimes, ""), "inprocess"))
+    chapters = re.split(r"^## ", (FOLDER.parents[1] / "docs" / "recipes.md").read_text(), flags=re.MULTILINE)[1:]
+    names = {text.split()[0]: re.search(r"\*\*(\S+)\*\*, chosen", text) for text in chapters}
+    return {method: recipe(own[f"{method}.{found[1]}"].train) for method, found in names.items() if found}
+
+
+CHOSEN = chosen()
+
+
 def counterpart(shared: Cell, others: dict[str, Cell]) -> str | None:
-    """The method that is trained in the same way in everything but its routers."""
+    """The method that is trained in the same way in everything but its routers and its recipe."""
     model = shared.model.model_copy(update={"routers": "per_modality"})
     for name, cell in others.items():
-        own = cell.method.model_copy(update={"model": {}, "label": "", "description": ""})
-        same = shared.method.model_copy(update={"model": {}, "label": "", "description": ""})
-        if (own, cell.model, cell.train, cell.federation) == (same, model, shared.train, shared.federation):
+        own = cell.method.model_copy(update={"model": {}, "train": {}, "label": "", "description": ""})
+        same = shared.method.model_copy(update={"model": {}, "train": {}, "label": "", "description": ""})
+        train = cell.train.model_copy(update=recipe(shared.train))
+        if (own, cell.model, train, cell.federation) == (same, model, shared.train, shared.federation):
             return name
     return None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_wherever_a_shared_router_is_compared_there_is_a_method_that_differs_in_the_router_alone(path: Path) -> None:
-    """Its balance over all modalities together would be a second difference: each modality's is balanced by itself."""
+def test_wherever_a_shared_router_is_compared_a_method_differs_in_the_router_and_the_chosen_recipe_alone(
+    path: Path,
+) -> None:
+    """Its balance over all modalities together would be a third difference: each modality's is balanced by itself."""
     for study in sizes(path):
         one = study.model_copy(update={"seeds": study.seeds[:1]})
         own = dict(cells(one, dict.fromkeys(study.regimes, ""), "inprocess"))
         compared = {name for pair in study.pairs for name in pair}
         for name in (name for name in compared if own[name].model.routers == "shared"):
-            assert counterpart(own[name], own) is not None, f"{study.name}: {name} differs in more than the router"
+            found = counterpart(own[name], own)
+            assert found is not None, f"{study.name}: {name} differs in more than the router and the recipe"
             assert own[name].train.routing_losses.balance_pool == "modality", f"{study.name}: {name}"
+            if recipe(own[name].train) != recipe(own[found].train):
+                assert recipe(own[name].train) == CHOSEN["flexmoe"], f"{study.name}: {name}"
+                assert recipe(own[found].train) == CHOSEN["permmoe"], f"{study.name}: {found}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_method_is_trained_by_the_recipe_that_the_search_chose_for_it(path: Path) -> None:
+    if path.stem in FOR_BITS | SEARCHES | ONE_RECIPE:
+        return
+    for study in sizes(path):
+        one = study.model_copy(update={"seeds": study.seeds[:1]})
+        for name, cell in cells(one, dict.fromkeys(study.regimes, ""), "inprocess"):
+            if name in TRAINED_AS:
+                assert recipe(cell.train) == CHOSEN[TRAINED_AS[name]], f"{study.name}: {name}"
