@@ -89,9 +89,9 @@ class CohortConfig(Configuration):
     subjects: int = Field(600, ge=1, le=LARGEST_COHORT)
     sites: tuple[SiteConfig, ...] | Annotated[int, Field(ge=1, le=130)] = Field(
         8,
-        description="a declared table; or how many sites, of which every eight repeat the default table, where some lack a "
-        "modality altogether; or `adni`: eight sites that each collect what the phase's protocol says",
-    )
+        description="a declared table; or how many sites, of which every eight repeat the default table, where some "
+        "lack a modality altogether; or `adni`: eight sites that each collect what the phase's protocol says",
+    )  # fmt: skip
     phases: PhaseShares = PhaseShares()
     missing: MissingConfig = MissingConfig()
     site_shift: float = Field(
