@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.study_tables import COMPARISONS, LEARNING, ROUNDS
@@ -86,10 +87,10 @@ def write_study(
                 "met": None,
             },
         ],
-        "configuration": "seeds: [0, 1, 2]\nmodel:\n  experts: 7\n  top_k: 2\n",
+        "configuration": configuration() if synthetic else configuration(data={"table": "diabetes"}),
         "command": "python simulation/run.py configs/study.yaml",
         "versions": {"permmoe": "0.1.0", "torch": "2.13.0"},
-        "digests": {"manifest": "sha256:" + "0f" * 32},
+        "digests": {"data": "0f" * 32, "study": "a1" * 32},
         "seeds": list(seeds),
         "seconds": 1834.2,
         "peak_memory_mb": 2210.0,
@@ -99,6 +100,18 @@ def write_study(
     }
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
+
+
+def configuration(**changes: object) -> str:
+    """A study's configuration as its summary has it, on the synthetic cohort of seed 104 unless changed."""
+    study = {
+        "name": "invented",
+        "description": "d",
+        "data": {"synthetic": {"seed": 104}},
+        "model": {"modalities": [{"name": "t1", "kind": "volume"}]},
+        "methods": {"permmoe": {"kind": "federated", "label": "PerM-MoE"}},
+    }
+    return yaml.safe_dump(study | changes)
 
 
 def judged(rows: pd.DataFrame, seeds: int = 5) -> pd.DataFrame:

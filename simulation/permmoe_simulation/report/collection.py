@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite, nan
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from permmoe_simulation.report.experts import ROUTING, expert_sentences
 from permmoe_simulation.report.files import Study, read_study
 from permmoe_simulation.report.gap_closed import GAPS, share_interval
 from permmoe_simulation.report.growth import growth_sentences
+from permmoe_simulation.report.looks import Look, look_of, look_sentence, with_look
 from permmoe_simulation.report.lookups import MEAN, in_order, scores, unmirrored
 from permmoe_simulation.report.page import SECTIONS
 from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
@@ -33,6 +35,8 @@ after Holm's correction over all pairs and regimes. "Wins" counts the combinatio
 errs less, "beyond chance" those in which that is told from chance. With fewer than five seeds nothing is judged. Each
 study's `report.html` has every combination; [studies.md](studies.md) says what each study asks and how it is judged. A
 chapter's date says when it was computed; [CHANGELOG.md](../CHANGELOG.md) says what has changed results since.
+[looks.csv](looks.csv) has every cohort that was looked at, when and by which study; a chapter that was added since that
+log is kept says how many looks came before its own, since a finding of the first look is worth most.
 
 **Chapters whose table has a column "after Holm" were judged by an earlier rule.** Its intervals and tests resample
 subjects and hold the few trained models fixed, and its correction is within one pair and regime. It called a method
@@ -43,19 +47,30 @@ finding until the study has run again.
 CHAPTER = "\n## "
 
 
-def collected(folders: Sequence[Path], page: str = "") -> str:
-    """The page. Raises DataError for a folder without a finished study.
+class Collection(NamedTuple):
+    """What is published: the page, and the log of looks with those that the page adds."""
 
-    `page` is an older one, whose chapters of other studies stay; a new study comes behind them.
+    page: str
+    looks: tuple[Look, ...]
+
+
+def collected(folders: Sequence[Path], page: str = "", looks: Sequence[Look] = (), where: str = "") -> Collection:
+    """The page, to be written at `where`, and the log of looks.
+
+    `page` is an older one, whose chapters of other studies stay; a new study comes behind them. Raises DataError for a
+    folder without a finished study and ConfigurationError for a study on a cohort of development.
     """
     chapters = {chapter.partition("\n")[0]: CHAPTER + chapter for chapter in page.split(CHAPTER)[1:]}
+    log = tuple(looks)
     for folder in folders:
         study = read_study(folder, tables_of(SECTIONS))
-        chapters[study.summary.study] = _chapter(study)
-    return HEAD + "".join(chapters.values())
+        look = look_of(study.summary, where)
+        log = with_look(log, look)
+        chapters[study.summary.study] = _chapter(study, look_sentence(log, look))
+    return Collection(HEAD + "".join(chapters.values()), log)
 
 
-def _chapter(study: Study) -> str:
+def _chapter(study: Study, looked: str) -> str:
     summary, view = study.summary, view_of(study)
     digests = ", ".join(f"{name} `{value[:8]}`" for name, value in sorted(summary.digests.items()))
     lead = summary.findings if len(summary.findings) <= 2 else summary.findings[:1]
@@ -64,7 +79,7 @@ def _chapter(study: Study) -> str:
         statements.append(f"{len(summary.failed_cells)} cells failed; their figures are missing.")
     lines = [
         f"\n## {summary.study}\n",
-        f"*{summary.data_label.capitalize()}, {_seeds(summary.seeds)}, {summary.date}; {digests}.*\n",
+        f"*{summary.data_label.capitalize()}, {_seeds(summary.seeds)}, {summary.date}; {digests}.* {looked}\n",
         *(f"{sentence}\n" for sentence in statements),
         *_pairs(view),
         *_gaps(view),

@@ -19,9 +19,13 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def page_of(folder: Path, older: str = "") -> str:
+    return collected([folder], older).page
+
+
 def test_every_study_stands_there_with_its_command_its_digests_and_its_findings(study: Path) -> None:
     summary = json.loads((study / "summary.json").read_text())
-    text = collected([study])
+    text = page_of(study)
     assert f"## {summary['study']}" in text and summary["command"] in text and "*Synthetic data" in text
     assert all(value[:8] in text for value in summary["digests"].values())
     assert all(finding in text for finding in summary["findings"])
@@ -29,41 +33,41 @@ def test_every_study_stands_there_with_its_command_its_digests_and_its_findings(
 
 def test_of_many_findings_the_one_that_leads_them_stands_there(study: Path) -> None:
     change_summary(study, findings=["Of 3 claims none hold.", "The first does not.", "The second does not."])
-    text = collected([study])
+    text = page_of(study)
     assert "Of 3 claims none hold." in text and "The second does not." not in text
 
 
 def test_public_data_are_called_so_and_differences_have_their_unit_and_n(study: Path) -> None:
     change_summary(study, synthetic=False, source="public", outcome={"name": "progression", "unit": "scores"})
-    text = collected([study])
+    text = page_of(study)
     assert "*Public data, seeds 0-4" in text and "| difference, scores | n |" in text
     change_summary(study, source="manifest")
-    assert "*Data of the manifest" in collected([study])
+    assert "*Data of the manifest" in page_of(study)
 
 
 def test_the_paper_the_axis_and_the_experts_have_a_line_where_a_study_has_them(study: Path, tmp_path: Path) -> None:
-    assert "**Experts.** On average over 5 runs, with PerM-MoE" in collected([study])
+    assert "**Experts.** On average over 5 runs, with PerM-MoE" in page_of(study)
     published = {"source": "Somebody", "method": "permmoe", "reference": "flexmoe", "percent": {"tau": -3.6}}
     change_summary(study, published=[published])
     write_percent_changes(study, [("tau", "all", -3.0, -4.0, -2.0)], "15 9 5 12")
-    text = collected([study])
+    text = page_of(study)
     assert "**Beside the paper** (Somebody)" in text and "| with tau | −3.6% | −3.0% (−4.0 to −2.0) | 41 |" in text
     along = write_study(tmp_path / "along", methods=("permmoe", "flexmoe"), regimes=("near", "far"))
     write_axis(along, {"near": 1.0, "far": 3.0}, "distance", "linear")
-    text = collected([along])
+    text = page_of(along)
     assert "**Along the axis (distance).** Averaged over combinations, the line of PerM-MoE stays below" in text
     assert "**Experts.**" not in text
 
 
 def test_what_three_seeds_found_stands_there_as_points_that_are_not_judged(tmp_path: Path) -> None:
-    text = collected([write_study(tmp_path / "three", seeds=(0, 1, 2))])
+    text = page_of(write_study(tmp_path / "three", seeds=(0, 1, 2)))
     rows = [line for line in text.splitlines() if line.startswith("| PerM-MoE − ")]
     assert rows and all(row.endswith("| not judged |") and "**" not in row for row in rows)
 
 
 def test_every_pair_has_a_row_for_each_regime(study: Path) -> None:
     pairs = pd.read_csv(study / "comparisons.csv")[["method", "reference", "regime"]].drop_duplicates()
-    rows = [line for line in collected([study]).splitlines() if line.startswith("| ") and " − " in line.split("|")[1]]
+    rows = [line for line in page_of(study).splitlines() if line.startswith("| ") and " − " in line.split("|")[1]]
     assert len(rows) == len(pairs)
 
 
@@ -74,12 +78,12 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
 
 def test_chapters_of_other_studies_stay_in_their_place(study: Path, tmp_path: Path) -> None:
     name = json.loads((study / "summary.json").read_text())["study"]
-    page = collected([study]).replace(f"## {name}", "## first") + collected([study]).partition("\n## ")[2].join(
+    page = page_of(study).replace(f"## {name}", "## first") + page_of(study).partition("\n## ")[2].join(
         ["\n## ", "\n## last\n\nKept.\n"]
     )
     change_summary(study, findings=["Another finding."])
-    text = collected([study], page)
+    text = page_of(study, page)
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert headings == ["## first", f"## {name}", "## last"]
     assert text.endswith("## last\n\nKept.\n") and text.count("Another finding.") == 1
-    assert collected([study], text) == text
+    assert page_of(study, text) == text

@@ -213,7 +213,7 @@ def test_report_summary_terminal_and_page_say_the_same_and_idle_columns_lose_no_
     assert "is not judged: 1 training seed, fewer than 5 (its RMSE is" in sentences[1]
     assert "FAQ (it is the same in every visit); ADAS13 (no visit has it)" in sentences[2]
     shown = unescape(re.sub("<[^>]+>", "", (out / "report.html").read_text()))
-    assert all(sentence in shown and sentence in collected([out]) for sentence in sentences)
+    assert all(sentence in shown and sentence in collected([out]).page for sentence in sentences)
     rows_of_ladder = LADDER.read(out)
     assert rows_of_ladder is not None and set(rows_of_ladder["top"]) < {"clinical-ridge", "clinical-boosting"}
     assert all(f"{name},site,0,fluid,all" in (out / "results.csv").read_text() for name in ("ridge", *RUNGS))
