@@ -95,15 +95,7 @@ def look_of(summary: Summary, where: str) -> Look:
     missing = [name for name in ("data", "study") if not summary.digests.get(name)]
     if missing:
         raise DataError(f"the summary of study {summary.study} has no {missing[0]} digest; run the study again")
-    digest = summary.digests["data"][:SHOWN_DIGITS]
-    try:
-        study = parse_config(
-            yaml.safe_load(summary.configuration), StudyConfig, f"the configuration in the summary of {summary.study}"
-        )
-    except (yaml.YAMLError, ConfigurationError) as error:
-        raise DataError(
-            f"the cohort of study {summary.study} cannot be told from its summary; run the study again. {error}"
-        ) from error
+    digest, study = summary.digests["data"][:SHOWN_DIGITS], _configuration(summary)
     sources = [data_source(study, regime) for regime in study.regimes]
     for source in sources:
         if _cohort_seed(source) in DEVELOPMENT_SEEDS:
@@ -121,6 +113,19 @@ def look_of(summary: Summary, where: str) -> Look:
         study_digest=summary.digests["study"][:SHOWN_DIGITS],
         where=where,
     )
+
+
+def _configuration(summary: Summary) -> StudyConfig:
+    try:
+        values = yaml.safe_load(summary.configuration)
+        if not isinstance(values, dict):
+            raise DataError("It holds no settings")
+        return parse_config(values, StudyConfig, "The configuration")
+    except (yaml.YAMLError, DataError, ConfigurationError) as error:
+        raise DataError(
+            f"the cohort of study {summary.study} cannot be told from the configuration in its summary; run the study "
+            f"again. {error}"
+        ) from error
 
 
 def with_look(looks: Sequence[Look], look: Look) -> tuple[Look, ...]:
