@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float
 
-from permmoe.config import ModelConfig
+from permmoe.config import ModelConfig, Score
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.kinds import kind_of
@@ -108,6 +109,7 @@ def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, dev
 def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A federation of the sites; a model that is personal to its site is tested on that site's visits."""
     _require_declared_scales(cell.model)
+    _require_outcomes_on_scale(cell.model.score, sites)
     federation = train_federation(cell, sites, cache.folder, folder / FEDERATION)
     model = PerMMoE(cell.model)
     model.load_state_dict(dict(federation.weights))
@@ -167,6 +169,21 @@ def _require_declared_scales(model: ModelConfig) -> None:
         raise ConfigurationError(
             f"a federation cannot fit the scale of {', '.join(bare)}; "
             "declare `means` and `deviations` of the columns there, from a publication"
+        )
+
+
+def _require_outcomes_on_scale(score: Score, sites: Sites) -> None:
+    """Raise ConfigurationError where hospitals would leave visits out for an outcome that their score cannot reach.
+
+    Other methods would train on these visits, and no comparison with them would be fair.
+    """
+    visits = [visit for table in sites.values() for visit in table if visit.delta_cdrsb is not None]
+    off = sum(not score.holds(visit.baseline_cdrsb + cast(float, visit.delta_cdrsb), margin=1e-6) for visit in visits)
+    if off:
+        low, high = score.bounds
+        raise ConfigurationError(
+            f"hospitals would leave out {off} of {len(visits)} visits, whose {score.name} at the horizon is not between "
+            f"{low:g} and {high:g}; say in `model.score` what is predicted (name, unit, lowest, highest; null: no bound)"
         )
 
 

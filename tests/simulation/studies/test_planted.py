@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from permmoe.config import parse_config, read_config
+from permmoe.data.manifest import read_manifest, write_manifest
+from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.errors import ConfigurationError
 from permmoe.modality import Modality
+from permmoe_simulation.studies.cell import run_cell
 from permmoe_simulation.studies.planted import PlantedConfig, attainable_rmse, planted, planted_visits
+from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells, data_source
+
+KNOWN_TRUTH = read_config(Path(__file__).parents[3] / "configs" / "studies" / "known-truth.yaml", StudyConfig)
 
 MODALITIES = tuple(
     Modality(name=name, kind="tabular", columns=tuple(f"{name}_{i}" for i in range(5))) for name in ("t1", "tau")
@@ -95,3 +105,40 @@ def test_what_cannot_be_planted_is_refused(
 def test_shares_that_leave_no_noise_are_refused(explained: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         PlantedConfig(explained=explained)
+
+
+def federated_cell(study: StudyConfig) -> Cell:
+    return dict(cells(study, dict.fromkeys(study.regimes, ""), "inprocess"))["federated"]
+
+
+@pytest.mark.parametrize("profile", KNOWN_TRUTH.profiles)
+def test_hospitals_of_the_shipped_study_read_every_planted_patient(profile: str, tmp_path: Path) -> None:
+    study = at_profile(KNOWN_TRUTH, profile)
+    for regime in study.regimes:
+        source = data_source(study, regime).planted
+        assert source is not None
+        visits = planted_visits(source, study.model.modalities)
+        write_manifest(visits, tmp_path / "manifest.csv", study.model.modalities)
+        columns = OutcomeColumns.of(study.model.score)
+        read, left_out = read_manifest(
+            tmp_path / "manifest.csv", study.model.modalities, score=study.model.score, columns=columns
+        )
+        assert len(read) == len(visits) and not left_out.items
+
+
+def test_a_federation_that_would_leave_patients_out_for_their_outcome_is_refused_and_says_how_many(
+    tmp_path: Path,
+) -> None:
+    values = KNOWN_TRUTH.model_dump(exclude={"profiles"})
+    values["model"].pop("score")
+    study = parse_config(values, StudyConfig, "study")
+    cell = federated_cell(study)
+    visits = planted_visits(PlantedConfig(patients=60, explained={"t1": 0.3}), study.model.modalities)
+    with pytest.raises(
+        ConfigurationError, match=r"leave out \d+ of 60 visits, whose CDR-SB .*`model.score`"
+    ) as refused:
+        run_cell(cell, visits, tmp_path, tmp_path / "cell")
+    write_manifest(visits, tmp_path / "manifest.csv", study.model.modalities)
+    _, left_out = read_manifest(tmp_path / "manifest.csv", study.model.modalities)
+    [number] = re.findall(r"leave out (\d+)", str(refused.value))
+    assert int(number) == len(left_out.items) > 0
