@@ -182,8 +182,9 @@ def _require_outcomes_on_scale(score: Score, sites: Sites) -> None:
     if off:
         low, high = score.bounds
         raise ConfigurationError(
-            f"hospitals would leave out {off} of {len(visits)} visits, whose {score.name} at the horizon is not between "
-            f"{low:g} and {high:g}; say in `model.score` what is predicted (name, unit, lowest, highest; null: no bound)"
+            f"hospitals would leave out {off} of {len(visits)} visits, whose {score.name} at the horizon is not "
+            f"between {low:g} and {high:g}; say in `model.score` what is predicted (name, unit, lowest, highest; null: "
+            "no bound)"
         )
 
 
