@@ -18,7 +18,7 @@ from permmoe_simulation.report.lookups import Difference
 from permmoe_simulation.report.style import SHAPES, method_looks
 from permmoe_simulation.report.view import view_of
 from tests.support.report_page import Page, page_of, read, study_of, view
-from tests.support.study_files import MODALITIES, change_summary, judged, write_drift, write_study
+from tests.support.study_files import MODALITIES, change_summary, configuration, judged, write_drift, write_study
 
 
 def test_page_loads_nothing_from_anywhere(html: str) -> None:
@@ -102,7 +102,8 @@ def test_combination_that_was_not_evaluated_is_listed_as_such(small: Path) -> No
 
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_synthetic_label_stands_everywhere_if_and_only_if_the_data_are_synthetic(small: Path, synthetic: bool) -> None:
-    change_summary(small, synthetic=synthetic)
+    data = {"synthetic": {"seed": 104}} if synthetic else {"table": "diabetes"}
+    change_summary(small, synthetic=synthetic, configuration=configuration(data=data))
     html = page_of(small)
     parsed = Page(html)
     figures = [caption for caption in parsed.captions if re.search(r"Figure \d+\.", caption)]
