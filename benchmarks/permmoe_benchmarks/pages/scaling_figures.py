@@ -24,12 +24,12 @@ from permmoe_simulation.report.style import (
     legend_height,
     marker,
     place,
+    standalone,
 )
 
 COLUMNS = 3
 BODY, HEAD, FOOT, LEFT, GAP = 2.0, 0.36, 0.52, 0.72, 0.78
 """Inches: the height of a panel's axes, the room above and below them, left of the first, and between two."""
-LINK = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 PROJECTED = Look(INK, "*", False)
 
 
@@ -67,7 +67,7 @@ def scaling_figures(result: Result, ends: tuple[float, float]) -> dict[str, str]
         kept = [(p, curves) for p, curves in kept if curves]
         if kept:
             note = _note(result)
-            found[name] = _standalone(_figure([(p, _lines(result, c)) for p, c in kept], note))
+            found[name] = standalone(_figure([(p, _lines(result, c)) for p, c in kept], note))
     return found
 
 
@@ -257,8 +257,3 @@ def _note(result: Result) -> str:
     if result["scale"] == "tiny":
         return "a check that everything runs: no measurement"
     return "measured on a machine that was not idle" if result["machine"]["load_at_start"] > 0.5 else ""
-
-
-def _standalone(svg: str) -> str:
-    """A figure for a page as a document of its own."""
-    return svg.replace("<svg ", f"<svg {LINK} ", 1) + "\n"

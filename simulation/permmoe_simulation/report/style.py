@@ -33,6 +33,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#3
 GREYS = ("#4a525b", "#8a929b", "#2b3036", "#a8afb6")
 SHAPES = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d")
 
+NAME_SPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "permmoe",
@@ -152,6 +154,11 @@ def with_mark(svg: str, text: str) -> str:
     width, height = (float(side) for side in box.groups())
     label = f'<text x="{width:.1f}" y="{height - 3:.1f}" text-anchor="end" font-size="7" fill="{MARK}">{text}</text>'
     return svg.removesuffix("</svg>") + label + "</svg>"
+
+
+def standalone(svg: str) -> str:
+    """A figure for a page as a document of its own."""
+    return svg.replace("<svg ", f"<svg {NAME_SPACES} ", 1) + "\n"
 
 
 def with_prefix(svg: str, prefix: str) -> str:

@@ -294,7 +294,7 @@ def at_profile(study: StudyConfig, name: str) -> StudyConfig:
     if name not in study.profiles:
         raise ConfigurationError(f"study {study.name} has no profile {name!r}; {nearest(name, study.profiles)}")
     profile = study.profiles[name]
-    values = _merge(study.model_dump(exclude={"profiles"}), profile.settings)
+    values = laid_over(study.model_dump(exclude={"profiles"}), profile.settings)
     for kind in ("methods", "regimes"):
         if chosen := getattr(profile, kind):
             for wanted in chosen:
@@ -318,7 +318,7 @@ def at_profile(study: StudyConfig, name: str) -> StudyConfig:
 
 def data_source(study: StudyConfig, regime: str) -> DataSource:
     """A regime's data: the study's, with what the regime lays over it."""
-    values = _merge(study.data.model_dump(), study.regimes[regime].data)
+    values = laid_over(study.data.model_dump(), study.regimes[regime].data)
     return parse_config(values, DataSource, f"regimes.{regime}.data of study {study.name}")
 
 
@@ -408,12 +408,13 @@ def _cell(
 
 
 def _overlay(base: Configuration, changes: Mapping[str, Any]) -> dict[str, Any]:
-    return _merge(base.model_dump(), changes)
+    return laid_over(base.model_dump(), changes)
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with the changes in their place, mappings inside them likewise; a list is replaced as a whole."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = laid_over(merged[key], value) if both else value
     return merged
