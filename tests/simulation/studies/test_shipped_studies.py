@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from permmoe.config import TrainConfig, read_config
+from permmoe_simulation.report.looks import read_looks
 from permmoe_simulation.studies.ladder import RUNGS
-from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells
+from permmoe_simulation.studies.study import Cell, StudyConfig, at_profile, cells, data_source
 
 FOLDER = Path(__file__).parents[3] / "configs" / "studies"
 NO_COMPARISON = {"federation-demo"}
@@ -108,3 +109,24 @@ def test_every_method_is_trained_by_the_recipe_that_the_search_chose_for_it(path
         for name, cell in cells(one, dict.fromkeys(study.regimes, ""), "inprocess"):
             if name in TRAINED_AS:
                 assert recipe(cell.train) == CHOSEN[TRAINED_AS[name]], f"{study.name}: {name}"
+
+
+def cohort_seeds(path: Path) -> set[str]:
+    """The cohorts that a study and its profiles report, in the log's words."""
+    sources = [data_source(study, regime) for study in sizes(path) for regime in study.regimes]
+    return {
+        f"{kind} seed {cohort.seed}"
+        for source in sources
+        for kind, cohort in (("synthetic", source.synthetic), ("planted", source.planted))
+        if cohort is not None
+    }
+
+
+def test_every_study_reports_one_cohort_of_its_own_that_no_other_study_looked_at() -> None:
+    looks = read_looks((FOLDER.parents[1] / "docs" / "looks.csv").read_text(), "docs/looks.csv")
+    own = {path.stem: cohort_seeds(path) for path in FILES if path.stem not in FOR_BITS | SEARCHES}
+    for name, cohorts in own.items():
+        assert len(cohorts) <= 1, f"{name} reports several cohorts: {cohorts}"
+        others = {cohort for other, theirs in own.items() if other != name for cohort in theirs}
+        seen = {look.cohort for look in looks if not f"{look.study}-".startswith(f"{name}-")}
+        assert not cohorts & (others | seen), f"{name}: {cohorts} was looked at by another study"
