@@ -28,7 +28,7 @@ from permmoe_simulation.report.style import (
 )
 
 COLUMNS = 3
-BODY, HEAD, FOOT, LEFT, GAP = 1.7, 0.56, 0.5, 0.62, 0.42
+BODY, HEAD, FOOT, LEFT, GAP = 1.7, 0.7, 0.5, 0.62, 0.42
 """Inches: the height of a panel's axes, the room above and below them, left of the first, and between two."""
 APART = 0.012
 """By what share of the axis the lines are moved aside, so that their intervals do not hide each other."""

@@ -55,7 +55,7 @@ def power_svg(found: PowerFindings) -> str:
             own = rows[rows["sites"] == sites].sort_values("patients")
             values = [own[name].tolist() for name in ("patients", "share", "share_from", "share_to")]
             curves.append(Curve(int(sites), *values))
-        title = f"{key[0]}, {_combination(key[3])}\n{_labels(found.study, key)}"
+        title = "\n".join([f"{key[0]}, {_combination(key[3])}", *_sides(found.study, key)])
         panels.append(Panel(title, curves, rows["truth"].iloc[0] in NULLS))
     return standalone(with_mark(power_figure(panels), "synthetic data"))
 
@@ -76,7 +76,8 @@ def power_page(found: PowerFindings, run: RunOfPage, figure: str) -> str:
         f"At each point {count(plan.cohorts, 'cohort')} (seeds {plan.seeds[0]} to {plan.seeds[-1]}) were planted, and "
         f"each was a study with training seeds {listed([str(seed) for seed in study.seeds])}. **Found** is what that "
         f"study's own report calls beyond chance: its {count(tests, 'test')} ({count(len(study.claims), 'claim')}, "
-        f"{count(len(study.regimes), 'regime')}) corrected together by Holm's method. Patients are those of all "
+        f"{count(len(study.regimes), 'regime')}) corrected together by Holm's method; a method "
+        "against its own second training is corrected over regimes. Patients are those of all "
         f"hospitals together; {_percent(study.split.test)} of them are tested in each split, and "
         f"{_percent(1 - study.split.test - study.split.validation)} train. Regimes of study {study.name}:",
         "",
@@ -117,9 +118,14 @@ def _rows(power: pd.DataFrame, key: ClaimKey) -> pd.DataFrame:
     return power[(power[list(CLAIM)] == list(key)).all(axis=1)].sort_values(["sites", "patients"])
 
 
-def _labels(study: StudyConfig, key: ClaimKey) -> str:
+def _sides(study: StudyConfig, key: ClaimKey) -> tuple[str, str]:
+    """The method, and `against` its reference."""
     labels = {**study.labels, study.name_trained_again: "itself, trained again"}
-    return f"{labels[key[1]]} against {labels[key[2]]}"
+    return labels[key[1]], f"against {labels[key[2]]}"
+
+
+def _labels(study: StudyConfig, key: ClaimKey) -> str:
+    return " ".join(_sides(study, key))
 
 
 def _combination(name: str) -> str:
