@@ -16,6 +16,7 @@ MOST_CLAIMS_WITHOUT_SUMMARY = 2
 """More claims than these are led by a sentence that sums them up."""
 MOST_NAMED = 3
 """Claims or regimes that a sentence names; where there are more, it counts them."""
+UNTOLD = "it cannot be told from chance"
 
 
 def evaluated_goals(claims: Sequence[Claim], comparisons: pd.DataFrame, labels: Mapping[str, str]) -> list[Goal]:
@@ -57,6 +58,7 @@ def _judged(row: Mapping[str, Any]) -> dict[str, Any]:
             "reversed": found == "higher"}  # fmt: skip
 
 
+
 def findings(goals: Sequence[Goal], unit: str, *, names_regime: bool) -> list[str]:
     """A sentence for each claim over all its regimes; many claims are led by one that sums them up."""
     by_claim = _by_claim(goals)
@@ -79,7 +81,9 @@ def finding(goal: Goal, unit: str, *, names_regime: bool = False) -> str:
     if goal.met is None:
         judged = f"n = {goal.n}; not judged: {goal.why_undecided}"
     else:
-        told = "beyond chance" if goal.met or goal.reversed else "it cannot be told from chance"
+        excludes_zero = low > 0 or high < 0
+        untold = "not beyond chance once every claim is counted (Holm)" if excludes_zero else UNTOLD
+        told = "beyond chance" if goal.met or goal.reversed else untold
         judged = f"95% interval {_between(low, high, digits)}, n = {goal.n}, {goal.seeds} training seeds; {told}"
     return (
         f"{prefix}RMSE of {goal.method} is {number(abs(d), digits)} {unit} {'lower' if d < 0 else 'higher'} than "
