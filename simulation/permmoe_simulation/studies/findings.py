@@ -58,7 +58,6 @@ def _judged(row: Mapping[str, Any]) -> dict[str, Any]:
             "reversed": found == "higher"}  # fmt: skip
 
 
-
 def findings(goals: Sequence[Goal], unit: str, *, names_regime: bool) -> list[str]:
     """A sentence for each claim over all its regimes; many claims are led by one that sums them up."""
     by_claim = _by_claim(goals)

@@ -36,7 +36,9 @@ def goal(regime: str = "site", difference: float = -0.2, half: float = 0.1, wher
     [
         (-0.2, 0.04, True, "0.20 CDR-SB points lower than that of null model, averaged over combinations"),
         (
-            -0.2, 0.05, False,
+            -0.2,
+            0.05,
+            False,
             "(95% interval −0.30 to −0.10, n = 31, 5 training seeds; "
             "not beyond chance once every claim is counted (Holm))",
         ),
