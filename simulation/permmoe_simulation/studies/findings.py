@@ -81,7 +81,7 @@ def finding(goal: Goal, unit: str, *, names_regime: bool = False) -> str:
         judged = f"n = {goal.n}; not judged: {goal.why_undecided}"
     else:
         excludes_zero = low > 0 or high < 0
-        untold = "not beyond chance once every claim is counted (Holm)" if excludes_zero else UNTOLD
+        untold = "not beyond chance once all claims are counted" if excludes_zero else UNTOLD
         told = "beyond chance" if goal.met or goal.reversed else untold
         judged = f"95% interval {_between(low, high, digits)}, n = {goal.n}, {goal.seeds} training seeds; {told}"
     return (
