@@ -39,8 +39,7 @@ def goal(regime: str = "site", difference: float = -0.2, half: float = 0.1, wher
             -0.2,
             0.05,
             False,
-            "(95% interval −0.30 to −0.10, n = 31, 5 training seeds; "
-            "not beyond chance once all claims are counted)",
+            "(95% interval −0.30 to −0.10, n = 31, 5 training seeds; not beyond chance once all claims are counted)",
         ),
         (0.2, 0.01, False, "0.20 CDR-SB points higher"),
         (0.0031, 0.4, False, "0.0031 CDR-SB points higher"),
