@@ -14,22 +14,33 @@ NO_LADDER_FINISHED = (
     "No model could be held against the ladder of clinical references: no test subject was predicted by both."
 )
 
+MOST_NAMED = 3
+"""Models that do not beat the ladder and have a sentence each; more are summed up."""
+
 
 def ladder_sentences(study: StudyConfig, held: Sequence[HeldAgainstLadder], visits: Iterable[Visit]) -> list[str]:
-    """A sentence on all models, one on each, and one on columns that say nothing; none without a ladder."""
+    """A sentence on all models, one on each or on those that do not beat it together, and one on columns that say
+    nothing; none without a ladder."""
     if study.ladder is None:
         return []
     labels, unit, several = study.labels, study.outcome.unit, len(study.regimes) > 1
     by_model = _by_model([one for one in held if one.combination == MEAN])
-    own = [
+    behind = [name for name, group in by_model.items() if {one.outcome for one in group} == {"does not beat"}]
+    summed_up = behind if len(behind) > MOST_NAMED else []
+    sentences = [
         _over_regimes(labels[name], group, labels.__getitem__, unit)
         if several
         else _sentence(labels[name], group[0], labels.__getitem__, unit)
         for name, group in by_model.items()
+        if name not in summed_up
     ]
-    first = _of_all([(labels[name], group) for name, group in by_model.items()], several) if own else NO_LADDER_FINISHED
+    if summed_up:
+        others = [one for name in summed_up for one in by_model[name]]
+        sentences.append(f"Those that do not beat it are no better than it beyond chance: {_range(others, unit)}.")
+    named = [(labels[name], group) for name, group in by_model.items()]
+    first = _of_all(named, several) if named else NO_LADDER_FINISHED
     unread = columns_left_out(study.ladder, visits)
-    return [first, *own, *([unread] if unread else [])]
+    return [first, *sentences, *([unread] if unread else [])]
 
 
 def columns_left_out(ladder: Ladder, visits: Iterable[Visit]) -> str:

@@ -115,8 +115,8 @@ def test_the_table_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert LADDER.read(tmp_path) is None
 
 
-def with_ladder(regimes: tuple[str, ...] = ("site",)) -> StudyConfig:
-    methods = {"a": {"kind": "centralised", "label": "A"}, "b": {"kind": "centralised", "label": "B"}}
+def with_ladder(regimes: tuple[str, ...] = ("site",), models: str = "ab") -> StudyConfig:
+    methods = {name: {"kind": "centralised", "label": name.upper()} for name in models}
     changes = {"regimes": {name: {} for name in regimes}, "comparisons": [], "claims": [], "ladder": {}}
     return parse_config(settings(methods=methods, **changes), StudyConfig, "study")
 
@@ -147,6 +147,19 @@ def test_a_sentence_says_of_every_model_whether_it_beats_the_top_and_a_first_one
     assert b.startswith("B does not beat the ladder's top, clinical boosting: its RMSE is 0.031 CDR-SB points higher (")
     [first, untold, *_] = ladder_sentences(with_ladder(), [held_row(p_holm=0.2)], [])
     assert "A does not beat its top." in first and "lower" in untold and "not beyond chance against every" in untold
+
+
+def test_many_models_that_do_not_beat_the_top_share_a_sentence_and_those_that_do_have_their_own() -> None:
+    study, behind = with_ladder(models="abcde"), [held_row(name, **NOT) for name in "bcd"]
+    further = held_row("e", **(NOT | {"difference": -0.2, "n": 120}))
+    full = visits(**dict.fromkeys(CLINICAL_COLUMNS, (1, 2)))
+    assert len(ladder_sentences(study, [held_row(), *behind], full)) == 5, "three have a sentence each"
+    first, a, rest = ladder_sentences(study, [held_row(), *behind, further], full)
+    assert "A beats its top beyond chance; B, C, D and E do not beat it." in first and a.startswith("A beats")
+    assert rest == (
+        "Those that do not beat it are no better than it beyond chance: differences between −0.20 and +0.03 CDR-SB "
+        "points, n = 120 to 131."
+    )
 
 
 def test_models_that_are_not_judged_are_said_to_be_so_and_why() -> None:
