@@ -28,6 +28,7 @@ from permmoe.modality import Modality
 from permmoe_client.site import SiteConfig
 from permmoe_simulation.attacks.study import AttackStudy
 from permmoe_simulation.studies.partition import PartitionConfig
+from permmoe_simulation.power.plan import PowerConfig
 from permmoe_simulation.studies.study import StudyConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -97,6 +98,7 @@ def test_every_configuration_that_we_ship_loads(path: Path) -> None:
         "models": RunConfig,
         "attacks": AttackStudy,
         "cohorts": CohortConfig,
+        "power": PowerConfig,
     }
     assert read_config(path, kinds[path.relative_to(CONFIGS).parts[0]])
 
