@@ -27,8 +27,8 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.modality import Modality
 from permmoe_client.site import SiteConfig
 from permmoe_simulation.attacks.study import AttackStudy
-from permmoe_simulation.studies.partition import PartitionConfig
 from permmoe_simulation.power.plan import PowerConfig
+from permmoe_simulation.studies.partition import PartitionConfig
 from permmoe_simulation.studies.study import StudyConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
