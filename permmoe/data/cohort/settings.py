@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -125,20 +126,12 @@ class CohortConfig(Configuration):
     @field_validator("realism", mode="before")
     @classmethod
     def _realism_by_name(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value not in REALISMS:
-                raise ValueError(f"unknown realism {value!r}; {nearest(value, REALISMS)}")
-            return REALISMS[value]
-        return value
+        return _named(value, REALISMS, "realism")
 
     @field_validator("sites", mode="before")
     @classmethod
     def _sites_by_name(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value not in SITE_TABLES:
-                raise ValueError(f"unknown table of sites {value!r}; {nearest(value, SITE_TABLES)}")
-            return SITE_TABLES[value]
-        return value
+        return _named(value, SITE_TABLES, "table of sites")
 
     @model_validator(mode="after")
     def _has_one_account_of_phases(self) -> CohortConfig:
@@ -165,6 +158,15 @@ class CohortConfig(Configuration):
     def site_table(self) -> tuple[SiteConfig, ...]:
         """The sites as declared, or the default table repeated under further codes up to the number asked for."""
         return _repeated_sites(self.sites) if isinstance(self.sites, int) else self.sites
+
+
+def _named(value: Any, known: Mapping[str, Any], what: str) -> Any:
+    """What a name stands for; anything but a name passes. Raises ValueError for an unknown name."""
+    if not isinstance(value, str):
+        return value
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}; {nearest(value, known)}")
+    return known[value]
 
 
 @lru_cache(maxsize=8)
