@@ -30,6 +30,23 @@ SYNTHETIC_NOTICE = "SYNTHETIC: the model was trained on invented patients; its p
 
 
 @dataclass(frozen=True)
+class PredictionInterval:
+    """Where the change lies with a probability that calibration visits vouch for; inside the score's scale."""
+
+    level: float
+    """Nominal coverage: of new visits like the calibration's, the share whose change lies inside."""
+    low: float
+    high: float
+    """Points."""
+    visits: int
+    """Calibration visits behind it."""
+    sites: int
+    """Hospitals that these visits come from."""
+    basis: str
+    """`combination` where they have this combination of modalities, `pooled` where too few do and all stand in."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One visit's prediction."""
 
@@ -41,6 +58,8 @@ class Prediction:
     """Modalities that the missing bank stood in for."""
     unlike_training: Combination = ()
     """Modalities whose image was used though it is unlike the training's."""
+    intervals: tuple[PredictionInterval, ...] = ()
+    """Narrowest first; none where the model's card holds no calibration."""
 
 
 @dataclass(frozen=True)
