@@ -108,5 +108,7 @@ def _composed(history: list[tuple[float, float, int]], delta: float) -> float:
 
     accountant = PRVAccountant()
     accountant.history = history
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # It takes the size of its grid from Rényi's bound, and warns where the best order is the last of a list.
+        warnings.simplefilter("ignore")
         return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR, delta_error=DELTA_ERROR_SHARE * delta))

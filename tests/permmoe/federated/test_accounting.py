@@ -45,6 +45,12 @@ def test_unequal_parts_compose_as_the_independent_accountant_says() -> None:
     assert epsilon(spent, DELTA) > epsilon(spent[:2], DELTA) > epsilon(spent[:1], DELTA) > epsilon([], DELTA) == 0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("noise", [0.6, 1.0, 20.0, 400.0])
+def test_the_libraries_behind_it_warn_nobody(noise: float) -> None:
+    assert epsilon([Spent(noise, 0.9, 24)], DELTA) > 0
+
+
 def test_more_steps_cost_more_and_more_noise_costs_less() -> None:
     assert epsilon([Spent(1.0, 0.1, 20)], DELTA) < epsilon([Spent(1.0, 0.1, 21)], DELTA)
     assert epsilon([Spent(1.1, 0.1, 20)], DELTA) < epsilon([Spent(1.0, 0.1, 20)], DELTA)
