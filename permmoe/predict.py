@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from permmoe.config import CDR_SB, CDRSB_CHANGE, ModelConfig, parse_config
+from permmoe.calibration.calibration import Calibration, change_bounds, intervals_of, read_calibration
+from permmoe.calibration.intervals import PredictionInterval
+from permmoe.calibration.score_counts import ScoreCounts
+from permmoe.config import ModelConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.kinds import kind_of
@@ -25,25 +29,10 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe.runtime.checkpoint_card import says_synthetic
 
+__all__ = ["Prediction", "PredictionInterval", "TrainedModel", "load_model", "predict"]
+
 RESEARCH_NOTICE = "Research software: not a medical device, not validated for clinical decisions."
 SYNTHETIC_NOTICE = "SYNTHETIC: the model was trained on invented patients; its predictions say nothing about patients."
-
-
-@dataclass(frozen=True)
-class PredictionInterval:
-    """Where the change lies with a probability that calibration visits vouch for; inside the score's scale."""
-
-    level: float
-    """Nominal coverage: of new visits like the calibration's, the share whose change lies inside."""
-    low: float
-    high: float
-    """Points."""
-    visits: int
-    """Calibration visits behind it."""
-    sites: int
-    """Hospitals that these visits come from."""
-    basis: str
-    """`combination` where they have this combination of modalities, `pooled` where too few do and all stand in."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,8 @@ class Prediction:
     """Modalities whose image was used though it is unlike the training's."""
     intervals: tuple[PredictionInterval, ...] = ()
     """Narrowest first; none where the model's card holds no calibration."""
+    outside_calibration: tuple[str, ...] = ()
+    """In words, what of the visit lies beyond the calibration's visits: its intervals may hold less often."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +62,18 @@ class TrainedModel:
     """What is usual among the training images, by modality, as far as the card says."""
     is_synthetic: bool = False
     """Whether it was trained on invented patients."""
+    calibration: Calibration | None = None
+    """How wrong it was on calibration visits; None where the card does not say."""
 
     @property
     def config(self) -> ModelConfig:
         """The model's settings."""
         return self.network.config
+
+    @cached_property
+    def score_counts(self) -> ScoreCounts | None:
+        """The calibration's counts. Raises DataError where they are of other modalities."""
+        return self.calibration.counts(self.config.names) if self.calibration else None
 
     @property
     def unknown(self) -> Combination:
@@ -92,7 +90,7 @@ def load_model(folder: Path) -> TrainedModel:
         model.load_state_dict(dict(state))
     except RuntimeError:
         raise DataError(f"{folder} does not hold the weights of one model; name a run's folder 'model'") from None
-    return TrainedModel(model.eval(), _usual(card, source), says_synthetic(card))
+    return TrainedModel(model.eval(), _usual(card, source), says_synthetic(card), read_calibration(card, source))
 
 
 def predict(
@@ -118,17 +116,26 @@ def predict(
                 used = tuple(name for name, has in zip(data.names, seen, strict=True) if has)
                 imputed = tuple(name for name, has in zip(data.names, seen, strict=True) if not has)
                 unlike = tuple(name for name in compared.unusual[visit.subject_id] if name in used)
-                change = _on_the_scale(value, visit.baseline_cdrsb, config)
-                predictions.append(Prediction(visit.subject_id, change, used, imputed, unlike))
+                low, high = change_bounds(visit.baseline_cdrsb, config)
+                found = Prediction(visit.subject_id, min(max(value, low), high), used, imputed, unlike)
+                predictions.append(_with_intervals(found, model, visit.baseline_cdrsb))
     return predictions, unlike_prepared + compared.left_out + broken
 
 
-def _on_the_scale(change: float, baseline: float, config: ModelConfig) -> float:
-    """The change nearest to the predicted one that does not leave the scale; any change where no scale is declared."""
-    if config.score == CDR_SB and config.outcome_range != CDRSB_CHANGE:
-        return change  # An outcome that is no change in CDR-SB, of a study that declares no score.
-    low, high = config.score.bounds
-    return min(max(change, low - baseline), high - baseline)
+def _with_intervals(found: Prediction, model: TrainedModel, baseline: float) -> Prediction:
+    """The prediction with its intervals, and what of it lies beyond the visits that they are from."""
+    calibration, counts = model.calibration, model.score_counts
+    if calibration is None or counts is None:
+        return found
+    intervals = intervals_of(
+        calibration, counts, model.config, combination=found.used, baseline=baseline, change=found.delta_cdrsb,
+        spread=None,
+    )  # fmt: skip
+    outside = [*calibration.outside(baseline, found.delta_cdrsb)]
+    if not counts.n(found.used):
+        outside.insert(0, f"nobody there has just {' and '.join(found.used)} to predict from")
+    outside += [f"the image of {name} is unlike the training's" for name in found.unlike_training]
+    return replace(found, intervals=intervals, outside_calibration=tuple(outside))
 
 
 def _usual(card: Mapping[str, Any], source: str) -> dict[str, Likeness]:

@@ -1,0 +1,80 @@
+"""From counts of scores to the intervals of one patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isinf
+
+from permmoe.calibration.score_counts import ScoreCounts, least_visits
+from permmoe.modality import Combination
+
+LEVELS = (0.8, 0.95)
+"""Nominal coverages."""
+LEAST_OF_SEVERITY = 100
+"""So many visits of a combination and of a severity group have intervals of their own: with fewer the chance of which
+visits they are (4 points of coverage at 80%) is more than what severity tells."""
+
+BY_SEVERITY, BY_COMBINATION, POOLED = "combination and severity", "combination", "pooled"
+"""What an interval is conditional on, in the words that pages show."""
+
+
+@dataclass(frozen=True)
+class PredictionInterval:
+    """Where the change lies with a probability that calibration visits vouch for; inside the score's scale."""
+
+    level: float
+    """Nominal coverage: of new visits like the calibration's, the share whose change lies inside."""
+    low: float
+    high: float
+    """Points."""
+    visits: int
+    """Calibration visits behind it."""
+    sites: int
+    """Hospitals that these visits come from."""
+    basis: str
+    """`combination`, also `combination and severity`, where the visits have this combination of modalities; `pooled`
+    where too few do and all stand in."""
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """The score that an interval reaches to, and what it is from."""
+
+    level: float
+    score: float
+    visits: int
+    sites: int
+    basis: str
+
+
+def quantiles(scores: ScoreCounts, combination: Combination, severity: int) -> Iterator[Quantile]:
+    """For each level the quantile of the narrowest set of visits that is large enough; none where all are too few.
+
+    `severity`: the patient's group, from 0; without severity groups it plays no role.
+    """
+    row, columns = scores.row(combination), scores.counts.shape[1]
+    for level in LEVELS:
+        least = least_visits(level)
+        column = 1 + severity
+        if columns > 1 and scores.n(combination, column) >= max(least, LEAST_OF_SEVERITY):
+            own = Quantile(
+                level, scores.quantile(combination, level, column), scores.n(combination, column),
+                int(scores.sites[row, column]), BY_SEVERITY,
+            )  # fmt: skip
+        elif (n := scores.n(combination)) >= least:
+            own = Quantile(level, scores.quantile(combination, level), n, int(scores.sites[row, 0]), BY_COMBINATION)
+        elif (n := int(scores.visits[0])) >= least:
+            own = Quantile(level, scores.pooled_quantile(level), n, int(scores.sites[-1, 0]), POOLED)
+        else:
+            continue
+        yield own
+
+
+def interval(change: float, scale: float, quantile: Quantile, bounds: tuple[float, float]) -> PredictionInterval:
+    """The interval about a predicted change. `scale`: what its scores were divided by, points; `bounds`: the changes
+    that stay on the score's scale, which the true one does too."""
+    reach = scale * quantile.score
+    low, high = bounds
+    ends = (low, high) if isinf(reach) else (max(change - reach, low), min(change + reach, high))
+    return PredictionInterval(quantile.level, *ends, quantile.visits, quantile.sites, quantile.basis)
