@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from permmoe.config import Configuration, ModelConfig, TrainConfig
 from permmoe.errors import ConfigurationError
 from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.survey_config import MOST_MODALITIES, SurveyConfig
 
 
 class RoundPlan(Configuration):
@@ -37,6 +39,21 @@ class RoundPlan(Configuration):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()
+    survey: SurveyConfig | None = Field(
+        None,
+        description="a survey: hospitals count patients, and nothing is trained or evaluated",
+        exclude_if=lambda survey: survey is None,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_survey_has_one_round(cls, values: Any) -> Any:
+        # One that is given is held against it below.
+        if isinstance(values, dict) and values.get("survey") is not None:
+            given = values.get("federation", {})
+            if isinstance(given, dict):
+                values = {**values, "federation": {"rounds": 1, "evaluate_every": 0, **given}}
+        return values
 
     @field_validator("name", "purpose", "outcome")
     @classmethod
@@ -50,6 +67,20 @@ class RoundPlan(Configuration):
             raise ValueError("model.ridge is set in the centring round; set federation.centring_round or leave it out")
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_in_a_survey_for_counts_alone(self) -> RoundPlan:
+        if self.survey is None:
+            return self
+        if (self.federation.rounds, self.federation.evaluate_every) != (1, 0):
+            raise ValueError("a survey counts once: leave out federation.rounds and federation.evaluate_every")
+        if self.federation.privacy:
+            raise ValueError("a survey's counts have no noise; leave out federation.privacy")
+        if len(self.model.names) > MOST_MODALITIES:
+            raise ValueError(f"a survey asks for {MOST_MODALITIES} modalities at most; name those that matter")
+        if outside := [bound for bound in self.survey.severity if not self.model.score.holds(bound)]:
+            raise ValueError(f"{self.model.score.name} is never {outside[0]:g}; bounds of severity lie on its scale")
         return self
 
 

@@ -37,6 +37,9 @@ def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry])
 
     Raises QueryRefused.
     """
+    # "A survey counts": who approved one has approved no training.
+    if instruction.plan.survey is not None:
+        raise QueryRefused("the study is a survey: it counts patients, and trains and evaluates nothing")
     query = _Query(instruction.round, purpose_of(kind, instruction), instruction.model_digest)
     _check_plan(query, instruction.plan.federation)
     done = _of_newest_round(answered)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ PSEUDONYM_DIGITS = 16
 """64 bits: among 10,000 patients two have the same one with a chance of less than one in a hundred billion."""
 MOST_QUESTIONS = 24
 """Of which it is kept who counted in them: those of some eight studies. Older ones would be grouped anew."""
+Divide = Callable[[ReleaseAccount, Mapping[str, int], int], Labels]
+"""What counts of each patient, from the account, what is there of each, as bits, and the least size of a group."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,16 @@ class PatientAccount:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._folder = ledger, ledger.path.parent
 
-    def groups(self, question: str, observed: Mapping[str, int], least: int) -> Labels:
+    def groups(
+        self, question: str, observed: Mapping[str, int], least: int, divide: Divide = combination_groups
+    ) -> Labels:
         """What counts of each patient in sums by combination (permmoe.federated.release_account), by subject.
 
         `question` names what is asked again and again, as the validation of a study: whoever counts in it is fixed the
         first time. A patient who comes later waits for the next question; where one is withdrawn, the others are
-        grouped anew. All are entered as released before anything is computed of them. `observed` is by subject. Raises
-        LedgerError where the account is absent or changed, or cannot be written.
+        grouped anew. All are entered as released before anything is computed of them. `observed` is by subject, and
+        `divide` says what of it counts, so that the account admits the sums. Raises LedgerError where the account is
+        absent or changed, or cannot be written.
         """
         key = self._ledger.secret("patients")
         subjects = {_pseudonym(key, subject): subject for subject in observed}
@@ -63,7 +68,7 @@ class PatientAccount:
             labels = old.questions.get(question, {})
             is_as_before = all(present.get(name, 0) & label == label for name, label in labels.items())
             if not labels or not is_as_before or not old.account.admits(labels, least):
-                labels = combination_groups(old.account, present, least)
+                labels = divide(old.account, present, least)
                 self._keep(old, old.with_question(question, labels))
         return {subjects[name]: label for name, label in labels.items()}
 
