@@ -21,6 +21,7 @@ from permmoe.data.data_digest import data_digest
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.manifest import read_manifest
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
+from permmoe.data.outcomes import outcomes_of
 from permmoe.data.preparation import with_declared_preparation, with_matching_images
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine, write_csv_atomically
@@ -99,10 +100,12 @@ def train_run(
     described = described_images(train.visits, settings.modalities, settings.grid, volumes)
     _write_unlike(out / "unlike.csv", unlike_the_rest(described))
     usual = usual_images(described)
+    outcomes = outcomes_of(train.baseline, train.target)
     card = {
         "model": settings.model_dump(mode="json"),
         "is_synthetic": is_synthetic(data.visits, manifest),
         "usual_images": {name: likeness.model_dump(mode="json") for name, likeness in usual.items()},
+        **({"outcomes": outcomes.model_dump(mode="json")} if outcomes else {}),
         "train": config.train.model_dump(mode="json"),
         "split": config.split.model_dump(mode="json"),
         "data_digest": data_digest(data.visits, settings.modalities, settings.grid, volumes),

@@ -1,0 +1,126 @@
+"""Where in a visit's scans a prediction comes from: Shapley values of the atlas' regions, against the average scan.
+
+What plays is every region of every scan, and every column of a table; what does not play is as in the training's
+average, which a model with a pooled encoder holds. The regions share a coarse cell as they share its tissue. Values add
+up, exactly, to the prediction minus the prediction for average scans, given the same score and the same combination.
+
+The ridge is linear in cells, so that each order in which regions may come gives its part the same value, which is the
+closed form: weight times difference from the mean. Of the experts' part, orders are sampled (Castro et al. 2009; the
+library captum), from one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from permmoe.data.batch import Batch
+from permmoe.explanation.atlas import REGIONS, cell_shares
+from permmoe.layers.encoders import Centred, pooled_cells
+from permmoe.modality import Modality
+from permmoe.model import PerMMoE
+
+ORDERS = 16
+"""Sampled orders; docs/reasons.md says how far values differ between two samples."""
+SEED = 20250912
+
+Held = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
+
+
+@dataclass(frozen=True)
+class Places:
+    """A prediction taken apart by place: `average` + all of `parts` is the prediction, in the score's unit."""
+
+    average: float
+    """What the model predicts from the same combination with the training's average scans, for the same score."""
+    parts: Mapping[str, Mapping[str, float]]
+    """By modality of the visit: by region of an image, by column of a table."""
+
+    def of(self, modality: str) -> float:
+        """What all places of a modality add."""
+        return sum(self.parts[modality].values())
+
+
+def places(network: PerMMoE, batch: Batch, held: Held) -> Places | None:
+    """Where the prediction of a batch's only visit comes from; None where the model holds no average scan to compare.
+
+    `held` puts changes onto the score's scale.
+    """
+    game = _Game.of(network, batch)
+    if game is None:
+        return None
+    # Imported late: it costs a second, and most predictions are made without reasons.
+    from captum.attr import ShapleyValueSampling
+
+    def predicted(present: Float[Tensor, "row player"]) -> Float[Tensor, " row"]:
+        return held(network(game.batch(present)).prediction)
+
+    whole, nothing = (torch.full((1, len(game.players)), value) for value in (1.0, 0.0))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        found = ShapleyValueSampling(predicted).attribute(
+            whole, baselines=nothing, n_samples=ORDERS, perturbations_per_eval=len(game.players)
+        )
+        average = float(predicted(nothing))
+    parts: dict[str, dict[str, float]] = {name: {} for name in game.ends}
+    for (modality, part), value in zip(game.players, found[0].tolist(), strict=True):
+        parts[modality][part] = value
+    return Places(average, parts)
+
+
+@dataclass(frozen=True)
+class _Game:
+    """One visit's inputs between the training's average and its own."""
+
+    players: tuple[tuple[str, str], ...]
+    """Modality and region or column."""
+    ends: Mapping[str, tuple[Float[Tensor, "1 ..."], Float[Tensor, "1 ..."]]]
+    """By modality, the average input and the visit's."""
+    shares: Mapping[str, Float[Tensor, "part ..."]]
+    """By modality, which part of an input each of its players moves."""
+    observed: Tensor
+    baseline: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, network: PerMMoE, batch: Batch) -> _Game | None:
+        players: list[tuple[str, str]] = []
+        ends, shares = {}, {}
+        for modality in network.config.modalities:
+            if modality.name not in batch.inputs:
+                continue
+            average = _average(network, modality)
+            if average is None:
+                return None
+            ends[modality.name] = average, batch.inputs[modality.name].float()
+            if modality.has_columns:
+                parts, share = modality.columns, torch.eye(len(modality.columns))
+            else:
+                cells = pooled_cells(network.config)
+                parts, share = REGIONS, cell_shares(network.config.grid, cells)[:, None]
+            shares[modality.name] = share
+            players += [(modality.name, part) for part in parts]
+        return cls(tuple(players), ends, shares, batch.observed, batch.baseline, batch.target)
+
+    def batch(self, present: Float[Tensor, "row player"]) -> Batch:
+        """The visit once a row, each with those parts of it that are present, 0 to 1."""
+        n, first = len(present), 0
+        inputs = {}
+        for name, (average, own) in self.ends.items():
+            share = self.shares[name]
+            weight = torch.tensordot(present[:, first : first + len(share)], share, dims=1)
+            inputs[name] = average + weight * (own - average)
+            first += len(share)
+        return Batch(inputs, self.observed.expand(n, -1), self.baseline.expand(n), self.target.expand(n))
+
+
+def _average(network: PerMMoE, modality: Modality) -> Float[Tensor, "1 ..."] | None:
+    """The training's average of a modality, as an input; None for an encoder that does not hold it."""
+    if modality.has_columns:
+        return torch.tensor([modality.means or (0.0,) * len(modality.columns)])
+    centred = [module for module in network.encoders[modality.name].modules() if isinstance(module, Centred)]
+    return centred[0].centre.detach()[None] if centred else None
