@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, cast
@@ -12,7 +13,6 @@ from typing import Annotated, cast
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -31,8 +31,10 @@ from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
+from permmoe.prediction_output import NO_CALIBRATION, print_prediction, said_of_calibration, write_predictions
 from permmoe.preparation.commands import prepare, require_tools
 from permmoe.preparation.progress_bars import progress_bars
+from permmoe.recalibrate import calibrate_model
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
@@ -115,6 +117,9 @@ def train(
         typer.echo(
             f"training images unlike the rest: {counts}; {out / 'unlike.csv'} names them: look at them", err=True
         )
+    if calibration := load_model(out / "model").calibration:
+        for sentence in said_of_calibration(calibration):
+            console.print(sentence, highlight=False)
     console.print(f"model in {out / 'model'}, figures in {out / 'results.csv'}", soft_wrap=True)
 
 
@@ -139,6 +144,28 @@ def evaluate(
         results.to_csv(out, index=False)
 
 
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    manifest: Annotated[
+        Path, typer.Option(help="Visits with their outcomes, of patients who did not train the model.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the calibrated model; the one that is given stays as it is.")],
+    part: Annotated[Part, typer.Option(help="Which visits; other than all by the model's own split.")] = Part.all,
+    outcome: OutcomeOption = None,
+    trust: TrustOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Give a model intervals from a hospital's own patients; those that it had are kept in its card."""
+    found = calibrate_model(
+        model, manifest, out, None if part is Part.all else cast(Split, part.value),
+        cache=_cache_folder(cache, manifest), columns=read_outcome(outcome), are_trusted=trust,
+    )  # fmt: skip
+    for sentence in said_of_calibration(found):
+        console.print(sentence, highlight=False)
+    console.print(f"model in {out}", soft_wrap=True)
+
+
 @app.command("predict")
 def predict_command(
     model: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
@@ -152,6 +179,7 @@ def predict_command(
     outcome: OutcomeOption = None,
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    out: Annotated[Path | None, typer.Option(help="CSV to write the predictions and their intervals to.")] = None,
 ) -> None:
     """Predict the change in CDR-SB, or in the model's own score, of one patient or of every visit of a manifest."""
     trained = load_model(model)
@@ -175,14 +203,20 @@ def predict_command(
     if not predictions:
         raise ConfigurationError(_nothing_to_predict(manifest, quarantine is None or len(quarantine) + len(broken)))
     _warn_of_unlike(trained, predictions)
+    if out:
+        write_predictions(out, predictions)
     if as_json:
         answer = {"notice": RESEARCH_NOTICE, "is_synthetic": trained.is_synthetic, "unknown": trained.unknown}
-        typer.echo(json.dumps({**answer, "predictions": [p.__dict__ for p in predictions]}))
+        typer.echo(json.dumps({**answer, "predictions": [asdict(p) for p in predictions]}))
         return
     if trained.is_synthetic:
         console.print(SYNTHETIC_NOTICE, style="bold")
+    if trained.calibration is None:
+        console.print(NO_CALIBRATION, highlight=False)
     for p in predictions:
-        _print_prediction(p, score)
+        print_prediction(console, p, score)
+    if out:
+        console.print(f"predictions with their intervals in {out}", soft_wrap=True)
     console.print(RESEARCH_NOTICE, style="bold")
 
 
@@ -273,15 +307,6 @@ def _pairs(texts: list[str], option: str, known: list[str]) -> dict[str, str]:
             raise ConfigurationError(f"{option} {name} is given twice; give each once")
         pairs[name] = rest
     return pairs
-
-
-def _print_prediction(p: Prediction, score: Score) -> None:
-    change = f"predicted change in {escape(score.name)} [bold]{p.delta_cdrsb:+.2f}[/] {escape(score.unit)}"
-    console.print(f"{p.subject_id}: {change}", highlight=False)
-    imputed = ", ".join(p.imputed) or "none"
-    console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
-    if p.unlike_training:
-        console.print(f"  unlike the training's images: {', '.join(p.unlike_training)}", highlight=False)
 
 
 def _print_results(results: pd.DataFrame, part: Part, score: Score) -> None:

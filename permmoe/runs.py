@@ -15,6 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from permmoe.calibration.calibrate import calibrate
+from permmoe.calibration.calibration import CARD_KEY
 from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.data_digest import data_digest
@@ -130,8 +132,20 @@ def train_run(
     pd.DataFrame(learning).to_csv(out / "learning.csv", index=False)
     results = results_table(model, data.part("test"))
     mean = float(results.loc[results.stratum.eq("all"), "rmse"].mean())
+    calibration = calibrate(
+        model,
+        data.part("validation"),
+        source="the validation visits of the training's manifest",
+        chose_the_weights=config.train.keep == "best",
+    )
+    if calibration is None and on_note:
+        on_note("too few validation visits for prediction intervals; `permmoe calibrate` takes other patients")
     save_checkpoint(
-        out / "model", state.best_weights, card | {"best_epoch": state.best_epoch, "metrics": {"test_mean_rmse": mean}}
+        out / "model",
+        state.best_weights,
+        card
+        | {"best_epoch": state.best_epoch, "metrics": {"test_mean_rmse": mean}}
+        | ({CARD_KEY: calibration.model_dump(mode="json")} if calibration else {}),
     )
     results.to_csv(out / "results.csv", index=False)
     return results

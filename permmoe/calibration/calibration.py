@@ -33,7 +33,7 @@ class Calibration(Configuration):
         "unit", description="what errors were divided by: the unit, or the spread that the model predicts for a visit"
     )
     severity_ends: tuple[float, ...] = Field((), description="upper ends of all severity groups but the last, points")
-    bins: Literal[561] = Field(N_BINS, description="of the grid of permmoe.calibration.score_counts")
+    bins: int = Field(N_BINS, description="of the grid of permmoe.calibration.score_counts")
     scores: dict[str, tuple[Sparse, ...]] = Field(
         description="by combination: of everybody and of each severity group, the bins that hold a visit, with counts"
     )
@@ -52,6 +52,10 @@ class Calibration(Configuration):
 
     @model_validator(mode="after")
     def _holds_counts(self) -> Calibration:
+        if self.bins != N_BINS:
+            raise ValueError(
+                f"the scores are on a grid of {self.bins} bins, not of {N_BINS}: calibrate the model again"
+            )
         columns = len(self.visits)
         if columns not in (1, 2 + len(self.severity_ends)):
             raise ValueError("there is not one count of visits for everybody and each severity group")
@@ -80,7 +84,7 @@ class Calibration(Configuration):
 
     def severity(self, baseline: float) -> int:
         """The group of a score at the visit, from 0."""
-        return severity_group(np.array([baseline]), self.severity_ends)[0]
+        return int(severity_group(np.array([baseline]), self.severity_ends)[0])
 
     def outside(self, baseline: float, change: float) -> tuple[str, ...]:
         """In words, what of a patient lies beyond the visits that this is from; none where nothing does."""

@@ -1,0 +1,96 @@
+"""Predictions and what is known of their certainty, in words and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from permmoe.calibration.calibration import Calibration
+from permmoe.calibration.intervals import LEVELS, POOLED, PredictionInterval
+from permmoe.calibration.score_counts import least_visits
+from permmoe.config import Score
+from permmoe.data.quarantine import write_csv_atomically
+from permmoe.modality import Combination, combination_name
+from permmoe.predict import Prediction
+
+NO_CALIBRATION = (
+    "no intervals: the model's card holds no calibration; `permmoe calibrate` makes one from visits with outcomes"
+)
+
+
+def print_prediction(console: Console, p: Prediction, score: Score) -> None:
+    """One visit's prediction with its intervals, and all that is doubtful about both."""
+    change = f"predicted change in {escape(score.name)} [bold]{p.delta_cdrsb:+.2f}[/] {escape(score.unit)}"
+    ends = ", ".join(f"{i.low:+.1f} to {i.high:+.1f} ({i.level:.0%})" for i in p.intervals)
+    console.print(f"{p.subject_id}: {change}{'; ' if ends else ''}{ends}", highlight=False)
+    for sentence in calibrated_on(p.intervals, p.used):
+        console.print(f"  {sentence}", highlight=False)
+    imputed = ", ".join(p.imputed) or "none"
+    console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
+    if p.unlike_training:
+        console.print(f"  unlike the training's images: {', '.join(p.unlike_training)}", highlight=False)
+    if p.outside_calibration:
+        why = "; ".join(p.outside_calibration)
+        console.print(f"  outside what the intervals were calibrated on: {why}", highlight=False)
+
+
+def calibrated_on(intervals: Sequence[PredictionInterval], used: Combination) -> list[str]:
+    """Whose errors the intervals are from: `calibrated on 212 people with t1 and flair at 6 hospitals`."""
+    having = _and(used)
+    sentences = []
+    for (basis, visits, sites), group in groupby(intervals, key=lambda i: (i.basis, i.visits, i.sites)):
+        levels = _and([f"{i.level:.0%}" for i in group])
+        which = f"{levels} " if len({(i.basis, i.visits) for i in intervals}) > 1 else ""
+        at = f" at {sites} hospitals" if sites > 1 else ""
+        if basis == POOLED:
+            who = f"all {visits} people{at}, whatever they have: too few have {having}"
+        else:
+            alike = " and a like score at the visit" if basis != "combination" else ""
+            who = f"{visits} people with {having}{alike}{at}"
+        sentences.append(f"{which}calibrated on {who}")
+    return sentences
+
+
+def said_of_calibration(calibration: Calibration) -> list[str]:
+    """Which combinations have intervals of their own, in sentences."""
+    n = {name: sum(count for _, count in rows[0]) for name, rows in calibration.scores.items()}
+    sentences = [f"calibrated on {calibration.visits[0]} people: {calibration.source}"]
+    for level in LEVELS:
+        least = least_visits(level)
+        few = [f"{name} ({count})" for name, count in n.items() if count < least]
+        own = f"{level:.0%} intervals: {len(n) - len(few)} of {len(n)} combinations by themselves"
+        if calibration.visits[0] < least:
+            sentences.append(f"{level:.0%} intervals: none, they need {least} people")
+        elif few:
+            sentences.append(f"{own}; pooled, for fewer than {least} people: {', '.join(few)}")
+        else:
+            sentences.append(own)
+    if calibration.chose_the_weights:
+        sentences.append(
+            "these visits also chose the epoch whose weights are kept (keep: best): intervals may be short"
+        )
+    return sentences
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a row a visit, readable by its owner only. Columns of intervals are empty where there is none."""
+    columns = [f"{end}_{level:.0%}".rstrip("%") for level in LEVELS for end in ("low", "high", "visits", "basis")]
+    rows = []
+    for p in predictions:
+        by_level = {i.level: (i.low, i.high, i.visits, i.basis) for i in p.intervals}
+        ends = [value for level in LEVELS for value in by_level.get(level, ("", "", "", ""))]
+        doubts = "; ".join(p.outside_calibration)
+        rows.append([p.subject_id, p.delta_cdrsb, combination_name(p.used), combination_name(p.imputed), *ends, doubts])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv_atomically(
+        path, ("subject_id", "predicted_change", "used", "imputed", *columns, "outside_calibration"), rows
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    """`t1, flair and tau`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

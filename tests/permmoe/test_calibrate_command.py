@@ -1,0 +1,146 @@
+"""`permmoe train`, `calibrate` and `predict`: whose errors an interval is from is said, and nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from permmoe import cli
+from permmoe.calibration.calibration import CARD_KEY, EARLIER_KEY
+from permmoe.predict import load_model
+from permmoe.prediction_output import NO_CALIBRATION
+from permmoe.runtime.checkpoint import load_checkpoint
+from tests.support.tiny_federation import MODEL, write_site
+
+Command = Callable[..., tuple[int, str, str]]
+VALUES = [part for i in range(3) for part in ("--value", f"clinical_{i}=0.2")]
+
+
+@pytest.fixture
+def permmoe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command and returns exit status, standard output and standard error."""
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["permmoe", *map(str, arguments)])
+        monkeypatch.setattr(cli.console, "width", 200)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a calibration, one of too few visits, and another hospital's patients."""
+    folder = tmp_path_factory.mktemp("work")
+    write_site(folder, "north", visits=120)
+    write_site(folder, "east", visits=60)
+    write_site(folder, "mid", visits=8)
+    for name, share in (("run", 0.4), ("bare", 0.02)):
+        settings = {
+            "model": MODEL.model_dump(mode="json"),
+            "train": {"epochs": 2, "batch_size": 16, "keep": "last" if name == "run" else "best"},
+            "split": {"validation": share, "test": 0.1},
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+        arguments = ["train", folder / "north.csv", "--out", folder / name, "--config", folder / f"{name}.yaml"]
+        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["permmoe", *map(str, arguments)])
+            cli.main()
+        assert not end.value.code
+    return folder
+
+
+def test_training_calibrates_on_its_validation_visits_and_says_whether_they_chose_the_weights(work: Path) -> None:
+    found = load_model(work / "run" / "model").calibration
+    assert found is not None and found.visits[0] == 48 and not found.chose_the_weights
+    assert "validation visits" in found.source
+    assert load_model(work / "bare" / "model").calibration is None
+
+
+def test_a_prediction_comes_with_its_intervals_and_whose_errors_they_are_from(work: Path, permmoe: Command) -> None:
+    status, shown, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "1.5")
+    assert status == 0 and "(80%), " in shown and "(95%)" in shown
+    assert "calibrated on 48 people with clinical" in shown and NO_CALIBRATION not in shown
+    status, shown, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "1.5", "--json")
+    levels = [i["level"] for i in json.loads(shown)["predictions"][0]["intervals"]]
+    assert status == 0 and levels == [0.8, 0.95]
+
+
+def test_a_model_without_calibration_says_so_once_and_gives_no_interval(work: Path, permmoe: Command) -> None:
+    status, shown, _ = permmoe("predict", work / "bare" / "model", "--manifest", work / "east.csv")
+    assert status == 0 and shown.count("no intervals") == 1 and "80%" not in shown
+    assert shown.count("predicted change") == 60
+
+
+def test_a_patient_beyond_the_calibration_is_flagged(work: Path, permmoe: Command) -> None:
+    _, near, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "2")
+    _, far, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "17")
+    assert "outside" not in near and "outside what the intervals were calibrated on: the score at the visit (17" in far
+
+
+def test_a_combination_that_was_never_seen_gets_the_pooled_interval_and_says_so(work: Path, permmoe: Command) -> None:
+    fluid = [part for i in range(5) for part in ("--value", f"fluid_{i}=0.2")]
+    given = ("--manifest", work / "mid.csv", "--out", work / "few")
+    status, _, said = permmoe("calibrate", work / "run" / "model", *given)
+    assert status == 2 and "8 visits with an outcome are too few" in said and not (work / "few").exists()
+    lone = work / "lone"
+    lone.mkdir(exist_ok=True)
+    rows = list(csv.reader((work / "north.csv").open()))
+    kept = [rows[0], *([*row[:9], *[""] * (len(row) - 9)] for row in rows[1:])]
+    csv.writer((lone / "lone.csv").open("w")).writerows(kept)
+    status, _, said = permmoe(
+        "calibrate", work / "run" / "model", "--manifest", lone / "lone.csv", "--out", lone / "model"
+    )
+    assert status == 0, said
+    status, shown, _ = permmoe("predict", lone / "model", *fluid, "--baseline-cdrsb", "1.5")
+    assert status == 0 and "calibrated on all 120 people, whatever they have: too few have fluid" in shown
+    assert "nobody there has just fluid" in shown
+
+
+def test_a_hospital_calibrates_with_its_own_patients_and_the_old_calibration_stays(
+    work: Path, permmoe: Command, tmp_path: Path
+) -> None:
+    old, out = work / "run" / "model", tmp_path / "ours"
+    before = (old / "card.json").read_bytes()
+    status, shown, _ = permmoe("calibrate", old, "--manifest", work / "east.csv", "--out", out)
+    assert status == 0 and "calibrated on 60 people" in shown and "combinations by themselves" in shown
+    assert (old / "card.json").read_bytes() == before
+    (state, card), (old_state, old_card) = load_checkpoint(out), load_checkpoint(old)
+    assert all(state[name].equal(tensor) for name, tensor in old_state.items())
+    assert card[EARLIER_KEY] == [old_card[CARD_KEY]] and load_model(out).calibration.visits[0] == 60  # type: ignore[union-attr]
+    status, _, said = permmoe("calibrate", old, "--manifest", work / "east.csv", "--out", out)
+    assert status == 2 and "no calibration is lost" in said
+
+
+def test_visits_that_trained_the_model_do_not_calibrate_it(work: Path, permmoe: Command, tmp_path: Path) -> None:
+    given = ("calibrate", work / "run" / "model", "--manifest", work / "north.csv", "--out", tmp_path / "new")
+    for part in ("all", "train"):
+        status, _, said = permmoe(*given, "--part", part)
+        assert status == 2 and "trained the model" in said and "--part validation" in said
+    assert permmoe(*given, "--part", "validation")[0] == 0
+    trained = load_model(work / "run" / "model").calibration
+    assert load_model(tmp_path / "new").calibration.scores == trained.scores  # type: ignore[union-attr]
+
+
+def test_the_table_of_predictions_has_columns_for_intervals(work: Path, permmoe: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "predictions.csv"
+    status, shown, _ = permmoe("predict", work / "run" / "model", "--manifest", work / "east.csv", "--out", out)
+    assert status == 0 and str(out) in shown.replace("\n", "")
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 60
+    for row in rows:
+        assert float(row["low_95"]) <= float(row["low_80"]) <= float(row["predicted_change"])
+        assert float(row["predicted_change"]) <= float(row["high_80"]) <= float(row["high_95"])
+        assert row["basis_80"] == "combination" and int(row["visits_80"]) >= 9
+    permmoe("predict", work / "bare" / "model", "--manifest", work / "east.csv", "--out", out)
+    assert all(row["low_80"] == "" == row["basis_95"] for row in csv.DictReader(out.open()))
