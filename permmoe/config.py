@@ -197,6 +197,12 @@ class ModelConfig(Configuration):
         "learned noise; flex_moe: PyTorch's and FastMoE's, which Flex-MoE's code starts from",
     )  # fmt: skip
 
+    spread: Literal["none", "laplace", "gaussian"] = Field(
+        "none", exclude_if=lambda value: value == "none",
+        description="laplace, gaussian: a head of its own learns by this likelihood how far off each prediction may "
+        "be, for intervals; the prediction is the same bit by bit",
+    )  # fmt: skip
+
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelConfig:
         names = self.names
@@ -220,6 +226,18 @@ class ModelConfig(Configuration):
     def names(self) -> tuple[str, ...]:
         """The modalities' names in order."""
         return tuple(m.name for m in self.modalities)
+
+    @property
+    def unit_points(self) -> float:
+        """What errors are measured in multiples of: 1 point of CDR-SB.
+
+        Of another outcome a thirty-sixth of its range, as of CDR-SB's; without a range the SD of the score at the
+        visit. Sites know it from the settings, so that they count errors on one grid.
+        """
+        if self.outcome_range is None:
+            return self.baseline_scale_points
+        low, high = self.outcome_range
+        return (high - low) / (CDRSB_CHANGE[1] - CDRSB_CHANGE[0])
 
 
 class RoutingLosses(Configuration):

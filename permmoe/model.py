@@ -20,6 +20,7 @@ from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.missing_bank import MissingBank
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.layers.routers import Routers, Routing
+from permmoe.layers.spread import SpreadHead
 
 __all__ = ["Encoded", "Output", "PerMMoE", "Routing"]
 
@@ -62,6 +63,8 @@ class Output:
     prediction: Float[Tensor, " batch"]
     """Change in CDR-SB at the horizon, points."""
     routing: Routing
+    spread: Float[Tensor, " batch"] | None = None
+    """How far off the prediction may be, points; None of a model without a head for it."""
     unimodal: Float[Tensor, "batch modality"] | None = None
     """What each observed modality predicts by itself, points; None unless a model with unimodal heads is training."""
 
@@ -87,6 +90,8 @@ class PerMMoE(nn.Module):
         self.ridge = CombinationRidge(config) if config.ridge else None
         if config.initialisation == "flex_moe":
             initialise_as_flex_moe(self)
+        # Last, so that it changes no other initial weight.
+        self.spread = SpreadHead(config) if config.spread != "none" else None
 
     def forward(self, batch: Batch, *, recompute: bool = False) -> Output:
         """Predict for each visit. Raises ValueError where `inputs` and `observed` disagree, or a visit has nothing.
@@ -125,14 +130,15 @@ class PerMMoE(nn.Module):
         mixed = self.experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
         hidden = hidden + F.dropout(mixed, self.config.dropout, self.training)
         prediction: Tensor = self.head(hidden, encoded.baseline)
+        spread = self.spread(hidden, encoded.baseline, encoded.observed, prediction) if self.spread else None
         if self.training:
-            return Output(prediction, routing, self._unimodal(tokens))
+            return Output(prediction, routing, spread, self._unimodal(tokens))
         if self.ridge and self.config.ridge:
             linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
         if self.config.outcome_range:
             prediction = prediction.clamp(*self.config.outcome_range)
-        return Output(prediction, routing)
+        return Output(prediction, routing, spread)
 
     def _unimodal(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality"] | None:
         if not self.unimodal_heads:

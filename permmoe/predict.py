@@ -110,26 +110,29 @@ def predict(
     predictions: list[Prediction] = []
     with torch.no_grad():
         for rows in torch.split(torch.arange(len(data)), config.encoder.declaration.visits_at_once):
-            points = network(data.batch(rows)).prediction.tolist() if len(rows) else []
-            for row, value in zip(rows.tolist(), points, strict=True):
+            if not len(rows):
+                continue
+            output = network(data.batch(rows))
+            spreads = [None] * len(rows) if output.spread is None else output.spread.tolist()
+            for row, value, spread in zip(rows.tolist(), output.prediction.tolist(), spreads, strict=True):
                 visit, seen = data.visits.visits[row], data.observed[row].tolist()
                 used = tuple(name for name, has in zip(data.names, seen, strict=True) if has)
                 imputed = tuple(name for name, has in zip(data.names, seen, strict=True) if not has)
                 unlike = tuple(name for name in compared.unusual[visit.subject_id] if name in used)
                 low, high = change_bounds(visit.baseline_cdrsb, config)
                 found = Prediction(visit.subject_id, min(max(value, low), high), used, imputed, unlike)
-                predictions.append(_with_intervals(found, model, visit.baseline_cdrsb))
+                predictions.append(_with_intervals(found, model, visit.baseline_cdrsb, spread))
     return predictions, unlike_prepared + compared.left_out + broken
 
 
-def _with_intervals(found: Prediction, model: TrainedModel, baseline: float) -> Prediction:
+def _with_intervals(found: Prediction, model: TrainedModel, baseline: float, spread: float | None) -> Prediction:
     """The prediction with its intervals, and what of it lies beyond the visits that they are from."""
     calibration, counts = model.calibration, model.score_counts
     if calibration is None or counts is None:
         return found
     intervals = intervals_of(
         calibration, counts, model.config, combination=found.used, baseline=baseline, change=found.delta_cdrsb,
-        spread=None,
+        spread=spread,
     )  # fmt: skip
     outside = [*calibration.outside(baseline, found.delta_cdrsb)]
     if not counts.n(found.used):

@@ -10,7 +10,6 @@ from permmoe.calibration.calibration import (
     calibration_of,
     severity_ends,
     severity_group,
-    unit_points,
 )
 from permmoe.calibration.intervals import LEVELS
 from permmoe.calibration.score_counts import ScoreCounts, count_scores, least_visits
@@ -30,10 +29,10 @@ def predicted(
     """What is predicted for each visit from each combination, and the scale of its error: both in points, NaN where a
     modality is missing. A visit's inputs are encoded once; the scale is 1 unit where the model predicts no spread."""
     predictions, scales = np.full((2, len(data), len(all_combinations(data.names))), np.nan)
-    unit = unit_points(model.config)
+    unit = model.config.unit_points
     for visits, columns, output in combination_outputs(model, data):
         predictions[visits, columns] = output.prediction.double().cpu().numpy()
-        scales[visits, columns] = unit
+        scales[visits, columns] = unit if output.spread is None else output.spread.double().cpu().numpy()
     return predictions, scales
 
 
@@ -51,8 +50,8 @@ def calibrate(model: PerMMoE, data: VisitData, *, source: str, chose_the_weights
     known = ~np.isnan(data.target.numpy())
     return calibration_of(
         counts,
-        unit_points=unit_points(model.config),
-        scale="unit",
+        unit_points=model.config.unit_points,
+        scale="spread" if model.spread else "unit",
         severity_ends=severity_ends(model.config),
         baseline_range=_range(data.baseline.double().numpy()[known]),
         prediction_range=_range(predictions[known]),

@@ -125,18 +125,6 @@ def recalibrated(card: Mapping[str, Any], calibration: Calibration) -> dict[str,
     return {**card, CARD_KEY: calibration.model_dump(mode="json"), **({EARLIER_KEY: earlier} if earlier else {})}
 
 
-def unit_points(model: ModelConfig) -> float:
-    """The unit of scores, of which the grid reaches from a tenth to 26: 1 point of CDR-SB.
-
-    Of another outcome a thirty-sixth of its range, as of CDR-SB's; without a range the SD of the score at the visit.
-    Sites know it from the model's settings, so that they count on one grid.
-    """
-    if model.outcome_range is None:
-        return model.baseline_scale_points
-    low, high = model.outcome_range
-    return (high - low) / (CDRSB_CHANGE[1] - CDRSB_CHANGE[0])
-
-
 def severity_ends(model: ModelConfig) -> tuple[float, ...]:
     """The severity groups of the model's score; none of a score whose stages are not known here."""
     return CDRSB_STAGES if model.score == CDR_SB and model.outcome_range == CDRSB_CHANGE else ()

@@ -10,6 +10,7 @@
 | `bank/<m>` | B[m] of an unconditioned bank | visits with m imputed |
 | `trunk` | embeddings, attention, norms | visits |
 | `head` | prediction head | visits |
+| `spread` | the head of the spread, where there is one | visits |
 | `ridge/<m>`, `ridge/<m>/<m'>` | moments of features | visits with m (and m') observed, in the centring round |
 | `ridge/all-visits` | moments of baseline and outcome | visits, in the centring round |
 
@@ -128,6 +129,8 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
             ) + imputed_router_support * exposure.imputed.get(name, 0.0)
     if config.routers == "shared":
         support["router/shared"] = exposure.visits
+    if config.spread != "none":
+        support["spread"] = exposure.visits
     if config.ridge:
         support |= _ridge_support(config.names, exposure.measured)
     support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
@@ -149,6 +152,7 @@ def reachable_modules(config: ModelConfig, names: tuple[str, ...]) -> frozenset[
     """
     found = {"trunk", "head"} | {f"expert/{e}" for e in range(config.experts)}
     found |= {f"encoder/{name}" for name in names}
+    found |= {"spread"} if config.spread != "none" else set()
     found |= {"router/shared"} if config.routers == "shared" else {f"router/{name}" for name in config.names}
     if config.ridge:
         own = [name for name in config.names if name in names]
@@ -202,6 +206,8 @@ def _owner(parameter: str) -> str:
             return "trunk"
         case ["head", *_]:
             return "head"
+        case ["spread", *_]:
+            return "spread"
     raise ValueError(f"parameter {parameter} belongs to no module; declare it in permmoe/federated/modules.py")
 
 

@@ -67,6 +67,8 @@ class RoundPlan(Configuration):
             raise ValueError("model.ridge is set in the centring round; set federation.centring_round or leave it out")
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
+        if self.model.spread != "none" and self.federation.privacy:
+            raise ValueError("the spread is not trained under differential privacy; leave model.spread out")
         return self
 
     @model_validator(mode="after")

@@ -49,6 +49,8 @@ def train_epochs(
     optimiser = optimiser or make_optimiser(model, config)
     device = device_of(model)
     tally = Tally(data.names, len(data), model)
+    # The spread is clipped by itself: what predicts must not notice it.
+    predicting = [p for name, p in model.named_parameters() if not name.startswith("spread.")]
     loss_sum = 0.0
     model.train()
     for epoch in range(first_epoch, first_epoch + epochs):
@@ -63,13 +65,15 @@ def train_epochs(
                     batch = next(batches).to(device)
                     with autocast(model, config):
                         output = model(batch, recompute=config.checkpoint_encoders)
-                        loss = total_loss(output, batch, config, part.shares)
+                        loss = total_loss(output, batch, config, part.shares, model.config.spread)
                     loss = correction.add_to_loss(loss, model, part.shares.visits)
                     points = _finite(loss, "training loss", epoch)
                     loss.backward()  # type: ignore[no-untyped-call]
                     loss_sum += points * n_visits
                     tally.add(part.rows, batch.observed, output.routing.gates)
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm or inf)
+                norm = torch.nn.utils.clip_grad_norm_(predicting, config.gradient_norm or inf)
+                if model.spread:
+                    torch.nn.utils.clip_grad_norm_(model.spread.parameters(), config.gradient_norm or inf)
                 _finite(norm, "gradient's norm", epoch)
                 optimiser.step()
                 correction.after_step(model)

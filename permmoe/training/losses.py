@@ -40,15 +40,20 @@ class Shares:
 WHOLE = Shares(1.0, 1.0, 1.0)
 
 
-def total_loss(output: Output, batch: Batch, config: TrainConfig, shares: Shares = WHOLE) -> Float[Tensor, ""]:
+def total_loss(
+    output: Output, batch: Batch, config: TrainConfig, shares: Shares = WHOLE, likelihood: str = "laplace"
+) -> Float[Tensor, ""]:
     """Mean squared error in squared points, that of the unimodal heads, and the auxiliary losses, where switched on.
 
     Every target must be known: a NaN stays a NaN. With `shares` the losses of micro-batches add up to the batch's, but
     for the balance loss: it compares the visits that it is given, and is weighted by the number of visits.
+    `likelihood`: the spread's, as `ModelConfig.spread` names it; of a model without a head for it, it plays no role.
     """
     loss = shares.visits * F.mse_loss(output.prediction, batch.target)
     if output.unimodal is not None:
         loss = loss + shares.observed * config.unimodal_weight * unimodal_loss(output.unimodal, batch)
+    if output.spread is not None:
+        loss = loss + shares.visits * spread_loss(output, batch, likelihood)
     if config.balance:
         balance = balance_loss(output.routing, config.routing_losses)
         loss = loss + shares.visits * config.auxiliary_weight * balance
@@ -63,6 +68,17 @@ def unimodal_loss(unimodal: Float[Tensor, "batch modality"], batch: Batch) -> Fl
     squared = (unimodal - batch.target[:, None]).square()
     chosen = batch.observed.flatten().nonzero().squeeze(1).to(squared.device, non_blocking=True)
     return squared.flatten().index_select(0, chosen).mean()
+
+
+def spread_loss(output: Output, batch: Batch, likelihood: str) -> Float[Tensor, ""]:
+    """Mean negative log likelihood, but for constants, of residuals that are Laplace or Gaussian with the spread.
+
+    Nothing flows back to the prediction. Raises ValueError for an output without a spread.
+    """
+    if output.spread is None:
+        raise ValueError("the model has no head for the spread; set model.spread")
+    times = (batch.target - output.prediction.detach()).abs() / output.spread
+    return (output.spread.log() + (times if likelihood == "laplace" else times.square() / 2)).mean()
 
 
 def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> Float[Tensor, ""]:

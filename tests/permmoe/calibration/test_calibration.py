@@ -21,7 +21,6 @@ from permmoe.calibration.calibration import (
     read_calibration,
     recalibrated,
     severity_ends,
-    unit_points,
 )
 from permmoe.calibration.intervals import BY_COMBINATION, BY_SEVERITY, POOLED, Quantile, interval
 from permmoe.calibration.score_counts import RATIO, ScoreCounts, count_scores, rank
@@ -215,10 +214,10 @@ def test_a_calibration_of_other_modalities_is_refused() -> None:
 
 
 def test_units_and_severities_follow_from_the_score() -> None:
-    assert unit_points(MODEL) == 1.0 and severity_ends(MODEL) == (2.5, 4.0)
+    assert MODEL.unit_points == 1.0 and severity_ends(MODEL) == (2.5, 4.0)
     other = MODEL.model_copy(update={"score": Score(name="MMSE", lowest=0, highest=30), "outcome_range": (-30.0, 6.0)})
-    assert unit_points(other) == 1.0 and severity_ends(other) == ()
+    assert other.unit_points == 1.0 and severity_ends(other) == ()
     assert change_bounds(27.0, other) == (-27.0, 3.0)
     free = MODEL.model_copy(update={"outcome_range": None, "baseline_scale_points": 3.0})
-    assert unit_points(free) == 3.0 and change_bounds(2.0, free) == (-inf, inf)
+    assert free.unit_points == 3.0 and change_bounds(2.0, free) == (-inf, inf)
     assert MODEL.score == CDR_SB and combination_name(COMBINATIONS[0]) == "clinical"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from permmoe.config import ModelConfig
-from permmoe.federated.modules import ModuleLayout, module_support
+from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
 from permmoe.training.exposure import Exposure
@@ -17,7 +17,7 @@ from tests.support.tiny_federation import MODEL
 SHARED = MODEL.model_copy(update={"routers": "shared"})
 SINGLE = MODEL.model_copy(update={"modalities": MODEL.modalities[:1]})
 ADNI = ModelConfig(width=8, tokens=2, expert_hidden=3, head_hidden=5)
-WITH_PARTNERS = ModelConfig(width=8, tokens=2, unimodal_heads=True, ridge={"cells": (1, 2, 3)})
+WITH_PARTNERS = ModelConfig(width=8, tokens=2, unimodal_heads=True, ridge={"cells": (1, 2, 3)}, spread="laplace")
 
 
 @pytest.mark.parametrize("config", [MODEL, SHARED, SINGLE, ADNI, WITH_PARTNERS])
@@ -129,6 +129,14 @@ def test_support_follows_the_table() -> None:
         "expert/0": 13, "expert/1": 7, "expert/2": 5, "expert/3": 5,
         "bank/clinical/fluid": 19, "bank/clinical/gene": 19, "bank/clinical+fluid/gene": 11,
     }  # fmt: skip
+
+
+def test_the_spread_is_a_module_of_its_own_that_every_visit_trains() -> None:
+    config = MODEL.model_copy(update={"spread": "laplace"})
+    support = module_support(config, EXPOSURE)
+    assert support.keys() == set(ModuleLayout.of(PerMMoE(config)).modules)
+    assert support["spread"] == 30 and "spread" in reachable_modules(config, ("fluid",))
+    assert "spread" not in module_support(MODEL, EXPOSURE)
 
 
 def test_kappa_gives_a_router_support_from_imputed_visits() -> None:
