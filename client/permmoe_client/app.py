@@ -28,6 +28,8 @@ from permmoe.federated.secure.blocks import (
     training_numbers,
 )
 from permmoe.federated.secure.session import Blocks
+from permmoe.federated.survey_facts import Facts
+from permmoe.federated.survey_messages import NO_MODEL, SURVEY_QUERY, read_survey, survey_blocks, survey_numbers
 from permmoe_client.connection.identity import load_certificate
 from permmoe_client.own_log import reason
 from permmoe_client.participation import secure_session
@@ -37,6 +39,7 @@ from permmoe_client.participation.query_order import purpose_of
 from permmoe_client.participation.running_site import RunningSite, RunningSites
 from permmoe_client.participation.secure_session import SecureSession, SessionTerms, check_terms
 from permmoe_client.participation.summed_sites import enter_sum
+from permmoe_client.participation.survey import count_patients
 from permmoe_client.release.approval import StudyNotApproved, remember_pending, require_approval
 from permmoe_client.release.outbox import (
     enter,
@@ -46,6 +49,7 @@ from permmoe_client.release.outbox import (
     send_training,
     training_facts,
 )
+from permmoe_client.release.survey_outbox import send_survey, survey_facts
 
 LOG = logging.getLogger("permmoe.client")
 SITES = RunningSites()
@@ -71,6 +75,12 @@ def evaluate(message: Message, context: Context) -> Message:
 def approval(message: Message, context: Context) -> Message:
     """Say whether this site has approved a study."""
     return _answer(message, context, _say_approval)
+
+
+@app.query(SURVEY_QUERY)
+def survey(message: Message, context: Context) -> Message:
+    """Count the site's patients, for a survey."""
+    return _answer(message, context, _survey)
 
 
 @app.query("secure_share")
@@ -132,6 +142,20 @@ def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> Reco
     )
 
 
+def _survey(content: RecordDict, site: RunningSite) -> RecordDict:
+    plan = read_survey(content)
+    # "Nothing of the site's data is read for a study that it has not approved."
+    _check_approval(plan, site)
+    _keep_receipt(content, site)
+    if not plan.federation.secure:
+        counted = count_patients(plan, site.settings, site.ledger)
+        return send_survey(counted.counts, plan, site.settings, site.ledger)
+    terms = check_terms(Instruction(plan, 1, NO_MODEL), content, site.settings, site.ledger, "survey")
+    counts, facts = count_patients(plan, site.settings, site.ledger).counts, Facts.of(plan)
+    numbers = survey_numbers(facts, counts)
+    return _begin_sum(site, terms, survey_blocks(facts), numbers, "survey", survey_facts(counts, plan))
+
+
 def _begin_sum(
     site: RunningSite, terms: SessionTerms, blocks: Blocks, numbers: Numbers, kind: Kind, facts: Mapping[str, object]
 ) -> RecordDict:
@@ -179,10 +203,16 @@ def _checked_instruction(content: RecordDict, site: RunningSite, kind: Kind) -> 
     if site.ledger is None or site.settings.coordinator is None:
         return instruction
     authority = load_certificate(site.settings.coordinator.authority)
-    if line := read_receipt_line(content, site.settings.name):
-        site.ledger.keep_receipt(line, authority)
+    _keep_receipt(content, site)
     purpose, seen = purpose_of(kind, instruction), site.ledger.newest_head(instruction.plan.digest())
     return require_announced(instruction, purpose, authority, seen)
+
+
+def _keep_receipt(content: RecordDict, site: RunningSite) -> None:
+    """Keep the receipt for this site's ledger that came with a message, if any. Raises AuditError, LedgerError."""
+    line = read_receipt_line(content, site.settings.name)
+    if line and site.ledger and site.settings.coordinator:
+        site.ledger.keep_receipt(line, load_certificate(site.settings.coordinator.authority))
 
 
 def _check_approval(plan: RoundPlan, site: RunningSite) -> None:

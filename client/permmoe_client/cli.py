@@ -115,7 +115,7 @@ def approve(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts of somebody who has read it.")] = False,
 ) -> None:
-    """Show a study in words, and let it train here if you say so."""
+    """Show a study or a survey in words, and let it train, or count, here if you say so."""
     from permmoe_client.participation.horizon import horizon_of_settings, require_horizon
     from permmoe_client.release.approval import approved_studies, forget_pending
     from permmoe_client.release.consent import changed_settings, study_in_words
@@ -127,21 +127,25 @@ def approve(
         console.print(Text(f"\n{section.heading}", style="bold"))
         for sentence in section.sentences:
             say(f"  {sentence}")
-    if earlier := approved_studies(ledger.decisions()):
+    approved = approved_studies(ledger.decisions())
+    if earlier := [one for one in approved if (one.plan.survey is None) == (plan.survey is None)]:
         changes = changed_settings(earlier[-1].plan, plan) or ("nothing",)
         console.print(Text(f"\nDifferent from the study approved on {earlier[-1].time[:10]}", style="bold"))
         for change in changes:
             say(f"  {change}")
     config.outcome.require(plan.model.score)
-    require_horizon(config, horizon_of_settings(config), plan.horizon_months)
-    if not yes and not typer.confirm(f"\nMay the study {plan.digest()[:16]}… train at site {config.name}?"):
+    if plan.survey is None:
+        require_horizon(config, horizon_of_settings(config), plan.horizon_months)
+    what, does = ("survey", "count the patients of") if plan.survey else ("study", "train at")
+    if not yes and not typer.confirm(f"\nMay the {what} {plan.digest()[:16]}… {does} site {config.name}?"):
         say("not approved; nothing was changed")
         raise typer.Exit(1)
     facts = {"study": plan.digest(), "study_name": plan.name, "plan": plan.model_dump(mode="json")}
     head = ledger.append("approval", facts)
     assert config.ledger
     forget_pending(config.ledger, plan.digest())
-    say(f"approved; entry {head.sequence} of the ledger. It trains from the next round on.")
+    then = "The survey is answered when it is asked next." if plan.survey else "It trains from the next round on."
+    say(f"approved; entry {head.sequence} of the ledger. {then}")
 
 
 @app.command()

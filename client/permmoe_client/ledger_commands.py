@@ -17,6 +17,9 @@ from permmoe_client.site import read_site
 
 app = typer.Typer(no_args_is_help=True, help="The signed record of everything that left.")
 
+PARTS = ("modules", "combinations", "counts", "sites")
+"""What an entry may list."""
+
 
 @app.command("verify")
 def verify_ledger(context: click.Context, site: SiteOption = None) -> None:
@@ -94,18 +97,18 @@ def show_ledger(
     """List what left, newest last."""
     table = Table(
         "entry", "time (UTC)", "what", "round", "bytes", "parts", "study", box=None, caption="parts: modules of a "
-        "training, combinations of an evaluation, sites of a sum", caption_justify="left",
+        "training, combinations of an evaluation, numbers of a survey, sites of a sum", caption_justify="left",
     )  # fmt: skip
     for entry in list(ledger_of(read_site(site_file(context, site))).entries())[-last:]:
         facts = entry.facts
-        parts = facts.get("modules") or facts.get("combinations") or facts.get("sites") or {}
+        n_parts = next((len(facts[name]) for name in PARTS if facts.get(name)), 0)
         table.add_row(
             str(entry.sequence),
             Text(plain(entry.time[:19])),
             Text(plain(entry.kind)),
             Text(plain(str(facts.get("round", "")))),
             f"{int(facts['bytes']):,}" if "bytes" in facts else "",
-            str(len(parts)) if parts else "",
+            str(n_parts or ""),
             Text(plain(f"{str(facts.get('study', ''))[:8]} {facts.get('study_name', '')}")),
         )
     console.print(table)

@@ -38,6 +38,7 @@ from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.rehearsed_sum import RehearsedInput, rehearse_sum
 from permmoe_client.participation.running_site import RunningSite, Workshop
 from permmoe_client.participation.site_visits import site_visits
+from permmoe_client.participation.survey_rehearsal import rehearse_survey
 from permmoe_client.release.outbox import released
 from permmoe_client.site import SiteConfig
 
@@ -70,7 +71,7 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     `evaluation.json`, all figures. Of a secure study the two messages hold the masked numbers, and what is under the
     mask is in the folder `under-the-mask`. `README.txt` says of each file whether it would leave. A study without
     evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched. `progress` is
-    told how far the preparation of raw images is.
+    told how far the preparation of raw images is. A survey has files of its own (`rehearse_survey`).
 
     Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what training and the
     secure sum raise.
@@ -78,6 +79,8 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     if folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"{folder} is not empty; name a new folder")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if plan.survey is not None:
+        return rehearse_survey(settings, plan, folder)
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)

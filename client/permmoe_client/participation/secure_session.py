@@ -91,7 +91,7 @@ def check_terms(
             f"the study's secure_threshold, {federation.secure_threshold:.2f}, is under this site's "
             f"release.min_secure_threshold, {policy.min_secure_threshold:.2f}"
         )
-    purpose = "training" if kind == "training" else instruction.part
+    purpose = instruction.part if kind == "evaluation" else kind
     entries = list(ledger.entries())
     # "A site gives its input to a round once", and never to one before it; "to an evaluation of a model once", whatever
     # the round is called.

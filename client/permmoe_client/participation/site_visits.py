@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
-from permmoe.config import ModelConfig
+from permmoe.config import ModelConfig, Score
 from permmoe.data.adni import select_visits
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.manifest import read_manifest
+from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine
+from permmoe.data.selection import Selection
 from permmoe.data.splits import assign_splits
 from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest
@@ -19,10 +22,11 @@ from permmoe.data.visit_scores import score_of_tables
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.layers.encoders import fixed_stem
+from permmoe.modality import Modality
 from permmoe.preparation.progress import Progress
 from permmoe_client.participation.horizon import require_horizon
 from permmoe_client.participation.prepared_images import with_prepared_images
-from permmoe_client.site import SiteConfig
+from permmoe_client.site import DataFolders, SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
 
@@ -86,15 +90,22 @@ def _nobody(left_out: Quarantine) -> str:
 def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quarantine]:
     site.outcome.require(model.score)
     if site.folders:
-        folders = site.folders
-        score = score_of_tables(site.outcome, folders.score, model.score)
-        selection = select_visits(folders.tables, folders.images, folders.target, model.modalities, score)
-        selection.require_visits()
-        for note in selection.notes:
-            LOG.info("%s", note)
+        selection = select_folder_visits(site.folders, site.outcome, model.score, model.modalities)
         return selection.visits.where(lambda visit: visit.delta_cdrsb is not None), selection.quarantine
     assert site.manifest
     return read_manifest(site.manifest, model.modalities, score=model.score, columns=site.outcome)
+
+
+def select_folder_visits(
+    folders: DataFolders, outcome: OutcomeColumns, score: Score, modalities: Sequence[Modality]
+) -> Selection:
+    """The index visits of tables and images, also those without an outcome. Raises DataError."""
+    tables_score = score_of_tables(outcome, folders.score, score)
+    selection = select_visits(folders.tables, folders.images, folders.target, modalities, tables_score)
+    selection.require_visits()
+    for note in selection.notes:
+        LOG.info("%s", note)
+    return selection
 
 
 def _restricted(visit: Visit, modalities: tuple[str, ...]) -> Visit:

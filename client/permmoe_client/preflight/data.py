@@ -155,9 +155,11 @@ def horizon(facts: Facts) -> Outcome:
     """The horizon is that of the studies that declare one, and in months."""
     found = sorted({visit.horizon_months for visit in facts.visits})
     for digest, plan in sorted(facts.plans.items(), key=lambda item: item[0] not in facts.approved):
-        if plan.horizon_months is not None and (trouble := other_horizon(found, plan.horizon_months)):
+        # A survey counts outcomes of another horizon as not known.
+        months = None if plan.survey else plan.horizon_months
+        if months is not None and (trouble := other_horizon(found, months)):
             judged = failed if digest in facts.approved else warning
-            return judged(f"{plan.name!r}: {trouble}", remedy(facts.site, plan.horizon_months))
+            return judged(f"{plan.name!r}: {trouble}", remedy(facts.site, months))
     low, high = HORIZON_MONTHS
     if outside := [months for months in found if not low <= months <= high]:
         return warning(

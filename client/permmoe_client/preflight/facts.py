@@ -110,7 +110,7 @@ def gather(
     plans, damaged = _read_plans(site.ledger)
     approved, approved_plans = _read_approvals(site)
     plans |= approved_plans
-    model = model or next((plans[digest].model for digest in sorted(approved) if digest in plans), None)
+    model = model or next((plans[d].model for d in sorted(approved) if d in plans and not plans[d].survey), None)
     model = model or _model_of(site.outcome)
     return Facts(
         path=path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -17,19 +16,15 @@ from permmoe.model import PerMMoE
 from permmoe.plain_text import plain
 from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
 from permmoe_client.participation.query_order import question_count
+from permmoe_client.release.section import Section
+from permmoe_client.release.survey_consent import survey_in_words
 from permmoe_client.site import SiteConfig
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and the sentences under it. Some are the coordinator's own words: show them unformatted."""
-
-    heading: str
-    sentences: tuple[str, ...]
 
 
 def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
     """What the study reads, does, sends and is protected by at this site; the last section holds every setting."""
+    if plan.survey is not None:
+        return survey_in_words(plan, site)
     federation, train = plan.federation, plan.train
     sizes = _module_sizes(plan)
     megabytes = 4e-6 * sum(sizes.values())

@@ -65,11 +65,17 @@ class PatientAccount:
         present = {name: observed[subject] for name, subject in subjects.items()}
         with alone(self._folder, LOCK_FILE):
             old = self.read()
-            labels = old.questions.get(question, {})
-            is_as_before = all(present.get(name, 0) & label == label for name, label in labels.items())
-            if not labels or not is_as_before or not old.account.admits(labels, least):
-                labels = divide(old.account, present, least)
+            labels = _labels(old, question, present, least, divide)
+            if labels is not old.questions.get(question):
                 self._keep(old, old.with_question(question, labels))
+        return {subjects[name]: label for name, label in labels.items()}
+
+    def preview(self, question: str, observed: Mapping[str, int], least: int, divide: Divide) -> Labels:
+        """What `groups` would return now; nothing is entered. Raises LedgerError where the account is absent."""
+        key = self._ledger.secret("patients")
+        subjects = {_pseudonym(key, subject): subject for subject in observed}
+        present = {name: observed[subject] for name, subject in subjects.items()}
+        labels = _labels(self.read(), question, present, least, divide)
         return {subjects[name]: label for name, label in labels.items()}
 
     def read(self) -> KeptAccount:
@@ -107,6 +113,15 @@ class PatientAccount:
 
     def _file(self, digest: str) -> Path:
         return self._folder / f"patients-{digest}.json"
+
+
+def _labels(old: KeptAccount, question: str, present: Mapping[str, int], least: int, divide: Divide) -> Labels:
+    """What counts of each patient: as in the earlier answer to the question, where that can be given again."""
+    labels = old.questions.get(question, {})
+    is_as_before = all(present.get(name, 0) & label == label for name, label in labels.items())
+    if labels and is_as_before and old.account.admits(labels, least):
+        return labels
+    return divide(old.account, present, least)
 
 
 def _pseudonym(key: bytes, subject: str) -> str:
