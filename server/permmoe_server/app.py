@@ -40,11 +40,12 @@ from permmoe_server.protocol.federation import (
     SiteDirectory,
     no_directory,
 )
-from permmoe_server.protocol.reply_sizes import largest_replies
+from permmoe_server.protocol.reply_sizes import largest_replies, survey_replies
 from permmoe_server.provisioning.authority import Identity, load_certificate, read_identity
 from permmoe_server.studies.model_register import MODELS_FILE, ModelRegister
 from permmoe_server.studies.standing import StandingFile
 from permmoe_server.studies.study_run import locked, run_study
+from permmoe_server.studies.survey_run import run_survey
 
 HTTP_GRID = "flwr.superlink.grid.http_grid"
 """The module that defines Flower's connection to a superlink."""
@@ -77,7 +78,7 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
                 on_readiness=standing.tell if standing else None,
                 is_to_stop=standing.is_to_stop if standing else lambda: False,
             )
-            run_study(federation, plan, out)
+            run_survey(federation, plan, out) if plan.survey else run_study(federation, plan, out)
 
     return app
 
@@ -92,8 +93,13 @@ def _untrusting(grid: Grid, plan: RoundPlan, roster: RosterSource | None) -> Mes
         return grid
     from permmoe_server.coordination.nonblocking_grid import nonblocking
 
+    def n_sites() -> int:
+        return len(roster().keys) if roster else 0
+
+    if plan.survey:
+        return nonblocking(grid, survey_replies(plan, n_sites))
     layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
-    return nonblocking(grid, largest_replies(plan, layout, lambda: len(roster().keys) if roster else 0))
+    return nonblocking(grid, largest_replies(plan, layout, n_sites))
 
 
 def _standing_file(context: Context) -> StandingFile | None:

@@ -184,7 +184,9 @@ class StudyRunner:
         return Progress("stalled" if is_stalled else "waiting", sentence, standing=standing)
 
     def _finished(self) -> Progress:
-        """Register the model. A study whose rounds all failed, or trained nothing, has none."""
+        """Register the model. A study whose rounds all failed, or trained nothing, has none; nor has a survey."""
+        if self._study.plan.survey is not None:
+            return Progress("finished", "Its numbers are there: permmoe-server survey shows them.", is_over=True)
         try:
             kept = register(self._folder, self._study.model, datetime.now(UTC))
         except NothingTrained as nothing:

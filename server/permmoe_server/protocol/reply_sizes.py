@@ -35,6 +35,9 @@ from permmoe.federated.secure.messages import (
     write_masked,
     write_masks,
 )
+from permmoe.federated.secure.session import Blocks
+from permmoe.federated.survey_facts import Facts
+from permmoe.federated.survey_messages import SURVEY_MESSAGE, SurveyReply, survey_blocks, write_survey_reply
 from permmoe.federated.training_figures import FIGURES, TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import packed_size
@@ -91,16 +94,43 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
 
 
 def _secure_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mapping[str, ReplySize]:
+    blocks = {**training_blocks(layout), **evaluation_blocks(plan.model.names)}
+    return {**_stages(blocks, n_sites), **dict.fromkeys((MessageType.TRAIN, MessageType.EVALUATE), _advertisement())}
+
+
+def survey_replies(plan: RoundPlan, n_sites: Callable[[], int]) -> LargestReply:
+    """Return the sizes of a survey's replies, as `largest_replies` those of a study."""
+    facts = Facts.of(plan)
+    approval = _size(write_answer(ApprovalAnswer(has_approved=True)))
+
+    def sizes(sites: int) -> Mapping[str, ReplySize]:
+        if plan.federation.secure:
+            return {
+                APPROVAL_MESSAGE: approval,
+                SURVEY_MESSAGE: _advertisement(),
+                **_stages(survey_blocks(facts), sites),
+            }
+        told = {one.name: LARGEST_ROUND for one in facts.all_described()}
+        reply = write_survey_reply(SurveyReply("s" * LONGEST_SITE_NAME, DIGEST, told))
+        write_head(reply, HEAD)
+        return {APPROVAL_MESSAGE: approval, SURVEY_MESSAGE: _size(reply)}
+
+    cached = lru_cache(maxsize=8)(sizes)
+    return lambda message_type: cached(n_sites())[message_type]
+
+
+def _advertisement() -> ReplySize:
+    return _size(RecordDict({"advertisement": write_bytes({"s" * LONGEST_SITE_NAME: bytes(MAX_BYTES)})}))
+
+
+def _stages(blocks: Blocks, n_sites: int) -> Mapping[str, ReplySize]:
+    """The replies to the stages of a secure sum after the first."""
     sites = [f"{i:0{LONGEST_SITE_NAME}}" for i in range(n_sites)]
     short, seeds = dict.fromkeys(sites, bytes(MAX_BYTES)), dict.fromkeys(sites, bytes(MAX_SEALED_BYTES))
-    advertisement = RecordDict({"advertisement": write_bytes({"s" * LONGEST_SITE_NAME: bytes(MAX_BYTES)})})
-    blocks = {**training_blocks(layout), **evaluation_blocks(plan.model.names)}
     bits, nothing = np.zeros(len(blocks), np.uint32), np.zeros(0, np.uint64)
     masked = write_masked(MaskedInput("s" * LONGEST_SITE_NAME, bits, nothing, bytes(MAX_BYTES)), HEAD)
     unmasking = write_masks(Unmasking(dict.fromkeys(blocks, bytes(MAX_BYTES)), short), HEAD)
     return {
-        MessageType.TRAIN: _size(advertisement),
-        MessageType.EVALUATE: _size(advertisement),
         SHARE: _size(RecordDict({"sealed": write_bytes(short)})),
         MASK: _size(masked, 8 * sum(blocks.values())),
         COUNT: _size(write_count_shares(CountShares(seeds, short))),

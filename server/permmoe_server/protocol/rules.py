@@ -27,6 +27,9 @@ NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "missing_figures": "It lacks the visits, loss and times of the training.",
         **{missing_rule(name): figure.absence for name, figure in FIGURES.items()},
         "missing_sums": "It holds no sums of errors.",
+        "missing_study": "It does not say which survey it answers.",
+        "missing_counts": "It holds no numbers of patients.",
+        "counts": "A number of patients is no whole number.",
         "ledger_head": "What it states about its site's ledger is not a number and a SHA-256.",
         "encoding": "An array is not written as this version of PerM-MoE writes it.",
         "sums": "An evaluation does not hold a count and four sums for each combination.",
@@ -76,6 +79,8 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "negative_sum": "A sum of squares or of absolute values is negative.",
         "evaluated_visits": "An evaluation counts more visits than its site said that it trained on.",
         "sums_range": "Sums of errors are not those of outcomes and predictions within the outcome's range.",
+        "wrong_survey": "It answers another survey.",
+        "survey_counts": "A number is of what the survey did not ask for, or of fewer than min_cell_count patients.",
         "sums_nested": "A combination has visits that a part of it lacks.",
         # It was not asked for one: permmoe_server.protocol.quarantine.
         "quarantined": "The site sent several replies that are none, and is not asked any more in this study.",

@@ -61,7 +61,7 @@ class SecureRound:
         withheld = [m for m in self.layout.modules if m not in released] if outcome.unmasked else []
         # Under differential privacy no loss leaves a site.
         has_loss = figures.visits > 0 and not config.privacy
-        records = [_site_record(participant, outcome.arrived) for participant in outcome.participants]
+        records = [site_record(participant, outcome.arrived) for participant in outcome.participants]
         return TrainingOutcome(
             total if is_usable else None,
             self.federation.countersigned(state.receipts, [p.head for p in outcome.participants]),
@@ -100,7 +100,7 @@ class SecureRound:
         return EvaluationOutcome(record, receipts)
 
 
-def _site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:
+def site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:
     """A site whose input is in the sum took part, even where it went silent after that."""
     is_in_sum = participant.site in arrived
     return SiteRecord(

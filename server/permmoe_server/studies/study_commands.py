@@ -18,6 +18,7 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies.extension import extend as make_longer
 from permmoe_server.studies.round_log import RoundLog
 from permmoe_server.studies.study_folder import Study, current_study, known_studies
+from permmoe_server.studies.survey_file import SURVEY_FILE
 
 app = typer.Typer(no_args_is_help=True, help="See the studies; stop one, let it go on, give it more rounds.")
 console = Console(highlight=False, soft_wrap=True)
@@ -30,13 +31,14 @@ def list_studies(folder: FolderArgument) -> None:
     """Show every study with its state; the present one is what permmoe-server runs without --study."""
     files = FederationFolder(folder)
     present = current_study(files)
-    table = Table("study", "present", "state", "rounds", "lost", "secure", "digest")
+    table = Table("study", "what", "present", "state", "rounds", "lost", "secure", "digest")
     for study in known_studies(files):
         is_present = present is not None and study.folder == present.folder
         records = RoundLog(study.rounds).read()
         done, lost = sum(record.is_aggregated for record in records), sum(record.is_used_up for record in records)
         table.add_row(
             Text(plain(study.plan.name)),
+            "survey" if study.plan.survey else "training",
             "yes" if is_present else "",
             _state(study, done + lost, is_running=is_present and is_running(files)),
             f"{done} of {study.plan.federation.rounds}",
@@ -48,7 +50,7 @@ def list_studies(folder: FolderArgument) -> None:
 
 
 def _state(study: Study, used: int, *, is_running: bool) -> str:
-    if used >= study.plan.federation.rounds:
+    if used >= study.plan.federation.rounds or (study.folder / SURVEY_FILE).exists():
         return "finished"
     if study.stop_file.exists():
         return "stopped"
