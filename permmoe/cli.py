@@ -38,6 +38,7 @@ from permmoe.recalibrate import calibrate_model
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
+from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe.training.fit import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -86,10 +87,12 @@ def train(
     trust: TrustOption = False,
     device: DeviceOption = "auto",
     cache: CacheOption = None,
+    track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
 ) -> None:
     """Train a model on the manifest's training visits and evaluate it on its test visits."""
     settings = read_config(config, RunConfig) if config else DEFAULT_RUN
     columns = read_outcome(outcome)
+    tracking = tracking_to(track, lambda sentence: typer.echo(f"warning: {sentence}", err=True))
     with Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(), console=console,
@@ -110,6 +113,7 @@ def train(
             device=training_device(device),
             on_epoch=show,
             on_note=lambda sentence: typer.echo(f"note: {sentence}", err=True),
+            tracking=tracking,
         )
     _print_results(results, Part.test, settings.model.score)
     if unlike := unlike_counts(out):

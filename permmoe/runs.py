@@ -34,10 +34,12 @@ from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
 from permmoe.data.visits import Visit
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
+from permmoe.evaluation.tracked_figures import epoch_figures, result_figures
 from permmoe.layers.encoders import fixed_stem
 from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.provenance import machine, versions
+from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking, run_name
 from permmoe.training.fit import EpochReport, FitState, fit
 from permmoe.training.seeds import make_model
 
@@ -79,6 +81,7 @@ def train_run(
     device: str = "cpu",
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> pd.DataFrame:
     """Train, or go on training, in `out`; returns the results table of the test visits. `on_note` is told, in sentences
     that name no subject, what of the data is doubtful.
@@ -116,10 +119,15 @@ def train_run(
         "machine": machine(),
     }
     resume, learning = _resume(out, card)
+    facts = {key: card[key] for key in ("data_digest", "is_synthetic", "versions")}
+    tracked_settings = {**config.model_dump(mode="json"), **facts}
+    tracked = tracking.run("permmoe train", run_name("training", tracked_settings), tracked_settings)
 
     def keep(report: EpochReport) -> None:
         learning.append({"epoch": report.epoch, "loss": report.loss, "validation_rmse": report.validation_rmse})
         save_checkpoint(out / "last", _tensors(report.state), card | _progress(report.state) | {"learning": learning})
+        figures = epoch_figures(report.loss, len(train), report.validation_rmse, report.validation)
+        tracked.log(figures, report.epoch)
         if on_epoch:
             on_epoch(report)
 
@@ -148,6 +156,8 @@ def train_run(
         | ({CARD_KEY: calibration.model_dump(mode="json")} if calibration else {}),
     )
     results.to_csv(out / "results.csv", index=False)
+    tracked.log(result_figures(results[results.stratum.eq("all")]), state.best_epoch)
+    tracked.end()
     return results
 
 

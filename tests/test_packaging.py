@@ -23,6 +23,8 @@ OPTIONAL = {
     "deepbet": "deepbet",
     "pydicom": "pydicom",
     "SimpleITK": "simpleitk",
+    "mlflow": "mlflow-skinny",
+    "tensorboard": "tensorboard",
 }
 """Imported package -> distribution, for what is imported only where an extra is installed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.logs import log_to
+from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
@@ -45,6 +47,7 @@ def run_coordinator(
         Path | None, typer.Option(help="YAML file of the study to run; without it the last study goes on.")
     ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Keep the status page when the study has ended.")] = False,
+    track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
     version: VersionOption = False,
 ) -> None:
     """Run the coordinator, or one of the commands below."""
@@ -57,6 +60,7 @@ def run_coordinator(
         raise ConfigurationError(f"no file {config}; name the server.yaml that permmoe-server init wrote")
     folder = FederationFolder(config.resolve().parent)
     log_to(None, read_server(folder.settings).log_format, quiet=("httpx", "alembic"))
+    tracking = tracking_to(track, logging.getLogger("permmoe.server").warning)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -64,7 +68,7 @@ def run_coordinator(
     from permmoe_server.coordination.coordinator import coordinate
     from permmoe_server.studies.study_folder import find_study
 
-    coordinate(folder, find_study(folder, study), stop, stay=stay)
+    coordinate(folder, find_study(folder, study), stop, stay=stay, tracking=tracking)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from permmoe.config import parse_config, read_config
 from permmoe.runtime.command_line import run
 from permmoe.runtime.devices import training_device
+from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.simulate import RunOptions, all_cells, cell_name, run_study
@@ -40,9 +41,11 @@ def simulate(
         typer.Option(help="Trains models at one place: cpu, cuda, cuda:N or auto; federations use the CPU."),
     ] = "cpu",
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds instead of the study's own.")] = "",
+    track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
 ) -> None:
     """Run every missing cell of a study, then write its tables and report.html."""
     console = Console()
+    tracking = tracking_to(track, lambda sentence: console.print(f"warning: {sentence}", markup=False))
     settings = at_profile(read_config(study, StudyConfig), profile)
     if seeds:
         settings = parse_config({**settings.model_dump(), "seeds": _seeds(seeds)}, StudyConfig, "--seeds")
@@ -68,7 +71,7 @@ def simulate(
         outcome = run_study(
             settings,
             folder,
-            RunOptions(shared, engine, workers, only, command, device=training_device(device)),
+            RunOptions(shared, engine, workers, only, command, device=training_device(device), tracking=tracking),
             Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
         )
     for sentence in outcome.findings:

@@ -17,6 +17,7 @@ from typing import Any
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.runtime.files import FULL_DISK
 from permmoe.runtime.health import serve_health
+from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
 from permmoe_server.coordination.admission import KnownSite, admit
 from permmoe_server.coordination.ports import require_free_ports
 from permmoe_server.coordination.processes import Child
@@ -32,13 +33,21 @@ from permmoe_server.status.admin import STALE_SECONDS, is_healthy, make_admin, s
 from permmoe_server.status.board import StatusBoard
 from permmoe_server.studies.round_log import RoundLog
 from permmoe_server.studies.study_folder import Study, keep_study
+from permmoe_server.studies.tracked_rounds import TrackedRounds
 
 LOG = logging.getLogger("permmoe.server")
 
 TICK_SECONDS = 0.5
 
 
-def coordinate(folder: FederationFolder, study: Study | None, stop: threading.Event, *, stay: bool = False) -> None:
+def coordinate(
+    folder: FederationFolder,
+    study: Study | None,
+    stop: threading.Event,
+    *,
+    stay: bool = False,
+    tracking: Tracking = NOT_TRACKED,
+) -> None:
     """Run until the study ends, or until `stop` is set where there is none, or with `stay`.
 
     A start that is refused changes nothing. Raises StudyFailed where nobody can bring the study to its end,
@@ -55,13 +64,22 @@ def coordinate(folder: FederationFolder, study: Study | None, stop: threading.Ev
         prepare(folder)
         board = StatusBoard(first_status(roster, study))
         with _observed(board, settings), _children(folder, settings) as tend:
-            _Coordinator(folder, settings, study, board, stay=stay).run(tend, stop)
+            tracked = TrackedRounds(tracking, study.plan) if study else None
+            _Coordinator(folder, settings, study, board, tracked, stay=stay).run(tend, stop)
 
 
 class _Coordinator:
     def __init__(
-        self, folder: FederationFolder, settings: ServerConfig, study: Study | None, board: StatusBoard, *, stay: bool
+        self,
+        folder: FederationFolder,
+        settings: ServerConfig,
+        study: Study | None,
+        board: StatusBoard,
+        tracked: TrackedRounds | None,
+        *,
+        stay: bool,
     ) -> None:
+        self._tracked = tracked
         self._folder, self._board, self._stay = folder, board, stay
         self._superlink = Superlink(folder.superlink_socket)
         self._rounds = RoundLog(study.rounds) if study else None
@@ -125,6 +143,8 @@ class _Coordinator:
     def _report(self, progress: Progress, sites: Sequence[KnownSite] | None) -> None:
         """Put the newest facts on the status board; where sites are None, the earlier ones stay."""
         records = self._rounds.read() if self._rounds else ()
+        if self._tracked:
+            self._tracked.show(records, is_finished=progress.phase == "finished")
         changes: dict[str, Any] = {}
         if sites is not None:
             changes["sites"] = self._reports.of(

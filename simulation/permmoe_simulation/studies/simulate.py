@@ -17,6 +17,7 @@ from pathlib import Path
 
 from permmoe.data.quarantine import Quarantine
 from permmoe.errors import ConfigurationError, PermmoeError
+from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
 from permmoe.runtime.workers import import_beforehand, worker_pool
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.report import SECTIONS, ReportSection, render_report
@@ -29,6 +30,7 @@ from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.sources import StudyData, prepare_data
 from permmoe_simulation.studies.study import AGAIN, Cell, StudyConfig, cells, cells_trained_again, data_source
 from permmoe_simulation.studies.study_output import RunFacts, summary_of, write_slices, write_tables
+from permmoe_simulation.studies.tracked_study import track_cell, track_study
 
 Grid = Sequence[tuple[str, Cell]]
 """(method name, cell) for every cell of a study."""
@@ -51,6 +53,8 @@ class RunOptions:
     """What the report shows, and so which tables are written."""
     device: str = "cpu"
     """Where models at one place are trained; federations train on the CPU."""
+    tracking: Tracking = NOT_TRACKED
+    """Where cells, as they finish, and the study's results are tracked besides."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     wanted = [(name, cell) for name, cell in grid if _is_wanted(name, cell, options.only, out / "cells")]
     if not wanted:
         raise ConfigurationError(f"no cell is called {options.only}; `--list` lists them, as METHOD/REGIME/SEED")
-    finished, failed = _run_cells(wanted, data, out / "cells", options, progress)
+    finished, failed = _run_cells(study, wanted, data, out / "cells", options, progress)
     if not finished:
         raise PermmoeError(f"no cell of the study finished; the first error, shown in full above: {failed[0]}")
     progress.stage("report", 1)
@@ -119,6 +123,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     )
     summary = summary_of(done, compared, different, facts)
     summary.write(out)
+    track_study(options.tracking, study, out, summary.digests)
     report = render_report(out, options.sections)
     progress.step("report.html")
     return StudyOutcome(report, (*summary.findings, *summary.ladder), tuple(failed), facts.seconds)
@@ -175,7 +180,12 @@ def sites_left_out(grid: Grid, data: Mapping[str, StudyData]) -> list[str]:
 
 
 def _run_cells(
-    grid: Grid, data: Mapping[str, StudyData], folder: Path, options: RunOptions, progress: Progress
+    study: StudyConfig,
+    grid: Grid,
+    data: Mapping[str, StudyData],
+    folder: Path,
+    options: RunOptions,
+    progress: Progress,
 ) -> tuple[list[FinishedCell], list[str]]:
     """Run the cells in worker processes; return the finished ones in the grid's order, and a line for each failure."""
     progress.stage("cells", len(grid))
@@ -188,6 +198,7 @@ def _run_cells(
             if is_finished(target):
                 # No process has to start for it.
                 finished.append(FinishedCell(name, cell.regime, cell.seed, target))
+                track_cell(options.tracking, study, cell, finished[-1])
                 progress.step(_label(name, cell))
                 continue
             own = data[cell.regime]
@@ -199,6 +210,7 @@ def _run_cells(
                 error = future.exception()
                 if error is None:
                     finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()))
+                    track_cell(options.tracking, study, cell, finished[-1])
                 else:
                     failed.append(f"{label}: {type(error).__name__}")
                     progress.note(f"failed: {failed[-1]}: {error}")

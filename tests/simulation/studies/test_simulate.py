@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -165,6 +166,20 @@ def test_cohorts_may_lie_in_the_folder_of_the_results(study: Path, finished: Pat
     only = "clinical-null/site/0"
     assert run_here(study, out, "--shared", str(out), "--only", only)[0] == 0
     assert len(cards(out)) == 1 and cards(out).keys() <= cards(finished).keys()
+
+
+def test_a_tracked_study_has_a_run_for_each_cell_and_one_of_its_results_and_the_same_tables(
+    study: Path, finished: Path, run_here: Run
+) -> None:
+    pytest.importorskip("tensorboard")
+    out, board = copied(finished, "tracked"), study.parent / "board"
+    assert run_here(study, out, "--track", f"tensorboard:{board}")[0] == 0
+    runs = {folder.name.rsplit(" ", 1)[0] for folder in (board / "tiny").iterdir()}
+    assert {"federated site seed 0", "clinical-null site seed 1", "results"} <= runs and len(runs) >= 2 * len(METHODS)
+    assert_same_figures(out, finished)
+    subjects = set(np.load(next((finished / "cells").glob("*/predictions.npz")))["subject"].tolist())
+    kept = b"".join(path.read_bytes() for path in board.rglob("*tfevents*"))
+    assert subjects and not any(subject.encode() in kept for subject in subjects)
 
 
 def test_a_failing_cell_is_itemised_and_the_rest_finishes(study: Path, finished: Path, run_here: Run) -> None:
