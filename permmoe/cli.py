@@ -29,6 +29,7 @@ from permmoe.data.splits import Split
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
+from permmoe.explanation.report import require_report, write_reports
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
 from permmoe.prediction_output import NO_CALIBRATION, print_prediction, said_of_calibration, write_predictions
@@ -184,8 +185,13 @@ def predict_command(
     trust: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
     out: Annotated[Path | None, typer.Option(help="CSV to write the predictions and their intervals to.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Page with the reasons, to read and print; with --manifest a folder of pages.")
+    ] = None,
 ) -> None:
     """Predict the change in CDR-SB, or in the model's own score, of one patient or of every visit of a manifest."""
+    if report:
+        require_report(report, is_folder=manifest is not None)
     trained = load_model(model)
     score = trained.config.score
     if manifest is not None:
@@ -201,7 +207,11 @@ def predict_command(
     with tempfile.TemporaryDirectory() as scratch:
         if manifest is None and not trust:
             visits, quarantine = _prepared(trained, visits, Path(scratch) / "prepared")
-        predictions, broken = predict(trained, visits, VolumeCache(Path(scratch) / "cache"), are_trusted=trust)
+        cache = VolumeCache(Path(scratch) / "cache")
+        predictions, broken = predict(trained, visits, cache, are_trusted=trust)
+        if report:
+            left_out = (quarantine or Quarantine()) + broken
+            write_reports(report, trained, model, visits, predictions, left_out, cache, is_folder=manifest is not None)
     for item in [*(quarantine or ()), *broken]:
         typer.echo(f"not used: {item.modality or 'visit'}: {item.reason}", err=True)
     if not predictions:
@@ -221,6 +231,9 @@ def predict_command(
         print_prediction(console, p, score)
     if out:
         console.print(f"predictions with their intervals in {out}", soft_wrap=True)
+    if report:
+        what = f"{len(predictions)} page(s) in {report}" if manifest is not None else f"page in {report}"
+        console.print(f"{what}: open in a browser; not to be sent anywhere, since it shows the brain", soft_wrap=True)
     console.print(RESEARCH_NOTICE, style="bold")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from permmoe.config import Configuration
+from permmoe.config import Configuration, parse_config
 
 LEAST_VISITS = 5
 """A bar of fewer is put together with its neighbour: as few as a hospital lets out of a sum (`min_cell_count`)."""
@@ -67,6 +69,12 @@ def outcomes_of(score: Float[Tensor, " visit"], change: Float[Tensor, " visit"])
     slope = float(np.mean((scores - scores.mean()) * (changes - changes.mean()))) / spread if spread > 0 else 0.0
     mean, mean_score, slope = (float(f"{value:.6g}") for value in (changes.mean(), scores.mean(), slope))
     return Outcomes(edges=kept_edges, counts=kept_counts, mean=mean, mean_score=mean_score, slope=slope)
+
+
+def read_outcomes(card: Mapping[str, Any], source: str) -> Outcomes | None:
+    """The distribution in a model's card; None where it has none. Raises ConfigurationError for one that is none."""
+    values = card.get("outcomes")
+    return None if values is None else parse_config(values, Outcomes, f"the outcomes of {source}")
 
 
 def _step(least: float) -> float:

@@ -58,11 +58,11 @@ def explain(
 
     with torch.no_grad():
         encoded = network.encode(batch)
-    expected, mean_score, reference = _expectation(model, visit.baseline_cdrsb, outcomes)
+    expected, mean_score, reference = expectation(model, visit.baseline_cdrsb, outcomes)
     return Reasons(added(network, encoded, expected, mean_score, held_for), reference, places(network, batch, held))
 
 
-def _expectation(model: TrainedModel, score: float, outcomes: Outcomes | None) -> tuple[Expected, float, str]:
+def expectation(model: TrainedModel, score: float, outcomes: Outcomes | None) -> tuple[Expected, float, str]:
     """What is expected of a visit by its score alone, the mean score, and what that expectation is in words."""
     if outcomes is not None:
         return outcomes.expected, outcomes.mean_score, MEAN_CHANGE
