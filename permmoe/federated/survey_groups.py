@@ -15,10 +15,10 @@ or were withdrawn, and a survey against the sums of a study, before it or after.
 Over hospitals nothing changes: a combination of sums over hospitals is, in each of them, one of that hospital's sums.
 
 **Order.** Where too few share all their facts, those facts go that matter least: severity, then whether the outcome is
-known, then modalities. Of patients who count with fewer modalities than they have neither severity nor outcome is
-told: a plain study's exact numbers of training visits, which no account covers, may isolate one of them, and must not
-find these facts beside him. The part of the split is kept longest, so that a later study's parts need not divide a
-group: that would leave its patients out.
+known, then modalities. Of patients who count with fewer modalities than they have no severity is told: a plain study's
+exact numbers of training visits, which no account covers, may isolate one of them, and must not find it beside him.
+(That his outcome is known follows from his training.) The part of the split is kept longest, so that a later study's
+parts need not divide a group: that would leave its patients out.
 
 Not covered: what somebody knows of all but one of a group; and what all of a group share is told of each of them.
 """
@@ -99,7 +99,7 @@ def _taking(facts: Facts, groups: Mapping[int, list[str]], own: int, n_own: int,
     """What it costs that `n_own` patients of the facts `own`, too few, are joined with some of another group."""
     shared = own & other
     if (own ^ other) & facts.modality_mask:
-        shared &= ~(facts.severity_mask | facts.outcome_mask)
+        shared &= ~facts.severity_mask
     missing, n_other = least - n_own, len(groups[other])
     n_taken = missing if n_other - missing >= least else n_other
     lost = n_own * _weight(facts, own & ~shared) + n_taken * _weight(facts, other & ~shared)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -16,16 +13,17 @@ from rich.table import Table
 from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
 from permmoe.runtime.command_line import VersionOption, run
-from permmoe.runtime.logs import log_to
-from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
+from permmoe.runtime.tracking.tracker import TRACK_HELP
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.running import run_until_end
 from permmoe_server.settings import read_server
-from permmoe_server.studies import registry_commands, study_commands
+from permmoe_server.studies import registry_commands, study_commands, survey_commands
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(registry_commands.app, name="models")
 app.add_typer(study_commands.app, name="study")
+app.command("survey")(survey_commands.survey)
 console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
@@ -58,17 +56,7 @@ def run_coordinator(
         raise typer.Exit(2)
     if not config.is_file():
         raise ConfigurationError(f"no file {config}; name the server.yaml that permmoe-server init wrote")
-    folder = FederationFolder(config.resolve().parent)
-    log_to(None, read_server(folder.settings).log_format, quiet=("httpx", "alembic"))
-    tracking = tracking_to(track, logging.getLogger("permmoe.server").warning)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
-    # Flower and PyTorch take seconds to import; the other commands need neither.
-    from permmoe_server.coordination.coordinator import coordinate
-    from permmoe_server.studies.study_folder import find_study
-
-    coordinate(folder, find_study(folder, study), stop, stay=stay, tracking=tracking)
+    run_until_end(FederationFolder(config.resolve().parent), study, stay=stay, track=track)
 
 
 @app.command()

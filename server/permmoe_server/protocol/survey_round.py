@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import nan
 
 from flwr.app import RecordDict
@@ -31,18 +31,7 @@ from permmoe_server.protocol.quarantine import QUARANTINED
 from permmoe_server.protocol.round_records import RoundRecord, SecureFigures, SiteRecord, TrainingRecord
 from permmoe_server.protocol.secure_round import site_record
 from permmoe_server.protocol.secure_stages import SumTask, new_session, sum_securely
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the sites told together."""
-
-    answers: Mapping[str, int]
-    """Question (`Described.name`) -> patients who are told to be among those of it."""
-    hospitals: Mapping[str, int] = field(default_factory=dict)
-    """Question -> how many sites have such patients; empty after a secure sum, where nobody learns it."""
-    sites: tuple[str, ...] = ()
-    """Those who answered."""
+from permmoe_server.protocol.survey_told import Told
 
 
 @dataclass(frozen=True)

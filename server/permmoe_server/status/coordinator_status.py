@@ -82,6 +82,8 @@ class CoordinatorStatus:
     """None before it has been looked at."""
     keeps_last: bool = False
     """Whether the study keeps its last round's model instead of the best round's."""
+    is_survey: bool = False
+    """Whether patients are counted and nothing is trained."""
     unit: str = "CDR-SB points"
     """What errors are in: the study's score and its unit."""
 

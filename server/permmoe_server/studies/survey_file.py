@@ -11,7 +11,7 @@ from permmoe.config import Configuration
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.files import PUBLIC_MODE, write_file
-from permmoe_server.protocol.survey_round import Told
+from permmoe_server.protocol.survey_told import Told
 
 SURVEY_FILE = "survey.json"
 

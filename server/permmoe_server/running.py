@@ -1,0 +1,27 @@
+"""A coordinator in the foreground: a study run until it ends or the process is asked to."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+
+from permmoe.runtime.logs import log_to
+from permmoe.runtime.tracking.tracker import tracking_to
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.settings import read_server
+
+
+def run_until_end(folder: FederationFolder, study: Path | None, *, stay: bool = False, track: str = "") -> None:
+    """Run the study of a YAML file, or the one that was named last; errors as of `coordinate` and `tracking_to`."""
+    log_to(None, read_server(folder.settings).log_format, quiet=("httpx", "alembic"))
+    tracking = tracking_to(track, logging.getLogger("permmoe.server").warning)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    # Flower and PyTorch take seconds to import; the other commands need neither.
+    from permmoe_server.coordination.coordinator import coordinate
+    from permmoe_server.studies.study_folder import find_study
+
+    coordinate(folder, find_study(folder, study), stop, stay=stay, tracking=tracking)
