@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,mlflow,prepare,ray,survival,tensorboard]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,mlflow,onnx,prepare,ray,survival,tensorboard]"
 	touch $@
 
 demo: $(VENV)/installed  ## the default study on the embedded synthetic cohort -> runs/default/report.html

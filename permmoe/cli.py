@@ -30,6 +30,7 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.evaluation.results_table import results_table
 from permmoe.explanation.report import require_report, write_reports
+from permmoe.export.commands import export
 from permmoe.modality import Modality, combination_name
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, Prediction, TrainedModel, load_model, predict
 from permmoe.prediction_output import NO_CALIBRATION, print_prediction, said_of_calibration, write_predictions
@@ -44,6 +45,7 @@ from permmoe.training.fit import EpochReport
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data_commands.app.command()(prepare)
+app.command()(export)
 registry_commands.add_to(data_commands.app)
 app.add_typer(data_commands.app, name="data", help="Prepare scans, convert registries' tables, inspect.")
 console = Console()

@@ -24,6 +24,8 @@ OPTIONAL = {
     "pydicom": "pydicom",
     "SimpleITK": "simpleitk",
     "mlflow": "mlflow-skinny",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
     "tensorboard": "tensorboard",
 }
 """Imported package -> distribution, for what is imported only where an extra is installed."""

@@ -82,7 +82,7 @@ def read_volume(path: Path, modality: Modality, grid: VolumeGrid, frames: Frames
     if not _is_on(grid, volume):
         is_template_space = _says_template_space(path, image) or _has_template_field(volume)
         volume = _resampled(_averaged(volume, grid.spacing_mm), grid, is_template_space)
-    return _normalised(volume.voxels, modality)
+    return normalised(volume.voxels, modality)
 
 
 def _has_negative_values(voxels: Float[np.ndarray, "i j k"]) -> bool:
@@ -171,7 +171,8 @@ def head_centre_mm(values: Float[Tensor, "x y z"], affine: Float64[Tensor, "4 4"
     return centre_mm
 
 
-def _normalised(voxels: Float[Tensor, "x y z"], modality: Modality) -> Float[Tensor, "x y z"]:
+def normalised(voxels: Float[Tensor, "x y z"], modality: Modality) -> Float[Tensor, "x y z"]:
+    """A volume on the grid as its modality says (`read_volume`). Raises BrokenVolume for values that cannot be so."""
     is_signal = voxels != 0
     if modality.normalisation == "suvr":
         if not MIDDLE_SUVR[0] <= voxels[is_signal].median() <= MIDDLE_SUVR[1]:

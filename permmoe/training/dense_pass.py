@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
+from permmoe.layers.experts import Experts
 from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.routers import Routing
 from permmoe.model import PerMMoE
@@ -41,7 +42,7 @@ class DensePerMMoE(nn.Module):
         hidden = model.attention(tokens[None])
         normed = model.attention.expert_norm(hidden)
         routing: Routing = model.routers(normed, observed[None])
-        mixed = self._experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
+        mixed = dense_experts(model.experts, normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
         hidden = hidden + F.dropout(mixed, model.config.dropout, model.training)
         return model.head(hidden, baseline[None])[0], routing
 
@@ -52,14 +53,14 @@ class DensePerMMoE(nn.Module):
         rows: Tensor = bank.rows.to(mask.device).index_select(0, mask[None])[0].clamp(min=0)
         return bank.embeddings.index_select(0, rows)
 
-    def _experts(
-        self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
-    ) -> Float[Tensor, "token dim"]:
-        """Σ_e gate_e · FFN_e(token), over all experts."""
-        experts = self.model.experts
-        hidden = F.gelu(torch.einsum("td,edh->eth", tokens, experts.w1) + experts.b1.unsqueeze(1))
-        outputs = torch.einsum("eth,ehd->etd", hidden, experts.w2) + experts.b2.unsqueeze(1)
-        return torch.einsum("te,etd->td", gates, outputs)
+
+def dense_experts(
+    experts: Experts, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
+) -> Float[Tensor, "token dim"]:
+    """Σ_e gate_e · FFN_e(token), over all experts."""
+    hidden = F.gelu(torch.einsum("td,edh->eth", tokens, experts.w1) + experts.b1.unsqueeze(1))
+    outputs = torch.einsum("eth,ehd->etd", hidden, experts.w2) + experts.b2.unsqueeze(1)
+    return torch.einsum("te,etd->td", gates, outputs)
 
 
 def dense_inputs(batch: Batch, config: ModelConfig) -> Inputs:
