@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def traced(trained: TrainedModel) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         patients = invented_patients(trained.config, seed=1)
-        return torch.jit.trace(PortableModel(trained.network), patients.all(), check_trace=False)
+        trace: Callable[..., torch.jit.ScriptModule] = torch.jit.trace
+        return trace(PortableModel(trained.network), patients.all(), check_trace=False)
 
 
 def run_traced(network: torch.jit.ScriptModule, patients: Patients) -> Float[np.ndarray, " visit"]:
@@ -114,7 +115,8 @@ def predict_patient(
         for m in config.modalities
     )  # fmt: skip
     patient = Patients(inputs, batch.observed, batch.baseline)
-    change = float(run_traced(torch.jit.load(weights), patient)[0])
+    load: Callable[[str], torch.jit.ScriptModule] = torch.jit.load
+    change = float(run_traced(load(weights), patient)[0])
     used = [name for name, has in zip(config.names, batch.observed[0].tolist(), strict=True) if has]
     return {"change": change, "unit": config.score.in_words, "used": used}
 
@@ -127,11 +129,12 @@ def inference(config: ModelConfig) -> dict[str, Any]:
         "values": {},
         "baseline": config.baseline_centre_points,
         "are_prepared": False,
-        "imports": ["$import permmoe.export.monai_bundle"],
-        "answer": (
-            f"$permmoe.export.monai_bundle.predict_patient(@bundle_root + '/{WEIGHTS}', @bundle_root + '/{SETTINGS}', "
-            "@images, @values, @baseline, @are_prepared)"
-        ),
+        "answer": {
+            "_target_": "permmoe.export.monai_bundle.predict_patient",
+            "weights": f"$@bundle_root + '/{WEIGHTS}'",
+            "settings": f"$@bundle_root + '/{SETTINGS}'",
+            **{name: f"@{name}" for name in ("images", "values", "baseline", "are_prepared")},
+        },
         "run": ["$print(@answer)"],
     }
 

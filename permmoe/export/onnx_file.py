@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -80,12 +81,11 @@ def require_new(folder: Path) -> None:
 
 def onnx_bytes(trained: TrainedModel) -> bytes:
     """The model as the content of an ONNX file, any number of visits at once."""
-    import io
-
     import onnx
 
     names, patients = input_names(trained.config), invented_patients(trained.config, seed=1)
-    buffer = io.BytesIO()
+    # It takes a buffer as well as a path, whatever its signature says.
+    buffer: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         # The newer exporter traces symbols, which shape checks of tests refuse; both make the same operators.
         warnings.simplefilter("ignore")
@@ -143,7 +143,8 @@ def our_predictions(network: PerMMoE, patients: Patients) -> Float[np.ndarray, "
     with torch.no_grad():
         points = network(batch).prediction.double().numpy()
     bounds = [change_bounds(baseline, config) for baseline in patients.baseline.tolist()]
-    return np.clip(points, *np.array(bounds).T)
+    held: np.ndarray = np.clip(points, *np.array(bounds).T)
+    return held
 
 
 def invented_patients(config: ModelConfig, seed: int) -> Patients:

@@ -30,6 +30,9 @@ from permmoe.training.dense_pass import dense_experts
 class PortableModel(nn.Module):
     """A view of a model in evaluation mode. Its inputs are one tensor a modality, `observed` and `baseline`."""
 
+    bits: Tensor
+    bank_rows: Tensor
+
     def __init__(self, model: PerMMoE) -> None:
         super().__init__()
         config = model.config
@@ -98,6 +101,10 @@ def standardised(volumes: Float[Tensor, "batch 1 x y z"]) -> Float[Tensor, "batc
 class Pooling(nn.Module):
     """`adaptive_avg_pool3d` as a product with one matrix along each axis: ONNX has no other word for it."""
 
+    x: Tensor
+    y: Tensor
+    z: Tensor
+
     def __init__(self, shape: Sequence[int], cells: Shape) -> None:
         super().__init__()
         for axis, n, m in zip("xyz", shape, cells, strict=True):
@@ -123,6 +130,9 @@ def window_means(n: int, cells: int) -> Float64[Tensor, "cells n"]:
 class RidgeTable(nn.Module):
     """The ridge's solution for every combination, by its bit mask: looked up instead of solved."""
 
+    intercepts: Tensor
+    slopes: Tensor
+
     def __init__(
         self, ridge: CombinationRidge, modalities: Sequence[Modality], shape: Sequence[int], cells: Shape
     ) -> None:
@@ -137,9 +147,11 @@ class RidgeTable(nn.Module):
         self.register_buffer("slopes", _column([w.baseline if w else 0.0 for w in solved]))
         self.weights = nn.ParameterDict()
         for m in modalities:
-            size = len(ridge.moments[m.name].left) - 2
+            # A combination without the modality, or a modality that no training visit has, has no weights for it.
+            known = [None if w is None else w.features.get(m.name) for w in solved]
+            size = next((len(row) for row in known if row is not None), 1)
             none = torch.zeros(size, dtype=torch.float64)
-            rows = torch.stack([w.features.get(m.name, none) if w else none for w in solved])
+            rows = torch.stack([none if row is None else row for row in known])
             self.weights[m.name] = nn.Parameter(rows, requires_grad=False)
 
     def forward(
