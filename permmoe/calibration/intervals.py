@@ -11,9 +11,10 @@ from permmoe.modality import Combination
 
 LEVELS = (0.8, 0.95)
 """Nominal coverages."""
-LEAST_OF_SEVERITY = 100
-"""So many visits of a combination and of a severity group have intervals of their own: with fewer the chance of which
-visits they are (4 points of coverage at 80%) is more than what severity tells."""
+LEAST_OF_SEVERITY = 39
+"""So many visits of a combination and of a severity group have intervals of their own, as many as one of 95% needs;
+neighbouring groups with fewer are taken together. If small groups took everybody's quantile instead, the easy group
+would have its short intervals and the hard ones those of all, and together they would hold too seldom."""
 
 BY_SEVERITY, BY_COMBINATION, POOLED = "combination and severity", "combination", "pooled"
 """What an interval is conditional on, in the words that pages show."""
@@ -53,15 +54,14 @@ def quantiles(scores: ScoreCounts, combination: Combination, severity: int) -> I
 
     `severity`: the patient's group, from 0; without severity groups it plays no role.
     """
-    row, columns = scores.row(combination), scores.counts.shape[1]
+    row = scores.row(combination)
+    alike = severity_columns(scores, combination, severity)
     for level in LEVELS:
         least = least_visits(level)
-        column = 1 + severity
-        if columns > 1 and scores.n(combination, column) >= max(least, LEAST_OF_SEVERITY):
-            own = Quantile(
-                level, scores.quantile(combination, level, column), scores.n(combination, column),
-                int(scores.sites[row, column]), BY_SEVERITY,
-            )  # fmt: skip
+        if alike and (n := scores.n(combination, *alike)) >= least:
+            # Of hospitals with patients of several groups, no more than the largest number is known.
+            sites = int(scores.sites[row, alike].max())
+            own = Quantile(level, scores.quantile(combination, level, *alike), n, sites, BY_SEVERITY)
         elif (n := scores.n(combination)) >= least:
             own = Quantile(level, scores.quantile(combination, level), n, int(scores.sites[row, 0]), BY_COMBINATION)
         elif (n := int(scores.visits[0])) >= least:
@@ -69,6 +69,23 @@ def quantiles(scores: ScoreCounts, combination: Combination, severity: int) -> I
         else:
             continue
         yield own
+
+
+def severity_columns(scores: ScoreCounts, combination: Combination, severity: int) -> list[int]:
+    """The columns of the severity groups that stand for a patient of one; none where all groups have to stand together.
+
+    From the mildest on, groups are taken together until there are enough visits; what is left over joins the last.
+    """
+    parts: list[list[int]] = [[]]
+    for column in range(1, scores.counts.shape[1]):
+        parts[-1].append(column)
+        if scores.n(combination, *parts[-1]) >= LEAST_OF_SEVERITY:
+            parts.append([])
+    left = parts.pop()
+    if len(parts) < 2:
+        return []
+    parts[-1] += left
+    return next(part for part in parts if 1 + severity in part)
 
 
 def interval(change: float, scale: float, quantile: Quantile, bounds: tuple[float, float]) -> PredictionInterval:

@@ -62,18 +62,21 @@ class ScoreCounts:
         """Where a combination stands. Raises ValueError for one that there is not."""
         return all_combinations(self.names).index(combination)
 
-    def n(self, combination: Combination, column: int = 0) -> int:
-        """The visits that were scored with a combination."""
-        return int(self.counts[self.row(combination), column].sum())
+    def n(self, combination: Combination, *columns: int) -> int:
+        """The visits that were scored with a combination: everybody, or those of severity groups."""
+        return int(self.counts[self.row(combination), list(columns or (0,))].sum())
 
-    def quantile(self, combination: Combination, level: float, column: int = 0) -> float:
-        """The score that a new visit with the combination stays below with chance `level`; infinite for too few."""
-        counts = self.counts[self.row(combination), column]
+    def quantile(self, combination: Combination, level: float, *columns: int) -> float:
+        """The score that a new visit with the combination stays below with chance `level`; infinite for too few.
+
+        Of everybody, or of severity groups taken together.
+        """
+        counts = self.counts[self.row(combination), list(columns or (0,))].sum(0)
         return _upper_edge(counts, int(counts.sum()), level)
 
-    def pooled_quantile(self, level: float, column: int = 0) -> float:
+    def pooled_quantile(self, level: float) -> float:
         """The same over all combinations. Scores of one visit are not independent: the correction counts visits."""
-        return _upper_edge(self.counts[:, column].sum(0), int(self.visits[column]), level)
+        return _upper_edge(self.counts[:, 0].sum(0), int(self.visits[0]), level)
 
 
 def count_scores(

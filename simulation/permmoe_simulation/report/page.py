@@ -15,6 +15,7 @@ from permmoe_simulation.report.again import AGAIN_SECTION
 from permmoe_simulation.report.axis import AXIS
 from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, interval, signed, table_digits
 from permmoe_simulation.report.costs import ROUND_COSTS
+from permmoe_simulation.report.coverage import COVERAGE_SECTION
 from permmoe_simulation.report.differences import DIFFERENCES
 from permmoe_simulation.report.experts import EXPERTS
 from permmoe_simulation.report.files import Study
@@ -46,6 +47,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     GAP_CLOSED,
     NUMBERS,
     STRATA_SECTION,
+    COVERAGE_SECTION,
     LEARNING_SECTION,
     SITES_SECTION,
     EXPERTS,

@@ -1,6 +1,7 @@
 """The folder of a cell: what it keeps, how it is written and how it is read.
 
-A folder holds `predictions.npz` (test visits × combinations), `learning.csv`, `rounds.csv`, `privacy.csv` and
+A folder holds `predictions.npz` (test visits × combinations), `calibration.npz` (the same of the validation visits, of
+methods that are models), `learning.csv`, `rounds.csv`, `privacy.csv` and
 `activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished cell.
 """
 
@@ -26,11 +27,21 @@ from permmoe_simulation.study_tables import LEARNING, PRIVACY, ROUNDS, StudyTabl
 
 CARD = "card.json"
 PREDICTIONS = "predictions.npz"
+CALIBRATION = "calibration.npz"
 ACTIVATION = "activation.npz"
 FEDERATION = "federation"
 """A folder for the files of a cell's federation, deleted when the cell is finished."""
 
 Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Visits, and what is predicted for them."""
+
+    visits: VisitTable
+    predictions: Float[np.ndarray, "visit combination"]
+    """For these visits in order, points."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class CellOutcome:
     privacy: Rows = field(default_factory=list)
     """Federated: rows of `privacy.csv`, one for each site."""
     activation: Activation | None = None
+    calibration: Predicted | None = None
+    """The validation visits, which intervals are calibrated on; None of methods that have none."""
 
 
 @dataclass(frozen=True)
@@ -99,20 +112,26 @@ def delete_unfinished(cells: Path) -> None:
 
 def write_outcome(work: Path, outcome: CellOutcome, site_of: Mapping[str, str]) -> None:
     """Write all files but the card. `site_of`: the site that the partition gave each subject to."""
-    np.savez(
-        work / PREDICTIONS,
-        subject=np.array([v.subject_id for v in outcome.test], dtype=np.str_),
-        site=np.array([site_of[v.subject_id] for v in outcome.test], dtype=np.str_),
-        baseline=np.array([v.baseline_cdrsb for v in outcome.test]),
-        target=np.array([v.delta_cdrsb for v in outcome.test], dtype=np.float64),
-        prediction=outcome.predictions,
-    )
+    _write_predicted(work / PREDICTIONS, Predicted(outcome.test, outcome.predictions), site_of)
+    if outcome.calibration:
+        _write_predicted(work / CALIBRATION, outcome.calibration, site_of)
     for table, rows in ((LEARNING, outcome.learning), (ROUNDS, outcome.rounds), (PRIVACY, outcome.privacy)):
         if rows:
             pd.DataFrame(rows).to_csv(work / table.file_name, index=False)
     if outcome.activation:
         found = outcome.activation
         np.savez(work / ACTIVATION, share=found.share, load_cv=found.load_cv, collapsed=found.collapsed_experts)
+
+
+def _write_predicted(path: Path, found: Predicted, site_of: Mapping[str, str]) -> None:
+    np.savez(
+        path,
+        subject=np.array([v.subject_id for v in found.visits], dtype=np.str_),
+        site=np.array([site_of[v.subject_id] for v in found.visits], dtype=np.str_),
+        baseline=np.array([v.baseline_cdrsb for v in found.visits]),
+        target=np.array([v.delta_cdrsb for v in found.visits], dtype=np.float64),
+        prediction=found.predictions,
+    )
 
 
 def publish(work: Path, folder: Path, card: Mapping[str, Any]) -> Path:
@@ -130,11 +149,14 @@ def publish(work: Path, folder: Path, card: Mapping[str, Any]) -> Path:
     return folder
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
-    """A finished cell's test visits: subject, site, baseline, target, and the prediction for each combination."""
+def read_predictions(folder: Path, file: str = PREDICTIONS) -> pd.DataFrame:
+    """A finished cell's test visits: subject, site, baseline, target, and the prediction for each combination.
+
+    `CALIBRATION` as `file` has the same of the visits that intervals are calibrated on, where the cell kept them.
+    """
     names = _modality_names(json.loads((folder / CARD).read_text()))
     columns = [combination_name(c) for c in all_combinations(names)]
-    with np.load(folder / PREDICTIONS) as saved:
+    with np.load(folder / file) as saved:
         visits = pd.DataFrame({key: saved[key] for key in ("subject", "site", "baseline", "target")})
         return pd.concat([visits, pd.DataFrame(saved["prediction"], columns=columns)], axis=1)
 

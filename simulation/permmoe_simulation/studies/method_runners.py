@@ -6,7 +6,7 @@ which a model at one place is trained; a federation's sites train on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +17,8 @@ from permmoe.config import ModelConfig, Score
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.kinds import kind_of
-from permmoe.data.visits import Visit, VisitTable
+from permmoe.data.splits import Split
+from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation.activation import expert_activation
 from permmoe.evaluation.baselines import BASELINES
@@ -33,7 +34,7 @@ from permmoe.model import PerMMoE
 from permmoe.training.fit import EpochReport, fit
 from permmoe.training.seeds import make_model
 from permmoe_simulation.engines.federated_training import TrainedFederation, train_federation
-from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Rows
+from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Predicted, Rows
 from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.study import Cell
 
@@ -57,12 +58,13 @@ def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, 
         curve[report.epoch + 1] = report.validation
 
     fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
-    test = data.part("test")
+    test, validation = data.part("test"), data.part("validation")
     return CellOutcome(
         test.visits,
         combination_predictions(model, test),
         _learning_rows(curve, "epoch"),
         activation=expert_activation(model, test),
+        calibration=Predicted(validation.visits, combination_predictions(model, validation)),
     )
 
 
@@ -75,16 +77,22 @@ def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device
         for name, sums in report.validation.items():
             at[name] = at[name] + sums if name in at else sums
 
-    tested: list[Visit] = []
-    predictions = []
+    found: dict[Split, list[Predicted]] = {"test": [], "validation": []}
     for table in sites.values():
         data = _loaded(table, cell.model, cache)
-        train, test = data.part("train"), data.part("test")
+        train = data.part("train")
         model = make_model(fit_scaling(train, cell.model), cell.train.seed).to(device)
         fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
-        tested += test.visits
-        predictions.append(_from_trained_modalities(model, train, test))
-    return CellOutcome(VisitTable(tuple(tested)), np.concatenate(predictions), _learning_rows(curve, "epoch"))
+        for part, of_sites in found.items():
+            own = data.part(part)
+            of_sites.append(Predicted(own.visits, _from_trained_modalities(model, train, own)))
+    test = _of_all_sites(found["test"])
+    return CellOutcome(
+        test.visits,
+        test.predictions,
+        _learning_rows(curve, "epoch"),
+        calibration=_of_all_sites(found["validation"]),
+    )
 
 
 def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
@@ -113,18 +121,20 @@ def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
     federation = train_federation(cell, sites, cache.folder, folder / FEDERATION)
     model = PerMMoE(cell.model)
     model.load_state_dict(dict(federation.weights))
-    test = _loaded(joined(sites), cell.model, cache).part("test")
+    data = _loaded(joined(sites), cell.model, cache)
+    test, validation = data.part("test"), data.part("validation")
     if cell.method.personal_epochs or federation.private:
-        tested, predictions = _personal_predictions(cell, sites, cache, federation)
+        tested, calibration = _personal_predictions(cell, sites, cache, federation)
     else:
-        tested, predictions = test.visits, combination_predictions(model, test)
+        tested, calibration = (Predicted(d.visits, combination_predictions(model, d)) for d in (test, validation))
     return CellOutcome(
-        tested,
-        predictions,
+        tested.visits,
+        tested.predictions,
         _learning_rows(federation.evaluations, "round"),
         federation.rounds,
         federation.privacy,
         expert_activation(model, test),
+        calibration,
     )
 
 
@@ -190,10 +200,10 @@ def _require_outcomes_on_scale(score: Score, sites: Sites) -> None:
 
 def _personal_predictions(
     cell: Cell, sites: Sites, cache: VolumeCache, federation: TrainedFederation
-) -> tuple[VisitTable, Predictions]:
-    """Each site's test visits, predicted by its own model: with its private modules, fine-tuned if the method says."""
-    tested: list[Visit] = []
-    predictions = []
+) -> tuple[Predicted, Predicted]:
+    """Each site's test and validation visits, predicted by its own model: with its private modules, fine-tuned if the
+    method says."""
+    found: dict[Split, list[Predicted]] = {"test": [], "validation": []}
     for site, table in sites.items():
         data = _loaded(table, cell.model, cache)
         model = PerMMoE(cell.model)
@@ -203,10 +213,15 @@ def _personal_predictions(
         if cell.method.personal_epochs:
             tuning = cell.train.model_copy(update={"epochs": cell.method.personal_epochs, "warmup_epochs": 0})
             fit(model, data.part("train"), data.part("validation"), tuning, is_centred=True)
-        test = data.part("test")
-        tested += test.visits
-        predictions.append(combination_predictions(model, test))
-    return VisitTable(tuple(tested)), np.concatenate(predictions)
+        for part, of_sites in found.items():
+            own = data.part(part)
+            of_sites.append(Predicted(own.visits, combination_predictions(model, own)))
+    return _of_all_sites(found["test"]), _of_all_sites(found["validation"])
+
+
+def _of_all_sites(found: Sequence[Predicted]) -> Predicted:
+    visits = tuple(visit for one in found for visit in one.visits)
+    return Predicted(VisitTable(visits), np.concatenate([one.predictions for one in found]))
 
 
 def _learning_rows(curve: Mapping[int, Mapping[str, ErrorSums]], step_kind: str) -> Rows:

@@ -22,7 +22,15 @@ from permmoe.calibration.calibration import (
     recalibrated,
     severity_ends,
 )
-from permmoe.calibration.intervals import BY_COMBINATION, BY_SEVERITY, POOLED, Quantile, interval
+from permmoe.calibration.intervals import (
+    BY_COMBINATION,
+    BY_SEVERITY,
+    POOLED,
+    Quantile,
+    interval,
+    quantiles,
+    severity_columns,
+)
 from permmoe.calibration.score_counts import RATIO, ScoreCounts, count_scores, rank
 from permmoe.config import CDR_SB, Score
 from permmoe.data.dataset import VisitData
@@ -139,11 +147,51 @@ def test_too_few_visits_of_all_have_fewer_intervals_or_none() -> None:
         require_calibration(None, 8)
 
 
-def test_severity_has_its_own_intervals_where_a_hundred_visits_share_it() -> None:
-    enough, few = counts_with({COMBINATIONS[0]: 100}, severity=2), counts_with({COMBINATIONS[0]: 99}, severity=2)
-    assert {i.basis for i in given(enough, COMBINATIONS[0], baseline=4.5)} == {BY_SEVERITY}
-    assert {i.basis for i in given(enough, COMBINATIONS[0], baseline=4.0)} == {BY_COMBINATION}
-    assert {i.basis for i in given(few, COMBINATIONS[0], baseline=4.5)} == {BY_COMBINATION}
+def of_severities(*n: int) -> ScoreCounts:
+    """Visits with the first combination, so many of each severity group, whose score is the group's number plus one."""
+    scores = np.full((sum(n), len(COMBINATIONS)), np.nan)
+    groups = np.repeat(np.arange(3), n)
+    scores[:, 0] = 1.0 + groups
+    return count_scores(MODEL.names, scores, groups, 3, ["north"] * sum(n))
+
+
+@pytest.mark.parametrize(
+    ("n", "parts"),
+    [
+        ((39, 39, 39), [[1], [2], [3]]),
+        ((39, 38, 39), [[1], [2, 3], [2, 3]]),
+        ((20, 20, 39), [[1, 2], [1, 2], [3]]),
+        ((300, 40, 38), [[1], [2, 3], [2, 3]]),
+        ((300, 20, 18), [[], [], []]),
+        ((38, 0, 38), [[], [], []]),
+        ((0, 0, 300), [[], [], []]),
+    ],
+)
+def test_severity_groups_with_few_visits_are_taken_together(n: tuple[int, ...], parts: list[list[int]]) -> None:
+    assert [severity_columns(of_severities(*n), COMBINATIONS[0], group) for group in range(3)] == parts
+
+
+def test_severity_has_its_own_intervals_where_enough_visits_share_it() -> None:
+    counts = of_severities(60, 60, 60)
+    for baseline, group in ((1.0, 0), (4.0, 1), (4.5, 2)):
+        found = given(counts, COMBINATIONS[0], baseline=baseline, change=3.0)
+        assert {(i.basis, i.visits) for i in found} == {(BY_SEVERITY, 60)}
+        # An end of the scale may be nearer than the score.
+        assert found[0].high == pytest.approx(3.0 + group + 1, rel=0.01)
+    assert {i.basis for i in given(of_severities(150, 20, 10), COMBINATIONS[0])} == {BY_COMBINATION}
+
+
+def test_a_partition_by_severity_holds_as_often_as_promised_over_everybody() -> None:
+    """What mixing an easy group's own quantile with everybody's for the others would break."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(300):
+        groups = rng.choice(3, size=260, p=(0.7, 0.18, 0.12))
+        scores = np.full((260, len(COMBINATIONS)), np.nan)
+        scores[:, 0] = np.abs(rng.normal(size=260)) * (1.0 + groups)
+        counts = count_scores(MODEL.names, scores[:200], groups[:200], 3, ["north"] * 200)
+        for score, group in zip(scores[200:, 0], groups[200:], strict=True):
+            held.append(score <= next(quantiles(counts, COMBINATIONS[0], int(group))).score)
+    assert 0.795 < np.mean(held) < 0.83
 
 
 @pytest.mark.parametrize(("baseline", "change"), [(0.0, 0.0), (0.5, -0.5), (17.5, 0.5), (18.0, -2.0)])

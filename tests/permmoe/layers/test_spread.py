@@ -87,6 +87,10 @@ def test_settings_without_a_spread_have_the_digest_that_they_had() -> None:
 
 
 def test_a_spread_under_differential_privacy_is_refused() -> None:
-    private = {"privacy": PrivacyConfig(noise_multiplier=1.0).model_dump(), "evaluate_every": 0, "centring_round": False}
+    private = {
+        "privacy": PrivacyConfig(noise_multiplier=1.0).model_dump(),
+        "evaluate_every": 0,
+        "centring_round": False,
+    }
     with pytest.raises(ValueError, match=r"leave model\.spread out"):
         RoundPlan.model_validate({"model": SPREADING.model_dump(), "federation": private})

@@ -1,0 +1,176 @@
+"""The table and the section of coverage: how often prediction intervals hold the truth, and how wide they are.
+
+Each cell's model is calibrated on its validation visits, as `permmoe train` does it, and judged on its test visits:
+with each combination, and at each site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from permmoe.calibration.calibration import severity_ends, severity_group
+from permmoe.calibration.coverage import interval_ends
+from permmoe.calibration.intervals import LEVELS
+from permmoe.calibration.score_counts import count_scores, least_visits
+from permmoe.config import ModelConfig, parse_config
+from permmoe.modality import all_combinations, combination_name
+from permmoe_simulation.report.content import Entry, Fold, Item, Section, Table, Text, listed, number
+from permmoe_simulation.report.lookups import MEAN
+from permmoe_simulation.report.section import ReportSection
+from permmoe_simulation.report.view import View, by_regime
+from permmoe_simulation.studies.cell_files import CALIBRATION, FinishedCell, read_predictions
+from permmoe_simulation.studies.finished_study import FinishedStudy
+from permmoe_simulation.study_tables import OUTCOME_UNIT, StudyTable, real, text, whole
+
+EVERYWHERE = "all"
+COVERAGE = StudyTable(
+    "coverage",
+    "intervals of a method and regime at a level, for a combination (or `mean`) and a site (or `all`), over all seeds",
+    (
+        *text("method", "regime", "combination", "site"),
+        *real("level"),
+        *whole("seeds", "n", unit="intervals judged"),
+        *real("calibrated", unit="visits a seed"),
+        *real("coverage", "lowest", "highest", unit="share of the intervals; the ends are over seeds"),
+        *real("width", unit=OUTCOME_UNIT),
+        *real("pooled", unit="share of the intervals"),
+    ),
+)
+
+
+def coverage_rows(done: FinishedStudy) -> pd.DataFrame:
+    """Rows of COVERAGE."""
+    return coverage_of(done.cells)
+
+
+def coverage_of(cells: Sequence[FinishedCell]) -> pd.DataFrame:
+    """Rows of COVERAGE; none of cells that kept no predictions for their validation visits."""
+    judged = [row for cell in cells if (cell.folder / CALIBRATION).exists() for row in _judged(cell)]
+    if not judged:
+        return pd.DataFrame()
+    rows = []
+    for key, own in pd.DataFrame(judged).groupby(["method", "regime", "combination", "site", "level"], sort=False):
+        known = own[own["n"] > 0]
+        by_seed = known["inside"] / known["n"]
+        total = max(int(known["n"].sum()), 1)
+        rows.append(
+            {**dict(zip(("method", "regime", "combination", "site", "level"), key, strict=True)),
+             "seeds": len(known), "n": int(known["n"].sum()), "calibrated": own["calibrated"].mean(),
+             "coverage": known["inside"].sum() / total if len(known) else np.nan,
+             "lowest": by_seed.min(), "highest": by_seed.max(),
+             "width": known["width_sum"].sum() / total if len(known) else np.nan,
+             "pooled": known["pooled"].sum() / total if len(known) else np.nan}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _judged(cell: FinishedCell) -> Iterator[dict[str, Any]]:
+    """What the test visits of one cell say: intervals that hold, their number and their widths, added up."""
+    model = parse_config(cell.card()["cell"]["model"], ModelConfig, f"the card in {cell.folder}")
+    own, new = read_predictions(cell.folder, CALIBRATION), read_predictions(cell.folder)
+    names = [combination_name(c) for c in all_combinations(model.names)]
+    ends = severity_ends(model)
+    scores = np.abs(own["target"].to_numpy()[:, None] - own[names].to_numpy()) / model.unit_points
+    counts = count_scores(
+        model.names, scores, severity_group(own["baseline"].to_numpy(), ends), 1 + len(ends), own["site"].tolist()
+    )
+    predictions, target = new[names].to_numpy(), new["target"].to_numpy()[:, None]
+    scales, calibrated = np.full(predictions.shape, model.unit_points), counts.counts[:, 0].sum(1)
+    for level in LEVELS:
+        low, high = interval_ends(counts, model, predictions, scales, new["baseline"].to_numpy(), level)
+        is_judged = np.isfinite(low) & np.isfinite(high) & ~np.isnan(target)
+        inside = is_judged & (low <= target) & (target <= high)
+        width = np.where(is_judged, high - low, 0.0)
+        is_pooled = is_judged & (calibrated < least_visits(level))
+        everybody = np.ones(len(new), dtype=bool)
+        groups = [(name, EVERYWHERE, everybody, [j], int(calibrated[j])) for j, name in enumerate(names)]
+        places = [(EVERYWHERE, everybody), *((s, (new["site"] == s).to_numpy()) for s in sorted(set(new["site"])))]
+        groups += [(MEAN, site, at, list(range(len(names))), int(counts.visits[0])) for site, at in places]
+        for combination, site, at, columns, n in groups:
+            chosen = np.ix_(at, np.array(columns))
+            yield {
+                "method": cell.method, "regime": cell.regime, "seed": cell.seed, "combination": combination,
+                "site": site, "level": level, "n": int(is_judged[chosen].sum()), "calibrated": n,
+                "inside": int(inside[chosen].sum()), "width_sum": float(width[chosen].sum()),
+                "pooled": int(is_pooled[chosen].sum()),
+            }  # fmt: skip
+
+
+def coverage_section(view: View) -> Section:
+    """How often intervals hold; that nothing is known of it where the cells are from before it was measured."""
+    title, rows = "How often prediction intervals hold", view.study.table(COVERAGE)
+    if rows is None:
+        return Section("coverage", title, [Text(
+            "Not measured: no cell of this study kept its predictions for validation visits, or these were too few."
+        )])  # fmt: skip
+
+    def build(regime: str) -> list[Item]:
+        own = rows[rows["regime"] == regime]
+        methods = [m for m in view.methods if m in set(own["method"])]
+        if not methods:
+            return [Text("No method of this regime kept its predictions for validation visits.")]
+        where = f", {regime}" if len(view.regimes) > 1 else ""
+        return [
+            _table(view, own, methods, "Method", [(MEAN, EVERYWHERE)], f"All combinations and sites{where}."),
+            *(
+                Fold(f"{view.label(m)}: by combination and by site{where}", _details(view, own, m))
+                for m in methods
+            ),
+        ]  # fmt: skip
+
+    intro = Text(
+        f"An interval of {LEVELS[0]:.0%} is to hold the true change of {LEVELS[0]:.0%} of patients with the same "
+        "modalities. Each training is calibrated on its validation visits (split conformal prediction, conditional on "
+        "the combination and, where there are enough visits, on severity) and judged on its test visits. Coverage "
+        "below nominal means that intervals promise too much; what holds over all sites need not hold at each."
+    )
+    return Section("coverage", title, [intro, *by_regime(view, build)])
+
+
+def _details(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
+    own = rows[rows["method"] == method]
+    sites = [s for s in dict.fromkeys(own["site"]) if s != EVERYWHERE]
+    combinations = [(c, EVERYWHERE) for c in view.combinations if c in set(own["combination"])]
+    few = own[(own["pooled"] > 0) & (own["combination"] != MEAN)]
+    notes = [
+        Text(f"At {level:.0%} too few validation visits of {listed(sorted(set(some['combination'])))}: pooled there.")
+        for level, some in few.groupby("level")
+    ]
+    return [
+        _table(view, own, [method], "Combination", combinations, "By combination."),
+        *notes,
+        _table(view, own, [method], "Site", [(MEAN, s) for s in sites], "By site, all combinations."),
+    ]
+
+
+def _table(
+    view: View, rows: pd.DataFrame, methods: Sequence[str], first: str, keys: Sequence[tuple[str, str]], what: str
+) -> Table:
+    found = {(r.method, r.combination, r.site, r.level): r for r in rows.itertuples()}
+    lines = []
+    for method in methods:
+        for combination, site in keys:
+            at = [found.get((method, combination, site, level)) for level in LEVELS]
+            name = view.label(method) if first == "Method" else combination if first == "Combination" else site
+            entries = [Entry(name), Entry("–" if at[0] is None else f"{at[0].n:,}")]
+            for row in at:
+                if row is None or not row.n:
+                    entries += [Entry("–", "too few"), Entry("–")]
+                    continue
+                over = f"{100 * row.lowest:.0f} to {100 * row.highest:.0f}% over seeds" if row.seeds > 1 else ""
+                entries += [Entry(f"{100 * row.coverage:.1f}%", over), Entry(number(row.width))]
+            lines.append(entries)
+    header = [first, "Judged", *(h for level in LEVELS for h in (f"{level:.0%} intervals hold", "Mean width"))]
+    return Table(
+        f"{what} Intervals judged (a test visit counts once in every combination that it has and every seed), the "
+        f"share that holds the true change, and their mean width in {view.unit}.",
+        header,
+        lines,
+    )
+
+
+COVERAGE_SECTION = ReportSection(coverage_section, {COVERAGE: coverage_rows})
