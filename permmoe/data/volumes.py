@@ -80,7 +80,7 @@ def read_volume(path: Path, modality: Modality, grid: VolumeGrid, frames: Frames
         raise BrokenVolume(Reason.SMALL_FIELD)
     volume = _turned(voxels, affine)
     if not _is_on(grid, volume):
-        is_template_space = _says_template_space(path, image) or _has_template_field(volume)
+        is_template_space = says_template_space(path, image) or _has_template_field(volume)
         volume = _resampled(_averaged(volume, grid.spacing_mm), grid, is_template_space)
     return normalised(volume.voxels, modality)
 
@@ -106,7 +106,8 @@ def _is_on(grid: VolumeGrid, volume: _Placed) -> bool:
     )
 
 
-def _says_template_space(path: Path, image: SpatialImage) -> bool:
+def says_template_space(path: Path, image: SpatialImage) -> bool:
+    """Whether an image's name or header says that it is registered to an MNI template."""
     if re.search(r"_space-MNI", path.name, re.IGNORECASE):
         return True
     if not isinstance(image, nib.Nifti1Image):

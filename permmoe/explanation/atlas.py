@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
 from permmoe.config import VolumeGrid
@@ -64,18 +64,20 @@ Shares = Float[Tensor, "region x y z"]
 @lru_cache(maxsize=4)
 def labels(grid: VolumeGrid) -> Labels:
     """Each voxel's region, as its place in `REGIONS`. Raises DataError where nilearn's data are not installed."""
-    points = _points(grid)
-    white, grey, brain = (_at(points, volume) for volume in _tissues())
-    found = np.full(len(points), REGIONS.index(OUTSIDE), np.uint8)
+    white, grey, brain = (_on(grid, volume) for volume in _tissues())
+    found = np.full(grid.shape, REGIONS.index(OUTSIDE), np.uint8)
     inside = brain > 0
-    found[inside] = _nearest(points[inside])
-    is_left = points[:, 0] < 0
-    fluid = inside & (brain - grey - white > FLUID_ABOVE) & (places.membership(points, places.VENTRICLES) > 0.5)
-    cortical = ~np.isin(found, [REGIONS.index(f"{side} cerebellum") for side in SIDES] + [REGIONS.index(BRAINSTEM)])
-    for name, where in ((WHITE, inside & cortical & (white > WHITE_ABOVE)), (VENTRICLES, fluid)):
+    points = grid_affine(grid)[:3, 3] + grid.spacing_mm * np.argwhere(inside)
+    own, is_left = _nearest(points), points[:, 0] < 0
+    below = [REGIONS.index(name) for name in (*(f"{side} cerebellum" for side in SIDES), BRAINSTEM)]
+    is_white = ~np.isin(own, below) & (white[inside] > WHITE_ABOVE)
+    is_fluid = (brain - grey - white)[inside] > FLUID_ABOVE
+    is_fluid &= places.membership(points, places.VENTRICLES) > 0.5
+    for name, where in ((WHITE, is_white), (VENTRICLES, is_fluid)):
         left, right = (REGIONS.index(f"{side} {name}") for side in SIDES)
-        found[where] = np.where(is_left[where], left, right)
-    return found.reshape(grid.shape)
+        own[where] = np.where(is_left[where], left, right)
+    found[inside] = own
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -98,9 +100,10 @@ def cell_shares(grid: VolumeGrid, cells: tuple[int, int, int]) -> Shares:
 @lru_cache(maxsize=1)
 def display_t1() -> Float32[np.ndarray, "x y z"]:
     """The template's T1 on the grid of pictures, 0 to 1."""
-    return _at(_points(DISPLAY), read_template("t1")).reshape(DISPLAY.shape)
+    return _on(DISPLAY, read_template("t1"))
 
 
+@lru_cache(maxsize=1)
 def _tissues() -> tuple[Float32[np.ndarray, "a b c"], Float32[np.ndarray, "a b c"], Float32[np.ndarray, "a b c"]]:
     """White and grey matter, and where the brain is."""
     # Of 5 mm: what is white matter over a cube of that size is deep.
@@ -110,19 +113,14 @@ def _tissues() -> tuple[Float32[np.ndarray, "a b c"], Float32[np.ndarray, "a b c
     return white, read_template("gm"), (read_template("t1") > 0).astype(np.float32)
 
 
-def _points(grid: VolumeGrid) -> Float64[np.ndarray, "voxel 3"]:
+def _on(grid: VolumeGrid, volume: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "x y z"]:
+    """The nearest voxels of a 1 mm volume of the template; 0 beyond its field."""
     affine = grid_affine(grid)
-    axes = [affine[axis, 3] + grid.spacing_mm * np.arange(length) for axis, length in enumerate(grid.shape)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
-def _at(points: Float64[np.ndarray, "voxel 3"], volume: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, " voxel"]:
-    """The nearest voxel's value of a 1 mm volume of the template; 0 beyond its field."""
-    first = np.array([axis[0] for axis in template_axes()])
-    places_in = np.rint(points - first).astype(np.int64)
-    is_in: Bool[np.ndarray, " voxel"] = ((places_in >= 0) & (places_in < volume.shape)).all(1)
-    values = np.zeros(len(points), np.float32)
-    values[is_in] = volume[tuple(places_in[is_in].T)]
+    centres = [affine[axis, 3] + grid.spacing_mm * np.arange(n) for axis, n in enumerate(grid.shape)]
+    rows = [np.rint(own - axis[0]).astype(np.int64) for own, axis in zip(centres, template_axes(), strict=True)]
+    is_in = [(row >= 0) & (row < n) for row, n in zip(rows, volume.shape, strict=True)]
+    values = np.zeros(grid.shape, np.float32)
+    values[np.ix_(*is_in)] = volume[np.ix_(*(row[there] for row, there in zip(rows, is_in, strict=True)))]
     return values
 
 

@@ -5,17 +5,17 @@ average, which a model with a pooled encoder holds. The regions share a coarse c
 up, exactly, to the prediction minus the prediction for average scans, given the same score and the same combination.
 
 The ridge is linear in cells, so that each order in which regions may come gives its part the same value, which is the
-closed form: weight times difference from the mean. Of the experts' part, orders are sampled (Castro et al. 2009; the
-library captum), from one seed.
+closed form: weight times difference from the mean. Of the experts' part, orders are sampled (Castro et al. 2009), from
+one seed; the tests hold that against the library captum, whose import alone takes longer than all of this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from permmoe.data.batch import Batch
@@ -53,32 +53,36 @@ def places(network: PerMMoE, batch: Batch, held: Held, *, seed: int = SEED) -> P
     game = _Game.of(network, batch)
     if game is None:
         return None
-    # Imported late: it costs a second, and most predictions are made without reasons.
-    from captum.attr import ShapleyValueSampling
 
+    @torch.no_grad()
     def predicted(present: Float[Tensor, "row player"]) -> Float[Tensor, " row"]:
         return held(network(game.batch(present)).prediction)
 
-    whole, nothing = (torch.full((1, len(game.players)), value) for value in (1.0, 0.0))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        sampling = ShapleyValueSampling(predicted)
-        sampling.permutation_generator = _orders
-        found = sampling.attribute(whole, baselines=nothing, n_samples=ORDERS, perturbations_per_eval=len(game.players))
-        average = float(predicted(nothing))
+    values = sampled_shapley(predicted, len(game.players), torch.Generator().manual_seed(seed))
+    average = float(predicted(torch.zeros(1, len(game.players))))
     parts: dict[str, dict[str, float]] = {name: {} for name in game.ends}
-    for (modality, part), value in zip(game.players, found[0].tolist(), strict=True):
+    for (modality, part), value in zip(game.players, values.tolist(), strict=True):
         parts[modality][part] = value
     return Places(average, parts)
 
 
-def _orders(players: int, n: int) -> Iterator[list[int]]:
-    """Orders in pairs, each with its reverse: so every two players come in either order as often, and what two of them
-    do together is shared without error (Mitchell et al. 2022, JMLR 23:43, antithetic sampling)."""
-    for _ in range(n // 2):
-        order = torch.randperm(players).tolist()
-        yield order
-        yield order[::-1]
+def sampled_shapley(
+    value: Callable[[Float[Tensor, "row player"]], Float[Tensor, " row"]], players: int, random: torch.Generator
+) -> Float64[Tensor, " player"]:
+    """What each player adds to a value, averaged over `ORDERS` orders in which they come.
+
+    Orders come in pairs, each with its reverse (antithetic sampling: Mitchell et al. 2022, JMLR 23:43): what any two
+    players do together is then shared without error. Values add up to that of all minus that of none in every order.
+    """
+    totals = torch.zeros(players, dtype=torch.float64)
+    for _ in range(ORDERS // 2):
+        order = torch.randperm(players, generator=random)
+        for coming in (order, order.flip(0)):
+            # Row n has the first n that come.
+            present = torch.zeros(players + 1, players)
+            present[:, coming] = torch.ones(players + 1, players).tril(-1)
+            totals[coming] += value(present).double().diff()
+    return totals / ORDERS
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def write_reports(
         visit = by_subject[prediction.subject_id]
         has_reasons = len(prediction.used) <= MOST_MODALITIES
         subject = Subject(
-            model=model, card=card, outcomes=outcomes, visit=visit, prediction=prediction,
+            model=model, card=card, outcomes=outcomes, visit=visit, prediction=prediction, cache=cache,
             reasons=explain(model, visit, prediction, cache, outcomes) if has_reasons else None,
             judgements={n: judgement_of(visit.volumes[n]) for n in prediction.used if n in visit.volumes},
             left_out=tuple(item for item in left_out if item.subject_id == prediction.subject_id and item.modality),

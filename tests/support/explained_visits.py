@@ -43,7 +43,7 @@ CARD: dict[str, Any] = {
 
 def small_model(*, has_ridge: bool = True, **changes: Any) -> TrainedModel:
     """A model of T1, tau PET and two numbers, with means as a training sets them."""
-    settings = {
+    settings: dict[str, Any] = {
         "modalities": MODALITIES, "encoder": EncoderConfig(cells=(6, 7, 6), dropout=0.0, tabular_width=17),
         "ridge": RidgeConfig(cells=(2, 3, 2)) if has_ridge else None,
     } | changes  # fmt: skip
@@ -73,7 +73,7 @@ def explained(model: TrainedModel, visit: Visit, folder: Path, **changes: Any) -
     assert not len(left_out)
     outcomes: Outcomes | None = changes.pop("outcomes", OUTCOMES)
     reasons = explain(model, visit, prediction, cache, outcomes)
-    return replace(Subject(model, CARD, outcomes, visit, prediction, reasons), **changes)
+    return replace(Subject(model, CARD, outcomes, visit, prediction, cache, reasons), **changes)
 
 
 def page_of(subject: Subject) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from permmoe.calibration.intervals import BY_COMBINATION, BY_SEVERITY, PredictionInterval
 from permmoe.config import ModelConfig
+from permmoe.data.cache import VolumeCache
 from permmoe.data.kinds import kind_of
 from permmoe.data.outcomes import Outcomes
 from permmoe.data.quarantine import Quarantined
@@ -34,6 +35,8 @@ class Subject:
     visit: Visit
     """With the images that were predicted from, prepared."""
     prediction: Prediction
+    cache: VolumeCache
+    """That the prediction read its images through."""
     reasons: Reasons | None
     """None where the visit has more modalities than reasons can be given for."""
     judgements: Mapping[str, Judgement | None] = field(default_factory=dict)

@@ -9,10 +9,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 import permmoe
-from permmoe.data.image_file import BrokenVolume
 from permmoe.data.kinds import kind_of
-from permmoe.data.volumes import read_volume
-from permmoe.explanation.atlas import ATLAS, DISPLAY, REGIONS, display_t1
+from permmoe.explanation.atlas import ATLAS, REGIONS, display_t1
 from permmoe.explanation.page.contents import (
     Regions,
     Subject,
@@ -25,7 +23,7 @@ from permmoe.explanation.page.contents import (
     regions,
 )
 from permmoe.explanation.page.drawings import BAR_WIDTH, HISTOGRAM_HEIGHT, WIDTH, axis, sum_steps
-from permmoe.explanation.page.pictures import Strip, Volume, grey, strip
+from permmoe.explanation.page.pictures import Strip, grey, on_display_grid, strip
 from permmoe.explanation.places import Places
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE
 
@@ -81,18 +79,14 @@ def _steps(subject: Subject) -> tuple[object, ...]:
 
 
 def _strips(subject: Subject, places: Places, table: Regions) -> Mapping[str, Strip]:
-    """Slices of the template with all scans' values, and of each scan with its own. One that cannot be read on the
-    finer grid of pictures is left out."""
+    """Slices of the template with all scans' values, and of each scan with its own."""
     of_scans = {scan: places.parts[scan] for scan in table.scans}
     totals = {region: sum(values[region] for values in of_scans.values()) for region in REGIONS}
     largest = max(abs(value) for values in (totals, *of_scans.values()) for value in values.values())
     found = {"": strip(display_t1(), totals, largest, table.numbered)}
     for modality in subject.config.modalities:
         if modality.name in table.scans:
-            try:
-                volume: Volume = read_volume(subject.visit.volumes[modality.name], modality, DISPLAY).numpy()
-            except BrokenVolume:
-                continue
+            volume = on_display_grid(subject.visit.volumes[modality.name], modality, subject.config.grid, subject.cache)
             shown = grey(volume, is_uptake=modality.normalisation == "suvr")
             found[modality.name] = strip(shown, of_scans[modality.name], largest, table.numbered)
     return found

@@ -9,13 +9,20 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
+from scipy import ndimage
 
-from permmoe.data.volumes import grid_affine
+from permmoe.config import VolumeGrid
+from permmoe.data.background import without_background
+from permmoe.data.cache import VolumeCache
+from permmoe.data.image_file import checked_affine, checked_voxels, open_image
+from permmoe.data.volumes import grid_affine, says_template_space
 from permmoe.explanation.atlas import DISPLAY, OUTSIDE, REGIONS, labels
+from permmoe.modality import Modality
 
 SLICES = (("coronal", -64), ("coronal", -18), ("coronal", 26), ("axial", -22), ("axial", 8), ("axial", 36))
 """Plane and position, MNI mm."""
@@ -81,6 +88,28 @@ def strip(background: Volume, values: Mapping[str, float], largest: float, numbe
         x += panel.shape[1] + GAP
     picture = np.concatenate(panels, axis=1)[:, :-GAP]
     return Strip(_png(picture), picture.shape[1], height, tuple(marks), tuple(captions))
+
+
+def on_display_grid(file: Path, modality: Modality, grid: VolumeGrid, cache: VolumeCache) -> Volume:
+    """A scan that a prediction read, on the grid of pictures.
+
+    As sharp as its file, where that lies in template space and is in three dimensions; else as the model saw it, on
+    `grid`, from where the cache has it.
+    """
+    image = open_image(file)
+    if says_template_space(file, image) and len(image.shape) == 3:
+        voxels = checked_voxels(image, cache.frames)
+        return _resampled(without_background(voxels), checked_affine(image))
+    return _resampled(np.asarray(cache.get(file, modality, grid), np.float32), grid_affine(grid))
+
+
+def _resampled(voxels: Float32[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
+    """Linear interpolation; 0 beyond the field."""
+    to_voxels = np.linalg.inv(affine) @ grid_affine(DISPLAY)
+    sampled: Volume = ndimage.affine_transform(
+        voxels, to_voxels[:3, :3], to_voxels[:3, 3], output_shape=DISPLAY.shape, order=1
+    )
+    return sampled
 
 
 def grey(volume: Volume, *, is_uptake: bool) -> Volume:

@@ -7,12 +7,13 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr import ShapleyValues
 from torch import Tensor
 
 from permmoe.config import EncoderConfig, RidgeConfig
 from permmoe.data.batch import Batch
 from permmoe.explanation.atlas import REGIONS, cell_shares
-from permmoe.explanation.places import places
+from permmoe.explanation.places import _Game, places, sampled_shapley
 from permmoe.model import PerMMoE
 from permmoe.training.means import set_means
 from tests.support.model_batches import small_config
@@ -114,6 +115,34 @@ def test_equal_visits_get_equal_places_and_nobodys_randomness_is_used() -> None:
     second = places(network, batch, free)
     torch.manual_seed(99)
     assert first == second and torch.equal(after, torch.rand(1))
+
+
+def test_sampled_values_are_those_of_captum_in_the_limit() -> None:
+    """The library takes other orders; both estimate the values that all orders together give."""
+    network = trained(None)
+    game = _Game.of(network, a_visit(network, "table0", "volume0"))
+    assert game is not None
+    few = torch.arange(len(game.players)) % 5  # five players, so that all 120 orders can be asked
+
+    @torch.no_grad()
+    def value(present: Tensor) -> Tensor:
+        return network(game.batch(present[:, few])).prediction
+
+    exact = ShapleyValues(value).attribute(torch.ones(1, 5), baselines=torch.zeros(1, 5))[0]
+    samples = [sampled_shapley(value, 5, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    found = torch.stack(samples).mean(0)
+    error = torch.stack(samples).std(0) / 40**0.5
+    assert ((found - exact).abs() < 4 * error + 1e-5).all()
+    assert exact.abs().max() > 0.01
+
+
+def test_what_two_players_do_together_is_shared_without_error() -> None:
+    torch.manual_seed(4)
+    matrix = torch.randn(7, 7, dtype=torch.float64)
+    found = sampled_shapley(
+        lambda present: torch.einsum("np,pq,nq->n", present.double(), matrix, present.double()), 7, torch.Generator()
+    )
+    torch.testing.assert_close(found, matrix.diagonal() + ((matrix + matrix.T) / 2).sum(1) - matrix.diagonal())
 
 
 def test_a_model_that_reads_voxels_holds_no_average_to_compare_with() -> None:
