@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from permmoe.config import Configuration, ModelConfig, TrainConfig
 from permmoe.errors import ConfigurationError
 from permmoe.federated.federation_config import FederationConfig
-from permmoe.federated.survey_config import MOST_MODALITIES, SurveyConfig
+from permmoe.federated.survey_config import MOST_NUMBERS, SurveyConfig
 
 
 class RoundPlan(Configuration):
@@ -79,8 +79,11 @@ class RoundPlan(Configuration):
             raise ValueError("a survey counts once: leave out federation.rounds and federation.evaluate_every")
         if self.federation.privacy:
             raise ValueError("a survey's counts have no noise; leave out federation.privacy")
-        if len(self.model.names) > MOST_MODALITIES:
-            raise ValueError(f"a survey asks for {MOST_MODALITIES} modalities at most; name those that matter")
+        if (n := self.survey.n_numbers(len(self.model.names))) > MOST_NUMBERS:
+            raise ValueError(
+                f"a survey tells {MOST_NUMBERS:,} numbers at most, and this one {n:,}: name fewer modalities, or fewer "
+                "bounds of severity"
+            )
         if outside := [bound for bound in self.survey.severity if not self.model.score.holds(bound)]:
             raise ValueError(f"{self.model.score.name} is never {outside[0]:g}; bounds of severity lie on its scale")
         return self

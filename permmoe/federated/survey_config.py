@@ -8,8 +8,8 @@ from pydantic import Field, field_validator
 
 from permmoe.config import Configuration
 
-MOST_MODALITIES = 6
-"""A secure sum has a block for everything that may be told of a patient: a thousand with six modalities."""
+MOST_NUMBERS = 1000
+"""A secure sum has a block for everything that may be told of patients, and a message of its bits holds 1,024."""
 
 
 class SurveyConfig(Configuration):
@@ -22,6 +22,11 @@ class SurveyConfig(Configuration):
         "below 4.5 …; empty: not by severity",
     )
     outcome: bool = Field(True, description="by whether the outcome at the horizon is known; its value is never told")
+
+    def n_numbers(self, n_modalities: int) -> int:
+        """How many things may be told of patients: by any modalities, and any or no severity and outcome."""
+        n_severities = len(self.severity) + 1 if self.severity else 0
+        return int(2**n_modalities * (n_severities + 1) * (3 if self.outcome else 1))
 
     @field_validator("severity")
     @classmethod

@@ -19,6 +19,7 @@ from permmoe_simulation.engines.local_deployment import ended
 from tests.support.federation_processes import deploy_tiny, start_client, start_server
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.secure_federation import found
+from tests.support.survey_files import tiny_survey
 from tests.support.tiny_federation import tiny_plan
 
 PLANTED = "Planted-Patient-941"
@@ -30,6 +31,8 @@ STUDIES = {
     "plain": tiny_plan(rounds=2),
     "secure": tiny_plan(rounds=2, secure=True, min_sites=3),
     "private": tiny_plan(rounds=2, secure=True, min_sites=3, evaluate_every=0, privacy=PRIVACY),
+    "survey": tiny_survey(min_sites=3, min_cell_count=1),
+    "secure survey": tiny_survey(min_sites=3, min_cell_count=1, secure=True),
     "broken": tiny_plan(rounds=1, max_failed_rounds=1),
 }
 
@@ -64,6 +67,7 @@ def test_no_message_log_ledger_or_record_holds_a_planted_identifier_or_path(
 
     app.train()(answer)
     app.evaluate()(answer)
+    app.query("survey")(answer)
     for stage in ("share", "mask", "count", "open"):
         app.query(f"secure_{stage}")(answer)
     try:

@@ -81,7 +81,10 @@ def extend(folder: FolderArgument, rounds: Annotated[int, typer.Argument(min=1, 
 
     Hospitals approved a number of rounds and answer no further one, so the longer study is another one to them.
     """
-    new = make_longer(FederationFolder(folder), _present(folder), rounds)
+    study = _present(folder)
+    if study.plan.survey is not None:
+        raise ConfigurationError("the present study is a survey, which counts once; give another one another name")
+    new = make_longer(FederationFolder(folder), study, rounds)
     console.print(Text(f"study {plain(new.plan.name)} with {new.plan.federation.rounds} rounds in {new.folder}"))
     console.print(f"its digest, which hospitals have to approve: {new.plan.digest()}")
     console.print(Text(f"run it with --study {new.plan_file}; it waits for the approvals"))

@@ -63,6 +63,11 @@ def test_curves_that_cannot_be_read_are_refused_before_any_hospital_is_asked(fin
     assert not (finished / "page.html").exists()
 
 
+def test_a_survey_is_not_extended(finished: Path) -> None:
+    result = CliRunner().invoke(app, ["study", "extend", str(finished / "federation"), "2"])
+    assert isinstance(result.exception, PermmoeError) and "counts once" in str(result.exception)
+
+
 def test_a_damaged_file_of_numbers_is_said_in_words(finished: Path) -> None:
     [path] = finished.glob("federation/studies/*/survey.json")
     path.write_text("{}")
