@@ -28,6 +28,12 @@ app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(ledger_commands.app, name="ledger")
 
 LOG_FILE = "permmoe-client.log"
+KINDS = {
+    "training": ("study {}… train at", "It trains from the next round on."),
+    "survey": ("survey {}… count the patients of", "The survey is answered when it is asked next."),
+    "evaluation": ("evaluation {}… judge its model at", "The model is judged when it is asked for next."),
+}
+"""What a hospital is asked whether a study may, and what follows where it may."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -115,7 +121,7 @@ def approve(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; for scripts of somebody who has read it.")] = False,
 ) -> None:
-    """Show a study or a survey in words, and let it train, or count, here if you say so."""
+    """Show a study, survey or evaluation in words, and let it train, count or judge here if you say so."""
     from permmoe_client.participation.horizon import horizon_of_settings, require_horizon
     from permmoe_client.release.approval import approved_studies, forget_pending
     from permmoe_client.release.consent import changed_settings, study_in_words
@@ -128,7 +134,7 @@ def approve(
         for sentence in section.sentences:
             say(f"  {sentence}")
     approved = approved_studies(ledger.decisions())
-    if earlier := [one for one in approved if (one.plan.survey is None) == (plan.survey is None)]:
+    if earlier := [one for one in approved if one.plan.kind == plan.kind]:
         changes = changed_settings(earlier[-1].plan, plan) or ("nothing",)
         console.print(Text(f"\nDifferent from the study approved on {earlier[-1].time[:10]}", style="bold"))
         for change in changes:
@@ -136,15 +142,14 @@ def approve(
     config.outcome.require(plan.model.score)
     if plan.survey is None:
         require_horizon(config, horizon_of_settings(config), plan.horizon_months)
-    what, does = ("survey", "count the patients of") if plan.survey else ("study", "train at")
-    if not yes and not typer.confirm(f"\nMay the {what} {plan.digest()[:16]}… {does} site {config.name}?"):
+    may, then = KINDS[plan.kind]
+    if not yes and not typer.confirm(f"\nMay the {may.format(plan.digest()[:16])} site {config.name}?"):
         say("not approved; nothing was changed")
         raise typer.Exit(1)
     facts = {"study": plan.digest(), "study_name": plan.name, "plan": plan.model_dump(mode="json")}
     head = ledger.append("approval", facts)
     assert config.ledger
     forget_pending(config.ledger, plan.digest())
-    then = "The survey is answered when it is asked next." if plan.survey else "It trains from the next round on."
     say(f"approved; entry {head.sequence} of the ledger. {then}")
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from permmoe.config import Configuration, ModelConfig, TrainConfig
 from permmoe.errors import ConfigurationError
+from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.survey_config import MOST_NUMBERS, SurveyConfig
+
+StudyKind = Literal["training", "survey", "evaluation"]
 
 
 class RoundPlan(Configuration):
@@ -44,16 +47,27 @@ class RoundPlan(Configuration):
         description="a survey: hospitals count patients, and nothing is trained or evaluated",
         exclude_if=lambda survey: survey is None,
     )
+    evaluation: EvaluationConfig | None = Field(
+        None,
+        description="an evaluation: hospitals judge a finished model, and nothing is trained",
+        exclude_if=lambda evaluation: evaluation is None,
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _a_survey_has_one_round(cls, values: Any) -> Any:
+    def _a_survey_and_an_evaluation_have_one_round(cls, values: Any) -> Any:
         # One that is given is held against it below.
-        if isinstance(values, dict) and values.get("survey") is not None:
+        if isinstance(values, dict):
+            every = 0 if values.get("survey") is not None else 1 if values.get("evaluation") is not None else None
             given = values.get("federation", {})
-            if isinstance(given, dict):
-                values = {**values, "federation": {"rounds": 1, "evaluate_every": 0, **given}}
+            if every is not None and isinstance(given, dict):
+                values = {**values, "federation": {"rounds": 1, "evaluate_every": every, **given}}
         return values
+
+    @property
+    def kind(self) -> StudyKind:
+        """What hospitals are asked to do."""
+        return "survey" if self.survey else "evaluation" if self.evaluation else "training"
 
     @field_validator("name", "purpose", "outcome")
     @classmethod
@@ -69,6 +83,18 @@ class RoundPlan(Configuration):
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:
             raise ValueError("the spread is not trained under differential privacy; leave model.spread out")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_in_an_evaluation_once(self) -> RoundPlan:
+        if self.evaluation is None:
+            return self
+        if self.survey is not None:
+            raise ValueError("a study is a survey or an evaluation; leave one of them out")
+        if (self.federation.rounds, self.federation.evaluate_every) != (1, 1):
+            raise ValueError("an evaluation judges once: leave out federation.rounds and federation.evaluate_every")
+        if self.federation.private_modules:
+            raise ValueError("an evaluation judges one model for all; leave federation.private_modules out")
         return self
 
     @model_validator(mode="after")

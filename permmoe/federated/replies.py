@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.accounting import Spent
 from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import Wire
@@ -53,6 +54,8 @@ class EvaluationReply:
     sums: Mapping[str, ErrorSums]
     head: LedgerHead | None = None
     """The newest entry of the site's ledger, as in a training reply."""
+    further: Mapping[str, FurtherSums] = field(default_factory=dict)
+    """Of the same combinations; only where a study judges a finished model."""
 
 
 def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:
@@ -114,7 +117,10 @@ def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
     sums = MetricRecord()
     for name, s in reply.sums.items():
         sums[name] = [float(value) for value in astuple(s)]
-    return RecordDict({"reply": _header(reply), "sums": sums})
+    content = RecordDict({"reply": _header(reply), "sums": sums})
+    if reply.further:
+        content["further"] = MetricRecord({name: [f.signed, f.fourth] for name, f in reply.further.items()})
+    return content
 
 
 def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
@@ -126,7 +132,18 @@ def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
         n, squared, absolute, target, target_squared = map(float, values)
         sums[name] = ErrorSums(int(n), squared, absolute, target, target_squared)
     site, round_number, digest = _read_header(content)
-    return EvaluationReply(site, round_number, digest, sums, read_head(content, site))
+    return EvaluationReply(site, round_number, digest, sums, read_head(content, site), _read_further(content))
+
+
+def _read_further(content: RecordDict) -> dict[str, FurtherSums]:
+    if "further" not in content:
+        return {}
+    further: dict[str, FurtherSums] = {}
+    for name, values in record_of(content, "further", MetricRecord).items():
+        if not isinstance(values, list) or len(values) != 2:
+            raise MalformedRecord("further_sums")
+        further[name] = FurtherSums(*map(float, values))
+    return further
 
 
 def write_head(content: RecordDict, head: LedgerHead) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from flwr.serverapp import Grid, ServerApp
 from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
-from permmoe.federated.plan import RoundPlan, read_plan
+from permmoe.federated.plan import RoundPlan, StudyKind, read_plan
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.training.seeds import make_model
@@ -42,11 +43,18 @@ from permmoe_server.protocol.federation import (
 )
 from permmoe_server.protocol.reply_sizes import largest_replies, survey_replies
 from permmoe_server.provisioning.authority import Identity, load_certificate, read_identity
+from permmoe_server.studies.evaluation_run import run_evaluation
 from permmoe_server.studies.model_register import MODELS_FILE, ModelRegister
 from permmoe_server.studies.standing import StandingFile
 from permmoe_server.studies.study_run import locked, run_study
 from permmoe_server.studies.survey_run import run_survey
 
+RUN: Mapping[StudyKind, Callable[[Federation, RoundPlan, Path], None]] = {
+    "training": run_study,
+    "survey": run_survey,
+    "evaluation": run_evaluation,
+}
+"""How a study is brought to its end, by its kind."""
 HTTP_GRID = "flwr.superlink.grid.http_grid"
 """The module that defines Flower's connection to a superlink."""
 
@@ -78,7 +86,7 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
                 on_readiness=standing.tell if standing else None,
                 is_to_stop=standing.is_to_stop if standing else lambda: False,
             )
-            run_survey(federation, plan, out) if plan.survey else run_study(federation, plan, out)
+            RUN[plan.kind](federation, plan, out)
 
     return app
 

@@ -44,6 +44,13 @@ def run_coordinator(
     study: Annotated[
         Path | None, typer.Option(help="YAML file of the study to run; without it the last study goes on.")
     ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge this finished model (v0001, or a folder with its card) at hospitals, with the settings of "
+            "--study; nothing is trained."
+        ),
+    ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Keep the status page when the study has ended.")] = False,
     track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
     version: VersionOption = False,
@@ -56,7 +63,7 @@ def run_coordinator(
         raise typer.Exit(2)
     if not config.is_file():
         raise ConfigurationError(f"no file {config}; name the server.yaml that permmoe-server init wrote")
-    run_until_end(FederationFolder(config.resolve().parent), study, stay=stay, track=track)
+    run_until_end(FederationFolder(config.resolve().parent), study, evaluate, stay=stay, track=track)
 
 
 @app.command()

@@ -13,8 +13,13 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import read_server
 
 
-def run_until_end(folder: FederationFolder, study: Path | None, *, stay: bool = False, track: str = "") -> None:
-    """Run the study of a YAML file, or the one that was named last; errors as of `coordinate` and `tracking_to`."""
+def run_until_end(
+    folder: FederationFolder, study: Path | None, evaluate: str | None = None, *, stay: bool = False, track: str = ""
+) -> None:
+    """Run the study of a YAML file, or the one that was named last; `evaluate` names a model that it judges.
+
+    Errors as of `study_to_run`, `coordinate` and `tracking_to`.
+    """
     log_to(None, read_server(folder.settings).log_format, quiet=("httpx", "alembic"))
     tracking = tracking_to(track, logging.getLogger("permmoe.server").warning)
     stop = threading.Event()
@@ -22,6 +27,6 @@ def run_until_end(folder: FederationFolder, study: Path | None, *, stay: bool = 
         signal.signal(number, lambda *_: stop.set())
     # Flower and PyTorch take seconds to import; the other commands need neither.
     from permmoe_server.coordination.coordinator import coordinate
-    from permmoe_server.studies.study_folder import find_study
+    from permmoe_server.studies.judged_model import study_to_run
 
-    coordinate(folder, find_study(folder, study), stop, stay=stay, tracking=tracking)
+    coordinate(folder, study_to_run(folder, study, evaluate), stop, stay=stay, tracking=tracking)

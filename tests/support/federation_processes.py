@@ -48,7 +48,7 @@ IMPORTED = [
     "permmoe_server.coordination.coordinator",
 ]
 IMPORTED += [
-    "permmoe_server.studies.study_folder",
+    "permmoe_server.studies.judged_model",
     "permmoe_server.app",
     "permmoe_simulation.engines.grid",
     "torch._dynamo",

@@ -52,6 +52,8 @@ FILES = {
 }
 """What each file holds."""
 
+DONE = {"training": "trained", "evaluation": "evaluated"}
+
 
 @dataclass(frozen=True)
 class _Rehearsed:
@@ -71,7 +73,8 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     `evaluation.json`, all figures. Of a secure study the two messages hold the masked numbers, and what is under the
     mask is in the folder `under-the-mask`. `README.txt` says of each file whether it would leave. A study without
     evaluations has no evaluation's files. Only their owner may read them, and the ledger is not touched. `progress` is
-    told how far the preparation of raw images is. A survey has files of its own (`rehearse_survey`).
+    told how far the preparation of raw images is. A survey has files of its own (`rehearse_survey`). An evaluation is
+    rehearsed with an untrained model in place of the one that is judged: as many numbers would leave, of other values.
 
     Returns what to say about it. Raises ConfigurationError for a folder that is not empty, and what training and the
     secure sum raise.
@@ -85,10 +88,12 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
     first = min(2 if plan.federation.centring_round else 1, plan.federation.rounds)
-    instruction = Instruction(plan, first, packed.digest())
+    instruction = Instruction(_judging(plan, packed.digest()), first, packed.digest())
     content = write_instruction(instruction, packed)
     site = RunningSite(settings, workshop=Workshop(partial(site_visits, progress=progress)))
-    parts = [_training(train_round(instruction, content, site), instruction, settings, layout)]
+    parts = []
+    if plan.kind == "training":
+        parts.append(_training(train_round(instruction, content, site), instruction, settings, layout))
     if planned := _first_evaluation(instruction):
         parts.append(_evaluation(evaluate_round(planned, content, site), planned, settings))
     leaves = {name: content for part in parts for name, content in part.leaves.items()}
@@ -97,7 +102,7 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
         write_file(folder / name, file_content)
     evaluated = "" if planned else ", and no sums of errors, as the study evaluates nothing"
     return (
-        f"one round of study {plan.name} trained here; nothing was sent. Would have left: "
+        f"one round of study {plan.name} {DONE[plan.kind]} here; nothing was sent. Would have left: "
         f"{', and '.join(part.said for part in parts)}{evaluated}. All of it is in {folder}, and {README} there says "
         "what each file is"
     )
@@ -126,11 +131,13 @@ def _training(reply: TrainReply, instruction: Instruction, settings: SiteConfig,
 
 def _evaluation(reply: EvaluationReply, instruction: Instruction, settings: SiteConfig) -> _Rehearsed:
     message = write_evaluation_reply(reply)
-    sums = {name: asdict(s) for name, s in read_evaluation_reply(message).sums.items()}
-    plain: dict[str, bytes | str] = {"evaluation.json": json.dumps({"sums": sums}, indent=1)}
+    read = read_evaluation_reply(message)
+    sums = {name: asdict(s) for name, s in read.sums.items()}
+    further = {"further": {name: asdict(f) for name, f in read.further.items()}} if read.further else {}
+    plain: dict[str, bytes | str] = {"evaluation.json": json.dumps({"sums": sums, **further}, indent=1)}
     what = f"sums of {len(sums)} combinations"
     if instruction.plan.federation.secure:
-        blocks = evaluation_blocks(instruction.plan.model.names)
+        blocks = evaluation_blocks(instruction.plan)
         rehearsed = rehearse_sum(settings, instruction, instruction.part, blocks, evaluation_numbers(reply))
         return _masked("evaluation.bin", rehearsed, plain, f"{what}, masked")
     return _Rehearsed(
@@ -146,9 +153,14 @@ def _masked(name: str, rehearsed: RehearsedInput, plain: Mapping[str, bytes | st
 
 
 def _readme(plan: RoundPlan, leaves: Mapping[str, bytes | str], stays: Mapping[str, bytes | str]) -> str:
+    judged = (
+        "The model to be judged is not here yet, and an untrained one stands in: as many numbers would leave, of other",
+        "values.",
+    )
     lines = [
         f"A rehearsal of one round of study {plan.name}, {plan.digest()}.",
         "Nothing of it was sent, and nothing of it is in the ledger.",
+        *(judged if plan.evaluation else ()),
         "",
         "These would have left this site:",
         *(f"  {name}: {FILES[name]}" for name in leaves),
@@ -165,11 +177,20 @@ def _readme(plan: RoundPlan, leaves: Mapping[str, bytes | str], stays: Mapping[s
     return "\n".join(lines) + "\n"
 
 
+def _judging(plan: RoundPlan, model: str) -> RoundPlan:
+    """The plan of an evaluation of another model; any other plan as it is."""
+    if plan.evaluation is None:
+        return plan
+    return plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update={"model_sha256": model})})
+
+
 def _first_evaluation(instruction: Instruction) -> Instruction | None:
     """The study's first evaluation, of the same model; None where it has none."""
     federation = instruction.plan.federation
     if not federation.evaluate_every:
         return None
+    if instruction.plan.evaluation:
+        return replace(instruction, part="test")
     if federation.evaluate_every > federation.rounds:
         return replace(instruction, round=federation.rounds, part="test")
     return replace(instruction, round=federation.evaluate_every)

@@ -17,7 +17,6 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from permmoe.data.dataset import VisitData
-from permmoe.evaluation.combinations import combination_sums
 from permmoe.federated.accounting import Spent
 from permmoe.federated.instructions import Instruction, read_model
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
@@ -34,6 +33,7 @@ from permmoe.training.epochs import step_count, train_epochs
 from permmoe.training.exposure import Exposure
 from permmoe.training.means import set_means
 from permmoe.training.seeds import derive_seed
+from permmoe_client.participation.evaluated import evaluated, evaluated_visits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.query_order import check_query
@@ -195,9 +195,8 @@ def evaluate_round(
     check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
-    data = loaded.in_groups(instruction.part, site.visits(plan).part(instruction.part))
-    released = {name: s for name, s in combination_sums(loaded.model, data).items() if s.n >= loaded.least_count}
-    return EvaluationReply(site.settings.name, instruction.round, instruction.model_digest, released)
+    data = loaded.in_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
+    return evaluated(instruction, site.settings.name, loaded.model, data, loaded.least_count)
 
 
 def _load(
@@ -244,6 +243,10 @@ def _check_plausible(
     weights: Mapping[str, Tensor], plan: RoundPlan, site: RunningSite, held: HeldModel | None, next_round: int
 ) -> None:
     """Raises ImplausibleModel."""
+    if plan.evaluation is not None:
+        # Its digest was approved, so there is nothing to compare it with.
+        check_model(weights, {}, rounds=0, most=0.0, trained={})
+        return
     before = held if held and held.study == plan.digest() else None
     start = before.model.unpacked(site.layout(plan.model), plan.federation.wire) if before else site.initial(plan)
     known = before.model.modules if before else start

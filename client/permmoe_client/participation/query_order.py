@@ -41,6 +41,12 @@ def check_query(instruction: Instruction, kind: Kind, answered: Iterable[Entry])
     if instruction.plan.survey is not None:
         raise QueryRefused("the study is a survey: it counts patients, and trains and evaluates nothing")
     query = _Query(instruction.round, purpose_of(kind, instruction), instruction.model_digest)
+    # "An evaluation judges": who approved one has approved no training, and no other model.
+    if (asked := instruction.plan.evaluation) is not None:
+        if query.purpose != "test":
+            raise QueryRefused("the study is an evaluation: it judges a finished model once, and trains nothing")
+        if query.model != asked.model_sha256:
+            raise QueryRefused("the model that came is not the one whose evaluation was approved here")
     _check_plan(query, instruction.plan.federation)
     done = _of_newest_round(answered)
     if not done:

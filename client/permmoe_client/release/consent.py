@@ -16,6 +16,7 @@ from permmoe.model import PerMMoE
 from permmoe.plain_text import plain
 from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
 from permmoe_client.participation.query_order import question_count
+from permmoe_client.release.evaluation_consent import evaluation_in_words
 from permmoe_client.release.section import Section
 from permmoe_client.release.survey_consent import survey_in_words
 from permmoe_client.site import SiteConfig
@@ -25,6 +26,8 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
     """What the study reads, does, sends and is protected by at this site; the last section holds every setting."""
     if plan.survey is not None:
         return survey_in_words(plan, site)
+    if plan.evaluation is not None:
+        return evaluation_in_words(plan, site, _prediction(plan, site), _protections(plan.federation))
     federation, train = plan.federation, plan.train
     sizes = _module_sizes(plan)
     megabytes = 4e-6 * sum(sizes.values())

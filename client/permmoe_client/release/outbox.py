@@ -105,6 +105,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
     """What the ledger will say of an evaluation."""
     return {
         **_common(instruction, instruction.part),
+        **({"visits": asked.visits} if (asked := instruction.plan.evaluation) else {}),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
     }
 

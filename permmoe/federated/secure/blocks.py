@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed_point
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.secure.exchanged import UnmaskedSum
 from permmoe.federated.secure.session import Blocks, SecureSumRefused
@@ -63,20 +65,36 @@ def read_training(unmasked: UnmaskedSum) -> TrainingSum:
     return TrainingSum(changes, TrainingFigures(**dict(zip(SUMMED, sums, strict=True))))
 
 
-def evaluation_blocks(modalities: Sequence[str]) -> Blocks:
-    """A block a combination: n and four sums."""
-    return {combination_name(c): 5 for c in all_combinations(modalities)}
+@dataclass(frozen=True)
+class EvaluationSum:
+    """The evaluation of all sites together, by combination."""
+
+    sums: Mapping[str, ErrorSums]
+    further: Mapping[str, FurtherSums] = field(default_factory=dict)
+    """Only where the study judges a finished model."""
+
+
+def evaluation_blocks(plan: RoundPlan) -> Blocks:
+    """A block a combination: n and four sums; two more where the study judges a finished model."""
+    size = 5 + 2 * (plan.evaluation is not None)
+    return {combination_name(c): size for c in all_combinations(plan.model.names)}
 
 
 def evaluation_numbers(reply: EvaluationReply) -> Numbers:
     """A site's blocks: the combinations that it has enough subjects for."""
-    return {name: _fixed(*map(float, astuple(sums))) for name, sums in reply.sums.items()}
+    return {
+        name: _fixed(*map(float, astuple(sums)), *(astuple(reply.further[name]) if reply.further else ()))
+        for name, sums in reply.sums.items()
+    }
 
 
-def read_evaluation(unmasked: UnmaskedSum) -> dict[str, ErrorSums]:
+def read_evaluation(unmasked: UnmaskedSum) -> EvaluationSum:
     """The sums of all sites by combination."""
-    sums = {name: (values / ONE).tolist() for name, values in unmasked.values.items()}
-    return {name: ErrorSums(round(values[0]), *values[1:]) for name, values in sums.items() if round(values[0]) > 0}
+    values = {name: (block / ONE).tolist() for name, block in unmasked.values.items() if round(block[0] / ONE) > 0}
+    return EvaluationSum(
+        {name: ErrorSums(round(of[0]), *of[1:5]) for name, of in values.items()},
+        {name: FurtherSums(*of[5:7]) for name, of in values.items() if len(of) > 5},
+    )
 
 
 def _fixed(*values: float) -> Int64[np.ndarray, " _"]:

@@ -31,6 +31,7 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig, read_server
 from permmoe_server.status.admin import STALE_SECONDS, is_healthy, make_admin, serve_admin
 from permmoe_server.status.board import StatusBoard
+from permmoe_server.studies.judged_model import keep_judged
 from permmoe_server.studies.round_log import RoundLog
 from permmoe_server.studies.study_folder import Study, keep_study
 from permmoe_server.studies.tracked_rounds import TrackedRounds
@@ -60,6 +61,7 @@ def coordinate(
         require_free_ports(settings)
         roster = administration.list_sites(folder)
         if study:
+            keep_judged(study)
             keep_study(folder, study)
         prepare(folder)
         board = StatusBoard(first_status(roster, study))

@@ -184,9 +184,12 @@ class StudyRunner:
         return Progress("stalled" if is_stalled else "waiting", sentence, standing=standing)
 
     def _finished(self) -> Progress:
-        """Register the model. A study whose rounds all failed, or trained nothing, has none; nor has a survey."""
+        """Register the model. A study whose rounds all failed, or trained nothing, has none; nor have a survey and an
+        evaluation."""
         if self._study.plan.survey is not None:
             return Progress("finished", "Its numbers are there: permmoe-server survey shows them.", is_over=True)
+        if self._study.plan.evaluation is not None:
+            return Progress("finished", "Its figures are there: permmoe-server models judged shows them.", is_over=True)
         try:
             kept = register(self._folder, self._study.model, datetime.now(UTC))
         except NothingTrained as nothing:

@@ -16,6 +16,7 @@
 | fixed_point_range | adding it could overflow the running sum (permmoe_server.protocol.aggregation) |
 | unknown_combination, min_cell_count, negative_sum | an evaluation holds what no honest site sends |
 | evaluated_visits | it counts more visits than its site may have (`most_evaluated`) |
+| further_sums | its further sums are absent, not asked for, or not those of the same errors |
 | sums_range, sums_nested | its sums are not sums of errors (permmoe.evaluation.consistent_sums) |
 """
 
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.consistent_sums import are_nested, is_consistent
+from permmoe.evaluation.further_sums import go_together
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import ONE
 from permmoe.federated.instructions import Instruction
@@ -40,6 +42,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import MalformedRecord
 from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
+from permmoe.federated.secure.blocks import EvaluationSum
 from permmoe.federated.secure.session import SecureSumRefused
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
@@ -154,17 +157,24 @@ def accept_evaluation(
     most = most_evaluated(trained, reply.site, instruction.plan.federation.max_support)
     if any(sums.n > most for sums in reply.sums.values()):
         raise RejectedReply("evaluated_visits")
+    # "Who judges a finished model says of each combination what goes with its sums; nobody else does."
+    if set(reply.further) != (set(reply.sums) if instruction.plan.evaluation else set()):
+        raise RejectedReply("further_sums")
+    if not all(go_together(reply.sums[n], f, instruction.plan.model.outcome_range) for n, f in reply.further.items()):
+        raise RejectedReply("further_sums")
     # "Who has all modalities of a combination has those of a part of it."
     if not are_nested(reply.sums, is_complete=True):
         raise RejectedReply("sums_nested")
     return reply
 
 
-def is_acceptable_evaluation(sums: Mapping[str, ErrorSums], plan: RoundPlan, n_sites: int) -> bool:
+def is_acceptable_evaluation(found: EvaluationSum, plan: RoundPlan, n_sites: int) -> bool:
     """Whether a secure sum of evaluations keeps the rules for single ones, all of which hold for sums as well."""
+    sums = found.sums
     return (
         all(one.n <= plan.federation.max_support * n_sites for one in sums.values())
         and all(is_consistent(one, plan.model.outcome_range) for one in sums.values())
+        and all(go_together(sums[name], one, plan.model.outcome_range) for name, one in found.further.items())
         and are_nested(sums, is_complete=False)
     )
 

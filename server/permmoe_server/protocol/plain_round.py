@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from math import fsum, isfinite, nan
+from typing import TypeVar
 
 from flwr.app import MessageType
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import FixedPointOverflowError
 from permmoe.federated.instructions import Instruction, Part
@@ -30,7 +32,10 @@ from permmoe_server.protocol.round_records import (
     SiteTraining,
     TrainingOutcome,
     TrainingRecord,
+    in_order,
 )
+
+Sums = TypeVar("Sums", ErrorSums, FurtherSums)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class PlainRound:
             total if total.sites >= config.min_sites else None,
             receipts,
             TrainingRecord(
-                tuple(sorted(records, key=lambda record: (record.site, record.node))),
+                in_order(records),
                 loss=fsum(losses.values()) / visits if visits else nan,
                 visits=visits,
                 stage_seconds={"write": written - started},
@@ -101,21 +106,31 @@ class PlainRound:
         sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
         sites, receipts = self.federation.connected(), dict(state.receipts)
         by_site: dict[str, Mapping[str, ErrorSums]] = {}
+        further: dict[str, Mapping[str, FurtherSums]] = {}
         rejected = dict.fromkeys(sites.quarantined, QUARANTINED)
+        records = [SiteRecord(node, sites.name(node) or "", rejected=QUARANTINED) for node in sites.quarantined]
         for node, message in sending.replies(
             self.federation, sites.nodes, MessageType.EVALUATE, config.round_deadline_seconds
         ):
+            record = SiteRecord(node, sites.name(node) or "", sending.bytes_down[node])
             try:
-                reply = accept_evaluation(content_of(message), instruction, by_site, sites.name(node), self.trained)
+                content = content_of(message)
+                with distrusted():
+                    record = replace(record, bytes_up=content_bytes(content))
+                reply = accept_evaluation(content, instruction, by_site, sites.name(node), self.trained)
                 _require_finite([*by_site.values(), reply.sums])
             except RejectedReply as rejection:
                 self.federation.quarantine.note(sites.sender(node), rejection.rule)
                 rejected[node] = rejection.rule
+                records.append(replace(record, rejected=rejection.rule))
             else:
-                by_site[reply.site] = reply.sums
+                by_site[reply.site], further[reply.site] = reply.sums, reply.further
                 receipts = self.federation.countersigned(receipts, [reply.head])
                 self.downlink.confirm(node, instruction, model)
-        return EvaluationOutcome(Evaluation(_added(by_site), tuple(sorted(by_site)), rejected), receipts)
+                ledger = reply.head.digest if reply.head else ""
+                records.append(replace(record, site=reply.site, ledger=ledger))
+        evaluation = Evaluation(_added(by_site), tuple(sorted(by_site)), rejected, _added(further))
+        return EvaluationOutcome(evaluation, receipts, in_order(records))
 
 
 def _add(total: RunningSum, reply: TrainReply, config: FederationConfig) -> None:
@@ -134,9 +149,9 @@ def _require_finite(sums_of_sites: Iterable[Mapping[str, ErrorSums]]) -> None:
         raise RejectedReply("not_finite")
 
 
-def _added(by_site: Mapping[str, Mapping[str, ErrorSums]]) -> dict[str, ErrorSums]:
+def _added(by_site: Mapping[str, Mapping[str, Sums]]) -> dict[str, Sums]:
     """The sums of all sites, by combination."""
-    total: dict[str, ErrorSums] = {}
+    total: dict[str, Sums] = {}
     # In the order of names, not of arrival: floating-point sums depend on the order.
     for site in sorted(by_site):
         for name, sums in by_site[site].items():

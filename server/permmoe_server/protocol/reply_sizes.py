@@ -18,6 +18,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
 from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import Wire
@@ -85,7 +86,8 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
     training = write_train_reply(TrainReply(site, LARGEST_ROUND, DIGEST, updates, figures, plan.model.names))
     combinations = {combination_name(c) for c in all_combinations(plan.model.names)}
     sums = dict.fromkeys(combinations, ErrorSums(1, 1.0, 1.0, 1.0, 1.0))
-    evaluation = write_evaluation_reply(EvaluationReply(site, LARGEST_ROUND, DIGEST, sums))
+    further = dict.fromkeys(combinations, FurtherSums(1.0, 1.0)) if plan.evaluation else {}
+    evaluation = write_evaluation_reply(EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further))
     write_head(training, HEAD)
     write_head(evaluation, HEAD)
     # Which format a round's changes have depends on the round: none takes more than this.
@@ -94,7 +96,7 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
 
 
 def _secure_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mapping[str, ReplySize]:
-    blocks = {**training_blocks(layout), **evaluation_blocks(plan.model.names)}
+    blocks = {**training_blocks(layout), **evaluation_blocks(plan)}
     return {**_stages(blocks, n_sites), **dict.fromkeys((MessageType.TRAIN, MessageType.EVALUATE), _advertisement())}
 
 

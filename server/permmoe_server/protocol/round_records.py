@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from permmoe.evaluation.combinations import ErrorSums
+from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.audit import Receipt
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.aggregation import RunningSum
@@ -68,6 +69,11 @@ class SiteRecord:
     """Secure: the stage at which it went silent or broke a rule; its input may be in the sum all the same."""
 
 
+def in_order(sites: Iterable[SiteRecord]) -> tuple[SiteRecord, ...]:
+    """By name, and those without one by node."""
+    return tuple(sorted(sites, key=lambda record: (record.site, record.node)))
+
+
 @dataclass(frozen=True)
 class SecureFigures:
     """What only a secure round knows."""
@@ -117,6 +123,8 @@ class Evaluation:
     sites: tuple[str, ...]
     rejected: Mapping[int, str]
     """Node -> why its reply was left out."""
+    further: Mapping[str, FurtherSums] = field(default_factory=dict)
+    """Of the same visits; only where a study judges a finished model."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,10 @@ class EvaluationOutcome:
     record: Evaluation
     receipts: Mapping[str, Receipt]
     """For each site's ledger the newest receipt."""
+    sites: tuple[SiteRecord, ...] = ()
+    """What each node did in it."""
+    is_used_up: bool = False
+    """Secure: it has no sums, and sites have given their input, which they give once."""
 
 
 @dataclass(frozen=True)

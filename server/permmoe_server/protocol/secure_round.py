@@ -13,7 +13,13 @@ from permmoe.federated.instructions import Instruction, Part, write_instruction
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.secure.blocks import evaluation_blocks, read_evaluation, read_training, training_blocks
+from permmoe.federated.secure.blocks import (
+    EvaluationSum,
+    evaluation_blocks,
+    read_evaluation,
+    read_training,
+    training_blocks,
+)
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
 from permmoe_server.protocol.aggregation import running_sum
@@ -26,6 +32,7 @@ from permmoe_server.protocol.round_records import (
     SiteRecord,
     TrainingOutcome,
     TrainingRecord,
+    in_order,
 )
 from permmoe_server.protocol.secure_stages import Participant, SumTask, new_session, sum_securely
 
@@ -66,7 +73,7 @@ class SecureRound:
             total if is_usable else None,
             self.federation.countersigned(state.receipts, [p.head for p in outcome.participants]),
             TrainingRecord(
-                tuple(sorted(records, key=lambda record: (record.site, record.node))),
+                in_order(records),
                 loss=figures.loss_sum / figures.visits if has_loss else nan,
                 visits=figures.visits,
                 stage_seconds=outcome.stage_seconds,
@@ -83,21 +90,23 @@ class SecureRound:
             new_session(self.plan.digest(), part, state.round, instruction.model_digest),
             write_instruction(instruction, model, state.receipts.values()),
             MessageType.EVALUATE,
-            evaluation_blocks(self.plan.model.names),
+            evaluation_blocks(self.plan),
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster(), state.summed)
-        sums = read_evaluation(outcome.unmasked) if outcome.unmasked else {}
-        if not is_acceptable_evaluation(sums, self.plan, len(outcome.arrived)):
+        found = read_evaluation(outcome.unmasked) if outcome.unmasked else EvaluationSum({})
+        if not is_acceptable_evaluation(found, self.plan, len(outcome.arrived)):
             # Whose part of it is false nobody sees; the round counts as one that was not evaluated.
             LOG.warning("round %d: the sum of the %s is not one of errors, and is not used", state.round, part)
-            sums = {}
+            found = EvaluationSum({})
         record = Evaluation(
-            sums,
+            found.sums,
             outcome.arrived,
             {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
+            found.further,
         )
         receipts = self.federation.countersigned(state.receipts, [p.head for p in outcome.participants])
-        return EvaluationOutcome(record, receipts)
+        sites = in_order(site_record(participant, outcome.arrived) for participant in outcome.participants)
+        return EvaluationOutcome(record, receipts, sites, outcome.is_used_up and not found.sums)
 
 
 def site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:

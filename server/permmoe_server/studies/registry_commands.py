@@ -13,8 +13,10 @@ from rich.table import Table
 
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies import registry
+from permmoe_server.studies.evaluation_commands import evaluations, show_judged
 
 app = typer.Typer(no_args_is_help=True, help="Keep, choose and hand out the models that studies made.")
+app.command("judged")(show_judged)
 console = Console(highlight=False, soft_wrap=True)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
@@ -25,7 +27,9 @@ VersionArgument = Annotated[str, typer.Argument(help="Such as v0001.")]
 def list_models(folder: FolderArgument) -> None:
     """Show every version, and which is the current one."""
     known = registry.read_registry(FederationFolder(folder))
-    table = Table("model", "current", "study", "round", "validation RMSE", "data", "tensors", "registered (UTC)")
+    table = Table(
+        "model", "current", "study", "round", "validation RMSE", "evaluations", "data", "tensors", "registered (UTC)"
+    )
     for version in known.versions:
         rmse = "" if version.validation_mse is None else f"{sqrt(version.validation_mse):.2f}"
         table.add_row(
@@ -34,6 +38,7 @@ def list_models(folder: FolderArgument) -> None:
             version.study,
             str(version.round),
             rmse,
+            str(len([*evaluations(FederationFolder(folder), version.name)]) or ""),
             "SYNTHETIC" if version.is_synthetic else "",
             version.tensors_sha256[:12],
             f"{version.registered:%Y-%m-%d %H:%M}",

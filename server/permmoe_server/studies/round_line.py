@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from permmoe.federated.training_figures import TrainingFigures
-from permmoe_server.protocol.round_records import RoundRecord, SecureFigures, SiteRecord, SiteTraining
+from permmoe_server.protocol.round_records import Evaluation, RoundRecord, SecureFigures, SiteRecord, SiteTraining
 
 NO_TRAINING = SiteTraining(TrainingFigures(), 0.0, ())
 """The text for a value of a site that is unknown."""
@@ -26,8 +26,8 @@ def record_json(record: RoundRecord) -> str:
         "sites": [_site(site) for site in record.sites],
         "train_loss": training.loss,
         "seconds": record.seconds,
-        "validation": asdict(record.validation) if record.validation else None,
-        "test": asdict(record.test) if record.test else None,
+        "validation": _evaluation(record.validation),
+        "test": _evaluation(record.test),
         "is_secure": training.secure is not None,
         "released": secure.released,
         "withheld": secure.withheld,
@@ -36,6 +36,15 @@ def record_json(record: RoundRecord) -> str:
         "is_spent": secure.is_used_up,
     }
     return json.dumps(line, separators=(",", ":"))
+
+
+def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    written = asdict(evaluation)
+    if not evaluation.further:
+        del written["further"]
+    return written
 
 
 def _site(site: SiteRecord) -> dict[str, Any]:

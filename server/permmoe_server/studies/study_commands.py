@@ -38,7 +38,7 @@ def list_studies(folder: FolderArgument) -> None:
         done, lost = sum(record.is_aggregated for record in records), sum(record.is_used_up for record in records)
         table.add_row(
             Text(plain(study.plan.name)),
-            "survey" if study.plan.survey else "training",
+            study.plan.kind,
             "yes" if is_present else "",
             _state(study, done + lost, is_running=is_present and is_running(files)),
             f"{done} of {study.plan.federation.rounds}",

@@ -4,6 +4,7 @@ studies/current                    the name of the folder of the study that was 
 studies/NAME-DIGEST/plan.json      the plan, in the form whose digest hospitals approve
                    /standing.json        what the study's process says of itself (permmoe_server.studies.standing)
                    /stopped              is there while the study is stopped (`permmoe-server study stop`)
+                   /judged/              the model that an evaluation judges
                    /…                    what permmoe_server.studies.study_run writes
 """
 
@@ -28,6 +29,8 @@ class Study:
 
     plan: RoundPlan
     folder: Path
+    judged_source: Path | None = None
+    """Where the model that an evaluation judges is copied from, before its folder is made."""
 
     @property
     def plan_file(self) -> Path:
@@ -50,6 +53,11 @@ class Study:
     def model(self) -> Path:
         """The best model so far."""
         return self.folder / "model"
+
+    @property
+    def judged(self) -> Path:
+        """The model that an evaluation judges."""
+        return self.folder / "judged"
 
 
 def find_study(folder: FederationFolder, file: Path | None) -> Study | None:

@@ -45,7 +45,7 @@ def test_every_honest_sum_of_one_site_and_of_many_is_consistent(bounds: tuple[fl
             name: sum(evaluation_numbers(EvaluationReply("s", 1, "d", sums))[name] for sums in sites if name in sums)
             for name in names
         }
-        together = read_evaluation(UnmaskedSum({name: np.asarray(values) for name, values in fixed.items()}))
+        together = read_evaluation(UnmaskedSum({name: np.asarray(values) for name, values in fixed.items()})).sums
         assert all(is_consistent(one, bounds) for one in together.values()) and are_nested(together, is_complete=False)
 
 

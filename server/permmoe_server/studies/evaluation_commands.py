@@ -1,0 +1,90 @@
+"""`permmoe-server models judged`: how finished models did at hospitals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from permmoe.errors import ConfigurationError
+from permmoe.plain_text import plain
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.studies.study_folder import Study, known_studies
+
+if TYPE_CHECKING:
+    from permmoe_server.studies.evaluation_file import Ends, EvaluationNumbers, Judged
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def show_judged(
+    folder: Annotated[Path, typer.Argument(help="The federation's folder.")],
+    model: Annotated[str | None, typer.Argument(help="Such as v0001; without it, all that were judged.")] = None,
+) -> None:
+    """Show how models did at hospitals, by combination of modalities (permmoe-server --study S --evaluate MODEL)."""
+    # It needs PyTorch, which takes seconds to import; the other commands do not.
+    from permmoe_server.studies.evaluation_file import EVALUATION_FILE, read_evaluation_file
+
+    files = FederationFolder(folder)
+    found = [study for study in evaluations(files, model) if (study.folder / EVALUATION_FILE).exists()]
+    if not found:
+        what = f"{model} was not judged yet" if model else "no model was judged yet"
+        raise ConfigurationError(f"{what}; permmoe-server --study S --evaluate MODEL asks hospitals to")
+    for study in found:
+        numbers = read_evaluation_file(study.folder)
+        console.print(judged_table(numbers))
+        for sentence in about(numbers):
+            console.print(Text(plain(sentence)))
+        console.print(Text(f"all figures: {study.folder / EVALUATION_FILE}\n"))
+
+
+def evaluations(folder: FederationFolder, model: str | None = None) -> Iterator[Study]:
+    """The federation's evaluations, of one model where it is named."""
+    for study in known_studies(folder):
+        asked = study.plan.evaluation
+        if asked and (model is None or asked.model_name == model or asked.model_name.startswith(f"{model} of study ")):
+            yield study
+
+
+def judged_table(numbers: EvaluationNumbers) -> Table:
+    """The figures, one combination a row."""
+    plan = numbers.plan
+    assert plan.evaluation
+    unit, which = plan.model.score.unit, "test visits" if plan.evaluation.visits == "test" else "all visits"
+    synthetic = ", SYNTHETIC DATA" if plan.is_synthetic else ""
+    table = Table(
+        "combination", "n", "RMSE (95%)", "MAE", "bias (95%)",
+        title=plain(f"{plan.evaluation.model_name or 'a model'}, judged on {which} of {len(numbers.sites)} hospitals, "
+                    f"{unit}{synthetic}"),
+    )  # fmt: skip
+    for name, row in numbers.combinations.items():
+        table.add_row(Text(name), *cells(row))
+    return table
+
+
+def cells(row: Judged) -> tuple[str, ...]:
+    """A row without its name."""
+    return (
+        str(row.n), f"{row.rmse:.2f}{_ends(row.rmse_interval)}", f"{row.mae:.2f}",
+        f"{row.bias:+.2f}{_ends(row.bias_interval, '+.2f')}",
+    )  # fmt: skip
+
+
+def about(numbers: EvaluationNumbers) -> tuple[str, ...]:
+    """What has to be said beside the figures."""
+    least = numbers.plan.federation.min_cell_count
+    return (
+        f"Study {numbers.plan.name}, {numbers.finished:%Y-%m-%d}; hospitals: {', '.join(numbers.sites)}.",
+        *(f"Left out: {one}" for one in numbers.left_out),
+        "Intervals are over patients of these hospitals; another hospital may differ. Bias: prediction − outcome. "
+        f"A combination that fewer than {least} patients of a hospital have counts nobody of that hospital.",
+    )
+
+
+def _ends(ends: Ends, form: str = ".2f") -> str:
+    return "" if ends is None else f" ({ends[0]:{form}} to {ends[1]:{form}})"

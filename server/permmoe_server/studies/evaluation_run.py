@@ -1,0 +1,124 @@
+"""An evaluation of a finished model from its first question to its figures, which are kept and never asked for again.
+
+evaluation.json  the figures (permmoe_server.studies.evaluation_file)
+judged/          the model
+models.jsonl     the signed chain, of this one model
+rounds.jsonl, receipts.jsonl, sums.jsonl  as of a study that trains
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import nan
+from pathlib import Path
+
+from permmoe.errors import DataError
+from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.plan import RoundPlan
+from permmoe.model import PerMMoE
+from permmoe.runtime.files import PUBLIC_MODE, append_line
+from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.readiness import NoQuorum, StudyLost
+from permmoe_server.protocol.round_records import (
+    EvaluationOutcome,
+    FederationState,
+    RoundRecord,
+    SecureFigures,
+    TrainingRecord,
+)
+from permmoe_server.protocol.rounds import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, round_kind
+from permmoe_server.protocol.rules import reply_reason
+from permmoe_server.protocol.waiting_room import WaitingRoom
+from permmoe_server.studies.evaluation_file import EVALUATION_FILE, EvaluationNumbers, judged, write_evaluation_file
+from permmoe_server.studies.judged_model import load_judged
+from permmoe_server.studies.receipt_file import load_receipts, save_receipts
+from permmoe_server.studies.round_line import record_json
+from permmoe_server.studies.round_log import RoundLog
+from permmoe_server.studies.study_run import quarantine_of
+from permmoe_server.studies.sum_log import read_sums
+
+JUDGED_FOLDER = "judged"
+
+
+def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
+    """Run an evaluation to its end; one that has its figures asks nobody.
+
+    Raises NoQuorum after `max_failed_rounds` tries with too few sites, StudyLost where sites have given their input to
+    a secure sum that failed: they give it once. Raises DataError where the model in `out` is another one.
+    """
+    if (out / EVALUATION_FILE).exists():
+        return
+    rounds, layout = out / "rounds.jsonl", ModuleLayout.of(PerMMoE(plan.model))
+    state = replace(_state(plan, out, layout), receipts=load_receipts(out))
+    federation = replace(federation, sums=read_sums(out), quarantine=quarantine_of(RoundLog(rounds).read()))
+    kind, room = round_kind(federation, plan, layout), WaitingRoom(federation, plan)
+    failed = 0
+    while True:
+        federation.observer.on_round_start(1)
+        room.wait(1)
+        if federation.is_to_stop():
+            return
+        started = federation.clock.now()
+        outcome = kind.evaluate(state, "test")
+        seconds = federation.clock.now() - started
+        state = replace(state, receipts=outcome.receipts)
+        room.learn(outcome.sites)
+        save_receipts(out, state.receipts)
+        has_enough = len(outcome.record.sites) >= plan.federation.least_sites and not outcome.is_used_up
+        if has_enough:
+            # Before the record, which says that the evaluation is over.
+            write_evaluation_file(out, _numbers(plan, outcome, seconds))
+        record = _record(plan, outcome, seconds, is_done=has_enough)
+        federation.observer.on_round(state, record)
+        append_line(rounds, record_json(record).encode(), mode=PUBLIC_MODE)
+        if has_enough:
+            return
+        failed += 1
+        if outcome.is_used_up:
+            raise StudyLost(
+                "the evaluation failed after hospitals had given their input, and they give it once; start it under "
+                "another name"
+            )
+        if failed >= plan.federation.max_failed_rounds:
+            raise NoQuorum(
+                f"the evaluation was tried {failed} times and had usable replies of fewer than "
+                f"{plan.federation.least_sites} hospitals; rounds.jsonl says why the others were left out"
+            )
+        federation.clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed - 1), LAST_RETRY_SECONDS))
+
+
+def _state(plan: RoundPlan, out: Path, layout: ModuleLayout) -> FederationState:
+    """The one round of an evaluation, with the model in the study's folder, which has to be the approved one."""
+    config, packed, _ = load_judged(out / JUDGED_FOLDER)
+    assert plan.evaluation
+    # "Hospitals approved this model": no other is sent to them.
+    if config != plan.model or packed.digest() != plan.evaluation.model_sha256:
+        raise DataError(f"the model in {out / JUDGED_FOLDER} is not the one of the plan; take it from a back-up")
+    return FederationState(1, packed.unpacked(layout))
+
+
+def _numbers(plan: RoundPlan, outcome: EvaluationOutcome, seconds: float) -> EvaluationNumbers:
+    found = outcome.record
+    return EvaluationNumbers(
+        plan=plan,
+        finished=datetime.now(UTC),
+        sites=found.sites,
+        left_out=tuple(
+            f"{site.site or f'node {site.node}'}: {reply_reason(site.rejected)}"
+            for site in outcome.sites
+            if site.rejected is not None
+        ),
+        seconds=seconds,
+        combinations=judged(found.sums, found.further),
+    )
+
+
+def _record(plan: RoundPlan, outcome: EvaluationOutcome, seconds: float, *, is_done: bool) -> RoundRecord:
+    """The record of a try, as of a round in which nothing was trained."""
+    secure = SecureFigures(is_used_up=outcome.is_used_up) if plan.federation.secure else None
+    # Why a site was left out stands with the site.
+    test = replace(outcome.record, rejected={})
+    return RoundRecord(
+        1, is_done, TrainingRecord(outcome.sites, nan, 0.0, {}, secure), seconds, evaluate_seconds=seconds, test=test
+    )
