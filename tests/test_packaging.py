@@ -18,7 +18,6 @@ PACKAGES = ("permmoe", "server/permmoe_server", "client/permmoe_client", "simula
 OPTIONAL = {
     "ray": "ray",
     "sksurv": "scikit-survival",
-    "PIL": "pillow",
     "dcm2niix": "dcm2niix",
     "deepbet": "deepbet",
     "pydicom": "pydicom",
