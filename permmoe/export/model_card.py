@@ -54,8 +54,8 @@ def _body(card: Mapping[str, Any], config: ModelConfig) -> str:
         notices.append(f"> **{SYNTHETIC_NOTICE}**")
     sections = {
         "What it predicts": _task(card, config),
-        "Intended use": "Research on progression and on missing modalities, with images prepared as below. Not for "
-        "diagnosis, prognosis or treatment of a patient, and not on images of another kind.",
+        "Intended use": "Research on progression and on missing modalities, with images prepared as the training's. "
+        "Not for diagnosis, prognosis or treatment of a patient, and not on images of another kind.",
         "Training": _training(card),
         "Error": _error(card, config),
         "Calibration": _calibration(card),
