@@ -20,7 +20,8 @@ exact numbers of training visits, which no account covers, may isolate one of th
 (That his outcome is known follows from his training.) The part of the split is kept longest, so that a later study's
 parts need not divide a group: that would leave its patients out.
 
-Not covered: what somebody knows of all but one of a group; and what all of a group share is told of each of them.
+Not covered: what somebody knows of all but one of a group; what all of a group share, which is told of each of them; a
+second ledger of the same hospital, which is another account.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def survey_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             (
                 "The connection is encrypted, and both sides prove who they are with keys of this federation.",
                 _sum(plan),
-                "Your site remembers who was counted together with whom, so that no later survey or study of any "
-                "coordinator differs by fewer. A later study then sums over groups that fit those of this survey.",
+                "Your site remembers beside its ledger who was counted together with whom, so that no later survey or "
+                "sum of a study differs by fewer. A later study then sums over groups that fit those of this survey.",
                 "What all patients of a number have in common is told of each of them: that is what a number says.",
             ),
         ),
@@ -74,8 +74,9 @@ def _leaves(plan: RoundPlan, site: SiteConfig) -> tuple[str, ...]:
     return (
         f"Numbers of patients by {', '.join(by[:-1])}{' and ' if by[1:] else ''}{by[-1]}, once.",
         f"Numbers under {least} are withheld here, before anything leaves: such patients count with fewer of these "
-        f"facts, together with others, or not at all. No subtraction of numbers that ever left is about fewer than "
-        f"{least} patients.",
+        "facts, together with others, or not at all. No subtraction of what surveys and the sums of studies ever told "
+        f"is about fewer than {least} patients; a study without the secure sum tells exact numbers of training visits, "
+        "which are apart.",
         "permmoe-client --dry-run FOLDER writes the very numbers, with what left before taken into account.",
     )
 
