@@ -12,6 +12,7 @@ import torch
 
 from permmoe.calibration.calibration import Calibration, change_bounds, intervals_of, read_calibration
 from permmoe.calibration.intervals import PredictionInterval
+from permmoe.calibration.next_scan import NextScan, next_scans
 from permmoe.calibration.score_counts import ScoreCounts
 from permmoe.config import ModelConfig, parse_config
 from permmoe.data.cache import VolumeCache
@@ -49,6 +50,8 @@ class Prediction:
     """Modalities whose image was used though it is unlike the training's."""
     intervals: tuple[PredictionInterval, ...] = ()
     """Narrowest first; none where the model's card holds no calibration."""
+    next_scans: tuple[NextScan, ...] = ()
+    """What each scan that the visit lacks would bring, the most narrowing first; none without a calibration."""
     outside_calibration: tuple[str, ...] = ()
     """In words, what of the visit lies beyond the calibration's visits: its intervals may hold less often."""
 
@@ -134,11 +137,13 @@ def _with_intervals(found: Prediction, model: TrainedModel, baseline: float, spr
         calibration, counts, model.config, combination=found.used, baseline=baseline, change=found.delta_cdrsb,
         spread=spread,
     )  # fmt: skip
+    scale = calibration.unit_points if calibration.scale == "unit" or spread is None else spread
+    scans = next_scans(calibration.added, counts, found.used, calibration.severity(baseline), scale)
     outside = [*calibration.outside(baseline, found.delta_cdrsb)]
     if not counts.n(found.used):
         outside.insert(0, f"nobody there has just {' and '.join(found.used)} to predict from")
     outside += [f"the image of {name} is unlike the training's" for name in found.unlike_training]
-    return replace(found, intervals=intervals, outside_calibration=tuple(outside))
+    return replace(found, intervals=intervals, next_scans=scans, outside_calibration=tuple(outside))
 
 
 def _usual(card: Mapping[str, Any], source: str) -> dict[str, Likeness]:

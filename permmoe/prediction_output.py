@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from permmoe.calibration.calibration import Calibration
 from permmoe.calibration.intervals import LEVELS, POOLED, PredictionInterval
+from permmoe.calibration.next_scan import NextScan
 from permmoe.calibration.score_counts import least_visits
 from permmoe.config import Score
 from permmoe.data.quarantine import write_csv_atomically
@@ -31,6 +32,8 @@ def print_prediction(console: Console, p: Prediction, score: Score) -> None:
         console.print(f"  {sentence}", highlight=False)
     imputed = ", ".join(p.imputed) or "none"
     console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
+    for scan in p.next_scans:
+        console.print(f"  {worth(scan, score)}", highlight=False)
     if p.unlike_training:
         console.print(f"  unlike the training's images: {', '.join(p.unlike_training)}", highlight=False)
     if p.outside_calibration:
@@ -53,6 +56,16 @@ def calibrated_on(intervals: Sequence[PredictionInterval], used: Combination) ->
             who = f"{visits} people with {having}{alike}{at}"
         sentences.append(f"{which}calibrated on {who}")
     return sentences
+
+
+def worth(scan: NextScan, score: Score) -> str:
+    """What a scan that the patient lacks would bring, in a sentence."""
+    width = f"{abs(scan.narrowing):.2f} {'narrower' if scan.narrowing >= 0 else 'wider'}"
+    error = f"{abs(scan.error_change):.2f} {'smaller' if scan.error_change <= 0 else 'larger'}"
+    return (
+        f"with {scan.modality} the {LEVELS[0]:.0%} interval would on average be {width} and the error {error} "
+        f"({escape(score.unit)}; {scan.visits} people who have both)"
+    )
 
 
 def said_of_calibration(calibration: Calibration) -> list[str]:

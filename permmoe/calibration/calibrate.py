@@ -12,6 +12,7 @@ from permmoe.calibration.calibration import (
     severity_group,
 )
 from permmoe.calibration.intervals import LEVELS
+from permmoe.calibration.next_scan import added_scans
 from permmoe.calibration.score_counts import ScoreCounts, count_scores, least_visits
 from permmoe.data.dataset import VisitData
 from permmoe.errors import DataError
@@ -55,6 +56,7 @@ def calibrate(model: PerMMoE, data: VisitData, *, source: str, chose_the_weights
         severity_ends=severity_ends(model.config),
         baseline_range=_range(data.baseline.double().numpy()[known]),
         prediction_range=_range(predictions[known]),
+        added=added_scans(data.names, np.abs(data.target.double().numpy()[:, None] - predictions), scales),
         source=source,
         chose_the_weights=chose_the_weights,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from permmoe.calibration.intervals import PredictionInterval, interval, quantiles
+from permmoe.calibration.next_scan import Added
 from permmoe.calibration.score_counts import N_BINS, ScoreCounts
 from permmoe.config import CDR_SB, CDRSB_CHANGE, Configuration, ModelConfig, parse_config
 from permmoe.errors import DataError
@@ -44,6 +45,9 @@ class Calibration(Configuration):
     )
     prediction_range: tuple[float, float] | None = Field(
         None, description="the predicted changes that it speaks for, points; none: not known"
+    )
+    added: dict[str, dict[str, Added]] = Field(
+        default_factory=dict, description="by combination and a further modality, what it was worth to who has both"
     )
     source: str = Field("", max_length=200, description="whose visits these are")
     chose_the_weights: bool = Field(

@@ -5,8 +5,7 @@
 
 Each cohort is 1,500 invented patients of the synthetic cohort's disease model with the scans that ADNI's phases have;
 a scan is the hidden states that it would show, with an error, and no image. A small PerM-MoE is trained on 30% of the
-visits, calibrated on 35% and judged on 35%, each combination on all visits that have it. Three trainings of a cohort
-differ in the head of the spread alone, and predict the same.
+visits, calibrated on 35% and judged on 35%, each combination on all visits that have it.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,6 @@ MEASURED: Mapping[str, Mapping[str, float]] = {
 """By modality, which of the cohort's hidden states it measures, and the SD of a measurement's error."""
 MODALITIES = tuple(Modality(name=name, kind="tabular", columns=tuple(states)) for name, states in MEASURED.items())
 MODEL = ModelConfig(modalities=MODALITIES)
-SPREADS = ("none", "laplace", "gaussian")
 
 Matrix = Float[np.ndarray, "visit combination"]
 
@@ -75,6 +74,11 @@ class Judged:
     new_severity: Int[np.ndarray, " visit"]
     new_baseline: Float[np.ndarray, " visit"]
 
+    def without_spread(self) -> Judged:
+        """The same predictions of a model that knows no spread."""
+        own, new = (np.where(np.isnan(scale), np.nan, MODEL.unit_points) for scale in (self.own_scale, self.new_scale))
+        return replace(self, own_scale=own, new_scale=new)
+
     def counts(self, groups: int = 3) -> ScoreCounts:
         """The calibration visits' scores."""
         scores = np.abs(self.own_target[:, None] - self.own) / self.own_scale
@@ -91,19 +95,23 @@ def main() -> None:
     seeds = (CHOICE_SEEDS if given.choose else FRESH_SEEDS)[: given.cohorts or None]
     started = time.perf_counter()
     with worker_pool(given.workers, threads=1) as pool:
-        rows = pd.concat(list(pool.map(measured, seeds)), ignore_index=True)
+        kinds = CANDIDATES if given.choose else KINDS
+        rows = pd.concat(list(pool.map(partial(measured, names=tuple(kinds)), seeds)), ignore_index=True)
     page = intervals_page(rows, tuple(seeds), SUBJECTS, time.perf_counter() - started, DEFAULT)
     print(page)
     if not given.choose and not given.cohorts:
         (ROOT / "docs" / "intervals.md").write_text(page)
 
 
-def measured(seed: int) -> pd.DataFrame:
+def measured(seed: int, names: Sequence[str]) -> pd.DataFrame:
     """Rows of one cohort: kind of interval, level, combination, severity, visits of either kind, coverage and width."""
     data = cohort(seed)
-    trainings = {spread: judged(data, spread) for spread in SPREADS}
+    chosen = {name: CANDIDATES[name] for name in names}
+    trainings = {spread: judged(data, spread) for spread in {spread for spread, _ in chosen.values()} - {"none"}}
+    # A spread moves no bit of a prediction, so that a model without one needs no training of its own.
+    trainings["none"] = trainings["gaussian"].without_spread()
     rows = []
-    for kind, (spread, reach) in KINDS.items():
+    for kind, (spread, reach) in chosen.items():
         found = trainings[spread]
         n_own = (~np.isnan(found.own)).sum(0)
         low_end, high_end = -found.new_baseline[:, None], 18 - found.new_baseline[:, None]
@@ -189,15 +197,21 @@ def _of_a_normal(found: Judged, level: float) -> Matrix:
     return found.new_scale * float(norm.ppf((1 + level) / 2))
 
 
-KINDS: Mapping[str, tuple[str, Callable[[Judged, float], Matrix]]] = {
+Kinds = Mapping[str, tuple[str, Callable[[Judged, float], Matrix]]]
+"""By name, the spread of the model that intervals are of, and how far they reach."""
+DEFAULT = "combination and severity, Gaussian spread"
+"""What `permmoe train` calibrates and `permmoe predict` shows: the narrowest at honest coverage (`--choose`)."""
+KINDS: Kinds = {
     "Gaussian head, not calibrated": ("gaussian", _of_a_normal),
     "marginal conformal": ("none", _pooled),
     BY_COMBINATION: ("none", _by_combination),
     BY_SEVERITY: ("none", _by_severity),
-    "combination, Laplace spread": ("laplace", _by_combination),
     "combination, Gaussian spread": ("gaussian", _by_combination),
+    DEFAULT: ("gaussian", _by_severity),
+}
+CANDIDATES: Kinds = {
+    **KINDS,
+    "combination, Laplace spread": ("laplace", _by_combination),
     "combination and severity, Laplace spread": ("laplace", _by_severity),
 }
-"""What intervals are made of: the training's spread, and how far they reach."""
-DEFAULT = BY_SEVERITY
-"""What `permmoe train` calibrates and `permmoe predict` shows by default."""
+"""What the default was chosen among."""

@@ -245,7 +245,7 @@ def test_what_is_trained_without_a_configuration_is_what_the_search_chose() -> N
     assert default
     one = SEARCH.model_copy(update={"regimes": {"x": next(iter(SEARCH.regimes.values()))}})
     cell = dict(cells(one, {"x": ""}, "inprocess"))[default.group(1)]
-    assert cell.model == DEFAULT_RUN.model
+    assert cell.model == DEFAULT_RUN.model.model_copy(update={"spread": "none"})
     # With one router a modality both pools of the balance are one; a last epoch that is kept looks at no validation.
     same = {"routing_losses": TrainConfig().routing_losses, "validate_every": 1, "seed": 0}
     assert cell.train.model_copy(update=same) == DEFAULT_RUN.train
