@@ -60,7 +60,7 @@ def a_visit(folder: Path, *names: str, subject: str = "ada", session: str = "m00
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in grid.shape), indexing="ij")
     for number, name in enumerate(n for n in names if n != "clinical"):
         head = (x**2 + y**2 + z**2 < 0.7) * (1 + 0.3 * np.random.default_rng(number).random(grid.shape))
-        volumes[name] = folder / f"space-MNI_{name}.nii.gz"
+        volumes[name] = folder / f"ada_space-MNI_{name}.nii.gz"
         nib.save(nib.Nifti1Image(head.astype(np.float32), grid_affine(grid)), volumes[name])
     tables = {"clinical": (81.5, 24.0)} if "clinical" in names else {}
     return Visit(subject, "", session, 2.5, None, 24.0, volumes=volumes, tables=tables)

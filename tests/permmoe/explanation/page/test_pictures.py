@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import io
 from base64 import b64decode
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
+import pytest
 from PIL import Image
 
+from permmoe.config import VolumeGrid
+from permmoe.data.cache import VolumeCache
+from permmoe.data.volumes import TEMPLATE_BRAIN_CENTRE_MM, grid_affine
 from permmoe.explanation.atlas import DISPLAY, OUTSIDE, REGIONS, display_t1
-from permmoe.explanation.page.pictures import Strip, grey, strip
+from permmoe.explanation.page.pictures import Strip, grey, on_display_grid, strip
+from permmoe.modality import Modality
 
 NOTHING = dict.fromkeys(REGIONS, 0.0)
 LEFT, RIGHT = "left lateral frontal", "right lateral frontal"
+
+
+def head(grid: VolumeGrid) -> np.ndarray:
+    """An egg where a brain lies, brighter to the left and to the front."""
+    axes = [o + grid.spacing_mm * np.arange(n) for o, n in zip(grid_affine(grid)[:3, 3], grid.shape, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    inside = (x / 65) ** 2 + ((y + 20) / 80) ** 2 + ((z - 8) / 60) ** 2 < 1
+    return (inside * (2 - x / 100 + y / 200 + 0.2 * np.sin(z / 5))).astype(np.float32)
 
 
 def pixels(made: Strip) -> np.ndarray:
@@ -69,3 +84,22 @@ def test_grey_keeps_the_background_black_and_uptake_from_zero() -> None:
     scan, uptake = grey(volume, is_uptake=False), grey(volume, is_uptake=True)
     assert scan[0].max() == uptake[0].max() == 0 and scan.max() == uptake.max() == 1
     assert scan[20].max() < 0.05 and uptake[20].min() > 0.4
+
+
+@pytest.mark.parametrize("spacing", [1.5, 4.0])
+def test_a_scan_in_template_space_is_drawn_from_its_file_where_it_lies(spacing: float, tmp_path: Path) -> None:
+    grid = VolumeGrid(shape=tuple(round(n * 4 / spacing) for n in (48, 56, 48)), spacing_mm=spacing)
+    nib.save(nib.Nifti1Image(head(grid), grid_affine(grid)), tmp_path / "ada_space-MNI_t1.nii.gz")
+    found = on_display_grid(
+        tmp_path / "ada_space-MNI_t1.nii.gz", Modality(name="t1"), VolumeGrid(), VolumeCache(tmp_path / "cache")
+    )
+    assert np.corrcoef(found.ravel(), head(DISPLAY).ravel())[0, 1] > 0.95
+
+
+def test_a_scan_in_another_space_is_drawn_as_the_model_saw_it(tmp_path: Path) -> None:
+    affine = grid_affine(DISPLAY)
+    affine[:3, 3] += (60, -40, 90)  # where the head lay in the magnet
+    nib.save(nib.Nifti1Image(head(DISPLAY), affine), tmp_path / "t1.nii.gz")
+    found = on_display_grid(tmp_path / "t1.nii.gz", Modality(name="t1"), VolumeGrid(), VolumeCache(tmp_path / "cache"))
+    shown = np.argwhere(found > 0).mean(0) * DISPLAY.spacing_mm + grid_affine(DISPLAY)[:3, 3]
+    assert np.abs(shown - TEMPLATE_BRAIN_CENTRE_MM).max() < 15
