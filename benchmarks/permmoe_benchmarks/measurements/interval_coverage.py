@@ -27,6 +27,7 @@ from scipy.stats import norm
 from permmoe.calibration.calibrate import predicted
 from permmoe.calibration.calibration import severity_ends, severity_group
 from permmoe.calibration.intervals import BY_COMBINATION, BY_SEVERITY, LEVELS, quantiles
+from permmoe.calibration.next_scan import added_scans, next_scans
 from permmoe.calibration.score_counts import ScoreCounts, count_scores
 from permmoe.config import ModelConfig, SplitConfig, TrainConfig
 from permmoe.data.cache import VolumeCache
@@ -40,13 +41,13 @@ from permmoe.runtime.workers import worker_pool
 from permmoe.training.fit import fit
 from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.scale import ROOT
-from permmoe_benchmarks.pages.intervals import intervals_page
+from permmoe_benchmarks.pages.intervals import intervals_page, next_scans_chapter
 
 CHOICE_SEEDS, FRESH_SEEDS = range(10, 20), range(600, 620)
 SUBJECTS = 1500
 SPLIT = SplitConfig(validation=0.35, test=0.35)
 TRAIN = TrainConfig(epochs=24, learning_rate=1e-3, averaging_decay=0.9, keep="last", validate_every=24)
-HORIZON_MONTHS, WINDOW_MONTHS = 24, 6
+HORIZON_MONTHS, WINDOW_MONTHS = 24.0, 6.0
 MEASURED: Mapping[str, Mapping[str, float]] = {
     "t1": {"neurodegeneration": 0.15, "hippocampal_loss": 0.4},
     "flair": {"vascular": 0.4},
@@ -95,9 +96,11 @@ def main() -> None:
     seeds = (CHOICE_SEEDS if given.choose else FRESH_SEEDS)[: given.cohorts or None]
     started = time.perf_counter()
     with worker_pool(given.workers, threads=1) as pool:
+        scans = pd.concat(list(pool.map(expected_and_found, seeds)), ignore_index=True)
         kinds = CANDIDATES if given.choose else KINDS
         rows = pd.concat(list(pool.map(partial(measured, names=tuple(kinds)), seeds)), ignore_index=True)
     page = intervals_page(rows, tuple(seeds), SUBJECTS, time.perf_counter() - started, DEFAULT)
+    page += "\n" + next_scans_chapter(scans)
     print(page)
     if not given.choose and not given.cohorts:
         (ROOT / "docs" / "intervals.md").write_text(page)
@@ -131,6 +134,39 @@ def measured(seed: int, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def expected_and_found(seed: int) -> pd.DataFrame:
+    """Rows of one cohort: a combination, a scan that is added, and what calibration visits expect of it for a patient
+    beside what happened to the judged visits that have both: narrowing of the 80% interval and change in error."""
+    found = judged(cohort(seed), "gaussian")
+    counts, names, rows = found.counts(), MODEL.names, []
+    added = added_scans(names, np.abs(found.own_target[:, None] - found.own), found.own_scale)
+    off, reach = np.abs(found.new_target[:, None] - found.new), _by_severity(found, LEVELS[0])
+    combinations = all_combinations(names)
+    for j, combination in enumerate(combinations):
+        for name in set(names) - set(combination):
+            k = combinations.index(tuple(m for m in names if m in combination or m == name))
+            both = np.flatnonzero(~np.isnan(found.new[:, k]))
+            scans = [
+                scan
+                for i in both
+                for scan in next_scans(
+                    added, counts, combination, int(found.new_severity[i]), float(found.new_scale[i, j])
+                )
+                if scan.modality == name
+            ]
+            if len(scans) == len(both) > 0:
+                rows.append(
+                    {"cohort": seed, "combination": combination_name(combination), "scan": name, "judged": len(both),
+                     "expected_narrowing": np.mean([s.narrowing for s in scans]),
+                     "narrowing": 2 * (reach[both, j] - reach[both, k]).mean(),
+                     "of_a_patient": np.corrcoef(
+                         [s.narrowing for s in scans], 2 * (reach[both, j] - reach[both, k]))[0, 1],
+                     "expected_error_change": scans[0].error_change,
+                     "error_change": (off[both, k] - off[both, j]).mean()}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def cohort(seed: int) -> VisitData:
     """A cohort's visits with their outcomes, split. No image is drawn: a scan is what it would tell, with an error."""
     rng, visits = np.random.default_rng(seed), []
@@ -153,7 +189,7 @@ def cohort(seed: int) -> VisitData:
     return data
 
 
-def _months(subject: Subject, visit: ClinicalVisit) -> int:
+def _months(subject: Subject, visit: ClinicalVisit) -> float:
     """From the horizon to a visit."""
     return visit.month - subject.index_month - HORIZON_MONTHS
 

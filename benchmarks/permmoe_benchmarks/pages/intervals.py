@@ -86,3 +86,31 @@ def _by_severity(rows: pd.DataFrame) -> str:
             entries.append(f"{100 * held:.1f}%, width {width:.2f}")
         lines.append(f"| {kind} | {level:.0%} | {' | '.join(entries)} |")
     return "\n".join(lines)
+
+
+def next_scans_chapter(rows: pd.DataFrame) -> str:
+    """How good the expectations of a missing scan are. `rows`: of each cohort, combination and scan, what was expected
+    and what happened to judged visits that have both, points."""
+    by_pair = rows.groupby(["combination", "scan"], sort=False).mean(numeric_only=True)
+    columns = ("has", "scan", "narrowing expected", "narrowing", "error change expected", "error change")
+    lines = [
+        "## Which scan next?",
+        "What calibration visits expect of a scan that a patient lacks, beside what happened to judged visits that "
+        f"have it: means over {rows['cohort'].nunique()} cohorts, CDR-SB points. Over cohorts, combinations and scans "
+        "the narrowing of the 80% interval is expected with a root mean square error of "
+        f"{_rms(rows, 'narrowing'):.2f} (its own SD is {rows['narrowing'].std():.2f}), the change in mean error with "
+        f"{_rms(rows, 'error_change'):.2f} ({rows['error_change'].std():.2f}). Between the patients of a cohort, "
+        f"expected and actual narrowing correlate by {rows['of_a_patient'].median():.2f} (median): which scan is worth "
+        "most on average is known, for whom it is not.",
+        f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}",
+    ]
+    for (combination, scan), row in by_pair.iterrows():
+        lines[-1] += (
+            f"\n| {combination} | {scan} | {row['expected_narrowing']:+.2f} | {row['narrowing']:+.2f} "
+            f"| {row['expected_error_change']:+.2f} | {row['error_change']:+.2f} |"
+        )
+    return "\n\n".join(lines) + "\n"
+
+
+def _rms(rows: pd.DataFrame, figure: str) -> float:
+    return float(np.sqrt(((rows[f"expected_{figure}"] - rows[figure]) ** 2).mean()))
