@@ -136,7 +136,7 @@ def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> Reco
         return send_evaluation(reply, instruction, site.settings.release, site.ledger)
     terms = check_terms(instruction, content, site.settings, site.ledger, "evaluation")
     reply = evaluate_round(instruction, content, site, state)
-    blocks = evaluation_blocks(instruction.plan)
+    blocks = evaluation_blocks(instruction.plan, instruction.part)
     return _begin_sum(
         site, terms, blocks, evaluation_numbers(reply), "evaluation", evaluation_facts(reply, instruction)
     )

@@ -44,6 +44,12 @@ class FederationConfig(Configuration):
     round_deadline_seconds: float = Field(3600.0, gt=0)
     evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
     # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    calibrate: bool = Field(
+        False,
+        description="how many validation visits have errors of which size leaves too, so that the model has intervals",
+        exclude_if=lambda calibrate: not calibrate,
+    )
+    # As above.
     wire: Wire = Field(
         "fp32",
         description="changes travel exactly, in half precision or in eight bits; in the last two, models in half",
@@ -93,6 +99,10 @@ class FederationConfig(Configuration):
             raise ValueError("drift_correction and private_modules are not accounted for under differential privacy")
         if self.privacy and self.evaluate_every:
             raise ValueError("evaluations are not differentially private; set evaluate_every to 0")
+        if self.calibrate and not self.evaluate_every:
+            raise ValueError(
+                "calibrate goes with evaluations of the validation visits; set evaluate_every to 1 or more"
+            )
         if self.privacy and self.centring_round:
             raise ValueError("means of inputs are not differentially private; set centring_round to false")
         return self

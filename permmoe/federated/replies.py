@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from jaxtyping import Int64
 
+from permmoe.calibration.score_counts import N_BINS
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.accounting import Spent
@@ -17,6 +20,7 @@ from permmoe.federated.module_records import read_modules, write_modules
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.records import MalformedRecord, number, record_of, typed
 from permmoe.federated.roster import SITE_NAME
+from permmoe.federated.summed_scores import Scores
 from permmoe.federated.training_figures import FIGURES, TrainingFigures, missing_rule
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import Bytes, pack, packed_size, unpack
@@ -56,6 +60,8 @@ class EvaluationReply:
     """The newest entry of the site's ledger, as in a training reply."""
     further: Mapping[str, FurtherSums] = field(default_factory=dict)
     """Of the same combinations; only where a study judges a finished model."""
+    scores: Scores = field(default_factory=dict)
+    """Of the same combinations; only where the study asks for them (`asks_for_scores`)."""
 
 
 def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:
@@ -120,7 +126,14 @@ def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
     content = RecordDict({"reply": _header(reply), "sums": sums})
     if reply.further:
         content["further"] = MetricRecord({name: [f.signed, f.fourth] for name, f in reply.further.items()})
+    if reply.scores:
+        content["scores"] = MetricRecord({name: _sparse(row) for name, row in reply.scores.items()})
     return content
+
+
+def _sparse(row: Int64[np.ndarray, " bin"]) -> list[int]:
+    """Bin and visits of each bin that is not empty, one after another."""
+    return [value for bin_of in np.flatnonzero(row).tolist() for value in (bin_of, int(row[bin_of]))]
 
 
 def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
@@ -132,7 +145,24 @@ def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
         n, squared, absolute, target, target_squared = map(float, values)
         sums[name] = ErrorSums(int(n), squared, absolute, target, target_squared)
     site, round_number, digest = _read_header(content)
-    return EvaluationReply(site, round_number, digest, sums, read_head(content, site), _read_further(content))
+    return EvaluationReply(
+        site, round_number, digest, sums, read_head(content, site), _read_further(content), _read_scores(content)
+    )
+
+
+def _read_scores(content: RecordDict) -> dict[str, Int64[np.ndarray, " bin"]]:
+    if "scores" not in content:
+        return {}
+    scores: dict[str, Int64[np.ndarray, " bin"]] = {}
+    for name, values in record_of(content, "scores", MetricRecord).items():
+        if not isinstance(values, list) or len(values) % 2 or not all(type(v) is int for v in values):
+            raise MalformedRecord("scores")
+        bins, counts = np.array(values[::2], np.int64), np.array(values[1::2], np.int64)
+        if len(bins) and not (bins[0] >= 0 and bins[-1] < N_BINS and (np.diff(bins) > 0).all()):
+            raise MalformedRecord("scores")
+        scores[name] = np.zeros(N_BINS, np.int64)
+        scores[name][bins] = counts
+    return scores
 
 
 def _read_further(content: RecordDict) -> dict[str, FurtherSums]:

@@ -134,10 +134,13 @@ def _evaluation(reply: EvaluationReply, instruction: Instruction, settings: Site
     read = read_evaluation_reply(message)
     sums = {name: asdict(s) for name, s in read.sums.items()}
     further = {"further": {name: asdict(f) for name, f in read.further.items()}} if read.further else {}
-    plain: dict[str, bytes | str] = {"evaluation.json": json.dumps({"sums": sums, **further}, indent=1)}
+    # As they would leave: under a mask one visit may have a bin of its own, else no bin has few.
+    counted = {name: {int(b): int(row[b]) for b in row.nonzero()[0]} for name, row in read.scores.items()}
+    scores = {"scores": counted} if counted else {}
+    plain: dict[str, bytes | str] = {"evaluation.json": json.dumps({"sums": sums, **further, **scores}, indent=1)}
     what = f"sums of {len(sums)} combinations"
     if instruction.plan.federation.secure:
-        blocks = evaluation_blocks(instruction.plan)
+        blocks = evaluation_blocks(instruction.plan, instruction.part)
         rehearsed = rehearse_sum(settings, instruction, instruction.part, blocks, evaluation_numbers(reply))
         return _masked("evaluation.bin", rehearsed, plain, f"{what}, masked")
     return _Rehearsed(

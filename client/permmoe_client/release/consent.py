@@ -66,6 +66,16 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
         if federation.evaluate_every
         else "No evaluation: only updates of the model are sent."
     )
+    if federation.calibrate:
+        bins = (
+            "exactly, under the mask"
+            if federation.secure
+            else f"no size with fewer than {least} of them: they count as larger instead"
+        )
+        evaluation += (
+            " So that the model's predictions have intervals: of the validation visits also how many have an error of "
+            f"which size, for each combination ({bins})."
+        )
     questions = (
         f"In all the study may ask this site for {n_trainings} training(s) and {n_evaluations} evaluation(s), each "
         "once, in their order; the site answers nothing else."

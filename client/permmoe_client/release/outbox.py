@@ -106,6 +106,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
     return {
         **_common(instruction, instruction.part),
         **({"visits": asked.visits} if (asked := instruction.plan.evaluation) else {}),
+        **({"scores": sorted(reply.scores)} if reply.scores else {}),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
     }
 

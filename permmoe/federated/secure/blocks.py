@@ -10,19 +10,24 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from permmoe.calibration.score_counts import N_BINS
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed_point
+from permmoe.federated.instructions import Part
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.secure.exchanged import UnmaskedSum
 from permmoe.federated.secure.session import Blocks, SecureSumRefused
+from permmoe.federated.summed_scores import Scores, asks_for_scores
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.modality import all_combinations, combination_name
 
 FIGURES_BLOCK = "figures"
 """The block of the figures that sites add up."""
+PAIRS = -(-N_BINS // 2)
+"""Numbers that hold the counts of all bins."""
 SUMMED = tuple(TrainingFigures().for_secure_sum())
 Numbers = Mapping[str, Int64[np.ndarray, " _"]]
 
@@ -72,29 +77,49 @@ class EvaluationSum:
     sums: Mapping[str, ErrorSums]
     further: Mapping[str, FurtherSums] = field(default_factory=dict)
     """Only where the study judges a finished model."""
+    scores: Scores = field(default_factory=dict)
+    """Only where the study asks for them."""
 
 
-def evaluation_blocks(plan: RoundPlan) -> Blocks:
-    """A block a combination: n and four sums; two more where the study judges a finished model."""
-    size = 5 + 2 * (plan.evaluation is not None)
+def evaluation_blocks(plan: RoundPlan, part: Part) -> Blocks:
+    """A block a combination: n and four sums; two more where the study judges a finished model; scores if asked for."""
+    size = 5 + 2 * (plan.evaluation is not None) + PAIRS * asks_for_scores(plan, part)
     return {combination_name(c): size for c in all_combinations(plan.model.names)}
 
 
 def evaluation_numbers(reply: EvaluationReply) -> Numbers:
     """A site's blocks: the combinations that it has enough subjects for."""
     return {
-        name: _fixed(*map(float, astuple(sums)), *(astuple(reply.further[name]) if reply.further else ()))
+        name: np.concatenate(
+            [
+                _fixed(*map(float, astuple(sums)), *(astuple(reply.further[name]) if reply.further else ())),
+                *([_paired(reply.scores[name])] if reply.scores else []),
+            ]
+        )
         for name, sums in reply.sums.items()
     }
 
 
 def read_evaluation(unmasked: UnmaskedSum) -> EvaluationSum:
     """The sums of all sites by combination."""
-    values = {name: (block / ONE).tolist() for name, block in unmasked.values.items() if round(block[0] / ONE) > 0}
+    blocks = {name: block for name, block in unmasked.values.items() if round(block[0] / ONE) > 0}
+    values = {name: (block[:7] / ONE).tolist() for name, block in blocks.items()}
     return EvaluationSum(
         {name: ErrorSums(round(of[0]), *of[1:5]) for name, of in values.items()},
-        {name: FurtherSums(*of[5:7]) for name, of in values.items() if len(of) > 5},
+        {name: FurtherSums(*values[name][5:7]) for name, block in blocks.items() if (len(block) - 5) % PAIRS},
+        {name: _unpaired(block[-PAIRS:]) for name, block in blocks.items() if len(block) > PAIRS},
     )
+
+
+def _paired(counts: Int64[np.ndarray, " bin"]) -> Int64[np.ndarray, " pair"]:
+    """Two counts in a number, since a sum of either stays below 2³¹: a study is to need few more bytes for them."""
+    padded = np.append(counts, np.zeros(2 * PAIRS - N_BINS, np.int64)).reshape(PAIRS, 2)
+    return np.asarray(padded[:, 0] + (padded[:, 1] << 32), np.int64)
+
+
+def _unpaired(pairs: Int64[np.ndarray, " pair"]) -> Int64[np.ndarray, " bin"]:
+    """The counts of a sum. Where a site lied they are some other numbers, which do not add up to its n."""
+    return np.stack([pairs & 0xFFFFFFFF, pairs >> 32], axis=1).reshape(-1)[:N_BINS].astype(np.int64)
 
 
 def _fixed(*values: float) -> Int64[np.ndarray, " _"]:

@@ -17,6 +17,7 @@
 | unknown_combination, min_cell_count, negative_sum | an evaluation holds what no honest site sends |
 | evaluated_visits | it counts more visits than its site may have (`most_evaluated`) |
 | further_sums | its further sums are absent, not asked for, or not those of the same errors |
+| scores | counts of errors are absent, not asked for, of few visits, or not of as many as it evaluated |
 | sums_range, sums_nested | its sums are not sums of errors (permmoe.evaluation.consistent_sums) |
 """
 
@@ -44,6 +45,7 @@ from permmoe.federated.records import MalformedRecord
 from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
 from permmoe.federated.secure.blocks import EvaluationSum
 from permmoe.federated.secure.session import SecureSumRefused
+from permmoe.federated.summed_scores import are_counts_of, asks_for_scores
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum
@@ -162,6 +164,12 @@ def accept_evaluation(
         raise RejectedReply("further_sums")
     if not all(go_together(reply.sums[n], f, instruction.plan.model.outcome_range) for n, f in reply.further.items()):
         raise RejectedReply("further_sums")
+    # "Who is asked for scores says of every visit where its error lies, and of no few visits alone."
+    if set(reply.scores) != (set(reply.sums) if asks_for_scores(instruction.plan, instruction.part) else set()):
+        raise RejectedReply("scores")
+    least = instruction.plan.federation.min_cell_count
+    if not all(are_counts_of(row, reply.sums[name].n, least) for name, row in reply.scores.items()):
+        raise RejectedReply("scores")
     # "Who has all modalities of a combination has those of a part of it."
     if not are_nested(reply.sums, is_complete=True):
         raise RejectedReply("sums_nested")
@@ -175,6 +183,7 @@ def is_acceptable_evaluation(found: EvaluationSum, plan: RoundPlan, n_sites: int
         all(one.n <= plan.federation.max_support * n_sites for one in sums.values())
         and all(is_consistent(one, plan.model.outcome_range) for one in sums.values())
         and all(go_together(sums[name], one, plan.model.outcome_range) for name, one in found.further.items())
+        and all(are_counts_of(row, sums[name].n, 1) for name, row in found.scores.items())
         and are_nested(sums, is_complete=False)
     )
 

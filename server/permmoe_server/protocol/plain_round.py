@@ -18,6 +18,7 @@ from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import content_bytes
 from permmoe.federated.replies import TrainReply
+from permmoe.federated.summed_scores import Scores, asks_for_scores, summed_plainly
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
 from permmoe_server.protocol.aggregation import RunningSum, fold
 from permmoe_server.protocol.downlink import Downlink, ModelExchange
@@ -107,6 +108,7 @@ class PlainRound:
         sites, receipts = self.federation.connected(), dict(state.receipts)
         by_site: dict[str, Mapping[str, ErrorSums]] = {}
         further: dict[str, Mapping[str, FurtherSums]] = {}
+        scores: dict[str, Scores] = {}
         rejected = dict.fromkeys(sites.quarantined, QUARANTINED)
         records = [SiteRecord(node, sites.name(node) or "", rejected=QUARANTINED) for node in sites.quarantined]
         for node, message in sending.replies(
@@ -125,11 +127,13 @@ class PlainRound:
                 records.append(replace(record, rejected=rejection.rule))
             else:
                 by_site[reply.site], further[reply.site] = reply.sums, reply.further
+                scores[reply.site] = reply.scores
                 receipts = self.federation.countersigned(receipts, [reply.head])
                 self.downlink.confirm(node, instruction, model)
                 ledger = reply.head.digest if reply.head else ""
                 records.append(replace(record, site=reply.site, ledger=ledger))
-        evaluation = Evaluation(_added(by_site), tuple(sorted(by_site)), rejected, _added(further))
+        summed = summed_plainly(scores) if asks_for_scores(self.plan, part) else None
+        evaluation = Evaluation(_added(by_site), tuple(sorted(by_site)), rejected, _added(further), summed)
         return EvaluationOutcome(evaluation, receipts, in_order(records))
 
 

@@ -17,6 +17,7 @@ from flwr.app import MessageType, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
+from permmoe.calibration.score_counts import N_BINS
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
@@ -87,7 +88,10 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
     combinations = {combination_name(c) for c in all_combinations(plan.model.names)}
     sums = dict.fromkeys(combinations, ErrorSums(1, 1.0, 1.0, 1.0, 1.0))
     further = dict.fromkeys(combinations, FurtherSums(1.0, 1.0)) if plan.evaluation else {}
-    evaluation = write_evaluation_reply(EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further))
+    scores = dict.fromkeys(combinations, np.ones(N_BINS, np.int64)) if plan.federation.calibrate else {}
+    evaluation = write_evaluation_reply(
+        EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further, scores=scores)
+    )
     write_head(training, HEAD)
     write_head(evaluation, HEAD)
     # Which format a round's changes have depends on the round: none takes more than this.
@@ -96,7 +100,7 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
 
 
 def _secure_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mapping[str, ReplySize]:
-    blocks = {**training_blocks(layout), **evaluation_blocks(plan)}
+    blocks = {**training_blocks(layout), **evaluation_blocks(plan, "validation")}
     return {**_stages(blocks, n_sites), **dict.fromkeys((MessageType.TRAIN, MessageType.EVALUATE), _advertisement())}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.audit import Receipt
+from permmoe.federated.summed_scores import SummedScores
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.aggregation import RunningSum
 from permmoe_server.protocol.optimisers import Moments
@@ -125,6 +126,8 @@ class Evaluation:
     """Node -> why its reply was left out."""
     further: Mapping[str, FurtherSums] = field(default_factory=dict)
     """Of the same visits; only where a study judges a finished model."""
+    scores: SummedScores | None = None
+    """Of the same visits; only where the study asks for them. They go into the model's card and into no record."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from permmoe.federated.secure.blocks import (
     read_training,
     training_blocks,
 )
+from permmoe.federated.summed_scores import asks_for_scores, summed_securely
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
 from permmoe_server.protocol.aggregation import running_sum
@@ -90,7 +91,7 @@ class SecureRound:
             new_session(self.plan.digest(), part, state.round, instruction.model_digest),
             write_instruction(instruction, model, state.receipts.values()),
             MessageType.EVALUATE,
-            evaluation_blocks(self.plan),
+            evaluation_blocks(self.plan, part),
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster(), state.summed)
         found = read_evaluation(outcome.unmasked) if outcome.unmasked else EvaluationSum({})
@@ -103,6 +104,9 @@ class SecureRound:
             outcome.arrived,
             {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
             found.further,
+            summed_securely(found.scores, self.plan, len(outcome.arrived))
+            if asks_for_scores(self.plan, part)
+            else None,
         )
         receipts = self.federation.countersigned(state.receipts, [p.head for p in outcome.participants])
         sites = in_order(site_record(participant, outcome.arrived) for participant in outcome.participants)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from permmoe.federated.training_figures import TrainingFigures
@@ -41,7 +41,8 @@ def record_json(record: RoundRecord) -> str:
 def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
-    written = asdict(evaluation)
+    written = asdict(replace(evaluation, scores=None))
+    del written["scores"]
     if not evaluation.further:
         del written["further"]
     return written

@@ -20,16 +20,18 @@ from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
+from permmoe.calibration.calibration import CARD_KEY
 from permmoe.evaluation.combinations import mean_squared_error
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.summed_scores import calibration_from
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.files import PUBLIC_MODE, append_line, write_file
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.quarantine import Quarantine
-from permmoe_server.protocol.round_records import FederationState
+from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
@@ -64,10 +66,21 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
         # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
         if plan.train.keep == "last" or not mse >= best_mse:
             best_mse = mse
-            card = {**study_card(plan, state), "validation_mse": None if isnan(mse) else mse}
+            card = {
+                **study_card(plan, state),
+                "validation_mse": None if isnan(mse) else mse,
+                **_calibration(plan, record),
+            }
             save_checkpoint(out / "model", layout.unflatten(state.evaluated_weights), card)
         # Last of all: a round counts as done when everything of it is on disk.
         save_state(out, plan, layout, state)
+
+
+def _calibration(plan: RoundPlan, record: RoundRecord) -> dict[str, Any]:
+    """What the card says of the model's intervals; nothing where its round had no scores, or too few."""
+    scores = record.validation.scores if record.validation else None
+    found = calibration_from(scores, plan) if scores else None
+    return {CARD_KEY: found.model_dump(mode="json")} if found else {}
 
 
 def quarantine_of(records: Iterable[RoundSummary]) -> Quarantine:

@@ -1,0 +1,26 @@
+"""Counts of scores in which no bin holds few visits, so that a bin tells no patient's error."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int64
+
+
+def coarsened(counts: Int64[np.ndarray, " bin"], least: int) -> Int64[np.ndarray, " bin"]:
+    """The same visits, each in its own bin or a higher one, so that each bin is empty or holds `least` or more.
+
+    Bins are filled from below until they hold enough, at the highest score among them; what is left above joins the
+    last. Scores only rise, so an interval from these counts is as wide as it was, or wider. Fewer visits than `least`
+    stand in one bin: whether these may leave at all is not decided here.
+    """
+    found, waiting, last = np.zeros_like(counts), 0, -1
+    for bin_of in np.flatnonzero(counts):
+        waiting += int(counts[bin_of])
+        if waiting >= least:
+            found[bin_of], waiting, last = waiting, 0, int(bin_of)
+    if waiting:
+        top = int(np.flatnonzero(counts)[-1])
+        if last >= 0:
+            waiting, found[last] = waiting + int(found[last]), 0
+        found[top] = waiting
+    return found
