@@ -99,6 +99,7 @@ def test_every_configuration_that_we_ship_loads(path: Path) -> None:
         "attacks": AttackStudy,
         "cohorts": CohortConfig,
         "power": PowerConfig,
+        "surveys": RoundPlan,
     }
     assert read_config(path, kinds[path.relative_to(CONFIGS).parts[0]])
 
