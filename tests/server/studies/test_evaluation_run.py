@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -181,15 +180,3 @@ def test_the_ledger_and_the_chain_say_which_model_was_judged_on_which_visits(tmp
     authority = load_certificate(federation.deployment.folder.authority)
     [link] = ledger.verify(authority).chains[federation.plan.digest()].links
     assert (link.round, link.purpose, link.model) == (1, "test", asked.model_sha256)
-
-
-def test_what_the_ledger_counts_does_not_grow_with_a_second_model(tmp_path: Path) -> None:
-    """The account of what left: a second evaluation is over groups of the first, whatever model it judges."""
-    path = write_site(tmp_path, "north", visits=41)
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"release": {"min_cell_count": 5}}))
-    first = judge(tmp_path, tiny_evaluation(min_sites=1), [approve(path, tiny_evaluation(min_sites=1))])
-    again = tiny_evaluation(min_sites=1, name="again")
-    (tmp_path / "second").mkdir()
-    second = judge(tmp_path / "second", again, [approve(path, again)])
-    assert {n: r.n for n, r in first.combinations.items()} == {n: r.n for n, r in second.combinations.items()}
-    assert min(row.n for row in first.combinations.values()) >= 5
