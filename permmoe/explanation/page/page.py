@@ -9,6 +9,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 import permmoe
+from permmoe.calibration.intervals import LEVELS
 from permmoe.data.kinds import kind_of
 from permmoe.explanation.atlas import ATLAS, REGIONS, display_t1
 from permmoe.explanation.page.contents import (
@@ -41,7 +42,8 @@ def prediction_page(subject: Subject, made_on: date) -> str:
         made_on=made_on, version=permmoe.__version__,
         used=listed(prediction.used), horizon=horizon(subject.card), inputs=inputs(subject), facts=facts(subject),
         axis=axis(prediction, subject.outcomes), width=WIDTH, height=HISTOGRAM_HEIGHT, bar_width=BAR_WIDTH,
-        behind=behind, name_of=name_of, steps=_steps(subject), places=places, regions=table, atlas=ATLAS,
+        behind=behind, difference=difference, narrowed_level=LEVELS[0], name_of=name_of, steps=_steps(subject),
+        places=places, regions=table, atlas=ATLAS,
         strips=_strips(subject, places, table) if places and table else {}, columns=_columns(subject, places),
         research_notice=RESEARCH_NOTICE, synthetic_notice=SYNTHETIC_NOTICE,
     )  # fmt: skip
@@ -56,6 +58,12 @@ def signed(value: float, digits: int = 2) -> str:
 def plain(value: float, digits: int = 1) -> str:
     """A number without a sign but the minus."""
     return signed(value, digits).removeprefix("+")
+
+
+def difference(value: float, lower: str, higher: str) -> str:
+    """A change in words, such as `0.21 narrower`; `no change` for what rounds to nothing."""
+    size = f"{abs(value):.2f}"
+    return "no change" if float(size) == 0 else f"{size} {lower if value < 0 else higher}"
 
 
 def _visit_name(subject: Subject) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from permmoe.calibration.calibration import Calibration
 from permmoe.calibration.intervals import BY_COMBINATION, POOLED, PredictionInterval
+from permmoe.calibration.next_scan import NextScan
 from permmoe.config import EncoderConfig, Score
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
@@ -172,3 +174,28 @@ def test_every_word_of_the_style_is_used(subject: Subject) -> None:
     style = html[html.index("<style>") : html.index("</style>")]
     given = {name for _, own in Page(html).elements for name in (own.get("class") or "").split()}
     assert {name for name in given if not re.search(rf"\.{name}\b", style)} == set()
+
+
+CALIBRATION = Calibration(unit_points=1.0, scores={}, visits=(212,), sites={})
+
+
+def test_a_missing_scan_is_said_to_bring_what_it_brought_to_others(subject: Subject) -> None:
+    scans = (NextScan("tau", 0.417, -0.052, 140), NextScan("clinical", -0.31, 0.004, 97))
+    told = replace(subject.prediction, used=("t1",), imputed=("tau", "clinical"), next_scans=scans)
+    model = replace(subject.model, calibration=CALIBRATION)
+    page = Page(page_of(replace(subject, model=model, prediction=told)))
+    [table] = [table for table in page.tables if table[0][0] == "with"]
+    assert table[0][1] == "80% interval"
+    assert [row[1:] for row in table[1:]] == [
+        ["0.42 narrower", "0.05 smaller", "140"],
+        ["0.31 wider", "no change", "97"],
+    ]
+    few = Page(page_of(replace(subject, model=model, prediction=replace(told, next_scans=()))))
+    assert "nobody can say what one would bring" in few.text
+
+
+def test_nothing_is_said_of_further_scans_where_none_is_missing_or_nothing_is_known(subject: Subject) -> None:
+    whole = replace(subject, model=replace(subject.model, calibration=CALIBRATION))
+    assert not whole.prediction.imputed and "Which scan next" not in Page(page_of(whole)).text
+    lacking = replace(subject.prediction, used=("t1",), imputed=("tau", "clinical"))
+    assert "Which scan next" not in Page(page_of(replace(subject, prediction=lacking))).text
