@@ -24,3 +24,10 @@ def coarsened(counts: Int64[np.ndarray, " bin"], least: int) -> Int64[np.ndarray
             waiting, found[last] = waiting + int(found[last]), 0
         found[top] = waiting
     return found
+
+
+def lowest(counts: Int64[np.ndarray, " bin"]) -> Int64[np.ndarray, " bin"]:
+    """The visits of `coarsened` counts, each in the lowest bin that it may have come from: next to the one before."""
+    found, taken = np.zeros_like(counts), np.flatnonzero(counts)
+    found[np.append(0, taken[:-1] + 1)[: len(taken)]] = counts[taken]
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from permmoe.calibration.calibration import Calibration, calibration_of
-from permmoe.calibration.coarse_counts import coarsened
+from permmoe.calibration.coarse_counts import coarsened, lowest
 from permmoe.calibration.intervals import LEVELS
 from permmoe.calibration.score_counts import ScoreCounts, least_visits
 from permmoe.federated.plan import RoundPlan
@@ -24,6 +24,8 @@ class SummedScores:
     """The scores of all sites."""
 
     counts: Scores
+    lowest: Scores
+    """The same visits, each in the lowest bin where its score may be: sites merge bins upwards."""
     hospitals: Mapping[str, int]
     """Combination -> how many sites have it; after a secure sum, where nobody learns it, as few as it may be."""
     visits: int
@@ -32,26 +34,29 @@ class SummedScores:
 
 
 def asks_for_scores(plan: RoundPlan, part: str) -> bool:
-    """Whether sites send their scores with an evaluation of this part: never of the test, which calibrates nothing."""
-    return plan.federation.calibrate and part == "validation"
+    """Whether sites send their scores with an evaluation of this part: of the validation visits, which calibrate, and
+    of those that judge a finished model, which its calibration is compared with; never of a study's own test."""
+    return plan.federation.calibrate and (part == "validation" or plan.evaluation is not None)
 
 
 def summed_plainly(by_site: Mapping[str, Scores]) -> SummedScores:
     """The scores of sites whose own are known."""
     counts: dict[str, Int64[np.ndarray, " bin"]] = {}
+    low: dict[str, Int64[np.ndarray, " bin"]] = {}
     hospitals: dict[str, int] = {}
     for own in by_site.values():
         for name, row in own.items():
             counts[name] = counts[name] + row if name in counts else row
+            low[name] = low[name] + lowest(row) if name in low else lowest(row)
             hospitals[name] = hospitals.get(name, 0) + 1
     visits = sum(max((int(row.sum()) for row in own.values()), default=0) for own in by_site.values())
-    return SummedScores(counts, hospitals, visits, len(by_site))
+    return SummedScores(counts, low, hospitals, visits, len(by_site))
 
 
 def summed_securely(counts: Scores, plan: RoundPlan, sites: int) -> SummedScores:
     """The scores of a secure sum."""
     visits = max((int(row.sum()) for row in counts.values()), default=0)
-    return SummedScores(counts, dict.fromkeys(counts, plan.federation.min_holders), visits, sites)
+    return SummedScores(counts, counts, dict.fromkeys(counts, plan.federation.min_holders), visits, sites)
 
 
 def are_counts_of(row: Int64[np.ndarray, " bin"], n: int, least: int) -> bool:

@@ -78,9 +78,22 @@ def _leaves(plan: RoundPlan, site: SiteConfig) -> tuple[str, ...]:
     return (
         "For each combination of modalities the number of visits and six sums of errors and outcomes: of errors, their "
         "sizes, squares and fourth powers, of outcomes and their squares.",
+        *_sizes(plan, least),
         f"They are over groups of {least} subjects or more who are always summed together, so that no two sums that "
         "ever left this site differ by fewer; a subject whose modalities too few others have counts with some of them.",
         "Asked again for the same, the site gives the same answer; it answers nothing else.",
+    )
+
+
+def _sizes(plan: RoundPlan, least: int) -> tuple[str, ...]:
+    if not plan.federation.calibrate:
+        return ()
+    bins = "exactly, under the mask" if plan.federation.secure else (
+        f"no size with fewer than {least} of them: they count as larger instead"
+    )  # fmt: skip
+    return (
+        "So that it is known whether the model's intervals hold here: also how many of these visits have an error of "
+        f"which size, for each combination ({bins}).",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from permmoe.calibration.intervals import LEVELS, POOLED
 from permmoe.errors import ConfigurationError
 from permmoe.plain_text import plain
 from permmoe_server.provisioning.federation_folder import FederationFolder
@@ -57,13 +59,14 @@ def judged_table(numbers: EvaluationNumbers) -> Table:
     assert plan.evaluation
     unit, which = plan.model.score.unit, "test visits" if plan.evaluation.visits == "test" else "all visits"
     synthetic = ", SYNTHETIC DATA" if plan.is_synthetic else ""
+    levels = LEVELS if _has_coverage(numbers) else ()
     table = Table(
-        "combination", "n", "RMSE (95%)", "MAE", "bias (95%)",
+        "combination", "n", "RMSE (95%)", "MAE", "bias (95%)", *(f"in {level:.0%}" for level in levels),
         title=plain(f"{plan.evaluation.model_name or 'a model'}, judged on {which} of {len(numbers.sites)} hospitals, "
                     f"{unit}{synthetic}"),
     )  # fmt: skip
     for name, row in numbers.combinations.items():
-        table.add_row(Text(name), *cells(row))
+        table.add_row(Text(name), *cells(row), *(_coverage(row, level) for level in levels))
     return table
 
 
@@ -81,9 +84,49 @@ def about(numbers: EvaluationNumbers) -> tuple[str, ...]:
     return (
         f"Study {numbers.plan.name}, {numbers.finished:%Y-%m-%d}; hospitals: {', '.join(numbers.sites)}.",
         *(f"Left out: {one}" for one in numbers.left_out),
+        *_about_coverage(numbers),
         "Intervals are over patients of these hospitals; another hospital may differ. Bias: prediction − outcome. "
         f"A combination that fewer than {least} patients of a hospital have counts nobody of that hospital.",
     )
+
+
+def _has_coverage(numbers: EvaluationNumbers) -> bool:
+    return any(row.coverage for row in numbers.combinations.values())
+
+
+def _coverage(row: Judged, level: float) -> str:
+    """Such as `78%`; `74-80%`, rounded outwards, where hospitals merged sizes of errors; starred if it is pooled."""
+    for found in row.coverage:
+        if found.level == level:
+            least, most = (round(100 * share, 6) for share in (found.least, found.most))
+            share = f"{least:.0f}%" if least == most else f"{floor(least)}-{ceil(most)}%"
+            return share + ("*" if found.basis == POOLED else "")
+    return "none"
+
+
+def _about_coverage(numbers: EvaluationNumbers) -> Iterator[str]:
+    """What coverage says here or, in a sentence, why there is none."""
+    if not _has_coverage(numbers):
+        if numbers.has_calibration is False:
+            yield "The model's card has no calibration: it gives no intervals, and none were judged."
+        elif numbers.has_calibration and not numbers.plan.federation.calibrate:
+            yield (
+                "Hospitals were not asked whether the model's intervals hold: the study's file does not say "
+                "'calibrate: true' under 'federation'."
+            )
+        elif numbers.has_calibration:
+            yield "The model's card has too few visits for any interval, so none were judged."
+        return
+    levels = " and ".join(f"{level:.0%}" for level in LEVELS)
+    yield (
+        f"In {levels}: the share of the n visits whose outcome lay inside the interval of that level that the model's "
+        "card gives everybody with the combination (also where permmoe predict gives one by severity)."
+    )
+    shown = [found for row in numbers.combinations.values() for found in row.coverage]
+    if any(found.least < found.most for found in shown):
+        yield "A range: hospitals count errors of which they have few as larger, so the share lies between its ends."
+    if any(found.basis == POOLED for found in shown):
+        yield "*: the card had too few of the combination, and the interval is the one pooled over all."
 
 
 def _ends(ends: Ends, form: str = ".2f") -> str:

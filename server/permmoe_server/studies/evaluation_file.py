@@ -14,6 +14,7 @@ from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums, bias_from_sums, rmse_from_sums
 from permmoe.evaluation.intervals import Interval
+from permmoe.federated.observed_coverage import Coverage, Coverages
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 
@@ -31,6 +32,9 @@ class Judged(Configuration):
     mae: float
     bias: float = Field(description="mean of prediction − outcome: above zero where the model predicts too much")
     bias_interval: Ends
+    coverage: tuple[Coverage, ...] = Field(
+        (), description="how often the intervals of the model's card held, by level; none where it was not asked"
+    )
 
 
 class EvaluationNumbers(Configuration):
@@ -42,15 +46,20 @@ class EvaluationNumbers(Configuration):
     left_out: tuple[str, ...] = Field((), description="hospitals that were connected and did not, with the reason")
     seconds: float = Field(description="from the first message to the last reply")
     combinations: dict[str, Judged]
+    has_calibration: bool | None = Field(
+        None, description="whether the model's card has a calibration; none: written before it was noted"
+    )
 
 
-def judged(sums: Mapping[str, ErrorSums], further: Mapping[str, FurtherSums]) -> dict[str, Judged]:
+def judged(
+    sums: Mapping[str, ErrorSums], further: Mapping[str, FurtherSums], coverages: Coverages | None = None
+) -> dict[str, Judged]:
     """The figures by combination, fewest modalities first."""
     named = sorted(sums, key=lambda name: (name.count("+"), name))
-    return {name: _judged(sums[name], further[name]) for name in named}
+    return {name: _judged(sums[name], further[name], (coverages or {}).get(name, ())) for name in named}
 
 
-def _judged(sums: ErrorSums, further: FurtherSums) -> Judged:
+def _judged(sums: ErrorSums, further: FurtherSums, coverage: tuple[Coverage, ...]) -> Judged:
     rmse, bias = rmse_from_sums(sums, further), bias_from_sums(sums, further)
     return Judged(
         n=sums.n,
@@ -59,6 +68,7 @@ def _judged(sums: ErrorSums, further: FurtherSums) -> Judged:
         mae=sums.mae,
         bias=bias.estimate,
         bias_interval=_ends(bias),
+        coverage=coverage,
     )
 
 

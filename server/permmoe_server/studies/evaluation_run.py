@@ -12,9 +12,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from math import nan
 from pathlib import Path
+from typing import Any
 
+from permmoe.calibration.calibration import CARD_KEY, Calibration
 from permmoe.errors import DataError
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.observed_coverage import observed_coverage
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
 from permmoe.runtime.files import PUBLIC_MODE, append_line
@@ -31,7 +34,7 @@ from permmoe_server.protocol.rounds import FIRST_RETRY_SECONDS, LAST_RETRY_SECON
 from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.protocol.waiting_room import WaitingRoom
 from permmoe_server.studies.evaluation_file import EVALUATION_FILE, EvaluationNumbers, judged, write_evaluation_file
-from permmoe_server.studies.judged_model import load_judged
+from permmoe_server.studies.judged_model import judged_calibration, load_judged
 from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
 from permmoe_server.studies.round_log import RoundLog
@@ -50,7 +53,11 @@ def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
     if (out / EVALUATION_FILE).exists():
         return
     rounds, layout = out / "rounds.jsonl", ModuleLayout.of(PerMMoE(plan.model))
-    state = replace(_state(plan, out, layout), receipts=load_receipts(out))
+    first, card = _judged_state(plan, out, layout)
+    state = replace(first, receipts=load_receipts(out))
+    # Before anybody is asked: a calibration that cannot be used is an error.
+    is_asked = plan.federation.calibrate
+    calibration = judged_calibration(card, plan.model, "the judged model's card") if is_asked else None
     federation = replace(federation, sums=read_sums(out), quarantine=quarantine_of(RoundLog(rounds).read()))
     kind, room = round_kind(federation, plan, layout), WaitingRoom(federation, plan)
     failed = 0
@@ -68,7 +75,8 @@ def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
         has_enough = len(outcome.record.sites) >= plan.federation.least_sites and not outcome.is_used_up
         if has_enough:
             # Before the record, which says that the evaluation is over.
-            write_evaluation_file(out, _numbers(plan, outcome, seconds))
+            numbers = _numbers(plan, outcome, seconds, calibration)
+            write_evaluation_file(out, numbers.model_copy(update={"has_calibration": CARD_KEY in card}))
         record = _record(plan, outcome, seconds, is_done=has_enough)
         federation.observer.on_round(state, record)
         append_line(rounds, record_json(record).encode(), mode=PUBLIC_MODE)
@@ -88,18 +96,22 @@ def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
         federation.clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed - 1), LAST_RETRY_SECONDS))
 
 
-def _state(plan: RoundPlan, out: Path, layout: ModuleLayout) -> FederationState:
-    """The one round of an evaluation, with the model in the study's folder, which has to be the approved one."""
-    config, packed, _ = load_judged(out / JUDGED_FOLDER)
+def _judged_state(plan: RoundPlan, out: Path, layout: ModuleLayout) -> tuple[FederationState, dict[str, Any]]:
+    """The one round of an evaluation, with the model in the study's folder, which has to be the approved one; and its
+    card."""
+    config, packed, card = load_judged(out / JUDGED_FOLDER)
     assert plan.evaluation
     # "Hospitals approved this model": no other is sent to them.
     if config != plan.model or packed.digest() != plan.evaluation.model_sha256:
         raise DataError(f"the model in {out / JUDGED_FOLDER} is not the one of the plan; take it from a back-up")
-    return FederationState(1, packed.unpacked(layout))
+    return FederationState(1, packed.unpacked(layout)), card
 
 
-def _numbers(plan: RoundPlan, outcome: EvaluationOutcome, seconds: float) -> EvaluationNumbers:
+def _numbers(
+    plan: RoundPlan, outcome: EvaluationOutcome, seconds: float, calibration: Calibration | None
+) -> EvaluationNumbers:
     found = outcome.record
+    coverages = observed_coverage(found.scores, calibration, plan.model.names) if found.scores and calibration else {}
     return EvaluationNumbers(
         plan=plan,
         finished=datetime.now(UTC),
@@ -110,7 +122,7 @@ def _numbers(plan: RoundPlan, outcome: EvaluationOutcome, seconds: float) -> Eva
             if site.rejected is not None
         ),
         seconds=seconds,
-        combinations=judged(found.sums, found.further),
+        combinations=judged(found.sums, found.further, coverages),
     )
 
 

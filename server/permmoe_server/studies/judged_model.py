@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from permmoe.calibration.calibration import Calibration, read_calibration
 from permmoe.config import ModelConfig, parse_config, read_config
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.observed_coverage import require_comparable
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
@@ -20,7 +23,7 @@ from permmoe_server.studies.study_folder import Study, find_study, study_of
 
 OBEYED = (
     "min_sites", "max_failed_rounds", "round_deadline_seconds", "min_cell_count", "max_support", "secure",
-    "secure_threshold", "stage_deadline_seconds", "min_holders", "min_cohort_difference", "privacy",
+    "secure_threshold", "stage_deadline_seconds", "min_holders", "min_cohort_difference", "calibrate", "privacy",
 )  # fmt: skip
 """Settings of a federation that an evaluation goes by; the others concern training, and may stand in the file.
 
@@ -47,6 +50,9 @@ def find_evaluation(folder: FederationFolder, file: Path, model: str) -> Study:
     asked = given.evaluation or EvaluationConfig()
     values = given.federation.model_dump()
     federation = {name: values[name] for name in OBEYED if name in values}
+    if given.federation.calibrate and judged_calibration(card, config, f"the model card in {source}") is None:
+        # Hospitals are asked for nothing that there is no use for.
+        del federation["calibrate"]
     plan = RoundPlan.model_validate(
         {
             **{name: getattr(given, name) for name in ("name", "purpose", "is_synthetic")},
@@ -74,6 +80,15 @@ def load_judged(folder: Path) -> tuple[ModelConfig, PackedModel, dict[str, Any]]
     except RuntimeError:
         raise DataError(f"the tensors in {folder} are not those of the model in its card") from None
     return config, PackedModel.of(ModuleLayout.of(model).flatten_all(model.state_dict())), card
+
+
+def judged_calibration(card: Mapping[str, Any], config: ModelConfig, source: str) -> Calibration | None:
+    """The calibration that hospitals' counts can be compared with; None where the card has none.
+
+    Raises ConfigurationError, DataError for one that cannot be used.
+    """
+    found = read_calibration(card, source)
+    return None if found is None else require_comparable(found, config)
 
 
 def keep_judged(study: Study) -> None:

@@ -57,6 +57,18 @@ def test_a_hospital_reads_that_nothing_is_trained_which_model_it_is_and_what_lea
     assert "on your test visits; it trains nothing" in test and "which no study trains on" in test
 
 
+def test_a_hospital_reads_whether_sizes_of_errors_leave_too(tmp_path: Path) -> None:
+    site = read_site(write_site(tmp_path, "north"))
+
+    def text(plan: RoundPlan) -> str:
+        return " ".join(s for section in study_in_words(plan, site) for s in section.sentences)
+
+    assert "how many of these visits have an error of which size" not in text(PLAN)
+    plain, secure = tiny_evaluation(calibrate=True, min_cell_count=7), tiny_evaluation(calibrate=True, secure=True)
+    assert "an error of which size, for each combination (no size with fewer than 7 of them" in text(plain)
+    assert "(exactly, under the mask)" in text(secure) and "calibrate: true" in text(plain)
+
+
 def test_a_rehearsal_judges_an_untrained_model_and_says_so(tmp_path: Path) -> None:
     said = dry_run(read_site(write_site(tmp_path, "north")), PLAN, tmp_path / "rehearsal")
     assert "evaluated here; nothing was sent" in said and "sums of" in said

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
+from permmoe.federated.observed_coverage import Coverage
 from permmoe_server.cli import app
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
@@ -22,6 +23,13 @@ from tests.support.judged_models import judged_model, packed, write_model
 from tests.support.tiny_federation import MODEL, tiny_plan
 
 NOW = datetime(2026, 3, 5, 7, 11, tzinfo=UTC)
+COVERAGES = {
+    "clinical": (
+        Coverage(level=0.8, least=0.749, most=0.825, basis="combination"),
+        Coverage(level=0.95, least=0.95, most=0.95, basis="combination"),
+    ),
+    "gene": (Coverage(level=0.8, least=5 / 7, most=5 / 7, basis="pooled"),),
+}
 STUDY = "name: judging\nevaluation: {visits: all}\nfederation: {min_sites: 2, rounds: 1}\n"
 
 
@@ -62,6 +70,20 @@ def test_a_registered_model_is_judged_with_the_very_file_of_the_study_that_train
     assert (study.plan.evaluation.visits, study.plan.outcome) == ("test", "change in two years")
     assert (study.plan.federation.rounds, study.plan.federation.server_optimiser) == (1, "fedavg")
     assert study.plan.digest() != plan.digest()
+
+
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_sizes_of_errors_are_asked_for_only_where_the_file_says_so_and_the_card_has_a_calibration(
+    is_calibrated: bool, folder: FederationFolder, tmp_path: Path
+) -> None:
+    card = {"calibration": {"unit_points": MODEL.unit_points, "scores": {}, "visits": [0], "sites": {"all": [0]}}}
+    model = str(write_model(tmp_path / "elsewhere", **(card if is_calibrated else {})))
+    asking = study_file(tmp_path, STUDY.replace("rounds: 1", "rounds: 1, calibrate: true"))
+    asked = study_to_run(folder, asking, model)
+    assert asked and asked.plan.federation.calibrate == is_calibrated
+    silent = study_to_run(folder, study_file(tmp_path), model)
+    assert silent and not silent.plan.federation.calibrate
+    assert (asked.plan.digest() == silent.plan.digest()) != is_calibrated
 
 
 def test_the_model_is_kept_with_its_study_and_the_study_goes_on_without_being_named(
@@ -116,12 +138,14 @@ def test_judged_models_are_shown_with_what_limits_them(folder: FederationFolder,
     further = {"clinical": FurtherSums(-20.0, 400.0), "gene": FurtherSums(1.0, 30.0)}
     numbers = EvaluationNumbers(
         plan=study.plan, finished=NOW, sites=("north", "west"), left_out=("south: It slept.",), seconds=3.0,
-        combinations=judged(sums, further),
+        combinations=judged(sums, further, COVERAGES), has_calibration=True,
     )  # fmt: skip
     write_evaluation_file(study.folder, numbers)
     shown = CliRunner().invoke(app, ["models", "judged", str(folder.path), "elsewhere"], env={"COLUMNS": "150"}).output
     assert "judged on all visits of 2 hospitals" in shown and "1.50 (" in shown and "-0.50 (" in shown
     assert "1.13 " in shown and "1.13 (" not in shown, "seven patients have no interval"
+    assert "in 80%" in shown and " 74-83% " in shown and " 95% " in shown and " 71%* " in shown
+    assert "A range: hospitals count errors" in shown and "the one pooled over all" in shown
     assert "Left out: south: It slept." in shown and "another hospital may differ" in shown
     listed = CliRunner().invoke(app, ["study", "list", str(folder.path)], env={"COLUMNS": "150"}).output
     assert "evaluation" in listed and "0 of 1" in listed
