@@ -31,9 +31,8 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.settings import ServerConfig, read_server
 from permmoe_server.status.admin import STALE_SECONDS, is_healthy, make_admin, serve_admin
 from permmoe_server.status.board import StatusBoard
-from permmoe_server.studies.judged_model import keep_judged
 from permmoe_server.studies.round_log import RoundLog
-from permmoe_server.studies.study_folder import Study, keep_study
+from permmoe_server.studies.study_folder import Study, keep_judged, keep_study
 from permmoe_server.studies.tracked_rounds import TrackedRounds
 
 LOG = logging.getLogger("permmoe.server")

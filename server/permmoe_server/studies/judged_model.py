@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,17 +88,6 @@ def judged_calibration(card: Mapping[str, Any], config: ModelConfig, source: str
     """
     found = read_calibration(card, source)
     return None if found is None else require_comparable(found, config)
-
-
-def keep_judged(study: Study) -> None:
-    """Copy the model that is judged into the study's folder, whole or not at all."""
-    if study.judged_source is None or study.judged.exists():
-        return
-    study.folder.mkdir(parents=True, exist_ok=True)
-    unfinished = study.judged.with_name(f".{study.judged.name}.new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(study.judged_source, unfinished)
-    unfinished.rename(study.judged)
 
 
 def study_to_run(folder: FederationFolder, file: Path | None, model: str | None) -> Study | None:

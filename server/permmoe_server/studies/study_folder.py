@@ -11,6 +11,7 @@ studies/NAME-DIGEST/plan.json      the plan, in the form whose digest hospitals 
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,3 +100,14 @@ def current_study(folder: FederationFolder) -> Study | None:
             f"{plan_file} is missing, though it belongs to the last study; name a study with --study"
         )
     return Study(read_plan(plan_file), plan_file.parent)
+
+
+def keep_judged(study: Study) -> None:
+    """Copy the model that is judged into the study's folder, whole or not at all."""
+    if study.judged_source is None or study.judged.exists():
+        return
+    study.folder.mkdir(parents=True, exist_ok=True)
+    unfinished = study.judged.with_name(f".{study.judged.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(study.judged_source, unfinished)
+    unfinished.rename(study.judged)

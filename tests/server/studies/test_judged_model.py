@@ -17,8 +17,8 @@ from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies import registry
 from permmoe_server.studies.evaluation_file import EvaluationNumbers, judged, write_evaluation_file
-from permmoe_server.studies.judged_model import keep_judged, load_judged, study_to_run
-from permmoe_server.studies.study_folder import current_study, keep_study
+from permmoe_server.studies.judged_model import load_judged, study_to_run
+from permmoe_server.studies.study_folder import current_study, keep_judged, keep_study
 from tests.support.judged_models import judged_model, packed, write_model
 from tests.support.tiny_federation import MODEL, tiny_plan
 
