@@ -22,7 +22,7 @@ def test_section_whose_file_is_missing_says_so_and_the_others_stay(small: Path, 
     (small / absent).unlink()
     html = page_of(small)
     assert f"({absent})" in html
-    assert html.count("<h2 ") == 14
+    assert html.count("<h2 ") == 15
     assert f"({absent})" not in html.replace(f"({absent})", "", 1)
 
 
