@@ -40,6 +40,7 @@ from permmoe.recalibrate import calibrate_model
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.devices import training_device
+from permmoe.runtime.tables import print_whole
 from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe.training.fit import EpochReport
 
@@ -341,7 +342,7 @@ def _print_results(results: pd.DataFrame, part: Part, score: Score) -> None:
         else:
             rmse = f"{row.rmse:.2f} ({row.lower:.2f} to {row.upper:.2f})"
             table.add_row(name, str(row.n), rmse, f"{row.mae:.2f}", f"{row.r2:.2f}")
-    console.print(table)
+    print_whole(table)
 
 
 def _cache_folder(cache: Path | None, manifest: Path) -> Path:

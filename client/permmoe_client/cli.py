@@ -20,6 +20,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.preparation.progress_bars import progress_bars
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.logs import log_to
+from permmoe.runtime.tables import print_whole
 from permmoe_client import ledger_commands
 from permmoe_client.command_options import SiteOption, console, ledger_of, say, site_file
 from permmoe_client.site import SiteConfig, read_site
@@ -108,7 +109,7 @@ def _check(site: Path, *, as_json: bool, offline: bool, images: bool, details: b
     if as_json:
         typer.echo(report.to_json(with_items=details))
     else:
-        console.print(report.to_table(with_items=details))
+        print_whole(report.to_table(with_items=details))
     raise typer.Exit(report.exit_code)
 
 

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from permmoe.federated.model_chain import parting, rounds_with_two_models
 from permmoe.plain_text import plain
-from permmoe_client.command_options import SiteOption, console, ledger_of, say, site_file
+from permmoe.runtime.tables import print_whole
+from permmoe_client.command_options import SiteOption, ledger_of, say, site_file
 from permmoe_client.site import read_site
 
 app = typer.Typer(no_args_is_help=True, help="The signed record of everything that left.")
@@ -111,4 +112,4 @@ def show_ledger(
             str(n_parts or ""),
             Text(plain(f"{str(facts.get('study', ''))[:8]} {facts.get('study_name', '')}")),
         )
-    console.print(table)
+    print_whole(table)

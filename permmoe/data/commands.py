@@ -35,6 +35,7 @@ from permmoe.data.volumes import read_volume
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.modality import combination_name
 from permmoe.runtime.files import write_file
+from permmoe.runtime.tables import print_whole
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -233,7 +234,7 @@ def _show_summary(visits: VisitTable, manifest: Path, model: ModelConfig, horizo
     labels.add_row("at the visit", *_cells(summary.baseline))
     labels.add_row(f"change at {horizon_months:g} months", *_cells(summary.delta))
     for table in (sites, combinations, groups, labels):
-        Console().print(table)
+        print_whole(table)
 
 
 def _cells(d: Distribution) -> tuple[str, ...]:
@@ -250,7 +251,7 @@ def _show_quarantine(quarantine: Quarantine) -> None:
     table = Table("reason", "count", title="Left out")
     for reason, n in quarantine.counts().items():
         table.add_row(reason, str(n))
-    Console().print(table)
+    print_whole(table)
 
 
 def _show_steps(selection: Selection) -> None:
@@ -269,7 +270,7 @@ def _show_sources(selection: Selection) -> None:
         for column, sources in selection.given_by.items():
             for source, n in sources.items():
                 table.add_row(column, str(source), str(n))
-        Console().print(table)
+        print_whole(table)
 
 
 def say(text: str) -> None:

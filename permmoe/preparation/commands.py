@@ -16,6 +16,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.preparation.progress_bars import progress_bars
 from permmoe.preparation.scan import MODALITIES, Scan
 from permmoe.preparation.settings import PreparationSettings
+from permmoe.runtime.tables import print_whole
 
 if TYPE_CHECKING:
     from permmoe.preparation.sources import FoundScans
@@ -63,7 +64,7 @@ def prepare(
     for note in prepared.notes:
         _say(f"note: {note}")
     _say(f"{prepared.made} scan(s) were prepared, {len(prepared.images) - prepared.made} had been before")
-    Console().print(summary_table(judged for _, judged in prepared.images))
+    print_whole(summary_table(judged for _, judged in prepared.images))
     for reason, n in prepared.left_out.counts().items():
         _say(f"left out: {n}: {reason}; {reason.remedy}")
     _say(f"images in {out}; look at {out / 'qc.html'} (both show patients: keep them at the site)")

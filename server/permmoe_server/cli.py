@@ -13,6 +13,7 @@ from rich.table import Table
 from permmoe.errors import ConfigurationError
 from permmoe.federated.roster import site_fingerprint
 from permmoe.runtime.command_line import VersionOption, run
+from permmoe.runtime.tables import print_whole
 from permmoe.runtime.tracking.tracker import TRACK_HELP
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
@@ -149,7 +150,7 @@ def list_sites(folder: FolderArgument) -> None:
     table = Table("site", "key (as ssh-keygen -l shows it)", title=f"{roster.federation}, roster {roster.serial}")
     for site in roster.sites:
         table.add_row(site.name, site_fingerprint(site.public_key))
-    console.print(table)
+    print_whole(table)
     end = administration.server_identity(FederationFolder(folder)).certificate.not_valid_after_utc
     _say(f"{len(roster.sites)} site(s); server certificate valid until {end:%Y-%m-%d}")
 

@@ -45,5 +45,5 @@ def test_a_model_from_elsewhere_is_judged_by_those_who_approved_that(tmp_path: P
     numbers = read_evaluation_file(known.folder)
     assert numbers.sites == ("north", "west") and numbers.combinations["clinical"].n == 46
     assert numbers.left_out == ("south: The hospital has not approved this study yet; ask it to.",)
-    shown = CliRunner().invoke(server_app, ["models", "judged", str(deployment.folder.path)], env={"COLUMNS": "150"})
+    shown = CliRunner().invoke(server_app, ["models", "judged", str(deployment.folder.path)])
     assert "elsewhere, judged on all visits of 2 hospitals" in shown.output

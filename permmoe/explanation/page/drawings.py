@@ -12,6 +12,8 @@ from permmoe.predict import Prediction
 WIDTH, HISTOGRAM_HEIGHT = 680.0, 54.0
 MARGIN = 16.0
 BAR_WIDTH = 300.0
+SHORTEST = 1e-6
+"""Points of the score that an axis spans at least: what differs by less is one point."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class _Scale:
 
     @classmethod
     def over(cls, low: float, high: float, width: float) -> _Scale:
-        return cls(low, high if high > low else low + 1.0, width)
+        return cls(low, high if high - low > SHORTEST else low + 1.0, width)
 
     def __call__(self, value: float) -> float:
         return MARGIN + (self.width - 2 * MARGIN) * (value - self.low) / (self.high - self.low)

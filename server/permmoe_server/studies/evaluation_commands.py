@@ -15,6 +15,7 @@ from rich.text import Text
 from permmoe.calibration.intervals import LEVELS, POOLED
 from permmoe.errors import ConfigurationError
 from permmoe.plain_text import plain
+from permmoe.runtime.tables import print_whole
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies.study_folder import Study, known_studies
 
@@ -39,7 +40,7 @@ def show_judged(
         raise ConfigurationError(f"{what}; permmoe-server --study S --evaluate MODEL asks hospitals to")
     for study in found:
         numbers = read_evaluation_file(study.folder)
-        console.print(judged_table(numbers))
+        print_whole(judged_table(numbers))
         for sentence in about(numbers):
             console.print(Text(plain(sentence)))
         console.print(Text(f"all figures: {study.folder / EVALUATION_FILE}\n"))

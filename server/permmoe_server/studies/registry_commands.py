@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from permmoe.runtime.tables import print_whole
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies import registry
 from permmoe_server.studies.evaluation_commands import evaluations, show_judged
@@ -43,7 +44,7 @@ def list_models(folder: FolderArgument) -> None:
             version.tensors_sha256[:12],
             f"{version.registered:%Y-%m-%d %H:%M}",
         )
-    console.print(table)
+    print_whole(table)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.text import Text
 from permmoe.errors import ConfigurationError
 from permmoe.plain_text import plain
 from permmoe.runtime.files import PUBLIC_MODE, write_file
+from permmoe.runtime.tables import print_whole
 from permmoe_server.provisioning.administration import is_running
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies.extension import extend as make_longer
@@ -46,7 +47,7 @@ def list_studies(folder: FolderArgument) -> None:
             "yes" if study.plan.federation.secure else "",
             study.plan.digest()[:16],
         )
-    console.print(table)
+    print_whole(table)
 
 
 def _state(study: Study, used: int, *, is_running: bool) -> str:

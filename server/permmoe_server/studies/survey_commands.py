@@ -14,6 +14,7 @@ from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.files import write_file
+from permmoe.runtime.tables import print_whole
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.running import run_until_end
 from permmoe_server.studies.study_folder import study_of
@@ -76,4 +77,4 @@ def _show(numbers: SurveyNumbers) -> None:
         )
     if numbers.plan.is_synthetic:
         console.print("SYNTHETIC data: a program made these patients")
-    console.print(table)
+    print_whole(table)

@@ -20,7 +20,7 @@ TINY = "grid: {shape: [12, 14, 12], spacing_mm: 16.0}\nfollow_up_months: 36\n"
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_inspect_names_a_mixture_and_itemises_what_a_model_does_not_read(tmp_pat
 
 
 def inspected(manifest: Path, model: str) -> str:
-    shown = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["data", "inspect", str(manifest), "--model", model])
+    shown = CliRunner().invoke(app, ["data", "inspect", str(manifest), "--model", model])
     assert shown.exit_code == 0, shown.output
     return shown.output
 

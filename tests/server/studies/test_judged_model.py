@@ -141,11 +141,11 @@ def test_judged_models_are_shown_with_what_limits_them(folder: FederationFolder,
         combinations=judged(sums, further, COVERAGES), has_calibration=True,
     )  # fmt: skip
     write_evaluation_file(study.folder, numbers)
-    shown = CliRunner().invoke(app, ["models", "judged", str(folder.path), "elsewhere"], env={"COLUMNS": "300"}).output
+    shown = CliRunner().invoke(app, ["models", "judged", str(folder.path), "elsewhere"]).output
     assert "judged on all visits of 2 hospitals" in shown and "1.50 (" in shown and "-0.50 (" in shown
     assert "1.13 " in shown and "1.13 (" not in shown, "seven patients have no interval"
     assert "in 80%" in shown and " 74-83% " in shown and " 95% " in shown and " 71%* " in shown
     assert "A range: hospitals count errors" in shown and "the one pooled over all" in shown
     assert "Left out: south: It slept." in shown and "another hospital may differ" in shown
-    listed = CliRunner().invoke(app, ["study", "list", str(folder.path)], env={"COLUMNS": "300"}).output
+    listed = CliRunner().invoke(app, ["study", "list", str(folder.path)]).output
     assert "evaluation" in listed and "0 of 1" in listed

@@ -92,7 +92,7 @@ def test_the_list_says_how_each_study_stands_and_stop_and_resume_are_one_file(tm
     folder = federation.deployment.folder
 
     def says(*words: str) -> str:
-        return CliRunner().invoke(app, ["study", *words], env={"COLUMNS": "300", "TERM": "dumb"}).output
+        return CliRunner().invoke(app, ["study", *words]).output
 
     keep_study(folder, study_of(folder, plan))
     assert "not finished" in says("list", str(folder.path)) and plan.digest()[:16] in says("list", str(folder.path))

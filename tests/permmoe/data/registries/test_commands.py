@@ -23,7 +23,7 @@ MMSE = {"name": "MMSE", "lowest": 0, "highest": 30}
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def config(folder: Path, **model: object) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from permmoe.calibration.intervals import BY_COMBINATION, PredictionInterval
@@ -16,6 +16,7 @@ CHANGES = st.floats(-17, 17)
 
 
 @given(CHANGES, CHANGES, st.floats(0, 9), st.booleans())
+@example(change=0.0, middle=0.0, reach=5e-324, has_outcomes=False)
 def test_all_that_is_drawn_lies_on_the_axis_in_its_order(
     change: float, middle: float, reach: float, has_outcomes: bool
 ) -> None:
