@@ -1,7 +1,9 @@
 """Where things are in the brain: balls at published MNI coordinates, free of any label map's licence.
 
-Coordinates are centroids of the parcels of Tzourio-Mazoyer et al. 2002 (NeuroImage 15:273), averaged over both
-hemispheres and rounded to whole millimetres, except for the ventricles, whose course was read off the ICBM152 T1.
+Parcels are those of Tzourio-Mazoyer et al. 2002 (NeuroImage 15:273). Most have a ball within 6 mm of their centroid,
+averaged over both hemispheres (table `aal116` of the R package brainGraph 3.0.3). Placed by eye are the balls that fill
+a long parcel up, the entorhinal and parahippocampal ones, cerebellum, brainstem, choroid plexus, and the ventricles,
+whose course was read off the ICBM152 T1.
 Braak stages group them as Schöll et al. 2016 (Neuron 89:971) do; the amyloid cortex follows the usual summary region
 (frontal, cingulate, precuneus, lateral parietal and temporal). Tissue maps cut the balls to the cortex afterwards.
 """

@@ -69,6 +69,7 @@ def test_merged_scores_are_those_of_all_visits_together_to_the_last_visit(secure
         assert (own == row).all()
         assert card.sites[name] == (3 if secure else hospitals,)
     assert "scores" not in record["validation"], "they go into the card and into no record"
+    assert not card.added, "no site tells what a further scan was worth: that may be of one visit"
 
 
 def test_a_plain_sites_bins_hold_five_visits_or_more_and_so_do_the_cards(tmp_path: Path) -> None:
