@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from permmoe.config import CDR_SB, DEFAULT_RUN, RunConfig, Score, read_config
+from permmoe.config import CDR_SB, DEFAULT_RUN, MOST_MEMBERS, RunConfig, Score, read_config
 from permmoe.data import commands as data_commands
 from permmoe.data import registry_commands
 from permmoe.data.cache import VolumeCache
@@ -87,6 +87,10 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="YAML: model, train, split; without it, the recipe of docs/recipes.md.")
     ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_MEMBERS, help="Models trained from different seeds, whose mean predicts."),
+    ] = None,
     outcome: OutcomeOption = None,
     trust: TrustOption = False,
     device: DeviceOption = "auto",
@@ -95,17 +99,21 @@ def train(
 ) -> None:
     """Train a model on the manifest's training visits and evaluate it on its test visits."""
     settings = read_config(config, RunConfig) if config else DEFAULT_RUN
+    if members is not None:
+        settings = settings.model_copy(update={"members": members})
     columns = read_outcome(outcome)
     tracking = tracking_to(track, lambda sentence: typer.echo(f"warning: {sentence}", err=True))
     with Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(), console=console,
     ) as progress:  # fmt: skip
-        task = progress.add_task("training", total=settings.train.epochs, note="")
+        task = progress.add_task("training", total=settings.members * settings.train.epochs, note="")
 
-        def show(report: EpochReport) -> None:
-            note = f"loss {report.loss:.3f}, validation RMSE {report.validation_rmse:.3f} {settings.model.score.unit}"
-            progress.update(task, completed=report.epoch + 1, note=note)
+        def show(member: int, report: EpochReport) -> None:
+            which = f"member {member + 1} of {settings.members}, " if settings.members > 1 else ""
+            rmse = f"validation RMSE {report.validation_rmse:.3f} {settings.model.score.unit}"
+            done = member * settings.train.epochs + report.epoch + 1
+            progress.update(task, completed=done, note=f"{which}loss {report.loss:.3f}, {rmse}")
 
         results = train_run(
             manifest,

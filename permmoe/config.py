@@ -335,12 +335,20 @@ class SplitConfig(Configuration):
         return self
 
 
+MOST_MEMBERS = 20
+"""Of an ensemble."""
+
+
 class RunConfig(Configuration):
     """A model trained at one place: `permmoe train --config`."""
 
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     split: SplitConfig = SplitConfig()
+    members: int = Field(
+        1, ge=1, le=MOST_MEMBERS, exclude_if=lambda n: n == 1,
+        description="models trained from different seeds, whose predictions are averaged; the first has train.seed",
+    )  # fmt: skip
 
 
 DEFAULT_RUN = RunConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,10 @@ class Encoded:
             {name: features[rows[name]] for name, features in self.features.items()},
         )
 
+    def with_baseline(self, baseline: Float[Tensor, " batch"]) -> Encoded:
+        """The same inputs, had the visits this score, points."""
+        return replace(self, baseline=baseline)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -67,6 +71,8 @@ class Output:
     """How far off the prediction may be, points; None of a model without a head for it."""
     unimodal: Float[Tensor, "batch modality"] | None = None
     """What each observed modality predicts by itself, points; None unless a model with unimodal heads is training."""
+    by_member: Float[Tensor, "batch member"] | None = None
+    """What the members of an ensemble predict, points; None of a single model."""
 
 
 class PerMMoE(nn.Module):

@@ -23,10 +23,10 @@ from permmoe.data.preparation import with_matching_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.unlike import compare
 from permmoe.data.visits import VisitTable
+from permmoe.ensemble import Network, empty_network
 from permmoe.errors import DataError
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Combination
-from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe.runtime.checkpoint_card import says_synthetic
 
@@ -52,6 +52,8 @@ class Prediction:
     """Narrowest first; none where the model's card holds no calibration."""
     next_scans: tuple[NextScan, ...] = ()
     """What each scan that the visit lacks would bring, the most narrowing first; none without a calibration."""
+    by_member: tuple[float, ...] = ()
+    """What each member of an ensemble predicts, whose mean the prediction is, points; none of a single model."""
     outside_calibration: tuple[str, ...] = ()
     """In words, what of the visit lies beyond the calibration's visits: its intervals may hold less often."""
 
@@ -60,7 +62,7 @@ class Prediction:
 class TrainedModel:
     """A model in evaluation mode, and what its card says beside its weights."""
 
-    network: PerMMoE
+    network: Network
     usual: Mapping[str, Likeness] = field(default_factory=dict)
     """What is usual among the training images, by modality, as far as the card says."""
     is_synthetic: bool = False
@@ -88,11 +90,11 @@ def load_model(folder: Path) -> TrainedModel:
     """The model of a checkpoint folder, in evaluation mode. Raises PermmoeError where it cannot be used."""
     state, card = load_checkpoint(folder)
     source = f"the model card in {folder}"
-    model = PerMMoE(parse_config(card.get("model", {}), ModelConfig, source))
+    model = empty_network(parse_config(card.get("model", {}), ModelConfig, source), card, source)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError:
-        raise DataError(f"{folder} does not hold the weights of one model; name a run's folder 'model'") from None
+        raise DataError(f"{folder} does not hold the weights of its card's model; name a folder 'model'") from None
     return TrainedModel(model.eval(), _usual(card, source), says_synthetic(card), read_calibration(card, source))
 
 
@@ -117,13 +119,19 @@ def predict(
                 continue
             output = network(data.batch(rows))
             spreads = [None] * len(rows) if output.spread is None else output.spread.tolist()
-            for row, value, spread in zip(rows.tolist(), output.prediction.tolist(), spreads, strict=True):
+            members = [()] * len(rows) if output.by_member is None else output.by_member.tolist()
+            for row, value, spread, by_member in zip(
+                rows.tolist(), output.prediction.tolist(), spreads, members, strict=True
+            ):
                 visit, seen = data.visits.visits[row], data.observed[row].tolist()
                 used = tuple(name for name, has in zip(data.names, seen, strict=True) if has)
                 imputed = tuple(name for name, has in zip(data.names, seen, strict=True) if not has)
                 unlike = tuple(name for name in compared.unusual[visit.subject_id] if name in used)
                 low, high = change_bounds(visit.baseline_cdrsb, config)
-                found = Prediction(visit.subject_id, min(max(value, low), high), used, imputed, unlike)
+                held = tuple(min(max(one, low), high) for one in by_member)
+                found = Prediction(
+                    visit.subject_id, min(max(value, low), high), used, imputed, unlike, by_member=held
+                )  # fmt: skip
                 predictions.append(_with_intervals(found, model, visit.baseline_cdrsb, spread))
     return predictions, unlike_prepared + compared.left_out + broken
 

@@ -22,6 +22,9 @@ NO_CALIBRATION = (
     "no intervals: the model's card holds no calibration; `permmoe calibrate` makes one from visits with outcomes"
 )
 
+MEMBER_COLUMNS = ("lowest_member", "highest_member")
+"""Of an ensemble the least and the most that a member predicts, points; empty of a single model."""
+
 
 def print_prediction(console: Console, p: Prediction, score: Score) -> None:
     """One visit's prediction with its intervals, and all that is doubtful about both."""
@@ -32,6 +35,8 @@ def print_prediction(console: Console, p: Prediction, score: Score) -> None:
         console.print(f"  {sentence}", highlight=False)
     imputed = ", ".join(p.imputed) or "none"
     console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
+    if p.by_member:
+        console.print(f"  {members_say(p)} {escape(score.unit)}", highlight=False)
     for scan in p.next_scans:
         console.print(f"  {worth(scan, score)}", highlight=False)
     if p.unlike_training:
@@ -56,6 +61,11 @@ def calibrated_on(intervals: Sequence[PredictionInterval], used: Combination) ->
             who = f"{visits} people with {having}{alike}{at}"
         sentences.append(f"{which}calibrated on {who}")
     return sentences
+
+
+def members_say(p: Prediction) -> str:
+    """How far the models of an ensemble are apart: `the mean of 3 models, which predict +0.9 to +1.4`."""
+    return f"the mean of {len(p.by_member)} models, which predict {min(p.by_member):+.2f} to {max(p.by_member):+.2f}"
 
 
 def worth(scan: NextScan, score: Score) -> str:
@@ -97,11 +107,13 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
         by_level = {i.level: (i.low, i.high, i.visits, i.basis) for i in p.intervals}
         ends = [value for level in LEVELS for value in by_level.get(level, ("", "", "", ""))]
         doubts = "; ".join(p.outside_calibration)
-        rows.append([p.subject_id, p.delta_cdrsb, combination_name(p.used), combination_name(p.imputed), *ends, doubts])
+        apart = (min(p.by_member), max(p.by_member)) if p.by_member else ("", "")
+        rows.append(
+            [p.subject_id, p.delta_cdrsb, combination_name(p.used), combination_name(p.imputed), *ends, doubts, *apart]
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_csv_atomically(
-        path, ("subject_id", "predicted_change", "used", "imputed", *columns, "outside_calibration"), rows
-    )
+    names = ("subject_id", "predicted_change", "used", "imputed", *columns, "outside_calibration", *MEMBER_COLUMNS)
+    write_csv_atomically(path, names, rows)
 
 
 def _and(names: Sequence[str]) -> str:

@@ -1,19 +1,20 @@
 """A model trained and evaluated at one place, from a manifest to a folder of results.
 
 The folder holds `model/` (the best weights and their card), `last/` (all that a killed run needs to go on),
-`learning.csv`, `results.csv`, `quarantine.csv`, and `unlike.csv`: training images unlike the rest.
+`learning.csv`, `results.csv`, `quarantine.csv`, and `unlike.csv`: training images unlike the rest. Of an ensemble,
+`last/` and `learning.csv` are the first member's; each further one has them in a folder such as `member-2`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from permmoe.calibration.calibrate import calibrate
 from permmoe.calibration.calibration import CARD_KEY
@@ -32,16 +33,17 @@ from permmoe.data.synthetic import is_synthetic
 from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
 from permmoe.data.visits import Visit
+from permmoe.ensemble import MEMBERS_KEY, Ensemble, Network
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
-from permmoe.evaluation.tracked_figures import epoch_figures, result_figures
+from permmoe.evaluation.tracked_figures import result_figures
 from permmoe.layers.encoders import fixed_stem
-from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
-from permmoe.runtime.checkpoint_card import has_checkpoint
+from permmoe.resumable_fit import Learning, fit_in
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.provenance import machine, versions
 from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking, run_name
-from permmoe.training.fit import EpochReport, FitState, fit
-from permmoe.training.seeds import make_model
+from permmoe.training.fit import EpochReport
+from permmoe.training.seeds import make_model, member_seed
 
 
 def load_visits(
@@ -79,12 +81,14 @@ def train_run(
     columns: OutcomeColumns = USUAL_COLUMNS,
     are_trusted: bool = False,
     device: str = "cpu",
-    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_epoch: Callable[[int, EpochReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     tracking: Tracking = NOT_TRACKED,
 ) -> pd.DataFrame:
-    """Train, or go on training, in `out`; returns the results table of the test visits. `on_note` is told, in sentences
-    that name no subject, what of the data is doubtful.
+    """Train, or go on training, in `out`; returns the results table of the test visits.
+
+    `on_epoch` is told which member of an ensemble, from 0, has done another epoch; `on_note`, in sentences that name no
+    subject, what of the data is doubtful.
 
     A folder begun with another configuration or other data is refused with a ConfigurationError.
     """
@@ -100,7 +104,6 @@ def train_run(
             on_note(sentence)
     settings = fit_scaling(train, config.model)
     settings = settings.model_copy(update={"modalities": with_declared_preparation(settings.modalities, data.visits)})
-    model = make_model(settings, config.train.seed).to(device)
     volumes = VolumeCache(cache)
     described = described_images(train.visits, settings.modalities, settings.grid, volumes)
     _write_unlike(out / "unlike.csv", unlike_the_rest(described))
@@ -118,46 +121,44 @@ def train_run(
         "versions": versions(),
         "machine": machine(),
     }
-    resume, learning = _resume(out, card)
+    _require_members(out, config.members)
     facts = {key: card[key] for key in ("data_digest", "is_synthetic", "versions")}
-    tracked_settings = {**config.model_dump(mode="json"), **facts}
-    tracked = tracking.run("permmoe train", run_name("training", tracked_settings), tracked_settings)
-
-    def keep(report: EpochReport) -> None:
-        learning.append({"epoch": report.epoch, "loss": report.loss, "validation_rmse": report.validation_rmse})
-        save_checkpoint(out / "last", _tensors(report.state), card | _progress(report.state) | {"learning": learning})
-        figures = epoch_figures(report.loss, len(train), report.validation_rmse, report.validation)
-        tracked.log(figures, report.epoch)
-        if on_epoch:
-            on_epoch(report)
-
-    try:
-        state = fit(model, train, data.part("validation"), config.train, resume=resume, on_epoch=keep)
-    except FloatingPointError as error:
-        raise ConfigurationError(
-            f"training diverged: {error}; lower train.learning_rate, and name a new folder or delete {out}"
-        ) from None
-    pd.DataFrame(learning).to_csv(out / "learning.csv", index=False)
-    results = results_table(model, data.part("test"))
-    mean = float(results.loc[results.stratum.eq("all"), "rmse"].mean())
+    models, best_epochs, tested = [], [], []
+    for member in range(config.members):
+        own = config.train.model_copy(update={"seed": member_seed(config.train.seed, member)})
+        tracked_settings = {**config.model_dump(mode="json"), "train": own.model_dump(mode="json"), **facts}
+        tracked = tracking.run("permmoe train", run_name("training", tracked_settings), tracked_settings)
+        model = make_model(settings, own.seed).to(device)
+        state = fit_in(
+            _member_folder(out, member), model, train, data.part("validation"), own,
+            card | {"train": own.model_dump(mode="json")},
+            Learning(tracked, partial(on_epoch, member) if on_epoch else None),
+        )  # fmt: skip
+        models.append(model)
+        best_epochs.append(state.best_epoch)
+        tested.append(results_table(model, data.part("test")))
+        tracked.log(result_figures(_overall(tested[-1])), state.best_epoch)
+        tracked.end()
+    is_ensemble = len(models) > 1
+    network: Network = Ensemble(models) if is_ensemble else models[0]
+    results = results_table(network, data.part("test")) if is_ensemble else tested[0]
     calibration = calibrate(
-        model,
+        network,
         data.part("validation"),
         source="the validation visits of the training's manifest",
         chose_the_weights=config.train.keep == "best",
     )
     if calibration is None and on_note:
         on_note("too few validation visits for prediction intervals; `permmoe calibrate` takes other patients")
-    save_checkpoint(
-        out / "model",
-        state.best_weights,
-        card
-        | {"best_epoch": state.best_epoch, "metrics": {"test_mean_rmse": mean}}
-        | ({CARD_KEY: calibration.model_dump(mode="json")} if calibration else {}),
-    )
+    metrics: dict[str, Any] = {"test_mean_rmse": _mean_rmse(results)}
+    if is_ensemble:
+        card |= {MEMBERS_KEY: len(models), "best_epochs": best_epochs}
+        metrics["test_mean_rmse_by_member"] = [_mean_rmse(one) for one in tested]
+    else:
+        card |= {"best_epoch": best_epochs[0]}
+    calibrated = {CARD_KEY: calibration.model_dump(mode="json")} if calibration else {}
+    save_checkpoint(out / "model", network.state_dict(), card | {"metrics": metrics} | calibrated)
     results.to_csv(out / "results.csv", index=False)
-    tracked.log(result_figures(results[results.stratum.eq("all")]), state.best_epoch)
-    tracked.end()
     return results
 
 
@@ -177,6 +178,7 @@ def trained_config(folder: Path) -> RunConfig:
         model=parse_config(card.get("model", {}), ModelConfig, source),
         train=parse_config(card.get("train", {}), TrainConfig, source),
         split=parse_config(card.get("split", {}), SplitConfig, source),
+        members=card.get(MEMBERS_KEY, 1),
     )
 
 
@@ -186,39 +188,23 @@ def _write_unlike(path: Path, unlike: Mapping[str, Sequence[Visit]]) -> None:
     write_csv_atomically(path, ("subject_id", "modality", "file"), rows)
 
 
-def _tensors(state: FitState) -> dict[str, Tensor]:
-    return join_groups(
-        {
-            "weights": state.weights,
-            "average": state.average,
-            "best": state.best_weights,
-            "optimiser": state.optimiser,
-        }
-    )
+def _overall(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are about everybody."""
+    return results[results.stratum.eq("all")]
 
 
-def _progress(state: FitState) -> dict[str, Any]:
-    return {"progress": {"epoch": state.epoch, "best_epoch": state.best_epoch, "best_mse": state.best_mse}}
+def _mean_rmse(results: pd.DataFrame) -> float:
+    return float(_overall(results)["rmse"].mean())
 
 
-def _resume(out: Path, card: Mapping[str, Any]) -> tuple[FitState | None, list[dict[str, Any]]]:
-    if not has_checkpoint(out / "last"):
-        return None, []
-    tensors, saved = load_checkpoint(out / "last")
-    for key in ("model", "train", "split", "data_digest"):
-        if saved[key] != card[key]:
-            raise ConfigurationError(
-                f"{out} was begun with another {key.replace('_', ' ')}; name a new folder, or delete this one"
-            )
-    groups = split_groups(tensors, expected=("weights", "average", "best", "optimiser"))
-    progress = saved["progress"]
-    state = FitState(
-        epoch=progress["epoch"],
-        weights=groups["weights"],
-        average=groups["average"],
-        best_weights=groups["best"],
-        best_epoch=progress["best_epoch"],
-        best_mse=progress["best_mse"],
-        optimiser=groups["optimiser"],
-    )
-    return state, list(saved["learning"])
+def _member_folder(out: Path, member: int) -> Path:
+    """The first member's is the run's own, which is a single model's too."""
+    return out / f"member-{member + 1}" if member else out
+
+
+def _require_members(out: Path, members: int) -> None:
+    """Raise ConfigurationError for a folder that is a larger ensemble's: fewer members would leave some behind."""
+    if _member_folder(out, members).exists():
+        raise ConfigurationError(
+            f"{out} was begun with more than {members} member(s); name a new folder, or give --members as before"
+        )

@@ -15,17 +15,17 @@ from permmoe.calibration.intervals import LEVELS
 from permmoe.calibration.next_scan import added_scans
 from permmoe.calibration.score_counts import ScoreCounts, count_scores, least_visits
 from permmoe.data.dataset import VisitData
+from permmoe.ensemble import Network
 from permmoe.errors import DataError
 from permmoe.evaluation.combinations import combination_outputs
 from permmoe.modality import all_combinations
-from permmoe.model import PerMMoE
 
 EXTREMES = 0.01
 """The share of visits at either end that its ranges leave out: a card does not tell its most extreme patients."""
 
 
 def predicted(
-    model: PerMMoE, data: VisitData
+    model: Network, data: VisitData
 ) -> tuple[Float[np.ndarray, "visit combination"], Float[np.ndarray, "visit combination"]]:
     """What is predicted for each visit from each combination, and the scale of its error: both in points, NaN where a
     modality is missing. A visit's inputs are encoded once; the scale is 1 unit where the model predicts no spread."""
@@ -37,12 +37,12 @@ def predicted(
     return predictions, scales
 
 
-def score_counts(model: PerMMoE, data: VisitData) -> ScoreCounts:
+def score_counts(model: Network, data: VisitData) -> ScoreCounts:
     """The scores of visits, counted; those without an outcome are left out. `visit.site` says whose a visit is."""
     return _counted(model, data, *predicted(model, data))
 
 
-def calibrate(model: PerMMoE, data: VisitData, *, source: str, chose_the_weights: bool = False) -> Calibration | None:
+def calibrate(model: Network, data: VisitData, *, source: str, chose_the_weights: bool = False) -> Calibration | None:
     """The calibration of a model on visits that did not train it; None where they are too few for any interval."""
     predictions, scales = predicted(model, data)
     counts = _counted(model, data, predictions, scales)
@@ -74,7 +74,7 @@ def require_calibration(found: Calibration | None, n: int) -> Calibration:
 
 
 def _counted(
-    model: PerMMoE,
+    model: Network,
     data: VisitData,
     predictions: Float[np.ndarray, "visit combination"],
     scales: Float[np.ndarray, "visit combination"],

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from permmoe.data.dataset import VisitData
+from permmoe.ensemble import Network
 from permmoe.modality import all_combinations, combination_name
-from permmoe.model import Output, PerMMoE
+from permmoe.model import Output
 from permmoe.runtime.devices import device_of
 
 Array = np.ndarray
@@ -84,7 +85,7 @@ def error_sums(prediction: Float[Array, " visit"], target: Float[Array, " visit"
     )
 
 
-def combination_predictions(model: PerMMoE, data: VisitData) -> Float[Array, "visit combination"]:
+def combination_predictions(model: Network, data: VisitData) -> Float[Array, "visit combination"]:
     """The change predicted for each visit from each combination, points; NaN where a modality of it is missing."""
     predictions = np.full((len(data), len(all_combinations(data.names))), np.nan)
     for visits, columns, output in combination_outputs(model, data):
@@ -92,7 +93,7 @@ def combination_predictions(model: PerMMoE, data: VisitData) -> Float[Array, "vi
     return predictions
 
 
-def combination_sums(model: PerMMoE, data: VisitData) -> dict[str, ErrorSums]:
+def combination_sums(model: Network, data: VisitData) -> dict[str, ErrorSums]:
     """Error sums by combination name, which federated evaluation adds up over sites."""
     predictions, target = combination_predictions(model, data), data.target.double().numpy()
     return {
@@ -107,7 +108,7 @@ def mean_squared_error(sums: Mapping[str, ErrorSums]) -> float:
 
 
 def combination_outputs(
-    model: PerMMoE, data: VisitData
+    model: Network, data: VisitData
 ) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
     """The outputs, in evaluation mode, for every visit with each combination that it has; rows of both come first.
 

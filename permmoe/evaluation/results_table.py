@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from permmoe.data.dataset import VisitData
+from permmoe.ensemble import Network
 from permmoe.evaluation.combinations import STRATA, combination_predictions, error_sums
 from permmoe.evaluation.intervals import rmse_interval
 from permmoe.modality import all_combinations, combination_name
-from permmoe.model import PerMMoE
 
 
-def results_table(model: PerMMoE, data: VisitData) -> pd.DataFrame:
+def results_table(model: Network, data: VisitData) -> pd.DataFrame:
     """RMSE with this model's interval over subjects, MAE and R² for every combination and stratum.
 
     Rows of fewer than ten visits have no interval, those of none no figure.

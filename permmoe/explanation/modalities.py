@@ -9,16 +9,17 @@ the training's outcomes stands in (permmoe.data.outcomes).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import factorial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from permmoe.ensemble import Network
 from permmoe.errors import ConfigurationError
 from permmoe.modality import Combination, all_combinations
-from permmoe.model import Encoded, PerMMoE
+from permmoe.model import Encoded
 
 MOST_MODALITIES = 12
 """Of a visit: 4,095 combinations."""
@@ -48,7 +49,7 @@ class Added:
 
 
 def added(
-    network: PerMMoE, encoded: Encoded, expected: Expected, mean_score: float, held: Callable[[float, float], float]
+    network: Network, encoded: Encoded, expected: Expected, mean_score: float, held: Callable[[float, float], float]
 ) -> Added:
     """What each modality and the score add to the prediction of one visit, encoded in evaluation mode.
 
@@ -87,11 +88,11 @@ def shapley(players: Sequence[str], value: Callable[[frozenset[str]], float]) ->
 
 
 @torch.no_grad()
-def _predictions(network: PerMMoE, encoded: Encoded, names: Combination, score: float) -> dict[Combination, float]:
+def _predictions(network: Network, encoded: Encoded, names: Combination, score: float) -> dict[Combination, float]:
     """The model's prediction from each combination of the visit's modalities, had it this score."""
     combinations = all_combinations(names)
     kept = torch.tensor([[name in combination for name in encoded.names] for combination in combinations])
     rows = encoded.keeping(torch.zeros(len(combinations), dtype=torch.long), kept)
     baseline: Float[Tensor, " batch"] = torch.full_like(rows.baseline, score)
-    found = network.fuse(replace(rows, baseline=baseline)).prediction.tolist()
+    found = network.fuse(rows.with_baseline(baseline)).prediction.tolist()
     return dict(zip(combinations, found, strict=True))

@@ -19,10 +19,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from permmoe.data.batch import Batch
+from permmoe.ensemble import Network
 from permmoe.explanation.atlas import REGIONS, cell_shares
 from permmoe.layers.encoders import Centred, pooled_cells
 from permmoe.modality import Modality
-from permmoe.model import PerMMoE
 
 ORDERS = 16
 """Sampled orders; docs/reasons.md says how far values differ between two samples."""
@@ -45,7 +45,7 @@ class Places:
         return sum(self.parts[modality].values())
 
 
-def places(network: PerMMoE, batch: Batch, held: Held, *, seed: int = SEED) -> Places | None:
+def places(network: Network, batch: Batch, held: Held, *, seed: int = SEED) -> Places | None:
     """Where the prediction of a batch's only visit comes from; None where the model holds no average scan to compare.
 
     `held` puts changes onto the score's scale, `seed` draws the orders.
@@ -100,7 +100,7 @@ class _Game:
     target: Tensor
 
     @classmethod
-    def of(cls, network: PerMMoE, batch: Batch) -> _Game | None:
+    def of(cls, network: Network, batch: Batch) -> _Game | None:
         players: list[tuple[str, str]] = []
         ends, shares = {}, {}
         for modality in network.config.modalities:
@@ -131,7 +131,7 @@ class _Game:
         return Batch(inputs, self.observed.expand(n, -1), self.baseline.expand(n), self.target.expand(n))
 
 
-def average_input(network: PerMMoE, modality: Modality) -> Float[Tensor, "1 ..."] | None:
+def average_input(network: Network, modality: Modality) -> Float[Tensor, "1 ..."] | None:
     """The training's average of a modality, as an input; None for an encoder that does not hold it."""
     if modality.has_columns:
         return torch.tensor([modality.means or (0.0,) * len(modality.columns)])

@@ -14,6 +14,7 @@ import yaml
 from permmoe.calibration.calibration import Calibration, read_calibration
 from permmoe.config import ModelConfig, parse_config
 from permmoe.data.kinds import kind_of
+from permmoe.ensemble import MEMBERS_KEY
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE
 from permmoe.runtime.checkpoint_card import says_synthetic
 
@@ -83,6 +84,8 @@ def _task(card: Mapping[str, Any], config: ModelConfig) -> str:
 
 def _training(card: Mapping[str, Any]) -> str:
     facts = {"data digest": card.get("data_digest"), "weights (SHA-256)": card.get("tensors_sha256")}
+    if (members := card.get(MEMBERS_KEY, 1)) != 1:
+        facts |= {"models, whose predictions are averaged": members}
     if plan := _plan(card):
         facts |= {"federated study": plan.get("name"), "rounds": card.get("round")}
     facts |= {f"{name} version": found for name, found in (card.get("versions") or {}).items()}

@@ -21,11 +21,11 @@ from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.data.kinds import kind_of
 from permmoe.data.volumes import grid_affine, normalised
+from permmoe.ensemble import Network
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.export.portable import PortableModel
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations
-from permmoe.model import PerMMoE
 from permmoe.predict import RESEARCH_NOTICE, SYNTHETIC_NOTICE, TrainedModel
 from permmoe.runtime.provenance import versions
 
@@ -115,7 +115,7 @@ def run_onnx(content: bytes, config: ModelConfig) -> Any:
     return predict
 
 
-def require_same(network: PerMMoE, predict: Any, what: str) -> float:
+def require_same(network: Network, predict: Any, what: str) -> float:
     """The largest difference from our predictions over all combinations, points; PermmoeError where it is too large."""
     largest = 0.0
     for seed in range(3):
@@ -130,7 +130,7 @@ def require_same(network: PerMMoE, predict: Any, what: str) -> float:
     return largest
 
 
-def our_predictions(network: PerMMoE, patients: Patients) -> Float[np.ndarray, " visit"]:
+def our_predictions(network: Network, patients: Patients) -> Float[np.ndarray, " visit"]:
     """What `permmoe predict` says of these patients; volumes go through the loader's own functions."""
     config, stem = network.config, fixed_stem(network.config)
     inputs: dict[str, Tensor] = {}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from permmoe.calibration.calibration import change_bounds
 from permmoe.data.kinds import kind_of
+from permmoe.ensemble import Ensemble, Network
 from permmoe.layers.encoders import Shape, pooled_cells
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.modality import Modality
@@ -29,6 +30,33 @@ from permmoe.training.dense_pass import dense_experts
 
 class PortableModel(nn.Module):
     """A view of a model in evaluation mode. Its inputs are one tensor a modality, `observed` and `baseline`."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.config = network.config
+        models = network.models if isinstance(network, Ensemble) else (network,)
+        self.members = nn.ModuleList(PortableMember(model) for model in models)
+        # The whole of it: an exporter puts back the mode that it found, and the model's with it.
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Float[Tensor, " batch"]:
+        """The change at the horizon, in the score's unit: what `permmoe predict` says.
+
+        `inputs`: for each modality in the model's order [batch, 1, x, y, z] on the grid, background 0, or
+        [batch, column]; then `observed` [batch, modality] and `baseline` [batch]. Of what is not observed, any numbers.
+        """
+        found = [member(*inputs) for member in self.members]
+        prediction: Tensor = found[0] if len(found) == 1 else torch.stack(found, dim=1).mean(1)
+        baseline, (low, high) = inputs[-1], change_bounds(0.0, self.config)
+        if isfinite(low):
+            prediction = torch.maximum(prediction, low - baseline)
+        if isfinite(high):
+            prediction = torch.minimum(prediction, high - baseline)
+        return prediction
+
+
+class PortableMember(nn.Module):
+    """One model's part: its inputs are the whole's, its prediction is not yet held to the score's scale."""
 
     bits: Tensor
     bank_rows: Tensor
@@ -46,15 +74,9 @@ class PortableModel(nn.Module):
                        config.ridge.cells)
             if model.ridge and config.ridge else None
         )  # fmt: skip
-        # The whole of it: an exporter puts back the mode that it found, and the model's with it.
-        self.eval()
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, " batch"]:
-        """The change at the horizon, in the score's unit: what `permmoe predict` says.
-
-        `inputs`: for each modality in the model's order [batch, 1, x, y, z] on the grid, background 0, or
-        [batch, column]; then `observed` [batch, modality] and `baseline` [batch]. Of what is not observed, any numbers.
-        """
+        """The change that this model predicts, points."""
         *given, observed, baseline = inputs
         model, config = self.model, self.config
         rows = [self._read(modality, x) for modality, x in zip(config.modalities, given, strict=True)]
@@ -72,11 +94,6 @@ class PortableModel(nn.Module):
             prediction = prediction + config.ridge.share * (linear - prediction)
         if config.outcome_range:
             prediction = prediction.clamp(*config.outcome_range)
-        low, high = change_bounds(0.0, config)
-        if isfinite(low):
-            prediction = torch.maximum(prediction, low - baseline)
-        if isfinite(high):
-            prediction = torch.minimum(prediction, high - baseline)
         return prediction
 
     def _read(self, modality: Modality, given: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

@@ -15,6 +15,11 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def member_seed(seed: int, member: int) -> int:
+    """The training seed of an ensemble's member, from 0. The first has the training's own: it is that single model."""
+    return derive_seed(seed, "member", member) if member else seed
+
+
 def make_model(config: ModelConfig, seed: int) -> PerMMoE:
     """A freshly initialised model; the same seed gives the same weights and leaves the global generator alone."""
     with seeded(derive_seed(seed, "initial weights")):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-import permmoe.runs as runs
+import permmoe.resumable_fit as resumable_fit
 from permmoe.config import RunConfig, SplitConfig, TrainConfig
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import STRATA, combination_predictions
@@ -60,14 +60,14 @@ def test_killed_run_goes_on_to_the_same_files(
 ) -> None:
     seen: list[int] = []
 
-    def die(report: EpochReport) -> None:
+    def die(member: int, report: EpochReport) -> None:
         seen.append(report.epoch)
         if report.epoch == killed_after:
             raise Killed
 
     with pytest.raises(Killed):
         trained(manifest, tmp_path / "run", on_epoch=die)
-    trained(manifest, tmp_path / "run", on_epoch=lambda report: seen.append(report.epoch))
+    trained(manifest, tmp_path / "run", on_epoch=lambda _, report: seen.append(report.epoch))
     assert seen == [0, 1, 2, 3, 4]
     assert same_files(tmp_path / "run", undisturbed)
 
@@ -75,7 +75,7 @@ def test_killed_run_goes_on_to_the_same_files(
 def test_run_killed_while_it_saves_repeats_one_epoch_only(
     manifest: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saves, save = 0, runs.save_checkpoint
+    saves, save = 0, resumable_fit.save_checkpoint
 
     def dies_at_the_third(*arguments: object) -> None:
         nonlocal saves
@@ -85,11 +85,11 @@ def test_run_killed_while_it_saves_repeats_one_epoch_only(
         save(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_checkpoint", dies_at_the_third)
+        patch.setattr(resumable_fit, "save_checkpoint", dies_at_the_third)
         with pytest.raises(Killed):
             trained(manifest, tmp_path / "run")
     seen: list[int] = []
-    trained(manifest, tmp_path / "run", on_epoch=lambda report: seen.append(report.epoch))
+    trained(manifest, tmp_path / "run", on_epoch=lambda _, report: seen.append(report.epoch))
     assert seen == [2, 3, 4]
     assert same_files(tmp_path / "run", undisturbed)
 
@@ -97,7 +97,7 @@ def test_run_killed_while_it_saves_repeats_one_epoch_only(
 def test_finished_run_is_left_as_it_is(manifest: Path, undisturbed: Path, tmp_path: Path) -> None:
     trained(manifest, tmp_path / "run")
     seen: list[int] = []
-    trained(manifest, tmp_path / "run", on_epoch=lambda report: seen.append(report.epoch))
+    trained(manifest, tmp_path / "run", on_epoch=lambda _, report: seen.append(report.epoch))
     assert seen == []
     assert same_files(tmp_path / "run", undisturbed)
 

@@ -14,17 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from permmoe.data.batch import Batch
+from permmoe.ensemble import Network
 from permmoe.explanation.atlas import OUTSIDE, REGIONS, cell_shares
 from permmoe.explanation.places import average_input
 from permmoe.layers.encoders import pooled_cells
-from permmoe.model import PerMMoE
 
 Place = tuple[str, str]
 """Modality and region."""
 Deleted = Mapping[str, Float[Tensor, "x y z"]]
 
 
-def deleted_regions(network: PerMMoE, chosen: Sequence[Place]) -> Deleted:
+def deleted_regions(network: Network, chosen: Sequence[Place]) -> Deleted:
     """The deletion of these regions."""
     shares = cell_shares(network.config.grid, pooled_cells(network.config))
     gone = {name: torch.zeros(shares.shape[1:]) for name, _ in chosen}
@@ -33,7 +33,7 @@ def deleted_regions(network: PerMMoE, chosen: Sequence[Place]) -> Deleted:
     return gone
 
 
-def deleted_balls(network: PerMMoE, chosen: Sequence[Place], rng: np.random.Generator) -> Deleted:
+def deleted_balls(network: Network, chosen: Sequence[Place], rng: np.random.Generator) -> Deleted:
     """For each of these regions a ball of as many cells of the same scan, anywhere in the brain; they may overlap."""
     shares = cell_shares(network.config.grid, pooled_cells(network.config))
     brain = 1 - shares[REGIONS.index(OUTSIDE)]
@@ -51,7 +51,7 @@ def deleted_balls(network: PerMMoE, chosen: Sequence[Place], rng: np.random.Gene
 
 
 @torch.no_grad()
-def predictions_without(network: PerMMoE, batch: Batch, deletions: Sequence[Deleted]) -> Float[Tensor, " deletion"]:
+def predictions_without(network: Network, batch: Batch, deletions: Sequence[Deleted]) -> Float[Tensor, " deletion"]:
     """What the model predicts for a batch's only visit after each of the deletions."""
     n = len(deletions)
     inputs = {}

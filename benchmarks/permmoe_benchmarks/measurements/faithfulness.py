@@ -31,13 +31,13 @@ from permmoe.data.manifest import read_manifest, write_manifest
 from permmoe.data.outcomes import Outcomes, read_outcomes
 from permmoe.data.splits import assign_splits
 from permmoe.data.target_rule import TargetRule
+from permmoe.ensemble import Network
 from permmoe.explanation import places as explained
 from permmoe.explanation.atlas import OUTSIDE, REGIONS, cell_shares
 from permmoe.explanation.modalities import added
 from permmoe.explanation.places import average_input
 from permmoe.explanation.reasons import expectation
 from permmoe.layers.encoders import fixed_stem, pooled_cells
-from permmoe.model import PerMMoE
 from permmoe.predict import TrainedModel, load_model
 from permmoe.runs import train_run
 from permmoe.runtime.checkpoint_card import read_checked
@@ -127,7 +127,7 @@ def _measured(name: str, seed: int, model_folder: Path, folder: Path) -> Found:
     return Found(name, seed, len(data), seconds, {key: float(np.mean(values)) for key, values in figures.items()})
 
 
-def _of_places(network: PerMMoE, batch: Batch, rng: np.random.Generator, *, has_noise: bool) -> Figures:
+def _of_places(network: Network, batch: Batch, rng: np.random.Generator, *, has_noise: bool) -> Figures:
     """Absolute changes of the prediction after each deletion, and how far two samples of orders are apart."""
     found = explained.places(network, batch, lambda changes: changes)
     assert found is not None
@@ -154,7 +154,7 @@ def _of_places(network: PerMMoE, batch: Batch, rng: np.random.Generator, *, has_
     return figures
 
 
-def _differences(network: PerMMoE, batch: Batch) -> dict[Place, float]:
+def _differences(network: Network, batch: Batch) -> dict[Place, float]:
     """How far each region of each scan is from the average, in root mean squares of the scan's own differences."""
     shares = cell_shares(network.config.grid, pooled_cells(network.config))
     found = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from permmoe.calibration.calibration import Calibration, read_calibration
 from permmoe.config import ModelConfig, parse_config, read_config
+from permmoe.ensemble import MEMBERS_KEY
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.modules import ModuleLayout
@@ -73,6 +74,8 @@ def load_judged(folder: Path) -> tuple[ModelConfig, PackedModel, dict[str, Any]]
     if "model" not in card:
         raise DataError(f"the card in {folder} does not describe a model; name the folder of a trained model")
     config = parse_config(card["model"], ModelConfig, f"the model card in {folder}")
+    if card.get(MEMBERS_KEY, 1) != 1:
+        raise DataError(f"{folder} holds an ensemble, and hospitals judge one model; name one of a single member")
     model = PerMMoE(config)
     try:
         model.load_state_dict(state)

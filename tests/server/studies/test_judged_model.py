@@ -126,6 +126,8 @@ def test_a_model_without_a_study_file_or_with_other_tensors_is_refused(
     wrong = write_model(tmp_path / "wrong", model=MODEL.model_copy(update={"tokens": 5}).model_dump(mode="json"))
     with pytest.raises(DataError, match="not those of the model in its card"):
         load_judged(wrong)
+    with pytest.raises(DataError, match="holds an ensemble"):
+        load_judged(write_model(tmp_path / "several", members=3))
 
 
 def test_judged_models_are_shown_with_what_limits_them(folder: FederationFolder, tmp_path: Path) -> None:
