@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from permmoe import cli
 from permmoe.calibration.calibration import CARD_KEY, EARLIER_KEY
 from permmoe.predict import load_model
 from permmoe.prediction_output import NO_CALIBRATION
 from permmoe.runtime.checkpoint import load_checkpoint
+from tests.support.command_line import Command, exit_status
 from tests.support.tiny_federation import MODEL, write_site
 
-Command = Callable[..., tuple[int, str, str]]
 VALUES = [part for i in range(3) for part in ("--value", f"clinical_{i}=0.2")]
-
-
-@pytest.fixture
-def permmoe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs the command and returns exit status, standard output and standard error."""
-
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["permmoe", *map(str, arguments)])
-        monkeypatch.setattr(cli.console, "width", 200)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    return command
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +34,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         arguments = ["train", folder / "north.csv", "--out", folder / name, "--config", folder / f"{name}.yaml"]
-        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["permmoe", *map(str, arguments)])
-            cli.main()
-        assert not end.value.code
+        assert not exit_status(*arguments)
     return folder
 
 

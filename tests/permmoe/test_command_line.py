@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -21,30 +20,13 @@ from permmoe.data.cohort import CohortConfig, write_cohort
 from permmoe.predict import RESEARCH_NOTICE
 from permmoe.runtime.command_line import run
 from tests.permmoe.data.test_volumes import TEMPLATE, turned
+from tests.support.command_line import Command, exit_status
 
 GRID = VolumeGrid(shape=(12, 14, 12), spacing_mm=16.0)
 RUN = """
 model: {grid: {shape: [12, 14, 12], spacing_mm: 16.0}, encoder: {cells: [6, 7, 6]}, experts: 5, top_k: 2, width: 8}
 train: {epochs: 2, batch_size: 8}
 """
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def permmoe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs the command and returns exit status, standard output and standard error."""
-
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["permmoe", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    return command
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +48,7 @@ def train_in(folder: Path) -> None:
         ["train", data / "manifest.csv", "--out", folder / "run", "--config", folder / "run.yaml"],
     ]
     for step in steps:
-        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["permmoe", *map(str, step)])
-            cli.main()
-        assert not end.value.code
+        assert not exit_status(*step)
 
 
 @pytest.fixture(scope="module")

@@ -39,10 +39,8 @@ from permmoe_server.protocol.round_records import (
     TrainingOutcome,
 )
 from permmoe_server.protocol.secure_round import SecureRound
+from permmoe_server.protocol.tries import pause_after
 from permmoe_server.protocol.waiting_room import WaitingRoom
-
-FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 60.0
-"""Pauses after tries at a round that too few sites answered; each is twice the one before."""
 
 
 @runtime_checkable
@@ -86,7 +84,7 @@ def run_rounds(
             yield state, record
             failed_in_a_row += 1
             _check_another_try_is_allowed(config, record, failed_in_a_row)
-            clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed_in_a_row - 1), LAST_RETRY_SECONDS))
+            clock.pause(pause_after(failed_in_a_row))
             continue
         failed_in_a_row = 0
         summed = clock.now()

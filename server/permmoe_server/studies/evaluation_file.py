@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from permmoe.config import Configuration
-from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums, bias_from_sums, rmse_from_sums
 from permmoe.evaluation.intervals import Interval
 from permmoe.federated.observed_coverage import Coverage, Coverages
 from permmoe.federated.plan import RoundPlan
-from permmoe.runtime.files import PUBLIC_MODE, write_file
+from permmoe_server.studies.numbers_file import read_numbers, write_numbers
 
 EVALUATION_FILE = "evaluation.json"
 Ends = tuple[float, float] | None
@@ -78,17 +77,9 @@ def _ends(interval: Interval) -> Ends:
 
 def write_evaluation_file(folder: Path, numbers: EvaluationNumbers) -> None:
     """Write the figures into an evaluation's folder."""
-    write_file(folder / EVALUATION_FILE, numbers.model_dump_json(indent=1), mode=PUBLIC_MODE, is_durable=True)
+    write_numbers(folder / EVALUATION_FILE, numbers)
 
 
 def read_evaluation_file(folder: Path) -> EvaluationNumbers:
     """The figures in a folder. Raises ConfigurationError where there are none, DataError where they were damaged."""
-    path = folder / EVALUATION_FILE
-    try:
-        return EvaluationNumbers.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"the evaluation in {folder} has no figures yet; permmoe-server study list shows how it stands"
-        ) from None
-    except ValidationError as error:
-        raise DataError(f"{path} was damaged ({error.error_count()} errors); take it from a back-up") from None
+    return read_numbers(folder / EVALUATION_FILE, EvaluationNumbers, "evaluation", "figures")

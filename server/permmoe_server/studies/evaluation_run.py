@@ -22,7 +22,6 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.model import PerMMoE
 from permmoe.runtime.files import PUBLIC_MODE, append_line
 from permmoe_server.protocol.federation import Federation
-from permmoe_server.protocol.readiness import NoQuorum, StudyLost
 from permmoe_server.protocol.round_records import (
     EvaluationOutcome,
     FederationState,
@@ -30,16 +29,14 @@ from permmoe_server.protocol.round_records import (
     SecureFigures,
     TrainingRecord,
 )
-from permmoe_server.protocol.rounds import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, round_kind
+from permmoe_server.protocol.rounds import round_kind
 from permmoe_server.protocol.rules import reply_reason
-from permmoe_server.protocol.waiting_room import WaitingRoom
+from permmoe_server.protocol.tries import Try, ask_until_enough
 from permmoe_server.studies.evaluation_file import EVALUATION_FILE, EvaluationNumbers, judged, write_evaluation_file
 from permmoe_server.studies.judged_model import judged_calibration, load_judged
 from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
-from permmoe_server.studies.round_log import RoundLog
-from permmoe_server.studies.study_run import quarantine_of
-from permmoe_server.studies.sum_log import read_sums
+from permmoe_server.studies.study_run import ROUNDS_FILE, as_left
 
 JUDGED_FOLDER = "judged"
 
@@ -52,48 +49,30 @@ def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
     """
     if (out / EVALUATION_FILE).exists():
         return
-    rounds, layout = out / "rounds.jsonl", ModuleLayout.of(PerMMoE(plan.model))
+    layout = ModuleLayout.of(PerMMoE(plan.model))
     first, card = _judged_state(plan, out, layout)
-    state = replace(first, receipts=load_receipts(out))
     # Before anybody is asked: a calibration that cannot be used is an error.
     is_asked = plan.federation.calibrate
     calibration = judged_calibration(card, plan.model, "the judged model's card") if is_asked else None
-    federation = replace(federation, sums=read_sums(out), quarantine=quarantine_of(RoundLog(rounds).read()))
-    kind, room = round_kind(federation, plan, layout), WaitingRoom(federation, plan)
-    failed = 0
-    while True:
-        federation.observer.on_round_start(1)
-        room.wait(1)
-        if federation.is_to_stop():
-            return
+    federation = as_left(federation, out)
+    kind = round_kind(federation, plan, layout)
+
+    def ask() -> Try:
         started = federation.clock.now()
-        outcome = kind.evaluate(state, "test")
+        outcome = kind.evaluate(replace(first, receipts=load_receipts(out)), "test")
         seconds = federation.clock.now() - started
-        state = replace(state, receipts=outcome.receipts)
-        room.learn(outcome.sites)
-        save_receipts(out, state.receipts)
+        save_receipts(out, outcome.receipts)
         has_enough = len(outcome.record.sites) >= plan.federation.least_sites and not outcome.is_used_up
         if has_enough:
             # Before the record, which says that the evaluation is over.
             numbers = _numbers(plan, outcome, seconds, calibration)
             write_evaluation_file(out, numbers.model_copy(update={"has_calibration": CARD_KEY in card}))
         record = _record(plan, outcome, seconds, is_done=has_enough)
-        federation.observer.on_round(state, record)
-        append_line(rounds, record_json(record).encode(), mode=PUBLIC_MODE)
-        if has_enough:
-            return
-        failed += 1
-        if outcome.is_used_up:
-            raise StudyLost(
-                "the evaluation failed after hospitals had given their input, and they give it once; start it under "
-                "another name"
-            )
-        if failed >= plan.federation.max_failed_rounds:
-            raise NoQuorum(
-                f"the evaluation was tried {failed} times and had usable replies of fewer than "
-                f"{plan.federation.least_sites} hospitals; rounds.jsonl says why the others were left out"
-            )
-        federation.clock.pause(min(FIRST_RETRY_SECONDS * 2.0 ** (failed - 1), LAST_RETRY_SECONDS))
+        federation.observer.on_round(replace(first, receipts=outcome.receipts), record)
+        append_line(out / ROUNDS_FILE, record_json(record).encode(), mode=PUBLIC_MODE)
+        return Try(outcome.sites, has_enough, outcome.is_used_up)
+
+    ask_until_enough(federation, plan, "evaluation", ask)
 
 
 def _judged_state(plan: RoundPlan, out: Path, layout: ModuleLayout) -> tuple[FederationState, dict[str, Any]]:

@@ -39,6 +39,8 @@ from permmoe_server.studies.round_log import RoundLog, RoundSummary
 from permmoe_server.studies.study_state import load_state, save_state, study_card
 from permmoe_server.studies.sum_log import read_sums
 
+ROUNDS_FILE = "rounds.jsonl"
+
 
 def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     """Run a study to its end; started again on the same folder it goes on.
@@ -47,8 +49,8 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     """
     model = make_model(plan.model, plan.train.seed)
     layout = ModuleLayout.of(model)
-    rounds = out / "rounds.jsonl"
-    federation = replace(federation, sums=read_sums(out), quarantine=quarantine_of(RoundLog(rounds).read()))
+    rounds = out / ROUNDS_FILE
+    federation = as_left(federation, out)
     state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
     state = replace(state, receipts=load_receipts(out))
     _forget_later_rounds(rounds, state.round)
@@ -81,6 +83,12 @@ def _calibration(plan: RoundPlan, record: RoundRecord) -> dict[str, Any]:
     scores = record.validation.scores if record.validation else None
     found = calibration_from(scores, plan) if scores else None
     return {CARD_KEY: found.model_dump(mode="json")} if found else {}
+
+
+def as_left(federation: Federation, out: Path) -> Federation:
+    """The federation with what a study's folder remembers: its secure sums, and who sent malformed replies."""
+    quarantine = quarantine_of(RoundLog(out / ROUNDS_FILE).read())
+    return replace(federation, sums=read_sums(out), quarantine=quarantine)
 
 
 def quarantine_of(records: Iterable[RoundSummary]) -> Quarantine:

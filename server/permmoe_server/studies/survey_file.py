@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from permmoe.config import Configuration
-from permmoe.errors import ConfigurationError, DataError
 from permmoe.federated.plan import RoundPlan
-from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.protocol.survey_told import Told
+from permmoe_server.studies.numbers_file import read_numbers, write_numbers
 
 SURVEY_FILE = "survey.json"
 
@@ -39,17 +38,9 @@ class SurveyNumbers(Configuration):
 
 def write_survey_file(folder: Path, numbers: SurveyNumbers) -> None:
     """Write the numbers into a survey's folder."""
-    write_file(folder / SURVEY_FILE, numbers.model_dump_json(indent=1), mode=PUBLIC_MODE, is_durable=True)
+    write_numbers(folder / SURVEY_FILE, numbers)
 
 
 def read_survey_file(folder: Path) -> SurveyNumbers:
     """The numbers in a survey's folder. Raises ConfigurationError where there are none, DataError where damaged."""
-    path = folder / SURVEY_FILE
-    try:
-        return SurveyNumbers.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"the survey in {folder} has no numbers yet; permmoe-server study list shows how it stands"
-        ) from None
-    except ValidationError as error:
-        raise DataError(f"{path} was damaged ({error.error_count()} errors); take it from a back-up") from None
+    return read_numbers(folder / SURVEY_FILE, SurveyNumbers, "survey", "numbers")
