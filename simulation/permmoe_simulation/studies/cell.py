@@ -12,8 +12,8 @@ from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb
 from permmoe.runtime.provenance import machine, versions
-from permmoe_simulation.studies.cell_files import CellOutcome, is_finished, publish, unfinished_folder, write_outcome
-from permmoe_simulation.studies.method_kinds import METHOD_KINDS
+from permmoe_simulation.studies.cell_files import is_finished, publish, unfinished_folder, write_outcome
+from permmoe_simulation.studies.members import run_members
 from permmoe_simulation.studies.partition import Sites, partition
 from permmoe_simulation.studies.study import Cell
 
@@ -40,8 +40,7 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: 
     forget_peak_memory()
     sites, _ = split_and_partition(visits, cell)
     site_of = {visit.subject_id: site for site, table in sites.items() for visit in table}
-    outcome: CellOutcome = METHOD_KINDS[cell.method.kind].run(cell, sites, VolumeCache(cache), work, device)
-    write_outcome(work, outcome, site_of)
+    write_outcome(work, run_members(cell, sites, VolumeCache(cache), work, device), site_of)
     card = {
         "cell": cell.model_dump(mode="json"),
         "digest": cell.digest(),

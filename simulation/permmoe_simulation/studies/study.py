@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from permmoe.config import Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
+from permmoe.config import MOST_MEMBERS, Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.public_tables import TABLES
@@ -81,6 +81,11 @@ class Method(Configuration):
         ge=0,
         description="kind federated: passes over its own visits with which each site then makes the model its own",
     )
+    # Absent from `model_dump` at its default, so that digests of older studies stay what they were.
+    members: int = Field(
+        1, ge=1, le=MOST_MEMBERS, exclude_if=lambda members: members == 1,
+        description="trainings with seeds of their own, whose predictions are averaged; kinds that are trained",
+    )  # fmt: skip
     train: dict[str, Any] = Field(default_factory=dict)
     federation: dict[str, Any] = Field(default_factory=dict)
 
@@ -95,6 +100,15 @@ class Method(Configuration):
     def _names_its_baseline(self) -> Method:
         if self.kind == "reference" and self.baseline not in BASELINES:
             raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_members_that_differ(self) -> Method:
+        if self.members > 1 and not METHOD_KINDS[self.kind].is_trained:
+            raise ValueError(
+                f"members = {self.members}: no seed changes what kind {self.kind} predicts, so that all members would "
+                "be the same; leave members out there"
+            )
         return self
 
 
@@ -343,7 +357,7 @@ class Cell(Configuration):
 
     def digest(self) -> str:
         """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
-        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs"})
+        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs", "members"})
         method = Method(label="", **own)
         return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
 
@@ -392,6 +406,12 @@ def _cell(
     source = f"methods.{name} of study {study.name}"
     split = study.split.model_copy(update={"seed": study.split.seed + seed})
     train = parse_config(_overlay(study.train, method.train), TrainConfig, source)
+    federation = parse_config(_overlay(study.federation, method.federation), FederationConfig, source)
+    if method.members > 1 and METHOD_KINDS[method.kind].uses_engine and federation.privacy:
+        raise ConfigurationError(
+            f"{source}: {method.members} members with differential privacy would each spend a patient's budget, and a "
+            "cell's account is of one training; leave out members, or federation.privacy"
+        )
     return Cell(
         method=method,
         regime=regime,
@@ -402,7 +422,7 @@ def _cell(
         partition=study.regimes[regime].partition(),
         model=parse_config(_overlay(study.model, method.model), ModelConfig, source),
         train=train.model_copy(update={"seed": train.seed + seed}),
-        federation=parse_config(_overlay(study.federation, method.federation), FederationConfig, source),
+        federation=federation,
         engine=engine if METHOD_KINDS[method.kind].uses_engine else "inprocess",
     )
 
