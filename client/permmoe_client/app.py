@@ -28,6 +28,7 @@ from permmoe.federated.secure.blocks import (
     training_numbers,
 )
 from permmoe.federated.secure.session import Blocks
+from permmoe.federated.summed_scores import severity_groups
 from permmoe.federated.survey_facts import Facts
 from permmoe.federated.survey_messages import NO_MODEL, SURVEY_QUERY, read_survey, survey_blocks, survey_numbers
 from permmoe_client.connection.identity import load_certificate
@@ -137,9 +138,8 @@ def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> Reco
     terms = check_terms(instruction, content, site.settings, site.ledger, "evaluation")
     reply = evaluate_round(instruction, content, site, state)
     blocks = evaluation_blocks(instruction.plan, instruction.part)
-    return _begin_sum(
-        site, terms, blocks, evaluation_numbers(reply), "evaluation", evaluation_facts(reply, instruction)
-    )
+    numbers = evaluation_numbers(reply, severity_groups(instruction.plan, instruction.part))
+    return _begin_sum(site, terms, blocks, numbers, "evaluation", evaluation_facts(reply, instruction))
 
 
 def _survey(content: RecordDict, site: RunningSite) -> RecordDict:

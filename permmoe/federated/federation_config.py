@@ -50,6 +50,12 @@ class FederationConfig(Configuration):
         exclude_if=lambda calibrate: not calibrate,
     )
     # As above.
+    calibrate_severity: bool = Field(
+        False,
+        description="the same by severity at the visit, so that intervals are those of patients who are as ill",
+        exclude_if=lambda calibrate: not calibrate,
+    )
+    # As above.
     wire: Wire = Field(
         "fp32",
         description="changes travel exactly, in half precision or in eight bits; in the last two, models in half",
@@ -103,6 +109,8 @@ class FederationConfig(Configuration):
             raise ValueError(
                 "calibrate goes with evaluations of the validation visits; set evaluate_every to 1 or more"
             )
+        if self.calibrate_severity and not self.calibrate:
+            raise ValueError("calibrate_severity says how errors are counted; set calibrate to true, too")
         if self.privacy and self.centring_round:
             raise ValueError("means of inputs are not differentially private; set centring_round to false")
         return self

@@ -47,9 +47,9 @@ def require_comparable(calibration: Calibration, model: ModelConfig) -> Calibrat
 def observed_coverage(found: SummedScores, calibration: Calibration, names: Sequence[str]) -> Coverages:
     """The coverage of the card's intervals for everybody with a combination; none of combinations without counts.
 
-    `permmoe predict` may give a patient the interval of a severity group; hospitals do not count errors by severity.
-    A prediction beyond the score's scale is counted as it is, though it is shown at the scale's end, nearer to the
-    outcome: that can only make a share too small.
+    `permmoe predict` may give a patient the interval of a severity group; a finished model is judged by combination
+    alone. A prediction beyond the score's scale is counted as it is, though it is shown at the scale's end, nearer to
+    the outcome: that can only make a share too small.
     """
     everybody = _everybody(calibration.counts(names))
     shares: Coverages = {}

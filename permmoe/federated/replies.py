@@ -62,6 +62,8 @@ class EvaluationReply:
     """Of the same combinations; only where a study judges a finished model."""
     scores: Scores = field(default_factory=dict)
     """Of the same combinations; only where the study asks for them (`asks_for_scores`)."""
+    severity: Scores = field(default_factory=dict)
+    """Those of a severity group, by combination and group (`of_group`); only where the study asks for them."""
 
 
 def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:
@@ -128,6 +130,8 @@ def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
         content["further"] = MetricRecord({name: [f.signed, f.fourth] for name, f in reply.further.items()})
     if reply.scores:
         content["scores"] = MetricRecord({name: _sparse(row) for name, row in reply.scores.items()})
+    if reply.severity:
+        content["severity"] = MetricRecord({name: _sparse(row) for name, row in reply.severity.items()})
     return content
 
 
@@ -146,15 +150,22 @@ def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
         sums[name] = ErrorSums(int(n), squared, absolute, target, target_squared)
     site, round_number, digest = _read_header(content)
     return EvaluationReply(
-        site, round_number, digest, sums, read_head(content, site), _read_further(content), _read_scores(content)
+        site,
+        round_number,
+        digest,
+        sums,
+        read_head(content, site),
+        _read_further(content),
+        _read_scores(content, "scores"),
+        _read_scores(content, "severity"),
     )
 
 
-def _read_scores(content: RecordDict) -> dict[str, Int64[np.ndarray, " bin"]]:
-    if "scores" not in content:
+def _read_scores(content: RecordDict, record: str) -> dict[str, Int64[np.ndarray, " bin"]]:
+    if record not in content:
         return {}
     scores: dict[str, Int64[np.ndarray, " bin"]] = {}
-    for name, values in record_of(content, "scores", MetricRecord).items():
+    for name, values in record_of(content, record, MetricRecord).items():
         if not isinstance(values, list) or len(values) % 2 or not all(type(v) is int for v in values):
             raise MalformedRecord("scores")
         bins, counts = np.array(values[::2], np.int64), np.array(values[1::2], np.int64)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int64
 
-from permmoe.calibration.calibration import Calibration, calibration_of
-from permmoe.calibration.coarse_counts import coarsened, lowest
+from permmoe.calibration.calibration import Calibration, calibration_of, severity_ends
+from permmoe.calibration.coarse_counts import coarsened, lowest, widened
 from permmoe.calibration.intervals import LEVELS
 from permmoe.calibration.score_counts import ScoreCounts, least_visits
 from permmoe.federated.plan import RoundPlan
@@ -31,6 +31,24 @@ class SummedScores:
     visits: int
     """Different visits, or fewer: of each site those of its most frequent combination."""
     sites: int
+    severity: Scores = field(default_factory=dict)
+    """By combination and severity group (`of_group`), of the visits whose severity is told: the others are in `counts`
+    alone. Both are on one grid, so that they can be subtracted."""
+    group_hospitals: Mapping[str, int] = field(default_factory=dict)
+    """How many sites have visits of a combination and severity group, as `hospitals` says it."""
+
+
+def of_group(combination: str, group: int) -> str:
+    """What counts of a combination and a severity group are called, such as `t1+flair/2`."""
+    return f"{combination}/{group}"
+
+
+def severity_groups(plan: RoundPlan, part: str) -> int:
+    """How many severity groups errors on this part are counted by; 0 where the study does not ask, or its score has
+    none. A finished model is judged by combination alone."""
+    is_asked = plan.federation.calibrate_severity and asks_for_scores(plan, part) and plan.evaluation is None
+    ends = severity_ends(plan.model) if is_asked else ()
+    return len(ends) + 1 if ends else 0
 
 
 def asks_for_scores(plan: RoundPlan, part: str) -> bool:
@@ -39,8 +57,8 @@ def asks_for_scores(plan: RoundPlan, part: str) -> bool:
     return plan.federation.calibrate and (part == "validation" or plan.evaluation is not None)
 
 
-def summed_plainly(by_site: Mapping[str, Scores]) -> SummedScores:
-    """The scores of sites whose own are known."""
+def summed_plainly(by_site: Mapping[str, Scores], severity: Mapping[str, Scores] | None = None) -> SummedScores:
+    """The scores of sites whose own are known, and their scores by severity."""
     counts: dict[str, Int64[np.ndarray, " bin"]] = {}
     low: dict[str, Int64[np.ndarray, " bin"]] = {}
     hospitals: dict[str, int] = {}
@@ -50,18 +68,46 @@ def summed_plainly(by_site: Mapping[str, Scores]) -> SummedScores:
             low[name] = low[name] + lowest(row) if name in low else lowest(row)
             hospitals[name] = hospitals.get(name, 0) + 1
     visits = sum(max((int(row.sum()) for row in own.values()), default=0) for own in by_site.values())
-    return SummedScores(counts, low, hospitals, visits, len(by_site))
+    groups: dict[str, Int64[np.ndarray, " bin"]] = {}
+    group_hospitals: dict[str, int] = {}
+    for own in (severity or {}).values():
+        for name, row in own.items():
+            groups[name] = groups[name] + row if name in groups else row
+            group_hospitals[name] = group_hospitals.get(name, 0) + 1
+    return SummedScores(counts, low, hospitals, visits, len(by_site), groups, group_hospitals)
 
 
-def summed_securely(counts: Scores, plan: RoundPlan, sites: int) -> SummedScores:
-    """The scores of a secure sum."""
+def summed_securely(counts: Scores, plan: RoundPlan, sites: int, severity: Scores | None = None) -> SummedScores:
+    """The scores of a secure sum, and those by severity: all visits of a group may be of one site."""
+    if severity:
+        counts = {name: widened(row) for name, row in counts.items()}
     visits = max((int(row.sum()) for row in counts.values()), default=0)
-    return SummedScores(counts, counts, dict.fromkeys(counts, plan.federation.min_holders), visits, sites)
+    holders = dict.fromkeys(counts, plan.federation.min_holders)
+    groups = severity or {}
+    return SummedScores(counts, counts, holders, visits, sites, groups, dict.fromkeys(groups, 1))
+
+
+def untold(row: Int64[np.ndarray, " bin"], combination: str, severity: Scores) -> Int64[np.ndarray, " bin"]:
+    """The visits of everybody's counts whose severity is not told."""
+    own = [counts for name, counts in severity.items() if name.rpartition("/")[0] == combination]
+    return np.asarray(row - sum(own, np.zeros_like(row)))
 
 
 def are_counts_of(row: Int64[np.ndarray, " bin"], n: int, least: int) -> bool:
     """Whether these can be the scores of n visits, no bin of fewer than `least`."""
     return bool((row >= 0).all()) and int(row.sum()) == n and not ((row > 0) & (row < least)).any()
+
+
+def are_of_groups(severity: Scores, scores: Scores, groups: int, least: int) -> bool:
+    """Whether these can be the scores of severity groups of those visits: no bin of a group, and none of the visits of
+    no group, has fewer than `least`."""
+    known = {of_group(name, group) for name in scores for group in range(groups)}
+    if not severity.keys() <= known:
+        return False
+    return all(
+        are_counts_of(row, int(row.sum()), least)
+        for row in (*severity.values(), *(untold(row, name, severity) for name, row in scores.items()))
+    )
 
 
 def calibration_from(scores: SummedScores, plan: RoundPlan) -> Calibration | None:
@@ -72,17 +118,42 @@ def calibration_from(scores: SummedScores, plan: RoundPlan) -> Calibration | Non
     """
     if scores.visits < least_visits(min(LEVELS)):
         return None
-    found = ScoreCounts.none(plan.model.names, 1)
+    ends = severity_ends(plan.model) if scores.severity else ()
+    found = ScoreCounts.none(plan.model.names, 2 + len(ends) if ends else 1)
+    columns = range(1, found.counts.shape[1])
     for row, combination in enumerate(all_combinations(plan.model.names)):
         name = combination_name(combination)
         if name in scores.counts:
-            found.counts[row, 0] = coarsened(scores.counts[name], plan.federation.min_cell_count)
-            found.sites[row, 0] = scores.hospitals[name]
+            found.counts[row] = _of_card(scores, name, len(columns), plan.federation.min_cell_count)
+            told = [scores.group_hospitals.get(of_group(name, column - 1), 0) for column in columns]
+            found.sites[row] = scores.hospitals[name], *told
     found.visits[0], found.sites[-1, 0] = scores.visits, scores.sites
+    for column in columns:
+        # Or fewer, as with everybody: those of the combination that most of the group have.
+        found.visits[column] = found.counts[:, column].sum(1).max()
+        found.sites[-1, column] = found.sites[:-1, column].max()
     return calibration_of(
         found,
         unit_points=plan.model.unit_points,
         scale="unit" if plan.model.spread == "none" else "spread",
+        severity_ends=ends,
         source=f"validation visits of {scores.sites} hospitals of the study that trained it",
         chose_the_weights=plan.train.keep != "last",
     )
+
+
+def _of_card(scores: SummedScores, name: str, groups: int, least: int) -> Int64[np.ndarray, "column bin"]:
+    """A combination's counts: everybody's, and each severity group's.
+
+    Bins of the groups, and of those whose severity is not told, are merged apart and then added: whoever subtracts one
+    from another finds no bin of few either. Where nobody of a group is told there are everybody's alone: a patient of
+    that group would get the interval of others under the name of his own.
+    """
+    everybody = scores.counts[name]
+    nobody = np.zeros_like(everybody)
+    own = [scores.severity.get(of_group(name, group), nobody) for group in range(groups)]
+    parts = [untold(everybody, name, scores.severity), *own]
+    if any(0 < part.sum() < least for part in parts) or not all(part.any() for part in own):
+        parts = [everybody, *[nobody] * groups]
+    parts = [coarsened(part, least) for part in parts]
+    return np.stack([sum(parts, nobody), *parts[1:]])

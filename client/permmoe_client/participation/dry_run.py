@@ -30,6 +30,7 @@ from permmoe.federated.secure.blocks import (
     training_blocks,
     training_numbers,
 )
+from permmoe.federated.summed_scores import Scores, severity_groups
 from permmoe.preparation.progress import Progress
 from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model
@@ -135,13 +136,14 @@ def _evaluation(reply: EvaluationReply, instruction: Instruction, settings: Site
     sums = {name: asdict(s) for name, s in read.sums.items()}
     further = {"further": {name: asdict(f) for name, f in read.further.items()}} if read.further else {}
     # As they would leave: under a mask one visit may have a bin of its own, else no bin has few.
-    counted = {name: {int(b): int(row[b]) for b in row.nonzero()[0]} for name, row in read.scores.items()}
-    scores = {"scores": counted} if counted else {}
+    scores = {"scores": _counted(read.scores)} if read.scores else {}
+    scores |= {"severity": _counted(read.severity)} if read.severity else {}
     plain: dict[str, bytes | str] = {"evaluation.json": json.dumps({"sums": sums, **further, **scores}, indent=1)}
     what = f"sums of {len(sums)} combinations"
     if instruction.plan.federation.secure:
         blocks = evaluation_blocks(instruction.plan, instruction.part)
-        rehearsed = rehearse_sum(settings, instruction, instruction.part, blocks, evaluation_numbers(reply))
+        numbers = evaluation_numbers(reply, severity_groups(instruction.plan, instruction.part))
+        rehearsed = rehearse_sum(settings, instruction, instruction.part, blocks, numbers)
         return _masked("evaluation.bin", rehearsed, plain, f"{what}, masked")
     return _Rehearsed(
         {"evaluation.bin": message_bytes(message), **plain}, {}, f"{what}, {content_bytes(message):,} bytes"
@@ -208,3 +210,8 @@ def _figures(reply: TrainReply, plan: RoundPlan) -> dict[str, object]:
         "support": {name: update.support for name, update in reply.updates.items()},
         "values": {name: update.weighted_delta.numel() for name, update in reply.updates.items()},
     }
+
+
+def _counted(scores: Scores) -> dict[str, dict[int, int]]:
+    """The bins that are not empty."""
+    return {name: {int(b): int(row[b]) for b in row.nonzero()[0]} for name, row in scores.items()}

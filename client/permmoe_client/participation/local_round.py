@@ -16,6 +16,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
+from permmoe.calibration.calibration import severity_ends
 from permmoe.data.dataset import VisitData
 from permmoe.federated.accounting import Spent
 from permmoe.federated.instructions import Instruction, read_model
@@ -23,6 +24,7 @@ from permmoe.federated.modules import ModuleLayout, module_support, reachable_mo
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.plausibility import check_model
 from permmoe.federated.replies import EvaluationReply, TrainReply
+from permmoe.federated.summed_scores import severity_groups
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received
@@ -34,6 +36,7 @@ from permmoe.training.exposure import Exposure
 from permmoe.training.means import set_means
 from permmoe.training.seeds import derive_seed
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
+from permmoe_client.participation.grouped_visits import GroupedVisits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.query_order import check_query
@@ -69,6 +72,13 @@ class LoadedRound:
     def in_groups(self, purpose: str, data: VisitData) -> VisitData:
         """What counts of the visits in sums over groups of patients, for one purpose of this study."""
         return self.site.in_groups(f"{purpose} of {self.plan.digest()}", data, self.least_count)
+
+    def in_severity_groups(self, purpose: str, data: VisitData) -> GroupedVisits:
+        """The same of sums by severity group, where the study asks for them, and else without one."""
+        if not severity_groups(self.plan, purpose):
+            return GroupedVisits(self.in_groups(purpose, data))
+        ends = severity_ends(self.plan.model)
+        return self.site.in_severity_groups(f"{purpose} of {self.plan.digest()}", data, self.least_count, ends)
 
 
 @dataclass(frozen=True)
@@ -195,8 +205,8 @@ def evaluate_round(
     check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
-    data = loaded.in_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
-    return evaluated(instruction, site.settings.name, loaded.model, data, loaded.least_count)
+    grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
+    return evaluated(instruction, site.settings.name, loaded.model, grouped, loaded.least_count)
 
 
 def _load(

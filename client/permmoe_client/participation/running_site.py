@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -16,14 +16,16 @@ from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.release_account import ReleaseAccount, combination_groups
+from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
+from permmoe.federated.survey_groups import survey_groups
 from permmoe.model import PerMMoE
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.identity import open_ledger
+from permmoe_client.participation.grouped_visits import GroupedVisits, as_told, present_facts, severity_facts
 from permmoe_client.participation.secure_session import SecureSession
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.release.ledger import Ledger
-from permmoe_client.release.patient_account import PatientAccount
+from permmoe_client.release.patient_account import Divide, PatientAccount
 from permmoe_client.site import SiteConfig, read_site
 
 MOST_VISIT_SETS = 256
@@ -87,13 +89,24 @@ class RunningSite:
         """
         masks = observed_masks(data.observed).tolist()
         observed = {visit.subject_id: mask for visit, mask in zip(data.visits, masks, strict=True)}
-        labels = (
-            PatientAccount(self.ledger).groups(question, observed, least)
-            if self.ledger
-            else combination_groups(ReleaseAccount(), observed, least)
-        )
+        labels = self._labels(question, observed, least, combination_groups)
         counts = torch.tensor([labels.get(visit.subject_id, 0) for visit in data.visits], dtype=torch.long)
         return data.limited(torch.stack([counts >> m & 1 == 1 for m in range(len(data.names))], dim=1))
+
+    def in_severity_groups(self, question: str, data: VisitData, least: int, ends: tuple[float, ...]) -> GroupedVisits:
+        """The same where sums are by severity group, too; a visit whose severity too few share counts without one.
+
+        `ends`: upper ends of all severity groups but the last, points. A survey divides its patients by the same rule
+        (permmoe.federated.survey_groups). Raises LedgerError.
+        """
+        facts = severity_facts(data, ends)
+        labels = self._labels(question, present_facts(data, facts), least, partial(survey_groups, facts))
+        return as_told(data, facts, labels)
+
+    def _labels(self, question: str, present: Mapping[str, int], least: int, divide: Divide) -> Labels:
+        if self.ledger:
+            return PatientAccount(self.ledger).groups(question, present, least, divide)
+        return divide(ReleaseAccount(), present, least)
 
     def model(self, model: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:
         """A model with arbitrary weights, all of which have to be overwritten, and its layout."""

@@ -12,6 +12,7 @@ from permmoe.data.kinds import by_kind
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.summed_scores import severity_groups
 from permmoe.model import PerMMoE
 from permmoe.plain_text import plain
 from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
@@ -76,6 +77,11 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             " So that the model's predictions have intervals: of the validation visits also how many have an error of "
             f"which size, for each combination ({bins})."
         )
+        if severity_groups(plan, "validation"):
+            evaluation += (
+                f" The same by severity at the visit, of groups of {least} subjects or more who are as ill; a subject "
+                "whose severity too few others share is not among them."
+            )
     questions = (
         f"In all the study may ask this site for {n_trainings} training(s) and {n_evaluations} evaluation(s), each "
         "once, in their order; the site answers nothing else."

@@ -107,6 +107,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
         **_common(instruction, instruction.part),
         **({"visits": asked.visits} if (asked := instruction.plan.evaluation) else {}),
         **({"scores": sorted(reply.scores)} if reply.scores else {}),
+        **({"severity": sorted(reply.severity)} if reply.severity else {}),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
     }
 

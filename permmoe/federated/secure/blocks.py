@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from permmoe.calibration.coarse_counts import WIDE_BINS
 from permmoe.calibration.score_counts import N_BINS
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
@@ -20,7 +21,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.secure.exchanged import UnmaskedSum
 from permmoe.federated.secure.session import Blocks, SecureSumRefused
-from permmoe.federated.summed_scores import Scores, asks_for_scores
+from permmoe.federated.summed_scores import Scores, asks_for_scores, of_group, severity_groups
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.modality import all_combinations, combination_name
 
@@ -28,6 +29,8 @@ FIGURES_BLOCK = "figures"
 """The block of the figures that sites add up."""
 PAIRS = -(-N_BINS // 2)
 """Numbers that hold the counts of all bins."""
+TRIPLES = -(-len(WIDE_BINS) // 3)
+"""Numbers that hold the counts of a severity group in wide bins."""
 SUMMED = tuple(TrainingFigures().for_secure_sum())
 Numbers = Mapping[str, Int64[np.ndarray, " _"]]
 
@@ -79,47 +82,67 @@ class EvaluationSum:
     """Only where the study judges a finished model."""
     scores: Scores = field(default_factory=dict)
     """Only where the study asks for them."""
+    severity: Scores = field(default_factory=dict)
+    """In wide bins, by combination and severity group; only where the study asks for them."""
 
 
 def evaluation_blocks(plan: RoundPlan, part: Part) -> Blocks:
-    """A block a combination: n and four sums; two more where the study judges a finished model; scores if asked for."""
+    """A block a combination: n and four sums; two more where the study judges a finished model; scores if asked for,
+    and those of each severity group. A group has no block of its own: of one that few sites have, its sum and the
+    combination's would tell by subtraction what the block did not."""
     size = 5 + 2 * (plan.evaluation is not None) + PAIRS * asks_for_scores(plan, part)
+    size += TRIPLES * severity_groups(plan, part)
     return {combination_name(c): size for c in all_combinations(plan.model.names)}
 
 
-def evaluation_numbers(reply: EvaluationReply) -> Numbers:
-    """A site's blocks: the combinations that it has enough subjects for."""
+def evaluation_numbers(reply: EvaluationReply, groups: int = 0) -> Numbers:
+    """A site's blocks: the combinations that it has enough subjects for. `groups`: of `severity_groups`."""
+    nobody = np.zeros(N_BINS, np.int64)
     return {
         name: np.concatenate(
             [
                 _fixed(*map(float, astuple(sums)), *(astuple(reply.further[name]) if reply.further else ())),
-                *([_paired(reply.scores[name])] if reply.scores else []),
+                *([_packed(reply.scores[name], 2)] if reply.scores else []),
+                *(_packed(reply.severity.get(of_group(name, g), nobody)[WIDE_BINS], 3) for g in range(groups)),
             ]
         )
         for name, sums in reply.sums.items()
     }
 
 
-def read_evaluation(unmasked: UnmaskedSum) -> EvaluationSum:
-    """The sums of all sites by combination."""
+def read_evaluation(unmasked: UnmaskedSum, groups: int = 0) -> EvaluationSum:
+    """The sums of all sites by combination. `groups`: of `severity_groups`."""
     blocks = {name: block for name, block in unmasked.values.items() if round(block[0] / ONE) > 0}
     values = {name: (block[:7] / ONE).tolist() for name, block in blocks.items()}
+    severity: dict[str, Int64[np.ndarray, " bin"]] = {}
+    for name, block in blocks.items():
+        for group, packed in enumerate(block[len(block) - TRIPLES * groups :].reshape(groups, TRIPLES)):
+            found = np.zeros(N_BINS, np.int64)
+            found[WIDE_BINS] = _unpacked(packed, 3)[: len(WIDE_BINS)]
+            if found.any():
+                severity[of_group(name, group)] = found
+    blocks = {name: block[: len(block) - TRIPLES * groups] for name, block in blocks.items()}
     return EvaluationSum(
         {name: ErrorSums(round(of[0]), *of[1:5]) for name, of in values.items()},
         {name: FurtherSums(*values[name][5:7]) for name, block in blocks.items() if (len(block) - 5) % PAIRS},
-        {name: _unpaired(block[-PAIRS:]) for name, block in blocks.items() if len(block) > PAIRS},
+        {name: _unpacked(block[-PAIRS:], 2)[:N_BINS] for name, block in blocks.items() if len(block) > PAIRS},
+        severity,
     )
 
 
-def _paired(counts: Int64[np.ndarray, " bin"]) -> Int64[np.ndarray, " pair"]:
-    """Two counts in a number, since a sum of either stays below 2³¹: a study is to need few more bytes for them."""
-    padded = np.append(counts, np.zeros(2 * PAIRS - N_BINS, np.int64)).reshape(PAIRS, 2)
-    return np.asarray(padded[:, 0] + (padded[:, 1] << 32), np.int64)
+def _packed(counts: Int64[np.ndarray, " bin"], each: int) -> Int64[np.ndarray, " number"]:
+    """Two or three counts in a number, since a sum of any stays below 2³¹ or 2²¹: a study is to need few more bytes for
+    them."""
+    bits, length = 64 // each, -(-len(counts) // each)
+    padded = np.append(counts, np.zeros(each * length - len(counts), np.int64)).reshape(length, each)
+    return np.asarray(sum(padded[:, place] << (place * bits) for place in range(each)), np.int64)
 
 
-def _unpaired(pairs: Int64[np.ndarray, " pair"]) -> Int64[np.ndarray, " bin"]:
+def _unpacked(numbers: Int64[np.ndarray, " number"], each: int) -> Int64[np.ndarray, " bin"]:
     """The counts of a sum. Where a site lied they are some other numbers, which do not add up to its n."""
-    return np.stack([pairs & 0xFFFFFFFF, pairs >> 32], axis=1).reshape(-1)[:N_BINS].astype(np.int64)
+    bits = 64 // each
+    lower = [(numbers >> (place * bits)) & ((1 << bits) - 1) for place in range(each - 1)]
+    return np.stack([*lower, numbers >> ((each - 1) * bits)], axis=1).reshape(-1).astype(np.int64)
 
 
 def _fixed(*values: float) -> Int64[np.ndarray, " _"]:

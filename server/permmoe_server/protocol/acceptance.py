@@ -33,6 +33,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
+from permmoe.calibration.coarse_counts import widened
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.consistent_sums import are_nested, is_consistent
 from permmoe.evaluation.further_sums import go_together
@@ -45,7 +46,7 @@ from permmoe.federated.records import MalformedRecord
 from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
 from permmoe.federated.secure.blocks import EvaluationSum
 from permmoe.federated.secure.session import SecureSumRefused
-from permmoe.federated.summed_scores import are_counts_of, asks_for_scores
+from permmoe.federated.summed_scores import are_counts_of, are_of_groups, asks_for_scores, severity_groups
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum
@@ -170,6 +171,9 @@ def accept_evaluation(
     least = instruction.plan.federation.min_cell_count
     if not all(are_counts_of(row, reply.sums[name].n, least) for name, row in reply.scores.items()):
         raise RejectedReply("scores")
+    # "Of a severity group it says the same, and the rest is of no few visits either."
+    if not are_of_groups(reply.severity, reply.scores, severity_groups(instruction.plan, instruction.part), least):
+        raise RejectedReply("scores")
     # "Who has all modalities of a combination has those of a part of it."
     if not are_nested(reply.sums, is_complete=True):
         raise RejectedReply("sums_nested")
@@ -184,6 +188,12 @@ def is_acceptable_evaluation(found: EvaluationSum, plan: RoundPlan, n_sites: int
         and all(is_consistent(one, plan.model.outcome_range) for one in sums.values())
         and all(go_together(sums[name], one, plan.model.outcome_range) for name, one in found.further.items())
         and all(are_counts_of(row, sums[name].n, 1) for name, row in found.scores.items())
+        and are_of_groups(
+            found.severity,
+            {name: widened(row) for name, row in found.scores.items()},
+            severity_groups(plan, "validation"),
+            1,
+        )
         and are_nested(sums, is_complete=False)
     )
 

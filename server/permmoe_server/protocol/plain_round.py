@@ -109,6 +109,7 @@ class PlainRound:
         by_site: dict[str, Mapping[str, ErrorSums]] = {}
         further: dict[str, Mapping[str, FurtherSums]] = {}
         scores: dict[str, Scores] = {}
+        severity: dict[str, Scores] = {}
         rejected = dict.fromkeys(sites.quarantined, QUARANTINED)
         records = [SiteRecord(node, sites.name(node) or "", rejected=QUARANTINED) for node in sites.quarantined]
         for node, message in sending.replies(
@@ -127,12 +128,12 @@ class PlainRound:
                 records.append(replace(record, rejected=rejection.rule))
             else:
                 by_site[reply.site], further[reply.site] = reply.sums, reply.further
-                scores[reply.site] = reply.scores
+                scores[reply.site], severity[reply.site] = reply.scores, reply.severity
                 receipts = self.federation.countersigned(receipts, [reply.head])
                 self.downlink.confirm(node, instruction, model)
                 ledger = reply.head.digest if reply.head else ""
                 records.append(replace(record, site=reply.site, ledger=ledger))
-        summed = summed_plainly(scores) if asks_for_scores(self.plan, part) else None
+        summed = summed_plainly(scores, severity) if asks_for_scores(self.plan, part) else None
         evaluation = Evaluation(_added(by_site), tuple(sorted(by_site)), rejected, _added(further), summed)
         return EvaluationOutcome(evaluation, receipts, in_order(records))
 

@@ -38,6 +38,7 @@ from permmoe.federated.secure.messages import (
     write_masks,
 )
 from permmoe.federated.secure.session import Blocks
+from permmoe.federated.summed_scores import of_group, severity_groups
 from permmoe.federated.survey_facts import Facts
 from permmoe.federated.survey_messages import SURVEY_MESSAGE, SurveyReply, survey_blocks, write_survey_reply
 from permmoe.federated.training_figures import FIGURES, TrainingFigures
@@ -89,8 +90,10 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
     sums = dict.fromkeys(combinations, ErrorSums(1, 1.0, 1.0, 1.0, 1.0))
     further = dict.fromkeys(combinations, FurtherSums(1.0, 1.0)) if plan.evaluation else {}
     scores = dict.fromkeys(combinations, np.ones(N_BINS, np.int64)) if plan.federation.calibrate else {}
+    groups = range(severity_groups(plan, "validation"))
+    severity = {of_group(name, group): row for name, row in scores.items() for group in groups}
     evaluation = write_evaluation_reply(
-        EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further, scores=scores)
+        EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further, scores=scores, severity=severity)
     )
     write_head(training, HEAD)
     write_head(evaluation, HEAD)

@@ -20,7 +20,7 @@ from permmoe.federated.secure.blocks import (
     read_training,
     training_blocks,
 )
-from permmoe.federated.summed_scores import asks_for_scores, summed_securely
+from permmoe.federated.summed_scores import asks_for_scores, severity_groups, summed_securely
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
 from permmoe_server.protocol.aggregation import running_sum
@@ -94,7 +94,8 @@ class SecureRound:
             evaluation_blocks(self.plan, part),
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster(), state.summed)
-        found = read_evaluation(outcome.unmasked) if outcome.unmasked else EvaluationSum({})
+        groups = severity_groups(self.plan, part)
+        found = read_evaluation(outcome.unmasked, groups) if outcome.unmasked else EvaluationSum({})
         if not is_acceptable_evaluation(found, self.plan, len(outcome.arrived)):
             # Whose part of it is false nobody sees; the round counts as one that was not evaluated.
             LOG.warning("round %d: the sum of the %s is not one of errors, and is not used", state.round, part)
@@ -104,7 +105,7 @@ class SecureRound:
             outcome.arrived,
             {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
             found.further,
-            summed_securely(found.scores, self.plan, len(outcome.arrived))
+            summed_securely(found.scores, self.plan, len(outcome.arrived), found.severity)
             if asks_for_scores(self.plan, part)
             else None,
         )

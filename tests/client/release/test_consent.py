@@ -40,6 +40,14 @@ def test_words_of_a_secure_study_say_by_how_many_sites_its_sums_may_differ() -> 
     assert "min_cohort_difference" not in said(tiny_plan())
 
 
+def test_words_say_what_leaves_so_that_predictions_have_intervals() -> None:
+    assert "which size" not in said(PLAN)
+    by_combination = said(tiny_plan(calibrate=True, min_cell_count=7))
+    assert "no size with fewer than 7 of them" in by_combination and "as ill" not in by_combination
+    by_severity = said(tiny_plan(calibrate=True, calibrate_severity=True, min_cell_count=7))
+    assert "by severity at the visit, of groups of 7 subjects or more who are as ill" in by_severity
+
+
 def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
     assert "covariances" not in said(tiny_plan(centring_round=True))
     plan = tiny_plan(centring_round=True)

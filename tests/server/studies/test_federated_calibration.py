@@ -11,8 +11,9 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from permmoe.calibration.calibrate import score_counts
-from permmoe.calibration.calibration import Calibration, read_calibration
-from permmoe.calibration.coarse_counts import coarsened
+from permmoe.calibration.calibration import CDRSB_STAGES, Calibration, read_calibration
+from permmoe.calibration.coarse_counts import coarsened, widened
+from permmoe.calibration.score_counts import N_BINS
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import all_combinations, combination_name
 from permmoe.runs import trained_config
@@ -39,12 +40,24 @@ def calibration(federation: SecureFederation) -> Calibration:
     return read
 
 
+def of_all_severities(federation: SecureFederation) -> None:
+    """Four times the patients at each site, a third of them in each severity group."""
+    for path in federation.deployment.sites.values():
+        manifest = read_site(path).manifest
+        assert manifest
+        header, *lines = manifest.read_text().splitlines()
+        rows = [line.split(",") for line in lines for _ in range(4)]
+        made = [[f"{row[0]}-{i}", *row[1:3], ("1", "3", "6")[i % 3], *row[4:]] for i, row in enumerate(rows)]
+        manifest.write_text("\n".join([header, *map(",".join, made)]) + "\n")
+
+
 def pooled(federation: SecureFederation) -> dict[str, tuple[np.ndarray, int]]:
-    """The reference: scores of the study's very model on all validation visits together, and hospitals with them."""
+    """The reference: scores of the study's very model on all validation visits together, by combination and column of
+    severity, and hospitals with them."""
     model = judged_model()
     model.load_state_dict(load_checkpoint(federation.out / "model")[0])
     each = [
-        score_counts(model, site_visits(read_site(path), MODEL).part("validation")).counts[:, 0]
+        score_counts(model, site_visits(read_site(path), MODEL).part("validation")).counts
         for path in federation.deployment.sites.values()
     ]
     combinations = map(combination_name, all_combinations(MODEL.names))
@@ -66,7 +79,7 @@ def test_merged_scores_are_those_of_all_visits_together_to_the_last_visit(secure
             assert not row.any() or (secure and hospitals < 3)
             continue
         own = counts.counts[[combination_name(c) for c in all_combinations(MODEL.names)].index(name), 0]
-        assert (own == row).all()
+        assert (own == row[0]).all()
         assert card.sites[name] == (3 if secure else hospitals,)
     assert "scores" not in record["validation"], "they go into the card and into no record"
     assert not card.added, "no site tells what a further scan was worth: that may be of one visit"
@@ -92,15 +105,72 @@ def test_a_plain_sites_bins_hold_five_visits_or_more_and_so_do_the_cards(tmp_pat
     assert min(n for rows in card.scores.values() for row in rows for _, n in row) >= 2
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+def test_scores_by_severity_are_those_of_all_visits_of_a_group_together(secure: bool, tmp_path: Path) -> None:
+    federation = study(tmp_path, secure=secure, calibrate_severity=True)
+    of_all_severities(federation)
+    federation.run()
+    card, reference = calibration(federation), pooled(federation)
+    assert card.severity_ends == CDRSB_STAGES and len(card.visits) == 4
+    counts = card.counts(MODEL.names).counts
+    names = [combination_name(c) for c in all_combinations(MODEL.names)]
+    assert {"clinical", "clinical+fluid"} <= card.scores.keys()
+    for name in card.scores:
+        exact = reference[name][0]
+        expected = np.stack([widened(row) for row in exact]) if secure else exact
+        assert (counts[names.index(name)] == expected).all()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+def test_no_severity_group_of_few_leaves_and_none_is_found_by_subtraction(secure: bool, tmp_path: Path) -> None:
+    least, seen = 4, list[RecordDict]()
+    app = ClientApp()
+    app.train()(client_app)
+
+    @app.evaluate()
+    def watched(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        seen.append(reply.content)
+        return reply
+
+    federation = study(tmp_path, secure=secure, calibrate_severity=True, min_cell_count=least)
+    of_all_severities(federation)
+    # What leaves for a secure sum is masked: its card shows it.
+    federation.run(client_app if secure else app)
+    told = 0
+    for content in seen:
+        everybody, groups = ({name: dense(row) for name, row in content.metric_records.get(record, {}).items()}
+                             for record in ("scores", "severity"))  # fmt: skip
+        told += len(groups)
+        for name, row in everybody.items():
+            own = [counts for group, counts in groups.items() if group.split("/")[0] == name]
+            for counts in (*own, row, row - sum(own)):
+                assert ((counts == 0) | (counts >= least)).all()
+    assert secure or told
+    for rows in calibration(federation).counts(MODEL.names).counts:
+        for counts in (*rows, rows[0] - rows[1:].sum(0)):
+            assert ((counts == 0) | (counts >= least)).all()
+
+
+def dense(sparse: Any) -> np.ndarray:
+    row = np.zeros(N_BINS, np.int64)
+    row[list(sparse[::2])] = sparse[1::2]
+    return row
+
+
 def test_a_secure_card_has_no_bin_of_few_visits_either(tmp_path: Path) -> None:
     federation = study(tmp_path, secure=True, min_cell_count=2)
     federation.run()
     assert min(n for rows in calibration(federation).scores.values() for row in rows for _, n in row) >= 2
 
 
-def test_attack_scores_of_two_evaluations_differ_by_no_few_patients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("severity", [False, True])
+def test_attack_scores_of_two_evaluations_differ_by_no_few_patients(severity: bool, tmp_path: Path) -> None:
     """One patient is withdrawn between two studies: what both tell differs by two or more visits, or by none."""
-    first = study(tmp_path / "a", secure=False, names=("north",), min_sites=1, min_cell_count=2)
+    asked = {"min_sites": 1, "min_cell_count": 2, "calibrate_severity": severity}
+    first = study(tmp_path / "a", secure=False, names=("north",), **asked)
+    if severity:
+        of_all_severities(first)
     seen: list[dict[str, Any]] = []
     app = ClientApp()
     app.train()(client_app)
@@ -109,7 +179,8 @@ def test_attack_scores_of_two_evaluations_differ_by_no_few_patients(tmp_path: Pa
     def watched(message: Message, context: Context) -> Message:
         reply = client_app(message, context)
         if message.content["instruction"]["part"] == "validation":
-            seen.append({name: sum(v[1::2]) for name, v in reply.content.metric_records.get("scores", {}).items()})
+            sent = [reply.content.metric_records.get(record, {}) for record in ("scores", "severity")]
+            seen.append({name: sum(v[1::2]) for record in sent for name, v in record.items()})
         return reply
 
     first.run(app)
@@ -126,7 +197,7 @@ def test_attack_scores_of_two_evaluations_differ_by_no_few_patients(tmp_path: Pa
     second.folder.mkdir()
     second.run(app)
     before, after = seen
-    assert before
+    assert any("/" in name for name in before) == severity and before
     for name in before.keys() | after.keys():
         assert abs(before.get(name, 0) - after.get(name, 0)) != 1
 
@@ -163,8 +234,11 @@ def test_counts_that_no_honest_site_sends_cost_that_site_alone(lie: Any, tmp_pat
 
 def test_a_study_that_does_not_ask_sends_none_and_has_the_digest_that_it_had() -> None:
     assert "calibrate" not in FederationConfig().model_dump()
+    assert "calibrate_severity" not in FederationConfig(calibrate=True).model_dump()
     with pytest.raises(ValueError, match="calibrate goes with evaluations"):
         FederationConfig(calibrate=True, evaluate_every=0)
+    with pytest.raises(ValueError, match="set calibrate to true, too"):
+        FederationConfig(calibrate_severity=True)
 
 
 def test_coarse_bins_of_sites_give_no_shorter_interval_than_all_visits_together() -> None:
