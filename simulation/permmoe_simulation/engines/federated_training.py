@@ -31,7 +31,7 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_simulation.engines.engine import run_federation
 from permmoe_simulation.engines.grid import FIRST_NODE, Attendance
 from permmoe_simulation.engines.local_deployment import deploy
-from permmoe_simulation.studies.partition import Sites
+from permmoe_simulation.studies.partition import Sites, training_sites
 from permmoe_simulation.studies.study import Cell
 from permmoe_simulation.study_tables import ROUND_PARTS, SITE_TIMES
 
@@ -52,10 +52,11 @@ class TrainedFederation:
 
 
 def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> TrainedFederation:
-    """Train the cell's model over its sites; `folder` may hold an interrupted run, which goes on.
+    """Train the cell's model over those of its sites that train; `folder` may hold an interrupted run, which goes on.
 
     Raises PermmoeError for a round that changed nothing.
     """
+    sites = training_sites(sites)
     # On one machine no site is ever merely late: a round that fails once would fail again.
     federation = cell.federation.model_copy(update={"max_failed_rounds": 1})
     plan = RoundPlan(model=cell.model, train=cell.train, federation=federation)

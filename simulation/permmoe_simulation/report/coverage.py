@@ -1,7 +1,8 @@
 """The table and the section of coverage: how often prediction intervals hold the truth, and how wide they are.
 
 Each cell's model is calibrated on its validation visits, as `permmoe train` does it, and judged on its test visits:
-with each combination, and at each site.
+with each combination, and at each site. Where some sites train nothing, they are also judged together, and so are the
+others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from permmoe.calibration.calibration import severity_ends, severity_group
 from permmoe.calibration.coverage import interval_ends
@@ -27,9 +29,13 @@ from permmoe_simulation.studies.finished_study import FinishedStudy
 from permmoe_simulation.study_tables import OUTCOME_UNIT, StudyTable, real, text, whole
 
 EVERYWHERE = "all"
+TRAINED, UNSEEN = "sites that trained", "sites that never trained"
+"""All sites of a kind, in cells that have both kinds; no site's name has a space."""
+NEVER_TRAINED = " (never trained)"
+"""What follows the name of a site where it trained nothing: in another seed it may have trained."""
 COVERAGE = StudyTable(
     "coverage",
-    "intervals of a method and regime at a level, for a combination (or `mean`) and a site (or `all`), over all seeds",
+    "intervals of a method and regime at a level, for a combination (or `mean`) and a site (or sites), over all seeds",
     (
         *text("method", "regime", "combination", "site"),
         *real("level"),
@@ -78,6 +84,7 @@ def _judged(cell: FinishedCell) -> Iterator[dict[str, Any]]:
     counts = count_scores(
         model.names, scores, severity_group(own["baseline"].to_numpy(), ends), 1 + len(ends), own["site"].tolist()
     )
+    kinds, places = _places(new["site"], cell.unseen_sites())
     predictions, target = new[names].to_numpy(), new["target"].to_numpy()[:, None]
     scales, calibrated = np.full(predictions.shape, model.unit_points), counts.counts[:, 0].sum(1)
     for level in LEVELS:
@@ -86,10 +93,8 @@ def _judged(cell: FinishedCell) -> Iterator[dict[str, Any]]:
         inside = is_judged & (low <= target) & (target <= high)
         width = np.where(is_judged, high - low, 0.0)
         is_pooled = is_judged & (calibrated < least_visits(level))
-        everybody = np.ones(len(new), dtype=bool)
-        groups = [(name, EVERYWHERE, everybody, [j], int(calibrated[j])) for j, name in enumerate(names)]
-        places = [(EVERYWHERE, everybody), *((s, (new["site"] == s).to_numpy()) for s in sorted(set(new["site"])))]
-        groups += [(MEAN, site, at, list(range(len(names))), int(counts.visits[0])) for site, at in places]
+        groups = [(name, many, at, [j], int(calibrated[j])) for many, at in kinds for j, name in enumerate(names)]
+        groups += [(MEAN, site, at, list(range(len(names))), int(counts.visits[0])) for site, at in [*kinds, *places]]
         for combination, site, at, columns, n in groups:
             chosen = np.ix_(at, np.array(columns))
             yield {
@@ -98,6 +103,23 @@ def _judged(cell: FinishedCell) -> Iterator[dict[str, Any]]:
                 "inside": int(inside[chosen].sum()), "width_sum": float(width[chosen].sum()),
                 "pooled": int(is_pooled[chosen].sum()),
             }  # fmt: skip
+
+
+Place = tuple[str, Bool[np.ndarray, " visit"]]
+"""What a set of sites is called, and which visits are theirs."""
+
+
+def _places(site_of: pd.Series, unseen: Sequence[str]) -> tuple[list[Place], list[Place]]:
+    """The sets of several sites, and every site by itself."""
+    never = site_of.isin(unseen).to_numpy()
+    kinds = [(EVERYWHERE, np.ones(len(site_of), dtype=bool))]
+    if never.any():
+        kinds += [(TRAINED, ~never), (UNSEEN, never)]
+    single = [
+        (f"{site}{NEVER_TRAINED if site in unseen else ''}", (site_of == site).to_numpy())
+        for site in sorted(set(site_of))
+    ]
+    return kinds, single
 
 
 def coverage_section(view: View) -> Section:
@@ -114,8 +136,9 @@ def coverage_section(view: View) -> Section:
         if not methods:
             return [Text("No method of this regime kept its predictions for validation visits.")]
         where = f", {regime}" if len(view.regimes) > 1 else ""
+        averages = [(MEAN, many) for many in _kinds(own)]
         return [
-            _table(view, own, methods, "Method", [(MEAN, EVERYWHERE)], f"All combinations and sites{where}."),
+            _table(view, own, methods, "Method", averages, f"All combinations and sites{where}."),
             *(
                 Fold(f"{view.label(m)}: by combination and by site{where}", _details(view, own, m))
                 for m in methods
@@ -127,24 +150,47 @@ def coverage_section(view: View) -> Section:
         "modalities. Each training is calibrated on its validation visits (split conformal prediction, conditional on "
         "the combination and, where there are enough visits, on severity) and judged on its test visits. Coverage "
         "below nominal means that intervals promise too much; what holds over all sites need not hold at each."
+        f"{_UNSEEN if UNSEEN in set(rows['site']) else ''}"
     )
     return Section("coverage", title, [intro, *by_regime(view, build)])
 
 
+_UNSEEN = (
+    " Sites that never trained gave neither training nor validation visits, so that nothing about their patients and "
+    "scanners is in the intervals. Which sites these are is drawn anew for every seed."
+)
+
+
 def _details(view: View, rows: pd.DataFrame, method: str) -> list[Item]:
     own = rows[rows["method"] == method]
-    sites = [s for s in dict.fromkeys(own["site"]) if s != EVERYWHERE]
-    combinations = [(c, EVERYWHERE) for c in view.combinations if c in set(own["combination"])]
+    kinds = _kinds(own)
+    sites = sorted(set(own["site"]) - set(kinds))
+    combinations = [c for c in view.combinations if c in set(own["combination"])]
     few = own[(own["pooled"] > 0) & (own["combination"] != MEAN)]
     notes = [
         Text(f"At {level:.0%} too few validation visits of {listed(sorted(set(some['combination'])))}: pooled there.")
         for level, some in few.groupby("level")
     ]
     return [
-        _table(view, own, [method], "Combination", combinations, "By combination."),
+        *(
+            _table(
+                view, own, [method], "Combination", [(c, many) for c in combinations],
+                f"By combination{_at(many)}.",
+            )
+            for many in kinds
+        ),
         *notes,
         _table(view, own, [method], "Site", [(MEAN, s) for s in sites], "By site, all combinations."),
-    ]
+    ]  # fmt: skip
+
+
+def _kinds(rows: pd.DataFrame) -> list[str]:
+    """The sets of several sites that the rows are of."""
+    return [many for many in (EVERYWHERE, TRAINED, UNSEEN) if many in set(rows["site"])]
+
+
+def _at(many: str) -> str:
+    return "" if many == EVERYWHERE else f", {many}"
 
 
 def _table(
@@ -155,7 +201,8 @@ def _table(
     for method in methods:
         for combination, site in keys:
             at = [found.get((method, combination, site, level)) for level in LEVELS]
-            name = view.label(method) if first == "Method" else combination if first == "Combination" else site
+            label = f"{view.label(method)}{_at(site)}"
+            name = label if first == "Method" else combination if first == "Combination" else site
             entries = [Entry(name), Entry("–" if at[0] is None else f"{at[0].n:,}")]
             for row in at:
                 if row is None or not row.n:

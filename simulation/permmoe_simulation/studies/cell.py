@@ -14,7 +14,7 @@ from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb
 from permmoe.runtime.provenance import machine, versions
 from permmoe_simulation.studies.cell_files import is_finished, publish, unfinished_folder, write_outcome
 from permmoe_simulation.studies.members import run_members
-from permmoe_simulation.studies.partition import Sites, partition
+from permmoe_simulation.studies.partition import Sites, partition, training_sites
 from permmoe_simulation.studies.study import Cell
 
 
@@ -50,4 +50,6 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: 
         "machine": machine(),
         "device": device,
     }
+    if unseen := sorted(set(sites) - set(training_sites(sites))):
+        card["unseen_sites"] = unseen
     return publish(work, folder, card)

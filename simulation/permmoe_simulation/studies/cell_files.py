@@ -81,6 +81,10 @@ class FinishedCell:
         """The settings, versions, duration and memory of the run."""
         return dict(json.loads((self.folder / CARD).read_text()))
 
+    def unseen_sites(self) -> list[str]:
+        """The sites that are judged and trained nothing."""
+        return list(self.card().get("unseen_sites", []))
+
     def modality_names(self) -> list[str]:
         """The modalities of the cell's own model, in order."""
         return _modality_names(self.card())

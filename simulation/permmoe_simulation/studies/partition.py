@@ -1,8 +1,8 @@
 """Which hospital holds which visit, and what of it: by ADNI site code, by a Dirichlet draw, or by a declared table.
 
-On top of that a missingness regime can take modalities away from training and validation visits. Test visits keep
-theirs, so that regimes are compared on the same subjects. A partition is a pure function of the visits, its
-configuration and a seed. It depends on the set of visits, not on their order.
+On top of that a missingness regime can take modalities away from training and validation visits, and whole sites may
+train nothing. Test visits keep theirs, so that regimes are compared on the same subjects. A partition is a pure
+function of the visits, its configuration and a seed. It depends on the set of visits, not on their order.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ class PartitionConfig(Configuration):
     table: tuple[PartitionSite, ...] = Field((), description="table: the sites")
     min_training_visits: int = Field(1, ge=1, description="sites with fewer are left out of the study, and itemised")
     missing: Missingness = Missingness()
+    # Absent from `model_dump` at its default, so that digests of older studies stay what they were.
+    unseen: int = Field(
+        0, ge=0, exclude_if=lambda sites: sites == 0,
+        description="sites, drawn by the seed, that train nothing: their training and validation visits are left out, "
+        "and their test visits are predicted by what the other sites trained",
+    )  # fmt: skip
     attendance: dict[str, tuple[PositiveInt, PositiveInt]] = Field(
         default_factory=dict, description="first and last round of sites that join late or leave; others: all rounds"
     )
@@ -96,7 +102,25 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
         raise ConfigurationError(
             f"no site has {config.min_training_visits} training visit(s); lower min_training_visits or the test share"
         )
-    return taking_part, {s: t for s, t in sites.items() if s not in taking_part}
+    unseen = _unseen(taking_part, config.unseen, np.random.default_rng((seed, 2)))
+    return taking_part | unseen, {s: t for s, t in sites.items() if s not in taking_part}
+
+
+def training_sites(sites: Sites) -> Sites:
+    """Those that train; the others were drawn to be unseen (`PartitionConfig.unseen`)."""
+    return {site: table for site, table in sites.items() if _training_visits(table)}
+
+
+def _unseen(sites: Sites, count: int, generator: np.random.Generator) -> dict[str, VisitTable]:
+    """As many sites with test visits as are to train nothing, with their test visits alone."""
+    tests = {site: VisitTable(tuple(v for v in table if v.split == "test")) for site, table in sites.items()}
+    able = [site for site, table in tests.items() if len(table)]
+    if count > min(len(able), len(sites) - 1):
+        raise ConfigurationError(
+            f"unseen = {count}, but {len(sites)} sites take part, {len(able)} of them with test visits, and one at "
+            "least has to train; lower unseen, or deal the visits out to more sites"
+        )
+    return {able[i]: tests[able[i]] for i in generator.permutation(len(able))[:count]}
 
 
 def _thinned(

@@ -407,11 +407,7 @@ def _cell(
     split = study.split.model_copy(update={"seed": study.split.seed + seed})
     train = parse_config(_overlay(study.train, method.train), TrainConfig, source)
     federation = parse_config(_overlay(study.federation, method.federation), FederationConfig, source)
-    if method.members > 1 and METHOD_KINDS[method.kind].uses_engine and federation.privacy:
-        raise ConfigurationError(
-            f"{source}: {method.members} members with differential privacy would each spend a patient's budget, and a "
-            "cell's account is of one training; leave out members, or federation.privacy"
-        )
+    _require_possible(source, method, federation, regime, study.regimes[regime])
     return Cell(
         method=method,
         regime=regime,
@@ -425,6 +421,22 @@ def _cell(
         federation=federation,
         engine=engine if METHOD_KINDS[method.kind].uses_engine else "inprocess",
     )
+
+
+def _require_possible(source: str, method: Method, federation: FederationConfig, name: str, regime: Regime) -> None:
+    """Raise ConfigurationError for a method that its federation or a regime rules out."""
+    is_federated = METHOD_KINDS[method.kind].uses_engine
+    if method.members > 1 and is_federated and federation.privacy:
+        raise ConfigurationError(
+            f"{source}: {method.members} members with differential privacy would each spend a patient's budget, and a "
+            "cell's account is of one training; leave out members, or federation.privacy"
+        )
+    is_personal = method.kind == "local" or method.personal_epochs or (is_federated and federation.private_modules)
+    if regime.unseen and is_personal:
+        raise ConfigurationError(
+            f"{source}: a site that trains nothing (regimes.{name}.unseen) has no model of its own; leave out the "
+            "method, or the regime"
+        )
 
 
 def _overlay(base: Configuration, changes: Mapping[str, Any]) -> dict[str, Any]:

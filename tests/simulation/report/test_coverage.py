@@ -10,7 +10,7 @@ import pytest
 
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import all_combinations
-from permmoe_simulation.report.coverage import COVERAGE, coverage_of, coverage_section
+from permmoe_simulation.report.coverage import COVERAGE, TRAINED, UNSEEN, coverage_of, coverage_section
 from permmoe_simulation.studies.cell_files import (
     CALIBRATION,
     CellOutcome,
@@ -38,14 +38,23 @@ def visits(rng: np.random.Generator, n: int, start: int, shift: float) -> Predic
     return Predicted(VisitTable(tuple(table)), predictions)
 
 
-def cell(folder: Path, seed: int, *, calibrated: int = 400, shift: float = 0.0, keeps: bool = True) -> FinishedCell:
+def cell(
+    folder: Path,
+    seed: int,
+    *,
+    calibrated: int = 400,
+    shift: float = 0.0,
+    keeps: bool = True,
+    unseen: tuple[str, ...] = (),
+) -> FinishedCell:
     rng = np.random.default_rng(seed)
     own, new = visits(rng, calibrated, 0, 0.0), visits(rng, 500, calibrated, shift)
     work = folder / f"work-{seed}"
     work.mkdir(parents=True)
     site_of = {v.subject_id: v.site for table in (own.visits, new.visits) for v in table}
     write_outcome(work, CellOutcome(new.visits, new.predictions, calibration=own if keeps else None), site_of)
-    publish(work, folder / f"cell-{seed}", {"cell": {"model": MODEL.model_dump(mode="json")}})
+    card = {"cell": {"model": MODEL.model_dump(mode="json")}, **({"unseen_sites": list(unseen)} if unseen else {})}
+    publish(work, folder / f"cell-{seed}", card)
     return FinishedCell("permmoe", "structural", seed, folder / f"cell-{seed}")
 
 
@@ -66,6 +75,22 @@ def test_intervals_hold_less_often_at_a_site_whose_patients_changed(tmp_path: Pa
     found = rows([cell(tmp_path, seed, shift=2.0) for seed in range(2)])
     by_site = found[(found["combination"] == "mean") & (found["level"] == 0.8)].set_index("site")["coverage"]
     assert by_site["a"] > 0.75 > by_site["all"] > by_site["b"]
+
+
+def test_sites_that_never_trained_are_judged_apart_from_those_that_did(tmp_path: Path) -> None:
+    found = rows([cell(tmp_path, 0, shift=2.0, unseen=("b",)), cell(tmp_path, 1, shift=2.0, unseen=("a",))])
+    at_80 = found[found["level"] == 0.8]
+    means = at_80[at_80["combination"] == "mean"].set_index("site")
+    names = {"all", TRAINED, UNSEEN, "a", "a (never trained)", "b", "b (never trained)"}
+    assert set(means.index) == names and (means.loc[["a", "b (never trained)"], "seeds"] == 1).all()
+    for both, parts in ((UNSEEN, ["a (never trained)", "b (never trained)"]), (TRAINED, ["a", "b"])):
+        assert means.loc[both, "n"] == means.loc[parts, "n"].sum()
+        weighed = np.average(means.loc[parts, "coverage"], weights=means.loc[parts, "n"])
+        assert means.loc[both, "coverage"] == pytest.approx(weighed)
+    for kind in ("all", TRAINED, UNSEEN):
+        single = at_80[(at_80["site"] == kind) & (at_80["combination"] != "mean")]
+        assert len(single) == len(COMBINATIONS) and single["n"].sum() == means.loc[kind, "n"]
+    assert means.loc["b (never trained)", "coverage"] < 0.7 < means.loc["a (never trained)", "coverage"]
 
 
 def test_a_mean_is_over_all_intervals_of_its_parts(tmp_path: Path) -> None:
@@ -97,6 +122,21 @@ def test_the_section_shows_coverage_beside_width_and_names_what_was_pooled(small
     COVERAGE.write(found.assign(combination=names), small)
     told = page_of(small)
     for words in ("80% intervals hold", "over seeds", "by combination and by site", "At 95% too few validation"):
+        assert words in told
+
+
+def test_the_section_tells_sites_that_never_trained_apart(small: Path, tmp_path: Path) -> None:
+    found = rows([cell(tmp_path, seed, unseen=("b",)) for seed in range(2)])
+    found = found[~found["combination"].str.contains("fluid")]
+    names = found["combination"].str.replace("clinical", "t1").str.replace("gene", "tau")
+    COVERAGE.write(found.assign(combination=names), small)
+    told = page_of(small)
+    for words in (
+        "nothing about their patients and scanners is in the intervals",
+        f", {UNSEEN}<",
+        f"By combination, {UNSEEN}",
+        "b (never trained)",
+    ):
         assert words in told
 
 

@@ -16,7 +16,7 @@ from permmoe.errors import PermmoeError
 from permmoe.model import PerMMoE
 from permmoe_simulation.engines.federated_training import train_federation
 from permmoe_simulation.studies.cell import run_cell, split_and_partition
-from permmoe_simulation.studies.cell_files import read_predictions
+from permmoe_simulation.studies.cell_files import CALIBRATION, read_predictions
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
 from tests.support.tiny_study import METHODS, QUIET, settings
@@ -115,6 +115,28 @@ def test_models_at_one_place_are_trained_on_the_device_that_was_asked_for(
     done = run_cell(cell, visits, cache, tmp_path / "cell", device="cuda:7")
     assert set(asked) == {"cuda:7"}
     assert json.loads((done / "card.json").read_text())["device"] == "cuda:7"
+
+
+@pytest.mark.parametrize("method", ["centralised", "federated"])
+def test_sites_that_are_unseen_are_judged_and_change_nothing_that_is_trained(
+    method: str, made: tuple[VisitTable, Path], tmp_path: Path
+) -> None:
+    """Their patients' outcomes are made up anew: predictions are the same bits."""
+    visits, cache = made
+    own = METHODS[method] | {"train": {"epochs": 1}, "federation": {"rounds": 1}}
+    changed = settings(methods={method: own}, comparisons=[], claims=[], regimes={"new": {"unseen": 3}})
+    study = parse_config(changed, StudyConfig, "study")
+    cell = cells(study, {"new": "d"}, "inprocess")[0][1]
+    done = run_cell(cell, visits, cache, tmp_path / "done")
+    unseen = json.loads((done / "card.json").read_text())["unseen_sites"]
+    judged = read_predictions(done)
+    assert len(unseen) == 3 and set(unseen) < set(judged["site"])
+    assert not set(unseen) & set(read_predictions(done, CALIBRATION)["site"])
+    if method == "federated":
+        assert not set(unseen) & set(pd.read_csv(done / "rounds.csv", dtype={"site": str})["site"])
+    other = VisitTable(tuple(replace(v, delta_cdrsb=0.5) if v.site in unseen else v for v in visits))
+    again = read_predictions(run_cell(cell, other, cache, tmp_path / "again"))
+    pd.testing.assert_frame_equal(again.drop(columns="target"), judged.drop(columns="target"), check_exact=True)
 
 
 def test_a_finished_cell_is_not_run_again(made: tuple[VisitTable, Path], tmp_path: Path) -> None:

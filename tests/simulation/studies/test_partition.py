@@ -12,7 +12,14 @@ import pytest
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, PermmoeError
 from permmoe.modality import all_combinations
-from permmoe_simulation.studies.partition import PartitionConfig, PartitionSite, Sites, partition
+from permmoe_simulation.studies.partition import (
+    Missingness,
+    PartitionConfig,
+    PartitionSite,
+    Sites,
+    partition,
+    training_sites,
+)
 
 NAMES = ("t1", "flair", "amyloid", "tau")
 COMBINATIONS = all_combinations(NAMES)
@@ -193,3 +200,45 @@ def test_structural_sites_have_the_same_scanners_for_everyone_and_all_modalities
         scanners = {site: {v.observed(NAMES) for v in t if v.split == "train"} for site, t in sites.items()}
         assert all(len(of_site) == 1 and len(next(iter(of_site))) == size for of_site in scanners.values())
         assert {name for of_site in scanners.values() for c in of_site for name in c} == set(NAMES)
+
+
+def split_visits() -> VisitTable:
+    """The visits of seven sites, of which every fifth is validated and every third of the rest tested."""
+    parts = {i: "validation" if i % 5 == 0 else "test" if i % 3 == 0 else "train" for i in range(1155)}
+    return VisitTable(tuple(replace(v, split=parts[i]) for i, v in enumerate(visits())))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", [Missingness(), Missingness(kind="structural")], ids=lambda missing: missing.kind)
+def test_unseen_sites_give_their_test_visits_alone_and_all_else_is_as_without_them(missing: Missingness) -> None:
+    config = PartitionConfig(missing=missing)
+    whole, none_out = partition(split_visits(), NAMES, config, seed=3)
+    sites, left_out = partition(split_visits(), NAMES, config.model_copy(update={"unseen": 2}), seed=3)
+    trained = training_sites(sites)
+    assert (list(sites), left_out, len(trained)) == (list(whole), none_out, 5)
+    for site, table in whole.items():
+        kept = table if site in trained else VisitTable(tuple(v for v in table if v.split == "test"))
+        assert sites[site] == kept and len(kept)
+
+
+def test_over_seeds_every_site_is_unseen_and_trains() -> None:
+    drawn = [
+        frozenset(set(sites) - set(training_sites(sites)))
+        for sites, _ in (partition(split_visits(), NAMES, PartitionConfig(unseen=2), seed) for seed in range(20))
+    ]
+    assert {site for unseen in drawn for site in unseen} == {f"{i:03d}" for i in range(7)}
+    assert frozenset() == frozenset.intersection(*drawn)
+
+
+@pytest.mark.parametrize("unseen", [7, 8])
+def test_one_site_at_least_has_to_train(unseen: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"unseen = {unseen}, but 7 sites take part, 7 of them with test"):
+        partition(split_visits(), NAMES, PartitionConfig(unseen=unseen), seed=3)
+    assert len(training_sites(partition(split_visits(), NAMES, PartitionConfig(unseen=6), seed=3)[0])) == 1
+
+
+def test_a_site_without_test_visits_is_never_unseen() -> None:
+    only_two = VisitTable(tuple(replace(v, split="train") if v.site > "001" else v for v in split_visits()))
+    sites, _ = partition(only_two, NAMES, PartitionConfig(unseen=2), seed=3)
+    assert set(sites) - set(training_sites(sites)) == {"000", "001"}
+    with pytest.raises(ConfigurationError, match="2 of them with test visits"):
+        partition(only_two, NAMES, PartitionConfig(unseen=3), seed=3)

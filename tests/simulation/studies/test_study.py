@@ -133,11 +133,29 @@ def test_seeds_move_split_and_training_and_come_outermost() -> None:
         {"train": {"learning_rate": 0.5}},
         {"federation": {"rounds": 2}},
         {"regimes": {"site": {"kind": "dirichlet"}}},
+        {"regimes": {"site": {"unseen": 1}}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_setting_that_matters_is_another_cell(changes: dict[str, Any]) -> None:
     assert one_cell(study(**changes)).digest() != one_cell(study()).digest()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "local"},
+        {"kind": "federated", "personal_epochs": 1},
+        {"kind": "federated", "federation": {"private_modules": ["head"]}},
+    ],
+    ids=["local", "fine-tuned", "private head"],
+)
+def test_a_model_of_a_site_by_itself_is_refused_where_sites_train_nothing(method: dict[str, Any]) -> None:
+    methods = {"own": {"label": "own", **method}}
+    seen = study(methods=methods)
+    assert one_cell(seen).method.kind == method["kind"] and "unseen" not in seen.canonical_json()
+    with pytest.raises(ConfigurationError, match=r"methods\.own of study s: a site that trains nothing \(regimes\.new"):
+        one_cell(study(methods=methods, regimes={"new": {"unseen": 1}}))
 
 
 def test_other_data_or_another_baseline_is_another_cell() -> None:
