@@ -36,6 +36,11 @@ CURVES = 2
 """Models for one voxel."""
 RANGE, POINTS = 8.0, 1601
 """Values of a voxel that are tried, in the unit of the volumes: at first as many on each side of zero."""
+READ_WITHIN = 0.05
+"""A voxel is read where it is found to within this, in the unit of the volumes, in which patients differ by about 1."""
+CURVE_POINTS = 2.0
+"""SD of a crafted model's predictions, points: at the ends of the outcome's range a model holds them, and tells
+nothing."""
 
 
 def crafted_model(start: PerMMoE, modality: str, voxel: int, seed: int) -> PerMMoE:
@@ -64,7 +69,9 @@ def crafted_model(start: PerMMoE, modality: str, voxel: int, seed: int) -> PerMM
         hidden[:, : place * width] = 0
         hidden[:, (place + 1) * width :] = 0
         hidden[:, place * width : (place + 1) * width].normal_(generator=rng)
-        model.head.out.weight.normal_(std=3.0, generator=rng)
+        # Of `hidden` come so many numbers, each of about the width's root.
+        deviation = CURVE_POINTS / (width * model.head.out.in_features) ** 0.5
+        model.head.out.weight.normal_(std=deviation, generator=rng)
     return model.eval()
 
 
@@ -104,7 +111,7 @@ def crafted_trial(study: AttackStudy, data: VisitData, trial: int) -> Iterator[d
                 "rule": rule,
                 "asked": CURVES * len(voxels),
                 "answered": sum(answer is not None for of_voxel in answers for answer in of_voxel),
-                "read": len(errors),
+                "read": sum(error <= READ_WITHIN for error in errors),
                 "voxels": len(voxels),
                 "median_error": float(np.median(errors)) if errors else float("nan"),
             }

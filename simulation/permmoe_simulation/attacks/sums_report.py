@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from permmoe_simulation.attacks.crafted import READ_WITHIN
 from permmoe_simulation.attacks.differencing import ADDED, AFTER, BEFORE, NESTED, WITHDRAWN
 from permmoe_simulation.attacks.participants import ParticipantsGame
 from permmoe_simulation.attacks.study import AttackStudy
@@ -79,10 +80,11 @@ def crafted_section(study: AttackStudy, trials: pd.DataFrame) -> Section:
             ]
         )
     before, after = (trials[trials["rule"] == rule] for rule in (BEFORE, AFTER))
+    error = before["median_error"].median()
     finding = (
         f"With models that let one voxel through at a time, asked as rounds that the study does not have, "
-        f"{before['read'].sum()} of {before['voxels'].sum()} voxels of a patient are read, with a median error of "
-        f"{before['median_error'].median():.0e} of the volume's unit. A hospital that holds to its plan answers "
+        f"{before['read'].sum()} of {before['voxels'].sum()} voxels of a patient are read to within {READ_WITHIN:g} of "
+        f"the volume's unit, with a median error of {error:.0e}. A hospital that holds to its plan answers "
         f"{after['answered'].sum()} of these {after['asked'].sum()} questions."
     )
     return Section(

@@ -13,7 +13,7 @@ from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import Modality
 from permmoe.training.seeds import make_model
-from permmoe_simulation.attacks.crafted import crafted_model, crafted_trial
+from permmoe_simulation.attacks.crafted import _curve, crafted_model, crafted_trial
 from permmoe_simulation.attacks.differencing import AFTER, BEFORE, differencing_trial, isolating_query_plans
 from permmoe_simulation.attacks.participants import participants_game
 from permmoe_simulation.attacks.study import AttackStudy
@@ -80,6 +80,16 @@ def test_a_crafted_model_looks_at_one_voxel_of_one_modality(visits: VisitData) -
         alone = both.limited(both.observed & torch.tensor([True, False]))
         withheld = model(alone.batch(torch.arange(len(alone)))).prediction
     assert torch.allclose(first, withheld, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_crafted_model_tells_values_apart_inside_the_outcomes_range(width: int) -> None:
+    config = MODEL.model_copy(update={"width": width, "head_hidden": 2 * width})
+    assert config.outcome_range
+    for seed in range(5):
+        curve = _curve(crafted_model(make_model(config, 0), "t1", 17, seed), "t1", 17, torch.linspace(-8, 8, 50))
+        assert float(curve.abs().max()) < config.outcome_range[1], "a model holds its predictions at the range's ends"
+        assert len(curve.round(decimals=4).unique()) > 40
 
 
 def test_crafted_models_read_voxels_but_not_from_the_client(visits: VisitData) -> None:
