@@ -94,7 +94,7 @@ def load_model(folder: Path) -> TrainedModel:
     try:
         model.load_state_dict(dict(state))
     except RuntimeError:
-        raise DataError(f"{folder} does not hold the weights of its card's model; name a folder 'model'") from None
+        raise DataError(f"{folder} does not hold its card's model; name a run's folder 'model'") from None
     return TrainedModel(model.eval(), _usual(card, source), says_synthetic(card), read_calibration(card, source))
 
 
