@@ -85,9 +85,9 @@ def test_merged_scores_are_those_of_all_visits_together_to_the_last_visit(secure
     assert not card.added, "no site tells what a further scan was worth: that may be of one visit"
 
 
-def test_a_plain_sites_bins_hold_five_visits_or_more_and_so_do_the_cards(tmp_path: Path) -> None:
-    seen: list[RecordDict] = []
-    app = ClientApp()
+def watched_client() -> tuple[ClientApp, list[RecordDict]]:
+    """The client, and a list that it adds every reply to an evaluation to."""
+    app, seen = ClientApp(), list[RecordDict]()
     app.train()(client_app)
 
     @app.evaluate()
@@ -96,6 +96,11 @@ def test_a_plain_sites_bins_hold_five_visits_or_more_and_so_do_the_cards(tmp_pat
         seen.append(reply.content)
         return reply
 
+    return app, seen
+
+
+def test_a_plain_sites_bins_hold_five_visits_or_more_and_so_do_the_cards(tmp_path: Path) -> None:
+    app, seen = watched_client()
     federation = study(tmp_path, secure=False, min_cell_count=2)
     federation.run(app)
     sent = [values for content in seen for values in content.metric_records.get("scores", {}).values()]
@@ -123,16 +128,7 @@ def test_scores_by_severity_are_those_of_all_visits_of_a_group_together(secure: 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
 def test_no_severity_group_of_few_leaves_and_none_is_found_by_subtraction(secure: bool, tmp_path: Path) -> None:
-    least, seen = 4, list[RecordDict]()
-    app = ClientApp()
-    app.train()(client_app)
-
-    @app.evaluate()
-    def watched(message: Message, context: Context) -> Message:
-        reply = client_app(message, context)
-        seen.append(reply.content)
-        return reply
-
+    least, (app, seen) = 4, watched_client()
     federation = study(tmp_path, secure=secure, calibrate_severity=True, min_cell_count=least)
     of_all_severities(federation)
     # What leaves for a secure sum is masked: its card shows it.
