@@ -18,6 +18,11 @@ would have its short intervals and the hard ones those of all, and together they
 
 BY_SEVERITY, BY_COMBINATION, POOLED = "combination and severity", "combination", "pooled"
 """What an interval is conditional on, in the words that pages show."""
+ELSEWHERE = (
+    "Intervals speak for the hospitals whose patients calibrated them. At others they hold less often, until permmoe "
+    "calibrate has measured patients there."
+)
+"""Of intervals of 80% two thirds hold at hospitals that never trained (study `unseen-sites`, synthetic patients)."""
 
 
 @dataclass(frozen=True)

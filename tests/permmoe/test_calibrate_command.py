@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from permmoe.calibration.calibration import CARD_KEY, EARLIER_KEY
+from permmoe.calibration.intervals import ELSEWHERE
 from permmoe.predict import load_model
 from permmoe.prediction_output import NO_CALIBRATION
 from permmoe.runtime.checkpoint import load_checkpoint
@@ -49,6 +50,7 @@ def test_a_prediction_comes_with_its_intervals_and_whose_errors_they_are_from(wo
     status, shown, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "1.5")
     assert status == 0 and "(80%), " in shown and "(95%)" in shown
     assert "calibrated on 48 people with clinical" in shown and NO_CALIBRATION not in shown
+    assert " ".join(shown.split()).count(ELSEWHERE) == 1
     status, shown, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "1.5", "--json")
     levels = [i["level"] for i in json.loads(shown)["predictions"][0]["intervals"]]
     assert status == 0 and levels == [0.8, 0.95]
@@ -56,7 +58,7 @@ def test_a_prediction_comes_with_its_intervals_and_whose_errors_they_are_from(wo
 
 def test_a_model_without_calibration_says_so_once_and_gives_no_interval(work: Path, permmoe: Command) -> None:
     status, shown, _ = permmoe("predict", work / "bare" / "model", "--manifest", work / "east.csv")
-    assert status == 0 and shown.count("no intervals") == 1 and "80%" not in shown
+    assert status == 0 and shown.count("no intervals") == 1 and "80%" not in shown and "At others" not in shown
     assert shown.count("predicted change") == 60
 
 

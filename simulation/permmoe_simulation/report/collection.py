@@ -12,6 +12,7 @@ import pandas as pd
 from permmoe.evaluation.intervals import LEVEL
 from permmoe_simulation.report.axis import ALONG_AXIS, TRENDS, crossing_sentence
 from permmoe_simulation.report.content import interval, number, signed, table_digits
+from permmoe_simulation.report.coverage import UNSEEN, coverage_over_sites
 from permmoe_simulation.report.experts import ROUTING, expert_sentences
 from permmoe_simulation.report.files import Study, read_study
 from permmoe_simulation.report.gap_closed import GAPS, share_interval
@@ -83,6 +84,7 @@ def _chapter(study: Study, looked: str) -> str:
         *(f"{sentence}\n" for sentence in statements),
         *_pairs(view),
         *_gaps(view),
+        *_coverage(view),
         f"Repeat: `{summary.command}`\n",
     ]
     return "\n".join(lines)
@@ -195,6 +197,29 @@ def _gaps(view: View) -> list[str]:
         return [title]
     head = [f"| method | {' | '.join(regimes)} |", f"|---|{'---|' * len(regimes)}"]
     return [title, *head, *lines, ""]
+
+
+def _coverage(view: View) -> list[str]:
+    """How often prediction intervals hold, of a study in which some sites never trained."""
+    rows = coverage_over_sites(view)
+    if UNSEEN not in {row.site for row in rows}:
+        return []
+    levels = list(dict.fromkeys(row.level for row in rows))
+    at = {(row.method, row.regime, row.site, row.level): row for row in rows}
+    lines = [
+        "How often prediction intervals hold the true change, over all combinations and seeds (over single seeds), and "
+        f"their mean width in {view.unit}; they are calibrated at the sites that trained.\n",
+        f"| method | regime | sites | judged | {' | '.join(f'{level:.0%} hold | width' for level in levels)} |",
+        f"|---|---|---|---|{'---|---|' * len(levels)}",
+    ]
+    for method, regime, site in dict.fromkeys((row.method, row.regime, row.site) for row in rows):
+        own = [at[method, regime, site, level] for level in levels]
+        held = (
+            f"{row.coverage:.1%} ({100 * row.lowest:.0f} to {100 * row.highest:.0f}%) | {number(row.width)}"
+            for row in own
+        )
+        lines.append(f"| {view.label(method)} | {regime} | {site} | {own[0].n:,} | {' | '.join(held)} |")
+    return [*lines, ""]
 
 
 def _share(row: pd.Series[float]) -> str:

@@ -8,7 +8,7 @@ others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -153,6 +153,32 @@ def coverage_section(view: View) -> Section:
         f"{_UNSEEN if UNSEEN in set(rows['site']) else ''}"
     )
     return Section("coverage", title, [intro, *by_regime(view, build)])
+
+
+class CoverageOverSites(NamedTuple):
+    """One row of COVERAGE over all combinations and several sites."""
+
+    method: str
+    regime: str
+    site: str
+    """Which sites: EVERYWHERE, TRAINED or UNSEEN."""
+    level: float
+    n: int
+    coverage: float
+    lowest: float
+    highest: float
+    width: float
+
+
+def coverage_over_sites(view: View) -> list[CoverageOverSites]:
+    """What held over all combinations, at all sites and at each kind of them; nothing where no interval was judged."""
+    rows = view.study.table(COVERAGE)
+    if rows is None:
+        return []
+    averages = rows[(rows["combination"] == MEAN) & rows["site"].isin([EVERYWHERE, TRAINED, UNSEEN]) & (rows["n"] > 0)]
+    found = [CoverageOverSites(*row) for row in averages[list(CoverageOverSites._fields)].itertuples(index=False)]
+    methods = {m: place for place, m in enumerate(view.methods)}
+    return sorted(found, key=lambda row: methods[row.method])
 
 
 _UNSEEN = (

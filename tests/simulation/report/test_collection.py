@@ -10,6 +10,7 @@ import pytest
 
 from permmoe.errors import DataError
 from permmoe_simulation.report.collection import collected
+from permmoe_simulation.report.coverage import COVERAGE, EVERYWHERE, TRAINED, UNSEEN
 from tests.support.study_files import change_summary, write_axis, write_percent_changes, write_study
 
 
@@ -57,6 +58,37 @@ def test_the_paper_the_axis_and_the_experts_have_a_line_where_a_study_has_them(s
     text = page_of(along)
     assert "**Along the axis (distance).** Averaged over combinations, the line of PerM-MoE stays below" in text
     assert "**Experts.**" not in text
+
+
+def write_coverage(folder: Path, held: dict[str, float]) -> None:
+    """Coverage over all combinations at sets of sites, by PerM-MoE in the study's one regime."""
+    row = {
+        "method": "permmoe",
+        "regime": "structural",
+        "combination": "mean",
+        "seeds": 5,
+        "n": 1200,
+        "calibrated": 50.0,
+    }
+    COVERAGE.write(
+        pd.DataFrame(
+            [
+                {**row, "site": site, "level": level, "coverage": share, "lowest": share - 0.1, "highest": share + 0.1,
+                 "width": 2.5 / (1 - level), "pooled": 0.0}
+                for site, share in held.items() for level in (0.8, 0.95)
+            ]
+        ), folder,
+    )  # fmt: skip
+
+
+def test_how_often_intervals_hold_stands_there_of_a_study_with_sites_that_never_trained(study: Path) -> None:
+    write_coverage(study, {EVERYWHERE: 0.75, TRAINED: 0.8, UNSEEN: 0.62})
+    text = page_of(study)
+    assert "| method | regime | sites | judged | 80% hold | width | 95% hold | width |" in text
+    wanted = "| sites that never trained | 1,200 | 62.0% (52 to 72%) | 12.50 | 62.0% (52 to 72%) | 50.00 |"
+    assert any(line.startswith("| PerM-MoE | ") and line.endswith(wanted) for line in text.splitlines())
+    write_coverage(study, {EVERYWHERE: 0.75})
+    assert "intervals hold the true change" not in page_of(study)
 
 
 def test_what_three_seeds_found_stands_there_as_points_that_are_not_judged(tmp_path: Path) -> None:
