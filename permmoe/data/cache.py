@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float16
+from jaxtyping import Float16, Float64
 
 from permmoe.config import VolumeGrid
+from permmoe.data.image_features import FEATURES, FEATURES_VERSION, image_features
 from permmoe.data.image_file import BrokenVolume, Frames, why_unread
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
@@ -66,6 +67,16 @@ class VolumeCache:
         content = buffer.getvalue()
         self._put(entry, content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big"))
         return entry
+
+    def features(self, path: Path, modality: Modality, grid: VolumeGrid) -> Float64[np.ndarray, " feature"]:
+        """`FEATURES` of the preprocessed image, computed once and remembered. Raises BrokenVolume."""
+        name = Path(self.name(path, modality, grid)).stem
+        memo = self.folder / f"features-{FEATURES_VERSION}" / f"{name}.json"
+        if (known := _numbers(memo, len(FEATURES))) is not None:
+            return known
+        found = image_features(self.get(path, modality, grid))
+        self._put(memo, json.dumps(found.tolist()).encode())
+        return found
 
     def name(self, path: Path, modality: Modality, grid: VolumeGrid) -> str:
         """The name of an image's entry, made or not: a digest of its bytes and of what they are read with.
@@ -206,6 +217,15 @@ def _known_reason(refusal: Path) -> Reason | None:
     """Why an image was refused before; None where it was not, or for a reason that this version does not know."""
     text = _text(refusal)
     return next((reason for reason in Reason if reason == text), None)
+
+
+def _numbers(file: Path, count: int) -> Float64[np.ndarray, " number"] | None:
+    """So many finite numbers that a file holds; None where it is not there, or holds anything else."""
+    try:
+        found = np.array(json.loads(_text(file)), dtype=np.float64)
+    except (ValueError, TypeError):
+        return None
+    return found if found.shape == (count,) and np.isfinite(found).all() else None
 
 
 def _text(file: Path) -> str:

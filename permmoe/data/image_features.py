@@ -29,6 +29,9 @@ Lengths are shares of the grid, values are in the volume's unit. Images that wer
 place to the last voxel; another image is not of another kind for two millimetres.
 """
 
+FEATURES_VERSION = 1
+"""Raised where the same image would give other numbers: those that are remembered are then computed anew."""
+
 Volume = Float[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
 

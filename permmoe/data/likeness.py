@@ -98,12 +98,6 @@ def unusual_rows(features: Features) -> tuple[int, ...]:
     return tuple(int(row) for row in np.flatnonzero(distances > _usual(distances)))
 
 
-def features_of(volumes: Iterable[Float[np.ndarray, "x y z"]]) -> Features:
-    """The features of prepared volumes, a row each."""
-    rows = [image_features(volume) for volume in volumes]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(FEATURES))
-
-
 def left_out_distances(features: Features) -> Float64[np.ndarray, " image"]:
     """Each image's distance from those of its set that are not in its fold."""
     fold = np.arange(len(features)) % FOLDS

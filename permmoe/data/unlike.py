@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from permmoe.config import VolumeGrid
 from permmoe.data.cache import VolumeCache
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.kinds import kind_of
 from permmoe.data.likeness import (
+    LEAST_IMAGES,
     Features,
     Likeness,
     Likenesses,
     Verdict,
-    features_of,
     fit_likeness,
     unusual_rows,
     verdict,
@@ -63,14 +65,17 @@ def compare(
 def described_images(
     visits: Iterable[Visit], modalities: Sequence[Modality], grid: VolumeGrid, cache: VolumeCache
 ) -> dict[str, Described]:
-    """The features of the visits' images by modality. Raises BrokenVolume for an image that cannot be read."""
+    """The features of the visits' images, of modalities with enough of them to tell what is usual.
+
+    Raises BrokenVolume for an image that cannot be read.
+    """
     table = tuple(visits)
     found = {}
     for modality in modalities:
-        if kind_of(modality).is_image:
-            having = tuple(visit for visit in table if modality.name in visit.volumes)
-            volumes = (cache.get(visit.volumes[modality.name], modality, grid) for visit in having)
-            found[modality.name] = Described(having, features_of(volumes))
+        having = tuple(visit for visit in table if modality.name in visit.volumes)
+        if kind_of(modality).is_image and len(having) >= LEAST_IMAGES:
+            rows = [cache.features(visit.volumes[modality.name], modality, grid) for visit in having]
+            found[modality.name] = Described(having, np.stack(rows))
     return found
 
 

@@ -66,7 +66,7 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Tra
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
     if federation.secure or federation.privacy:
         # Roster, keys and ledgers as in the field: by them a site refuses, and knows what it has spent.
-        files, keys = _provisioned_sites(cell, sites, cache, folder / "provisioned", plan)
+        files, keys = provisioned_sites(cell, sites, cache, folder / "provisioned", plan)
         run_config |= keys
     else:
         files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan) for name in sites}
@@ -110,7 +110,7 @@ def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, p
     return folder / "site.yaml"
 
 
-def _provisioned_sites(
+def provisioned_sites(
     cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """A kit for each hospital; return their site files, and the keys and roster among the settings of the server."""

@@ -15,6 +15,7 @@ import pytest
 from permmoe.config import VolumeGrid
 from permmoe.data import cache as cache_module
 from permmoe.data.cache import VolumeCache
+from permmoe.data.image_features import image_features
 from permmoe.data.image_file import BrokenVolume
 from permmoe.data.visits import Visit
 from permmoe.data.volumes import grid_affine, read_volume
@@ -109,6 +110,26 @@ def test_corrupt_entry_is_noticed_and_rebuilt(tmp_path: Path, reads: list[Path],
     np.testing.assert_array_equal(cache.get(path, MRI, SMALL), whole)
     assert len(reads) == 2
     assert entry.read_bytes() == content
+
+
+@pytest.mark.parametrize("memo", ["as it was", "", "[1.0, 2.0]", "[NaN]", "not a list"])
+def test_an_images_features_are_computed_once_and_again_where_they_were_damaged(
+    tmp_path: Path, memo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, computed = save(tmp_path / "t1.nii"), list[int]()
+
+    def counted(volume: np.ndarray) -> np.ndarray:
+        computed.append(1)
+        return image_features(volume)
+
+    monkeypatch.setattr(cache_module, "image_features", counted)
+    wanted = image_features(VolumeCache(tmp_path / "cache").get(image, MRI, SMALL))
+    np.testing.assert_array_equal(VolumeCache(tmp_path / "cache").features(image, MRI, SMALL), wanted)
+    [file] = (tmp_path / "cache").glob("features-*/*.json")
+    if memo != "as it was":
+        file.write_text(memo)
+    np.testing.assert_array_equal(VolumeCache(tmp_path / "cache").features(image, MRI, SMALL), wanted)
+    assert len(computed) == (1 if memo == "as it was" else 2) and file.stat().st_mode & 0o77 == 0
 
 
 def test_broken_file_is_read_once_until_it_changes(tmp_path: Path, reads: list[Path]) -> None:

@@ -20,7 +20,6 @@ from permmoe.data.likeness import (
     LEAST_IMAGES,
     Likeness,
     Verdict,
-    features_of,
     fit_likeness,
     unusual_rows,
     verdict,
@@ -32,6 +31,10 @@ COHORT = CohortConfig(subjects=160, sites=4, grid=GRID)
 TRAINING = 110
 
 Volumes = dict[str, list[np.ndarray]]
+
+
+def features_of(images: list[np.ndarray]) -> np.ndarray:
+    return np.stack([image_features(image) for image in images])
 
 
 def standardised(voxels: np.ndarray) -> np.ndarray:
