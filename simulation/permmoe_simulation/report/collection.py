@@ -38,12 +38,6 @@ study's `report.html` has every combination; [studies.md](studies.md) says what 
 chapter's date says when it was computed; [CHANGELOG.md](../CHANGELOG.md) says what has changed results since.
 [looks.csv](looks.csv) has every cohort that was looked at, when and by which study; a chapter that was added since that
 log is kept says how many looks came before its own, since a finding of the first look is worth most.
-
-**Chapters whose table has a column "after Holm" were judged by an earlier rule.** Its intervals and tests resample
-subjects and hold the few trained models fixed, and its correction is within one pair and regime. It called a method
-different from itself, trained with other seeds, in 8% to 30% of comparisons at a nominal 5%. What those chapters call
-significant, or a gap, a trend or a claim beyond chance, may therefore not survive another training; nothing of it is a
-finding until the study has run again.
 """
 CHAPTER = "\n## "
 
