@@ -12,8 +12,9 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.secure.blocks import _packed, _unpacked, evaluation_blocks, training_blocks
-from permmoe.federated.summed_scores import are_of_groups, severity_groups, summed_plainly, untold
+from permmoe.federated.summed_scores import are_of_groups, asks_for_scores, severity_groups, summed_plainly, untold
 from permmoe.model import PerMMoE
+from tests.support.judged_models import tiny_evaluation
 from tests.support.tiny_federation import MODEL, tiny_plan
 
 
@@ -50,6 +51,11 @@ def test_none_is_asked_for_of_a_test_of_a_score_without_stages_or_without_the_se
     assert severity_groups(tiny_plan(**asked), "test") == 0 == severity_groups(tiny_plan(calibrate=True), "validation")
     other = MODEL.model_copy(update={"outcome_range": (-3.0, 3.0)})
     assert severity_groups(tiny_plan(**asked).model_copy(update={"model": other}), "validation") == 0
+
+
+def test_a_finished_model_is_judged_by_combination_alone_whatever_its_plan_asks() -> None:
+    judging = tiny_evaluation(calibrate=True, calibrate_severity=True)
+    assert asks_for_scores(judging, "test") and not severity_groups(judging, "test")
 
 
 def test_who_is_told_and_who_is_not_are_together_everybody() -> None:
