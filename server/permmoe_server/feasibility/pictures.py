@@ -16,7 +16,8 @@ WIDTH, LEFT, RIGHT = 960, 250, 110
 """Units of the view box."""
 ROW, BAR = 26, 16
 MOST_BARS = 16
-CURVE_LEFT, CURVE_RIGHT, CURVE_HEIGHT, LABEL = 48, 330, 260, 30.0
+CURVE_LEFT, CURVE_RIGHT, CURVE_HEIGHT = 48, 330, 260
+LABEL, SECOND_LINE = 30.0, 14
 
 
 def bars(studies: Sequence[PossibleStudy]) -> Markup:
@@ -78,7 +79,7 @@ def power_curves(curves: Sequence[PowerCurve], studies: Sequence[PossibleStudy])
             f"{patients:,}</text>"
         )
     pieces.append(f'<text class="axis" x="{right + 14}" y="{top + CURVE_HEIGHT + 18}">patients</text>')
-    places = spread([x(study.usable) for study in marked], 13.0, float(CURVE_LEFT), float(right))
+    places = spread([x(study.usable) for study in marked], 24.0, float(CURVE_LEFT), float(right))
     for study, place in zip(marked, places, strict=True):
         at = x(study.usable)
         pieces.append(
@@ -86,7 +87,9 @@ def power_curves(curves: Sequence[PowerCurve], studies: Sequence[PossibleStudy])
             f'<text class="mark" transform="translate({place + 3:.1f} {top - 24}) rotate(-32)">'
             f"{escape(name_of(study.modalities))} {study.usable:,}</text>"
         )
-    ends = spread([y(curve.points[-1][1]) for curve in curves], LABEL, float(top), float(top + CURVE_HEIGHT))
+    # A label has a second line, which stays above the patients of the axis.
+    lowest = float(top + CURVE_HEIGHT - SECOND_LINE)
+    ends = spread([y(curve.points[-1][1]) for curve in curves], LABEL, float(top), lowest)
     for number, (curve, label) in enumerate(zip(curves, ends, strict=True)):
         path = "".join(f"{'L' if j else 'M'}{x(n):.1f} {y(s):.1f}" for j, (n, s, _) in enumerate(curve.points))
         dots = "".join(f'<circle cx="{x(n):.1f}" cy="{y(s):.1f}" r="3"/>' for n, s, _ in curve.points)
@@ -95,7 +98,7 @@ def power_curves(curves: Sequence[PowerCurve], studies: Sequence[PossibleStudy])
             f'<g class="size{number % 4 + 1}"><path class="line" d="{path}"/>{dots}'
             f'<path class="leader" d="M{x(at) + 4:.1f} {y(share):.1f}L{right + 10} {label:.1f}"/>'
             f'<text class="end" x="{right + 14}" y="{label + 4:.1f}">{escape(curve.name)}'
-            f'<tspan class="note" x="{right + 14}" dy="14">{escape(curve.regime)}</tspan></text></g>'
+            f'<tspan class="note" x="{right + 14}" dy="{SECOND_LINE}">{escape(curve.regime)}</tspan></text></g>'
         )
     return _svg(pieces, top + CURVE_HEIGHT + 28)
 
