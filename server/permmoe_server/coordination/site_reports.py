@@ -71,7 +71,7 @@ def first_status(roster: Roster, study: Study | None) -> CoordinatorStatus:
         sites=tuple(SiteStatus(site.name, False) for site in roster.sites),
         is_synthetic=study.plan.is_synthetic if study else None,
         keeps_last=study is not None and study.plan.train.keep == "last",
-        is_survey=study is not None and study.plan.survey is not None,
+        trains_nothing=study is not None and study.plan.kind != "training",
         unit=study.plan.model.score.in_words if study else CoordinatorStatus.unit,
     )
 

@@ -82,8 +82,8 @@ class CoordinatorStatus:
     """None before it has been looked at."""
     keeps_last: bool = False
     """Whether the study keeps its last round's model instead of the best round's."""
-    is_survey: bool = False
-    """Whether patients are counted and nothing is trained."""
+    trains_nothing: bool = False
+    """Whether the study is a survey or an evaluation: no round of it has a model to tell of."""
     unit: str = "CDR-SB points"
     """What errors are in: the study's score and its unit."""
 

@@ -95,7 +95,7 @@ def test_rounds_that_failed_secure_tries_used_up_are_counted_apart(
     assert "1 lost to failed tries" in page(found, now) and "2 of 7" in page(found, now)
 
 
-def test_the_page_of_a_survey_speaks_of_no_model(status: CoordinatorStatus, now: datetime) -> None:
-    whole, survey = (page(replace(status, is_survey=is_survey), now) for is_survey in (False, True))
-    assert "Error by combination" in whole and "Error by combination" not in survey
-    assert "Rejected replies" in survey
+def test_the_page_of_a_study_that_trains_nothing_speaks_of_no_model(status: CoordinatorStatus, now: datetime) -> None:
+    whole, other = (page(replace(status, trains_nothing=trains_nothing), now) for trains_nothing in (False, True))
+    assert "Error by combination" in whole and "Error by combination" not in other
+    assert "Rejected replies" in other
