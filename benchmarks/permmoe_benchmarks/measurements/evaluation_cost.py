@@ -61,7 +61,7 @@ def _line(cell: Cell, sites: Sites, cache: Path, folder: Path) -> str:
     judging, asked = _judging_seconds(cell, sites, cache, folder / "judging", folder / "training" / "server" / "model")
     kind = "secure sum" if cell.federation.secure else "plain"
     return (
-        f"{kind}: judged in {judging:.1f} s by {asked} hospitals; the first round that trains takes "
+        f"{kind}: judged in {judging:.1f} s by {asked} hospitals; the first round, which reads images, takes "
         f"{seconds.iloc[0]:.1f} s (ratio {judging / seconds.iloc[0]:.2f}), a later one "
         f"{median(seconds.iloc[1:]):.1f} s (ratio {judging / median(seconds.iloc[1:]):.2f}; {traffic / 1e6:.1f} MB)"
     )
