@@ -110,9 +110,19 @@ def mixture_spread(
     return (spreads.square().mean(1) + predictions.var(1, correction=0)).sqrt()
 
 
-def empty_network(config: ModelConfig, card: Mapping[str, Any], source: str) -> Network:
-    """A network to load a card's tensors into. Raises DataError where the card names no number of members."""
+def joined(models: Sequence[PerMMoE]) -> Network:
+    """Models as one; a single one as it is. Raises ValueError as `Ensemble` does."""
+    return models[0] if len(models) == 1 else Ensemble(models)
+
+
+def empty_network(config: ModelConfig, members: int = 1) -> Network:
+    """A network of so many members with arbitrary weights, to load others into."""
+    return joined([PerMMoE(config) for _ in range(members)])
+
+
+def members_of(card: Mapping[str, Any], source: str) -> int:
+    """How many members a card's tensors are of. Raises DataError where it names no number of members."""
     members = card.get(MEMBERS_KEY, 1)
     if not isinstance(members, int) or not 1 <= members <= MOST_MEMBERS:
         raise DataError(f"{source} names no number of members from 1 to {MOST_MEMBERS}; take it from a back-up")
-    return PerMMoE(config) if members == 1 else Ensemble([PerMMoE(config) for _ in range(members)])
+    return members

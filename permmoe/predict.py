@@ -23,7 +23,7 @@ from permmoe.data.preparation import with_matching_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.unlike import compare
 from permmoe.data.visits import VisitTable
-from permmoe.ensemble import Network, empty_network
+from permmoe.ensemble import Network, empty_network, members_of
 from permmoe.errors import DataError
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Combination
@@ -90,7 +90,7 @@ def load_model(folder: Path) -> TrainedModel:
     """The model of a checkpoint folder, in evaluation mode. Raises PermmoeError where it cannot be used."""
     state, card = load_checkpoint(folder)
     source = f"the model card in {folder}"
-    model = empty_network(parse_config(card.get("model", {}), ModelConfig, source), card, source)
+    model = empty_network(parse_config(card.get("model", {}), ModelConfig, source), members_of(card, source))
     try:
         model.load_state_dict(dict(state))
     except RuntimeError:

@@ -33,7 +33,7 @@ from permmoe.data.synthetic import is_synthetic
 from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
 from permmoe.data.visits import Visit
-from permmoe.ensemble import MEMBERS_KEY, Ensemble, Network
+from permmoe.ensemble import MEMBERS_KEY, joined
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
 from permmoe.evaluation.tracked_figures import result_figures
@@ -140,7 +140,7 @@ def train_run(
         tracked.log(result_figures(_overall(tested[-1])), state.best_epoch)
         tracked.end()
     is_ensemble = len(models) > 1
-    network: Network = Ensemble(models) if is_ensemble else models[0]
+    network = joined(models)
     results = results_table(network, data.part("test")) if is_ensemble else tested[0]
     calibration = calibrate(
         network,

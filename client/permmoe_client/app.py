@@ -126,7 +126,7 @@ def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordD
     terms = check_terms(instruction, content, site.settings, site.ledger, "training")
     reply = released(train_round(instruction, content, site, state), policy)
     facts = training_facts(reply, instruction)
-    blocks = training_blocks(site.layout(instruction.plan.model))
+    blocks = training_blocks(site.layout(instruction.plan))
     return _begin_sum(site, terms, blocks, training_numbers(reply), "training", facts)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from permmoe.config import Configuration
+from permmoe.config import MOST_MEMBERS, Configuration
 
 DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 
@@ -24,6 +24,11 @@ class EvaluationConfig(Configuration):
         "", description="of all modules as they travel; permmoe-server --evaluate sets it from the model that it names"
     )
     model_name: str = Field("", max_length=200, description="what the coordinator calls the model; --evaluate sets it")
+    # Absent from `model_dump` at its default, so that digests and approvals of older evaluations stay valid.
+    members: int = Field(
+        1, ge=1, le=MOST_MEMBERS, exclude_if=lambda members: members == 1,
+        description="models whose mean is judged, where it is an ensemble; --evaluate sets it",
+    )  # fmt: skip
 
     @field_validator("model_sha256")
     @classmethod

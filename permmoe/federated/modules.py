@@ -13,6 +13,7 @@
 | `spread` | the head of the spread, where there is one | visits |
 | `ridge/<m>`, `ridge/<m>/<m'>` | moments of features | visits with m (and m') observed, in the centring round |
 | `ridge/all-visits` | moments of baseline and outcome | visits, in the centring round |
+| `member-<i>/…` | any of these, of an ensemble's member i | none: an ensemble is judged, not trained |
 
 Routers, experts and the bank are stacked in the model, so a module may be one slice of a parameter.
 """
@@ -20,7 +21,7 @@ Routers, experts and the bank are stacked in the model, so a module may be one s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import combinations_with_replacement
 from math import fsum, prod
@@ -30,9 +31,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from permmoe.config import ModelConfig
+from permmoe.ensemble import Ensemble, Network
+from permmoe.federated.member_modules import of_member
 from permmoe.layers.ridge import EVERYBODY, block_name
 from permmoe.modality import bank_pairs, combination_name, combination_of
-from permmoe.model import PerMMoE
 from permmoe.training.exposure import Exposure
 
 
@@ -60,8 +62,10 @@ class ModuleLayout:
     """Parameter -> shape."""
 
     @classmethod
-    def of(cls, model: PerMMoE) -> ModuleLayout:
+    def of(cls, model: Network) -> ModuleLayout:
         """The layout of a model. Raises ValueError for a parameter that no module is declared for."""
+        if isinstance(model, Ensemble):
+            return cls.of(model.models[0]).for_members(len(model.models))
         slices: dict[str, list[ParameterSlice]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, parameter in model.named_parameters():
@@ -75,6 +79,18 @@ class ModuleLayout:
             for index, owner in enumerate(owners):
                 slices.setdefault(owner, []).append(ParameterSlice(name, shapes[name][1:], index))
         return cls({module: tuple(found) for module, found in slices.items()}, shapes)
+
+    def for_members(self, members: int) -> ModuleLayout:
+        """The layout of so many models of this one's as an `Ensemble`; of a single one this layout itself."""
+        if members == 1:
+            return self
+        slices = {
+            of_member(i + 1, module): tuple(replace(one, parameter=f"members.{i}.{one.parameter}") for one in own)
+            for i in range(members)
+            for module, own in self.slices.items()
+        }
+        shapes = {f"members.{i}.{name}": shape for i in range(members) for name, shape in self.shapes.items()}
+        return ModuleLayout(slices, shapes)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -144,19 +160,21 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
 
 # Asked for at every message, on both sides.
 @lru_cache(maxsize=256)
-def reachable_modules(config: ModelConfig, names: tuple[str, ...]) -> frozenset[str]:
-    """The modules that a site whose visits have only these modalities can make use of.
+def reachable_modules(config: ModelConfig, names: tuple[str, ...], members: int = 1) -> frozenset[str]:
+    """The modules that a site whose visits have only these modalities can make use of, of so many members.
 
     Encoders of other modalities, and what stands for a modality beside an observed set that no visit can have, play no
     part in its passes. Routers and experts all do: imputed tokens go through them too.
     """
+    if members > 1:
+        own = reachable_modules(config, names)
+        return frozenset(of_member(i + 1, module) for i in range(members) for module in own)
     found = {"trunk", "head"} | {f"expert/{e}" for e in range(config.experts)}
     found |= {f"encoder/{name}" for name in names}
     found |= {"spread"} if config.spread != "none" else set()
     found |= {"router/shared"} if config.routers == "shared" else {f"router/{name}" for name in config.names}
     if config.ridge:
-        own = [name for name in config.names if name in names]
-        pairs = combinations_with_replacement(own, 2)
+        pairs = combinations_with_replacement([name for name in config.names if name in names], 2)
         found |= {f"ridge/{EVERYBODY}"} | {f"ridge/{block_name(a, b)}" for a, b in pairs}
     if config.bank == "unconditioned":
         return frozenset(found | {f"bank/{name}" for name in config.names})

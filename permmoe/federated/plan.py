@@ -69,6 +69,11 @@ class RoundPlan(Configuration):
         """What hospitals are asked to do."""
         return "survey" if self.survey else "evaluation" if self.evaluation else "training"
 
+    @property
+    def members(self) -> int:
+        """How many models the judged one is made of; a study trains a single one."""
+        return self.evaluation.members if self.evaluation else 1
+
     @field_validator("name", "purpose", "outcome")
     @classmethod
     def _on_one_line(cls, text: str) -> str:

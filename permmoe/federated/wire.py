@@ -26,6 +26,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from permmoe.federated.federation_config import Wire
+from permmoe.federated.member_modules import own_name
 
 # Numbers are read where they lie in a message, whose bytes nobody can change; nor does anybody try.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
@@ -42,7 +43,7 @@ def down_format(module: str, wire: Wire) -> Wire:
     Never in eight bits, which is for changes; and a ridge is as sensitive to its moments as its covariance is
     ill-conditioned, so those stay exact. They travel once.
     """
-    return "fp32" if wire == "fp32" or module.startswith("ridge/") else "fp16"
+    return "fp32" if wire == "fp32" or own_name(module).startswith("ridge/") else "fp16"
 
 
 def up_format(wire: Wire, *, is_centring: bool) -> Wire:

@@ -69,13 +69,13 @@ def _line(cell: Cell, sites: Sites, cache: Path, folder: Path) -> str:
 
 def _judging_seconds(cell: Cell, sites: Sites, cache: Path, folder: Path, model: Path) -> tuple[float, int]:
     """The seconds from the first question to the figures, and how many hospitals answered."""
-    config, packed, _ = load_judged(model)
+    judged = load_judged(model)
     kept = ("secure", "min_sites", "min_cell_count", "min_cohort_difference")
     plan = RoundPlan.model_validate(
         {
-            "name": "judging", "is_synthetic": True, "model": config,
+            "name": "judging", "is_synthetic": True, "model": judged.config,
             "federation": {name: getattr(cell.federation, name) for name in kept},
-            "evaluation": EvaluationConfig(visits="all", model_sha256=packed.digest(), model_name="v0001"),
+            "evaluation": EvaluationConfig(visits="all", model_sha256=judged.packed.digest(), model_name="v0001"),
         }
     )  # fmt: skip
     out = folder / "server"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from permmoe.ensemble import joined
 from permmoe.errors import ConfigurationError
 from permmoe.federated.instructions import Instruction, write_instruction
 from permmoe.federated.modules import ModuleLayout
@@ -33,7 +34,7 @@ from permmoe.federated.secure.blocks import (
 from permmoe.federated.summed_scores import Scores, severity_groups
 from permmoe.preparation.progress import Progress
 from permmoe.runtime.files import write_file
-from permmoe.training.seeds import make_model
+from permmoe.training.seeds import make_model, member_seed
 from permmoe_client.connection.fleet import message_bytes
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.rehearsed_sum import RehearsedInput, rehearse_sum
@@ -85,7 +86,7 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if plan.survey is not None:
         return rehearse_survey(settings, plan, folder)
-    model = make_model(plan.model, plan.train.seed)
+    model = joined([make_model(plan.model, member_seed(plan.train.seed, i)) for i in range(plan.members)])
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
     first = min(2 if plan.federation.centring_round else 1, plan.federation.rounds)

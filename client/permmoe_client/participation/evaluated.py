@@ -12,6 +12,7 @@ from permmoe.calibration.calibrate import predicted
 from permmoe.calibration.coarse_counts import coarsened, widened
 from permmoe.calibration.score_counts import count_scores
 from permmoe.data.dataset import VisitData
+from permmoe.ensemble import Network
 from permmoe.evaluation.combinations import combination_predictions, error_sums
 from permmoe.evaluation.further_sums import further_sums
 from permmoe.federated.instructions import Instruction
@@ -19,7 +20,6 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import EvaluationReply
 from permmoe.federated.summed_scores import Scores, asks_for_scores, of_group, severity_groups
 from permmoe.modality import all_combinations, combination_name
-from permmoe.model import PerMMoE
 from permmoe_client.participation.grouped_visits import UNTOLD, GroupedVisits
 
 
@@ -33,7 +33,7 @@ def evaluated_visits(instruction: Instruction, visits: VisitData) -> VisitData:
 
 
 def evaluated(
-    instruction: Instruction, site: str, model: PerMMoE, grouped: GroupedVisits, least_count: int
+    instruction: Instruction, site: str, model: Network, grouped: GroupedVisits, least_count: int
 ) -> EvaluationReply:
     """The reply. `grouped` has of each visit what counts in sums over groups (`RunningSite.in_groups`)."""
     plan, data = instruction.plan, grouped.data

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from permmoe.calibration.calibration import severity_ends
 from permmoe.data.dataset import VisitData
+from permmoe.ensemble import Network
 from permmoe.federated.accounting import Spent
 from permmoe.federated.instructions import Instruction, read_model
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
@@ -54,15 +55,22 @@ class LoadedRound:
     instruction: Instruction
     site: RunningSite
     layout: ModuleLayout
-    model: PerMMoE
+    network: Network
+    """What is evaluated."""
     before: Mapping[str, Tensor]
-    """The weights that the model begins with, by module, laid end to end."""
+    """The weights that the network begins with, by module, laid end to end."""
     memory: Memory
 
     @property
     def plan(self) -> RoundPlan:
         """The study."""
         return self.instruction.plan
+
+    @property
+    def model(self) -> PerMMoE:
+        """What is trained: a single model, since no study trains an ensemble."""
+        assert isinstance(self.network, PerMMoE)
+        return self.network
 
     @property
     def least_count(self) -> int:
@@ -206,7 +214,7 @@ def evaluate_round(
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
     grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
-    return evaluated(instruction, site.settings.name, loaded.model, grouped, loaded.least_count)
+    return evaluated(instruction, site.settings.name, loaded.network, grouped, loaded.least_count)
 
 
 def _load(
@@ -224,7 +232,7 @@ def _load(
     """
     settings, plan = site.settings, instruction.plan
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    model, layout = site.model(plan.model)
+    network, layout = site.network(plan)
     wire = plan.federation.wire
     held = held_model(state, layout, wire) if state else None
     received = read_model(
@@ -232,7 +240,7 @@ def _load(
         instruction,
         layout,
         held.model if held else None,
-        reachable_modules(plan.model, site.modalities(plan)),
+        reachable_modules(plan.model, site.modalities(plan), plan.members),
     )
     weights = received.unpacked(layout, wire)
     memory = recall(settings, plan) if needs_memory else Memory()
@@ -244,9 +252,9 @@ def _load(
     state_dict = layout.unflatten(before)
     with torch.no_grad():
         # A third of load_state_dict's time: parameters are the whole state, and the layout has all of them.
-        for parameter_name, parameter in model.named_parameters():
+        for parameter_name, parameter in network.named_parameters():
             parameter.copy_(state_dict[parameter_name])
-    return LoadedRound(instruction, site, layout, model.to(training_device(settings.device)), before, memory)
+    return LoadedRound(instruction, site, layout, network.to(training_device(settings.device)), before, memory)
 
 
 def _check_plausible(
@@ -258,7 +266,7 @@ def _check_plausible(
         check_model(weights, {}, rounds=0, most=0.0, trained={})
         return
     before = held if held and held.study == plan.digest() else None
-    start = before.model.unpacked(site.layout(plan.model), plan.federation.wire) if before else site.initial(plan)
+    start = before.model.unpacked(site.layout(plan), plan.federation.wire) if before else site.initial(plan)
     known = before.model.modules if before else start
     since = before.next_round if before else 1
     check_model(
@@ -267,7 +275,7 @@ def _check_plausible(
         # A running mean that is evaluated and the newest model belong to one round and are not the same.
         rounds=max(next_round - since, 1 if before else 0),
         most=site.settings.release.max_model_change,
-        trained=site.trained_elements(plan.model),
+        trained=site.trained_elements(plan),
         are_means_set=plan.federation.aggregation_rule.keeps_unchanged
         and not (plan.federation.centring_round and since <= 1 < next_round),
     )

@@ -14,11 +14,11 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
+from permmoe.ensemble import Network, empty_network
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
 from permmoe.federated.survey_groups import survey_groups
-from permmoe.model import PerMMoE
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.grouped_visits import GroupedVisits, as_told, present_facts, severity_facts
@@ -44,15 +44,16 @@ class Workshop:
     def __init__(self, load_visits: LoadVisits = site_visits) -> None:
         self.visits: LoadVisits = lru_cache(maxsize=MOST_VISIT_SETS)(load_visits)
         # Making a small model takes as long as all work beside its training.
-        self.model: Callable[[ModelConfig], tuple[PerMMoE, ModuleLayout]] = lru_cache(maxsize=1)(_model_and_layout)
-        """A model with arbitrary weights, and its layout. It is the same object for all: overwrite all its weights."""
+        self.network: Callable[[ModelConfig, int], tuple[Network, ModuleLayout]] = lru_cache(maxsize=1)(_with_layout)
+        """A network of so many members with arbitrary weights, and its layout. It is the same object for all: overwrite
+        all its weights."""
         self.initial: Callable[[ModelConfig, int], Mapping[str, Tensor]] = lru_cache(maxsize=1)(_initial_weights)
         """The initial weights of a study by module, from its model and its seed."""
 
 
-def _model_and_layout(config: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:
-    model = PerMMoE(config)
-    return model, ModuleLayout.of(model)
+def _with_layout(config: ModelConfig, members: int) -> tuple[Network, ModuleLayout]:
+    network = empty_network(config, members)
+    return network, ModuleLayout.of(network)
 
 
 def _initial_weights(config: ModelConfig, seed: int) -> Mapping[str, Tensor]:
@@ -108,17 +109,17 @@ class RunningSite:
             return PatientAccount(self.ledger).groups(question, present, least, divide)
         return divide(ReleaseAccount(), present, least)
 
-    def model(self, model: ModelConfig) -> tuple[PerMMoE, ModuleLayout]:
-        """A model with arbitrary weights, all of which have to be overwritten, and its layout."""
-        return self.workshop.model(model)
+    def network(self, plan: RoundPlan) -> tuple[Network, ModuleLayout]:
+        """A study's network with arbitrary weights, all of which have to be overwritten, and its layout."""
+        return self.workshop.network(plan.model, plan.members)
 
     def initial(self, plan: RoundPlan) -> Mapping[str, Tensor]:
         """The weights that a study begins with, flat, by module."""
         return self.workshop.initial(plan.model, plan.train.seed)
 
-    def trained_elements(self, model: ModelConfig) -> Mapping[str, Bool[Tensor, " _"]]:
+    def trained_elements(self, plan: RoundPlan) -> Mapping[str, Bool[Tensor, " _"]]:
         """For each module with parameters that training does not move, which of its elements it moves."""
-        built, layout = self.workshop.model(model)
+        built, layout = self.network(plan)
         moved = {name: parameter.requires_grad for name, parameter in built.named_parameters()}
         return {
             module: torch.cat([torch.full((piece.size,), moved[piece.parameter]) for piece in slices])
@@ -126,9 +127,9 @@ class RunningSite:
             if not all(moved[piece.parameter] for piece in slices)
         }
 
-    def layout(self, model: ModelConfig) -> ModuleLayout:
-        """The modules of a study's model."""
-        return self.workshop.model(model)[1]
+    def layout(self, plan: RoundPlan) -> ModuleLayout:
+        """The modules of a study's network."""
+        return self.network(plan)[1]
 
 
 class RunningSites:

@@ -40,6 +40,7 @@ def evaluation_in_words(
                 *synthetic,
                 f"This study evaluates a finished model on {which}; it trains nothing.",
                 name,
+                *_ensemble(asked),
                 f"The model's digest: {asked.model_sha256 or 'none: your site will refuse it'}. Your site judges this "
                 "model and no other.",
                 f"Digest: {plan.digest()}",
@@ -64,6 +65,15 @@ def evaluation_in_words(
             ),
         ),
         Section("All settings", tuple(yaml.safe_dump(_settings(plan), sort_keys=False).splitlines())),
+    )
+
+
+def _ensemble(asked: EvaluationConfig) -> tuple[str, ...]:
+    if asked.members == 1:
+        return ()
+    return (
+        f"It is an ensemble of {asked.members} models: what is judged is the mean of their predictions, and nothing "
+        "leaves of a single one. Its digest is of all of them.",
     )
 
 

@@ -106,6 +106,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
     return {
         **_common(instruction, instruction.part),
         **({"visits": asked.visits} if (asked := instruction.plan.evaluation) else {}),
+        **({"members": members} if (members := instruction.plan.members) > 1 else {}),
         **({"scores": sorted(reply.scores)} if reply.scores else {}),
         **({"severity": sorted(reply.severity)} if reply.severity else {}),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},

@@ -46,7 +46,8 @@ class Downlink:
 
     def _needed(self, node: int, instruction: Instruction) -> Iterable[str]:
         names = self.modalities.get(node, ())
-        return reachable_modules(instruction.plan.model, names) if names else self.layout.modules
+        plan = instruction.plan
+        return reachable_modules(plan.model, names, plan.members) if names else self.layout.modules
 
 
 class ModelExchange:

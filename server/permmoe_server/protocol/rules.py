@@ -103,6 +103,8 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "secure_advertisement": "Its keys for this round are not signed by the site in the roster.",
         "secure_sum": "Its shares, masked numbers or signature do not fit the round's secure sum.",
         "cohort_difference": "Left out, since sums may differ by min_cohort_difference sites or more, or by none.",
+        # The site could not read what it was sent: permmoe.federated.records.
+        "MalformedRecord": "The site cannot read what it was sent; its program may be older than the coordinator's.",
         # The site declined: permmoe.federated.refusals.
         **{refusal.value: sentence for refusal, sentence in REFUSAL_SENTENCES.items()},
     }

@@ -60,11 +60,12 @@ def judged_table(numbers: EvaluationNumbers) -> Table:
     assert plan.evaluation
     unit, which = plan.model.score.unit, "test visits" if plan.evaluation.visits == "test" else "all visits"
     synthetic = ", SYNTHETIC DATA" if plan.is_synthetic else ""
+    name = plan.evaluation.model_name or "a model"
+    judged = f"{name} (the mean of {plan.members} models)" if plan.members > 1 else name
     levels = LEVELS if _has_coverage(numbers) else ()
     table = Table(
         "combination", "n", "RMSE (95%)", "MAE", "bias (95%)", *(f"in {level:.0%}" for level in levels),
-        title=plain(f"{plan.evaluation.model_name or 'a model'}, judged on {which} of {len(numbers.sites)} hospitals, "
-                    f"{unit}{synthetic}"),
+        title=plain(f"{judged}, judged on {which} of {len(numbers.sites)} hospitals, {unit}{synthetic}"),
     )  # fmt: skip
     for name, row in numbers.combinations.items():
         table.add_row(Text(name), *cells(row), *(_coverage(row, level) for level in levels))

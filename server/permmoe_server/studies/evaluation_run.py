@@ -8,6 +8,7 @@ rounds.jsonl, receipts.jsonl, sums.jsonl  as of a study that trains
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import nan
@@ -49,7 +50,7 @@ def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
     """
     if (out / EVALUATION_FILE).exists():
         return
-    layout = ModuleLayout.of(PerMMoE(plan.model))
+    layout = ModuleLayout.of(PerMMoE(plan.model)).for_members(plan.members)
     first, card = _judged_state(plan, out, layout)
     # Before anybody is asked: a calibration that cannot be used is an error.
     is_asked = plan.federation.calibrate
@@ -75,15 +76,16 @@ def run_evaluation(federation: Federation, plan: RoundPlan, out: Path) -> None:
     ask_until_enough(federation, plan, "evaluation", ask)
 
 
-def _judged_state(plan: RoundPlan, out: Path, layout: ModuleLayout) -> tuple[FederationState, dict[str, Any]]:
+def _judged_state(plan: RoundPlan, out: Path, layout: ModuleLayout) -> tuple[FederationState, Mapping[str, Any]]:
     """The one round of an evaluation, with the model in the study's folder, which has to be the approved one; and its
     card."""
-    config, packed, card = load_judged(out / JUDGED_FOLDER)
+    found = load_judged(out / JUDGED_FOLDER)
     assert plan.evaluation
+    approved = plan.model, plan.members, plan.evaluation.model_sha256
     # "Hospitals approved this model": no other is sent to them.
-    if config != plan.model or packed.digest() != plan.evaluation.model_sha256:
+    if (found.config, found.members, found.packed.digest()) != approved:
         raise DataError(f"the model in {out / JUDGED_FOLDER} is not the one of the plan; take it from a back-up")
-    return FederationState(1, packed.unpacked(layout)), card
+    return FederationState(1, found.packed.unpacked(layout)), found.card
 
 
 def _numbers(

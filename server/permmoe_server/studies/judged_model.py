@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from permmoe.calibration.calibration import Calibration, read_calibration
 from permmoe.config import ModelConfig, parse_config, read_config
-from permmoe.ensemble import MEMBERS_KEY
+from permmoe.ensemble import empty_network, members_of
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.observed_coverage import require_comparable
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
-from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies.registry import read_registry
@@ -30,6 +30,17 @@ OBEYED = (
 `privacy` is among them so that a file that promises it is refused: sums of errors have no noise."""
 
 
+@dataclass(frozen=True)
+class JudgedModel:
+    """A finished model, or several as one."""
+
+    config: ModelConfig
+    members: int
+    packed: PackedModel
+    """Its weights as they travel."""
+    card: Mapping[str, Any]
+
+
 def find_evaluation(folder: FederationFolder, file: Path, model: str) -> Study:
     """The study that judges a model, with the settings of a YAML file; nothing is written.
 
@@ -41,7 +52,8 @@ def find_evaluation(folder: FederationFolder, file: Path, model: str) -> Study:
     if given.survey is not None:
         raise ConfigurationError(f"{file} is a survey, which judges no model; leave 'survey' out of a copy of it")
     source, called = _source(folder, model)
-    config, packed, card = load_judged(source)
+    found = load_judged(source)
+    config, card = found.config, found.card
     if "model" in given.model_fields_set and given.model != config:
         raise ConfigurationError(
             f"{file} describes another model than the card in {source}; leave 'model' out of it, the card says it"
@@ -61,27 +73,29 @@ def find_evaluation(folder: FederationFolder, file: Path, model: str) -> Study:
             "horizon_months": given.horizon_months or trained.get("horizon_months"),
             "model": config,
             "federation": federation,
-            "evaluation": EvaluationConfig(visits=asked.visits, model_sha256=packed.digest(), model_name=called),
+            "evaluation": EvaluationConfig(
+                visits=asked.visits, model_sha256=found.packed.digest(), model_name=called, members=found.members
+            ),
         }
     )
     study = study_of(folder, plan)
     return Study(plan, study.folder, judged_source=source)
 
 
-def load_judged(folder: Path) -> tuple[ModelConfig, PackedModel, dict[str, Any]]:
-    """A model's settings, its weights as they travel, and its card. Raises ConfigurationError, DataError."""
+def load_judged(folder: Path) -> JudgedModel:
+    """The model of a folder. Raises ConfigurationError, DataError."""
     state, card = load_checkpoint(folder)
     if "model" not in card:
         raise DataError(f"the card in {folder} does not describe a model; name the folder of a trained model")
-    config = parse_config(card["model"], ModelConfig, f"the model card in {folder}")
-    if card.get(MEMBERS_KEY, 1) != 1:
-        raise DataError(f"{folder} holds an ensemble, and hospitals judge one model; name one of a single member")
-    model = PerMMoE(config)
+    source = f"the model card in {folder}"
+    config, members = parse_config(card["model"], ModelConfig, source), members_of(card, source)
+    model = empty_network(config, members)
     try:
         model.load_state_dict(state)
     except RuntimeError:
         raise DataError(f"the tensors in {folder} are not those of the model in its card") from None
-    return config, PackedModel.of(ModuleLayout.of(model).flatten_all(model.state_dict())), card
+    packed = PackedModel.of(ModuleLayout.of(model).flatten_all(model.state_dict()))
+    return JudgedModel(config, members, packed, card)
 
 
 def judged_calibration(card: Mapping[str, Any], config: ModelConfig, source: str) -> Calibration | None:

@@ -59,9 +59,9 @@ def test_sites_of_one_process_stay_apart_and_share_one_model(tmp_path: Path) -> 
     north, south = (sites.at(write_site(tmp_path, name)) for name in ("north", "south"))
     assert north.modalities(PLAN) == ("clinical", "fluid", "gene") and south.modalities(PLAN) == ("clinical",)
     assert north.visits(PLAN) is north.visits(PLAN) is not south.visits(PLAN)
-    assert north.model(MODEL)[0] is south.model(MODEL)[0]
-    another = MODEL.model_copy(update={"experts": 3})
-    assert north.model(another)[0].config.experts == 3 and north.layout(MODEL).modules != north.layout(another).modules
+    assert north.network(PLAN)[0] is south.network(PLAN)[0]
+    another = PLAN.model_copy(update={"model": MODEL.model_copy(update={"experts": 3})})
+    assert north.network(another)[0].config.experts == 3 and north.layout(PLAN).modules != north.layout(another).modules
 
 
 def test_a_secure_sum_outlives_a_changed_setting_but_not_a_changed_ledger(tmp_path: Path) -> None:

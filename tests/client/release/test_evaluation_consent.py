@@ -9,6 +9,8 @@ from flwr.app import Message, MessageType
 from typer.testing import CliRunner
 
 from permmoe.federated.instructions import Instruction, write_instruction
+from permmoe.federated.member_modules import of_member, own_name
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import read_evaluation_reply
 from permmoe_client.cli import app
@@ -16,7 +18,7 @@ from permmoe_client.participation.dry_run import dry_run
 from permmoe_client.release.consent import study_in_words
 from permmoe_client.site import read_site
 from tests.support.announcing_coordinator import AnnouncingCoordinator
-from tests.support.judged_models import judged_model, packed, tiny_evaluation
+from tests.support.judged_models import evaluation_of, judged_ensemble, judged_model, packed, tiny_evaluation
 from tests.support.site_messages import ask, instruction
 from tests.support.tiny_federation import write_site
 
@@ -44,6 +46,61 @@ def test_attack_an_approved_evaluation_trains_validates_and_repeats_nothing(tmp_
 
 def test_attack_another_model_than_the_approved_one_is_not_judged(tmp_path: Path) -> None:
     assert judging(write_site(tmp_path, "north"), PLAN, seed=6).error.reason == "QueryRefused"
+
+
+def ensemble_judged(path: Path, plan: RoundPlan, model: PackedModel, digest: str | None = None) -> Message:
+    asked = Instruction(plan, 1, digest or model.digest(), "test")
+    return ask(path, write_instruction(asked, model), MessageType.EVALUATE)
+
+
+def test_attack_an_ensemble_of_other_members_than_the_approved_ones_is_not_judged(tmp_path: Path) -> None:
+    path, approved = write_site(tmp_path, "north"), packed(judged_ensemble((5, 6, 7)))
+    plan = evaluation_of(judged_ensemble((5, 6, 7)), min_cell_count=7)
+    assert ensemble_judged(path, plan, approved).has_content()
+    for seeds in ((5, 6, 8), (5, 7, 6)):
+        other = packed(judged_ensemble(seeds))
+        assert ensemble_judged(path, plan, other).error.reason == "QueryRefused"
+        # Under the approved name.
+        assert ensemble_judged(path, plan, other, approved.digest()).error.reason == "MalformedRecord"
+    # The approved digests, and another member's bytes in the second one's place.
+    swapped = {name: approved.modules[of_member(3, own_name(name)) if name.startswith(of_member(2, "")) else name]
+               for name in approved.modules}  # fmt: skip
+    lying = PackedModel(swapped, approved.digests)
+    assert ensemble_judged(path, plan, lying).error.reason == "MalformedRecord"
+
+
+def test_attack_an_ensemble_of_another_number_of_members_than_the_plan_says_is_not_judged(tmp_path: Path) -> None:
+    path, three = write_site(tmp_path, "north"), judged_ensemble((5, 6, 7))
+    plan = evaluation_of(three)
+    for members in (1, 2, 4):
+        assert plan.evaluation
+        tampered = plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update={"members": members})})
+        # Even where the hospital approved that.
+        assert ensemble_judged(path, tampered, packed(three)).error.reason == "MalformedRecord"
+        asked = write_instruction(Instruction(tampered, 1, packed(three).digest(), "test"), packed(three))
+        unseen = write_site(tmp_path, "west")
+        assert ask(unseen, asked, MessageType.EVALUATE, is_approved=False).error.reason == "StudyNotApproved"
+    assert ensemble_judged(path, tampered, packed(judged_model())).error.reason == "QueryRefused"
+
+
+def test_a_hospital_reads_of_how_many_models_the_mean_is_judged(tmp_path: Path) -> None:
+    site = read_site(write_site(tmp_path, "north"))
+
+    def text(plan: RoundPlan) -> str:
+        return " ".join(s for section in study_in_words(plan, site) for s in section.sentences)
+
+    shown = text(evaluation_of(judged_ensemble()))
+    assert "It is an ensemble of 3 models: what is judged is the mean of their predictions" in shown
+    assert "members: 3" in shown and "ensemble" not in text(PLAN) and "members" not in text(PLAN)
+
+
+def test_an_ensembles_rehearsal_has_as_many_numbers_as_a_single_models(tmp_path: Path) -> None:
+    site, sums = read_site(write_site(tmp_path, "north")), {}
+    for plan in (PLAN, evaluation_of(judged_ensemble(), min_cell_count=7)):
+        dry_run(site, plan, tmp_path / plan.digest())
+        sums[plan.members] = json.loads((tmp_path / plan.digest() / "evaluation.json").read_text())["sums"]
+    assert {name: one["n"] for name, one in sums[1].items()} == {name: one["n"] for name, one in sums[3].items()}
+    assert sums[1] != sums[3]
 
 
 def test_a_hospital_reads_that_nothing_is_trained_which_model_it_is_and_what_leaves(tmp_path: Path) -> None:

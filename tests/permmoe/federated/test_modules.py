@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from permmoe.config import ModelConfig
+from permmoe.ensemble import Ensemble, empty_network
+from permmoe.federated.member_modules import of_member, own_name
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
 from permmoe.modality import Modality
 from permmoe.model import PerMMoE
@@ -64,6 +66,30 @@ def test_modules_are_named_as_the_design_says() -> None:
     assert set(ModuleLayout.of(PerMMoE(config)).modules) == expected
     shared = ModuleLayout.of(PerMMoE(config.model_copy(update={"routers": "shared"})))
     assert set(shared.modules) == expected - {"router/clinical", "router/fluid"} | {"router/shared"}
+
+
+@pytest.mark.parametrize("config", [MODEL, SHARED, WITH_PARTNERS])
+def test_modules_of_an_ensemble_are_those_of_its_members_each_in_its_place(config: ModelConfig) -> None:
+    models = [make_model(config, seed) for seed in (3, 5, 7)]
+    ensemble, single = Ensemble(models), ModuleLayout.of(models[0])
+    layout = ModuleLayout.of(ensemble)
+    flat = layout.flatten_all(ensemble.state_dict())
+    assert flat.keys() == {of_member(i, module) for i in (1, 2, 3) for module in single.modules}
+    for i, model in enumerate(models, start=1):
+        for module, own in single.flatten_all(model.state_dict()).items():
+            assert torch.equal(flat[of_member(i, module)], own) and own_name(of_member(i, module)) == module
+    state = layout.unflatten(flat)
+    assert list(state) == [name for name, _ in ensemble.named_parameters()]
+    assert all(torch.equal(state[name], value) for name, value in ensemble.state_dict().items())
+    assert single.for_members(1) is single and single.for_members(3) == layout
+
+
+def test_a_site_reaches_the_same_modules_of_every_member() -> None:
+    alone = reachable_modules(MODEL, ("clinical",))
+    assert reachable_modules(MODEL, ("clinical",), 1) == alone and "encoder/gene" not in alone
+    together = reachable_modules(MODEL, ("clinical",), 3)
+    assert together == {of_member(i, module) for i in (1, 2, 3) for module in alone}
+    assert together < set(ModuleLayout.of(empty_network(MODEL, 3)).modules)
 
 
 def test_a_full_adni_model_has_28_bank_modules() -> None:

@@ -96,7 +96,7 @@ def test_the_model_is_kept_with_its_study_and_the_study_goes_on_without_being_na
     keep_judged(study)
     again = study_to_run(folder, None, None)
     assert again == current_study(folder) and again and again.plan == study.plan
-    assert load_judged(again.judged)[1].digest() == packed(judged_model()).digest()
+    assert load_judged(again.judged).packed.digest() == packed(judged_model()).digest()
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,9 @@ def test_a_model_without_a_study_file_or_with_other_tensors_is_refused(
     wrong = write_model(tmp_path / "wrong", model=MODEL.model_copy(update={"tokens": 5}).model_dump(mode="json"))
     with pytest.raises(DataError, match="not those of the model in its card"):
         load_judged(wrong)
-    with pytest.raises(DataError, match="holds an ensemble"):
-        load_judged(write_model(tmp_path / "several", members=3))
+    for members, said in ((3, "not those of the model in its card"), (21, "names no number of members")):
+        with pytest.raises(DataError, match=said):
+            load_judged(write_model(tmp_path / f"of {members}", members=members))
 
 
 def test_judged_models_are_shown_with_what_limits_them(folder: FederationFolder, tmp_path: Path) -> None:
