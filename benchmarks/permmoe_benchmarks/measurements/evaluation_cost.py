@@ -1,10 +1,11 @@
 """What judging a finished model at hospitals costs beside a round that trains it there, plainly and by secure sum.
 
-    python benchmarks/evaluation.py [--sites 10] [--rounds 5]
+    python benchmarks/evaluation.py [--sites 10] [--rounds 5] [--members 5]
 
 Patients are synthetic, and all hospitals are in one process, one after the other, as a round of the default study's
 model is timed elsewhere. Both read the hospitals' images in their first round. Bytes are those of the model and of what
-comes back.
+comes back. With `--members` the judged model is an ensemble of so many copies of the trained one, which costs what any
+ensemble of that size does.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from statistics import median
 
 import pandas as pd
 
+from permmoe.ensemble import MEMBERS_KEY
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.provenance import machine, versions
 from permmoe_benchmarks.library.cohort import prepared_cohort
 from permmoe_benchmarks.library.scale import SCALES
@@ -39,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--members", type=int, default=1)
     given = parser.parse_args()
     cell, data = prepared_cohort(SCALES["quick"])
     dealt = PartitionConfig.model_validate({"kind": "dirichlet", "sites": given.sites, "alpha": 10.0})
@@ -50,21 +54,32 @@ def main() -> None:
         own = cell.model_copy(update={"partition": dealt, "federation": FederationConfig.model_validate(federation)})
         sites, _ = split_and_partition(data.visits, own)
         with tempfile.TemporaryDirectory() as folder:
-            print(_line(own, sites, data.cache, Path(folder)))
+            print(_line(own, sites, data.cache, Path(folder), given.members))
 
 
-def _line(cell: Cell, sites: Sites, cache: Path, folder: Path) -> str:
+def _line(cell: Cell, sites: Sites, cache: Path, folder: Path, members: int) -> str:
     trained = train_federation(cell, sites, cache, folder / "training")
     rounds = pd.DataFrame(trained.rounds).groupby("round")
     seconds = rounds["round_seconds"].first()
     traffic = (rounds["bytes_down"].sum() + rounds["bytes_up"].sum()).median()
-    judging, asked = _judging_seconds(cell, sites, cache, folder / "judging", folder / "training" / "server" / "model")
+    model = _copies(folder / "training" / "server" / "model", folder / "copies", members)
+    judging, asked = _judging_seconds(cell, sites, cache, folder / "judging", model)
     kind = "secure sum" if cell.federation.secure else "plain"
     return (
-        f"{kind}: judged in {judging:.1f} s by {asked} hospitals; the first round, which reads images, takes "
-        f"{seconds.iloc[0]:.1f} s (ratio {judging / seconds.iloc[0]:.2f}), a later one "
+        f"{kind}, {members} member(s): judged in {judging:.1f} s by {asked} hospitals; the first round, which reads "
+        f"images, takes {seconds.iloc[0]:.1f} s (ratio {judging / seconds.iloc[0]:.2f}), a later one "
         f"{median(seconds.iloc[1:]):.1f} s (ratio {judging / median(seconds.iloc[1:]):.2f}; {traffic / 1e6:.1f} MB)"
     )
+
+
+def _copies(model: Path, folder: Path, members: int) -> Path:
+    """The folder of an ensemble of so many of a model; of one the model's own."""
+    if members == 1:
+        return model
+    state, card = load_checkpoint(model)
+    copies = {f"members.{i}.{name}": tensor.clone() for i in range(members) for name, tensor in state.items()}
+    save_checkpoint(folder, copies, {**card, MEMBERS_KEY: members})
+    return folder
 
 
 def _judging_seconds(cell: Cell, sites: Sites, cache: Path, folder: Path, model: Path) -> tuple[float, int]:
@@ -75,7 +90,7 @@ def _judging_seconds(cell: Cell, sites: Sites, cache: Path, folder: Path, model:
         {
             "name": "judging", "is_synthetic": True, "model": judged.config,
             "federation": {name: getattr(cell.federation, name) for name in kept},
-            "evaluation": EvaluationConfig(visits="all", model_sha256=judged.packed.digest(), model_name="v0001"),
+            "evaluation": EvaluationConfig(visits="all", model_sha256=judged.packed.digest(), members=judged.members),
         }
     )  # fmt: skip
     out = folder / "server"
