@@ -307,6 +307,11 @@ class TrainConfig(Configuration):
         description="compute the encoders' activations again in the backward pass instead of keeping them: less "
         "memory, more time, the same gradients",
     )  # fmt: skip
+    deterministic: bool = Field(
+        False, exclude_if=lambda is_on: not is_on,
+        description="the same bits from the same training twice on a GPU too, with slower operations where those that "
+        "are taken else add up in any order; a CPU gives the same bits without it",
+    )  # fmt: skip
     routing_losses: RoutingLosses = Field(
         OUR_ROUTING_LOSSES, exclude_if=lambda losses: losses == OUR_ROUTING_LOSSES,
         description="how balance and specialisation are taken",

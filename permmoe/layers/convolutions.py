@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
 from permmoe.errors import ConfigurationError
+from permmoe.layers.pooling import MaxPooling
 
 SFCN_WIDTHS = (32, 64, 128, 256, 256, 64)
 """Channels of the stem, of the pooled stages, and of the last, pointwise convolution (Peng et al. 2021, table 1)."""
@@ -51,7 +52,7 @@ def six_layer_cnn(config: ModelConfig) -> tuple[nn.Module, int]:
     layers: list[nn.Module] = []
     for (fan_in, width), pool in zip(pairwise((1, 32, 64, 128)), (2, 3, 4), strict=True):
         layers += [Convolution(fan_in, width, 3, padding=1), nn.ReLU(), Convolution(width, width, 3, padding=1)]
-        layers += [nn.MaxPool3d(pool), nn.ReLU(), nn.Dropout3d(config.encoder.dropout)]
+        layers += [MaxPooling(pool), nn.ReLU(), nn.Dropout3d(config.encoder.dropout)]
         grid = _divided(grid, pool)
     if min(grid) == 0:
         raise ConfigurationError(
@@ -81,7 +82,7 @@ def _sfcn(grid: Shape, widths: tuple[int, ...]) -> tuple[nn.Module, int]:
     for width in stages:
         if min(_divided(grid, 2)) < 2:
             break
-        layers += [Convolution(fan_in, width, 3, padding=1), nn.MaxPool3d(2), nn.GroupNorm(GROUPS, width), nn.ReLU()]
+        layers += [Convolution(fan_in, width, 3, padding=1), MaxPooling(2), nn.GroupNorm(GROUPS, width), nn.ReLU()]
         grid, fan_in = _divided(grid, 2), width
     if fan_in == stem:
         raise ConfigurationError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
@@ -52,8 +52,10 @@ class Experts(nn.Module):
         slots = slots.index_copy(0, place, tokens.index_select(0, token)).view(len(self.w1), busiest, tokens.shape[1])
         hidden = F.gelu(torch.baddbmm(self.b1.unsqueeze(1), slots, self.w1))
         outputs = torch.baddbmm(self.b2.unsqueeze(1), hidden, self.w2).flatten(0, 1)
-        weighted = outputs.index_select(0, place) * gates[token, expert].unsqueeze(-1)
-        return torch.zeros_like(tokens).index_add(0, token, weighted.to(tokens.dtype))
+        weighted = (outputs.index_select(0, place) * gates[token, expert].unsqueeze(-1)).to(tokens.dtype)
+        if tokens.device.type == "cpu":
+            return torch.zeros_like(tokens).index_add(0, token, weighted)
+        return sum_in_order(weighted, token, is_sent, self.top_k)
 
     def grouped(
         self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"], precision: torch.dtype
@@ -75,3 +77,16 @@ class Experts(nn.Module):
         # Back in the order of the tokens: a sum over k does not depend on the order in which threads add.
         own = torch.empty_like(outputs).index_copy(0, order, outputs).view(len(tokens), k, -1)
         return (own * weights.unsqueeze(-1)).sum(1).to(tokens.dtype)
+
+
+def sum_in_order(
+    rows: Float[Tensor, "row dim"], token: Int[Tensor, " row"], is_sent: Bool[Tensor, "token expert"], most: int
+) -> Float[Tensor, "token dim"]:
+    """The sum of each token's rows: one for every expert that it was sent to, `most` at most, sorted by token.
+
+    On a GPU `index_add` adds them in whichever order threads come, so that a prediction made twice would differ in its
+    last digits. Here each row has a place of its own, and the sum over places has an order.
+    """
+    rank = (is_sent.cumsum(1) - 1)[is_sent]
+    places = rows.new_zeros(len(is_sent) * most, rows.shape[1]).index_copy(0, token * most + rank, rows)
+    return places.view(len(is_sent), most, -1).sum(1)

@@ -20,7 +20,7 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.devices import device_of, seeded
 from permmoe.training.correction import NO_CORRECTION, Correction
 from permmoe.training.exposure import Tally, TrainingRecord
-from permmoe.training.hardware import autocast, keep_memory_of_steps
+from permmoe.training.hardware import autocast, keep_memory_of_steps, repeatable
 from permmoe.training.losses import WHOLE, Shares, total_loss
 from permmoe.training.optimiser import make_optimiser
 from permmoe.training.seeds import derive_seed
@@ -57,7 +57,7 @@ def train_epochs(
         loss_sum = 0.0
         schedule = _schedule(data.observed, config, epoch, seed)
         batches = data.batches([part.rows for step in schedule.steps for part in step], schedule.withheld)
-        with seeded(derive_seed(seed, "noise", epoch), device):
+        with repeatable(config), seeded(derive_seed(seed, "noise", epoch), device):
             for step in schedule.steps:
                 n_visits = sum(len(part.rows) for part in step)
                 optimiser.zero_grad()

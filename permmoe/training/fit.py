@@ -13,6 +13,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.evaluation.combinations import ErrorSums, combination_sums, mean_squared_error
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
+from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
 from permmoe.training.optimiser import load_optimiser, make_optimiser, optimiser_tensors
 
@@ -89,7 +90,8 @@ def fit(
         is_validated = epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0
         if is_validated:
             model.load_state_dict(dict(candidate))
-            sums = combination_sums(model, validation)
+            with repeatable(config):
+                sums = combination_sums(model, validation)
             model.load_state_dict(weights)
         mse = mean_squared_error(sums)
         if config.keep == "last" or (is_validated and not mse >= best_mse):

@@ -27,6 +27,7 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.devices import device_of, seeded
 from permmoe.training.dense_pass import DensePerMMoE, Inputs, dense_inputs
 from permmoe.training.epochs import modality_dropout
+from permmoe.training.hardware import repeatable
 from permmoe.training.losses import specialisation_loss
 from permmoe.training.optimiser import make_optimiser
 from permmoe.training.seeds import derive_seed
@@ -96,7 +97,7 @@ def train_privately(
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
-    with seeded(derive_seed(seed, "dropout"), device_of(model)):
+    with repeatable(config), seeded(derive_seed(seed, "dropout"), device_of(model)):
         for _ in range(steps):
             rows = (torch.rand(len(data), generator=generator) < sample_rate).nonzero().flatten()
             for parameter, gradient in zip(trained, _gradients(model, data, rows, config, generator), strict=True):

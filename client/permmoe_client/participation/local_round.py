@@ -34,6 +34,7 @@ from permmoe.runtime.devices import training_device
 from permmoe.training.correction import Correction
 from permmoe.training.epochs import step_count, train_epochs
 from permmoe.training.exposure import Exposure
+from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
 from permmoe.training.seeds import derive_seed
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
@@ -214,7 +215,8 @@ def evaluate_round(
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
     grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
-    return evaluated(instruction, site.settings.name, loaded.network, grouped, loaded.least_count)
+    with repeatable(plan.train):
+        return evaluated(instruction, site.settings.name, loaded.network, grouped, loaded.least_count)
 
 
 def _load(

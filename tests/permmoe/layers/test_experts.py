@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from permmoe.layers.experts import Experts
+from permmoe.layers.experts import Experts, sum_in_order
 from permmoe.layers.routers import top_k_gates
 from tests.support.model_batches import small_config
 
@@ -93,6 +93,21 @@ def test_running_twice_gives_the_same_bits() -> None:
         torch.autograd.grad(experts(tokens, gates).square().sum(), (tokens, *experts.parameters())) for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_sum_with_an_order_is_that_of_the_rows_of_each_token() -> None:
+    """What a GPU is given in place of index_add; a token may be sent to fewer experts than k, and to none."""
+    torch.manual_seed(5)
+    is_sent = top_k_gates(torch.randn(1, 211, 11), 4)[0][0] > 0.25
+    is_sent[7] = False
+    assert {0, 1, 2, 3} <= set(is_sent.sum(1).tolist())
+    token = is_sent.nonzero()[:, 0]
+    rows = torch.randn(len(token), 7, requires_grad=True)
+    ours, expected = sum_in_order(rows, token, is_sent, 4), torch.zeros(211, 7).index_add(0, token, rows)
+    torch.testing.assert_close(ours, expected)
+    direction = torch.randn(211, 7)
+    own, plain = (torch.autograd.grad(output, rows, direction)[0] for output in (ours, expected))
+    assert torch.equal(own, plain)
 
 
 def test_half_precision_agrees_with_single() -> None:
