@@ -12,11 +12,12 @@ import pandas as pd
 from permmoe.evaluation.intervals import LEVEL
 from permmoe_simulation.report.axis import ALONG_AXIS, TRENDS, crossing_sentence
 from permmoe_simulation.report.content import interval, number, signed, table_digits
-from permmoe_simulation.report.coverage import UNSEEN, coverage_over_sites
+from permmoe_simulation.report.coverage import coverage_over_sites
 from permmoe_simulation.report.experts import ROUTING, expert_sentences
 from permmoe_simulation.report.files import Study, read_study
 from permmoe_simulation.report.gap_closed import GAPS, share_interval
 from permmoe_simulation.report.growth import growth_sentences
+from permmoe_simulation.report.judged_intervals import UNSEEN
 from permmoe_simulation.report.looks import Look, look_of, look_sentence, with_look
 from permmoe_simulation.report.lookups import MEAN, in_order, scores, unmirrored
 from permmoe_simulation.report.page import SECTIONS

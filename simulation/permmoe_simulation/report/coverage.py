@@ -7,32 +7,22 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
 
-from permmoe.calibration.calibration import severity_ends, severity_group
-from permmoe.calibration.coverage import interval_ends
 from permmoe.calibration.intervals import LEVELS
-from permmoe.calibration.score_counts import count_scores, least_visits
-from permmoe.config import ModelConfig, parse_config
-from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.report.content import Entry, Fold, Item, Section, Table, Text, listed, number
+from permmoe_simulation.report.judged_intervals import BY_SPREAD, BY_UNIT, EVERYWHERE, TRAINED, UNSEEN, judged_intervals
 from permmoe_simulation.report.lookups import MEAN
 from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View, by_regime
-from permmoe_simulation.studies.cell_files import CALIBRATION, FinishedCell, read_predictions
+from permmoe_simulation.studies.cell_files import CALIBRATION, FinishedCell
 from permmoe_simulation.studies.finished_study import FinishedStudy
-from permmoe_simulation.study_tables import OUTCOME_UNIT, StudyTable, real, text, whole
+from permmoe_simulation.study_tables import OUTCOME_UNIT, Column, StudyTable, real, text, whole
 
-EVERYWHERE = "all"
-TRAINED, UNSEEN = "sites that trained", "sites that never trained"
-"""All sites of a kind, in cells that have both kinds; no site's name has a space."""
-NEVER_TRAINED = " (never trained)"
-"""What follows the name of a site where it trained nothing: in another seed it may have trained."""
 COVERAGE = StudyTable(
     "coverage",
     "intervals of a method and regime at a level, for a combination (or `mean`) and a site (or sites), over all seeds",
@@ -44,6 +34,7 @@ COVERAGE = StudyTable(
         *real("coverage", "lowest", "highest", unit="share of the intervals; the ends are over seeds"),
         *real("width", unit=OUTCOME_UNIT),
         *real("pooled", unit="share of the intervals"),
+        Column("scale", "text", may_be_absent=True),
     ),
 )
 
@@ -54,11 +45,14 @@ def coverage_rows(done: FinishedStudy) -> pd.DataFrame:
 
 
 def coverage_of(cells: Sequence[FinishedCell]) -> pd.DataFrame:
-    """Rows of COVERAGE; none of cells that kept no predictions for their validation visits."""
-    judged = [row for cell in cells if (cell.folder / CALIBRATION).exists() for row in _judged(cell)]
+    """Rows of COVERAGE; none of cells that kept no predictions for their validation visits.
+
+    They say what errors were divided by where it was not the unit in all cells.
+    """
+    judged = [row for cell in cells if (cell.folder / CALIBRATION).exists() for row in judged_intervals(cell)]
     if not judged:
         return pd.DataFrame()
-    rows = []
+    tells_scale, rows = any(row["scale"] != BY_UNIT for row in judged), []
     for key, own in pd.DataFrame(judged).groupby(["method", "regime", "combination", "site", "level"], sort=False):
         known = own[own["n"] > 0]
         by_seed = known["inside"] / known["n"]
@@ -69,57 +63,10 @@ def coverage_of(cells: Sequence[FinishedCell]) -> pd.DataFrame:
              "coverage": known["inside"].sum() / total if len(known) else np.nan,
              "lowest": by_seed.min(), "highest": by_seed.max(),
              "width": known["width_sum"].sum() / total if len(known) else np.nan,
-             "pooled": known["pooled"].sum() / total if len(known) else np.nan}
+             "pooled": known["pooled"].sum() / total if len(known) else np.nan,
+             **({"scale": " and ".join(sorted(set(own["scale"])))} if tells_scale else {})}
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _judged(cell: FinishedCell) -> Iterator[dict[str, Any]]:
-    """What the test visits of one cell say: intervals that hold, their number and their widths, added up."""
-    model = parse_config(cell.card()["cell"]["model"], ModelConfig, f"the card in {cell.folder}")
-    own, new = read_predictions(cell.folder, CALIBRATION), read_predictions(cell.folder)
-    names = [combination_name(c) for c in all_combinations(model.names)]
-    ends = severity_ends(model)
-    scores = np.abs(own["target"].to_numpy()[:, None] - own[names].to_numpy()) / model.unit_points
-    counts = count_scores(
-        model.names, scores, severity_group(own["baseline"].to_numpy(), ends), 1 + len(ends), own["site"].tolist()
-    )
-    kinds, places = _places(new["site"], cell.unseen_sites())
-    predictions, target = new[names].to_numpy(), new["target"].to_numpy()[:, None]
-    scales, calibrated = np.full(predictions.shape, model.unit_points), counts.counts[:, 0].sum(1)
-    for level in LEVELS:
-        low, high = interval_ends(counts, model, predictions, scales, new["baseline"].to_numpy(), level)
-        is_judged = np.isfinite(low) & np.isfinite(high) & ~np.isnan(target)
-        inside = is_judged & (low <= target) & (target <= high)
-        width = np.where(is_judged, high - low, 0.0)
-        is_pooled = is_judged & (calibrated < least_visits(level))
-        groups = [(name, many, at, [j], int(calibrated[j])) for many, at in kinds for j, name in enumerate(names)]
-        groups += [(MEAN, site, at, list(range(len(names))), int(counts.visits[0])) for site, at in [*kinds, *places]]
-        for combination, site, at, columns, n in groups:
-            chosen = np.ix_(at, np.array(columns))
-            yield {
-                "method": cell.method, "regime": cell.regime, "seed": cell.seed, "combination": combination,
-                "site": site, "level": level, "n": int(is_judged[chosen].sum()), "calibrated": n,
-                "inside": int(inside[chosen].sum()), "width_sum": float(width[chosen].sum()),
-                "pooled": int(is_pooled[chosen].sum()),
-            }  # fmt: skip
-
-
-Place = tuple[str, Bool[np.ndarray, " visit"]]
-"""What a set of sites is called, and which visits are theirs."""
-
-
-def _places(site_of: pd.Series, unseen: Sequence[str]) -> tuple[list[Place], list[Place]]:
-    """The sets of several sites, and every site by itself."""
-    never = site_of.isin(unseen).to_numpy()
-    kinds = [(EVERYWHERE, np.ones(len(site_of), dtype=bool))]
-    if never.any():
-        kinds += [(TRAINED, ~never), (UNSEEN, never)]
-    single = [
-        (f"{site}{NEVER_TRAINED if site in unseen else ''}", (site_of == site).to_numpy())
-        for site in sorted(set(site_of))
-    ]
-    return kinds, single
 
 
 def coverage_section(view: View) -> Section:
@@ -150,7 +97,7 @@ def coverage_section(view: View) -> Section:
         "modalities. Each training is calibrated on its validation visits (split conformal prediction, conditional on "
         "the combination and, where there are enough visits, on severity) and judged on its test visits. Coverage "
         "below nominal means that intervals promise too much; what holds over all sites need not hold at each."
-        f"{_UNSEEN if UNSEEN in set(rows['site']) else ''}"
+        f"{_by_spread(view, rows)}{_UNSEEN if UNSEEN in set(rows['site']) else ''}"
     )
     return Section("coverage", title, [intro, *by_regime(view, build)])
 
@@ -185,6 +132,22 @@ _UNSEEN = (
     " Sites that never trained gave neither training nor validation visits, so that nothing about their patients and "
     "scanners is in the intervals. Which sites these are is drawn anew for every seed."
 )
+
+
+def _by_spread(view: View, rows: pd.DataFrame) -> str:
+    """Whose intervals are scaled by a spread; empty where nobody's are."""
+    scales = rows.groupby("method")["scale"].agg(set).to_dict() if "scale" in rows else {}
+    named = [
+        f"{view.label(m)}{'' if scales[m] == {BY_SPREAD} else ' (not in all seeds)'}"
+        for m in view.methods
+        if m in scales and scales[m] != {BY_UNIT}
+    ]
+    if not named:
+        return ""
+    return (
+        f" Intervals of {listed(named)} reach farther where the method expects a larger error: errors are divided by "
+        "the spread that it predicts for the visit, which in an ensemble is that of the members' mixture."
+    )
 
 
 def _details(view: View, rows: pd.DataFrame, method: str) -> list[Item]:

@@ -1,8 +1,9 @@
 """The folder of a cell: what it keeps, how it is written and how it is read.
 
-A folder holds `predictions.npz` (test visits × combinations), `calibration.npz` (the same of the validation visits, of
-methods that are models), `learning.csv`, `rounds.csv`, `privacy.csv` and
-`activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished cell.
+A folder holds `predictions.npz` (test visits × combinations, with the spread of each where the method predicts one),
+`calibration.npz` (the same of the validation visits, of methods that are models), `learning.csv`, `rounds.csv`,
+`privacy.csv` and `activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished
+cell.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from permmoe.data.visits import VisitTable
+from permmoe.errors import DataError
 from permmoe.evaluation.activation import Activation
 from permmoe.modality import all_combinations, combination_name
 from permmoe_simulation.studies.study import Cell
@@ -29,10 +33,13 @@ CARD = "card.json"
 PREDICTIONS = "predictions.npz"
 CALIBRATION = "calibration.npz"
 ACTIVATION = "activation.npz"
+SPREAD = "spread"
+"""The array beside the predictions, which only the files of methods with a spread have."""
 FEDERATION = "federation"
 """A folder for the files of a cell's federation, deleted when the cell is finished."""
 
 Rows = list[dict[str, Any]]
+Matrix = Float[np.ndarray, "visit combination"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,11 @@ class Predicted:
     """Visits, and what is predicted for them."""
 
     visits: VisitTable
-    predictions: Float[np.ndarray, "visit combination"]
+    predictions: Matrix
     """For these visits in order, points."""
+    spread: Matrix | None = None
+    """How far off the method expects each prediction to be, points, NaN where there is none; None of methods that
+    expect nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class CellOutcome:
 
     test: VisitTable
     """The visits that it is evaluated on: those whose images could be read."""
-    predictions: Float[np.ndarray, "visit combination"]
+    predictions: Matrix
     """For these visits in order, points."""
     learning: Rows = field(default_factory=list)
     """Rows of `learning.csv`: step, step_kind, combination, rmse on the validation visits."""
@@ -61,6 +71,8 @@ class CellOutcome:
     activation: Activation | None = None
     calibration: Predicted | None = None
     """The validation visits, which intervals are calibrated on; None of methods that have none."""
+    spread: Matrix | None = None
+    """As `Predicted.spread`, beside `predictions`."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def delete_unfinished(cells: Path) -> None:
 
 def write_outcome(work: Path, outcome: CellOutcome, site_of: Mapping[str, str]) -> None:
     """Write all files but the card. `site_of`: the site that the partition gave each subject to."""
-    _write_predicted(work / PREDICTIONS, Predicted(outcome.test, outcome.predictions), site_of)
+    _write_predicted(work / PREDICTIONS, Predicted(outcome.test, outcome.predictions, outcome.spread), site_of)
     if outcome.calibration:
         _write_predicted(work / CALIBRATION, outcome.calibration, site_of)
     for table, rows in ((LEARNING, outcome.learning), (ROUNDS, outcome.rounds), (PRIVACY, outcome.privacy)):
@@ -128,14 +140,16 @@ def write_outcome(work: Path, outcome: CellOutcome, site_of: Mapping[str, str]) 
 
 
 def _write_predicted(path: Path, found: Predicted, site_of: Mapping[str, str]) -> None:
-    np.savez(
-        path,
-        subject=np.array([v.subject_id for v in found.visits], dtype=np.str_),
-        site=np.array([site_of[v.subject_id] for v in found.visits], dtype=np.str_),
-        baseline=np.array([v.baseline_cdrsb for v in found.visits]),
-        target=np.array([v.delta_cdrsb for v in found.visits], dtype=np.float64),
-        prediction=found.predictions,
-    )
+    columns = {
+        "subject": np.array([v.subject_id for v in found.visits], dtype=np.str_),
+        "site": np.array([site_of[v.subject_id] for v in found.visits], dtype=np.str_),
+        "baseline": np.array([v.baseline_cdrsb for v in found.visits]),
+        "target": np.array([v.delta_cdrsb for v in found.visits], dtype=np.float64),
+        "prediction": found.predictions,
+    }
+    if found.spread is not None:
+        columns[SPREAD] = found.spread
+    np.savez(path, **columns)  # type: ignore[arg-type]
 
 
 def publish(work: Path, folder: Path, card: Mapping[str, Any]) -> Path:
@@ -163,6 +177,32 @@ def read_predictions(folder: Path, file: str = PREDICTIONS) -> pd.DataFrame:
     with np.load(folder / file) as saved:
         visits = pd.DataFrame({key: saved[key] for key in ("subject", "site", "baseline", "target")})
         return pd.concat([visits, pd.DataFrame(saved["prediction"], columns=columns)], axis=1)
+
+
+def read_spread(folder: Path, file: str = PREDICTIONS) -> Matrix | None:
+    """The spread beside each of a finished cell's predictions, points, NaN where there is no prediction.
+
+    None where the file keeps none: the method predicts none, or the cell is of a version that did not keep it. Raises
+    DataError for spreads that are not those of the file's predictions.
+    """
+    with np.load(folder / file) as saved:
+        if SPREAD not in saved:
+            return None
+        try:
+            spread = np.asarray(saved[SPREAD])
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+            raise _damaged(folder / file, "cannot be read") from None
+        predictions = np.asarray(saved["prediction"])
+    if spread.dtype.kind != "f" or spread.shape != predictions.shape:
+        raise _damaged(folder / file, "are not one number beside each prediction")
+    known = ~np.isnan(predictions)
+    if not np.array_equal(known, ~np.isnan(spread)) or not (np.isfinite(spread[known]) & (spread[known] > 0)).all():
+        raise _damaged(folder / file, "are not above zero beside each prediction and missing where there is none")
+    return spread.astype(np.float64)
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"the spreads in {path} {why}; delete the folder {path.parent} and run the study again")
 
 
 def gathered(cells: Sequence[FinishedCell], table: StudyTable) -> pd.DataFrame:

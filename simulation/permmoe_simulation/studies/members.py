@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from permmoe.data.cache import VolumeCache
+from permmoe.ensemble import mixture_spread
 from permmoe.training.seeds import member_seed
-from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Predicted, Rows
+from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Matrix, Predicted, Rows
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.study import Cell
@@ -49,7 +51,8 @@ def run_members(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, devi
 
 
 def averaged(outcomes: Sequence[CellOutcome]) -> CellOutcome:
-    """What an ensemble did: the mean of what its members predict, and the sum of what they cost.
+    """What an ensemble did: the mean of what its members predict, the spread of their mixture where they predict one,
+    and the sum of what they cost.
 
     A prediction that a member lacks the ensemble lacks. Learning, activation and the account of protection are the
     first member's: experts of the same number in two members are different experts, and no curve is that of a mean.
@@ -58,11 +61,12 @@ def averaged(outcomes: Sequence[CellOutcome]) -> CellOutcome:
     first = outcomes[0]
     if len(outcomes) == 1:
         return first
-    test = _mean([Predicted(outcome.test, outcome.predictions) for outcome in outcomes])
+    test = _mean([Predicted(outcome.test, outcome.predictions, outcome.spread) for outcome in outcomes])
     calibration = [outcome.calibration for outcome in outcomes if outcome.calibration is not None]
     return replace(
         first,
         predictions=test.predictions,
+        spread=test.spread,
         rounds=_added([outcome.rounds for outcome in outcomes]),
         calibration=_mean(calibration) if len(calibration) == len(outcomes) else None,
     )
@@ -72,7 +76,16 @@ def _mean(members: Sequence[Predicted]) -> Predicted:
     subjects = {tuple(visit.subject_id for visit in member.visits) for member in members}
     if len(subjects) > 1:
         raise ValueError("members of an ensemble have to judge the same visits in the same order")
-    return Predicted(members[0].visits, np.mean([member.predictions for member in members], axis=0))
+    predictions = [member.predictions for member in members]
+    spreads = [member.spread for member in members if member.spread is not None]
+    spread = _of_mixture(spreads, predictions) if len(spreads) == len(members) else None
+    return Predicted(members[0].visits, np.mean(predictions, axis=0), spread)
+
+
+def _of_mixture(spreads: Sequence[Matrix], predictions: Sequence[Matrix]) -> Matrix:
+    """As a trained ensemble predicts it: permmoe.ensemble."""
+    by_member = [torch.from_numpy(np.stack(own, axis=2).reshape(-1, len(own))) for own in (spreads, predictions)]
+    return mixture_spread(*by_member).numpy().reshape(spreads[0].shape)
 
 
 def _added(members: Sequence[Rows]) -> Rows:

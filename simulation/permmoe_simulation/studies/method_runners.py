@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float
 
+from permmoe.calibration.calibrate import predicted
 from permmoe.config import ModelConfig, Score
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
@@ -34,11 +34,9 @@ from permmoe.model import PerMMoE
 from permmoe.training.fit import EpochReport, fit
 from permmoe.training.seeds import make_model
 from permmoe_simulation.engines.federated_training import TrainedFederation, train_federation
-from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Predicted, Rows
+from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Matrix, Predicted, Rows
 from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.study import Cell
-
-Predictions = Float[np.ndarray, "visit combination"]
 
 
 def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
@@ -59,12 +57,14 @@ def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, 
 
     fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
     test, validation = data.part("test"), data.part("validation")
+    tested = _predicted(model, test)
     return CellOutcome(
         test.visits,
-        combination_predictions(model, test),
+        tested.predictions,
         _learning_rows(curve, "epoch"),
         activation=expert_activation(model, test),
-        calibration=Predicted(validation.visits, combination_predictions(model, validation)),
+        calibration=_predicted(model, validation),
+        spread=tested.spread,
     )
 
 
@@ -85,13 +85,14 @@ def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device
         fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
         for part, of_sites in found.items():
             own = data.part(part)
-            of_sites.append(Predicted(own.visits, _from_trained_modalities(model, train, own)))
+            of_sites.append(_from_trained_modalities(model, train, own))
     test = _of_all_sites(found["test"])
     return CellOutcome(
         test.visits,
         test.predictions,
         _learning_rows(curve, "epoch"),
         calibration=_of_all_sites(found["validation"]),
+        spread=test.spread,
     )
 
 
@@ -126,7 +127,7 @@ def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
     if cell.method.personal_epochs or federation.private:
         tested, calibration = _personal_predictions(cell, sites, cache, federation)
     else:
-        tested, calibration = (Predicted(d.visits, combination_predictions(model, d)) for d in (test, validation))
+        tested, calibration = (_predicted(model, part) for part in (test, validation))
     return CellOutcome(
         tested.visits,
         tested.predictions,
@@ -135,10 +136,8 @@ def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
         federation.privacy,
         expert_activation(model, test),
         calibration,
+        tested.spread,
     )
-
-
-"""By the name that a study's file uses."""
 
 
 def joined(sites: Sites) -> VisitTable:
@@ -151,22 +150,29 @@ def _loaded(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitD
     return data
 
 
-def _from_trained_modalities(model: PerMMoE, train: VisitData, test: VisitData) -> Predictions:
+def _predicted(model: PerMMoE, data: VisitData) -> Predicted:
+    """What a model predicts of visits with each combination, and the spread where it predicts one."""
+    predictions, scales = predicted(model, data)
+    return Predicted(data.visits, predictions, scales if model.spread else None)
+
+
+def _from_trained_modalities(model: PerMMoE, train: VisitData, test: VisitData) -> Predicted:
     """Predictions from those modalities of each combination that the hospital has seen in training.
 
     A hospital knows which modalities these are. Where a combination has none of them, the mean change of the training
-    visits is predicted.
+    visits is predicted, with a spread of one unit, as of a model that has learned none.
     """
     trained = {name for name, n in zip(train.names, train.observed.sum(0).tolist(), strict=True) if n}
     combinations = all_combinations(test.names)
-    predictions = combination_predictions(model, test)
-    mean = float(train.target.double().mean())
-    replaced = predictions.copy()
-    for column, combination in enumerate(combinations):
-        usable = tuple(name for name in combination if name in trained)
-        instead = predictions[:, combinations.index(usable)] if usable else np.full(len(test), mean)
-        replaced[:, column] = np.where(np.isnan(predictions[:, column]), np.nan, instead)
-    return replaced
+    usable = [tuple(name for name in combination if name in trained) for combination in combinations]
+
+    def replaced(own: Matrix, otherwise: float) -> Matrix:
+        instead = [own[:, combinations.index(c)] if c else np.full(len(test), otherwise) for c in usable]
+        return np.where(np.isnan(own), np.nan, np.stack(instead, axis=1))
+
+    found = _predicted(model, test)
+    spread = None if found.spread is None else replaced(found.spread, model.config.unit_points)
+    return Predicted(test.visits, replaced(found.predictions, float(train.target.double().mean())), spread)
 
 
 def _require_declared_scales(model: ModelConfig) -> None:
@@ -215,13 +221,15 @@ def _personal_predictions(
             fit(model, data.part("train"), data.part("validation"), tuning, is_centred=True)
         for part, of_sites in found.items():
             own = data.part(part)
-            of_sites.append(Predicted(own.visits, combination_predictions(model, own)))
+            of_sites.append(_predicted(model, own))
     return _of_all_sites(found["test"]), _of_all_sites(found["validation"])
 
 
 def _of_all_sites(found: Sequence[Predicted]) -> Predicted:
     visits = tuple(visit for one in found for visit in one.visits)
-    return Predicted(VisitTable(visits), np.concatenate([one.predictions for one in found]))
+    spreads = [one.spread for one in found if one.spread is not None]
+    spread = np.concatenate(spreads) if len(spreads) == len(found) else None
+    return Predicted(VisitTable(visits), np.concatenate([one.predictions for one in found]), spread)
 
 
 def _learning_rows(curve: Mapping[int, Mapping[str, ErrorSums]], step_kind: str) -> Rows:

@@ -10,7 +10,8 @@ import pytest
 
 from permmoe.errors import DataError
 from permmoe_simulation.report.collection import collected
-from permmoe_simulation.report.coverage import COVERAGE, EVERYWHERE, TRAINED, UNSEEN
+from permmoe_simulation.report.coverage import COVERAGE
+from permmoe_simulation.report.judged_intervals import EVERYWHERE, TRAINED, UNSEEN
 from tests.support.study_files import change_summary, write_axis, write_percent_changes, write_study
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import all_combinations
-from permmoe_simulation.report.coverage import COVERAGE, TRAINED, UNSEEN, coverage_of, coverage_section
+from permmoe_simulation.report.coverage import COVERAGE, coverage_of, coverage_section
+from permmoe_simulation.report.judged_intervals import TRAINED, UNSEEN
 from permmoe_simulation.studies.cell_files import (
     CALIBRATION,
     CellOutcome,

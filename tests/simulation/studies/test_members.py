@@ -13,7 +13,7 @@ from permmoe.config import parse_config
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe_simulation.studies.cell import run_cell
-from permmoe_simulation.studies.cell_files import CALIBRATION, CellOutcome, Predicted, read_predictions
+from permmoe_simulation.studies.cell_files import CALIBRATION, CellOutcome, Predicted, read_predictions, read_spread
 from permmoe_simulation.studies.members import COSTS_OF_ROUND, COSTS_OF_SITE, averaged, member_cells
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells, cells_trained_again
@@ -68,6 +68,27 @@ def test_what_members_predict_is_averaged_and_what_one_lacks_the_ensemble_lacks(
             np.testing.assert_allclose(found.calibration.predictions[row, column], 10 * mean, rtol=1e-12)
     assert np.isnan(found.predictions).sum() == 2
     assert found.learning == [{"step": 0}]
+
+
+def test_the_spread_of_an_ensemble_is_that_of_its_members_mixture_and_of_those_that_have_none_none() -> None:
+    generator = np.random.default_rng(1)
+    means, spreads = generator.normal(size=(3, 7, 5)), generator.uniform(0.2, 2, size=(3, 7, 5))
+    means[1, 2, 4] = spreads[1, 2, 4] = np.nan
+    own = [
+        outcome(m, spread=s, calibration=Predicted(visits(7), 10 * m, 10 * s))
+        for m, s in zip(means, spreads, strict=True)
+    ]
+    found = averaged(own)
+    assert found.spread is not None and found.calibration is not None and found.calibration.spread is not None
+    for row in range(7):
+        for column in range(5):
+            # The SD of a draw from a member that is drawn first: E[x²] − E[x]².
+            squares = [m[row, column] ** 2 + s[row, column] ** 2 for m, s in zip(means, spreads, strict=True)]
+            sd = np.sqrt(sum(squares) / 3 - (sum(m[row, column] for m in means) / 3) ** 2)
+            np.testing.assert_allclose(found.spread[row, column], sd, rtol=1e-12)
+            np.testing.assert_allclose(found.calibration.spread[row, column], 10 * sd, rtol=1e-12)
+    assert np.isnan(found.spread).sum() == 1
+    assert averaged([outcome(m) for m in means]).spread is None
 
 
 def test_one_member_is_the_method_itself() -> None:
@@ -132,7 +153,8 @@ def test_an_ensemble_is_the_mean_of_the_cells_that_its_members_would_be(
 ) -> None:
     """The first member is the method by itself, bit for bit, whatever folder it worked in."""
     table, cache = made
-    ensemble, plain = cell_of(2, "federated"), cell_of(1, "federated")
+    model = settings()["model"] | {"spread": "laplace"}
+    ensemble, plain = cell_of(2, "federated", model=model), cell_of(1, "federated", model=model)
     done = run_cell(ensemble, table, cache, tmp_path / "ensemble")
     members = [member.model_copy(update={"method": plain.method}) for member in member_cells(ensemble)]
     alone = [run_cell(member, table, cache, tmp_path / str(i)) for i, member in enumerate(members)]
@@ -142,6 +164,9 @@ def test_an_ensemble_is_the_mean_of_the_cells_that_its_members_would_be(
         names = [name for name in ours if name not in ("subject", "site", "baseline", "target")]
         pd.testing.assert_frame_equal(ours[names], (first[names] + second[names]) / 2, check_exact=True)
         assert not first[names].equals(second[names])
+        spread, *parts = (read_spread(folder, file) for folder in (done, *alone))
+        apart = ((first[names] - second[names]) / 2).to_numpy()
+        np.testing.assert_allclose(spread, np.sqrt((parts[0] ** 2 + parts[1] ** 2) / 2 + apart**2), rtol=1e-12)
     costs = [pd.read_csv(folder / "rounds.csv") for folder in (done, *alone)]
     for name in ("bytes_down", "bytes_up", "modules"):
         total, *parts = (own.groupby(["round", "site"])[name].sum() for own in costs)
