@@ -28,7 +28,7 @@ from permmoe.preparation.commands import prepare
 from permmoe.recalibrate import calibrate_model
 from permmoe.runs import load_visits, train_run, trained_config, unlike_counts
 from permmoe.runtime.command_line import VersionOption, run
-from permmoe.runtime.devices import training_device
+from permmoe.runtime.devices import AUTO, training_device
 from permmoe.runtime.tables import print_whole
 from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe.training.fit import EpochReport
@@ -50,7 +50,10 @@ class Part(StrEnum):
     all = "all"
 
 
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, cuda:N, or auto: a GPU where the encoder is faster on one; if it fails, the CPU."),
+]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes; default: beside the manifest.")]
 
 
@@ -77,7 +80,7 @@ def train(
     ] = None,
     outcome: OutcomeOption = None,
     trust: TrustOption = False,
-    device: DeviceOption = "auto",
+    device: DeviceOption = AUTO,
     cache: CacheOption = None,
     track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
 ) -> None:
@@ -106,7 +109,8 @@ def train(
             cache=_cache_folder(cache, manifest),
             columns=columns,
             are_trusted=trust,
-            device=training_device(device),
+            device=training_device(device, gains_from_gpu=settings.model.encoder.declaration.gains_from_gpu),
+            falls_back=device == AUTO,
             on_epoch=show,
             on_note=lambda sentence: typer.echo(f"note: {sentence}", err=True),
             tracking=tracking,

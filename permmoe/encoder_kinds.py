@@ -27,6 +27,9 @@ class EncoderKind:
     """Visits that fit into memory together while a model is evaluated."""
     gains_from_tiles: bool
     """Whether its products are faster in bf16 on a CPU with AMX tiles, measured."""
+    gains_from_gpu: bool
+    """Whether a training step is faster on a GPU than on one CPU core, measured: what `device: auto` goes by. Small
+    products keep a GPU waiting for the next one to be launched."""
     has_channels: bool = False
     """Whether it can drop whole channels behind its last stage (`dropout_of`)."""
 
@@ -40,7 +43,12 @@ CONVOLVED_AT_ONCE = 8
 
 ENCODERS: dict[str, EncoderKind] = {
     "pooled": EncoderKind(
-        "pooled voxels + linear", "permmoe.layers.encoders:pooled", "cells", visits_at_once=256, gains_from_tiles=False
+        "pooled voxels + linear",
+        "permmoe.layers.encoders:pooled",
+        "cells",
+        visits_at_once=256,
+        gains_from_tiles=False,
+        gains_from_gpu=False,
     ),
     "cnn": EncoderKind(
         "Flex-MoE's six-layer CNN",
@@ -48,10 +56,16 @@ ENCODERS: dict[str, EncoderKind] = {
         "voxels",
         visits_at_once=CONVOLVED_AT_ONCE,
         gains_from_tiles=True,
+        gains_from_gpu=True,
         has_channels=True,
     ),
     "sfcn": EncoderKind(
-        "Peng 2021's SFCN", "permmoe.layers.convolutions:sfcn", "voxels", CONVOLVED_AT_ONCE, gains_from_tiles=True
+        "Peng 2021's SFCN",
+        "permmoe.layers.convolutions:sfcn",
+        "voxels",
+        visits_at_once=CONVOLVED_AT_ONCE,
+        gains_from_tiles=True,
+        gains_from_gpu=True,
     ),
     "sfcn_lite": EncoderKind(
         "SFCN with half the channels",
@@ -59,6 +73,7 @@ ENCODERS: dict[str, EncoderKind] = {
         "voxels",
         visits_at_once=CONVOLVED_AT_ONCE,
         gains_from_tiles=True,
+        gains_from_gpu=True,
     ),
 }
 

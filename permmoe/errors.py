@@ -26,6 +26,10 @@ class ConfigurationError(PermmoeError):
     """A configuration file or a command-line option that cannot be used."""
 
 
+class DeviceUnusable(ConfigurationError):
+    """A GPU that was asked for is absent, full, or failed; the text names no file and no subject."""
+
+
 class TryAgainLater(PermmoeError):
     """Time, or somebody elsewhere, mends it: the same command may succeed when it is repeated."""
 

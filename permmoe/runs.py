@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 
 from permmoe.calibration.calibrate import calibrate
-from permmoe.calibration.calibration import CARD_KEY
+from permmoe.calibration.calibration import CARD_KEY, Calibration
 from permmoe.config import ModelConfig, RunConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.data_digest import data_digest
@@ -33,13 +34,15 @@ from permmoe.data.synthetic import is_synthetic
 from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
 from permmoe.data.visits import Visit
-from permmoe.ensemble import MEMBERS_KEY, joined
+from permmoe.ensemble import MEMBERS_KEY, Network, joined
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
 from permmoe.evaluation.tracked_figures import result_figures
 from permmoe.layers.encoders import fixed_stem
 from permmoe.resumable_fit import Learning, fit_in
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.runtime.device_errors import device_notes
+from permmoe.runtime.devices import CPU, on_device
 from permmoe.runtime.provenance import machine, versions
 from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking, run_name
 from permmoe.training.fit import EpochReport
@@ -80,7 +83,8 @@ def train_run(
     cache: Path,
     columns: OutcomeColumns = USUAL_COLUMNS,
     are_trusted: bool = False,
-    device: str = "cpu",
+    device: str = CPU,
+    falls_back: bool = False,
     on_epoch: Callable[[int, EpochReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     tracking: Tracking = NOT_TRACKED,
@@ -90,7 +94,9 @@ def train_run(
     `on_epoch` is told which member of an ensemble, from 0, has done another epoch; `on_note`, in sentences that name no
     subject, what of the data is doubtful.
 
-    A folder begun with another configuration or other data is refused with a ConfigurationError.
+    Where the GPU of `device` fails, the CPU goes on if `falls_back`, and the card says so; else DeviceUnusable is
+    raised, and the same call goes on after the last whole epoch. A folder begun with another configuration or other
+    data is refused with a ConfigurationError.
     """
     data, quarantine = load_visits(manifest, config, cache, columns, are_trusted=are_trusted)
     out.mkdir(parents=True, exist_ok=True)
@@ -123,43 +129,63 @@ def train_run(
     }
     _require_members(out, config.members)
     facts = {key: card[key] for key in ("data_digest", "is_synthetic", "versions")}
-    models, best_epochs, tested = [], [], []
-    for member in range(config.members):
-        own = config.train.model_copy(update={"seed": member_seed(config.train.seed, member)})
-        tracked_settings = {**config.model_dump(mode="json"), "train": own.model_dump(mode="json"), **facts}
-        tracked = tracking.run("permmoe train", run_name("training", tracked_settings), tracked_settings)
-        model = make_model(settings, own.seed).to(device)
-        state = fit_in(
-            _member_folder(out, member), model, train, data.part("validation"), own,
-            card | {"train": own.model_dump(mode="json")},
-            Learning(tracked, partial(on_epoch, member) if on_epoch else None),
-        )  # fmt: skip
-        models.append(model)
-        best_epochs.append(state.best_epoch)
-        tested.append(results_table(model, data.part("test")))
-        tracked.log(result_figures(_overall(tested[-1])), state.best_epoch)
-        tracked.end()
-    is_ensemble = len(models) > 1
-    network = joined(models)
-    results = results_table(network, data.part("test")) if is_ensemble else tested[0]
-    calibration = calibrate(
-        network,
-        data.part("validation"),
-        source="the validation visits of the training's manifest",
-        chose_the_weights=config.train.keep == "best",
-    )
+
+    def trained(on: str) -> _Trained:
+        models, best_epochs, tested = [], [], []
+        for member in range(config.members):
+            own = config.train.model_copy(update={"seed": member_seed(config.train.seed, member)})
+            tracked_settings = {**config.model_dump(mode="json"), "train": own.model_dump(mode="json"), **facts}
+            tracked = tracking.run("permmoe train", run_name("training", tracked_settings), tracked_settings)
+            model = make_model(settings, own.seed).to(on)
+            state = fit_in(
+                _member_folder(out, member), model, train, data.part("validation"), own,
+                card | {"train": own.model_dump(mode="json")},
+                Learning(tracked, partial(on_epoch, member) if on_epoch else None),
+            )  # fmt: skip
+            models.append(model)
+            best_epochs.append(state.best_epoch)
+            tested.append(results_table(model, data.part("test")))
+            tracked.log(result_figures(_overall(tested[-1])), state.best_epoch)
+            tracked.end()
+        network = joined(models)
+        calibration = calibrate(
+            network,
+            data.part("validation"),
+            source="the validation visits of the training's manifest",
+            chose_the_weights=config.train.keep == "best",
+        )
+        results = results_table(network, data.part("test")) if len(models) > 1 else tested[0]
+        return _Trained(network, best_epochs, tested, results, calibration)
+
+    with device_notes() as notes:
+        done = on_device(device, trained, falls_back=falls_back)
+    if notes:
+        card["device_notes"] = notes
+    best_epochs, tested, results, calibration = done.best_epochs, done.tested, done.results, done.calibration
     if calibration is None and on_note:
         on_note("too few validation visits for prediction intervals; `permmoe calibrate` takes other patients")
     metrics: dict[str, Any] = {"test_mean_rmse": _mean_rmse(results)}
-    if is_ensemble:
-        card |= {MEMBERS_KEY: len(models), "best_epochs": best_epochs}
+    if config.members > 1:
+        card |= {MEMBERS_KEY: config.members, "best_epochs": best_epochs}
         metrics["test_mean_rmse_by_member"] = [_mean_rmse(one) for one in tested]
     else:
         card |= {"best_epoch": best_epochs[0]}
     calibrated = {CARD_KEY: calibration.model_dump(mode="json")} if calibration else {}
-    save_checkpoint(out / "model", network.state_dict(), card | {"metrics": metrics} | calibrated)
+    save_checkpoint(out / "model", done.network.state_dict(), card | {"metrics": metrics} | calibrated)
     results.to_csv(out / "results.csv", index=False)
     return results
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the members of a run have become."""
+
+    network: Network
+    best_epochs: list[int]
+    tested: list[pd.DataFrame]
+    """Each member's results."""
+    results: pd.DataFrame
+    calibration: Calibration | None
 
 
 def unlike_counts(out: Path) -> dict[str, int]:

@@ -106,7 +106,11 @@ class SiteConfig(Configuration):
     modalities: tuple[str, ...] = Field((), description="modalities to take part with; empty: all that visits have")
     split: SplitConfig = Field(SplitConfig(), description="which visits train, validate and test")
     threads: int = Field(1, ge=0, description="CPU threads of a training; 0: as many as PyTorch likes")
-    device: str = Field("auto", description="where to train: auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    device: str = Field(
+        "auto",
+        description="where to train: cpu; cuda, cuda:1 … (a round is refused while that GPU cannot be used); auto (a "
+        "GPU if there is one and the study's encoder is faster there, else the CPU, as in place of a GPU that fails)",
+    )
     release: ReleasePolicy = ReleasePolicy()
     privacy_budget: PrivacyBudget | None = Field(
         None, description="with it only studies with differential privacy may train, until it is spent"

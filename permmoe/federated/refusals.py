@@ -23,6 +23,7 @@ class Refusal(StrEnum):
     QUERY_REFUSED = "QueryRefused"
     IMPLAUSIBLE_MODEL = "ImplausibleModel"
     MODEL_NOT_ANNOUNCED = "ModelNotAnnounced"
+    DEVICE_UNUSABLE = "DeviceUnusable"
 
 
 REFUSAL_SENTENCES: Mapping[Refusal, str] = MappingProxyType(
@@ -37,6 +38,7 @@ REFUSAL_SENTENCES: Mapping[Refusal, str] = MappingProxyType(
         Refusal.SECURE_SUM_REFUSED: "The site refused: too few sites, a peer it does not know, or a rule of its own.",
         Refusal.MODEL_NOT_ANNOUNCED: "The model is not in the study's signed chain, or the site has seen another; "
         "where the study's folder was lost, start the study under another name.",
+        Refusal.DEVICE_UNUSABLE: "The site's GPU is absent, full or failed, and its settings name no other device.",
     }
 )
 """Refusal -> the sentence shown to the coordinator."""

@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 
 from permmoe.config import parse_config, read_config
 from permmoe.runtime.command_line import run
-from permmoe.runtime.devices import training_device
+from permmoe.runtime.devices import AUTO, CPU, training_device
 from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.studies.progress import Progress
@@ -38,8 +38,8 @@ def simulate(
     list_cells: Annotated[bool, typer.Option("--list", help="List the cells and run nothing.")] = False,
     device: Annotated[
         str,
-        typer.Option(help="Trains models at one place: cpu, cuda, cuda:N or auto; federations use the CPU."),
-    ] = "cpu",
+        typer.Option(help="Trains models, hospitals' too: cpu, cuda (all GPUs), cuda:N, or auto (where it is faster)."),
+    ] = CPU,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds instead of the study's own.")] = "",
     track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
 ) -> None:
@@ -55,6 +55,8 @@ def simulate(
             print(cell_name(name, cell))
         console.print(f"{len(grid)} cells", highlight=False)
         return
+    if device != AUTO:
+        training_device(device)
     folder = out or Path("runs") / settings.name
     command = shlex.join(["python", "simulation/run.py", *sys.argv[1:]])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -71,7 +73,7 @@ def simulate(
         outcome = run_study(
             settings,
             folder,
-            RunOptions(shared, engine, workers, only, command, device=training_device(device), tracking=tracking),
+            RunOptions(shared, engine, workers, only, command, device=device, tracking=tracking),
             Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
         )
     for sentence in outcome.findings:

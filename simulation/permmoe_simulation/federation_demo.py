@@ -28,6 +28,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.command_line import run
+from permmoe.runtime.devices import AUTO, CPU, training_device
 from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_server.status.findings import last_validation, mean_rmse
@@ -50,8 +51,11 @@ console = Console(highlight=False, soft_wrap=True)
 def federation_demo(
     out: Annotated[Path, typer.Option(help="Folder of everything; it is made anew.")] = Path("runs/federation-demo"),
     subjects: Annotated[int, typer.Option(min=60, help="Synthetic subjects, all hospitals.")] = 400,
+    device: Annotated[str, typer.Option(help="Where hospitals train: cpu, auto, cuda or cuda:N.")] = CPU,
 ) -> None:
     """Run the demo and say where its report is."""
+    if device != AUTO:
+        training_device(device)
     if out.exists() and any(out.iterdir()) and not (out / "federation").exists():
         raise ConfigurationError(f"{out} is not empty and holds no earlier demo; name another --out")
     shutil.rmtree(out, ignore_errors=True)
@@ -59,7 +63,7 @@ def federation_demo(
     console.print(f"writing a synthetic cohort of {subjects} subjects to {out / 'cohort'}")
     visits = demo_cohort(out / "cohort", subjects, plan)
     started = time.monotonic()
-    deployment = demo_hospitals(out, visits, plan)
+    deployment = demo_hospitals(out, visits, plan, device)
     _say(started, f"federation founded; kits unpacked at {', '.join(deployment.sites)}")
     processes: list[subprocess.Popen[bytes]] = []
     with ended(processes):
@@ -94,14 +98,15 @@ def demo_cohort(folder: Path, subjects: int, plan: RoundPlan) -> VisitTable:
     return visits.where(lambda visit: visit.delta_cdrsb is not None)
 
 
-def demo_hospitals(out: Path, visits: VisitTable, plan: RoundPlan) -> Deployment:
+def demo_hospitals(out: Path, visits: VisitTable, plan: RoundPlan, device: str = CPU) -> Deployment:
     """A federation founded, each hospital with its part of the visits and its approval of the study."""
     dealt = assign_splits(visits, SplitConfig())
     sites, _ = partition(dealt, plan.model.names, PartitionConfig(kind="table", table=HOSPITALS), seed=0)
     # Of four hospitals one is killed, and the others go on: their sums differ by one site, which both sides must allow.
     release = {"min_cohort_difference": plan.federation.min_cohort_difference}
     own: dict[str, dict[str, Any]] = {
-        name: {"threads": 1, "device": "cpu", "approved_studies": [plan.digest()], "release": release} for name in sites
+        name: {"threads": 1, "device": device, "approved_studies": [plan.digest()], "release": release}
+        for name in sites
     }
     deployment = deploy(out, "Demo federation", own)
     for name, table in sites.items():

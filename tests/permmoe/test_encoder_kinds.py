@@ -26,7 +26,14 @@ def halved(config: ModelConfig) -> tuple[nn.Module, int]:
     return nn.AvgPool3d(2), prod(size // 2 for size in config.grid.shape)
 
 
-HALVED = EncoderKind("means of 8 voxels", f"{__name__}:halved", "voxels", visits_at_once=3, gains_from_tiles=False)
+HALVED = EncoderKind(
+    "means of 8 voxels",
+    f"{__name__}:halved",
+    "voxels",
+    visits_at_once=3,
+    gains_from_tiles=False,
+    gains_from_gpu=False,
+)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ssl import TLSVersion
 
 import numpy as np
+import torch
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from permmoe_client.preflight.report import Verdict
@@ -62,6 +63,17 @@ def issued(name: str, days: int = 365) -> Callable[[Hospital], None]:
 
 def date(moment: datetime) -> str:
     return f"date: {moment:%a, %d %b %Y %H:%M:%S GMT}\r\n"
+
+
+def _full_gpu(device: str) -> Callable[[Hospital], None]:
+    def full(name: str) -> str:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def fault(h: Hospital) -> None:
+        h.settings(device=device)
+        h.machine(compute=full)
+
+    return fault
 
 
 def _few_visits_to_train_on(h: Hospital) -> None:
@@ -278,6 +290,8 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("machine.memory", WARNS, machine(memory_bytes=lambda: 10**9)),
     ("machine.threads", WARNS, settings(threads=5)),
     ("machine.device", FAILS, settings(device="abacus")),
+    ("machine.device", FAILS, _full_gpu("cuda")),
+    ("machine.device", WARNS, _full_gpu("auto")),
     ("machine.account", WARNS, machine(user=lambda: 0, owner=lambda _: 0)),
     ("machine.umask", WARNS, machine(umask=lambda: 0o002)),
     ("machine.core_dumps", WARNS, machine(core_bytes=lambda: -1)),

@@ -30,7 +30,6 @@ from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received
 from permmoe.model import PerMMoE
-from permmoe.runtime.devices import training_device
 from permmoe.training.correction import Correction
 from permmoe.training.epochs import step_count, train_epochs
 from permmoe.training.exposure import Exposure
@@ -43,6 +42,7 @@ from permmoe_client.participation.held_model import HeldModel, held_model, hold_
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
+from permmoe_client.participation.site_device import on_site_device
 from permmoe_client.participation.site_visits import in_words
 from permmoe_client.participation.study_memory import Memory, is_private, needs_memory, recall, remember
 
@@ -113,14 +113,20 @@ def train_round(
     `state` is what the node keeps between messages: the model that came last. Raises MalformedRecord for a model that
     is not the announced one, ModulesMissing where a part of it neither came nor is held, ImplausibleModel for one that
     training did not lead to, QueryRefused for a round whose turn it is not, BudgetSpent for one that would cost more
-    privacy than may be spent.
+    privacy than may be spent, DeviceUnusable where the site's file names a GPU that cannot be used.
     """
+    return on_site_device(site, instruction.plan, lambda on: _train_on(on, instruction, content, site, state))
+
+
+def _train_on(
+    device: str, instruction: Instruction, content: RecordDict, site: RunningSite, state: RecordDict | None
+) -> TrainReply:
     started = time.perf_counter()
     plan = instruction.plan
     check_query(instruction, "training", site.ledger.of_study(plan.digest()) if site.ledger else ())
     check_policy(plan, site.settings, site.ledger)
     # The model is loaded before the memory is asked for, so that a malformed model is reported as such.
-    loaded = _load(instruction, content, site, state, instruction.round, needs_memory=needs_memory(plan))
+    loaded = _load(instruction, content, site, state, instruction.round, device, needs_memory=needs_memory(plan))
     is_centring = plan.federation.is_centring(instruction.round)
     train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
     data = site.visits(plan).part("train")
@@ -210,10 +216,16 @@ def evaluate_round(
 
     Arguments and errors are those of `train_round`.
     """
+    return on_site_device(site, instruction.plan, lambda on: _evaluate_on(on, instruction, content, site, state))
+
+
+def _evaluate_on(
+    device: str, instruction: Instruction, content: RecordDict, site: RunningSite, state: RecordDict | None
+) -> EvaluationReply:
     plan = instruction.plan
     check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
     keeps_modules = bool(plan.federation.private_modules)
-    loaded = _load(instruction, content, site, state, instruction.round + 1, needs_memory=keeps_modules)
+    loaded = _load(instruction, content, site, state, instruction.round + 1, device, needs_memory=keeps_modules)
     grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
     with repeatable(plan.train):
         return evaluated(instruction, site.settings.name, loaded.network, grouped, loaded.least_count)
@@ -225,6 +237,7 @@ def _load(
     site: RunningSite,
     state: RecordDict | None,
     next_round: int,
+    device: str,
     *,
     needs_memory: bool,
 ) -> LoadedRound:
@@ -256,7 +269,7 @@ def _load(
         # A third of load_state_dict's time: parameters are the whole state, and the layout has all of them.
         for parameter_name, parameter in network.named_parameters():
             parameter.copy_(state_dict[parameter_name])
-    return LoadedRound(instruction, site, layout, network.to(training_device(settings.device)), before, memory)
+    return LoadedRound(instruction, site, layout, network.to(device), before, memory)
 
 
 def _check_plausible(

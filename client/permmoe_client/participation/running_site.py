@@ -50,6 +50,10 @@ class Workshop:
         self.initial: Callable[[ModelConfig, int], Mapping[str, Tensor]] = lru_cache(maxsize=1)(_initial_weights)
         """The initial weights of a study by module, from its model and its seed."""
 
+    def forget_network(self) -> None:
+        """Let the next round make its network anew: this one may be on a device that has failed."""
+        self.network = lru_cache(maxsize=1)(_with_layout)
+
 
 def _with_layout(config: ModelConfig, members: int) -> tuple[Network, ModuleLayout]:
     network = empty_network(config, members)

@@ -9,6 +9,8 @@ from packaging.specifiers import SpecifierSet
 
 from permmoe.data.dataset import MEMORY_BUDGET_BYTES
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.device_errors import in_words, is_device_failure
+from permmoe.runtime.devices import AUTO
 from permmoe.runtime.text import size_text
 from permmoe_client.connection.clock import AHEAD_SECONDS, clock_text, is_clock_right
 from permmoe_client.preflight.facts import Check, Facts
@@ -20,6 +22,7 @@ BASE_MEMORY_BYTES = 2 * 2**30
 """What PyTorch, Flower and a model's training take beside the data."""
 OPEN_FILES = 256
 """Connections, log, ledger, and the images that several readers have open at once."""
+MEND_GPU = "mend the GPU, its driver, or what fills it: nvidia-smi shows them"
 SET_CLOCK = "let the machine follow a time server: timedatectl set-ntp true"
 REINSTALL = "install the release again into an environment of its own: pip install permmoe"
 
@@ -79,8 +82,10 @@ def device(facts: Facts) -> Outcome:
     try:
         return ok(f"{name}: {facts.world.compute(name)}")
     except (ConfigurationError, RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return failed(f"{name}: {reason}", "set 'device' to cpu, or mend the driver: nvidia-smi shows what it sees")
+        reason = in_words(error) if is_device_failure(error) else str(error).partition("\n")[0] or type(error).__name__
+        if name == AUTO:
+            return warning(f"{name}: {reason}; rounds are computed on the CPU", MEND_GPU)
+        return failed(f"{name}: {reason}", f"set 'device' to cpu or auto, or {MEND_GPU}")
 
 
 def account(facts: Facts) -> Outcome:

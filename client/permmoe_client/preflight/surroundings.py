@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
-from permmoe.runtime.devices import training_device
+from permmoe.errors import DeviceUnusable
+from permmoe.runtime.devices import AUTO, CPU, training_device, why_unusable
+from permmoe.runtime.text import size_text
 
 DISTRIBUTION = "permmoe"
 
@@ -75,12 +77,17 @@ def _is_clock_synchronised() -> bool | None:
 
 
 def _compute(name: str) -> str:
-    """A small product on the device; where it was computed. Raises ConfigurationError or RuntimeError."""
+    """Where a small product was computed, as a round would choose. Raises ConfigurationError or RuntimeError."""
+    if name == AUTO and (why := why_unusable("cuda")):
+        if torch.cuda.is_available():
+            raise DeviceUnusable(why)
+        return f"{CPU}; {why}"
     device = training_device(name)
-    square = torch.full((3, 3), 2.0, device=device)
-    if (square @ square).sum().item() != 108.0:
-        raise RuntimeError("the device computes wrongly")
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    if not device.startswith("cuda"):
+        return device
+    free, total = torch.cuda.mem_get_info(device)
+    there = f"{torch.cuda.get_device_name(device)}, {size_text(free)} of {size_text(total)} free"
+    return f"{there}, for encoders that are faster there; for others the CPU" if name == AUTO else there
 
 
 def _is_writable(folder: Path) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import pandas as pd
 import torch
@@ -22,6 +24,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.data.target_rule import TargetRule
 from permmoe.layers.encoders import fixed_stem
 from permmoe.runtime.command_line import run
+from permmoe.runtime.devices import AUTO, CPU, on_device, training_device
 from permmoe.runtime.provenance import machine, versions
 from permmoe_simulation.attacks.crafted import crafted_trial
 from permmoe_simulation.attacks.differencing import differencing_trial, isolating_query_plans
@@ -39,23 +42,30 @@ from permmoe_simulation.report.content import Listing, Section, Text
 from permmoe_simulation.report.page import rendered
 from permmoe_simulation.summary import MethodSummary, Summary
 
+T = TypeVar("T")
 STUDY = Path(__file__).parents[3] / "configs" / "attacks" / "one-round.yaml"
 
 
 def attack(
     study: Annotated[Path, typer.Argument(help="The attack study's YAML file.")] = STUDY,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; runs/<study> if left out.")] = None,
+    device: Annotated[str, typer.Option(help="Where sites train: cpu, cuda, cuda:N or auto.")] = CPU,
 ) -> None:
     """Play every trial on a synthetic cohort, then write its tables and report.html."""
     torch.set_num_threads(1)
     started, console = time.monotonic(), Console(highlight=False, soft_wrap=True)
     settings = read_config(study, AttackStudy)
+    chosen = training_device(device, gains_from_gpu=settings.model.encoder.declaration.gains_from_gpu)
+
+    def played(trial: Callable[[str], T]) -> T:
+        return on_device(chosen, trial, falls_back=device == AUTO)
+
     folder = out or Path("runs") / settings.name
     data = _cohort(settings, folder)
     rows = [
         row
         for trial in track(range(settings.membership_trials), "membership", console=console)
-        for row in membership_trial(settings, data, trial)
+        for row in played(partial(membership_trial, settings, data, trial))
     ]
     membership = pd.DataFrame(rows)
     membership.to_csv(folder / "membership.csv", index=False)
@@ -69,7 +79,7 @@ def attack(
     pictures: list[Picture] = []
     games = [(n, trial) for n in settings.inversion_visits for trial in range(settings.inversion_trials)]
     for visits, trial in track(games, "inversion", console=console):
-        trials, drawn = inversion_trial(settings, imaged, images, visits, trial)
+        trials, drawn = played(partial(inversion_trial, settings, imaged, images, visits, trial))
         found += trials
         pictures += drawn if trial == 0 else []
     inversion = pd.DataFrame(found)

@@ -19,6 +19,7 @@ from permmoe.federated.accounting import noise_multiplier_for
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
+from permmoe.runtime.devices import CPU
 from permmoe.training.epochs import train_epochs
 from permmoe.training.private_trainer import train_privately
 from permmoe.training.seeds import derive_seed, make_model
@@ -53,30 +54,33 @@ def private(epsilon: float) -> str:
 
 
 def observations(
-    study: AttackStudy, start: PerMMoE, target: VisitData, others: list[VisitData], seed: int
+    study: AttackStudy, start: PerMMoE, target: VisitData, others: list[VisitData], seed: int, device: str = CPU
 ) -> Iterator[tuple[str, Observation]]:
-    """What the coordinator sees of a round under each protection: of the first site, or of the sum over all."""
+    """What the coordinator sees of a round under each protection: of the first site, or of the sum over all.
+
+    Sites train on `device`.
+    """
     before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
 
     def seen(updates: Updates) -> Observation:
         return Observation(study.model, before, updates)
 
-    own = _update(study, start, target, derive_seed(seed, 0))
-    rest = [_update(study, start, data, derive_seed(seed, i + 1)) for i, data in enumerate(others)]
+    own = _update(study, start, target, derive_seed(seed, 0), device)
+    rest = [_update(study, start, data, derive_seed(seed, i + 1), device) for i, data in enumerate(others)]
     yield NONE, seen(own)
     yield SECURE, seen(secure_sum([own, *rest], MIN_HOLDERS))
     for epsilon in study.epsilons:
-        hidden = _private_update(study, start, target, epsilon, derive_seed(seed, 0, "private"))
+        hidden = _private_update(study, start, target, epsilon, derive_seed(seed, 0, "private"), device)
         yield private(epsilon), seen(hidden)
         if epsilon == study.epsilons[0]:
             all_hidden = [
-                _private_update(study, start, data, epsilon, derive_seed(seed, i + 1, "private"))
+                _private_update(study, start, data, epsilon, derive_seed(seed, i + 1, "private"), device)
                 for i, data in enumerate(others)
             ]
             yield f"{SECURE}, {private(epsilon)}", seen(secure_sum([hidden, *all_hidden], MIN_HOLDERS))
 
 
-def membership_trial(study: AttackStudy, data: VisitData, trial: int) -> list[dict[str, Any]]:
+def membership_trial(study: AttackStudy, data: VisitData, trial: int, device: str = CPU) -> list[dict[str, Any]]:
     """Scores of the canary in both worlds, a row a protection and world."""
     rows = _dealt(data, study.sites * study.membership_visits + 1, derive_seed(study.seed, "membership", trial))
     canary = canary_of(data, int(rows[0]), study.canary_points)
@@ -85,14 +89,20 @@ def membership_trial(study: AttackStudy, data: VisitData, trial: int) -> list[di
     found: list[dict[str, Any]] = []
     for world, target in (("in", joined(groups[0], canary)), ("out", groups[0])):
         # Both worlds share every draw: what differs is the canary.
-        for protection, seen in observations(study, start, target, groups[1:], derive_seed(study.seed, trial)):
+        seed = derive_seed(study.seed, trial)
+        for protection, seen in observations(study, start, target, groups[1:], seed, device):
             scores = membership_scores(seen, canary)
             found.append({"trial": trial, "world": world, "protection": protection, **vars(scores)})
     return found
 
 
 def inversion_trial(
-    study: AttackStudy, data: VisitData, images: Float[Tensor, "patient cell"], visits: int, trial: int
+    study: AttackStudy,
+    data: VisitData,
+    images: Float[Tensor, "patient cell"],
+    visits: int,
+    trial: int,
+    device: str = CPU,
 ) -> tuple[list[dict[str, Any]], list[Picture]]:
     """How like a patient of the site the reconstruction is, and whether it is the likest of all patients.
 
@@ -104,7 +114,8 @@ def inversion_trial(
     found: list[dict[str, Any]] = []
     pictures: list[Picture] = []
     own = rows[:visits]
-    for protection, seen in observations(study, start, groups[0], groups[1:], derive_seed(study.seed, visits, trial)):
+    seed = derive_seed(study.seed, visits, trial)
+    for protection, seen in observations(study, start, groups[0], groups[1:], seed, device):
         picture = reconstruction(seen, study.modality)
         like = likeness(picture, images)
         best = int(own[like[own].argmax()])
@@ -135,17 +146,17 @@ def _centred(model: PerMMoE, data: VisitData, modality: str) -> PerMMoE:
     return model
 
 
-def _update(study: AttackStudy, start: PerMMoE, data: VisitData, seed: int) -> dict[str, ModuleUpdate]:
-    model = _copy(start)
+def _update(study: AttackStudy, start: PerMMoE, data: VisitData, seed: int, device: str) -> dict[str, ModuleUpdate]:
+    model = _copy(start).to(device)
     record = train_epochs(model, data, study.train, first_epoch=0, epochs=study.local_epochs, seed=seed)
     support = module_support(study.model, record.exposure)
     return _changes(start, model, {name: n for name, n in support.items() if n > 0})
 
 
 def _private_update(
-    study: AttackStudy, start: PerMMoE, data: VisitData, epsilon: float, seed: int
+    study: AttackStudy, start: PerMMoE, data: VisitData, epsilon: float, seed: int, device: str
 ) -> dict[str, ModuleUpdate]:
-    model, rate = _copy(start), 0.5
+    model, rate = _copy(start).to(device), 0.5
     steps = ceil(study.local_epochs / rate)
     noise = _noise(epsilon, study.delta, rate, steps)
     privacy = PrivacyConfig(target_epsilon=epsilon, delta=study.delta)

@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.devices import CPU
 from permmoe_simulation.engines.grid import Attendance, run_in_process
 from permmoe_simulation.engines.ray_engine import run_on_ray
 
@@ -24,10 +25,12 @@ def run_federation(
     engine: Engine = "inprocess",
     workers: int = 0,
     attendance: Attendance | None = None,
+    device: str = CPU,
 ) -> None:
     """Run a server app to its end with one client a node configuration.
 
-    `workers`: processes that clients are spread over; 0 means this process itself, or on Ray one a CPU.
+    `workers`: processes that clients are spread over; 0 means this process itself, or on Ray one a CPU. `device` is
+    where the node configurations say that clients train: Ray has to give each of them its share of a GPU.
     """
     match engine:
         case "inprocess":
@@ -37,4 +40,4 @@ def run_federation(
                 "sites that join or leave need the engine 'inprocess'; Ray's nodes are always there"
             )
         case "ray":
-            run_on_ray(server_app, client_app, node_configs, run_config, workers=workers)
+            run_on_ray(server_app, client_app, node_configs, run_config, workers=workers, device=device)

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from permmoe.data.manifest import write_manifest
 from permmoe.data.outcome_columns import OutcomeColumns
-from permmoe.errors import ConfigurationError, PermmoeError, nearest
+from permmoe.errors import ConfigurationError, DeviceUnusable, PermmoeError, nearest
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.refusals import REFUSAL_SENTENCES, Refusal
 from permmoe.runtime.checkpoint import load_checkpoint
+from permmoe.runtime.devices import CPU
 from permmoe_client.app import app as client_app
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.privacy_account import account
@@ -51,10 +53,11 @@ class TrainedFederation:
     """Rows of `privacy.csv`, one for each site: ε of its patients, infinite without differential privacy."""
 
 
-def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> TrainedFederation:
+def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path, device: str = CPU) -> TrainedFederation:
     """Train the cell's model over those of its sites that train; `folder` may hold an interrupted run, which goes on.
 
-    Raises PermmoeError for a round that changed nothing.
+    `device` is where every site trains. Raises PermmoeError for a round that changed nothing, and DeviceUnusable where
+    a GPU failed a site: a federation without that site would be another one.
     """
     sites = training_sites(sites)
     # On one machine no site is ever merely late: a round that fails once would fail again.
@@ -66,18 +69,26 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path) -> Tra
     run_config = {"plan": str((folder / "plan.json").absolute()), "out": str(out.absolute())}
     if federation.secure or federation.privacy:
         # Roster, keys and ledgers as in the field: by them a site refuses, and knows what it has spent.
-        files, keys = provisioned_sites(cell, sites, cache, folder / "provisioned", plan)
+        files, keys = provisioned_sites(cell, sites, cache, folder / "provisioned", plan, device)
         run_config |= keys
     else:
-        files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan) for name in sites}
+        files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan, device) for name in sites}
     nodes = [{"site-config": str(path.absolute())} for path in files.values()]
     # The records of the rounds say more about the reason than the exception does.
     with suppress(NoQuorum):
         run_federation(
-            server_app, client_app, nodes, run_config, engine=cell.engine, attendance=_attendance(cell, tuple(files))
+            server_app,
+            client_app,
+            nodes,
+            run_config,
+            engine=cell.engine,
+            attendance=_attendance(cell, tuple(files)),
+            device=device,
         )
     records = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     for record in records:
+        if any(site["rejected"] == Refusal.DEVICE_UNUSABLE for site in record["sites"]):
+            raise DeviceUnusable(f"round {record['round']}: {REFUSAL_SENTENCES[Refusal.DEVICE_UNUSABLE]}")
         if not record["is_aggregated"]:
             rules = sorted({site["rejected"] for site in record["sites"] if site["rejected"]})
             raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
@@ -101,22 +112,24 @@ def _attendance(cell: Cell, names: tuple[str, ...]) -> Attendance:
     return {FIRST_NODE + names.index(name): rounds for name, rounds in cell.partition.attendance.items()}
 
 
-def write_site(name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan) -> Path:
+def write_site(
+    name: str, cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan, device: str = CPU
+) -> Path:
     """A hospital's manifest and its site file, as its IT department would have them; returns the site file."""
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(sites[name], folder / "manifest.csv", cell.model.modalities)
-    site = {"name": name, "manifest": "manifest.csv", **_own_settings(cell, cache, plan)}
+    site = {"name": name, "manifest": "manifest.csv", **_own_settings(cell, cache, plan, device)}
     (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
     return folder / "site.yaml"
 
 
 def provisioned_sites(
-    cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan
+    cell: Cell, sites: Sites, cache: Path, folder: Path, plan: RoundPlan, device: str = CPU
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """A kit for each hospital; return their site files, and the keys and roster among the settings of the server."""
     # A run that was interrupted goes on with the ledgers that it has.
     is_provisioned = (folder / "federation").exists()
-    own = {name: {"manifest": "manifest.csv", **_own_settings(cell, cache, plan)} for name in sites}
+    own = {name: {"manifest": "manifest.csv", **_own_settings(cell, cache, plan, device)} for name in sites}
     found = None if is_provisioned else deploy(folder, "Simulation", own)
     files = dict(found.sites) if found else {name: folder / "hospitals" / name / "site.yaml" for name in sites}
     for name, path in files.items():
@@ -133,14 +146,15 @@ def provisioned_sites(
     }
 
 
-def _own_settings(cell: Cell, cache: Path, plan: RoundPlan) -> dict[str, Any]:
+def _own_settings(cell: Cell, cache: Path, plan: RoundPlan, device: str) -> dict[str, Any]:
     outcome = OutcomeColumns.of(plan.model.score).model_dump(exclude_defaults=True)
     return {
         **({"outcome": outcome} if outcome else {}),
         "cache": str(cache.absolute()),
         "threads": cell.train.threads,
         "state": "state",
-        "device": "cpu",
+        # Ray shows each client the GPU that it may use, and that one is always the first.
+        "device": device.partition(":")[0] if cell.engine == "ray" else device,
         "approved_studies": [plan.digest()],
         "release": {
             "min_cell_count": cell.federation.min_cell_count,

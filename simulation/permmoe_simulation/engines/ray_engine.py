@@ -6,21 +6,26 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import cast
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from permmoe.errors import ConfigurationError
+from permmoe.runtime.devices import CPU
 
 NODES_DEADLINE_SECONDS = 600.0
 STARTS = 5
 """Ray gives its own processes half a minute to start, which a busy machine can need more than once."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """Neither Ray nor Flower reports to anyone."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,12 @@ def run_on_ray(
     run_config: Mapping[str, str],
     *,
     workers: int = 0,
+    device: str = CPU,
 ) -> None:
     """Run a server app to its end, clients on `workers` processes of one CPU each (0: one a CPU of this machine).
 
-    Raises ConfigurationError where Ray is not installed.
+    With `device` cuda they share all GPUs, with cuda:N that one, as many clients on each. Raises ConfigurationError
+    where Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigurationError("the engine 'ray' needs Ray, which is not installed; run: pip install 'permmoe[ray]'")
@@ -64,23 +71,65 @@ def run_on_ray(
         context.run_config = dict(run_config)
         server_app(grid, context)
 
-    _start_ray(workers or os.cpu_count() or 1)
-    run_simulation(
-        server_app=configured,
-        client_app=cast(ClientApp, ConfiguredClientApp(client_app, tuple(map(dict, node_configs)))),
-        num_supernodes=len(node_configs),
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
-    )
+    processes, gpus = workers or os.cpu_count() or 1, _gpus(device)
+    with _showing(device):
+        _start_ray(processes, gpus)
+        run_simulation(
+            server_app=configured,
+            client_app=cast(ClientApp, ConfiguredClientApp(client_app, tuple(map(dict, node_configs)))),
+            num_supernodes=len(node_configs),
+            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": gpu_share(processes, gpus)}},
+        )
 
 
-def _start_ray(workers: int) -> None:
+def gpu_share(processes: int, gpus: int) -> float:
+    """The share of a GPU that each client is given, so that all processes have a client at the same time.
+
+    Ray counts in ten-thousandths. 0 without a GPU.
+    """
+    if not gpus:
+        return 0.0
+    return floor(10_000 / ceil(processes / gpus)) / 10_000
+
+
+def _gpus(device: str) -> int:
+    """How many GPUs the clients share."""
+    if not device.startswith("cuda"):
+        return 0
+    return 1 if ":" in device else torch.cuda.device_count()
+
+
+@contextmanager
+def _showing(device: str) -> Iterator[None]:
+    """Let the processes that are started in the block see that GPU alone, where one is named."""
+    if not device.startswith("cuda:"):
+        yield
+        return
+    before = os.environ.get(VISIBLE)
+    seen = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
+    os.environ[VISIBLE] = seen[int(device.removeprefix("cuda:"))]
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = before
+
+
+def _start_ray(workers: int, gpus: int = 0) -> None:
     """Start Ray, which Flower then finds running, and ends. What Ray raises at the last attempt is raised."""
     import ray
 
     path = os.pathsep.join([*sys.path, *filter(None, [os.environ.get("PYTHONPATH")])])
     for start in range(STARTS):
         try:
-            ray.init(num_cpus=workers, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
+            ray.init(
+                num_cpus=workers,
+                num_gpus=gpus or None,
+                include_dashboard=False,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
             return
         except Exception as error:
             ray.shutdown()

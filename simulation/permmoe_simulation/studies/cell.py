@@ -10,10 +10,13 @@ import torch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import VisitTable
+from permmoe.runtime.device_errors import device_notes
+from permmoe.runtime.devices import AUTO, CPU, on_device, training_device
 from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb
 from permmoe.runtime.provenance import machine, versions
 from permmoe_simulation.studies.cell_files import is_finished, publish, unfinished_folder, write_outcome
 from permmoe_simulation.studies.members import run_members
+from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import Sites, partition, training_sites
 from permmoe_simulation.studies.study import Cell
 
@@ -24,23 +27,42 @@ def split_and_partition(visits: VisitTable, cell: Cell) -> tuple[Sites, Sites]:
     return partition(table, cell.modalities, cell.partition, cell.seed)
 
 
-def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: str = "cpu") -> Path:
+def gains(cell: Cell) -> bool:
+    """Whether the cell's model is trained faster on a GPU."""
+    return cell.model.encoder.declaration.gains_from_gpu
+
+
+def run_cell(
+    cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: str = CPU, *, falls_back: bool = False
+) -> Path:
     """Run a cell unless `folder` already holds it finished; return `folder`.
 
-    `visits` is the study's whole table. Models at one place are trained on `device`, which is in the card and not in
-    the cell's digest: it changes last bits and no meaning. The work is done in a folder of its own, which is renamed
-    when it is complete, so that two processes may run the same cell at once.
+    `visits` is the study's whole table. Models are trained on `device`, which is in the card and not in the cell's
+    digest: it changes last bits and no meaning. The work is done in a folder of its own, which is renamed when it is
+    complete, so that two processes may run the same cell at once.
+
+    A cell whose GPU fails begins anew on the CPU where `device` is auto or `falls_back` says so; else DeviceUnusable is
+    raised. The card says what happened.
     """
     if is_finished(folder):
         return folder
     torch.set_num_threads(cell.train.threads or 1)
-    work = unfinished_folder(folder)
     started = time.perf_counter()
     # A worker runs many cells, and each card states the peak of its own.
     forget_peak_memory()
     sites, _ = split_and_partition(visits, cell)
     site_of = {visit.subject_id: site for site, table in sites.items() for visit in table}
-    write_outcome(work, run_members(cell, sites, VolumeCache(cache), work, device), site_of)
+
+    def begun(on: str) -> tuple[Path, str]:
+        work = unfinished_folder(folder)
+        write_outcome(work, run_members(cell, sites, VolumeCache(cache), work, on), site_of)
+        return work, on
+
+    with device_notes() as notes:
+        chosen = training_device(
+            device if METHOD_KINDS[cell.method.kind].is_trained else CPU, gains_from_gpu=gains(cell)
+        )
+        work, used = on_device(chosen, begun, falls_back=falls_back or device == AUTO)
     card = {
         "cell": cell.model_dump(mode="json"),
         "digest": cell.digest(),
@@ -48,8 +70,10 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: 
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": versions(),
         "machine": machine(),
-        "device": device,
+        "device": used,
     }
+    if notes:
+        card["device_notes"] = notes
     if unseen := sorted(set(sites) - set(training_sites(sites))):
         card["unseen_sites"] = unseen
     return publish(work, folder, card)

@@ -1,7 +1,7 @@
 """How each kind of method runs a cell (permmoe_simulation.studies.method_kinds names these functions).
 
 A runner trains and tests the cell's method on its sites. It is given a folder for files of its own, and the device on
-which a model at one place is trained; a federation's sites train on the CPU.
+which models are trained and tested, a federation's sites' too.
 """
 
 from __future__ import annotations
@@ -119,13 +119,14 @@ def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
     """A federation of the sites; a model that is personal to its site is tested on that site's visits."""
     _require_declared_scales(cell.model)
     _require_outcomes_on_scale(cell.model.score, sites)
-    federation = train_federation(cell, sites, cache.folder, folder / FEDERATION)
+    federation = train_federation(cell, sites, cache.folder, folder / FEDERATION, device)
     model = PerMMoE(cell.model)
     model.load_state_dict(dict(federation.weights))
+    model.to(device)
     data = _loaded(joined(sites), cell.model, cache)
     test, validation = data.part("test"), data.part("validation")
     if cell.method.personal_epochs or federation.private:
-        tested, calibration = _personal_predictions(cell, sites, cache, federation)
+        tested, calibration = _personal_predictions(cell, sites, cache, federation, device)
     else:
         tested, calibration = (_predicted(model, part) for part in (test, validation))
     return CellOutcome(
@@ -205,7 +206,7 @@ def _require_outcomes_on_scale(score: Score, sites: Sites) -> None:
 
 
 def _personal_predictions(
-    cell: Cell, sites: Sites, cache: VolumeCache, federation: TrainedFederation
+    cell: Cell, sites: Sites, cache: VolumeCache, federation: TrainedFederation, device: str
 ) -> tuple[Predicted, Predicted]:
     """Each site's test and validation visits, predicted by its own model: with its private modules, fine-tuned if the
     method says."""
@@ -216,6 +217,7 @@ def _personal_predictions(
         layout = ModuleLayout.of(model)
         modules = layout.flatten_all(dict(federation.weights)) | dict(federation.private.get(site, {}))
         model.load_state_dict(layout.unflatten(modules))
+        model.to(device)
         if cell.method.personal_epochs:
             tuning = cell.train.model_copy(update={"epochs": cell.method.personal_epochs, "warmup_epochs": 0})
             fit(model, data.part("train"), data.part("validation"), tuning, is_centred=True)

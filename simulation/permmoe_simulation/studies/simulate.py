@@ -52,7 +52,7 @@ class RunOptions:
     sections: Sequence[ReportSection] = SECTIONS
     """What the report shows, and so which tables are written."""
     device: str = "cpu"
-    """Where models at one place are trained; federations train on the CPU."""
+    """Where models are trained, as `--device` names it."""
     tracking: Tracking = NOT_TRACKED
     """Where cells, as they finish, and the study's results are tracked besides."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from permmoe.errors import DeviceUnusable
 from permmoe.federated.plausibility import ImplausibleModel
 from permmoe.federated.refusals import REFUSAL_SENTENCES, Refusal
 from permmoe.federated.secure.session import SecureSumRefused
@@ -18,7 +19,7 @@ from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
 
 ERRORS = (
     StudyNotApproved, NotReleased, BudgetSpent, LedgerError, AlreadyAnswered, SecureSumRefused, QueryRefused,
-    ImplausibleModel, ModelNotAnnounced,
+    ImplausibleModel, ModelNotAnnounced, DeviceUnusable,
 )  # fmt: skip
 
 

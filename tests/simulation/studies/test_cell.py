@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from permmoe.config import parse_config
 from permmoe.data.visits import VisitTable
-from permmoe.errors import PermmoeError
-from permmoe.model import PerMMoE
-from permmoe_simulation.engines.federated_training import train_federation
+from permmoe.errors import DeviceUnusable, PermmoeError
+from permmoe.federated.plan import RoundPlan
+from permmoe.training.epochs import train_epochs
+from permmoe_client.site import read_site
+from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.engines.federated_training import provisioned_sites, train_federation, write_site
 from permmoe_simulation.studies.cell import run_cell, split_and_partition
-from permmoe_simulation.studies.cell_files import CALIBRATION, read_predictions
+from permmoe_simulation.studies.cell_files import CALIBRATION, is_finished, read_predictions
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
+from tests.support.pretended_gpu import pretend_gpus
 from tests.support.tiny_study import METHODS, QUIET, settings
 
 pytestmark = pytest.mark.xdist_group("study")
@@ -97,24 +103,83 @@ def test_a_federation_whose_every_reply_is_refused_fails_instead_of_giving_untra
         trained(cell_of("federated", federation={"max_update_norm": 1e-12}), made, tmp_path)
 
 
-@pytest.mark.parametrize("method", ["centralised", "local", "unimodal"])
-def test_models_at_one_place_are_trained_on_the_device_that_was_asked_for(
+def one_round(method: str, **federation: object) -> Cell:
+    own = {
+        "kind": method,
+        "label": method,
+        "train": {"epochs": 1},
+        "federation": {"rounds": 1, "centring_round": False, **federation},
+    }
+    study = parse_config(settings(methods={method: own}, comparisons=[], claims=[]), StudyConfig, "study")
+    return cells(study, dict.fromkeys(study.regimes, "d"), "inprocess")[0][1]
+
+
+@pytest.mark.parametrize("method", ["centralised", "local", "unimodal", "federated"])
+def test_every_model_is_trained_on_the_device_that_was_asked_for(
     method: str, made: tuple[VisitTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    gpus, cell = pretend_gpus(monkeypatch, count=8), one_round(method)
+    done = run_cell(cell, *made, tmp_path / "cell", device="cuda:7")
+    assert set(gpus.sent) == {"cuda:7"}
+    card = json.loads((done / "card.json").read_text())
+    assert card["device"] == "cuda:7" and card["digest"] == cell.digest() and "device_notes" not in card
 
-    def to(model: PerMMoE, device: str) -> PerMMoE:
-        asked.append(device)
-        return model
 
-    monkeypatch.setattr(PerMMoE, "to", to)
-    visits, cache = made
-    one_epoch = {"kind": method, "label": method, "train": {"epochs": 1}}
-    study = parse_config(settings(methods={method: one_epoch}, comparisons=[], claims=[]), StudyConfig, "study")
-    cell = cells(study, dict.fromkeys(study.regimes, "d"), "inprocess")[0][1]
-    done = run_cell(cell, visits, cache, tmp_path / "cell", device="cuda:7")
-    assert set(asked) == {"cuda:7"}
-    assert json.loads((done / "card.json").read_text())["device"] == "cuda:7"
+@pytest.mark.parametrize(
+    ("engine", "federation", "device"),
+    [
+        ("inprocess", {}, "cuda:7"),
+        ("inprocess", {"secure": True}, "cuda:7"),
+        ("inprocess", {"privacy": {"target_epsilon": 8.0}, "evaluate_every": 0}, "cuda:7"),
+        ("ray", {}, "cuda"),
+    ],
+)
+def test_every_hospital_of_a_cell_is_told_the_device(
+    engine: Engine, federation: dict[str, Any], device: str, made: tuple[VisitTable, Path], tmp_path: Path
+) -> None:
+    """Ray lets a client see the GPU that it was given and no other."""
+    cell = one_round("federated", **federation).model_copy(update={"engine": engine})
+    plan = RoundPlan(model=cell.model, train=cell.train, federation=cell.federation)
+    sites, _ = split_and_partition(made[0], cell)
+    if federation:
+        files, _ = provisioned_sites(cell, sites, made[1], tmp_path, plan, "cuda:7")
+    else:
+        files = {name: write_site(name, cell, sites, made[1], tmp_path / name, plan, "cuda:7") for name in sites}
+    assert {read_site(path).device for path in files.values()} == {device} and files.keys() == sites.keys()
+
+
+def test_a_cell_whose_encoder_gains_nothing_stays_on_the_cpu_at_auto(
+    made: tuple[VisitTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = pretend_gpus(monkeypatch)
+    done = run_cell(one_round("federated"), *made, tmp_path / "cell", device="auto")
+    assert set(gpus.sent) == {"cpu"} and json.loads((done / "card.json").read_text())["device"] == "cpu"
+
+
+def test_a_cell_whose_gpu_disappears_begins_anew_on_the_cpu_or_fails_as_asked_for(
+    made: tuple[VisitTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus, cell = pretend_gpus(monkeypatch), one_round("federated")
+    calls: list[str] = []
+
+    def lost(*arguments: Any, **options: Any) -> Any:
+        found = train_epochs(*arguments, **options)
+        calls.append(gpus.sent[-1])
+        if gpus.sent[-1] != "cpu":
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return found
+
+    monkeypatch.setattr("permmoe_client.participation.local_round.train_epochs", lost)
+    with pytest.raises(DeviceUnusable):
+        run_cell(cell, *made, tmp_path / "failed", device="cuda")
+    assert not is_finished(tmp_path / "failed") and set(calls) == {"cuda"}
+    done = run_cell(cell, *made, tmp_path / "cell", device="cuda", falls_back=True)
+    card = json.loads((done / "card.json").read_text())
+    [note] = card["device_notes"]
+    assert card["device"] == "cpu" and "the CPU takes its place" in note
+    monkeypatch.undo()
+    plain = run_cell(cell, *made, tmp_path / "plain")
+    pd.testing.assert_frame_equal(read_predictions(done), read_predictions(plain), check_exact=True)
 
 
 @pytest.mark.parametrize("method", ["centralised", "federated"])
