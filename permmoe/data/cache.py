@@ -31,6 +31,7 @@ from permmoe.data.visits import Visit
 from permmoe.data.volumes import PREPROCESSING_VERSION, read_volume
 from permmoe.errors import DataError
 from permmoe.modality import Modality
+from permmoe.runtime.file_memory import FileMemory
 from permmoe.runtime.files import UNFINISHED_PREFIX, write_file
 from permmoe.runtime.workers import worker_pool
 
@@ -39,6 +40,9 @@ Progress = Callable[[int, int], None]
 
 CHECKSUM_BYTES = 4
 ABANDONED_SECONDS = 24 * 3600.0
+MOST_CHECKED = 100_000
+_WHOLE: FileMemory[bool] = FileMemory(MOST_CHECKED)
+"""Which entries this process has checked, so many at most."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,17 @@ def _mapped(entry: Path, grid: VolumeGrid) -> Float16[np.ndarray, "x y z"]:
 
 
 def _is_whole(entry: Path, grid: VolumeGrid) -> bool:
-    """Whether an entry exists, has its checksum and the grid's shape: disks fail and power is lost."""
+    """Whether an entry exists, has its checksum and the grid's shape: disks fail and power is lost.
+
+    A process reads an entry for it once, as long as the entry does not change.
+    """
+    try:
+        return _WHOLE.get(entry, grid.shape, lambda: _has_checksum(entry, grid))
+    except OSError:
+        return False
+
+
+def _has_checksum(entry: Path, grid: VolumeGrid) -> bool:
     try:
         content = entry.read_bytes()
         return (

@@ -7,7 +7,7 @@ Which encoders of volumes there are is declared in permmoe.encoder_kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from math import ceil, prod
 
 import torch
@@ -19,7 +19,6 @@ from permmoe.config import ModelConfig
 from permmoe.modality import Modality
 
 Shape = tuple[int, int, int]
-Stem = Callable[[Float[Tensor, "n 1 x y z"]], Float[Tensor, "n 1 ..."]]
 
 
 class TokenEncoder(nn.Module):
@@ -98,16 +97,36 @@ class Centred(nn.Module):
         return pooled - self.centre
 
 
-def fixed_stem(config: ModelConfig) -> Stem:
+@dataclass(frozen=True)
+class CellStem:
+    """Averages volumes over a coarse grid of so many cells."""
+
+    cells: Shape
+    shrinks: bool = True
+
+    def __call__(self, volumes: Float[Tensor, "n 1 x y z"]) -> Float[Tensor, "n 1 ..."]:
+        """A mean for each cell, in the unit of the volumes."""
+        return F.adaptive_avg_pool3d(volumes.float(), self.cells)
+
+
+@dataclass(frozen=True)
+class VoxelStem:
+    """Changes nothing."""
+
+    shrinks: bool = False
+
+    def __call__(self, volumes: Float[Tensor, "n 1 x y z"]) -> Float[Tensor, "n 1 ..."]:
+        """The volumes."""
+        return volumes
+
+
+def fixed_stem(config: ModelConfig) -> CellStem | VoxelStem:
     """The encoder's first stage that has no parameters, applied once to volumes on their way into memory.
 
     It averages each volume over the coarse grid for an encoder that reads cells, and changes nothing for one that
     reads voxels.
     """
-    if config.encoder.declaration.reads == "voxels":
-        return lambda volumes: volumes
-    cells = pooled_cells(config)
-    return lambda volumes: F.adaptive_avg_pool3d(volumes.float(), cells)
+    return VoxelStem() if config.encoder.declaration.reads == "voxels" else CellStem(pooled_cells(config))
 
 
 def pooled_cells(config: ModelConfig) -> Shape:

@@ -10,14 +10,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import TaskID
 
 from permmoe.config import parse_config, read_config
 from permmoe.runtime.command_line import run
 from permmoe.runtime.devices import AUTO, CPU, training_device
 from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.progress_bars import study_bars
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.simulate import RunOptions, all_cells, cell_name, run_study
 from permmoe_simulation.studies.study import StudyConfig, at_profile
@@ -59,9 +59,7 @@ def simulate(
         training_device(device)
     folder = out or Path("runs") / settings.name
     command = shlex.join(["python", "simulation/run.py", *sys.argv[1:]])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
-    with Bar(*columns, console=console) as bar:
+    with study_bars(console) as bar:
         current: list[TaskID] = []
 
         def stage(name: str, steps: int) -> None:

@@ -67,7 +67,7 @@ def checks_of_a_round(patients: int, rounds: int) -> Figures:
             "question_seconds": median_seconds(
                 lambda: check_query(instruction, "training", ledger.of_study(plan.digest()))
             ),
-            "model_seconds": median_seconds(lambda: check_model(weights, weights, rounds=1, most=0.5, trained={})),
+            "model_seconds": median_seconds(lambda: check_model(weights, weights, rounds=1, most=0.5, means={})),
         }
         account_bytes = sum(path.stat().st_size for path in folder.glob("patients-*.json"))
         ledger_bytes = ledger.path.stat().st_size

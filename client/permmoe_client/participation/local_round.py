@@ -278,7 +278,7 @@ def _check_plausible(
     """Raises ImplausibleModel."""
     if plan.evaluation is not None:
         # Its digest was approved, so there is nothing to compare it with.
-        check_model(weights, {}, rounds=0, most=0.0, trained={})
+        check_model(weights, {}, rounds=0, most=0.0, means={})
         return
     before = held if held and held.study == plan.digest() else None
     start = before.model.unpacked(site.layout(plan), plan.federation.wire) if before else site.initial(plan)
@@ -290,7 +290,7 @@ def _check_plausible(
         # A running mean that is evaluated and the newest model belong to one round and are not the same.
         rounds=max(next_round - since, 1 if before else 0),
         most=site.settings.release.max_model_change,
-        trained=site.trained_elements(plan),
+        means=site.means(plan),
         are_means_set=plan.federation.aggregation_rule.keeps_unchanged
         and not (plan.federation.centring_round and since <= 1 < next_round),
     )

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from permmoe.config import ModelConfig
@@ -49,6 +49,10 @@ class Workshop:
         all its weights."""
         self.initial: Callable[[ModelConfig, int], Mapping[str, Tensor]] = lru_cache(maxsize=1)(_initial_weights)
         """The initial weights of a study by module, from its model and its seed."""
+        self.means: Callable[[ModelConfig, int], Mapping[str, Int[Tensor, " _"]]] = lru_cache(maxsize=1)(
+            lambda config, members: _places_of_means(*self.network(config, members))
+        )
+        """For each module with parameters that training does not move, which of its elements these are."""
 
     def forget_network(self) -> None:
         """Let the next round make its network anew: this one may be on a device that has failed."""
@@ -58,6 +62,17 @@ class Workshop:
 def _with_layout(config: ModelConfig, members: int) -> tuple[Network, ModuleLayout]:
     network = empty_network(config, members)
     return network, ModuleLayout.of(network)
+
+
+def _places_of_means(model: Network, layout: ModuleLayout) -> Mapping[str, Int[Tensor, " _"]]:
+    moved = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    return {
+        module: torch.cat([torch.full((piece.size,), not moved[piece.parameter]) for piece in slices])
+        .nonzero()
+        .flatten()
+        for module, slices in layout.slices.items()
+        if not all(moved[piece.parameter] for piece in slices)
+    }
 
 
 def _initial_weights(config: ModelConfig, seed: int) -> Mapping[str, Tensor]:
@@ -121,15 +136,9 @@ class RunningSite:
         """The weights that a study begins with, flat, by module."""
         return self.workshop.initial(plan.model, plan.train.seed)
 
-    def trained_elements(self, plan: RoundPlan) -> Mapping[str, Bool[Tensor, " _"]]:
-        """For each module with parameters that training does not move, which of its elements it moves."""
-        built, layout = self.network(plan)
-        moved = {name: parameter.requires_grad for name, parameter in built.named_parameters()}
-        return {
-            module: torch.cat([torch.full((piece.size,), moved[piece.parameter]) for piece in slices])
-            for module, slices in layout.slices.items()
-            if not all(moved[piece.parameter] for piece in slices)
-        }
+    def means(self, plan: RoundPlan) -> Mapping[str, Int[Tensor, " _"]]:
+        """For each module with parameters that training does not move, which of its elements these are."""
+        return self.workshop.means(plan.model, plan.members)
 
     def layout(self, plan: RoundPlan) -> ModuleLayout:
         """The modules of a study's network."""

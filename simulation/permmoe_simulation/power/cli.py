@@ -11,8 +11,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
@@ -23,6 +21,7 @@ from permmoe_simulation.power.page import PowerFindings, RunOfPage, power_page, 
 from permmoe_simulation.power.plan import PowerConfig, claimed_study, power_at_profile
 from permmoe_simulation.power.run import number_of_cells, run_power, studies_of
 from permmoe_simulation.power.verdicts import VERDICTS, truths
+from permmoe_simulation.progress_bars import study_bars
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.study import StudyConfig
 
@@ -53,9 +52,7 @@ def measure(
         return
     _require_folder(out)
     command = shlex.join(["python", "simulation/power.py", *sys.argv[1:]])
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
-    with Bar(*columns, console=console) as bar:
+    with study_bars(console) as bar:
         task = bar.add_task("cells", total=total, last="")
         current: list[str] = []
 

@@ -78,7 +78,8 @@ def run_study(study: StudyConfig, out: Path, options: RunOptions, progress: Prog
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"results cannot be written to {out} ({error.strerror}); name another --out") from None
-    import_beforehand("permmoe_simulation.studies.cell", "permmoe_simulation.studies.method_runners")
+    # torch._dynamo is what PyTorch's optimisers import when the first is made, for a second or two.
+    import_beforehand("permmoe_simulation.studies.cell", "permmoe_simulation.studies.method_runners", "torch._dynamo")
     with only_process(out, progress.note):
         return _run_locked(study, out, options, progress)
 

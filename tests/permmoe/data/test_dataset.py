@@ -1,5 +1,6 @@
 """Batches hold what was observed and not withheld, in memory or from disk, and nothing is fitted out of sight."""
 
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 
 from permmoe.config import ModelConfig, TrainConfig, VolumeGrid
 from permmoe.data import dataset
+from permmoe.data import rows as rows_module
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.rows import FileRows, MemoryRows
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import grid_affine, read_volume
-from permmoe.layers.encoders import fixed_stem
+from permmoe.layers.encoders import CellStem, fixed_stem
 from permmoe.modality import Modality
 from permmoe.training.epochs import train_epochs
 from permmoe.training.seeds import make_model
@@ -118,7 +120,7 @@ def test_batch_agrees_with_gathering_visit_by_visit(data: VisitData, table: Visi
 
 @pytest.mark.parametrize("with_stem", [False, True])
 def test_disk_and_memory_give_the_same_batch(table: VisitTable, folder: Path, with_stem: bool) -> None:
-    stem = (lambda volumes: torch.nn.functional.adaptive_avg_pool3d(volumes.float(), (2, 3, 5))) if with_stem else None
+    stem = CellStem((2, 3, 5)) if with_stem else None
     cache = VolumeCache(folder / "cache")
     in_memory, _ = VisitData.load(table, MODEL, cache, stem=stem, keep_in_memory=True)
     on_disk, _ = VisitData.load(table, MODEL, cache, stem=stem, keep_in_memory=False)
@@ -160,6 +162,32 @@ def test_pooled_encoders_stem_is_applied_once_to_every_volume(table: VisitTable,
     pooled, _ = VisitData.load(table, MODEL, VolumeCache(folder / "cache"), stem=stem)
     expected = stem(volume(table, 4, "tau")[None, None])
     torch.testing.assert_close(pooled.batch(torch.tensor([4])).inputs["tau"], expected, atol=1e-5, rtol=0)
+
+
+def test_what_a_stem_made_of_a_volume_is_read_once_a_process_and_again_where_the_image_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, cache, stem = make_table(tmp_path), VolumeCache(tmp_path / "cache"), fixed_stem(MODEL)
+    cache.build(table, MODEL.modalities, GRID)
+    for entry in cache.folder.glob("*.npy"):
+        os.utime(entry, ns=(10**18, 10**18))
+    read: list[Path] = []
+    monkeypatch.setattr(
+        rows_module, "_row", lambda file, stem, plain=rows_module._row: read.append(file) or plain(file, stem)
+    )
+
+    def inputs() -> torch.Tensor:
+        return VisitData.load(table, MODEL, cache, stem=stem)[0].inputs["t1"].rows
+
+    before = inputs()
+    assert len(read) == sum(len(visit.volumes) for visit in table)
+    assert torch.equal(before, inputs())
+    assert len(read) == sum(len(visit.volumes) for visit in table)
+    changed = next(visit.volumes["t1"] for visit in table if "t1" in visit.volumes)
+    nib.save(nib.Nifti1Image(np.random.default_rng(9).uniform(0.5, 2.0, GRID.shape), grid_affine(GRID)), changed)
+    after = inputs()
+    assert not torch.equal(before[0], after[0])
+    assert torch.equal(before[1:], after[1:])
 
 
 def test_many_volumes_stay_on_disk(table: VisitTable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
