@@ -12,10 +12,14 @@ import torch
 from typer.testing import CliRunner
 
 import permmoe.resumable_fit as resumable_fit
+from permmoe.calibration.calibrate import calibrate
+from permmoe.calibration.calibration import Calibration
 from permmoe.cli import app
 from permmoe.config import RunConfig
 from permmoe.data.cache import VolumeCache
+from permmoe.data.dataset import VisitData
 from permmoe.data.manifest import read_manifest
+from permmoe.data.outcomes import Outcomes
 from permmoe.ensemble import Ensemble, mixture_spread
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import combination_predictions
@@ -24,7 +28,7 @@ from permmoe.export.model_card import model_card
 from permmoe.export.monai_bundle import run_traced, traced
 from permmoe.export.onnx_file import require_same
 from permmoe.model import PerMMoE
-from permmoe.predict import load_model, predict
+from permmoe.predict import TrainedModel, load_model, predict
 from permmoe.recalibrate import calibrate_model
 from permmoe.runs import load_visits, train_run, trained_config
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -85,18 +89,34 @@ def test_the_spread_is_that_of_a_mixture(run: Path, manifest: Path) -> None:
     draws = means[:, :, None] + spreads[:, :, None] * torch.randn(8, 3, 200_000, generator=torch.manual_seed(0))
     assert torch.allclose(whole.spread, draws.flatten(1).std(1), rtol=0.01)
     assert torch.equal(mixture_spread(spreads[:, :1], means[:, :1]), spreads[:, 0].square().sqrt())
+    # Of members that agree on the mean and not on the spread: variances are averaged, not SDs.
+    apart = mixture_spread(torch.tensor([[3.0, 5.0, 11.0]]), torch.full((1, 3), 7.0))
+    assert float(apart) == pytest.approx(((9 + 25 + 121) / 3) ** 0.5)
 
 
 def test_a_prediction_tells_its_members_and_is_in_their_middle(run: Path, manifest: Path, tmp_path: Path) -> None:
     visits, _ = read_manifest(manifest, MODEL.modalities)
-    found, _ = predict(load_model(run / "model"), visits, VolumeCache(tmp_path), are_trusted=True)
+    model = load_model(run / "model")
+    found, _ = predict(model, visits, VolumeCache(tmp_path), are_trusted=True)
     assert all(len(p.by_member) == 3 and min(p.by_member) < p.delta_cdrsb < max(p.by_member) for p in found)
-    assert all(p.intervals for p in found), "it is calibrated as an ensemble"
+    assert all(p.intervals for p in found)
+    data, _ = load_visits(manifest, SETTINGS, manifest.parent / "cache")
+    require_calibrated_as_an_ensemble(model, data.part("validation"), model.calibration)
+
+
+def require_calibrated_as_an_ensemble(model: TrainedModel, data: VisitData, found: Calibration | None) -> None:
+    """It holds the errors of the mean over the mixture's spread, and not those of any member."""
+    assert isinstance(model.network, Ensemble) and found is not None
+    whole, *members = (calibrate(one, data, source="") for one in (model.network, *model.network.models))
+    assert whole is not None and found.scores == whole.scores
+    assert all(member is not None and member.scores != found.scores for member in members)
 
 
 def test_what_is_shown_of_an_ensemble_says_so(run: Path, manifest: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("".join(manifest.read_text().splitlines(keepends=True)[:4]))
     shown = CliRunner().invoke(
-        app, ["predict", str(run / "model"), "--manifest", str(manifest), "--images-are-prepared",
+        app, ["predict", str(run / "model"), "--manifest", str(few), "--images-are-prepared",
               "--out", str(tmp_path / "p.csv"), "--report", str(tmp_path / "pages")]
     )  # fmt: skip
     assert shown.exit_code == 0, shown.output
@@ -110,12 +130,25 @@ def test_what_is_shown_of_an_ensemble_says_so(run: Path, manifest: Path, tmp_pat
     assert "| models, whose predictions are averaged | 3 |" in model_card(card)
 
 
-def test_reasons_of_an_ensemble_add_up_to_its_prediction(run: Path, manifest: Path, tmp_path: Path) -> None:
+def test_reasons_of_an_ensemble_add_up_to_its_prediction_and_are_the_mean_of_its_members(
+    run: Path, manifest: Path, tmp_path: Path
+) -> None:
     model, cache = load_model(run / "model"), VolumeCache(tmp_path)
     visits, _ = read_manifest(manifest, MODEL.modalities)
     [found], _ = predict(model, replace(visits, visits=visits.visits[:1]), cache, are_trusted=True)
     reasons = explain(model, visits.visits[0], found, cache)
     assert reasons.added.prediction == pytest.approx(found.delta_cdrsb, abs=1e-5)
+    assert isinstance(model.network, Ensemble)
+    # Held against an expectation at another score than the visit's, each of whose parts is linear in the prediction.
+    outcomes = Outcomes.model_validate(load_checkpoint(run / "model")[1]["outcomes"])
+    assert abs(outcomes.mean_score - visits.visits[0].baseline_cdrsb) > 0.3
+    whole, *each = (
+        explain(TrainedModel(one), visits.visits[0], found, cache, outcomes).added
+        for one in (model.network, *model.network.models)
+    )
+    assert whole.score == pytest.approx(np.mean([one.score for one in each]), abs=1e-5)
+    for name, share in whole.modalities.items():
+        assert share == pytest.approx(np.mean([one.modalities[name] for one in each]), abs=1e-5)
 
 
 def test_an_exported_ensemble_predicts_the_same(run: Path) -> None:
@@ -160,7 +193,8 @@ def test_an_ensemble_is_calibrated_with_other_patients(run: Path, manifest: Path
     write_site(tmp_path, "south", visits=40)
     found = calibrate_model(run / "model", tmp_path / "south.csv", tmp_path / "own", cache=tmp_path / "cache")
     assert found.visits[0] == 40 and found.scale == "spread"
-    assert isinstance(load_model(tmp_path / "own").network, Ensemble)
+    data, _ = load_visits(tmp_path / "south.csv", SETTINGS, tmp_path / "cache")
+    require_calibrated_as_an_ensemble(load_model(tmp_path / "own"), data, found)
 
 
 def test_one_member_is_a_single_model_and_changes_no_digest(manifest: Path, tmp_path: Path) -> None:
