@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from permmoe.data.batch import Batch
 from permmoe.data.dataset import VisitData
 from permmoe.ensemble import Network
 from permmoe.modality import all_combinations, combination_name
-from permmoe.model import Output
+from permmoe.model import Encoded, Output
+from permmoe.runtime.device_errors import LOG, ran_out_of_memory
 from permmoe.runtime.devices import device_of
 
 Array = np.ndarray
@@ -112,7 +114,8 @@ def combination_outputs(
 ) -> Iterator[tuple[Int[Array, " row"], Int[Array, " row"], Output]]:
     """The outputs, in evaluation mode, for every visit with each combination that it has; rows of both come first.
 
-    A visit's inputs are encoded once for all of its combinations, and a pass mixes combinations.
+    A visit's inputs are encoded once for all of its combinations, and a pass mixes combinations. Where a GPU's memory
+    is too small for as many visits as the encoder declares, fewer are encoded at a time.
     """
     device = device_of(model)
     members = torch.tensor([[name in c for name in data.names] for c in all_combinations(data.names)])
@@ -120,10 +123,16 @@ def combination_outputs(
     was_training = model.training
     model.eval()
     try:
-        for visits in torch.split(torch.arange(len(data)), at_once) if len(data) else ():
+        done = 0
+        while done < len(data):
+            visits = torch.arange(done, min(done + at_once, len(data)))
+            encoded = _encoded(model, data.batch(visits), device)
+            if encoded is None:
+                at_once = -(-len(visits) // 2)
+                LOG.warning("the GPU's memory does not hold %d visits: %d are judged at a time", len(visits), at_once)
+                continue
+            done += len(visits)
             has = (data.observed[visits, None] | ~members).all(2)
-            with torch.no_grad():
-                encoded = model.encode(data.batch(visits).to(device))
             for rows in torch.split(has.nonzero(), EVALUATION_BATCH):
                 place, column = rows.unbind(1)
                 with torch.no_grad():
@@ -131,3 +140,14 @@ def combination_outputs(
                 yield visits[place].numpy(), column.numpy(), output
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def _encoded(model: Network, batch: Batch, device: torch.device) -> Encoded | None:
+    """The visits' tokens; None where several are too many for the device's memory."""
+    try:
+        return model.encode(batch.to(device))
+    except RuntimeError as error:
+        if len(batch.baseline) == 1 or not ran_out_of_memory(error):
+            raise
+        return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf, sqrt
 
+import torch
 from torch import Tensor
 
 from permmoe.config import TrainConfig
@@ -13,9 +15,11 @@ from permmoe.data.dataset import VisitData
 from permmoe.evaluation.combinations import ErrorSums, combination_sums, mean_squared_error
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
+from permmoe.training.exposure import TrainingRecord
 from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
 from permmoe.training.optimiser import load_optimiser, make_optimiser, optimiser_tensors
+from permmoe.training.within_memory import at_a_time, visits_of_a_step, within_memory
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def fit(
     The model ends with the weights that `config.keep` names: of the best validation epoch (the last one where there are
     no validation visits) or of the last. With `averaging_decay` these are the running mean's. `is_centred` says that
     the model brings the centres of its inputs along, and keeps them. `on_epoch` is called after each epoch with a state
-    from which `resume` continues bitwise.
+    from which `resume` continues bitwise. An epoch that does not fit into a GPU's memory begins anew with
+    micro-batches, which those behind it keep (`within_memory`).
     """
     optimiser = make_optimiser(model, config)
     state = resume
@@ -78,10 +83,13 @@ def fit(
     best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)
     best: Mapping[str, Tensor] = state.best_weights if state else _snapshot(model)
     average: Mapping[str, Tensor] = state.average if state else {}
+    at_once = visits_of_a_step(config)
     for epoch in range(state.epoch + 1 if state else 0, config.epochs):
         if config.patience_epochs and best_epoch >= 0 and epoch - best_epoch > config.patience_epochs:
             break
-        record = train_epochs(model, train, config, first_epoch=epoch, epochs=1, seed=config.seed, optimiser=optimiser)
+        begin = partial(_put_back, model, optimiser, state.weights if state else best, state.optimiser if state else {})
+        fitted = within_memory(at_once, partial(_epoch, model, train, config, epoch, optimiser), begin)
+        record, at_once = fitted.found, fitted.visits_at_once
         weights = _snapshot(model)
         if config.averaging_decay and epoch >= config.warmup_epochs:
             average = running_mean(average, weights, config.averaging_decay)
@@ -115,6 +123,27 @@ def running_mean(average: Mapping[str, Tensor], newest: Mapping[str, Tensor], de
         name: average[name].lerp(value, 1 - decay) if name in average else value.clone()
         for name, value in newest.items()
     }
+
+
+def _epoch(
+    model: PerMMoE,
+    train: VisitData,
+    config: TrainConfig,
+    epoch: int,
+    optimiser: torch.optim.Optimizer,
+    visits_at_once: int,
+) -> TrainingRecord:
+    own = at_a_time(config, visits_at_once)
+    return train_epochs(model, train, own, first_epoch=epoch, epochs=1, seed=config.seed, optimiser=optimiser)
+
+
+def _put_back(
+    model: PerMMoE, optimiser: torch.optim.Optimizer, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
+) -> None:
+    """The state that an epoch began with."""
+    model.load_state_dict(dict(weights))
+    optimiser.state.clear()
+    load_optimiser(optimiser, model, moments)
 
 
 def _snapshot(model: PerMMoE) -> dict[str, Tensor]:

@@ -38,10 +38,13 @@ VISITS_AT_ONCE = 32
 """Visits whose gradients are in memory together; each visit's take as much as the model."""
 
 
-def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> dict[str, Float[Tensor, "batch ..."]]:
+def per_visit_gradients(
+    model: PerMMoE, batch: Batch, config: TrainConfig, visits_at_once: int = VISITS_AT_ONCE
+) -> dict[str, Float[Tensor, "batch ..."]]:
     """The gradient of every visit's own loss (squared points plus λ × specialisation) for each trained parameter.
 
-    Dropout and router noise are drawn for each visit separately.
+    Dropout and router noise are drawn for each visit separately; how many are computed at a time changes which numbers
+    are drawn, and else nothing.
     """
     dense = DensePerMMoE(model)
     trained = {n: p.detach() for n, p in dense.named_parameters() if p.requires_grad}
@@ -60,7 +63,7 @@ def per_visit_gradients(model: PerMMoE, batch: Batch, config: TrainConfig) -> di
             own = own + config.auxiliary_weight * specialisation_loss(routing, config.routing_losses)
         return own
 
-    per_visit = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different", chunk_size=VISITS_AT_ONCE)
+    per_visit = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different", chunk_size=visits_at_once)
     inputs = dense_inputs(batch, model.config)
     # The fused kernels have no batching rule: vmap would call them visit by visit.
     with sdpa_kernel(SDPBackend.MATH):
@@ -79,6 +82,7 @@ def train_privately(
     sample_rate: float,
     steps: int,
     seed: int,
+    visits_at_once: int = VISITS_AT_ONCE,
 ) -> None:
     """Train in place. A visit is a patient here: a table of visits holds one index visit for each.
 
@@ -100,7 +104,8 @@ def train_privately(
     with repeatable(config), seeded(derive_seed(seed, "dropout"), device_of(model)):
         for _ in range(steps):
             rows = (torch.rand(len(data), generator=generator) < sample_rate).nonzero().flatten()
-            for parameter, gradient in zip(trained, _gradients(model, data, rows, config, generator), strict=True):
+            gradients = _gradients(model, data, rows, config, generator, visits_at_once)
+            for parameter, gradient in zip(trained, gradients, strict=True):
                 setattr(parameter, OPACUS_GRADIENTS, gradient)
             optimiser.step()
             optimiser.zero_grad()
@@ -109,10 +114,16 @@ def train_privately(
 
 
 def _gradients(
-    model: PerMMoE, data: VisitData, rows: Int[Tensor, " n"], config: TrainConfig, generator: torch.Generator
+    model: PerMMoE,
+    data: VisitData,
+    rows: Int[Tensor, " n"],
+    config: TrainConfig,
+    generator: torch.Generator,
+    visits_at_once: int,
 ) -> list[Float[Tensor, "n ..."]]:
     """For each trained parameter the gradients of the drawn visits; no rows where no patient was drawn."""
     if not len(rows):
         return [p.new_zeros(0, *p.shape) for p in model.parameters() if p.requires_grad]
     withheld = modality_dropout(data.observed[rows], config.modality_dropout, generator)
-    return list(per_visit_gradients(model, data.batch(rows, withheld).to(device_of(model)), config).values())
+    batch = data.batch(rows, withheld).to(device_of(model))
+    return list(per_visit_gradients(model, batch, config, visits_at_once).values())

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import permmoe.runtime.devices as devices
-from permmoe.model import PerMMoE
+from permmoe.data.batch import Batch
+from permmoe.model import Encoded, PerMMoE
 
 
 @dataclass
@@ -40,3 +41,18 @@ def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int = 1) -> PretendedGp
     monkeypatch.setattr(devices, "computes_on", gpus.computes_on)
     monkeypatch.setattr(PerMMoE, "to", to)
     return gpus
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, visits: int, after: int = 0) -> list[int]:
+    """Let no model encode more visits at a time, `after` so many batches; returns the sizes that are asked for."""
+    asked: list[int] = []
+    encode = PerMMoE.encode
+
+    def limited(model: PerMMoE, batch: Batch, *, recompute: bool = False) -> Encoded:
+        asked.append(len(batch.baseline))
+        if len(asked) > after and len(batch.baseline) > visits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return encode(model, batch, recompute=recompute)
+
+    monkeypatch.setattr(PerMMoE, "encode", limited)
+    return asked

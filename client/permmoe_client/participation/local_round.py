@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 
 import torch
@@ -32,17 +33,18 @@ from permmoe.federated.wire import as_received
 from permmoe.model import PerMMoE
 from permmoe.training.correction import Correction
 from permmoe.training.epochs import step_count, train_epochs
-from permmoe.training.exposure import Exposure
+from permmoe.training.exposure import Exposure, TrainingRecord
 from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
 from permmoe.training.seeds import derive_seed
+from permmoe.training.within_memory import at_a_time, visits_of_a_step
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
 from permmoe_client.participation.grouped_visits import GroupedVisits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
-from permmoe_client.participation.site_device import on_site_device
+from permmoe_client.participation.site_device import on_site_device, within_site_memory
 from permmoe_client.participation.site_visits import in_words
 from permmoe_client.participation.study_memory import Memory, is_private, needs_memory, recall, remember
 
@@ -72,6 +74,14 @@ class LoadedRound:
         """What is trained: a single model, since no study trains an ensemble."""
         assert isinstance(self.network, PerMMoE)
         return self.network
+
+    def begin_anew(self) -> None:
+        """Give the network the weights that the round begins with."""
+        weights = self.layout.unflatten(self.before)
+        with torch.no_grad():
+            # A third of load_state_dict's time: parameters are the whole state, and the layout has all of them.
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(weights[name])
 
     @property
     def least_count(self) -> int:
@@ -158,15 +168,19 @@ def _train_plainly(loaded: LoadedRound, data: VisitData) -> Training:
         drift=_by_parameter(drift, loaded) if drift else None,
         n_steps=step_count(len(data), plan.train, plan.federation.local_epochs),
     )
-    record = train_epochs(
-        loaded.model,
-        data,
-        plan.train,
-        first_epoch=plan.federation.first_epoch(number),
-        epochs=plan.federation.local_epochs,
-        seed=derive_seed(plan.train.seed, loaded.site.settings.name, number),
-        correction=correction,
-    )
+
+    def train(visits_at_once: int) -> TrainingRecord:
+        return train_epochs(
+            loaded.model,
+            data,
+            at_a_time(plan.train, visits_at_once),
+            first_epoch=plan.federation.first_epoch(number),
+            epochs=plan.federation.local_epochs,
+            seed=derive_seed(plan.train.seed, loaded.site.settings.name, number),
+            correction=correction,
+        )
+
+    record = within_site_memory(loaded.site, plan, visits_of_a_step(plan.train), train, loaded.begin_anew)
     figures = TrainingFigures(float(record.visits), record.loss_sum)
     return Training(record.exposure, figures, record.behind, drift)
 
@@ -189,12 +203,13 @@ def _set_means(loaded: LoadedRound, data: VisitData) -> Training:
 def _train_privately(loaded: LoadedRound, data: VisitData) -> Training:
     """Train with differential privacy: all that leaves follows from noisy changes and counts with noise."""
     # With Opacus, which takes seconds to import; sites of other studies need not wait for it.
-    from permmoe.training.private_trainer import train_privately
+    from permmoe.training.private_trainer import VISITS_AT_ONCE, train_privately
 
     plan, site = loaded.plan, loaded.site
     assert plan.federation.privacy and site.ledger
     cost = round_cost(plan, site.settings, site.ledger, data, loaded.least_count)
-    train_privately(
+    train = partial(
+        train_privately,
         loaded.model,
         data,
         plan.train,
@@ -204,6 +219,7 @@ def _train_privately(loaded: LoadedRound, data: VisitData) -> Training:
         steps=cost.steps,
         seed=noise_seed(site.settings, loaded.instruction.round),
     )
+    within_site_memory(site, plan, VISITS_AT_ONCE, lambda n: train(visits_at_once=n), loaded.begin_anew)
     # A loss would say something about the patients, so it stays here.
     figures = TrainingFigures(visits=float(sum(cost.counts.values())))
     return Training(exposure_from(cost.counts, plan), figures, spent=cost.spent)
@@ -264,12 +280,10 @@ def _load(
     if state is not None:
         hold_model(state, HeldModel(received, plan.digest(), next_round))
     before = {**weights, **memory.private}
-    state_dict = layout.unflatten(before)
-    with torch.no_grad():
-        # A third of load_state_dict's time: parameters are the whole state, and the layout has all of them.
-        for parameter_name, parameter in network.named_parameters():
-            parameter.copy_(state_dict[parameter_name])
-    return LoadedRound(instruction, site, layout, network.to(device), before, memory)
+    loaded = LoadedRound(instruction, site, layout, network, before, memory)
+    loaded.begin_anew()
+    network.to(device)
+    return loaded
 
 
 def _check_plausible(

@@ -54,6 +54,9 @@ class Workshop:
         )
         """For each module with parameters that training does not move, which of its elements these are."""
 
+        self.visits_at_once: dict[str, int] = {}
+        """How many visits of a step fit into the memory of the site's GPU, by study; only where that was found out."""
+
     def forget_network(self) -> None:
         """Let the next round make its network anew: this one may be on a device that has failed."""
         self.network = lru_cache(maxsize=1)(_with_layout)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from permmoe.errors import DeviceUnusable
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.device_errors import is_device_failure
 from permmoe.runtime.devices import AUTO, on_device, training_device
+from permmoe.training.within_memory import within_memory
 from permmoe_client.participation.running_site import RunningSite
 
 T = TypeVar("T")
@@ -25,9 +27,23 @@ def on_site_device(site: RunningSite, plan: RoundPlan, work: Callable[[str], T])
     def begun(on: str) -> T:
         try:
             return work(on)
-        except RuntimeError as error:
+        except (RuntimeError, DeviceUnusable) as error:
             if is_device_failure(error):
                 site.workshop.forget_network()
             raise
 
     return on_device(device, begun, falls_back=wanted == AUTO)
+
+
+def within_site_memory(
+    site: RunningSite, plan: RoundPlan, visits_at_once: int, train: Callable[[int], T], begin_anew: Callable[[], None]
+) -> T:
+    """A round's training, with fewer visits computed at a time where the GPU's memory is too small (`within_memory`).
+
+    What fits is remembered, so that the study's later rounds begin with it.
+    """
+    known, study = site.workshop.visits_at_once, plan.digest()
+    fitted = within_memory(min(known.get(study, visits_at_once), visits_at_once), train, begin_anew)
+    if fitted.visits_at_once < visits_at_once:
+        known[study] = fitted.visits_at_once
+    return fitted.found

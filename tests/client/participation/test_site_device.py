@@ -15,9 +15,10 @@ from permmoe.encoder_kinds import ENCODERS
 from permmoe.federated.replies import read_evaluation_reply
 from permmoe.training.epochs import train_epochs
 from permmoe_client.participation.evaluated import evaluated
-from tests.support.pretended_gpu import pretend_gpus
+from permmoe_client.participation.running_site import RunningSites
+from tests.support.pretended_gpu import limit_memory, pretend_gpus
 from tests.support.site_messages import ask, instruction, trained
-from tests.support.tiny_federation import MODEL, write_site
+from tests.support.tiny_federation import MODEL, tiny_plan, write_site
 
 LOST = torch.AcceleratorError("CUDA error: unspecified launch failure")
 
@@ -103,3 +104,31 @@ def test_a_mistake_in_a_round_is_no_failure_of_the_gpu(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(local_round, "train_epochs", broken)
     assert ask(write_site(tmp_path, "north", device="cuda"), instruction()).error.reason == "RuntimeError"
+
+
+def test_a_round_that_does_not_fit_into_memory_is_the_one_with_micro_batches_and_later_ones_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = tiny_plan(proximal_weight=0.3)
+    in_pieces = plan.model_copy(update={"train": plan.train.model_copy(update={"micro_batch": 4})})
+    told = trained(write_site(tmp_path, "north", device="cpu"), instruction(in_pieces))
+    asked = limit_memory(monkeypatch, 4, after=2)
+    monkeypatch.setattr("permmoe_client.app.SITES", RunningSites())
+    path = write_site(tmp_path, "north", device="cpu")
+    replies = [trained(path, instruction(plan)) for _ in range(2)]
+    for reply in replies:
+        for name, update in told.updates.items():
+            assert torch.equal(reply.updates[name].weighted_delta, update.weighted_delta)
+            assert reply.updates[name].support == update.support
+        assert reply.figures.loss_sum == told.figures.loss_sum
+    assert sum(size > 4 for size in asked) == 3, "two steps went well, one did not, and no later one was tried"
+    assert len([text for text in caplog.messages if "begun anew with 4 at a time" in text]) == 1
+
+
+def test_a_round_of_which_not_even_a_visit_fits_is_refused_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend_gpus(monkeypatch)
+    limit_memory(monkeypatch, 0)
+    reply = ask(write_site(tmp_path, "north", device="cuda"), instruction())
+    assert reply.error.reason == "DeviceUnusable" and "checkpoint_encoders" in caplog.text

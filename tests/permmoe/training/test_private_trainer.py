@@ -98,6 +98,17 @@ def plain_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_fewer_visits_at_a_time_have_the_same_gradients(visits: VisitData) -> None:
+    """Where nothing is drawn: a GPU that is too small for all at once changes the draws alone."""
+    config = MODEL.model_copy(update={"router_noise": False, "dropout": 0.0})
+    model = make_model(config, 0)
+    batch = visits.batch(torch.arange(11))
+    whole, in_pieces = (per_visit_gradients(model, batch, TRAIN, n) for n in (32, 3))
+    assert whole.keys() == in_pieces.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(in_pieces[name], gradient)
+
+
 @pytest.mark.usefixtures("plain_sgd")
 def test_no_patient_moves_the_sum_by_more_than_the_limit_whatever_the_target(visits: VisitData) -> None:
     n = len(visits)
