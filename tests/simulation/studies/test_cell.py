@@ -54,16 +54,23 @@ def trained(cell: Cell, made: tuple[VisitTable, Path], folder: Path) -> dict[str
 def test_zero_fill_moves_the_encoder_of_a_modality_that_a_site_lacks_less(
     made: tuple[VisitTable, Path], tmp_path: Path
 ) -> None:
-    start = trained(cell_of("federated", federation={"rounds": 1, "evaluate_every": 0}), made, tmp_path / "start")
-    own = trained(cell_of("federated", federation={"rounds": 2, "evaluate_every": 0}), made, tmp_path / "own")
-    zero = trained(
-        cell_of("federated", federation={"rounds": 2, "evaluate_every": 0, "aggregation": "zero_fill"}),
-        made,
-        tmp_path / "zero",
+    """In the same direction as among its own sites, by their share of all training visits. Round 1 trains nothing."""
+    start, among_own, zero = (
+        trained(
+            cell_of("federated", federation={"rounds": rounds, "evaluate_every": 0, "aggregation": rule}),
+            made,
+            tmp_path / f"{rule}-{rounds}",
+        )
+        for rule, rounds in (("zero_fill", 1), ("site_weight", 2), ("zero_fill", 2))
     )
-    [name] = [n for n in own if "tau" in n and n.endswith("project.weight")]
-    moved, less = np.linalg.norm(own[name] - start[name]), np.linalg.norm(zero[name] - start[name])
-    assert 0 < less < moved
+    [name] = [n for n in start if "tau" in n and n.endswith("project.weight")]
+    moved, less = (among_own[name] - start[name]).ravel(), (zero[name] - start[name]).ravel()
+    share = float(less @ moved / (moved @ moved))
+    assert 0.1 < share < 0.9
+    np.testing.assert_allclose(less, share * moved, atol=1e-3 * np.abs(moved).max())
+    sites, _ = split_and_partition(made[0], cell_of("federated"))
+    visits = share * sum(visit.split == "train" for table in sites.values() for visit in table)
+    assert visits == pytest.approx(round(visits), abs=1e-2)
 
 
 @pytest.mark.parametrize("method", ["local", "clinical-null"])
