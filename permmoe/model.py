@@ -18,6 +18,7 @@ from permmoe.layers.experts import Experts
 from permmoe.layers.initialisation import initialise_as_flex_moe
 from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.missing_bank import MissingBank
+from permmoe.layers.noise import Dropout, dropped
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.layers.routers import Routers, Routing
 from permmoe.layers.spread import SpreadHead
@@ -134,11 +135,11 @@ class PerMMoE(nn.Module):
         normed = self.attention.expert_norm(hidden)
         routing: Routing = self.routers(normed, encoded.observed)
         mixed = self.experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
-        hidden = hidden + F.dropout(mixed, self.config.dropout, self.training)
+        hidden = hidden + dropped(mixed, self.config.dropout, self.training)
         prediction: Tensor = self.head(hidden, encoded.baseline)
         spread = self.spread(hidden, encoded.baseline, encoded.observed, prediction) if self.spread else None
         if self.training:
-            return Output(prediction, routing, spread, self._unimodal(tokens))
+            return Output(prediction, routing, spread, self.unimodal(tokens))
         if self.ridge and self.config.ridge:
             linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
@@ -146,7 +147,8 @@ class PerMMoE(nn.Module):
             prediction = prediction.clamp(*self.config.outcome_range)
         return Output(prediction, routing, spread)
 
-    def _unimodal(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality"] | None:
+    def unimodal(self, tokens: Float[Tensor, "batch modality token dim"]) -> Float[Tensor, "batch modality"] | None:
+        """What each modality's tokens predict by themselves, points; None of a model without heads for it."""
         if not self.unimodal_heads:
             return None
         heads = zip(self.unimodal_heads.values(), tokens.unbind(1), strict=True)
@@ -196,7 +198,7 @@ class Head(nn.Module):
         self.centre_points, self.scale_points = config.baseline_centre_points, config.baseline_scale_points
         self.norm = nn.LayerNorm(config.width)
         self.hidden = nn.Linear(len(config.modalities) * config.width + 1, config.head_hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.out = nn.Linear(config.head_hidden, 1)
 
     def forward(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
+from permmoe.layers.noise import Dropout, dropped
 
 
 class FusionAttention(nn.Module):
@@ -30,7 +31,7 @@ class FusionAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.expert_norm = nn.LayerNorm(width)
         """Applied by the model to what routers and experts see; it belongs to the trunk."""
 
@@ -78,7 +79,7 @@ class FlexMoEAttention(nn.Module):
         return output + self._dropped(output)
 
     def _dropped(self, values: Tensor) -> Tensor:
-        return F.dropout(values, self.rate, self.training)
+        return dropped(values, self.rate, self.training)
 
 
 FUSIONS: dict[str, type[FusionAttention] | type[FlexMoEAttention]] = {

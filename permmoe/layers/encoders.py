@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
+from permmoe.layers.noise import Dropout, uniform_like
 from permmoe.modality import Modality
 
 Shape = tuple[int, int, int]
@@ -38,7 +39,7 @@ class TokenEncoder(nn.Module):
         features: Tensor = self.features(inputs).flatten(1)
         if self.training and self.dropout:
             # A quarter of the time of nn.Dropout on a CPU, whose masks cost as much as the projection.
-            is_kept = torch.rand(features.shape, device=features.device) >= self.dropout
+            is_kept = uniform_like(features) >= self.dropout
             features = features * is_kept / (1 - self.dropout)
         tokens: Tensor = self.project(features)
         return tokens.view(-1, self.tokens, self.width)
@@ -148,7 +149,7 @@ def volume_encoder(modality: Modality, config: ModelConfig) -> nn.Module:
     dropout = config.encoder.dropout if config.encoder.dropout_of == "features" else 0.0
     if config.encoder.token_map == "features":
         return TokenEncoder(features, n_features, config, dropout)
-    summary = nn.Sequential(features, nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, config.width))
+    summary = nn.Sequential(features, nn.Flatten(), Dropout(dropout), nn.Linear(n_features, config.width))
     return SliceEncoder(summary, config.width, config)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
+from permmoe.layers.noise import normal_like
 
 NOISE_FLOOR = 1e-2
 """Least standard deviation of the noise on a logit, as in Shazeer's code."""
@@ -61,7 +62,7 @@ class Routers(nn.Module):
             logits = noisy = torch.bmm(rows, self.weight)
             if self.training and self.router_noise:
                 scale = F.softplus(torch.bmm(rows, self.noise_weight)) + NOISE_FLOOR
-                noisy = logits + scale * torch.randn_like(logits)
+                noisy = logits + scale * normal_like(logits)
                 gates, largest = top_k_gates(noisy, self.top_k)
                 load = _smooth_load(logits, noisy, scale, largest, self.top_k)
             else:

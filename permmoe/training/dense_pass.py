@@ -1,4 +1,4 @@
-"""The model's forward pass for one visit, without shapes that depend on the data: what `torch.func.vmap` can batch.
+"""The model's forward pass without shapes that depend on the data: what `torch.func.vmap` can batch.
 
 The sparse pass (permmoe.model) encodes observed inputs only and gathers each expert's tokens. Here every modality is
 encoded, zeros where it was not observed, and every expert sees every token; masks and gates then select. The result is
@@ -16,8 +16,9 @@ from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.layers.experts import Experts
 from permmoe.layers.input_kinds import INPUT_KINDS
+from permmoe.layers.noise import dropped
 from permmoe.layers.routers import Routing
-from permmoe.model import PerMMoE
+from permmoe.model import Output, PerMMoE
 
 Inputs = tuple[Tensor, ...]
 """One tensor a modality, in the model's order; zeros where it was not observed."""
@@ -31,27 +32,30 @@ class DensePerMMoE(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: Inputs, observed: Bool[Tensor, " modality"], baseline: Float[Tensor, ""]
-    ) -> tuple[Float[Tensor, ""], Routing]:
-        """One visit's prediction, points, and its routing as for a batch of one. Inputs have no batch dimension."""
+        self, inputs: Inputs, observed: Bool[Tensor, "batch modality"], baseline: Float[Tensor, " batch"]
+    ) -> Output:
+        """As `PerMMoE.forward` of a model without a ridge, or of one that is training."""
         model = self.model
         encoded = torch.stack(
-            [model.encoders[name](x[None])[0] for name, x in zip(model.config.names, inputs, strict=True)]
+            [model.encoders[name](x).float() for name, x in zip(model.config.names, inputs, strict=True)], dim=1
         )
-        tokens = torch.where(observed[:, None, None], encoded, self._bank_tokens(observed))
-        hidden = model.attention(tokens[None])
+        tokens = torch.where(observed[..., None, None], encoded, self._bank_tokens(observed))
+        hidden = model.attention(tokens)
         normed = model.attention.expert_norm(hidden)
-        routing: Routing = model.routers(normed, observed[None])
+        routing: Routing = model.routers(normed, observed)
         mixed = dense_experts(model.experts, normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
-        hidden = hidden + F.dropout(mixed, model.config.dropout, model.training)
-        return model.head(hidden, baseline[None])[0], routing
+        hidden = hidden + dropped(mixed, model.config.dropout, model.training)
+        prediction: Tensor = model.head(hidden, baseline)
+        spread = model.spread(hidden, baseline, observed, prediction) if model.spread else None
+        return Output(prediction, routing, spread, model.unimodal(tokens) if model.training else None)
 
-    def _bank_tokens(self, observed: Bool[Tensor, " modality"]) -> Float[Tensor, "modality token dim"]:
+    def _bank_tokens(self, observed: Bool[Tensor, "batch modality"]) -> Float[Tensor, "batch modality token dim"]:
         """B[P, m] for every m. For m ∈ P, which has no row, any row: the caller does not use it."""
         bank = self.model.missing_bank
-        mask = (observed.long() << torch.arange(len(observed), device=observed.device)).sum()
-        rows: Tensor = bank.rows.to(mask.device).index_select(0, mask[None])[0].clamp(min=0)
-        return bank.embeddings.index_select(0, rows)
+        bits = torch.arange(observed.shape[1], device=observed.device)
+        masks = (observed.long() << bits).sum(1)
+        rows: Tensor = bank.rows.to(masks.device).index_select(0, masks).clamp(min=0)
+        return bank.embeddings.index_select(0, rows.flatten()).view(*rows.shape, *bank.embeddings.shape[1:])
 
 
 def dense_experts(

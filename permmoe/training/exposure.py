@@ -43,6 +43,16 @@ class TrainingRecord:
     """The same parts by how many different visits each one saw, in all epochs together: how many are behind it."""
 
 
+def exposure_of(
+    names: Sequence[str], observed: Bool[Tensor, "visit modality"], expert_mass: Float[Tensor, " expert"]
+) -> Exposure:
+    """What a pass over visits saw of which that is left which modality dropout leaves."""
+    seen = {name: float(n) for name, n in zip(names, observed.sum(0).tolist(), strict=True)}
+    imputed = {name: len(observed) - n for name, n in seen.items()}
+    patterns = {mask: float(n) for mask, n in enumerate(torch.bincount(observed_masks(observed)).tolist()) if n}
+    return Exposure(float(len(observed)), seen, imputed, patterns, expert_mass)
+
+
 class Tally:
     """Counts exposure batch by batch: observed sets on the CPU, gate mass on the model's device."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import inf, sqrt
@@ -74,22 +74,69 @@ def fit(
     micro-batches, which those behind it keep (`within_memory`).
     """
     optimiser = make_optimiser(model, config)
+    if resume:
+        load_optimiser(optimiser, model, resume.optimiser)
+    epochs = fitting(model, train, validation, config, resume=resume, is_centred=is_centred, on_epoch=on_epoch)
+    at_once = visits_of_a_step(config)
+    trained: TrainedEpoch | None = None
+    while True:
+        try:
+            asked = epochs.send(trained) if trained else next(epochs)
+        except StopIteration as end:
+            state: FitState = end.value
+            return state
+        begin = partial(_put_back, model, optimiser, asked.weights, asked.optimiser)
+        fitted = within_memory(at_once, partial(_epoch, model, train, config, asked.epoch, optimiser), begin)
+        at_once = fitted.visits_at_once
+        trained = TrainedEpoch(fitted.found, optimiser_tensors(optimiser, model))
+
+
+@dataclass(frozen=True)
+class AskedEpoch:
+    """An epoch that a fit asks for, and what is as it was before it."""
+
+    epoch: int
+    weights: Mapping[str, Tensor]
+    optimiser: Mapping[str, Tensor]
+    """The optimiser's state, as in `FitState`."""
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """What a fit is told of an epoch that it asked for."""
+
+    record: TrainingRecord
+    optimiser: Mapping[str, Tensor]
+    """The optimiser's state behind it."""
+
+
+def fitting(
+    model: PerMMoE,
+    train: VisitData,
+    validation: VisitData,
+    config: TrainConfig,
+    *,
+    resume: FitState | None = None,
+    is_centred: bool = False,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> Generator[AskedEpoch, TrainedEpoch, FitState]:
+    """A fit that leaves the training to its caller: it yields an epoch, and goes on when it is told that the model has
+    been trained for it. So several fits can be trained side by side (permmoe.training.stacked_fit).
+
+    Raises ValueError where no epoch is asked for.
+    """
     state = resume
     if state is not None:
         model.load_state_dict(dict(state.weights))
-        load_optimiser(optimiser, model, state.optimiser)
     elif not is_centred:
         set_means(model, train)
     best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)
     best: Mapping[str, Tensor] = state.best_weights if state else _snapshot(model)
     average: Mapping[str, Tensor] = state.average if state else {}
-    at_once = visits_of_a_step(config)
     for epoch in range(state.epoch + 1 if state else 0, config.epochs):
         if config.patience_epochs and best_epoch >= 0 and epoch - best_epoch > config.patience_epochs:
             break
-        begin = partial(_put_back, model, optimiser, state.weights if state else best, state.optimiser if state else {})
-        fitted = within_memory(at_once, partial(_epoch, model, train, config, epoch, optimiser), begin)
-        record, at_once = fitted.found, fitted.visits_at_once
+        trained = yield AskedEpoch(epoch, state.weights if state else best, state.optimiser if state else {})
         weights = _snapshot(model)
         if config.averaging_decay and epoch >= config.warmup_epochs:
             average = running_mean(average, weights, config.averaging_decay)
@@ -105,9 +152,9 @@ def fit(
         if config.keep == "last" or (is_validated and not mse >= best_mse):
             # A copy, since checkpoints refuse tensors that share memory.
             best_mse, best_epoch, best = mse, epoch, {name: value.clone() for name, value in candidate.items()}
-        state = FitState(epoch, weights, average, best, best_epoch, best_mse, optimiser_tensors(optimiser, model))
+        state = FitState(epoch, weights, average, best, best_epoch, best_mse, trained.optimiser)
         if on_epoch:
-            on_epoch(EpochReport(epoch, record.loss_sum / record.visits, sums, state))
+            on_epoch(EpochReport(epoch, trained.record.loss_sum / trained.record.visits, sums, state))
     if state is None:
         raise ValueError("nothing to train: no epoch was asked for")
     model.load_state_dict(dict(state.best_weights))

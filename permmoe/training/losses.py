@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -63,6 +63,41 @@ def total_loss(
     return loss
 
 
+def masked_total_loss(
+    output: Output,
+    target: Float[Tensor, " place"],
+    is_visit: Bool[Tensor, " place"],
+    config: TrainConfig,
+    likelihood: str = "laplace",
+) -> Float[Tensor, ""]:
+    """`total_loss` of the visits in a batch that is filled up to some size; 0 without a visit.
+
+    No shape depends on who is there. Of what fills the batch, inputs, targets and predictions may be any numbers.
+    """
+    routing, n_visits = output.routing, is_visit.sum().clamp(min=1)
+    squared = torch.where(is_visit, (output.prediction - target).square(), 0.0)
+    loss = squared.sum() / n_visits
+    if output.unimodal is not None:
+        is_seen = routing.observed & is_visit[:, None]
+        squared = torch.where(is_seen, (output.unimodal - target[:, None]).square(), 0.0)
+        loss = loss + config.unimodal_weight * squared.sum() / is_seen.sum().clamp(min=1)
+    if output.spread is not None:
+        loss = loss + torch.where(is_visit, negative_log_likelihood(output, target, likelihood), 0.0).sum() / n_visits
+    # To the losses of the routing a filler is a visit with all modalities that was sent nowhere.
+    there = is_visit[:, None, None, None]
+    routing = replace(
+        routing,
+        observed=routing.observed | ~is_visit[:, None],
+        gates=routing.gates * there,
+        load=routing.load * there,
+    )
+    if config.balance:
+        loss = loss + config.auxiliary_weight * balance_loss(routing, config.routing_losses)
+    if config.specialisation:
+        loss = loss + config.auxiliary_weight * specialisation_loss(routing, config.routing_losses)
+    return loss
+
+
 def unimodal_loss(unimodal: Float[Tensor, "batch modality"], batch: Batch) -> Float[Tensor, ""]:
     """Mean squared error of the unimodal heads over the observed modalities of all visits, squared points."""
     squared = (unimodal - batch.target[:, None]).square()
@@ -75,10 +110,17 @@ def spread_loss(output: Output, batch: Batch, likelihood: str) -> Float[Tensor, 
 
     Nothing flows back to the prediction. Raises ValueError for an output without a spread.
     """
+    return negative_log_likelihood(output, batch.target, likelihood).mean()
+
+
+def negative_log_likelihood(
+    output: Output, target: Float[Tensor, " batch"], likelihood: str
+) -> Float[Tensor, " batch"]:
+    """The same of each visit."""
     if output.spread is None:
         raise ValueError("the model has no head for the spread; set model.spread")
-    times = (batch.target - output.prediction.detach()).abs() / output.spread
-    return (output.spread.log() + (times if likelihood == "laplace" else times.square() / 2)).mean()
+    times = (target - output.prediction.detach()).abs() / output.spread
+    return output.spread.log() + (times if likelihood == "laplace" else times.square() / 2)
 
 
 def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> Float[Tensor, ""]:

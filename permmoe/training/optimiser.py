@@ -13,10 +13,15 @@ from permmoe.model import PerMMoE
 
 def make_optimiser(model: PerMMoE, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over all parameters; weight decay spares biases, norms and single vectors."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    decayed = [p for p in model.parameters() if is_decayed(p)]
+    others = [p for p in model.parameters() if not is_decayed(p)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Whether weight decay draws this parameter to zero."""
+    return parameter.ndim > 1
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, model: PerMMoE) -> dict[str, Tensor]:

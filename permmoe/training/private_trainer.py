@@ -57,10 +57,11 @@ def per_visit_gradients(
         baseline: Float[Tensor, ""],
         target: Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        prediction, routing = functional_call(dense, {**parameters, **fixed}, (inputs, observed, baseline))
-        own = F.mse_loss(prediction, target)
+        visit = tuple(x[None] for x in inputs), observed[None], baseline[None]
+        output = functional_call(dense, {**parameters, **fixed}, visit)
+        own = F.mse_loss(output.prediction[0], target)
         if config.specialisation:
-            own = own + config.auxiliary_weight * specialisation_loss(routing, config.routing_losses)
+            own = own + config.auxiliary_weight * specialisation_loss(output.routing, config.routing_losses)
         return own
 
     per_visit = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different", chunk_size=visits_at_once)

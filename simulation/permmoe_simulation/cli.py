@@ -40,6 +40,14 @@ def simulate(
         str,
         typer.Option(help="Trains models, hospitals' too: cpu, cuda (all GPUs), cuda:N, or auto (where it is faster)."),
     ] = CPU,
+    side_by_side: Annotated[
+        bool,
+        typer.Option(
+            "--side-by-side",
+            help="Train seeds, hospitals and members of a method as one, for a GPU's sake; each draws other random "
+            "numbers than by itself.",
+        ),
+    ] = False,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds instead of the study's own.")] = "",
     track: Annotated[str, typer.Option(help=TRACK_HELP)] = "",
 ) -> None:
@@ -71,7 +79,9 @@ def simulate(
         outcome = run_study(
             settings,
             folder,
-            RunOptions(shared, engine, workers, only, command, device=device, tracking=tracking),
+            RunOptions(
+                shared, engine, workers, only, command, device=device, side_by_side=side_by_side, tracking=tracking
+            ),
             Progress(stage, step, lambda text: console.print(text, markup=False, highlight=False)),
         )
     for sentence in outcome.findings:

@@ -57,8 +57,7 @@ def test_a_new_encoder_is_one_declaration(monkeypatch: pytest.MonkeyPatch) -> No
     assert np.array_equal(np.isnan(before), np.isnan(after)) and not np.array_equal(before, after, equal_nan=True)
     batch = random_batch(config, random_pattern(5, 3))
     dense, inputs = DensePerMMoE(model), dense_inputs(batch, config)
-    alone = [dense(tuple(x[i] for x in inputs), batch.observed[i], batch.baseline[i])[0] for i in range(5)]
-    torch.testing.assert_close(torch.stack(alone), model(batch).prediction)
+    torch.testing.assert_close(dense(inputs, batch.observed, batch.baseline).prediction, model(batch).prediction)
 
 
 def test_an_unknown_encoder_is_refused_with_the_nearest_name() -> None:

@@ -106,8 +106,7 @@ def test_the_dense_pass_equals_the_published_one() -> None:
     config = published_small(n_volumes=2, n_tables=1, outcome_range=None)
     model, batch = make_model(config, 1).eval(), random_batch(config, random_pattern(5, 3))
     dense, inputs = DensePerMMoE(model), dense_inputs(batch, config)
-    alone = [dense(tuple(x[i] for x in inputs), batch.observed[i], batch.baseline[i])[0] for i in range(5)]
-    torch.testing.assert_close(torch.stack(alone), model(batch).prediction)
+    torch.testing.assert_close(dense(inputs, batch.observed, batch.baseline).prediction, model(batch).prediction)
 
 
 def test_a_tokens_input_passes_the_published_attention_through_its_values_alone() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,17 +65,29 @@ def run_cell(
             device if METHOD_KINDS[cell.method.kind].is_trained else CPU, gains_from_gpu=gains(cell)
         )
         work, used = on_device(chosen, begun, falls_back=falls_back or device == AUTO)
+    return publish(work, folder, card_of(cell, sites, time.perf_counter() - started, used, notes))
+
+
+def run_cells(
+    cells: Sequence[Cell], visits: VisitTable, cache: Path, folders: Sequence[Path], device: str = CPU
+) -> list[Path]:
+    """`run_cell` for one cell after the other."""
+    return [run_cell(cell, visits, cache, folder, device) for cell, folder in zip(cells, folders, strict=True)]
+
+
+def card_of(cell: Cell, sites: Sites, seconds: float, device: str, notes: Sequence[str]) -> dict[str, Any]:
+    """What is written of a cell beside its results."""
     card = {
         "cell": cell.model_dump(mode="json"),
         "digest": cell.digest(),
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(seconds, 3),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": versions(),
         "machine": machine(),
-        "device": used,
+        "device": device,
     }
     if notes:
-        card["device_notes"] = notes
+        card["device_notes"] = list(notes)
     if unseen := sorted(set(sites) - set(training_sites(sites))):
         card["unseen_sites"] = unseen
-    return publish(work, folder, card)
+    return card

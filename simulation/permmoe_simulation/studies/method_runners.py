@@ -33,9 +33,11 @@ from permmoe.modality import all_combinations
 from permmoe.model import PerMMoE
 from permmoe.training.fit import EpochReport, fit
 from permmoe.training.seeds import make_model
+from permmoe.training.stacked_fit import Fit
 from permmoe_simulation.engines.federated_training import TrainedFederation, train_federation
 from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Matrix, Predicted, Rows
 from permmoe_simulation.studies.partition import Sites
+from permmoe_simulation.studies.prepared_cell import PreparedCell, PreparedFit
 from permmoe_simulation.studies.study import Cell
 
 
@@ -46,7 +48,7 @@ def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
     return CellOutcome(test.visits, BASELINES[cell.method.baseline](data.part("train"), test))
 
 
-def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
+def prepare_centralised(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> PreparedCell:
     """One model, all visits in one place."""
     data = _loaded(joined(sites), cell.model, cache)
     model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed).to(device)
@@ -55,20 +57,23 @@ def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, 
     def keep(report: EpochReport) -> None:
         curve[report.epoch + 1] = report.validation
 
-    fit(model, data.part("train"), data.part("validation"), cell.train, on_epoch=keep)
-    test, validation = data.part("test"), data.part("validation")
-    tested = _predicted(model, test)
-    return CellOutcome(
-        test.visits,
-        tested.predictions,
-        _learning_rows(curve, "epoch"),
-        activation=expert_activation(model, test),
-        calibration=_predicted(model, validation),
-        spread=tested.spread,
-    )
+    def outcome() -> CellOutcome:
+        test, validation = data.part("test"), data.part("validation")
+        tested = _predicted(model, test)
+        return CellOutcome(
+            test.visits,
+            tested.predictions,
+            _learning_rows(curve, "epoch"),
+            activation=expert_activation(model, test),
+            calibration=_predicted(model, validation),
+            spread=tested.spread,
+        )
+
+    only = PreparedFit(Fit(model, data.part("train"), data.part("validation"), cell.train.seed, keep))
+    return PreparedCell(iter([only]), outcome)
 
 
-def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
+def prepare_local(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> PreparedCell:
     """Every site by itself: its test visits are evaluated by the model that only its own visits trained."""
     curve: dict[int, dict[str, ErrorSums]] = {}
 
@@ -78,22 +83,46 @@ def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device
             at[name] = at[name] + sums if name in at else sums
 
     found: dict[Split, list[Predicted]] = {"test": [], "validation": []}
-    for table in sites.values():
+
+    def at_site(table: VisitTable) -> PreparedFit:
         data = _loaded(table, cell.model, cache)
         train = data.part("train")
         model = make_model(fit_scaling(train, cell.model), cell.train.seed).to(device)
-        fit(model, train, data.part("validation"), cell.train, on_epoch=keep)
-        for part, of_sites in found.items():
-            own = data.part(part)
-            of_sites.append(_from_trained_modalities(model, train, own))
-    test = _of_all_sites(found["test"])
-    return CellOutcome(
-        test.visits,
-        test.predictions,
-        _learning_rows(curve, "epoch"),
-        calibration=_of_all_sites(found["validation"]),
-        spread=test.spread,
-    )
+
+        def judge() -> None:
+            for part, of_sites in found.items():
+                of_sites.append(_from_trained_modalities(model, train, data.part(part)))
+
+        return PreparedFit(Fit(model, train, data.part("validation"), cell.train.seed, keep), judge)
+
+    def outcome() -> CellOutcome:
+        test = _of_all_sites(found["test"])
+        return CellOutcome(
+            test.visits,
+            test.predictions,
+            _learning_rows(curve, "epoch"),
+            calibration=_of_all_sites(found["validation"]),
+            spread=test.spread,
+        )
+
+    return PreparedCell((at_site(table) for table in sites.values()), outcome)
+
+
+def run_centralised(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
+    """`prepare_centralised`, fitted."""
+    return _run_alone(cell, prepare_centralised(cell, sites, cache, device))
+
+
+def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
+    """`prepare_local`, fitted site by site."""
+    return _run_alone(cell, prepare_local(cell, sites, cache, device))
+
+
+def _run_alone(cell: Cell, prepared: PreparedCell) -> CellOutcome:
+    for one in prepared.fits:
+        fit(one.fit.model, one.fit.train, one.fit.validation, cell.train, on_epoch=one.fit.on_epoch)
+        one.judge()
+    return prepared.outcome()
 
 
 def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:

@@ -21,13 +21,14 @@ from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
 from permmoe.runtime.workers import import_beforehand, worker_pool
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.report import SECTIONS, ReportSection, render_report
-from permmoe_simulation.studies.cell import run_cell, split_and_partition
+from permmoe_simulation.studies.cell import run_cells, split_and_partition
 from permmoe_simulation.studies.cell_files import FinishedCell, cell_folder, delete_unfinished, is_finished
 from permmoe_simulation.studies.finished_study import FinishedStudy
 from permmoe_simulation.studies.folder_lock import only_process
 from permmoe_simulation.studies.prediction_errors import PredictionErrors
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.sources import StudyData, prepare_data
+from permmoe_simulation.studies.stacked_cells import in_stacks, run_cells_together
 from permmoe_simulation.studies.study import AGAIN, Cell, StudyConfig, cells, cells_trained_again, data_source
 from permmoe_simulation.studies.study_output import RunFacts, summary_of, write_slices, write_tables
 from permmoe_simulation.studies.tracked_study import track_cell, track_study
@@ -53,6 +54,8 @@ class RunOptions:
     """What the report shows, and so which tables are written."""
     device: str = "cpu"
     """Where models are trained, as `--device` names it."""
+    side_by_side: bool = False
+    """Whether models of one method are trained together, each with other random numbers than by itself."""
     tracking: Tracking = NOT_TRACKED
     """Where cells, as they finish, and the study's results are tracked besides."""
 
@@ -79,7 +82,9 @@ def run_study(study: StudyConfig, out: Path, options: RunOptions, progress: Prog
     except OSError as error:
         raise ConfigurationError(f"results cannot be written to {out} ({error.strerror}); name another --out") from None
     # torch._dynamo is what PyTorch's optimisers import when the first is made, for a second or two.
-    import_beforehand("permmoe_simulation.studies.cell", "permmoe_simulation.studies.method_runners", "torch._dynamo")
+    import_beforehand(
+        "permmoe_simulation.studies.stacked_cells", "permmoe_simulation.studies.method_runners", "torch._dynamo"
+    )
     with only_process(out, progress.note):
         return _run_locked(study, out, options, progress)
 
@@ -193,7 +198,7 @@ def _run_cells(
     finished: list[FinishedCell] = []
     failed: list[str] = []
     with worker_pool(options.workers) as pool:
-        futures: dict[Future[Path], tuple[str, Cell]] = {}
+        missing: list[tuple[str, Cell]] = []
         for name, cell in grid:
             target = cell_folder(folder, cell)
             if is_finished(target):
@@ -201,21 +206,26 @@ def _run_cells(
                 finished.append(FinishedCell(name, cell.regime, cell.seed, target))
                 track_cell(options.tracking, study, cell, finished[-1])
                 progress.step(_label(name, cell))
-                continue
-            own = data[cell.regime]
-            futures[pool.submit(run_cell, cell, own.visits, own.cache, target, options.device)] = (name, cell)
+            else:
+                missing.append((name, cell))
+        futures: dict[Future[list[Path]], list[tuple[str, Cell]]] = {}
+        for together in in_stacks(missing) if options.side_by_side else [[one] for one in missing]:
+            cells = [cell for _, cell in together]
+            own, targets = data[cells[0].regime], [cell_folder(folder, cell) for cell in cells]
+            run = run_cells_together if options.side_by_side else run_cells
+            futures[pool.submit(run, cells, own.visits, own.cache, targets, options.device)] = together
         try:
             for future in as_completed(futures):
-                name, cell = futures[future]
-                label = _label(name, cell)
                 error = future.exception()
-                if error is None:
-                    finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()))
-                    track_cell(options.tracking, study, cell, finished[-1])
-                else:
-                    failed.append(f"{label}: {type(error).__name__}")
-                    progress.note(f"failed: {failed[-1]}: {error}")
-                progress.step(label)
+                for number, (name, cell) in enumerate(futures[future]):
+                    label = _label(name, cell)
+                    if error is None:
+                        finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()[number]))
+                        track_cell(options.tracking, study, cell, finished[-1])
+                    else:
+                        failed.append(f"{label}: {type(error).__name__}")
+                        progress.note(f"failed: {failed[-1]}: {error}")
+                    progress.step(label)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -49,10 +49,8 @@ def test_the_dense_pass_gives_the_sparse_passs_predictions(routers: str, kind: s
     batch = all_rows(visits) if kind == "tabular" else random_batch(config, random_pattern(15, 3))
     model = make_model(config, 1)
     dense, inputs = DensePerMMoE(model), dense_inputs(batch, config)
-    one_by_one = torch.stack(
-        [dense(tuple(x[i] for x in inputs), batch.observed[i], batch.baseline[i])[0] for i in range(len(batch.target))]
-    )
-    assert torch.allclose(one_by_one, model(batch).prediction, atol=1e-5)
+    found = dense(inputs, batch.observed, batch.baseline).prediction
+    assert torch.allclose(found, model(batch).prediction, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["tabular", "pooled"])
