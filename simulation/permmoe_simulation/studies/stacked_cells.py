@@ -15,7 +15,7 @@ import torch
 
 from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import VisitTable
-from permmoe.runtime.device_errors import device_notes
+from permmoe.runtime.device_errors import LOG, device_notes, ran_out_of_memory
 from permmoe.runtime.devices import AUTO, on_device, training_device
 from permmoe.runtime.process_memory import forget_peak_memory
 from permmoe.training.stack import without_scales
@@ -48,7 +48,8 @@ def run_cells_together(
 ) -> list[Path]:
     """Run cells of one method and regime, none of which is finished; return their folders.
 
-    Arguments and errors are those of `run_cell`. Cells whose models cannot be stacked are run one after the other.
+    Arguments and errors are those of `run_cell`. Cells whose models cannot be stacked, or do not fit into the memory of
+    a GPU together, are run one after the other.
     """
     if not METHOD_KINDS[cells[0].method.kind].preparer:
         return run_cells(cells, visits, cache, folders, device)
@@ -58,7 +59,14 @@ def run_cells_together(
     sites = [split_and_partition(visits, cell)[0] for cell in cells]
 
     def begun(on: str) -> tuple[list[CellOutcome] | None, str]:
-        return _outcomes(cells, sites, VolumeCache(cache), on), on
+        try:
+            return _outcomes(cells, sites, VolumeCache(cache), on), on
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+        # Outside of the block: the error holds on to what it was raised in, and that to the memory.
+        LOG.warning("the GPU's memory does not hold %d cells side by side: they are run one by one", len(cells))
+        return None, on
 
     with device_notes() as notes:
         # Side by side, models of every encoder gain.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from permmoe.config import parse_config
 from permmoe.data.visits import VisitTable
@@ -93,6 +94,32 @@ def test_models_that_cannot_be_stacked_are_run_one_by_one(made: tuple[VisitTable
     chosen = [cell for name, cell in grid(train=settings()["train"] | {"micro_batch": 4}) if name == "centralised"]
     for folder in together(chosen, made, tmp_path):
         assert "cells_side_by_side" not in json.loads((folder / "card.json").read_text())
+
+
+def test_cells_that_do_not_fit_into_memory_together_are_run_one_by_one(
+    made: tuple[VisitTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(fits: object, train: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stacked_cells, "fit_stacked", full)
+    chosen = [cell for name, cell in grid() if name == "centralised"]
+    for folder in together(chosen, made, tmp_path):
+        assert is_finished(folder)
+        assert "cells_side_by_side" not in json.loads((folder / "card.json").read_text())
+    assert "does not hold 2 cells side by side" in caplog.text
+
+
+def test_an_error_that_is_not_of_memory_is_raised_and_leaves_no_cell_behind(
+    made: tuple[VisitTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fits: object, train: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(stacked_cells, "fit_stacked", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        together([cell for name, cell in grid() if name == "centralised"], made, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stack_of_many_models_is_trained_in_parts(
