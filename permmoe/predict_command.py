@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from permmoe.calibration.intervals import ELSEWHERE
 from permmoe.command_options import OutcomeOption, TrustOption
 from permmoe.config import CDR_SB, Score
 from permmoe.data.cache import VolumeCache
@@ -90,8 +89,9 @@ def predict_command(
         console.print(NO_CALIBRATION, highlight=False)
     for p in predictions:
         print_prediction(console, p, score)
-    if any(p.intervals for p in predictions):
-        console.print(ELSEWHERE, highlight=False)
+    if trained.calibration and any(p.intervals for p in predictions):
+        for caveat in trained.calibration.caveats:
+            console.print(caveat, highlight=False)
     if out:
         console.print(f"predictions with their intervals in {out}", soft_wrap=True)
     if report:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from permmoe.calibration.intervals import PredictionInterval, interval, quantiles
+from permmoe.calibration.intervals import ELSEWHERE, RANGES_UNTOLD, PredictionInterval, interval, quantiles
 from permmoe.calibration.next_scan import Added
 from permmoe.calibration.score_counts import N_BINS, ScoreCounts
 from permmoe.config import CDR_SB, CDRSB_CHANGE, Configuration, ModelConfig, parse_config
@@ -89,6 +89,11 @@ class Calibration(Configuration):
     def severity(self, baseline: float) -> int:
         """The group of a score at the visit, from 0."""
         return int(severity_group(np.array([baseline]), self.severity_ends)[0])
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What is to be said below its intervals, whoever the patient is."""
+        return (ELSEWHERE,) if self.baseline_range and self.prediction_range else (ELSEWHERE, RANGES_UNTOLD)
 
     def outside(self, baseline: float, change: float) -> tuple[str, ...]:
         """In words, what of a patient lies beyond the visits that this is from; none where nothing does."""

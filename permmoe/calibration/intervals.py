@@ -23,6 +23,11 @@ ELSEWHERE = (
     "calibrate has measured patients there."
 )
 """Of intervals of 80% two thirds hold at hospitals that never trained (study `unseen-sites`, synthetic patients)."""
+RANGES_UNTOLD = (
+    "Hospitals of a federation do not say which scores the patients had that calibrated them: nobody is marked as "
+    "lying beyond those."
+)
+"""Of a calibration without ranges, which are of single patients."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from permmoe.calibration.calibration import CARD_KEY, EARLIER_KEY
-from permmoe.calibration.intervals import ELSEWHERE
+from permmoe.calibration.intervals import ELSEWHERE, RANGES_UNTOLD
 from permmoe.predict import load_model
 from permmoe.prediction_output import NO_CALIBRATION
-from permmoe.runtime.checkpoint import load_checkpoint
+from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.command_line import Command, exit_status
 from tests.support.tiny_federation import MODEL, write_site
 
@@ -66,6 +66,18 @@ def test_a_patient_beyond_the_calibration_is_flagged(work: Path, permmoe: Comman
     _, near, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "2")
     _, far, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "17")
     assert "outside" not in near and "outside what the intervals were calibrated on: the score at the visit (17" in far
+
+
+def test_a_calibration_without_ranges_as_a_federations_says_that_nobody_is_marked_as_beyond_it(
+    work: Path, permmoe: Command, tmp_path: Path
+) -> None:
+    state, card = load_checkpoint(work / "run" / "model")
+    untold = dict.fromkeys(("baseline_range", "prediction_range"))
+    save_checkpoint(tmp_path / "model", dict(state), {**card, "calibration": card["calibration"] | untold})
+    _, shown, _ = permmoe("predict", tmp_path / "model", *VALUES, "--baseline-cdrsb", "17")
+    assert "outside what" not in shown and " ".join(shown.split()).count(RANGES_UNTOLD) == 1
+    _, shown, _ = permmoe("predict", work / "run" / "model", *VALUES, "--baseline-cdrsb", "17")
+    assert RANGES_UNTOLD not in " ".join(shown.split())
 
 
 def test_a_combination_that_was_never_seen_gets_the_pooled_interval_and_says_so(work: Path, permmoe: Command) -> None:

@@ -9,7 +9,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 import permmoe
-from permmoe.calibration.intervals import ELSEWHERE, LEVELS
+from permmoe.calibration.intervals import LEVELS
 from permmoe.data.kinds import kind_of
 from permmoe.explanation.atlas import ATLAS, REGIONS, display_t1
 from permmoe.explanation.page.contents import (
@@ -42,11 +42,16 @@ def prediction_page(subject: Subject, made_on: date) -> str:
         made_on=made_on, version=permmoe.__version__,
         used=listed(prediction.used), horizon=horizon(subject.card), inputs=inputs(subject), facts=facts(subject),
         axis=axis(prediction, subject.outcomes), width=WIDTH, height=HISTOGRAM_HEIGHT, bar_width=BAR_WIDTH,
-        behind=behind, elsewhere=ELSEWHERE, difference=difference, narrowed_level=LEVELS[0], name_of=name_of,
+        behind=behind, caveats=_caveats(subject), difference=difference, narrowed_level=LEVELS[0], name_of=name_of,
         steps=_steps(subject), places=places, regions=table, atlas=ATLAS,
         strips=_strips(subject, places, table) if places and table else {}, columns=_columns(subject, places),
         research_notice=RESEARCH_NOTICE, synthetic_notice=SYNTHETIC_NOTICE,
     )  # fmt: skip
+
+
+def _caveats(subject: Subject) -> tuple[str, ...]:
+    calibration = subject.model.calibration
+    return calibration.caveats if calibration else ()
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from permmoe.calibration.calibration import Calibration
-from permmoe.calibration.intervals import BY_COMBINATION, ELSEWHERE, POOLED, PredictionInterval
+from permmoe.calibration.intervals import BY_COMBINATION, ELSEWHERE, POOLED, RANGES_UNTOLD, PredictionInterval
 from permmoe.calibration.next_scan import NextScan
 from permmoe.config import EncoderConfig, Score
 from permmoe.data.quarantine import Quarantined
@@ -20,6 +20,7 @@ from tests.support.explained_visits import MODALITIES, a_visit, explained, page_
 from tests.support.report_page import Page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+CALIBRATION = Calibration(unit_points=1.0, scores={}, visits=(212,), sites={})
 INTERVALS = (
     PredictionInterval(0.8, -0.4, 1.5, 212, 6, BY_COMBINATION),
     PredictionInterval(0.95, -1.2, 3.1, 640, 1, POOLED),
@@ -107,8 +108,12 @@ def test_a_model_without_calibration_says_that_nobody_can_say_how_sure_it_is(sub
 
 
 def test_intervals_stand_with_whom_they_are_from(subject: Subject) -> None:
-    page = Page(page_of(replace(subject, prediction=replace(subject.prediction, intervals=INTERVALS))))
-    assert "Nobody can say" not in page.text and ELSEWHERE in page.text
+    ranged = CALIBRATION.model_copy(update={"baseline_range": (0.0, 4.0), "prediction_range": (-1.0, 3.0)})
+    told = replace(subject, prediction=replace(subject.prediction, intervals=INTERVALS))
+    page = Page(page_of(replace(told, model=replace(subject.model, calibration=ranged))))
+    assert "Nobody can say" not in page.text and ELSEWHERE in page.text and RANGES_UNTOLD not in page.text
+    federated = Page(page_of(replace(told, model=replace(subject.model, calibration=CALIBRATION))))
+    assert ELSEWHERE in federated.text and RANGES_UNTOLD in federated.text
     [table] = [table for table in page.tables if "from the errors of" in table[0]]
     assert table[1] == [
         "80 of 100 such patients", "−0.4 to +1.5", "2.1 to 4.0",
@@ -174,9 +179,6 @@ def test_every_word_of_the_style_is_used(subject: Subject) -> None:
     style = html[html.index("<style>") : html.index("</style>")]
     given = {name for _, own in Page(html).elements for name in (own.get("class") or "").split()}
     assert {name for name in given if not re.search(rf"\.{name}\b", style)} == set()
-
-
-CALIBRATION = Calibration(unit_points=1.0, scores={}, visits=(212,), sites={})
 
 
 def test_a_missing_scan_is_said_to_bring_what_it_brought_to_others(subject: Subject) -> None:
