@@ -40,7 +40,7 @@ class Group:
 
 
 class Stack:
-    """The trained parameters of all models, a row for each, and an optimiser for each row.
+    """The trained parameters of all models, a row for each, and an optimiser that steps rows one by one.
 
     The models are read once and written by `write`; in between they are as they were.
     """
@@ -72,17 +72,23 @@ class Stack:
         }
         """What no gradient moves: centres of inputs, scales of tables, tokens that are not learned."""
         self._vectors = [[row[group.start : group.end] for group in self.groups] for row in self.rows]
-        self.optimisers = [
-            torch.optim.AdamW(
-                [
-                    {"params": [vector], "weight_decay": config.weight_decay if group.is_decayed else 0.0}
-                    for vector, group in zip(vectors, self.groups, strict=True)
-                ],
-                lr=config.learning_rate,
-                fused=True,
-            )
-            for vectors in self._vectors
-        ]
+        decays = {True: config.weight_decay, False: 0.0}
+        self.optimiser = torch.optim.AdamW(
+            [
+                {
+                    "params": [
+                        vector
+                        for vectors in self._vectors
+                        for vector, group in zip(vectors, self.groups, strict=True)
+                        if group.is_decayed == decayed
+                    ],
+                    "weight_decay": decay,
+                }
+                for decayed, decay in decays.items()
+            ],
+            lr=config.learning_rate,
+            fused=True,
+        )
 
     def __len__(self) -> int:
         return len(self.models)
@@ -101,17 +107,17 @@ class Stack:
         return gradients
 
     def step(self, gradients: Float[Tensor, "model parameter"], seen: Mapping[str, Bool[Tensor, " model"]]) -> None:
-        """A step of every model's optimiser.
+        """A step of the optimiser, which counts its steps for each model and group of parameters.
 
         `seen`: for each modality, which models' batches hold it. An encoder that no visit of its model's batch went
         through stays as it is, and so does a model without a visit.
         """
         goes = {"": torch.stack(list(seen.values())).any(0).tolist(), **{name: x.tolist() for name, x in seen.items()}}
-        for number, (vectors, optimiser) in enumerate(zip(self._vectors, self.optimisers, strict=True)):
+        for number, vectors in enumerate(self._vectors):
             for vector, group in zip(vectors, self.groups, strict=True):
                 is_stepped = goes[group.encoder][number]
                 vector.grad = gradients[number, group.start : group.end] if is_stepped else None
-            optimiser.step()
+        self.optimiser.step()
 
     @torch.no_grad()
     def write(self, number: int) -> None:
@@ -125,7 +131,7 @@ class Stack:
         found: dict[str, Tensor] = {}
         at = 0
         states = {
-            group.start: (group, self.optimisers[number].state[vector])
+            group.start: (group, self.optimiser.state[vector])
             for vector, group in zip(self._vectors[number], self.groups, strict=True)
         }
         for name, shape in self.shapes.items():
