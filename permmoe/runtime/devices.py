@@ -17,12 +17,12 @@ AUTO, CPU = "auto", "cpu"
 
 def training_device(name: str, *, gains_from_gpu: bool = True) -> str:
     """The device of that name. `auto` is a GPU where there is one that computes and the model's encoder gains from it
-    (`EncoderKind.gains_from_gpu`), else the CPU; a GPU that does not compute is logged.
+    (`EncoderKind.gains_from_gpu`), else the CPU; a GPU that does not compute is logged. `auto:1` is cuda:1 or the CPU.
 
     Raises ConfigurationError for a name that is none, and DeviceUnusable for a GPU that is absent or does not compute.
     """
-    if name == AUTO:
-        return _chosen(gains_from_gpu)
+    if may_fall_back(name):
+        return _chosen(name.replace(AUTO, "cuda", 1), gains_from_gpu)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -32,13 +32,18 @@ def training_device(name: str, *, gains_from_gpu: bool = True) -> str:
     return name
 
 
-def _chosen(gains_from_gpu: bool) -> str:
+def may_fall_back(name: str) -> bool:
+    """Whether the CPU may take the place of a GPU, by the name that a person gave."""
+    return name.partition(":")[0] == AUTO
+
+
+def _chosen(gpu: str, gains_from_gpu: bool) -> str:
     if not gains_from_gpu or not torch.cuda.is_available():
         return CPU
-    why = why_unusable("cuda")
+    why = why_unusable(gpu)
     if why:
         LOG.warning("the GPU cannot be used: %s; the CPU takes its place", why)
-    return CPU if why else "cuda"
+    return CPU if why else gpu
 
 
 def why_unusable(gpu: str) -> str:
@@ -71,6 +76,25 @@ def computes_on(device: str) -> bool:
     """Whether a small product is right there. Raises RuntimeError."""
     square = torch.full((3, 3), 2.0, device=device)
     return bool((square @ square).sum().item() == 108.0)
+
+
+def free_gpu_bytes(only: str | None = None) -> tuple[dict[str, int], str]:
+    """The free memory of every GPU that computes, or of one by its name; and why the first other one does not."""
+    every = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
+    free, why = {}, ""
+    for gpu in [only] if only else every:
+        if reason := why_unusable(gpu):
+            why = why or f"{gpu}: {reason}"
+        else:
+            free[gpu] = torch.cuda.mem_get_info(gpu)[0]
+    return free, why
+
+
+def peak_gpu_bytes(device: str) -> int | None:
+    """The most of a GPU's memory that PyTorch held for this process, which no other one can have; None without one."""
+    if not device.startswith("cuda") or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    return torch.cuda.max_memory_reserved(device)
 
 
 def on_device(device: str, work: Callable[[str], T], *, falls_back: bool) -> T:

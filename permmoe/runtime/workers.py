@@ -32,9 +32,14 @@ class WorkerPool(ProcessPoolExecutor):
         self.shutdown(wait=True, cancel_futures=error is not None)
 
 
-def worker_pool(workers: int, threads: int | None = None) -> WorkerPool:
-    """A pool of that number of processes, each with that number of PyTorch's threads, by default PyTorch's choice."""
-    return WorkerPool(workers, FORKED, initializer=_begin, initargs=(threads,))
+def worker_pool(workers: int, threads: int | None = None, *, is_process_new: bool = False) -> WorkerPool:
+    """A pool of that number of processes, each with that number of PyTorch's threads, by default PyTorch's choice.
+
+    `is_process_new`: each piece of work has a process of its own, which ends with it and gives back what it took of a
+    GPU.
+    """
+    tasks = 1 if is_process_new else None
+    return WorkerPool(workers, FORKED, initializer=_begin, initargs=(threads,), max_tasks_per_child=tasks)
 
 
 def _begin(threads: int | None) -> None:

@@ -14,7 +14,7 @@ from rich.progress import TaskID
 
 from permmoe.config import parse_config, read_config
 from permmoe.runtime.command_line import run
-from permmoe.runtime.devices import AUTO, CPU, training_device
+from permmoe.runtime.devices import CPU
 from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.progress_bars import study_bars
@@ -63,8 +63,6 @@ def simulate(
             print(cell_name(name, cell))
         console.print(f"{len(grid)} cells", highlight=False)
         return
-    if device != AUTO:
-        training_device(device)
     folder = out or Path("runs") / settings.name
     command = shlex.join(["python", "simulation/run.py", *sys.argv[1:]])
     with study_bars(console) as bar:

@@ -9,22 +9,24 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from permmoe.data.quarantine import Quarantine
 from permmoe.errors import ConfigurationError, PermmoeError
+from permmoe.runtime.devices import may_fall_back
 from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
 from permmoe.runtime.workers import import_beforehand, worker_pool
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.report import SECTIONS, ReportSection, render_report
-from permmoe_simulation.studies.cell import run_cells, split_and_partition
+from permmoe_simulation.studies.cell import gpu_bytes_of, gpu_memory_key, run_cells, split_and_partition, wants_gpu
 from permmoe_simulation.studies.cell_files import FinishedCell, cell_folder, delete_unfinished, is_finished
 from permmoe_simulation.studies.finished_study import FinishedStudy
 from permmoe_simulation.studies.folder_lock import only_process
+from permmoe_simulation.studies.gpu_places import Job, Places, done_in_places, study_gpus
 from permmoe_simulation.studies.prediction_errors import PredictionErrors
 from permmoe_simulation.studies.progress import Progress
 from permmoe_simulation.studies.sources import StudyData, prepare_data
@@ -91,6 +93,8 @@ def run_study(study: StudyConfig, out: Path, options: RunOptions, progress: Prog
 
 def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Progress) -> StudyOutcome:
     started = time.perf_counter()
+    # Before anything is prepared: a GPU that is missing is no surprise of an hour later.
+    gpus = study_gpus(options.device, progress)
     delete_unfinished(out / "cells")
     with ExitStack() as stack:
         if options.shared.resolve() != out.resolve():
@@ -106,7 +110,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     wanted = [(name, cell) for name, cell in grid if _is_wanted(name, cell, options.only, out / "cells")]
     if not wanted:
         raise ConfigurationError(f"no cell is called {options.only}; `--list` lists them, as METHOD/REGIME/SEED")
-    finished, failed = _run_cells(study, wanted, data, out / "cells", options, progress)
+    finished, failed = _run_cells(study, wanted, data, out / "cells", options, gpus, progress)
     if not finished:
         raise PermmoeError(f"no cell of the study finished; the first error, shown in full above: {failed[0]}")
     progress.stage("report", 1)
@@ -191,13 +195,14 @@ def _run_cells(
     data: Mapping[str, StudyData],
     folder: Path,
     options: RunOptions,
+    gpus: Mapping[str, int],
     progress: Progress,
 ) -> tuple[list[FinishedCell], list[str]]:
     """Run the cells in worker processes; return the finished ones in the grid's order, and a line for each failure."""
     progress.stage("cells", len(grid))
     finished: list[FinishedCell] = []
     failed: list[str] = []
-    with worker_pool(options.workers) as pool:
+    with worker_pool(options.workers, is_process_new=bool(gpus)) as pool:
         missing: list[tuple[str, Cell]] = []
         for name, cell in grid:
             target = cell_folder(folder, cell)
@@ -208,16 +213,18 @@ def _run_cells(
                 progress.step(_label(name, cell))
             else:
                 missing.append((name, cell))
-        futures: dict[Future[list[Path]], list[tuple[str, Cell]]] = {}
+        jobs: list[Job[list[tuple[str, Cell]], list[Path]]] = []
         for together in in_stacks(missing) if options.side_by_side else [[one] for one in missing]:
             cells = [cell for _, cell in together]
             own, targets = data[cells[0].regime], [cell_folder(folder, cell) for cell in cells]
             run = run_cells_together if options.side_by_side else run_cells
-            futures[pool.submit(run, cells, own.visits, own.cache, targets, options.device)] = together
+            work = partial(run, cells, own.visits, own.cache, targets)
+            jobs.append(Job(together, work, wants_gpu(cells, options.device), gpu_memory_key(cells)))
+        places = Places(gpus, falls_back=may_fall_back(options.device))
         try:
-            for future in as_completed(futures):
+            for done, future in done_in_places(pool, jobs, options.workers, places, gpu_bytes_of):
                 error = future.exception()
-                for number, (name, cell) in enumerate(futures[future]):
+                for number, (name, cell) in enumerate(done):
                     label = _label(name, cell)
                     if error is None:
                         finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()[number]))

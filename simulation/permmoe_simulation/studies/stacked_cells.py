@@ -16,7 +16,7 @@ import torch
 from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import VisitTable
 from permmoe.runtime.device_errors import LOG, device_notes, ran_out_of_memory
-from permmoe.runtime.devices import AUTO, on_device, training_device
+from permmoe.runtime.devices import may_fall_back, on_device, training_device
 from permmoe.runtime.process_memory import forget_peak_memory
 from permmoe.training.stack import without_scales
 from permmoe.training.stacked_epochs import why_not_stacked
@@ -71,7 +71,7 @@ def run_cells_together(
     with device_notes() as notes:
         # Side by side, models of every encoder gain.
         chosen = training_device(device, gains_from_gpu=True)
-        outcomes, used = on_device(chosen, begun, falls_back=device == AUTO)
+        outcomes, used = on_device(chosen, begun, falls_back=may_fall_back(device))
     if outcomes is None:
         return run_cells(cells, visits, cache, folders, device)
     seconds = (time.perf_counter() - started) / len(cells)

@@ -14,6 +14,7 @@ import torch
 
 from permmoe.config import parse_config
 from permmoe.data.visits import VisitTable
+from permmoe.encoder_kinds import ENCODERS
 from permmoe.errors import DeviceUnusable, PermmoeError
 from permmoe.federated.plan import RoundPlan
 from permmoe.training.epochs import train_epochs
@@ -177,10 +178,11 @@ def test_a_cell_whose_gpu_disappears_begins_anew_on_the_cpu_or_fails_as_asked_fo
         return found
 
     monkeypatch.setattr("permmoe_client.participation.local_round.train_epochs", lost)
+    monkeypatch.setitem(ENCODERS, "pooled", replace(ENCODERS["pooled"], gains_from_gpu=True))
     with pytest.raises(DeviceUnusable):
         run_cell(cell, *made, tmp_path / "failed", device="cuda")
     assert not is_finished(tmp_path / "failed") and set(calls) == {"cuda"}
-    done = run_cell(cell, *made, tmp_path / "cell", device="cuda", falls_back=True)
+    done = run_cell(cell, *made, tmp_path / "cell", device="auto:0")
     card = json.loads((done / "card.json").read_text())
     [note] = card["device_notes"]
     assert card["device"] == "cpu" and "the CPU takes its place" in note
