@@ -1,6 +1,6 @@
-"""Measure a training step on a GPU: `python benchmarks/gpu.py [--encoders cnn,sfcn,pooled]`."""
+"""Measure a card: `python benchmarks/gpu.py`, or its whole path without one: `--device cpu --quick`."""
 
-from permmoe_benchmarks.measurements.gpu_step import main
+from permmoe_benchmarks.gpu import main
 
 if __name__ == "__main__":
     main()

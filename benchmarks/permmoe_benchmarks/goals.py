@@ -113,6 +113,11 @@ def both_ways(side: str) -> Callable[[Pair], str]:
     )
 
 
+REACHED, FRAME = 68.0, 1.0
+"""Per cent of the default model that T1 and FLAIR reach (`reachable_modules`), and what messages may add to it.
+
+The goal was 60% while encoders were most of the default model."""
+
 ACCURACIES = ("accuracy_default", "accuracy_cnn")
 """Sides that run once: what the encoders learn, beside the goals that compare their speeds."""
 
@@ -128,12 +133,13 @@ GOALS = (
         both_times("default_step", "reference_step"), 40.0,
     ),
     Goal(
-        "default-peak", "share of the machine's peak, default encoder", "step", ("default_step", "peaks"),
-        share_of_peak("default_step"), "%", "at least", 30.0, arithmetic("default_step"), 50.0,
+        "default-peak", "for comparison: share of the machine's peak, default encoder", "step",
+        ("default_step", "peaks"), share_of_peak("default_step"), "%", "", 0.0, arithmetic("default_step"),
     ),
+    # Set for a default encoder that convolved.
     Goal(
-        "sfcn-peak", "for comparison: the SFCN encoder's share", "step", ("sfcn_step", "peaks"),
-        share_of_peak("sfcn_step"), "%", "", 0.0, arithmetic("sfcn_step"),
+        "sfcn-peak", "share of the machine's peak, SFCN encoder", "step", ("sfcn_step", "peaks"),
+        share_of_peak("sfcn_step"), "%", "at least", 30.0, arithmetic("sfcn_step"), 50.0,
     ),
     Goal(
         "channels-innermost", "for comparison: the same CNN with its channels innermost in memory, against outermost",
@@ -174,11 +180,12 @@ GOALS = (
     ),
     Goal(
         "bytes", "bytes a round of a T1+FLAIR site, down and up, against the whole model in fp32 both ways", "bytes",
-        ("bytes_fp32",), share_of_model("bytes_fp32"), "%", "at most", 60.0, both_ways("bytes_fp32"), repeats=False,
+        ("bytes_fp32",), share_of_model("bytes_fp32"), "%", "at most", REACHED + FRAME, both_ways("bytes_fp32"),
+        repeats=False,
     ),
     Goal(
         "bytes-half", "the same with half precision on the wire", "bytes", ("bytes_fp16",),
-        share_of_model("bytes_fp16"), "%", "at most", 30.0, both_ways("bytes_fp16"), repeats=False,
+        share_of_model("bytes_fp16"), "%", "at most", REACHED / 2 + FRAME, both_ways("bytes_fp16"), repeats=False,
     ),
     Goal(
         "bytes-eight-bits", "for comparison: with eight bits up and half precision down", "bytes", ("bytes_int8",),

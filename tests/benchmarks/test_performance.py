@@ -82,6 +82,17 @@ def test_the_page_is_written_from_the_json_and_shows_every_row(tmp_path: Path) -
     assert text.count("not measured here") == len(NOT_HERE)
 
 
+def test_figures_of_an_older_run_are_judged_by_the_goals_of_today(tmp_path: Path) -> None:
+    result = performance.measured_result("quick", "*", 1, FakeSides())
+    stale = {**result, "rows": [row | {"goal": "another", "is_met": None} for row in result["rows"]]}
+    gone = stale["rows"][0] | {"name": "a goal that there was"}
+    stale["rows"].append(gone)
+    performance.write_result(stale, tmp_path / "performance")
+    performance.benchmark(page_only=True, out=tmp_path / "performance")
+    judged = json.loads((tmp_path / "performance.json").read_text())
+    assert judged["rows"] == json.loads(json.dumps([*result["rows"], gone]))
+
+
 def test_a_named_goal_alone_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance, "measure_side", FakeSides())
     performance.benchmark(full=False, only="experts", pairs=1, out=tmp_path / "performance")

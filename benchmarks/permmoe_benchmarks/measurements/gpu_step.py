@@ -1,62 +1,137 @@
-"""A training step on a GPU: speed, hidden synchronisations, deterministic mode; prints "no GPU" where there is none.
+"""Training steps on a GPU, or on the CPU that stands in for one: encoders by precisions, layouts and modes.
 
-    python benchmarks/gpu.py [--encoders cnn,sfcn,pooled] [--visits 8] [--repeats 9]
-
-For each encoder, at 91×109×91 voxels with half of the volumes missing: forward, backward and optimiser in plain fp32,
-in bf16, and in bf16 with channels_last_3d, in turn; where in the code the host waits for the device during a step
-(`torch.cuda.set_sync_debug_mode`); and whether two runs with deterministic algorithms end with the same bits. Prints
-JSON. Not part of `make bench`.
-
-By reading the code, a step of the trainer waits for the device when it looks at the loss and at the gradient's norm
-before it takes a step, and nowhere else. `Batch.observed` stays on the CPU, where the places of tokens follow from it,
-and in bf16 experts are grouped products whose offsets only the device knows (`Experts.grouped`).
-tests/permmoe/runtime/test_device_path.py runs a step on a device without values, on which every read of a value fails.
-In fp32, and with rows that are no multiple of eight numbers, the experts do read the busiest expert's number of tokens.
-Exposure is counted without waiting: patterns where the batch was made, mass on the device.
+A step is forward pass, losses, backward pass and optimiser, at 91×109×91 voxels with half of the volumes missing; the
+trainer clips the gradient and looks at the loss besides. By reading the code, a step of the trainer waits for the
+device when it looks at the loss and at the gradient's norm before it takes a step, and nowhere else. `Batch.observed`
+stays on the CPU, where the places of tokens follow from it, and in bf16 experts are grouped products whose offsets only
+the device knows (`Experts.grouped`). tests/permmoe/runtime/test_device_path.py runs a step on a device without values,
+on which every read of a value fails. In fp32, and with rows that are no multiple of eight numbers, the experts do read
+the busiest expert's number of tokens. Exposure is counted without waiting: patterns where the batch was made, mass on
+the device.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+from torch.profiler import profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from permmoe.config import TrainConfig
 from permmoe.data.batch import Batch
 from permmoe.model import PerMMoE
-from permmoe.runtime.provenance import machine, versions
+from permmoe.training.hardware import repeatable
 from permmoe.training.losses import total_loss
 from permmoe.training.optimiser import make_optimiser
 from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.inputs import half_missing_visits, model_config
-from permmoe_benchmarks.library.scale import SCALES, Scale
+from permmoe_benchmarks.library.scale import Scale
 from permmoe_benchmarks.library.timing import Figures
 
-TRAIN = TrainConfig()
-WAYS = ("fp32", "bf16", "bf16, channels last")
-# What cuBLAS needs to be deterministic; read when it is first used.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+COMPILER = "inductor"
+"""What `torch.compile` hands an encoder to."""
+FEW = 3
+"""Steps that are not timed, and steps that the profiler watches; fewer where fewer are timed."""
 
 
-def batch_and_model(scale: Scale, kind: str, way: str, device: torch.device) -> tuple[PerMMoE, Batch]:
-    """A model and a batch on the device, in the memory format of this way."""
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed, and the precision of the products whose peak it is compared with."""
+
+    name: str
+    precision: str
+    has_channels_last: bool = False
+    is_compiled: bool = False
+    is_deterministic: bool = False
+
+    @property
+    def train(self) -> TrainConfig:
+        """The settings of its training."""
+        return TrainConfig(deterministic=self.is_deterministic)
+
+
+BF16 = "bf16"
+WAYS = (
+    Way("fp32, strict", "fp32"),
+    Way("TF32", "TF32"),
+    Way("bf16", BF16),
+    Way("bf16, channels last", BF16, has_channels_last=True),
+    Way("bf16, channels last, compiled encoders", BF16, has_channels_last=True, is_compiled=True),
+    Way("bf16, deterministic", BF16, is_deterministic=True),
+)
+
+
+@contextmanager
+def products_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Matrix products and convolutions of fp32 tensors in TF32 where that is asked for, and everything in bf16."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "TF32"
+    half: AbstractContextManager[object] = (
+        torch.autocast(device.type, dtype=torch.bfloat16) if precision == BF16 else nullcontext()
+    )
+    try:
+        with half:
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def matrix_peak(precision: str, size: int, device: torch.device) -> float:
+    """The most TFLOP/s that ten products of square matrices reached."""
+    left, right = torch.randn(2, size, size, device=device)
+    if precision == BF16:
+        left, right = left.bfloat16(), right.bfloat16()
+    with products_in("TF32" if precision == "TF32" else "fp32", device):
+        seconds = seconds_of(lambda: left @ right, 10, device)
+    return 2e-12 * size**3 / min(seconds)
+
+
+def measured_step(scale: Scale, kind: str, way: Way, repeats: int, device: torch.device) -> Figures:
+    """Milliseconds of a step, those in which the device was busy, and the most memory it took (GB, of a GPU).
+
+    A way that does not fit into memory, or that a compiler fails at, has the reason under `failed`.
+    """
+    try:
+        with repeatable(way.train):
+            step = step_of(*batch_and_model(scale, kind, way, device), way, device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            for _ in range(min(FEW, repeats)):
+                step()
+            times = [1e3 * s for s in seconds_of(step, repeats, device)]
+            busy = busy_milliseconds(step, min(FEW, repeats), device)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"failed": "does not fit into memory"}
+    except Exception as error:
+        # A compiler's errors have no class in common; each way is measured for itself.
+        return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"}
+    memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    return {"ms": statistics.median(times), "least": min(times), "most": max(times), "busy_ms": busy, "gb": memory}
+
+
+def batch_and_model(scale: Scale, kind: str, way: Way, device: torch.device) -> tuple[PerMMoE, Batch]:
+    """A model and a batch on the device, its layout and its encoders as the way has them."""
     config = model_config(scale, kind)
     batch = half_missing_visits(config, scale.visits).batch(torch.arange(scale.visits)).to(device)
     model = make_model(config, 0).to(device).train()
-    if way.endswith("channels last"):
+    if way.has_channels_last:
         channels_last(model)
+    if way.is_compiled:
+        torch._dynamo.reset()
+        for encoder in model.encoders.values():
+            encoder.compile(backend=COMPILER, dynamic=False)
     return model, batch
 
 
@@ -67,51 +142,83 @@ def channels_last(model: PerMMoE) -> None:
             module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def step_of(model: PerMMoE, batch: Batch, way: str, device: torch.device) -> Callable[[], Tensor]:
+def step_of(model: PerMMoE, batch: Batch, way: Way, device: torch.device) -> Callable[[], Tensor]:
     """A function that takes a step and returns the loss, without reading its value."""
-    optimiser = make_optimiser(model, TRAIN)
-    precision: AbstractContextManager[object] = (
-        torch.autocast(device.type, dtype=torch.bfloat16) if way.startswith("bf16") else nullcontext()
-    )
+    optimiser = make_optimiser(model, way.train)
 
     def step() -> Tensor:
-        with precision:
-            loss = total_loss(model(batch), batch, TRAIN)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        with products_in(way.precision, device):
+            loss = total_loss(model(batch), batch, way.train)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
         return loss.detach()
 
     return step
 
 
-def milliseconds(scale: Scale, kind: str, repeats: int, device: torch.device) -> dict[str, Any]:
-    """The median and spread of a step each way, and its speed as a multiple of plain fp32's; the ways take turns."""
-    steps = {way: step_of(*batch_and_model(scale, kind, way, device), way, device) for way in WAYS}
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
-    for step in steps.values():
-        step()
+def seconds_of(step: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
+    """The time of each call, from a device that has nothing to do to one that has done everything."""
+    times = []
     for _ in range(repeats):
-        for way, step in steps.items():
-            _wait(device)
-            started = time.perf_counter()
+        _wait(device)
+        started = time.perf_counter()
+        step()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def busy_milliseconds(step: Callable[[], object], n_steps: int, device: torch.device) -> float:
+    """The time in which the device computes, of one step: kernels of a GPU, operations of a CPU."""
+    with profile() as watched:
+        for _ in range(n_steps):
             step()
-            _wait(device)
-            times[way].append(1e3 * (time.perf_counter() - started))
-    plain = times["fp32"]
-    return {
-        way: {
-            "median": statistics.median(own), "least": min(own), "most": max(own),
-            "against_fp32": statistics.median(p / o for p, o in zip(plain, own, strict=True)),
-        }
-        for way, own in times.items()
-    }  # fmt: skip
+        _wait(device)
+    return computing_microseconds(watched.key_averages(), device.type) / 1e3 / n_steps
+
+
+def computing_microseconds(events: Any, device_type: str) -> float:
+    """The sum over a profiler's events of what ran on the device, without what only names a stretch of time."""
+    wanted = DeviceType.CUDA if device_type == "cuda" else DeviceType.CPU
+    own = [e for e in events if e.device_type == wanted and not e.is_user_annotation]
+    return float(sum(e.self_device_time_total if device_type == "cuda" else e.self_cpu_time_total for e in own))
+
+
+def gflop_of(scale: Scale, kind: str, device: torch.device) -> float:
+    """The arithmetic of a step's products and convolutions, forward and backward, GFLOP."""
+    way = WAYS[0]
+    step = step_of(*batch_and_model(scale, kind, way, device), way, device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def same_twice(scale: Scale, kind: str, n_steps: int, device: torch.device) -> str:
+    """Whether two trainings of a few steps end with the same bits with deterministic algorithms switched on."""
+    [way] = [way for way in WAYS if way.is_deterministic]
+
+    def weights() -> list[Tensor]:
+        torch.manual_seed(0)
+        model, batch = batch_and_model(scale, kind, way, device)
+        torch.manual_seed(1)
+        step = step_of(model, batch, way, device)
+        for _ in range(n_steps):
+            step()
+        return [p.detach().cpu() for p in model.parameters()]
+
+    try:
+        with repeatable(way.train):
+            first, second = weights(), weights()
+    except RuntimeError as error:
+        return f"refused: {str(error).splitlines()[0]}"
+    return "same bits" if all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) else "different bits"
 
 
 def synchronisations(scale: Scale, kind: str, device: torch.device) -> dict[str, int]:
-    """The lines of code at which the host waits for the device in a step, and how often it does."""
-    model, batch = batch_and_model(scale, kind, WAYS[-1], device)
-    step = step_of(model, batch, WAYS[-1], device)
+    """The lines of code at which the host waits for a GPU in a step in bf16, and how often it does."""
+    [way] = [way for way in WAYS if way.name == BF16]
+    step = step_of(*batch_and_model(scale, kind, way, device), way, device)
     step()
     _wait(device)
     torch.cuda.set_sync_debug_mode("warn")
@@ -121,61 +228,9 @@ def synchronisations(scale: Scale, kind: str, device: torch.device) -> dict[str,
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    found = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroni" in str(w.message))
-    return dict(found)
-
-
-def determinism(scale: Scale, kind: str, device: torch.device) -> str:
-    """Whether two runs of three steps end with the same bits with deterministic algorithms switched on."""
-
-    def weights() -> list[Tensor]:
-        torch.manual_seed(0)
-        model, batch = batch_and_model(scale, kind, WAYS[-1], device)
-        torch.manual_seed(1)
-        step = step_of(model, batch, WAYS[-1], device)
-        for _ in range(3):
-            step()
-        return [p.detach().cpu() for p in model.parameters()]
-
-    torch.use_deterministic_algorithms(True)
-    try:
-        first, second = weights(), weights()
-    except RuntimeError as error:
-        return f"refused: {str(error).splitlines()[0]}"
-    finally:
-        torch.use_deterministic_algorithms(False)
-    return "same bits" if all(torch.equal(a, b) for a, b in zip(first, second, strict=True)) else "different bits"
+    return dict(Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroni" in str(w.message)))
 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def measured(scale: Scale, kinds: list[str], repeats: int, device: torch.device) -> Figures:
-    """Times, determinism and synchronisations of a step, for each encoder."""
-    return {
-        kind: {
-            "step_ms": milliseconds(scale, kind, repeats, device),
-            "deterministic": determinism(scale, kind, device),
-            "synchronisations": synchronisations(scale, kind, device) if device.type == "cuda" else {},
-        }
-        for kind in kinds
-    }
-
-
-def main() -> None:
-    """Measure and print, or say that there is nothing to measure on."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", default="cnn,sfcn,pooled")
-    parser.add_argument("--visits", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=9)
-    given = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("no GPU")
-        return
-    scale = replace(SCALES["full"], visits=given.visits)
-    device = torch.device("cuda")
-    figures = measured(scale, given.encoders.split(","), given.repeats, device)
-    about = {"gpu": torch.cuda.get_device_name(device), "machine": machine(), "versions": versions(), "seed": 0}
-    print(json.dumps({**about, "visits": given.visits, "encoders": figures}, indent=1))

@@ -21,7 +21,7 @@ METHOD = "federated-permmoe"
 
 def study_throughput(workers: int, cells: int, subjects: int, rounds: int) -> Figures:
     """Return the cells a minute of the default study's federated method, its cohort written beforehand."""
-    config = _small_study(cells, subjects, rounds)
+    config = small_study(cells, subjects, rounds)
     [regime] = config.regimes
     prepare_data(data_source(config, regime), config.model, SHARED, os.cpu_count() or 1, QUIET)
     stages: dict[str, float] = {}
@@ -46,7 +46,7 @@ def study_throughput(workers: int, cells: int, subjects: int, rounds: int) -> Fi
     return {"cells_a_minute": 60 * cells / seconds, "seconds": seconds}
 
 
-def _small_study(cells: int, subjects: int, rounds: int) -> StudyConfig:
+def small_study(cells: int, subjects: int, rounds: int) -> StudyConfig:
     """The default study with one method, as many seeds as cells, and nothing to compare."""
     whole = default_study()
     small = whole.model_dump() | {
