@@ -82,7 +82,9 @@ def of_encoder(scale: Scale, kind: str, repeats: int, device: torch.device) -> F
     """All that is measured of a step with one encoder."""
     return {
         "gflop": gflop_of(scale, kind, device),
-        "ways": {way.name: measured_step(scale, kind, way, repeats, device) for way in WAYS},
+        "ways": {
+            way.name: {"precision": way.precision, **measured_step(scale, kind, way, repeats, device)} for way in WAYS
+        },
         "deterministic": same_twice(scale, kind, min(FEW, repeats), device),
         "synchronisations": synchronisations(scale, kind, device) if device.type == "cuda" else {},
         "computed_memory": memory_of_step(scale, kind, scale.visits) if encoder_kind(kind).reads == "voxels" else {},

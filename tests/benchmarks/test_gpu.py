@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import permmoe_benchmarks.gpu as gpu
-from permmoe.errors import ConfigurationError
+from permmoe.errors import DeviceUnusable
 from permmoe_benchmarks.measurements.gpu_step import WAYS
-from permmoe_benchmarks.pages.gpu import gpu_page
+from permmoe_benchmarks.pages.gpu import FIXED, HALF, STRICT, gpu_page
 
 STEP = {"ms": 20.0, "least": 19.0, "most": 23.0, "busy_ms": 5.0, "gb": 3.0}
 RESULT: dict[str, Any] = {
@@ -21,9 +21,9 @@ RESULT: dict[str, Any] = {
     "encoders": {
         "cnn": {
             "gflop": 4000.0, "deterministic": "same bits", "synchronisations": {"epochs.py:81": 1},
-            "ways": {way.name: STEP for way in WAYS} | {
-                "fp32, strict": STEP | {"ms": 800.0},
-                "bf16, deterministic": STEP | {"ms": 25.0},
+            "ways": {way.name: STEP | {"precision": way.precision} for way in WAYS} | {
+                STRICT: STEP | {"ms": 800.0, "precision": "fp32"},
+                FIXED: STEP | {"ms": 25.0, "precision": "bf16"},
                 "TF32": {"failed": "does not fit into memory"},
             },
             "computed_memory": {"gb": 6.6, "visits_on_the_card": 27, "card_gb": 24.0},
@@ -31,6 +31,10 @@ RESULT: dict[str, Any] = {
     },
     "study": {"cells_an_hour": 123.0, "cells": 32, "workers": 2, "device": "cuda", "rounds": 24, "subjects": 800},
 }  # fmt: skip
+
+
+def test_the_ways_that_others_are_compared_with_exist() -> None:
+    assert {STRICT, HALF, FIXED} <= {way.name for way in WAYS}
 
 
 def test_the_page_has_a_row_for_each_way_with_its_share_of_its_own_peak() -> None:
@@ -63,7 +67,7 @@ def test_without_a_card_the_whole_command_runs_on_the_cpu_where_it_is_told_to(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_card_and_without_being_told_to_the_command_says_so() -> None:
-    with pytest.raises(ConfigurationError, match="PyTorch sees no GPU"):
+    with pytest.raises(DeviceUnusable, match=r"device cuda: .* mend that, or use cpu"):
         gpu.benchmark(study=False)
     with pytest.raises(ValueError, match="unknown encoder 'sfcm'"):
         gpu.benchmark(encoders="sfcm", device="cpu", study=False)

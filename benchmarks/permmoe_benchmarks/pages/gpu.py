@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from permmoe_benchmarks.measurements.gpu_step import WAYS
 from permmoe_benchmarks.pages.text import figure_text
 
 HEADER = """| encoder | way | ms a step | times as fast as strict fp32 | share of its peak | device busy | peak memory |
 |---|---|---|---|---|---|---|"""
+
+
+STRICT, HALF, FIXED = "fp32, strict", "bf16", "bf16, deterministic"
+"""Ways that others are compared with, by their names in `measurements/gpu_step.py`."""
 
 
 def gpu_page(result: Mapping[str, Any]) -> str:
@@ -28,7 +31,7 @@ def gpu_page(result: Mapping[str, Any]) -> str:
         f"{peaks}.",
         "",
         HEADER,
-        *(_row(kind, way.name, own, result["peaks"]) for kind, own in result["encoders"].items() for way in WAYS),
+        *(_row(kind, name, own, result["peaks"]) for kind, own in result["encoders"].items() for name in own["ways"]),
         "",
         *(_sentence(kind, own) for kind, own in result["encoders"].items()),
         *_study(result["study"]),
@@ -39,11 +42,10 @@ def _row(kind: str, name: str, own: Mapping[str, Any], peaks: Mapping[str, float
     found = own["ways"][name]
     if "failed" in found:
         return f"| {kind} | {name} | {found['failed'].replace('|', '/')} | | | | |"
-    [way] = [way for way in WAYS if way.name == name]
-    strict = own["ways"][WAYS[0].name]
+    strict = own["ways"][STRICT]
     speed = figure_text(strict["ms"] / found["ms"], "×") if "ms" in strict else ""
     # GFLOP a millisecond are TFLOP a second.
-    share = 100 * own["gflop"] / found["ms"] / peaks[way.precision]
+    share = 100 * own["gflop"] / found["ms"] / peaks[found["precision"]]
     busy = f"{figure_text(found['busy_ms'], 'ms')} ({100 * found['busy_ms'] / found['ms']:.0f}%)"
     memory = "" if found["gb"] is None else figure_text(found["gb"], "GB")
     return f"| {kind} | {name} | {figure_text(found['ms'], '')} | {speed} | {share:.1f}% | {busy} | {memory} |"
@@ -65,7 +67,7 @@ def _sentence(kind: str, own: Mapping[str, Any]) -> str:
 
 
 def _price(ways: Mapping[str, Mapping[str, Any]]) -> str:
-    plain, fixed = ways["bf16"], ways["bf16, deterministic"]
+    plain, fixed = ways[HALF], ways[FIXED]
     if "ms" not in plain or "ms" not in fixed:
         return "the price of determinism is unknown"
     return f"determinism takes {figure_text(fixed['ms'] / plain['ms'], '×')} the time in bf16"

@@ -26,6 +26,7 @@ from permmoe.training.fit import fit
 from permmoe.training.hardware import repeatable
 from permmoe.training.private_trainer import train_privately
 from permmoe.training.seeds import make_model
+from permmoe.training.stacked_epochs import StackedTraining
 from tests.support.model_batches import small_config
 from tests.support.small_training import TRAIN, are_identical, weights_of
 from tests.support.small_visits import small_visits
@@ -139,6 +140,11 @@ def of_private_training(config: ModelConfig) -> None:
     )  # fmt: skip
 
 
+def of_training_side_by_side(config: ModelConfig) -> None:
+    models = [make_model(config, seed) for seed in range(2)]
+    StackedTraining(models, [small_visits(config, 3)] * 2, DETERMINISTIC, (0, 1)).train_epoch(0)
+
+
 def operations(training: Callable[[], object]) -> Watched:
     with Watched() as watched:
         training()
@@ -161,6 +167,10 @@ def test_no_training_asks_a_gpu_for_what_it_refuses(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["pooled", "cnn"])
 def test_no_private_training_does(kind: str) -> None:
     assert not operations(partial(of_private_training, config_of(kind, **SMALLEST))).refused
+
+
+def test_no_training_side_by_side_does() -> None:
+    assert not operations(partial(of_training_side_by_side, config_of("pooled"))).refused
 
 
 def test_no_grouped_product_does(monkeypatch: pytest.MonkeyPatch) -> None:
