@@ -17,11 +17,12 @@ from permmoe.training.seeds import make_model
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.site import read_site
 from permmoe_simulation.attacks.detection import allowed_auc, auc, detection, roc
-from permmoe_simulation.attacks.games import protections
+from permmoe_simulation.attacks.games import observations, protections
 from permmoe_simulation.attacks.inversion import likeness, reconstruction
 from permmoe_simulation.attacks.membership import canary_of, joined, membership_scores
 from permmoe_simulation.attacks.observation import Observation, secure_sum
 from permmoe_simulation.attacks.study import AttackStudy
+from tests.support.pretended_gpu import pretend_gpus
 from tests.support.tiny_federation import MODEL, write_site
 
 SETTINGS = Path(__file__).parents[3] / "configs" / "attacks" / "one-round.yaml"
@@ -107,3 +108,15 @@ def test_the_bound_of_differential_privacy_is_a_half_at_zero_and_grows_to_one() 
 def test_an_attack_study_has_no_way_to_name_real_patients() -> None:
     assert {"manifest", "folders", "data"}.isdisjoint(AttackStudy.model_fields)
     assert len(protections(read_config(SETTINGS, AttackStudy))) == 5
+
+
+def test_the_sites_of_a_round_train_on_the_device_that_was_asked_for(
+    visits: VisitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"model": MODEL, "local_epochs": 1, "epsilons": (8.0,)}
+    study = read_config(SETTINGS, AttackStudy).model_copy(update=small)
+    groups = [visits.subset(part) for part in torch.arange(6).split(3)]
+    monkeypatch.setattr("permmoe_simulation.attacks.games._noise", lambda *_: 1.0)
+    gpus = pretend_gpus(monkeypatch)
+    seen = dict(observations(study, make_model(MODEL, 3), groups[0], groups[1:], 0, "cuda:0"))
+    assert gpus.sent == ["cuda:0"] * 4 and seen.keys() == set(protections(study))
