@@ -7,7 +7,8 @@ Each run trains the study configs/studies/every-variant.yaml with simulation/run
 stands in, in a few minutes, and writes digests to `digests.json` in its folder. They cover the settings of every cell,
 its predictions and expert activations, all tables (rounds, bytes, privacy, results and the rest) without columns of
 times, memory and ledger entries, and the weights of some federations at their end. Ledger entries are signed with new
-keys in every run. With `--against` the differences are printed, and the exit status is 1 where there are any.
+keys in every run; so are messages of some federations, whose bytes are left out, too. With `--against` the differences
+are printed, and the exit status is 1 where there are any.
 
     python benchmarks/same_bits.py --digests /tmp/after --against /tmp/before   # compares and runs nothing
 
@@ -24,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,9 @@ WEIGHED_METHODS = ("plain", "fedadam", "secure")
 """The methods of the study whose weights are compared too; a study keeps predictions and no weights."""
 CHANGING_COLUMNS = ("seconds", "_mb", "ledger")
 """Columns with one of these in their name differ from run to run."""
+
+SIGNED = ("bytes_down",)
+"""Columns of rounds in which messages carry signatures, whose length is a few bytes more or less from run to run."""
 
 Digests = Mapping[str, str]
 """The SHA-256 of each thing that a study computed, by its name."""
@@ -138,8 +142,12 @@ def study_digests(folder: Path) -> dict[str, str]:
         name = f"{cell['method']['label']}/{cell['regime']}/{cell['seed']}"
         found[f"{name}: settings and data"] = card["digest"]
         found |= {f"{name}: {arrays.name}": array_digest(arrays) for arrays in sorted(path.parent.glob("*.npz"))}
-        found |= {f"{name}: {table.name}": table_digest(table) for table in sorted(path.parent.glob("*.csv"))}
-    found |= {table.name: table_digest(table) for table in sorted(folder.glob("*.csv"))}
+        is_signed = cell["federation"]["secure"] or cell["federation"].get("privacy")
+        changing = (*CHANGING_COLUMNS, *SIGNED) if is_signed else CHANGING_COLUMNS
+        found |= {f"{name}: {table.name}": table_digest(table, changing) for table in sorted(path.parent.glob("*.csv"))}
+    # The bytes of cells without signatures are in the cells' own tables.
+    changing = (*CHANGING_COLUMNS, *SIGNED)
+    found |= {table.name: table_digest(table, changing) for table in sorted(folder.glob("*.csv"))}
     keys = sorted(json.loads((folder / "summary.json").read_text()))
     return found | {"summary.json: keys": _digest(json.dumps(keys).encode())}
 
@@ -174,12 +182,12 @@ def array_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def table_digest(path: Path) -> str:
+def table_digest(path: Path, changing: Sequence[str] = CHANGING_COLUMNS) -> str:
     """The digest of a table's columns and of the values in columns that do not change from run to run."""
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
     header = rows[0] if rows else []
-    kept = [i for i, column in enumerate(header) if not any(mark in column.lower() for mark in CHANGING_COLUMNS)]
+    kept = [i for i, column in enumerate(header) if not any(mark in column.lower() for mark in changing)]
     values = [[row[i] for i in kept] for row in rows[1:]]
     return _digest(json.dumps([header, values]).encode())
 

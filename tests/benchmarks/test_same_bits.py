@@ -20,13 +20,17 @@ from permmoe_simulation.studies.study import StudyConfig, cells
 CELL = {"method": {"label": "plain"}, "regime": "dealt", "seed": 3}
 
 
-def write_study(folder: Path, *, prediction: float = 1.5, seconds: float = 2.0, sent: int = 7) -> Path:
+def write_study(
+    folder: Path, *, prediction: float = 1.5, seconds: float = 2.0, sent: int = 7, came: int = 9, secure: bool = False
+) -> Path:
     """A study's folder with one cell."""
     cell = folder / "cells" / "ab12"
     cell.mkdir(parents=True)
-    (cell / "card.json").write_text(json.dumps({"cell": CELL, "digest": "ab12", "seconds": seconds}))
+    (cell / "card.json").write_text(
+        json.dumps({"cell": CELL | {"federation": {"secure": secure}}, "digest": "ab12", "seconds": seconds})
+    )
     np.savez(cell / "predictions.npz", prediction=np.array([[prediction, 0.1]]))
-    (cell / "rounds.csv").write_text(f"round,bytes_up,train_seconds\n1,{sent},{seconds}\n")
+    (cell / "rounds.csv").write_text(f"round,bytes_down,bytes_up,train_seconds\n1,{came},{sent},{seconds}\n")
     (folder / "results.csv").write_text("method,rmse\nplain,1.25\n")
     (folder / "summary.json").write_text(json.dumps({"seconds": seconds, "seeds": [3]}))
     return folder
@@ -45,6 +49,13 @@ def test_one_bit_of_a_prediction_and_one_byte_sent_are_named(tmp_path: Path) -> 
     assert same_bits.differences(before, bit) == ["plain/dealt/3: predictions.npz: differs"]
     byte = same_bits.study_digests(write_study(tmp_path / "byte", sent=8))
     assert same_bits.differences(before, byte) == ["plain/dealt/3: rounds.csv: differs"]
+
+
+def test_bytes_that_come_count_unless_they_carry_signatures(tmp_path: Path) -> None:
+    for secure, found in ((False, ["plain/dealt/3: rounds.csv: differs"]), (True, [])):
+        before = same_bits.study_digests(write_study(tmp_path / f"before-{secure}", secure=secure))
+        after = same_bits.study_digests(write_study(tmp_path / f"after-{secure}", secure=secure, came=13))
+        assert same_bits.differences(before, after) == found
 
 
 def test_a_column_of_times_that_is_gone_is_a_difference(tmp_path: Path) -> None:
