@@ -102,6 +102,21 @@ def test_random_numbers_of_a_model_do_not_depend_on_what_stands_beside_it() -> N
     assert any((a - b).abs().max() > 10 * ROUNDING for a, b in zip(alone.parameters(), other.parameters(), strict=True))
 
 
+def test_models_draw_numbers_of_their_own_seed() -> None:
+    config = small_config(2, 1, dropout=0.2, encoder=EncoderConfig(cells=(2, 3, 5), dropout=0.3), outcome_range=None)
+    # One visit again and again, so that its order plays no role.
+    data = small_visits(config, 9).subset(torch.zeros(9, dtype=torch.long))
+    train = TRAIN.model_copy(update={"modality_dropout": 0.0})
+    models = [make_model(config, 1) for _ in range(3)]
+    training = StackedTraining(models, [data] * 3, train, [6, 7, 6])
+    training.train_epoch(0)
+    for number in range(3):
+        training.stack.write(number)
+    assert_close(models[0], models[2])
+    pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    assert any((a - b).abs().max() > 10 * ROUNDING for a, b in pairs)
+
+
 def test_dropout_in_a_stack_drops_the_stated_share_and_keeps_the_mean() -> None:
     with predrawn(Numbers(uniform=torch.rand(100_000), normal=torch.empty(0))):
         found = dropped(torch.ones(100_000), 0.3, True)
