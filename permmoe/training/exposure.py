@@ -46,7 +46,7 @@ class TrainingRecord:
 def exposure_of(
     names: Sequence[str], observed: Bool[Tensor, "visit modality"], expert_mass: Float[Tensor, " expert"]
 ) -> Exposure:
-    """What a pass over visits saw of which that is left which modality dropout leaves."""
+    """The exposure of one pass over visits. `observed`: what modality dropout left of each."""
     seen = {name: float(n) for name, n in zip(names, observed.sum(0).tolist(), strict=True)}
     imputed = {name: len(observed) - n for name, n in seen.items()}
     patterns = {mask: float(n) for mask, n in enumerate(torch.bincount(observed_masks(observed)).tolist()) if n}

@@ -2,7 +2,8 @@
 
 Small models leave a GPU idle, for its time goes into starting operations; in a stack each is started once for all
 models (permmoe.training.stack). A model draws other random numbers in a stack than by itself, so that a cell's results
-are those of another training seed; which way a cell went, its card says.
+are those of another training seed; which way a cell went, its card says. Cells of a stack are finished together: one
+that is killed begins anew.
 """
 
 from __future__ import annotations
