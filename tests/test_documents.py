@@ -20,7 +20,7 @@ FLOWER = ("flwr/", "flower_superlink.py", "superlink/main.py")
 """How the names of Flower's own files begin, which the documents cite."""
 CLASSES = {name for path in SOURCES for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE)}
 MEMBERS = {
-    name for path in SOURCES for name in re.findall(r"(?:def (?=\w)|^    )(\w+)", path.read_text(), re.MULTILINE)
+    name for path in SOURCES for name in re.findall(r"(?:\bdef |^    (?!def ))(\w+)", path.read_text(), re.MULTILINE)
 }
 TESTS = {name for path in SOURCES for name in re.findall(r"def (test_\w+)", path.read_text())}
 QUOTED = re.compile(r"`([^`\n]+)`")

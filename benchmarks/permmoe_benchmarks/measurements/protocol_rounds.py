@@ -64,11 +64,11 @@ def secure_round(clients: int, rounds: int) -> Figures:
         return messages.write_advertisement(sums[name].advertise())
 
     def share(message: Message, name: str) -> RecordDict:
-        cohort, threshold = messages.read_cohort(message.content), messages.read_threshold(message.content)
-        return RecordDict({"sealed": messages.write_bytes(sums[name].share(cohort, threshold))})
+        return RecordDict({"sealed": messages.write_bytes(sums[name].share(messages.read_cohort(message.content)))})
 
     def mask(message: Message, name: str) -> RecordDict:
-        masked = sums[name].mask(messages.read_bytes(message.content, "sealed"), numbers)
+        choices = messages.read_choices(message.content, sums[name].participants)
+        masked = sums[name].mask(messages.read_bytes(message.content, "sealed"), choices, numbers)
         return messages.write_masked(masked, replace(sites.ledger, site=name))
 
     def count(message: Message, name: str) -> RecordDict:
@@ -76,7 +76,9 @@ def secure_round(clients: int, rounds: int) -> Figures:
 
     def unmask(message: Message, name: str) -> RecordDict:
         evidence = messages.read_evidence(message.content, len(blocks))
-        unmasking = sums[name].unmask(evidence, messages.read_names(message.content, "silent"))
+        assert evidence
+        sums[name].open(evidence, messages.read_keys(message.content, evidence.seeds.keys() - {name}))
+        unmasking = sums[name].unmask(messages.read_names(message.content, "silent"))
         return messages.write_masks(unmasking, replace(sites.ledger, site=name))
 
     app.train()(watch.answering("advertise", sites.names, advertise))

@@ -10,8 +10,9 @@ from flwr.app import RecordDict
 
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.secure.blocks import Numbers
+from permmoe.federated.secure.choices import Choices
 from permmoe.federated.secure.messages import write_masked
-from permmoe.federated.secure.session import Blocks, Session, threshold
+from permmoe.federated.secure.session import Blocks, Session
 from permmoe.federated.secure.site_sum import SiteSum
 from permmoe_client.participation.secure_session import rules_of
 from permmoe_client.site import SiteConfig
@@ -42,8 +43,10 @@ def rehearse_sum(
     roster = {name: key.public_key() for name, key in keys.items()}
     sites = {name: SiteSum(session, name, keys[name], roster, rules, blocks) for name in names}
     advertised = [site.advertise() for site in sites.values()]
-    t = threshold(rules.threshold_share, len(names))
-    shares = {name: site.share(advertised, t) for name, site in sites.items()}
-    own = settings.name
-    masked = sites[own].mask({peer: sealed[own] for peer, sealed in shares.items() if peer != own}, numbers)
+    shares = {name: site.share(advertised) for name, site in sites.items()}
+    own = sites[settings.name]
+    choices = Choices.of(own.participants, shares)
+    masked = own.mask(
+        {peer: sealed[own.site] for peer, sealed in shares.items() if own.site in sealed}, choices, numbers
+    )
     return RehearsedInput(write_masked(masked, None), len(names))

@@ -20,12 +20,13 @@ from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure.blocks import Numbers
 from permmoe.federated.secure.messages import (
     read_bytes,
+    read_choices,
     read_cohort,
     read_evidence,
+    read_keys,
     read_names,
     read_session_digest,
     read_session_start,
-    read_threshold,
     write_advertisement,
     write_bytes,
     write_count_shares,
@@ -136,8 +137,8 @@ def begin(
 
 
 def share(content: RecordDict, session: SecureSession | None) -> RecordDict:
-    """Stage 2 of the secure sum: sealed shares of the site's secrets for every other participant."""
-    sealed = _joined(content, session).sum.share(read_cohort(content), read_threshold(content))
+    """Stage 2 of the secure sum: sealed shares of the site's secrets for the participants that it chooses."""
+    sealed = _joined(content, session).sum.share(read_cohort(content))
     return RecordDict({"sealed": write_bytes(sealed)})
 
 
@@ -145,7 +146,8 @@ def mask(content: RecordDict, session: SecureSession | None) -> RecordDict:
     """Stage 3 of the secure sum: the masked input. Only here something of the site's data leaves; its entry is written
     first."""
     joined = _joined(content, session)
-    masked = joined.sum.mask(read_bytes(content, "sealed"), joined.numbers)
+    choices = read_choices(content, joined.sum.participants)
+    masked = joined.sum.mask(read_bytes(content, "sealed"), choices, joined.numbers)
     joined.numbers = {}
     return write_masked(masked, joined.write_entry(masked.numbers.nbytes + masked.bits.nbytes))
 
@@ -156,13 +158,16 @@ def count(content: RecordDict, session: SecureSession | None) -> RecordDict:
 
 
 def unmask(content: RecordDict, session: SecureSession | None) -> RecordDict:
-    """Stage 5 of the secure sum: the keys that unmask the sums of blocks with enough holders.
+    """Stage 5 of the secure sum: the keys that unmask the sums of blocks with enough holders, which the first question
+    lets this site count.
 
     The sum's entry is written first: which later sums this site takes part in depends on it.
     """
     joined = _joined(content, session)
     evidence = read_evidence(content, len(joined.blocks))
-    unmasking = joined.sum.unmask(evidence, read_names(content, "silent"))
+    if evidence:
+        joined.sum.open(evidence, read_keys(content, evidence.seeds.keys() - {joined.sum.site}))
+    unmasking = joined.sum.unmask(read_names(content, "silent"))
     if joined.sum_head is None:
         joined.sum_head = joined.write_sum(joined.sum.arrived)
     return write_masks(unmasking, joined.sum_head)

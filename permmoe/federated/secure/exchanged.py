@@ -32,23 +32,25 @@ class MaskedBits:
 class CountShares:
     """What one site gives in stage 4: shares of seeds for its peers, and shares of mask keys for the server.
 
-    Of a site whose input came there is a share of the seed, of one whose input did not come a share of the key.
+    Of a site whose input came it gives a share of the seed, of one whose input did not come a share of the key.
     """
 
-    sealed: Mapping[str, bytes]
-    """For each peer whose input came, what `count_shares.seal_shares` seals for it; the server cannot read it."""
+    keys: Mapping[str, bytes]
+    """For each other site whose input came, sealed for it: the key that `seeds` are sealed with."""
+    seeds: bytes
+    """What `count_shares.seal_shares` seals for all of these alike; the server cannot read it."""
     mask_keys: Mapping[str, bytes]
-    """For each site whose input did not come, a share of its mask key."""
+    """Of the sites that it keeps shares for, for each whose input did not come a share of its mask key."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one site counts from how many sites hold each block. Nobody but that site can."""
+    """What sites count from how many of them hold each block. Nobody can who lacks the keys to the seeds."""
 
     bits: Mapping[str, MaskedBits]
     """The masked bits of every site whose input arrived."""
-    sealed: Mapping[str, bytes]
-    """What the peers that passed stage 4 sealed for this site: shares of the seeds of these bits' masks."""
+    seeds: Mapping[str, bytes]
+    """What the sites that passed stage 4 sealed: shares of the seeds of these bits' masks."""
     mask_keys: Mapping[str, bytes]
     """The mask keys of the sites that sent shares and whose input did not arrive."""
 
@@ -60,7 +62,7 @@ class Unmasking:
     block_keys: Mapping[str, bytes]
     """For each released block the key of this site's own mask."""
     input_seeds: Mapping[str, bytes]
-    """For each site that is silent now a share of the seed of its masks."""
+    """Of the sites that it keeps shares for, for each that is silent now a share of the seed of its masks."""
 
 
 @dataclass(frozen=True)

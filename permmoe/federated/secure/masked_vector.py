@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from jaxtyping import Int64, UInt32, UInt64
 
 from permmoe.federated.fixed_point import LARGEST
 from permmoe.federated.secure import masks
-from permmoe.federated.secure.session import Advertisement, Blocks, Participants, SecureSumRefused
+from permmoe.federated.secure.choices import Choices
+from permmoe.federated.secure.session import Advertisement, Blocks, SecureSumRefused
 from permmoe.federated.secure.signatures import MASKED
 
 
@@ -56,9 +54,6 @@ def mask_key(secret: bytes, advertised: Advertisement) -> X25519PrivateKey:
     return key
 
 
-def masked_text(
-    participants: Participants, shared: Iterable[str], site: str, bits: UInt32[np.ndarray, " block"]
-) -> bytes:
-    """What a site signs of its input: the participants, those it is masked with, its own name, and the masked bits."""
-    names = "\0".join(sorted(shared)).encode()
-    return MASKED + participants.digest() + hashlib.sha256(names).digest() + site.encode() + b"\0" + bits.tobytes()
+def masked_text(choices: Choices, site: str, bits: UInt32[np.ndarray, " block"]) -> bytes:
+    """What a site signs of its input: the participants, who chose whom, its own name, and the masked bits."""
+    return MASKED + choices.digest + site.encode() + b"\0" + bits.tobytes()

@@ -1,16 +1,12 @@
-"""Keys, masks and shares of the secure sum, composed of a library's primitives; no I/O.
+"""Keys, masks and envelopes of the secure sum, composed of a library's primitives; no I/O.
 
 Key agreement: X25519 (RFC 7748) and HKDF-SHA-256 (RFC 5869). Masks: AES-256 in counter mode, each with a key of its
 own, so that the counter starts at zero. Envelopes between sites: ChaCha20-Poly1305 (RFC 8439), a key for each message.
-Shares: Shamir 1979 over GF(2^128), pycryptodome's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from Crypto.Protocol.SecretSharing import Shamir
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -21,7 +17,8 @@ from jaxtyping import UInt
 
 KEY_BYTES = 32
 SEED_BYTES = 16
-"""What one Shamir share carries."""
+TAG_BYTES = 16
+"""What is sealed is so much longer than its content."""
 CHUNK_BYTES = 1 << 18
 """The size of the chunks in which a mask is made, small enough for the processor's cache."""
 ZEROS = bytes(CHUNK_BYTES)
@@ -82,19 +79,3 @@ def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes | None:
         return ChaCha20Poly1305(key).decrypt(bytes(12), sealed, context)
     except (InvalidTag, ValueError):
         return None
-
-
-def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
-    """Shares 1 to `count` of a secret of whole seeds; any `threshold` of them give it back, fewer say nothing."""
-    seeds = [secret[i : i + SEED_BYTES] for i in range(0, len(secret), SEED_BYTES)]
-    shares = [dict(Shamir.split(threshold, count, seed, False)) for seed in seeds]
-    return [b"".join(bytes(of_seed[number]) for of_seed in shares) for number in range(1, count + 1)]
-
-
-def combine(shares: Mapping[int, bytes]) -> bytes:
-    """The secret from shares by their numbers; a wrong or missing share gives another secret, so check what comes."""
-    length = len(next(iter(shares.values())))
-    return b"".join(
-        Shamir.combine([(number, share[i : i + SEED_BYTES]) for number, share in shares.items()], False)
-        for i in range(0, length, SEED_BYTES)
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +13,16 @@ from permmoe.federated.audit import LedgerHead
 from permmoe.federated.module_records import PACKED
 from permmoe.federated.records import MalformedRecord, read_array, record_of, typed
 from permmoe.federated.replies import read_head
+from permmoe.federated.secure.choices import Choices
+from permmoe.federated.secure.count_shares import SEALED_KEY_BYTES
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, Unmasking
 from permmoe.federated.secure.masks import KEY_BYTES
-from permmoe.federated.secure.session import Advertisement, Session
+from permmoe.federated.secure.session import Advertisement, Participants, Session
 
 MAX_BYTES = 4096
 """No key, share of one site's secrets, bits or signature is longer."""
 MAX_SEALED_BYTES = 1 << 16
 """A site's sealed shares of the seeds of 4,000 sites are no longer."""
-SEALED_COUNTS = "count-shares"
-"""The record of sealed shares of the seeds of bits: by receiver from a site, by sender to one."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,14 @@ def read_advertisement(content: RecordDict) -> Advertisement:
     return found[0]
 
 
-def write_cohort(sites: Iterable[Advertisement], t: int) -> Mapping[str, ConfigRecord]:
+def write_cohort(sites: Iterable[Advertisement]) -> Mapping[str, ConfigRecord]:
     """Stage 2's question."""
-    return {"cohort": ConfigRecord({site.site: _pack(site) for site in sites}), "threshold": ConfigRecord({"t": t})}
+    return {"cohort": ConfigRecord({site.site: _pack(site) for site in sites})}
 
 
 def read_cohort(content: RecordDict, name: str = "cohort") -> list[Advertisement]:
     """Raises MalformedRecord."""
     return [_unpack(site, packed) for site, packed in read_bytes(content, name).items()]
-
-
-def read_threshold(content: RecordDict) -> int:
-    """Raises MalformedRecord."""
-    return typed(record_of(content, "threshold", ConfigRecord), "t", int)
 
 
 def write_bytes(values: Mapping[str, bytes]) -> ConfigRecord:
@@ -128,35 +123,61 @@ def read_masked(content: RecordDict, size: int, n_blocks: int) -> tuple[MaskedIn
     return MaskedInput(site, bits, numbers, typed(reply, "signature", bytes)), read_head(content, site)
 
 
+def write_choices(choices: Choices) -> ConfigRecord:
+    """Who chose whom: the same in stage 3's question to every site."""
+    return write_bytes(choices.pack())
+
+
+def read_choices(content: RecordDict, participants: Participants) -> Choices:
+    """Raises MalformedRecord, and SecureSumRefused for choices that no site may make."""
+    return Choices.unpack(participants, read_bytes(content, "choices"))
+
+
 def write_count_shares(shares: CountShares) -> RecordDict:
     """Stage 4's reply."""
-    return RecordDict({SEALED_COUNTS: write_bytes(shares.sealed), "mask-keys": write_bytes(shares.mask_keys)})
+    sealed = ConfigRecord({**write_keys(shares.keys), "seeds": shares.seeds})
+    return RecordDict({"count-shares": sealed, "mask-keys": write_bytes(shares.mask_keys)})
 
 
-def read_count_shares(content: RecordDict) -> CountShares:
-    """Raises MalformedRecord."""
-    return CountShares(read_bytes(content, SEALED_COUNTS, MAX_SEALED_BYTES), read_bytes(content, "mask-keys"))
+def read_count_shares(content: RecordDict, others: Collection[str]) -> CountShares:
+    """`others`: the other sites whose input came. Raises MalformedRecord."""
+    seeds = typed(record_of(content, "count-shares", ConfigRecord), "seeds", bytes)
+    return CountShares(read_keys(content, others), seeds, read_bytes(content, "mask-keys"))
 
 
-def write_evidence(evidence: Evidence, silent: Iterable[str]) -> Mapping[str, ConfigRecord]:
-    """Stage 5's question."""
+def write_keys(keys: Mapping[str, bytes]) -> ConfigRecord:
+    """Sealed keys, all of one length, one after another in the order of the sites' names."""
+    return ConfigRecord({"keys": b"".join(keys[name] for name in sorted(keys))})
+
+
+def read_keys(content: RecordDict, names: Collection[str]) -> dict[str, bytes]:
+    """The sealed keys of these sites. Raises MalformedRecord."""
+    packed, size = typed(record_of(content, "count-shares", ConfigRecord), "keys", bytes), SEALED_KEY_BYTES
+    if len(packed) != size * len(names):
+        raise MalformedRecord("keys")
+    return {name: packed[i * size : (i + 1) * size] for i, name in enumerate(sorted(names))}
+
+
+def write_evidence(evidence: Evidence) -> Mapping[str, ConfigRecord]:
+    """What stage 5's first question holds for every site alike."""
     return {
         "bits": write_bytes({name: masked.bits.tobytes() for name, masked in evidence.bits.items()}),
         "signatures": write_bytes({name: masked.signature for name, masked in evidence.bits.items()}),
-        SEALED_COUNTS: write_bytes(evidence.sealed),
+        "seeds": write_bytes(evidence.seeds),
         "mask-keys": write_bytes(evidence.mask_keys),
-        "silent": write_names(silent),
     }
 
 
-def read_evidence(content: RecordDict, n_blocks: int) -> Evidence:
-    """Raises MalformedRecord."""
+def read_evidence(content: RecordDict, n_blocks: int) -> Evidence | None:
+    """The evidence; None where a question has none, since its site has it already. Raises MalformedRecord."""
+    if "bits" not in content:
+        return None
     bits, signatures = read_bytes(content, "bits"), read_bytes(content, "signatures")
     if bits.keys() != signatures.keys():
         raise MalformedRecord("signatures")
     return Evidence(
         {name: MaskedBits(_bits(packed, n_blocks), signatures[name]) for name, packed in bits.items()},
-        read_bytes(content, SEALED_COUNTS, MAX_SEALED_BYTES),
+        read_bytes(content, "seeds", MAX_SEALED_BYTES),
         read_bytes(content, "mask-keys"),
     )
 

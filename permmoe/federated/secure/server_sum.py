@@ -10,8 +10,11 @@ import numpy as np
 from jaxtyping import UInt64
 
 from permmoe.federated.secure import masks
+from permmoe.federated.secure.choices import Choices
+from permmoe.federated.secure.count_shares import SEALED_KEY_BYTES, sealed_bytes
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, UnmaskedSum, Unmasking
 from permmoe.federated.secure.masked_vector import block_key, mask_key, masked_text, places
+from permmoe.federated.secure.recovery import recover
 from permmoe.federated.secure.session import Blocks, Participants, SecureSumRefused, SiteKeys
 from permmoe.federated.secure.signatures import is_signature_of
 
@@ -25,19 +28,28 @@ class ServerSum:
     roster: SiteKeys
     sealed: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     """Sender -> receiver -> shares that the server cannot read."""
+    choices: Choices = field(init=False)
+    """Whom the senders chose, once stage 2 is over."""
     bits: dict[str, MaskedBits] = field(default_factory=dict)
     total: UInt64[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.uint64))
     counted: dict[str, CountShares] = field(default_factory=dict)
 
     def take_shares(self, site: str, sealed: Mapping[str, bytes]) -> None:
-        """Stage 2's reply. Raises SecureSumRefused unless there is one for every other site."""
-        if set(sealed) != set(self.participants.names) - {site}:
+        """Stage 2's reply. Raises SecureSumRefused unless there is one for each other keeper that a site must have."""
+        others = self.participants.numbers.keys() - {site}
+        if not sealed.keys() <= others or len(sealed) != self.participants.neighbourhood.keepers - 1:
             raise SecureSumRefused("shares are missing, or for sites that are no participants")
         self.sealed[site] = sealed
 
+    def close_shares(self, sites: Collection[str]) -> None:
+        """The end of stage 2: these sites go on. Raises SecureSumRefused where too few keepers of one are left."""
+        self.sealed = {site: self.sealed[site] for site in sites}
+        self.choices = Choices.of(self.participants, self.sealed)
+        self.require_keepers(sites, sites)
+
     def shares_for(self, site: str) -> dict[str, bytes]:
-        """What the others sealed for a site."""
-        return {sender: sealed[site] for sender, sealed in self.sealed.items() if sender != site}
+        """What the sites that chose this one sealed for it."""
+        return {sender: self.sealed[sender][site] for sender in self.choices.kept_by(site) if sender != site}
 
     def take_input(self, masked: MaskedInput) -> None:
         """Stage 3's reply, added to the sum. Raises SecureSumRefused, and then nothing was added."""
@@ -45,7 +57,7 @@ class ServerSum:
             raise SecureSumRefused("this site has sent its input, or did not share")
         if masked.numbers.shape != (sum(self.blocks.values()),) or masked.bits.shape != (len(self.blocks),):
             raise SecureSumRefused("the masked input has another shape than the study's")
-        text = masked_text(self.participants, self.sealed, masked.site, masked.bits)
+        text = masked_text(self.choices, masked.site, masked.bits)
         if not is_signature_of(self.roster[masked.site], masked.signature, text):
             raise SecureSumRefused("the masked input is not signed by its site")
         if not len(self.total):
@@ -55,8 +67,12 @@ class ServerSum:
 
     def take_count_shares(self, site: str, shares: CountShares) -> None:
         """Stage 4's reply. Raises SecureSumRefused."""
-        if set(shares.sealed) != set(self.bits) - {site} or set(shares.mask_keys) != set(self.lost):
+        kept = set(self.choices.kept_by(site))
+        if set(shares.keys) != set(self.bits) - {site} or set(shares.mask_keys) != kept & set(self.lost):
             raise SecureSumRefused("shares are missing, or of the wrong kind")
+        if len(shares.seeds) != sealed_bytes(len(kept & set(self.bits))):
+            raise SecureSumRefused("sealed shares are missing")
+        _require_length(shares.keys, SEALED_KEY_BYTES)
         _require_length(shares.mask_keys, masks.KEY_BYTES)
         self.counted[site] = shares
 
@@ -67,20 +83,40 @@ class ServerSum:
 
     def lost_keys(self) -> dict[str, bytes]:
         """The mask keys of lost sites, from stage 4's shares. Raises SecureSumRefused where these are too few."""
-        self._require_enough(len(self.counted))
-        return {name: self._recover({s: c.mask_keys[name] for s, c in self.counted.items()}) for name in self.lost}
+        self.require_keepers(self.bits, self.counted)
+        shares = {
+            name: {
+                site: self.counted[site].mask_keys[name]
+                for site in self.choices.keepers_of(name)
+                if site in self.counted
+            }
+            for name in self.lost
+        }
+        return recover(shares, self.participants)
 
-    def evidence_for(self, site: str, lost_keys: Mapping[str, bytes]) -> Evidence:
-        """What a site counts holders from."""
-        sealed = {sender: shares.sealed[site] for sender, shares in self.counted.items() if sender != site}
-        return Evidence(dict(self.bits), sealed, lost_keys)
+    def evidence(self, lost_keys: Mapping[str, bytes]) -> Evidence:
+        """What every site counts holders from."""
+        return Evidence(dict(self.bits), {site: shares.seeds for site, shares in self.counted.items()}, lost_keys)
 
-    def check_unmasking(self, unmasking: Unmasking, silent: Collection[str]) -> None:
+    def keys_for(self, site: str) -> dict[str, bytes]:
+        """The keys to the evidence's seeds, as the others sealed them for this site."""
+        return {sender: shares.keys[site] for sender, shares in self.counted.items() if sender != site}
+
+    def check_unmasking(self, site: str, unmasking: Unmasking, silent: Collection[str]) -> None:
         """Check stage 5's reply of one site by itself. Raises SecureSumRefused."""
-        if not set(unmasking.block_keys) <= set(self.blocks) or set(unmasking.input_seeds) != set(silent):
+        kept = set(self.choices.kept_by(site)) & set(silent)
+        if not set(unmasking.block_keys) <= set(self.blocks) or set(unmasking.input_seeds) != kept:
             raise SecureSumRefused("keys of unknown blocks, or shares of other sites than the silent ones")
         _require_length(unmasking.block_keys, masks.KEY_BYTES)
         _require_length(unmasking.input_seeds, masks.SEED_BYTES)
+
+    def require_keepers(self, sites: Collection[str], left: Collection[str]) -> None:
+        """Raises SecureSumRefused where so few sites, or keepers of one of these sites, are left that the sum fails."""
+        if len(left) < self.participants.quorum:
+            raise SecureSumRefused(f"{len(left)} sites are left of the {self.participants.quorum} that it takes")
+        fewest, t = self.choices.fewest_keepers(sites, left), self.participants.neighbourhood.threshold
+        if fewest < t:
+            raise SecureSumRefused(f"{fewest} keepers of a site are left of the {t} that it takes")
 
     def unmask(
         self, lost_keys: Mapping[str, bytes], unmaskings: Mapping[str, Unmasking], silent: Collection[str]
@@ -90,38 +126,50 @@ class ServerSum:
         `unmaskings` of every site that is not silent. Raises SecureSumRefused where they do not fit together.
         """
         salt = self.participants.session.digest()
-        keys: dict[str, Mapping[str, bytes]] = {site: unmasking.block_keys for site, unmasking in unmaskings.items()}
+        if {*unmaskings, *silent} != set(self.bits):
+            raise SecureSumRefused("unmaskings are not of the sites whose input came")
+        seeds = self._silent_seeds(unmaskings, silent)
+        pairs = self._lost_pairs(lost_keys)
         # A site's own policy may be stricter than the study's: a block that one site withholds stays masked.
         released = {
             name: place
             for name, place in places(self.blocks).items()
-            if all(name in of_site for of_site in keys.values())
+            if all(name in unmasking.block_keys for unmasking in unmaskings.values())
         }
-        for name in silent:
-            seed = self._recover({site: unmasking.input_seeds[name] for site, unmasking in unmaskings.items()})
-            if hashlib.sha256(seed).digest() != self.participants[name].input_commitment:
-                raise SecureSumRefused("the seed of a silent site is not the one that it committed to")
-            keys[name] = {block: block_key(seed, salt, block) for block in released}
-        if set(keys) != set(self.bits):
-            raise SecureSumRefused("unmaskings are not of the sites whose input came")
-        for name in self.lost:
-            key = mask_key(lost_keys[name], self.participants[name])
-            for other in self.bits:
-                pair = masks.derive(masks.agree(key, self.participants[other].mask_key), salt, "pair numbers")
-                masks.add_mask(self.total, pair, is_added=not other < name)
-        for of_site in keys.values():
-            for block, place in released.items():
-                masks.add_mask(self.total[place], of_site[block], is_added=False)
+        for key, is_added in pairs:
+            masks.add_mask(self.total, key, is_added=is_added)
+        # Block by block, so that a block's sum stays in the processor's cache while all sites' masks go by.
+        for block, place in released.items():
+            numbers = self.total[place]
+            for unmasking in unmaskings.values():
+                masks.add_mask(numbers, unmasking.block_keys[block], is_added=False)
+            for seed in seeds.values():
+                masks.add_mask(numbers, block_key(seed, salt, block), is_added=False)
         return UnmaskedSum({name: self.total[place].view(np.int64) for name, place in released.items()})
 
-    def _require_enough(self, n_sites: int) -> None:
-        if n_sites < self.participants.threshold:
-            raise SecureSumRefused(f"{n_sites} sites are left of the {self.participants.threshold} that it takes")
+    def _silent_seeds(self, unmaskings: Mapping[str, Unmasking], silent: Collection[str]) -> dict[str, bytes]:
+        shares = {
+            name: {
+                site: unmaskings[site].input_seeds[name] for site in self.choices.keepers_of(name) if site in unmaskings
+            }
+            for name in silent
+        }
+        seeds = recover(shares, self.participants)
+        for name, seed in seeds.items():
+            if hashlib.sha256(seed).digest() != self.participants[name].input_commitment:
+                raise SecureSumRefused("the seed of a silent site is not the one that it committed to")
+        return seeds
 
-    def _recover(self, shares: Mapping[str, bytes]) -> bytes:
-        self._require_enough(len(shares))
-        numbers = {self.participants.names.index(site) + 1: share for site, share in sorted(shares.items())}
-        return masks.combine(dict(list(numbers.items())[: self.participants.threshold]))
+    def _lost_pairs(self, lost_keys: Mapping[str, bytes]) -> list[tuple[bytes, bool]]:
+        """The keys of the masks that sites in the sum have for lost ones, and whether they are to be added."""
+        salt, found = self.participants.session.digest(), list[tuple[bytes, bool]]()
+        for name in self.lost:
+            key = mask_key(lost_keys[name], self.participants[name])
+            for other in self.choices.peers_of(name):
+                if other in self.bits:
+                    pair = masks.agree(key, self.participants[other].mask_key)
+                    found.append((masks.derive(pair, salt, "pair numbers"), not other < name))
+        return found
 
 
 def _require_length(secrets: Mapping[str, bytes], length: int) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from permmoe.errors import PermmoeError
 from permmoe.federated.secure import masks
+from permmoe.federated.secure.neighbourhood import Neighbourhood, neighbourhood, threshold
 from permmoe.federated.secure.signatures import ADVERTISED, is_signature_of
 
 Blocks = Mapping[str, int]
@@ -21,14 +22,6 @@ SiteKeys = Mapping[str, ec.EllipticCurvePublicKey]
 
 class SecureSumRefused(PermmoeError):
     """A request that would break what the secure sum promises, or a message that is not what it says."""
-
-
-def threshold(share: float, n_sites: int) -> int:
-    """t: how many of n sites must stay to the end, more than half whatever the share.
-
-    With 2t > n, n sites that give one share a peer cannot give t shares of both kinds for anybody.
-    """
-    return max(math.floor(share * n_sites), n_sites // 2) + 1
 
 
 @dataclass(frozen=True)
@@ -82,26 +75,38 @@ class Advertisement:
 
 @dataclass(frozen=True)
 class Participants:
-    """The sites of a session, in the order of their names, and the threshold t."""
+    """The sites of a session, in the order of their names, and how many of them it takes."""
 
     session: Session
     sites: tuple[Advertisement, ...]
-    threshold: int
+    quorum: int
+    """So many sites, of all, must stay to the end."""
+    neighbourhood: Neighbourhood
+    """How many of them keep shares of a site's secrets."""
 
     @classmethod
-    def of(cls, session: Session, sites: Iterable[Advertisement], t: int) -> Participants:
-        """The participants in the order of their names."""
-        return cls(session, tuple(sorted(sites, key=lambda site: site.site)), t)
+    def of(cls, session: Session, sites: Iterable[Advertisement], share: float) -> Participants:
+        """The participants in the order of their names. `share`: the study's `secure_threshold`."""
+        ordered = tuple(sorted(sites, key=lambda site: site.site))
+        n = len(ordered)
+        return cls(session, ordered, threshold(share, n), neighbourhood(n, share))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """Their names in order; a site's place among them, from 1, is the number of its shares."""
-        return tuple(site.site for site in self.sites)
+        """Their names in order."""
+        return tuple(self.numbers)
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The number of each site's shares: its place in the order, from 1."""
+        return {site.site: number for number, site in enumerate(self.sites, start=1)}
 
     def __getitem__(self, name: str) -> Advertisement:
-        return self.sites[self.names.index(name)]
+        return self.sites[self.numbers[name] - 1]
 
+    @cached_property
     def digest(self) -> bytes:
         """What sealed shares and masked inputs are bound to, so that sites notice if their peers differ."""
-        content = b"".join(site.content() for site in self.sites)
-        return hashlib.sha256(self.session.digest() + bytes([0, *self.threshold.to_bytes(4)]) + content).digest()
+        counts = (self.quorum, self.neighbourhood.keepers, self.neighbourhood.threshold)
+        content = b"".join((*(count.to_bytes(4) for count in counts), *(site.content() for site in self.sites)))
+        return hashlib.sha256(self.session.digest() + content).digest()

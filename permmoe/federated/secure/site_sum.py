@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from jaxtyping import Int64
 
 from permmoe.federated.release_account import ReleaseAccount
-from permmoe.federated.secure import masks
+from permmoe.federated.secure import masks, shamir
+from permmoe.federated.secure.choices import Choices, choose_keepers
 from permmoe.federated.secure.count_shares import context_of, recover_seeds, seal_shares, unseal_shares
 from permmoe.federated.secure.counting import count_holders
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedInput, Unmasking
@@ -25,7 +26,6 @@ from permmoe.federated.secure.session import (
     SecureSumRefused,
     Session,
     SiteKeys,
-    threshold,
 )
 from permmoe.federated.secure.signatures import ADVERTISED, sign
 
@@ -63,8 +63,9 @@ COUNTS = "count shares"
 
 
 class SiteSum:
-    """A site's side of one session. Each method is a stage, can be called once (`unmask` again as more sites go
-    silent), and keeps the rules. Every method raises SecureSumRefused where a request or a message breaks one.
+    """A site's side of one session. Each method is a stage, or a part of one, can be called once (`unmask` again as
+    more sites go silent), and keeps the rules. Every method raises SecureSumRefused where a request or a message breaks
+    one.
     """
 
     def __init__(
@@ -83,16 +84,30 @@ class SiteSum:
         self._channel, self._mask = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._count_seed, self._input_seed = (secrets.token_bytes(masks.SEED_BYTES) for _ in range(2))
         self._stage = 0
-        self._participants = Participants(session, (), 0)
+        self._participants = Participants.of(session, (), rules.threshold_share)
+        self._keepers: tuple[str, ...] = ()
+        self._choices = Choices.of(self._participants, {})
         self._shares: dict[str, _Shares] = {}
+        self._secrets: dict[str, bytes] = {}
         self._arrived: tuple[str, ...] = ()
+        self._seeds_key = secrets.token_bytes(masks.KEY_BYTES)
+        self._holders: Mapping[str, int] | None = None
         self._silent: set[str] = set()
-        self._evidence: Evidence | None = None
 
     @property
     def session(self) -> Session:
         """Which sum this is."""
         return self._session
+
+    @property
+    def site(self) -> str:
+        """This site's name."""
+        return self._site
+
+    @property
+    def participants(self) -> Participants:
+        """From stage 2 on the sites of the session."""
+        return self._participants
 
     @property
     def arrived(self) -> tuple[str, ...]:
@@ -111,8 +126,9 @@ class SiteSum:
         )
         return replace(unsigned, signature=sign(self._key, ADVERTISED + self._session.digest() + unsigned.content()))
 
-    def share(self, sites: Sequence[Advertisement], t: int) -> dict[str, bytes]:
-        """Stage 2: sealed shares for every other participant. `sites` are the participants, who are checked here."""
+    def share(self, sites: Sequence[Advertisement]) -> dict[str, bytes]:
+        """Stage 2: sealed shares for the other keepers, whom this site chooses. `sites` are the participants, who are
+        checked here."""
         self._enter(2)
         names = [site.site for site in sites]
         # "No site takes part twice, and this site takes part with its own keys."
@@ -123,10 +139,7 @@ class SiteSum:
             raise SecureSumRefused(
                 f"{len(names)} sites take part; this site takes part in sums of {self._rules.min_sites} or more"
             )
-        # "t and n are as in the site's own rules."
-        if t != threshold(self._rules.threshold_share, len(names)):
-            raise SecureSumRefused(f"t = {t} of {len(names)} sites is not this site's threshold")
-        # Here already: once its input is given, t other sites can unmask a sum that this one refuses.
+        # Here already: once its input is given, the other sites can unmask a sum that this one refuses.
         self._require_difference(names)
         for site in sites:
             # "Every peer is in the signed roster, and its keys are signed with the key that stands there."
@@ -134,32 +147,41 @@ class SiteSum:
                 raise SecureSumRefused("a participant is not in the roster")
             if not site.is_signed(self._session, self._roster[site.site]):
                 raise SecureSumRefused(f"the keys of {site.site} are not signed by that site for this session")
-        participants = Participants.of(self._session, sites, t)
+        # "Quorum, keepers and threshold are as this site's own rules say": nobody is asked for them.
+        participants = Participants.of(self._session, sites, self._rules.threshold_share)
         if self._site not in names or participants[self._site].mask_key != masks.public_bytes(self._mask):
             raise SecureSumRefused("the participants' keys do not include this site's own keys")
-        self._participants = participants
+        self._participants, self._keepers = participants, choose_keepers(participants, self._site)
         secret = masks.private_bytes(self._mask) + self._count_seed + self._input_seed
-        sealed: dict[str, bytes] = {}
-        for name, share in zip(participants.names, masks.split(secret, t, len(names)), strict=True):
-            if name == self._site:
-                self._shares[name] = _Shares.unpack(share)
-            else:
-                sealed[name] = masks.seal(self._channel_to(name, self._site, name), share, participants.digest())
-        return sealed
+        numbers = [participants.numbers[name] for name in self._keepers]
+        shares = dict(
+            zip(self._keepers, shamir.split(secret, participants.neighbourhood.threshold, numbers), strict=True)
+        )
+        self._shares[self._site] = _Shares.unpack(shares.pop(self._site))
+        return {
+            name: masks.seal(self._channel_to(name, self._site, name), share, participants.digest)
+            for name, share in shares.items()
+        }
 
-    def mask(self, sealed: Mapping[str, bytes], values: Mapping[str, Int64[np.ndarray, " _"]]) -> MaskedInput:
+    def mask(
+        self, sealed: Mapping[str, bytes], choices: Choices, values: Mapping[str, Int64[np.ndarray, " _"]]
+    ) -> MaskedInput:
         """Stage 3: the masked input.
 
-        `values` are the blocks that this site holds, in fixed point; `sealed` the shares that others sealed for it.
+        `values` are the blocks that this site holds, in fixed point; `sealed` the shares that others sealed for it, and
+        `choices` whom each site is said to have chosen.
         """
         self._enter(3)
-        peers = sorted(set(sealed) - {self._site})
-        if not set(peers) <= set(self._participants.names):
-            raise SecureSumRefused("shares came from a site that is not a participant")
-        self._require_enough(len(peers) + 1)
-        self._require_difference([*peers, self._site])
-        for name in peers:
-            share = masks.unseal(self._channel_to(name, name, self._site), sealed[name], self._participants.digest())
+        # "Shares are of exactly the sites that are said to have chosen this one, and it chose whom it is said to have."
+        if choices.participants.digest != self._participants.digest or choices.keepers_of(self._site) != self._keepers:
+            raise SecureSumRefused("this site chose other keepers than it is said to have chosen")
+        if set(sealed) != set(choices.kept_by(self._site)) - {self._site}:
+            raise SecureSumRefused("shares came from other sites than are said to have chosen this one")
+        self._choices = choices
+        self._require_enough(choices.shared)
+        self._require_difference(choices.shared)
+        for name in sealed:
+            share = masks.unseal(self._channel_to(name, name, self._site), sealed[name], self._participants.digest)
             # "Shares are for these participants": a peer that was sent others would have sealed its shares for those.
             if share is None or len(share) != SHARES_BYTES:
                 raise SecureSumRefused(f"the shares from {name} were not sealed for this site and these participants")
@@ -173,56 +195,66 @@ class SiteSum:
         masks.add_mask(bits, masks.derive(self._count_seed, salt, "bits"))
         for name, place in places(self._blocks).items():
             masks.add_mask(numbers[place], block_key(self._input_seed, salt, name))
-        for name in peers:
+        for name in choices.peers_of(self._site):
             pair = masks.agree(self._mask, self._participants[name].mask_key)
             add_pair(pair, salt, bits, numbers, is_added=self._site < name)
-        signature = sign(self._key, masked_text(self._participants, [*peers, self._site], self._site, bits))
-        return MaskedInput(self._site, bits, numbers, signature)
+        return MaskedInput(self._site, bits, numbers, sign(self._key, masked_text(choices, self._site, bits)))
 
     def count(self, arrived: Collection[str]) -> CountShares:
         """Stage 4: `arrived` are the sites whose masked input came."""
         self._enter(4)
         # "One share of one kind for each peer": the two sets below do not meet, and this stage is passed once.
-        if not set(arrived) <= set(self._shares) or self._site not in arrived:
+        if not set(arrived) <= set(self._choices.shared) or self._site not in arrived:
             raise SecureSumRefused("the sites said to have sent their input are not those that shared")
-        self._require_enough(len(set(arrived)))
+        self._require_enough(set(arrived))
         self._require_difference(arrived)
         self._arrived = tuple(sorted(set(arrived)))
-        lost = sorted(set(self._shares) - set(arrived))
-        context, seeds = context_of(self._participants, self._arrived), self._count_shares()
+        context = context_of(self._choices, self._arrived)
         # "The server cannot count holders": shares of seeds are for the other sites alone.
-        sealed = {
-            name: seal_shares(self._channel_to(name, self._site, name, COUNTS), seeds, context)
+        keys = {
+            name: masks.seal(self._channel_to(name, self._site, name, COUNTS), self._seeds_key, context)
             for name in self._arrived
             if name != self._site
         }
-        return CountShares(sealed, {name: self._shares[name].mask_key for name in lost})
+        lost = sorted(set(self._shares) - set(arrived))
+        return CountShares(
+            keys,
+            seal_shares(self._seeds_key, self._seed_shares(), context),
+            {name: self._shares[name].mask_key for name in lost},
+        )
 
-    def unmask(self, evidence: Evidence, silent: Collection[str] = ()) -> Unmasking:
-        """Stage 5: the masks of released blocks, once the evidence is checked; `silent` may grow from call to call."""
-        if self._stage != 4:
-            raise SecureSumRefused(f"stage 5 was asked for after stage {self._stage}")
-        if self._evidence is not None and not _is_same(evidence, self._evidence):
-            raise SecureSumRefused("the evidence of this session has changed")
+    def open(self, evidence: Evidence, keys: Mapping[str, bytes]) -> None:
+        """Stage 5, first: count holders. `keys` are those that the peers that passed stage 4 sealed for this site."""
+        self._enter(5)
         # "The count is over exactly the sites that stage 4 was about."
         if tuple(sorted(evidence.bits)) != self._arrived:
             raise SecureSumRefused("the evidence is about other sites than those whose input came")
-        shared = tuple(sorted(self._shares))
-        seeds = self._recovered_seeds(evidence)
-        counts = count_holders(evidence, seeds, self._participants, shared, self._blocks, self._roster)
+        seeds = recover_seeds(self._unsealed(evidence, keys), self._participants, self._arrived)
+        self._holders = count_holders(evidence, seeds, self._choices, self._blocks, self._roster)
+
+    def unmask(self, silent: Collection[str] = ()) -> Unmasking:
+        """Stage 5: the masks of released blocks; `silent` are all sites that went silent since stage 3, and may become
+        more from call to call."""
+        if self._holders is None:
+            raise SecureSumRefused(f"masks were asked for after stage {self._stage}, before holders were counted")
         all_silent = self._silent | set(silent)
-        # "At most |arrived| - t sites are silent": more, and the server could gather every site's seed piece by piece.
         if not all_silent <= set(self._arrived) or self._site in all_silent:
             raise SecureSumRefused("a site said to be silent is this one, or sent no input")
-        if len(all_silent) > len(self._arrived) - self._participants.threshold:
+        # "At most |arrived| - quorum sites are silent, and at most m - t of those that it keeps shares for": more, and
+        # the server could gather every site's seed piece by piece.
+        kept, neighbourhood = all_silent & set(self._shares), self._participants.neighbourhood
+        if (
+            len(all_silent) > len(self._arrived) - self._participants.quorum
+            or len(kept) > neighbourhood.keepers - neighbourhood.threshold
+        ):
             raise SecureSumRefused(f"{len(all_silent)} sites are said to be silent; too few are left")
-        self._evidence, self._silent = evidence, all_silent
+        self._silent = all_silent
         salt = self._session.digest()
         # "A block that fewer than min_holders sites hold is not released."
-        released = [name for name in self._blocks if counts[name] >= self._rules.min_holders]
+        released = [name for name in self._blocks if self._holders[name] >= self._rules.min_holders]
         return Unmasking(
             {name: block_key(self._input_seed, salt, name) for name in released},
-            {name: self._shares[name].input_seed for name in sorted(silent)},
+            {name: self._shares[name].input_seed for name in sorted(kept & set(silent))},
         )
 
     def _enter(self, stage: int) -> None:
@@ -231,10 +263,10 @@ class SiteSum:
             raise SecureSumRefused(f"stage {stage} was asked for after stage {self._stage}")
         self._stage = stage
 
-    def _require_enough(self, n_sites: int) -> None:
-        least = max(self._participants.threshold, self._rules.min_sites)
-        if n_sites < least:
-            raise SecureSumRefused(f"{n_sites} sites are left; this site goes on with {least} or more")
+    def _require_enough(self, left: Collection[str]) -> None:
+        least = max(self._participants.quorum, self._rules.min_sites)
+        if len(left) < least:
+            raise SecureSumRefused(f"{len(left)} sites are left; this site goes on with {least} or more")
 
     def _require_difference(self, names: Collection[str]) -> None:
         # "Sums differ by min_cohort_difference sites or more, or by none": what they differ by is a sum too. No other
@@ -245,32 +277,35 @@ class SiteSum:
                 f"{self._rules.min_cohort_difference} sites by subtraction"
             )
 
-    def _count_shares(self) -> dict[str, bytes]:
-        """This site's shares of the seeds of all bits that came."""
-        return {name: self._shares[name].count_seed for name in self._arrived}
+    def _seed_shares(self) -> dict[str, bytes]:
+        """The shares that this site keeps of the seeds of bits that came."""
+        return {name: self._shares[name].count_seed for name in self._arrived if name in self._shares}
 
-    def _recovered_seeds(self, evidence: Evidence) -> dict[str, bytes]:
-        """The seeds of all bits that came, from this site's own shares and those that its peers sealed for it."""
-        context, shares = context_of(self._participants, self._arrived), {self._site: self._count_shares()}
-        for name, sealed in evidence.sealed.items():
-            if name not in self._arrived or name == self._site:
-                raise SecureSumRefused("shares of seeds came from a site that sent no input, or from this one")
-            of_peer = unseal_shares(self._channel_to(name, name, self._site, COUNTS), sealed, context, self._arrived)
-            # "All sites were told of the same inputs": a peer that was told of others sealed its shares for those.
+    def _unsealed(self, evidence: Evidence, keys: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+        """By site that was told of the same inputs: the shares that it keeps of the seeds of bits that came."""
+        told, shares = {*keys, self._site}, {self._site: self._seed_shares()}
+        if not told <= set(self._arrived) or set(evidence.seeds) != told or self._site in keys:
+            raise SecureSumRefused("shares of seeds came from a site that sent no input, or lack their key")
+        context, arrived = context_of(self._choices, self._arrived), set(self._arrived)
+        for name, sealed in keys.items():
+            key = masks.unseal(self._channel_to(name, name, self._site, COUNTS), sealed, context)
+            # "All sites were told of the same inputs": a peer that was told of others sealed its key for those.
+            if key is None:
+                raise SecureSumRefused(f"the key of {name} was not sealed for this site and these inputs")
+            kept = [of for of in self._choices.kept_by(name) if of in arrived]
+            of_peer = unseal_shares(key, evidence.seeds[name], context, kept)
             if of_peer is None:
-                raise SecureSumRefused(f"the shares of {name} were not sealed for this site and these inputs")
+                raise SecureSumRefused(f"the shares of {name} were not sealed for these inputs")
             shares[name] = of_peer
-        return recover_seeds(shares, self._participants)
+        # "Of each site's keepers t or more were told of the same inputs": then too few were told of others to give
+        # anybody a secret of the other kind (with 2t > m, and fewer than 2t - m of the keepers colluding).
+        self._require_enough(told)
+        if self._choices.fewest_keepers(self._arrived, told) < self._participants.neighbourhood.threshold:
+            raise SecureSumRefused("too few of a site's keepers were told of the same inputs")
+        return shares
 
     def _channel_to(self, peer: str, sender: str, receiver: str, label: str = "shares") -> bytes:
         """The key of one message from a participant to another; no two messages have the same label and direction."""
-        secret = masks.agree(self._channel, self._participants[peer].channel_key)
-        return masks.derive(secret, self._session.digest(), f"{label}\0{sender}\0{receiver}")
-
-
-def _is_same(one: Evidence, other: Evidence) -> bool:
-    return (
-        one.sealed == other.sealed
-        and one.mask_keys == other.mask_keys
-        and all(np.array_equal(one.bits[name].bits, other.bits[name].bits) for name in one.bits)
-    )
+        if peer not in self._secrets:
+            self._secrets[peer] = masks.agree(self._channel, self._participants[peer].channel_key)
+        return masks.derive(self._secrets[peer], self._session.digest(), f"{label}\0{sender}\0{receiver}")

@@ -28,10 +28,10 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_head, write_train_reply
 from permmoe.federated.roster import LONGEST_SITE_NAME
 from permmoe.federated.secure.blocks import evaluation_blocks, training_blocks
+from permmoe.federated.secure.count_shares import SEALED_KEY_BYTES, sealed_bytes
 from permmoe.federated.secure.exchanged import CountShares, MaskedInput, Unmasking
 from permmoe.federated.secure.messages import (
     MAX_BYTES,
-    MAX_SEALED_BYTES,
     write_bytes,
     write_count_shares,
     write_masked,
@@ -135,14 +135,15 @@ def _advertisement() -> ReplySize:
 def _stages(blocks: Blocks, n_sites: int) -> Mapping[str, ReplySize]:
     """The replies to the stages of a secure sum after the first."""
     sites = [f"{i:0{LONGEST_SITE_NAME}}" for i in range(n_sites)]
-    short, seeds = dict.fromkeys(sites, bytes(MAX_BYTES)), dict.fromkeys(sites, bytes(MAX_SEALED_BYTES))
+    short = dict.fromkeys(sites, bytes(MAX_BYTES))
+    counted = CountShares(dict.fromkeys(sites, bytes(SEALED_KEY_BYTES)), bytes(sealed_bytes(n_sites)), short)
     bits, nothing = np.zeros(len(blocks), np.uint32), np.zeros(0, np.uint64)
     masked = write_masked(MaskedInput("s" * LONGEST_SITE_NAME, bits, nothing, bytes(MAX_BYTES)), HEAD)
     unmasking = write_masks(Unmasking(dict.fromkeys(blocks, bytes(MAX_BYTES)), short), HEAD)
     return {
         SHARE: _size(RecordDict({"sealed": write_bytes(short)})),
         MASK: _size(masked, 8 * sum(blocks.values())),
-        COUNT: _size(write_count_shares(CountShares(seeds, short))),
+        COUNT: _size(write_count_shares(counted)),
         OPEN: _size(unmasking),
     }
 

@@ -7,6 +7,7 @@ sites are left.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -27,18 +28,22 @@ from permmoe.federated.secure.messages import (
     read_masked,
     read_masks,
     write_bytes,
+    write_choices,
     write_cohort,
     write_evidence,
+    write_keys,
     write_names,
     write_session_start,
     write_stage,
 )
 from permmoe.federated.secure.server_sum import ServerSum
-from permmoe.federated.secure.session import Advertisement, Blocks, Participants, SecureSumRefused, Session, threshold
+from permmoe.federated.secure.session import Advertisement, Blocks, Participants, SecureSumRefused, Session
 from permmoe_server.protocol.acceptance import RejectedReply, distrusted
 from permmoe_server.protocol.exchange import content_of, exchange
 from permmoe_server.protocol.federation import Federation, SignedRoster
 from permmoe_server.protocol.quarantine import QUARANTINED
+
+LOG = logging.getLogger("permmoe.server")
 
 SHARE, MASK, COUNT, OPEN = (f"query.secure_{stage}" for stage in ("share", "mask", "count", "open"))
 """Message types of the stages after the first, whose type is that of the work that it asks for."""
@@ -148,27 +153,31 @@ class _Run:
         """The sum. Raises _TooFewSites."""
         cohort = self._advertise()
         self.server = ServerSum(cohort, self.task.blocks, self.roster.keys)
-        least = max(self.config.least_sites, cohort.threshold)
-        self._share(self.server, cohort)
-        chosen = self._chosen(self.server.sealed, SHARE)
-        self.server.sealed = {site: self.server.sealed[site] for site in chosen}
-        _require_enough(len(self.server.sealed), least)
-        self.is_masking_begun = True
-        self._mask(self.server)
-        _require_enough(len(self.server.bits), least)
-        # Every site would refuse: an input that was given cannot be left out of the sum any more.
-        if not self.federation.sums.admits(self.server.bits, self.config.min_cohort_difference):
-            self.is_too_close = True
-            self._leave_out(self.server.bits, MASK)
-            raise _TooFewSites
-        self._count(self.server)
         try:
-            lost_keys = self.server.lost_keys()
-            self.federation.sums.add(self.task.session, self.server.bits)
-            openings, silent = self._unmask(self.server, lost_keys, cohort.threshold)
-            return self.server.unmask(lost_keys, openings, silent)
-        except SecureSumRefused:
+            return self._stages(self.server, max(self.config.least_sites, cohort.quorum))
+        except SecureSumRefused as refused:
+            LOG.warning("round %d: %s", self.task.session.round, refused)
             raise _TooFewSites from None
+
+    def _stages(self, server: ServerSum, least: int) -> UnmaskedSum:
+        """The stages after the first."""
+        self._share(server)
+        chosen = self._chosen(server.sealed, SHARE)
+        _require_enough(len(chosen), least)
+        server.close_shares(chosen)
+        self.is_masking_begun = True
+        self._mask(server)
+        _require_enough(len(server.bits), least)
+        # Every site would refuse: an input that was given cannot be left out of the sum any more.
+        if not self.federation.sums.admits(server.bits, self.config.min_cohort_difference):
+            self.is_too_close = True
+            self._leave_out(server.bits, MASK)
+            raise _TooFewSites
+        self._count(server)
+        lost_keys = server.lost_keys()
+        self.federation.sums.add(self.task.session, server.bits)
+        openings, silent = self._unmask(server, lost_keys)
+        return server.unmask(lost_keys, openings, silent)
 
     def _advertise(self) -> Participants:
         """Stage 1: sites do the work itself, so that the later stages are short, and advertise their keys."""
@@ -200,8 +209,7 @@ class _Run:
         self._exchange(self.task.message_type, dict.fromkeys(nodes, content), self.config.round_deadline_seconds, take)
         chosen = self._chosen(adverts, self.task.message_type)
         _require_enough(len(chosen), self.config.least_sites)
-        t = threshold(self.config.secure_threshold, len(chosen))
-        return Participants.of(session, [adverts[site] for site in chosen], t)
+        return Participants.of(session, [adverts[site] for site in chosen], self.config.secure_threshold)
 
     def _chosen(self, available: Collection[str], message_type: str) -> tuple[str, ...]:
         """The sites that go on, so that this sum differs from earlier ones by enough sites; the others are out."""
@@ -215,13 +223,13 @@ class _Run:
             if participant.rejected is None and participant.site in sites:
                 participant.rejected, participant.lost_at = "cohort_difference", _stage(message_type)
 
-    def _share(self, server: ServerSum, cohort: Participants) -> None:
-        """Stage 2: every site deals shares of its secrets to the others, sealed for each."""
+    def _share(self, server: ServerSum) -> None:
+        """Stage 2: every site deals shares of its secrets to keepers, whom it chooses, sealed for each."""
 
         def take(participant: Participant, content: RecordDict) -> None:
             server.take_shares(participant.site, read_bytes(content, "sealed"))
 
-        self._send_to_all(SHARE, write_cohort(cohort.sites, cohort.threshold), take)
+        self._send_to_all(SHARE, write_cohort(server.participants.sites), take)
 
     def _mask(self, server: ServerSum) -> None:
         """Stage 3: sites receive their shares and send their masked input."""
@@ -234,8 +242,9 @@ class _Run:
             server.take_input(masked)
             participant.head = head
 
+        choices = write_choices(server.choices)
         contents = {
-            node: write_stage(self.task.session, sealed=write_bytes(server.shares_for(site)))
+            node: write_stage(self.task.session, sealed=write_bytes(server.shares_for(site)), choices=choices)
             for site, node in self._left().items()
         }
         self._exchange(MASK, contents, self.config.stage_deadline_seconds, take)
@@ -244,14 +253,16 @@ class _Run:
         """Stage 4: sites give one another what holders are counted from, and the server what lost sites masked."""
 
         def take(participant: Participant, content: RecordDict) -> None:
-            server.take_count_shares(participant.site, read_count_shares(content))
+            others = server.bits.keys() - {participant.site}
+            server.take_count_shares(participant.site, read_count_shares(content, others))
 
         self._send_to_all(COUNT, {"arrived": write_names(server.bits)}, take)
 
     def _unmask(
-        self, server: ServerSum, lost_keys: Mapping[str, bytes], least: int
+        self, server: ServerSum, lost_keys: Mapping[str, bytes]
     ) -> tuple[Mapping[str, Unmasking], Collection[str]]:
-        """Stage 5: sites count holders and release blocks; asked again while sites go silent and enough are left.
+        """Stage 5: sites count holders and release blocks; asked again, without what they have already, while sites go
+        silent and enough are left.
 
         Returns what each site released, and the silent sites.
         """
@@ -259,21 +270,27 @@ class _Run:
 
         def take(participant: Participant, content: RecordDict) -> None:
             unmasking, head = read_masks(content, participant.site)
-            server.check_unmasking(unmasking, silent)
+            server.check_unmasking(participant.site, unmasking, silent)
             openings[participant.site] = unmasking
             participant.head = head or participant.head
 
+        evidence = write_evidence(server.evidence(lost_keys))
+        news = {
+            node: {**evidence, "count-shares": write_keys(server.keys_for(site))} for site, node in self._left().items()
+        }
         while True:
             openings.clear()
             silent = sorted(set(server.bits) - set(self._left()))
+            gone = write_names(silent)
             contents = {
-                node: write_stage(self.task.session, **write_evidence(server.evidence_for(site, lost_keys), silent))
-                for site, node in self._left().items()
+                node: write_stage(self.task.session, silent=gone, **news.get(node, {}))
+                for node in self._left().values()
             }
             self._exchange(OPEN, contents, self.config.stage_deadline_seconds, take)
             if len(openings) + len(silent) == len(server.bits):
                 return openings, silent
-            _require_enough(len(openings), least)
+            server.require_keepers(server.bits.keys() - openings.keys(), openings)
+            news = {}
 
     def _send_to_all(self, message_type: str, records: Mapping[str, ConfigRecord], take: _Take) -> None:
         """Send every site that is left the same records, and take the replies."""

@@ -17,6 +17,7 @@ from permmoe.federated.audit import LedgerHead
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_head, write_train_reply
 from permmoe.federated.secure.blocks import training_blocks
+from permmoe.federated.secure.count_shares import sealed_bytes
 from permmoe.federated.secure.exchanged import CountShares, MaskedInput, Unmasking
 from permmoe.federated.secure.messages import (
     MAX_BYTES,
@@ -82,7 +83,7 @@ HONEST = {
         MaskedInput("north", np.arange(N_BLOCKS, dtype=np.uint32), np.arange(N_NUMBERS, dtype=np.uint64), b"s" * 103),
         HEAD,
     ),
-    COUNT: write_count_shares(CountShares(by_site(64), by_site(32))),
+    COUNT: write_count_shares(CountShares(by_site(48), bytes(sealed_bytes(len(NODES))), by_site(32))),
     OPEN: write_masks(Unmasking({m: bytes(32) for m in LAYOUT.modules}, by_site(16)), HEAD),
 }
 READERS = {
@@ -91,7 +92,7 @@ READERS = {
     "advertise": read_advertisement,
     SHARE: lambda content: read_bytes(content, "sealed"),
     MASK: lambda content: read_masked(content, N_NUMBERS, N_BLOCKS),
-    COUNT: read_count_shares,
+    COUNT: lambda content: read_count_shares(content, NODES.values()),
     OPEN: lambda content: read_masks(content, "north"),
 }
 PLAIN = largest_replies(PLAN, LAYOUT, lambda: 0)
@@ -138,8 +139,8 @@ def test_an_honest_reply_to_every_stage_is_taken_and_fits_the_size_that_is_allow
 def test_the_largest_honest_replies_fit() -> None:
     widest = {f"{i:064}": bytes(MAX_BYTES) for i in range(len(NODES))}
     assert outcome(SHARE, lambda asked: sent(11, asked, RecordDict({"sealed": write_bytes(widest)}))) == "taken"
-    seeds = {f"{i:064}": bytes(1 << 16) for i in range(len(NODES))}
-    assert outcome(COUNT, lambda asked: sent(11, asked, write_count_shares(CountShares(seeds, widest)))) == "taken"
+    counted = CountShares(dict.fromkeys(NODES.values(), bytes(48)), bytes(sealed_bytes(len(NODES))), widest)
+    assert outcome(COUNT, lambda asked: sent(11, asked, write_count_shares(counted))) == "taken"
 
 
 def test_attack_a_chunk_that_is_named_a_thousand_times_is_not_inflated() -> None:

@@ -131,6 +131,7 @@ LIES = {
     "no masked numbers": ("mask", nothing, "missing_reply"),
     "numbers of another shape": ("mask", other_numbers, "dtype"),
     "no count shares": ("count", nothing, "missing_count-shares"),
+    "count shares cut short": ("count", cut("count-shares"), "keys"),
     "no block keys": ("open", nothing, "missing_block-keys"),
     "block keys of another length": ("open", cut("block-keys"), "secure_sum"),
 }
