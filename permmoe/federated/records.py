@@ -8,7 +8,7 @@ raises MalformedRecord where the content breaks the protocol.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -28,6 +28,13 @@ class MalformedRecord(Exception):
 def content_bytes(content: RecordDict) -> int:
     """Return the size of a message's content in bytes, without Flower's framing."""
     return sum(_bytes_of(record) for record in content.values())
+
+
+def contents_bytes(contents: Collection[RecordDict]) -> list[int]:
+    """Return the size of each content, as `content_bytes` does; a record that many contents share is counted once."""
+    records = {id(record): record for content in contents for record in content.values()}
+    sizes = {name: _bytes_of(record) for name, record in records.items()}
+    return [sum(sizes[id(record)] for record in content.values()) for content in contents]
 
 
 def _bytes_of(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:

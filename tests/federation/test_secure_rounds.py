@@ -13,6 +13,8 @@ from flwr.clientapp import ClientApp
 
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.secure import session
+from permmoe.federated.secure.neighbourhood import Neighbourhood
 from permmoe.training.seeds import make_model
 from permmoe_client.app import SITES
 from permmoe_client.app import app as client_app
@@ -66,7 +68,19 @@ def absent(site: str, rounds: Collection[int]) -> ClientApp:
     return app
 
 
-def test_a_secure_round_ends_with_the_weights_of_a_plain_one_to_the_last_bit(tmp_path: Path) -> None:
+@pytest.fixture
+def few_keepers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a large federation: three of the four others keep shares of a site's secrets, and three of these four
+    recover them."""
+    monkeypatch.setattr(session, "neighbourhood", lambda n, share: Neighbourhood(keepers=n - 1, threshold=n - 2))
+
+
+@pytest.mark.parametrize("keepers", ["all", "few"])
+def test_a_secure_round_ends_with_the_weights_of_a_plain_one_to_the_last_bit(
+    keepers: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if keepers == "few":
+        request.getfixturevalue("few_keepers")
     settings = {"rounds": 1, "min_sites": 3}
     plain = found(tmp_path / "plain", tiny_plan(**settings), NAMES)
     secure = found(tmp_path / "secure", secure_plan(rounds=1), NAMES)
@@ -107,6 +121,14 @@ def test_a_site_that_dies_at_a_stage_costs_the_round_nothing_but_itself(stage: s
     assert first["is_aggregated"] and second["is_aggregated"]
     is_in_sum = stage in ("query.secure_count", "query.secure_open")
     assert (first["visits"] == second["visits"]) == is_in_sum
+
+
+@pytest.mark.usefixtures("few_keepers")
+@pytest.mark.parametrize("stage", ["query.secure_mask", "query.secure_count", "query.secure_open"])
+def test_a_site_that_dies_is_recovered_by_the_keepers_that_it_chose(stage: str, tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=1, evaluate_every=0), NAMES)
+    [record] = federation.run(going_silent(stage, 1, "west"))
+    assert record["is_aggregated"] and rejections(record) == ({"west": "dead"} if stage == "query.secure_mask" else {})
 
 
 def rejections(record: Mapping[str, Any]) -> dict[str, str]:

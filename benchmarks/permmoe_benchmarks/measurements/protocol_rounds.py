@@ -108,7 +108,7 @@ CURVES = (
     ),
     Curve(
         "round-secure", "secure_round", secure_round, "clients",
-        {"tiny": (3, 4, 5), "quick": (5, 10, 20, 40), "full": (5, 10, 20, 40, 80, 160)},
+        {"tiny": (3, 4, 5), "quick": (10, 40, 100, 250), "full": (10, 40, 100, 300, 1000)},
         {"tiny": {"rounds": 1}, "quick": {"rounds": 2}, "full": {"rounds": 2}},
     ),
 )  # fmt: skip

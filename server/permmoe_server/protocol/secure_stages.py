@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import FederationConfig
-from permmoe.federated.records import content_bytes
+from permmoe.federated.records import content_bytes, contents_bytes
 from permmoe.federated.refusals import Refusal
 from permmoe.federated.secure import masks
 from permmoe.federated.secure.exchanged import UnmaskedSum, Unmasking
@@ -302,8 +302,8 @@ class _Run:
         """Send each node its content and take the replies; a node without a reply that can be taken is out."""
         clock, stage = self.federation.clock, _stage(message_type)
         started = clock.now()
-        for node, content in contents.items():
-            self.participants[node].bytes_down += content_bytes(content)
+        for node, size in zip(contents, contents_bytes(contents.values()), strict=True):
+            self.participants[node].bytes_down += size
         group = str(self.task.session.round)
         for node, message in exchange(self.federation, contents, message_type, group, seconds):
             participant = self.participants[node]
