@@ -73,7 +73,10 @@ class FederationConfig(Configuration):
     max_support: float = Field(1e6, gt=0, description="largest support of a module that is accepted, visits")
     secure: bool = Field(False, description="secure sum: nobody sees a site's update, counts or modalities")
     secure_threshold: float = Field(
-        2 / 3, ge=0.5, lt=1, description="a round survives while more than this share of its sites answers"
+        2 / 3,
+        ge=0.5,
+        lt=1,
+        description="secure: a round survives while more than this share of sites, and of each one's keepers, answers",
     )
     stage_deadline_seconds: float = Field(120.0, gt=0, description="secure: for each stage after the training")
     min_holders: int = Field(3, ge=2, description="secure: a module that fewer sites trained is not released")

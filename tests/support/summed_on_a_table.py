@@ -18,6 +18,7 @@ SESSION = Session("study", "training", 7, "model", "nonce")
 BLOCKS = {"trunk": 11, "encoder/t1": 7, "encoder/tau": 5, "figures": 3}
 RULES = Rules(threshold_share=0.5)
 KEYS = {f"site-{i:02d}": ec.generate_private_key(ec.SECP384R1()) for i in range(13)}
+SEVEN = dict(list(KEYS.items())[:7])
 ROSTER = {name: key.public_key() for name, key in KEYS.items()}
 
 Values = Mapping[str, np.ndarray]
