@@ -26,7 +26,7 @@ def fake_point(point: Measurement) -> dict[str, Any]:
     if kind == "constants":
         return {
             "rounds": 7, "local_epochs": 2, "epochs": 3, "batch_size": 5, "stage_deadline_seconds": 11.0,
-            "shortest_poll_seconds": 0.2, "longest_poll_seconds": 5.0, "gateway_connections": 13,
+            "wait_seconds": 8.0, "gateway_connections": 13,
             "gateway_upstream_connections": 17, "most_roster_bytes": 1_000_000, "superlink_databases": ["sqlite"],
         }  # fmt: skip
     n = next(arguments[name] for name in ("clients", "patients", "workers", "batch") if name in arguments)
@@ -47,7 +47,7 @@ def fake_point(point: Measurement) -> dict[str, Any]:
         case "superlink_round":
             return {
                 "round_seconds": 2 + 0.1 * n, "values": [2 + 0.1 * n, 2.2 + 0.11 * n], "server_memory_mb": 1300 + n,
-                "database_mb": 8.0, "questions_a_second": 90.0,
+                "database_mb": 8.0, "idle_cores": 0.01 * n, "processor_seconds": 0.1 * n,
                 "processor_seconds_by_program": {"superlink": 3.0, "gateway": 1.0},
             }  # fmt: skip
         case "study":

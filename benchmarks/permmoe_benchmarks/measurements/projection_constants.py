@@ -5,10 +5,10 @@ from __future__ import annotations
 from flwr.supercore.constant import SQL_ALLOWED_DIALECTS
 
 from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.message_paths import WAIT_SECONDS
 from permmoe.federated.roster import MAX_ROSTER_BYTES
 from permmoe_benchmarks.library.cohort import default_study
 from permmoe_benchmarks.library.timing import Figures
-from permmoe_client.connection.node import LONGEST_POLL_SECONDS, SHORTEST_POLL_SECONDS
 from permmoe_server.settings import GatewayLimits
 
 
@@ -21,8 +21,7 @@ def projection_constants() -> Figures:
         "epochs": study.train.epochs,
         "batch_size": study.train.batch_size,
         "stage_deadline_seconds": FederationConfig().stage_deadline_seconds,
-        "shortest_poll_seconds": SHORTEST_POLL_SECONDS,
-        "longest_poll_seconds": LONGEST_POLL_SECONDS,
+        "wait_seconds": WAIT_SECONDS,
         "gateway_connections": limits.connections,
         "gateway_upstream_connections": limits.upstream_connections,
         "most_roster_bytes": MAX_ROSTER_BYTES,

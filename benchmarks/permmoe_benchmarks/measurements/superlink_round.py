@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from flwr.app import Message
 
+from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
 from permmoe.federated.instructions import read_instruction
 from permmoe.federated.replies import write_train_reply
 from permmoe.runtime.process_memory import peak_memory_mb
@@ -30,12 +31,11 @@ from permmoe_benchmarks.library.thin_sites import NO_DEADLINE_SECONDS, ThinSites
 from permmoe_benchmarks.library.timing import Figures
 from permmoe_client.connection.fleet import Refused, Unreachable, connect
 from permmoe_client.connection.identity import client_context, load_key
-from permmoe_client.connection.node import poll_seconds
 from permmoe_client.site import read_site
 from permmoe_simulation.engines.local_deployment import Deployment, deploy, ended
 
-QUESTION_SECONDS = 4.0
-"""How long all sites ask without a pause after the last round."""
+SETTLING_SECONDS, IDLE_SECONDS = 10.0, 20.0
+"""How long the coordinator is looked at after the last round, while all sites wait for a message."""
 # All sites have one address here.
 LIMITS = {"limits": {"connections": 4096, "connections_per_address": 4096}}
 
@@ -46,10 +46,6 @@ class ConnectedSites:
 
     sites: ThinSites
     stop: threading.Event = field(default_factory=threading.Event)
-    is_hurrying: threading.Event = field(default_factory=threading.Event)
-    """Set while the sites ask for messages without a pause."""
-    questions: list[None] = field(default_factory=list)
-    """An entry for each question that was answered while the sites hurried."""
 
     @contextlib.contextmanager
     def running(self, settings: dict[str, Path]) -> Iterator[None]:
@@ -64,12 +60,6 @@ class ConnectedSites:
             for thread in threads:
                 thread.join(5.0)
 
-    def questions_a_second(self) -> float:
-        """How many questions a second the coordinator answers where all sites ask without a pause."""
-        self.is_hurrying.set()
-        time.sleep(QUESTION_SECONDS)
-        return len(self.questions) / QUESTION_SECONDS
-
     def _serve(self, name: str, settings: Path) -> None:
         coordinator = read_site(settings).coordinator
         assert coordinator
@@ -79,20 +69,14 @@ class ConnectedSites:
                 contextlib.suppress(Unreachable, Refused),
                 connect(coordinator.host, coordinator.port, tls, key, self.stop) as fleet,
             ):
-                waiting_since = time.monotonic()
                 while not self.stop.is_set():
-                    message = fleet.receive()
-                    if self.is_hurrying.is_set():
-                        self.questions.append(None)
-                    elif message is None:
-                        self.stop.wait(poll_seconds(time.monotonic() - waiting_since))
-                    if message is None:
-                        continue
-                    fleet.send(self._answer(message, name), 0.0)
-                    waiting_since = time.monotonic()
+                    if (message := fleet.receive()) is not None:
+                        fleet.send(self._answer(message, name), 0.0)
             self.stop.wait(1.0)
 
     def _answer(self, message: Message, name: str) -> Message:
+        if message.metadata.message_type == APPROVAL_MESSAGE:
+            return Message(write_answer(ApprovalAnswer(has_approved=True)), reply_to=message)
         instruction = read_instruction(message.content)
         reply = replace(self.sites.reply, site=name, round=instruction.round, model_digest=instruction.model_digest)
         return Message(write_train_reply(reply, instruction.up_wire), reply_to=message)
@@ -101,7 +85,7 @@ class ConnectedSites:
 def superlink_round(clients: int, rounds: int) -> Figures:
     """Return the seconds of a round, memory and processor time of the coordinator's programs, and bytes.
 
-    After the last round all sites ask for messages without a pause: `questions_a_second` were answered.
+    After the last round all sites wait for messages: that takes `idle_cores` of a core.
     """
     sites = ThinSites.of(clients, secure=False, rounds=rounds)
     connected = ConnectedSites(sites)
@@ -115,7 +99,7 @@ def superlink_round(clients: int, rounds: int) -> Figures:
         with ended([server]), connected.running(dict(deployment.sites)):
             figures = _server_figures(deployment, server.pid, rounds)
             records, log_bytes = _round_log(deployment)
-            questions = connected.questions_a_second()
+            idle = _idle_cores(server.pid)
     values = [record["seconds"] for record in records[1:]]
     answered = [site for record in records for site in record["sites"] if site["rejected"] is None]
     assert len(answered) == clients * len(records), "a thin site was left out of a round"
@@ -123,7 +107,8 @@ def superlink_round(clients: int, rounds: int) -> Figures:
         "round_seconds": statistics.median(values),
         "values": values,
         **figures,
-        "questions_a_second": questions,
+        "idle_cores": sum(idle.values()),
+        "idle_cores_by_program": idle,
         "log_bytes": log_bytes,
         "bytes_down": answered[0]["bytes_down"],
         "bytes_up": answered[0]["bytes_up"],
@@ -131,7 +116,7 @@ def superlink_round(clients: int, rounds: int) -> Figures:
 
 
 def _server_figures(deployment: Deployment, server: int, rounds: int) -> Figures:
-    """Memory, processor time and database of the coordinator's programs; returns after the last round."""
+    """Memory, processor time of a round and database of the coordinator's programs; returns after the last round."""
     deployment.wait_for(lambda s: s.rounds_done >= 1, "the first round", NO_DEADLINE_SECONDS)
     begun = {process: processor_seconds(process) for _, process in programs(server)}
     deployment.wait_for(lambda s: s.rounds_done >= rounds - 1, "all rounds but the last", NO_DEADLINE_SECONDS)
@@ -144,9 +129,21 @@ def _server_figures(deployment: Deployment, server: int, rounds: int) -> Figures
     return {
         "server_memory_mb": sum(memory.values()),
         "memory_by_program_mb": memory,
+        "processor_seconds": sum(busy.values()) / (rounds - 2),
         "processor_seconds_by_program": busy,
         "database_mb": database / 1e6,
     }
+
+
+def _idle_cores(server: int) -> dict[str, float]:
+    """How many cores each of the coordinator's programs uses while nothing happens; the study's process has ended."""
+    time.sleep(SETTLING_SECONDS)
+    begun = {process: processor_seconds(process) for _, process in programs(server)}
+    time.sleep(IDLE_SECONDS)
+    used = defaultdict[str, float](float)
+    for program, process in programs(server):
+        used[program] += (processor_seconds(process) - begun.get(process, 0.0)) / IDLE_SECONDS
+    return used
 
 
 def _round_log(deployment: Deployment) -> tuple[list[dict[str, Any]], float]:
@@ -159,7 +156,7 @@ def _round_log(deployment: Deployment) -> tuple[list[dict[str, Any]], float]:
 CURVES = (
     Curve(
         "round-superlink", "superlink_round", superlink_round, "clients",
-        {"tiny": (1, 2, 3), "quick": (2, 5, 10, 20), "full": (2, 5, 10, 20, 40, 80)},
+        {"tiny": (1, 2, 3), "quick": (5, 20, 50, 100), "full": (5, 10, 20, 40, 70, 100)},
         {"tiny": {"rounds": 3}, "quick": {"rounds": 3}, "full": {"rounds": 6}},
         {"tiny": 1, "quick": 1, "full": 2},
     ),

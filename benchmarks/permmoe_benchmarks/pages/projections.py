@@ -8,6 +8,8 @@ from typing import Any
 from permmoe_benchmarks.pages.series import DEFAULT_FIGURE, Estimate, Result, estimate, series
 
 HOSPITALS, PATIENTS = 1000, 100_000
+CAPACITIES = (10, 100, 1000)
+"""Numbers of hospitals that a coordinator's machine is described for."""
 CORES, GIGABIT = 64, 1e9 / 8
 """The cores of the cluster and the line (bytes a second) that a projection is made for."""
 
@@ -39,7 +41,6 @@ def projections(result: Result) -> dict[str, Any]:
         "a round over one SuperLink, transport and waiting included": link.y if link else None,
     }
     known = {name: seconds for name, seconds in parts.items() if seconds is not None}
-    questions = _most(result, "round-superlink", "questions_a_second")
     return {
         "hospitals": HOSPITALS, "patients": PATIENTS, "each": each, "cores": CORES,
         "epoch": at("epoch-patients", "seconds", PATIENTS), "epoch_memory": at("epoch-patients", "memory_mb", PATIENTS),
@@ -53,9 +54,10 @@ def projections(result: Result) -> dict[str, Any]:
         "secure": secure, "secure_site": secure_site, "stages": stages,
         "secure_down": at("round-secure", "bytes_down", HOSPITALS),
         "secure_traffic": at("round-secure", "bytes", HOSPITALS),
-        "ray": ray, "questions": questions, "link_most": _largest(result, "round-superlink"),
-        "busy_questions": HOSPITALS / constants["shortest_poll_seconds"],
-        "idle_questions": HOSPITALS / constants["longest_poll_seconds"],
+        "ray": ray, "idle": at("round-superlink", "idle_cores", HOSPITALS),
+        "link_most": _largest(result, "round-superlink"),
+        "idle_requests": HOSPITALS / constants["wait_seconds"],
+        "capacity": {n: _capacity(result, n) for n in CAPACITIES},
         "parts": parts, "longest": max(known, key=known.__getitem__) if known else None,
         "one_process": _sum(_times(HOSPITALS, training), plain),
         "one_process_secure": _sum(_times(HOSPITALS, training), _times(HOSPITALS, secure_site), secure),
@@ -64,6 +66,13 @@ def projections(result: Result) -> dict[str, Any]:
         "private": _median_of(result, "private-batch", "ratio"),
         "workers": _workers(result),
     }  # fmt: skip
+
+
+def _capacity(result: Result, hospitals: int) -> dict[str, Estimate | None]:
+    """What so many hospitals ask of the coordinator's machine, with plain averaging of every module."""
+    figures = ("round_seconds", "processor_seconds", "idle_cores", "server_memory_mb", "database_mb")
+    found = {figure: estimate(result, "round-superlink", figure, hospitals) for figure in figures}
+    return found | {"bytes": estimate(result, "round-plain", "bytes", hospitals)}
 
 
 def _processor_shares(result: Result) -> dict[str, float]:
@@ -93,11 +102,6 @@ def _single(result: Result, name: str, figure: str) -> float | None:
 def _median_of(result: Result, name: str, figure: str) -> float | None:
     curve = result["curves"].get(name)
     return None if curve is None else statistics.median(series(curve, figure).median)
-
-
-def _most(result: Result, name: str, figure: str) -> float | None:
-    curve = result["curves"].get(name)
-    return None if curve is None else max(series(curve, figure).median)
 
 
 def _largest(result: Result, name: str) -> float | None:
