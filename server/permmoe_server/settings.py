@@ -29,12 +29,14 @@ class GatewayLimits(Configuration):
     handshake_seconds: float = Field(10.0, gt=0, description="from the TCP connection to a finished TLS handshake")
     head_seconds: float = Field(10.0, gt=0, description="from the first byte to a whole request header")
     body_seconds: float = Field(60.0, gt=0, description="from the request header to a whole body")
-    upstream_seconds: float = Field(60.0, gt=0, description="for the superlink to answer in full")
+    upstream_seconds: float = Field(
+        60.0, gt=0, description="for the superlink to answer in full, which lets sites wait 8 s"
+    )
     reply_seconds: float = Field(60.0, gt=0, description="for the client to take the answer")
     idle_seconds: int = Field(75, gt=0, description="between two requests of one connection")
     connections: int = Field(512, gt=0, description="open connections, all addresses")
     connections_per_address: int = Field(32, gt=0, description="open connections of one address")
-    upstream_connections: int = Field(64, gt=0, description="connections to the superlink")
+    upstream_connections: int = Field(8, gt=0, description="connections to the superlink for one site")
     requests_per_second: float = Field(50.0, gt=0, description="tokens that a site gains each second")
     request_burst: int = Field(200, gt=0, description="tokens that a site can hold")
     sites: int = Field(4096, gt=0, description="sites whose tokens are remembered")

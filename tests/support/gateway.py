@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from permmoe_server.gateway.refusals import Refusals
 from tests.support.patience import PATIENCE_SECONDS
 
-PULL = b"/v1/fleet/pull-messages"
+PULL = b"/v1/site/next-message"
 MANY = {"requests_per_second": 1e6, "request_burst": 10**6}
 
 

@@ -16,6 +16,8 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 
 from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
+from permmoe.federated.message_paths import REPLY, post
+from permmoe.federated.parcel import joined
 from permmoe_client.connection.fleet import Fleet, Refused, Unreachable, connect
 from permmoe_client.connection.identity import client_context, load_key
 from permmoe_client.site import read_site
@@ -67,7 +69,7 @@ class HostileMember:
         attack = next(self._attacks, None)
         if attack is None:
             return
-        reply = attack(message, fleet.node_id)
+        reply = attack(message, fleet.node_id).packed()
         run, client, node = message.metadata.run_id, fleet._client, fleet._node
         created, ttl = time.time(), message.metadata.created_at + message.metadata.ttl - time.time() - 1
         header = Metadata(
@@ -77,17 +79,14 @@ class HostileMember:
         announced = message_to_proto(remove_content_from_message(make_message(header, content=RecordDict())))
         request = PushMessagesRequest(node=node, messages_list=[announced], message_object_trees=[reply.tree])
         self._envelope(request)
+        objects = [
+            PushObjectRequest(node=node, run_id=run, object_id=name, object_content=content)
+            for name, content in reply.objects.items()
+        ]
+        body = joined(one.SerializeToString() for one in (request, *objects))  # type: ignore[attr-defined]
         try:
-            answer = client.PushMessages(request)
+            post(client, REPLY, body)
         except httpx.HTTPStatusError as error:
             self.statuses.append(error.response.status_code)
             return
         self.statuses.append(200)
-        for name in answer.objects_to_push:
-            if name in reply.objects:
-                client.PushObject(
-                    PushObjectRequest(
-                        node=node, run_id=run, object_id=name, object_content=reply.objects[name],
-                        session_id=answer.session_id,
-                    )
-                )  # fmt: skip

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-from flwr.app import Error, Message, MessageType, Metadata, RecordDict
+import httpx
+from flwr.app import Error, MessageType, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
-    ConfirmMessageReceivedResponse,
     ObjectTree,
     PullObjectRequest,
     PullObjectResponse,
 )
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
+
+from permmoe.federated.message_paths import STUDY_MESSAGES, STUDY_OBJECTS, STUDY_REPLIES
+from permmoe.federated.parcel import joined, object_name, separated
 
 RUN = 77
 
@@ -47,6 +54,14 @@ class Sent:
         names = {old: hashlib.sha256(content).hexdigest() for old, content in objects.items()}
         written = {names[old]: content for old, content in objects.items()}
         return replace(self, root=names[self.root], objects=written, tree=flat(names[self.root], written))
+
+    def packed(self) -> Sent:
+        """The same reply on the network: the objects below the first one lie in a parcel, whatever they are."""
+        parcel = ArrayChunk(memoryview(joined(c for n, c in self.objects.items() if n != self.root))).deflate()
+        objects = {name: self.objects[name] for name in self.objects if name == self.root}
+        invented = [part.object_id for part in iterate_object_tree(self.tree) if part.object_id not in self.objects]
+        written = {object_name(parcel): parcel, **objects}
+        return replace(self, objects=written, tree=flat(self.root, [*written, *invented]))
 
 
 def flat(root: str, objects: Iterable[str]) -> ObjectTree:
@@ -79,16 +94,14 @@ class ReplyingGrid(HttpGrid):
     def __init__(self, nodes: Iterable[int]) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN, SUPERLINK_NODE_ID
         self.nodes = tuple(nodes)
-        self.asked: dict[str, Message] = {}
+        self.asked: dict[str, ProtoMessage] = {}
         self.replies: dict[str, Sent] = {}
-        """By the message that is answered."""
+        """By the message that is answered; on the network."""
         self.confirmed: list[str] = []
         self.pulled_bytes = 0
         self.node = Node(node_id=SUPERLINK_NODE_ID)
-        played = SimpleNamespace(
-            PullMessages=self._pull_messages, PullObject=self._pull_object, ConfirmMessageReceived=self._confirm
-        )
-        self._client = cast(RuntimeHttpClient, played)
+        self._client = RuntimeHttpClient("http://superlink")
+        self._client._client = httpx.Client(transport=httpx.MockTransport(self._answer))
 
     @property
     def run(self) -> Run:
@@ -97,33 +110,44 @@ class ReplyingGrid(HttpGrid):
     def get_node_ids(self) -> Iterable[int]:
         return self.nodes
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        new = {secrets.token_hex(32): message for message in messages}
-        self.asked |= new
-        return list(new)
-
     def answer(self, reply: Sent) -> None:
-        """Hand this reply out at the next pull."""
+        """Hand this reply out at the next pull, in parcels."""
+        self.replies[reply.reply_to] = reply.packed()
+
+    def answer_unpacked(self, reply: Sent) -> None:
+        """Hand this reply out as it is."""
         self.replies[reply.reply_to] = reply
 
-    def _pull_messages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        answers = {STUDY_MESSAGES: self._messages, STUDY_REPLIES: self._replies, STUDY_OBJECTS: self._objects}
+        return httpx.Response(200, content=answers[request.url.path](separated(request.content)))
+
+    def _messages(self, parts: list[bytes]) -> bytes:
+        request = PushAppMessagesRequest.FromString(parts[0])
+        self.asked |= {message.metadata.message_id: message for message in request.messages_list}
+        names = [message.metadata.message_id for message in request.messages_list]
+        return bytes(PushAppMessagesResponse(message_ids=names).SerializeToString())
+
+    def _replies(self, parts: list[bytes]) -> bytes:
+        self.confirmed += [ConfirmMessageReceivedRequest.FromString(one).message_object_id for one in parts[1:]]
+        request = PullAppMessagesRequest.FromString(parts[0])
         found = [self.replies[name] for name in request.message_ids if name in self.replies]
-        return PullAppMessagesResponse(
+        answer = PullAppMessagesResponse(
             messages_list=[self._announced(reply) for reply in found],
             message_object_trees=[reply.tree for reply in found],
         )
+        return bytes(answer.SerializeToString())
 
     def _announced(self, reply: Sent) -> ProtoMessage:
         header = Metadata(RUN, reply.root, reply.node, SUPERLINK_NODE_ID, reply.reply_to, "1", 1.8e9, 60.0, "train")
         return message_to_proto(remove_content_from_message(make_message(header, content=RecordDict())))
 
-    def _pull_object(self, request: PullObjectRequest) -> PullObjectResponse:
+    def _objects(self, parts: list[bytes]) -> bytes:
+        return joined(self._object(PullObjectRequest.FromString(part)).SerializeToString() for part in parts[:1])
+
+    def _object(self, request: PullObjectRequest) -> PullObjectResponse:
         for reply in self.replies.values():
             if (content := reply.objects.get(request.object_id)) is not None:
                 self.pulled_bytes += len(content)
                 return PullObjectResponse(object_found=True, object_available=True, object_content=content)
         return PullObjectResponse(object_found=False, object_available=False)
-
-    def _confirm(self, request: ConfirmMessageReceivedRequest) -> ConfirmMessageReceivedResponse:
-        self.confirmed.append(request.message_object_id)
-        return ConfirmMessageReceivedResponse()

@@ -7,6 +7,8 @@ messages and pushes replies, each request signed with the site's key, and opens 
 
 from __future__ import annotations
 
+import itertools
+import queue
 import re
 import ssl
 import threading
@@ -27,41 +29,50 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PullMessagesResponse,
     PushMessagesRequest,
+    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
+    ObjectTree,
     PullObjectRequest,
+    PullObjectResponse,
     PushObjectRequest,
+    PushObjectResponse,
 )
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
-    get_object_tree,
+    iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    ObjectUnavailableError,
-    pull_and_inflate_object_from_tree,
-    push_objects,
-)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from permmoe.federated.membership import MAX_PAPERS_BYTES, MEMBER_PATH, VERSION_HEADER
+from permmoe.federated.message_paths import (
+    HEARTBEAT,
+    HEARTBEAT_SECONDS,
+    NEXT_MESSAGE,
+    OBJECTS,
+    REPLY,
+    REPLY_OBJECTS,
+    post,
+)
+from permmoe.federated.parcel import MOST_PARTS, in_bodies, joined, object_name, pack, separated, unpack
 from permmoe_client.connection.clock import ahead_seconds, clock_text, is_clock_right
 from permmoe_client.connection.route import Proxy, refusal
 
-HEARTBEAT_SECONDS = 10.0
-"""The shortest that Flower takes: a node that vanished is missed after two, and may come back after two."""
 REQUEST_SECONDS = 30.0
 """How long the other end may be silent within one request."""
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts at one request; the last one repeats."""
+LONGEST_SILENCE_SECONDS = 0.9 * HEARTBEAT_SECONDS
+"""A little longer than a site waits for a message: one that waits sends no heartbeats of their own."""
+STOP_SECONDS = 0.25
+"""How soon a site that waits for a message notices that it is to stop."""
 
 Answer = TypeVar("Answer")
 
@@ -89,6 +100,8 @@ class Fleet:
         self, client: FleetHttpClient, node: Node, stop: threading.Event, proxy: Proxy | None = None, origin: str = ""
     ) -> None:
         self._client, self._node, self._stop, self._proxy, self._origin = client, node, stop, proxy, origin
+        self._heard_at = time.monotonic()
+        """When the coordinator was last asked for a message, which tells it as well that this site is there."""
 
     @property
     def node_id(self) -> int:
@@ -96,72 +109,106 @@ class Fleet:
         return int(self._node.node_id)
 
     def receive(self) -> Message | None:
-        """The next message, whole; None where there is none. Raises Unreachable, Refused, BadMessage."""
-        answer = self._answer(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        if not answer.messages_list:
-            return None
+        """The next message, whole; None where none comes while the coordinator lets this site wait, or this site is to
+        stop. Raises Unreachable, Refused, BadMessage."""
+        request = PullMessagesRequest(node=self._node)
+        answer = self._until_stopped(lambda: self._post(NEXT_MESSAGE, request.SerializeToString()))
         try:
-            return self._whole(answer)
+            announced = PullMessagesResponse.FromString(answer or b"")
+            return self._whole(announced) if announced.messages_list else None
         except (Unreachable, Refused):
             raise
         except Exception as error:
             # Flower's readers raise of many types for bytes that are not what they should be.
             raise BadMessage(type(error).__name__) from None
 
-    def _whole(self, answer: PullMessagesResponse) -> Message:
-        header, tree = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+    def _until_stopped(self, ask: Callable[[], bytes]) -> bytes | None:
+        """The answer to a request that may wait for long; None once this site is to stop, whatever becomes of it."""
+        done: queue.SimpleQueue[tuple[bytes | None, Exception | None]] = queue.SimpleQueue()
+
+        def wait() -> None:
+            try:
+                done.put((ask(), None))
+            except Exception as error:
+                done.put((None, error))
+
+        self._heard_at = time.monotonic()
+        threading.Thread(target=wait, name="waiting", daemon=True).start()
+        while not self._stop.is_set():
+            with suppress(queue.Empty):
+                answer, error = done.get(timeout=STOP_SECONDS)
+                if error:
+                    raise error
+                return answer
+        return None
+
+    def _whole(self, announced: PullMessagesResponse) -> Message:
+        header, tree = message_from_proto(announced.messages_list[0]), announced.message_object_trees[0]
         run_id, deadline = header.metadata.run_id, _deadline(header)
-
-        def pull(identifier: str) -> bytes:
-            request = PullObjectRequest(node=self._node, run_id=run_id, object_id=identifier)
-            answer = self._patiently(lambda: self._answer(self._client.PullObject, request), deadline)
-            if not answer.object_found:
-                raise ObjectPullError(identifier, "not found")
-            if not answer.object_available:
-                raise ObjectUnavailableError(identifier)
-            return bytes(answer.object_content)
-
-        def confirm(identifier: str) -> None:
-            request = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=identifier)
-            self._patiently(lambda: self._answer(self._client.ConfirmMessageReceived, request), deadline)
-
-        try:
-            message = pull_and_inflate_object_from_tree(tree, pull, confirm, return_type=Message)
-        except ObjectPullError as error:
-            raise Unreachable("the message was withdrawn before it had arrived") from error
+        missing = [one.object_id for one in iterate_object_tree(tree)]
+        there: dict[str, bytes] = {}
+        attempt = 0
+        while missing:
+            asked = [PullObjectRequest(node=self._node, run_id=run_id, object_id=name) for name in missing]
+            body = joined(one.SerializeToString() for one in asked)
+            parts = separated(self._patiently(lambda body=body: self._post(OBJECTS, body), deadline))  # type: ignore[misc]
+            answers = [PullObjectResponse.FromString(part) for part in parts]
+            if not all(one.object_found for one in answers):
+                raise Unreachable("the message was withdrawn before it had arrived")
+            here = [one for one in answers if one.object_available]
+            there |= dict(zip(missing, (one.object_content for one in here), strict=False))
+            if len(here) < len(answers) or not answers:
+                # The coordinator has announced what it is still writing.
+                self._pause(attempt, deadline)
+                attempt += 1
+            missing = missing[len(here) :]
+        own = there.pop(tree.object_id)
+        if object_name(own) != tree.object_id:
+            raise BadMessage("the message is not the one that was announced")
+        contents = unpack(there.values(), MOST_PARTS) | {tree.object_id: own}
+        message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
     def send(self, reply: Message, seconds: float) -> None:
         """Send a reply; `seconds` is what the work took. Raises Unreachable once the message it answers is too old."""
         run_id, deadline = reply.metadata.run_id, _deadline(reply)
-        reply.metadata.__dict__["_message_id"] = reply.object_id
         with no_object_id_recompute():
-            tree = get_object_tree(reply)
+            parcels = pack(reply.content) if reply.has_content() else {}
+            name = reply.object_id
+            reply.metadata.__dict__["_message_id"] = name
+            objects = {**parcels, name: reply.deflate()}
             header = remove_content_from_message(reply) if reply.has_content() else reply
-            request = PushMessagesRequest(
-                node=self._node,
-                messages_list=[message_to_proto(header)],
-                message_object_trees=[tree],
-                clientapp_runtime_list=[seconds],
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[message_to_proto(header)],
+            message_object_trees=[ObjectTree(object_id=name, children=[ObjectTree(object_id=own) for own in parcels])],
+            clientapp_runtime_list=[seconds],
+        )
+
+        def pushed(name: str, session: str = "") -> bytes:
+            one = PushObjectRequest(
+                node=self._node, run_id=run_id, object_id=name, object_content=objects[name], session_id=session
             )
-            answer = self._patiently(lambda: self._answer(self._client.PushMessages, request), deadline)
+            return bytes(one.SerializeToString())
 
-            def push(identifier: str, content: bytes) -> None:
-                request = PushObjectRequest(
-                    node=self._node,
-                    run_id=run_id,
-                    object_id=identifier,
-                    object_content=content,
-                    session_id=answer.session_id,
-                )
-                if not self._patiently(lambda: self._answer(self._client.PushObject, request), deadline).stored:
-                    raise ObjectPushError(identifier, run_id, answer.session_id)
+        body = joined([request.SerializeToString(), *next(in_bodies(map(pushed, objects)))])
+        answer = PushMessagesResponse.FromString(self._patiently(lambda: self._post(REPLY, body), deadline))
+        # A reply of some megabytes needs more than one request.
+        for parts in in_bodies(pushed(name, answer.session_id) for name in answer.objects_to_push):
+            rest = joined(parts)
+            stored = separated(self._patiently(lambda rest=rest: self._post(REPLY_OBJECTS, rest), deadline))  # type: ignore[misc]
+            if not all(PushObjectResponse.FromString(one).stored for one in stored):
+                raise Refused("the coordinator no longer takes this reply")
 
-            try:
-                push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(answer.objects_to_push))
-            except ObjectPushError as error:
-                raise Refused("the coordinator no longer takes this reply") from error
+    def _post(self, path: str, body: bytes) -> bytes:
+        return _answer_to(lambda _: post(self._client, path, body), None, self._proxy)
+
+    def _pause(self, attempt: int, deadline: float) -> None:
+        """Pause before another try. Raises Unreachable where there is no time for one, or this site is to stop."""
+        pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+        if time.time() + pause > deadline or self._stop.wait(pause):
+            raise Unreachable("there was no time for another try")
 
     def papers(self, version: str) -> bytes:
         """What the coordinator keeps for this site (permmoe.federated.membership), not looked into. Raises Unreachable,
@@ -179,25 +226,29 @@ class Fleet:
 
         return _answer_to(get, None, self._proxy)
 
+    def silent_at(self) -> float:
+        """When the coordinator has to be told that this site is there, monotonic seconds."""
+        return self._heard_at + LONGEST_SILENCE_SECONDS
+
     def heartbeat(self) -> None:
         """Tell the coordinator that this site is there. Raises Unreachable, Refused."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
-        if not self._answer(self._client.SendNodeHeartbeat, request).success:
-            raise Refused("the coordinator does not know this connection any more")
+        self._post(HEARTBEAT, request.SerializeToString())
+        self._heard_at = time.monotonic()
 
     def _answer(self, call: Callable[..., Answer], request: object) -> Answer:
         return _answer_to(call, request, self._proxy)
 
     def _patiently(self, ask: Callable[[], Answer], deadline: float) -> Answer:
-        attempt = 0
-        while True:
+        for attempt in itertools.count():
             try:
                 return ask()
-            except Unreachable:
-                pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-                if time.time() + pause > deadline or self._stop.wait(pause):
-                    raise
-                attempt += 1
+            except Unreachable as error:
+                try:
+                    self._pause(attempt, deadline)
+                except Unreachable:
+                    raise error from None
+        raise AssertionError("there is no end to counting")
 
 
 @contextmanager
@@ -242,12 +293,17 @@ def connect(
 
 
 def _beat(fleet: Fleet, left: threading.Event) -> None:
-    """Heartbeats until the connection is left; the main thread learns of a refusal when it asks for messages."""
-    while not left.wait(HEARTBEAT_SECONDS * 0.8):
+    """Heartbeats until the connection is left, where nothing else shows that this site is there; the main thread learns
+    of a refusal when it asks for messages."""
+    pause = 0.0
+    while not left.wait(max(fleet.silent_at() - time.monotonic(), pause)):
+        pause = 0.0
+        if fleet.silent_at() > time.monotonic():
+            continue
         try:
             fleet.heartbeat()
         except (Unreachable, Refused):
-            continue
+            pause = RETRY_SECONDS[2]
 
 
 def _answer_to(call: Callable[..., Answer], request: object, proxy: Proxy | None) -> Answer:

@@ -33,11 +33,8 @@ from permmoe_client.site import Coordinator, read_site
 
 LOG = logging.getLogger("permmoe.client")
 
-SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS, AWAY_POLL_SECONDS = 0.2, 5.0, 1.0
-"""Pauses between two requests for a message, and while the coordinator does not answer them."""
-WAITED_SHARE = 0.1
-"""A site asks again after this share of the time that it has been waiting: no message is later than that, and many
-sites that wait for a slow one ask little."""
+SHORTEST_WAIT_SECONDS, AWAY_POLL_SECONDS = 0.2, 1.0
+"""From one request for a message to the next at least, and while the coordinator does not answer them."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """Pauses between two attempts to connect; each is twice the one before."""
 
@@ -109,13 +106,14 @@ def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event, r
 
     Raises Refused where the connection no longer counts.
     """
-    waiting_since, renew_at = time.monotonic(), time.monotonic()
+    renew_at = time.monotonic()
     is_away = False
     while not stop.is_set():
         if time.monotonic() >= renew_at:
             renew_at = time.monotonic() + RENEWAL_SECONDS
             if renew():
                 return
+        asked_at = time.monotonic()
         try:
             message = fleet.receive()
         except BadMessage as error:
@@ -132,15 +130,10 @@ def _serve(fleet: Fleet, path: Path, state: RecordDict, stop: threading.Event, r
             LOG.info("the coordinator is back")
             is_away = False
         if message is None:
-            stop.wait(poll_seconds(time.monotonic() - waiting_since))
+            # The coordinator has let this site wait; one that did not is not asked without a pause.
+            stop.wait(max(asked_at + SHORTEST_WAIT_SECONDS - time.monotonic(), 0.0))
             continue
         _answer(fleet, message, path, state)
-        waiting_since = time.monotonic()
-
-
-def poll_seconds(waited: float) -> float:
-    """The pause before the next request for a message, seconds, after `waited` seconds without one."""
-    return min(max(WAITED_SHARE * waited, SHORTEST_POLL_SECONDS), LONGEST_POLL_SECONDS)
 
 
 def _answer(fleet: Fleet, message: Message, path: Path, state: RecordDict) -> None:

@@ -37,7 +37,7 @@ from permmoe_server.studies.tracked_rounds import TrackedRounds
 
 LOG = logging.getLogger("permmoe.server")
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 1.0
 
 
 def coordinate(

@@ -29,7 +29,7 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 
 LOG = logging.getLogger("permmoe.server")
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 

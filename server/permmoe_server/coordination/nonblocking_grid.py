@@ -6,30 +6,59 @@ where that is no message. Here a reply that is none, that is too large, or that 
 error of the node that was asked, with the rule that it breaks as its reason; what the rules are,
 permmoe_server.coordination.reply_objects says.
 
+Messages travel in parcels (permmoe.federated.parcel), many in one request, over the superlink's own paths for them
+(permmoe_server.coordination.message_desk).
+
 This file uses private names of Flower, as do permmoe_server.coordination.superlink and
 permmoe_client.connection.fleet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Error, Message, Metadata
-from flwr.app.message import make_message
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 from flwr.proto.message_pb2 import Metadata as ProtoMetadata
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+    PushAppMessagesResponse,
+)
 from flwr.serverapp import Grid
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree, no_object_id_recompute
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from permmoe_server.coordination.reply_objects import NotAReply, inflated, most_objects
+from permmoe.federated.message_paths import (
+    STUDY_MESSAGE_OBJECTS,
+    STUDY_MESSAGES,
+    STUDY_OBJECTS,
+    STUDY_REPLIES,
+    post,
+)
+from permmoe.federated.parcel import Parcels, in_bodies, joined, pack, separated, shared_parcels
+from permmoe_server.coordination.reply_objects import NotAReply, inflated, most_parcel_bytes, most_parcels
 from permmoe_server.protocol.reply_sizes import LargestReply, ReplySize
+
+MESSAGES_AT_ONCE = 16
+"""Of one request: the first sites begin to work while the superlink stores the messages of the others."""
+BODY_BYTES = 16 << 20
+"""A request to the superlink is closed once it has so much."""
+PULL_AT_ONCE = 8
+"""Replies that a grid that hands out lists has in memory at one time, at most."""
 
 
 @dataclass
@@ -59,12 +88,14 @@ class _Asked:
         if self.sender not in (self.node, SUPERLINK_NODE_ID):
             raise NotAReply("wrong_node")
         # "A reply is no larger than the largest honest one."
-        if len(self.missing) > most_objects(self.most) or self.n_bytes > self.most.numbers + self.most.records:
+        if len(self.missing) + len(self.contents) > 1 + most_parcels(self.most) or self.n_bytes > most_parcel_bytes(
+            self.most
+        ):
             raise NotAReply("reply_size")
 
     def take(self, content: bytes) -> None:
-        """Keep the next missing object."""
-        self.contents[self.missing.pop()] = content
+        """Keep the first missing object."""
+        self.contents[self.missing.pop(0)] = content
         self.n_bytes += len(content)
 
     def message(self) -> Message:
@@ -84,6 +115,8 @@ class NonblockingGrid:
         self._grid, self._largest = grid, largest
         self._asked: dict[str, _Asked] = {}
         """Keyed by the identifier of the message that is answered."""
+        self._confirmed: list[ConfirmMessageReceivedRequest] = []
+        """Replies that are here or given up; the superlink is told with the next request."""
         self._is_pulling = False
 
     def get_node_ids(self) -> Iterable[int]:
@@ -99,15 +132,52 @@ class NonblockingGrid:
             self._asked.clear()
             self._is_pulling = False
         sent = list(messages)
-        identifiers = list(self._grid.push_messages(sent))
-        for identifier, message in zip(identifiers, sent, strict=False):
+        identifiers: list[str] = []
+        # A content that goes to many sites is written, and named, once.
+        with no_object_id_recompute():
+            contents = {id(message.content): message.content for message in sent}
+            shared = shared_parcels(contents.values())
+            parcels = {name: pack(content, shared) for name, content in contents.items()}
+            there: set[str] = set()
+            for start in range(0, len(sent), MESSAGES_AT_ONCE):
+                identifiers += self._push(sent[start : start + MESSAGES_AT_ONCE], parcels, there)
+        for identifier, message in zip(identifiers, sent, strict=True):
             if identifier:
                 most = self._largest(message.metadata.message_type)
                 self._asked[identifier] = _Asked(identifier, message.metadata.dst_node_id, most)
         return identifiers
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Yield the replies that are whole.
+    def _push(self, messages: list[Message], parcels: Mapping[int, Parcels], there: set[str]) -> list[str]:
+        """Send some messages. `parcels`: of each content; `there`: what was sent, to which what is new is added."""
+        request, objects = PushAppMessagesRequest(), dict[str, bytes]()
+        for message in messages:
+            own = parcels[id(message.content)]
+            root = message.object_id
+            message.metadata.__dict__["_message_id"] = root
+            objects |= {**own, root: message.deflate()}
+            request.messages_list.append(message_to_proto(remove_content_from_message(message)))
+            children = [ObjectTree(object_id=name) for name in own]
+            request.message_object_trees.append(ObjectTree(object_id=root, children=children))
+        run_id, client = self._grid.run.run_id, self._grid._runtime_client
+
+        def pushed(name: str, session: str = "") -> bytes:
+            content = objects[name]
+            one = PushObjectRequest(
+                node=self._grid.node, run_id=run_id, object_id=name, object_content=content, session_id=session
+            )
+            return bytes(one.SerializeToString())
+
+        first = next(in_bodies(map(pushed, [name for name in objects if name not in there]), BODY_BYTES))
+        there |= objects.keys()
+        body = joined([request.SerializeToString(), *first])
+        answer = PushAppMessagesResponse.FromString(post(client, STUDY_MESSAGES, body))
+        for parts in in_bodies((pushed(name, answer.session_id) for name in answer.objects_to_push), BODY_BYTES):
+            stored = separated(post(client, STUDY_MESSAGE_OBJECTS, joined(parts)))
+            assert all(PushObjectResponse.FromString(one).stored for one in stored), "the superlink stores or refuses"
+        return list(answer.message_ids)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Yield the replies that are whole; where there are none, wait for a moment for the superlink to have one.
 
         A reply that can no longer become whole is an error reply, as in Flower; so is one that is no message.
         """
@@ -115,7 +185,10 @@ class NonblockingGrid:
         wanted = {name: self._asked[name] for name in message_ids if name in self._asked}
         # The superlink announces a reply once, and calls it unavailable when it is asked again.
         unknown = [name for name, asked in wanted.items() if not asked.reply]
-        answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=unknown))
+        confirmed, self._confirmed = self._confirmed, []
+        request = PullAppMessagesRequest(message_ids=unknown)
+        body = joined([request.SerializeToString(), *(one.SerializeToString() for one in confirmed)])
+        answer = PullAppMessagesResponse.FromString(post(self._grid._runtime_client, STUDY_REPLIES, body))
         for announced, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
             if asked := wanted.get(announced.metadata.reply_to_message_id):
                 asked.announce(announced.metadata, tree)
@@ -132,29 +205,61 @@ class NonblockingGrid:
                 yield _failed(name, ErrorCode.NODE_UNAVAILABLE)
 
     def _completed(self, asked: _Asked) -> Message | None:
-        run_id = self._grid.run.run_id
-        pull = make_pull_object_fn_protobuf(self._grid._runtime_client.PullObject, self._grid.node, run_id)
+        """The reply, or the error that stands for it; None where some of it has yet to arrive."""
         try:
             asked.check()
             while asked.missing:
-                asked.take(pull(asked.missing[-1]))
-                asked.check()
+                for one in self._objects(asked.missing):
+                    if not one.object_found:
+                        return _failed(asked.identifier, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+                    if not one.object_available:
+                        return None
+                    asked.take(one.object_content)
+                    asked.check()
             message = asked.message()
-        except ObjectUnavailableError:
-            return None
-        except ObjectPullError:
-            return _failed(asked.identifier, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
         except NotAReply as broken:
             message = _failed(asked.identifier, ErrorCode.UNKNOWN, broken.rule)
-        self._grid._runtime_client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=self._grid.node, run_id=run_id, message_object_id=asked.reply)
+        self._confirmed.append(
+            ConfirmMessageReceivedRequest(
+                node=self._grid.node, run_id=self._grid.run.run_id, message_object_id=asked.reply
+            )
         )
         return message
 
+    def _objects(self, names: Iterable[str]) -> Iterator[PullObjectResponse]:
+        """The first of these objects, as many as the superlink puts into one answer."""
+        run_id = self._grid.run.run_id
+        asked = [PullObjectRequest(node=self._grid.node, run_id=run_id, object_id=name) for name in names]
+        body = joined(one.SerializeToString() for one in asked)
+        for part in separated(post(self._grid._runtime_client, STUDY_OBJECTS, body)):
+            yield PullObjectResponse.FromString(part)
 
-def nonblocking(grid: Grid, largest: LargestReply) -> Grid | NonblockingGrid:
-    """Return the same grid or, where it is Flower's connection to a superlink, one that neither waits nor trusts."""
-    return NonblockingGrid(grid, largest) if isinstance(grid, HttpGrid) else grid
+
+class FewAtOnce:
+    """A grid that hands out lists of replies, a few in one list."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that are connected."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages one at a time: where one cannot be stored, some grids return None for it and some nothing."""
+        return [next(iter(self._grid.push_messages([message])), None) or "" for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Yield the replies that are there."""
+        names = list(message_ids)
+        for start in range(0, len(names), PULL_AT_ONCE):
+            yield from self._grid.pull_messages(names[start : start + PULL_AT_ONCE])
+
+
+def nonblocking(grid: Grid, largest: LargestReply) -> NonblockingGrid | FewAtOnce:
+    """Return a grid for the protocol: where it is Flower's connection to a superlink, one that neither waits nor
+    trusts."""
+    return NonblockingGrid(grid, largest) if isinstance(grid, HttpGrid) else FewAtOnce(grid)
 
 
 def _failed(reply_to: str, code: int, reason: str | None = None) -> Message:

@@ -1,4 +1,4 @@
-"""A site's reply in the objects that Flower carries it in: its size is counted before anything is inflated.
+"""A site's reply in the objects that Flower makes of it: its size is counted before anything is inflated.
 
 A message names its content, the content its records, a record its array, an array its chunks, each by the SHA-256 of
 its bytes. An array may name one chunk many times, so that few bytes become gigabytes; an object may be missing, or of
@@ -17,10 +17,13 @@ from flwr.supercore.constant import HEAD_BODY_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from permmoe.federated.parcel import LENGTH_BYTES, PARCEL_BYTES, TooManyParts, object_name, unpack
 from permmoe_server.protocol.reply_sizes import ARRAY_TEXT_BYTES, INDEX_BYTES, REFERENCE_BYTES, ReplySize, n_chunks
 
 LOG = logging.getLogger("permmoe.server")
 
+PARCEL_HEAD_BYTES = 64
+"""The kind and the length of a parcel, as Flower writes them before its bytes."""
 CHILDREN: Mapping[str, frozenset[str]] = {
     "Message": frozenset({"RecordDict"}),
     "RecordDict": frozenset({"ArrayRecord", "MetricRecord", "ConfigRecord"}),
@@ -46,9 +49,26 @@ def most_objects(most: ReplySize) -> int:
     return 2 + most.records // REFERENCE_BYTES
 
 
-def inflated(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> Message:
-    """Return the message of this identifier, from the bytes of its objects. Raises NotAReply."""
+def most_parcel_bytes(most: ReplySize) -> int:
+    """Return how many bytes a reply of this size takes in parcels."""
+    n_objects = most_objects(most)
+    return most.numbers + most.records + n_objects * LENGTH_BYTES + most_parcels(most) * PARCEL_HEAD_BYTES
+
+
+def most_parcels(most: ReplySize) -> int:
+    """Return how many parcels a reply of this size can have: each but the last is full."""
+    return 1 + (most.numbers + most.records) // PARCEL_BYTES
+
+
+def inflated(identifier: str, sent: Mapping[str, bytes], most: ReplySize) -> Message:
+    """Return the message of this identifier from its own object and its parcels. Raises NotAReply."""
     try:
+        own = sent[identifier]
+        # The name of a message is the SHA-256 of its bytes, and so on for all that it names.
+        if object_name(own) != identifier:
+            raise NotAReply("not_a_message")
+        parcels = [parcel for name, parcel in sent.items() if name != identifier]
+        contents = unpack(parcels, most_objects(most)) | {identifier: own}
         _check(identifier, contents, most)
         message = inflate_object_from_contents(identifier, dict(contents))
         # "A message holds a content or an error."
@@ -56,6 +76,9 @@ def inflated(identifier: str, contents: Mapping[str, bytes], most: ReplySize) ->
             raise NotAReply("not_a_message")
     except NotAReply:
         raise
+    # "A reply is no larger than the largest honest one", in objects as in bytes.
+    except TooManyParts:
+        raise NotAReply("reply_size") from None
     # Flower's parsers raise what their authors did not think of: any of it is the sender's doing, and ends here.
     except Exception as error:
         LOG.warning("a reply could not be read: %s", type(error).__name__)

@@ -16,17 +16,15 @@ a program of the coordinator's own user that asks for what the coordinator never
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from math import isfinite
+from collections.abc import Awaitable, Callable
 
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.control_pb2 import StartRunRequest
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import ObjectTree
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from permmoe_server.coordination.message_desk import DESK_PATHS
 from permmoe_server.coordination.pointer import is_pointer
+from permmoe_server.coordination.reply_announcement import Refused
 from permmoe_server.gateway.door import FLEET_PATHS
 
 LOG = logging.getLogger("permmoe.server")
@@ -38,32 +36,25 @@ CONTROL_PATHS = frozenset(
 RUNTIME_PATHS = frozenset(
     f"/v1/runtime/{name}"
     for name in (
-        "acquire-task", "send-task-heartbeat", "pull-task-input", "push-task-output", "push-messages", "pull-messages",
-        "push-object", "pull-object", "confirm-message-received", "get-nodes",
+        "acquire-task", "send-task-heartbeat", "pull-task-input", "push-task-output", "get-nodes",
     )
 )  # fmt: skip
-PATHS = CONTROL_PATHS | RUNTIME_PATHS | {path.decode() for path in FLEET_PATHS}
+FLOWER_PATHS = CONTROL_PATHS | RUNTIME_PATHS | {path.decode() for path in FLEET_PATHS}
+"""What Flower's own routes answer."""
 MOST_BODY_BYTES = 64 << 20
 """Of a request that is looked into."""
-MOST_OBJECTS, MOST_LEVELS = 4096, 6
-"""Of a reply: a message, its content, its records, an array, its chunks of 5 MiB. Flower expands the tree of a reply
-for everybody's next request, so that a tree of a million objects would hold up all sites."""
-LONGEST_TEXT = 1024
 
 
-class Refused(Exception):
-    """A request breaks the rule of this name."""
+AnswerMessages = Callable[[Scope, Callable[[], Awaitable[bytes]]], Awaitable[tuple[int, bytes]]]
+"""A request of DESK_PATHS and what reads its body -> status and body of the answer (MessageDesk.answer)."""
 
 
 class SuperlinkDoor:
-    """An application around Flower's."""
+    """An application around Flower's, which answers messages itself."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._checks: dict[str, Callable[[bytes], None]] = {
-            "/v1/control/start-run": check_start,
-            "/v1/fleet/push-messages": check_reply,
-        }
+    def __init__(self, app: ASGIApp, answer: AnswerMessages) -> None:
+        self._app, self._answer_messages = app, answer
+        self._checks: dict[str, Callable[[bytes], None]] = {"/v1/control/start-run": check_start}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,8 +62,11 @@ class SuperlinkDoor:
             return
         try:
             # "Our programs post, and to these paths": the path that Flower's router will see.
-            if scope["method"] != "POST" or scope["path"] not in PATHS:
+            if scope["method"] != "POST" or scope["path"] not in FLOWER_PATHS | DESK_PATHS:
                 raise Refused("path")
+            if scope["path"] in DESK_PATHS:
+                await _answer(send, *await self._answer_messages(scope, lambda: _body(receive)))
+                return
             if check := self._checks.get(scope["path"]):
                 body = await _body(receive)
                 check(body)
@@ -93,49 +87,6 @@ def check_start(body: bytes) -> None:
     # "Nothing runs but what we ship": neither another bundle nor an app that Flower would fetch by its name.
     if request.app_spec or not is_pointer(request.fab.content):
         raise Refused("bundle")
-
-
-def check_reply(body: bytes) -> None:
-    """Check a site's message; Flower has yet to check that it is signed by the node that it names. Raises Refused."""
-    try:
-        request = PushMessagesRequest.FromString(body)
-    except DecodeError:
-        raise Refused("body") from None
-    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-        raise Refused("reply_shape")
-    message, tree = request.messages_list[0], request.message_object_trees[0]
-    metadata = message.metadata
-    # "A node speaks in its own name, and to the coordinator."
-    if metadata.src_node_id != request.node.node_id or metadata.dst_node_id != SUPERLINK_NODE_ID:
-        raise Refused("own_name")
-    # "A reply is the object that its tree begins with, and carries its content in objects only."
-    texts = (metadata.message_id, metadata.group_id, metadata.message_type, metadata.reply_to_message_id)
-    if (
-        metadata.message_id != tree.object_id
-        or message.content.items
-        or max(map(len, (*texts, message.error.reason))) > LONGEST_TEXT
-    ):
-        raise Refused("reply_shape")
-    # "Times are numbers": what is none would be added to the run's own, and make it unreadable for ever.
-    if not all(map(isfinite, (metadata.created_at, metadata.ttl, *request.clientapp_runtime_list))):
-        raise Refused("reply_shape")
-    if len(request.clientapp_runtime_list) > 1 or any(seconds < 0 for seconds in request.clientapp_runtime_list):
-        raise Refused("reply_shape")
-    _check_tree(tree)
-
-
-def _check_tree(tree: ObjectTree) -> None:
-    level: Iterable[ObjectTree] = [tree]
-    n_objects = 0
-    for _ in range(MOST_LEVELS):
-        objects = list(level)
-        n_objects += len(objects)
-        level = [child for one in objects for child in one.children]
-        if n_objects > MOST_OBJECTS:
-            break
-        if not level:
-            return
-    raise Refused("reply_shape")
 
 
 async def _body(receive: Receive) -> bytes:

@@ -18,6 +18,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from permmoe_server.coordination.local_socket import BACKLOG, listen
+from permmoe_server.coordination.message_desk import MessageDesk
 from permmoe_server.coordination.process_log import log_process
 from permmoe_server.coordination.superlink_door import SuperlinkDoor
 from permmoe_server.provisioning.federation_folder import FederationFolder
@@ -26,17 +27,20 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 def main(folder: FederationFolder) -> None:
     """Serve until SIGTERM or SIGINT."""
     log_process(folder)
-    door = SuperlinkDoor(create_app(_settings(folder), SuperLinkLifespan))
+    app = create_app(_settings(folder), SuperLinkLifespan)
+    door = SuperlinkDoor(app, MessageDesk(app).answer)
     config = uvicorn.Config(
         door,
         loop="asyncio",
         ws="none",
         lifespan="on",
-        # The gateway's log names what is refused. A line for each question of each site would fill the disk.
+        # The gateway's log names what is refused. A line for each request of each site would fill the disk.
         access_log=False,
         log_config=None,
         proxy_headers=False,
         backlog=BACKLOG,
+        # Sites that wait for a message keep requests open for as long as they are let.
+        timeout_graceful_shutdown=1,
     )
     with listen(folder.superlink_socket) as listener:
         uvicorn.Server(config).run(sockets=[listener])

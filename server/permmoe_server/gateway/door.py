@@ -1,4 +1,4 @@
-"""The public door in front of Flower's superlink: an exact list of Fleet paths passes, nothing else.
+"""The public door in front of Flower's superlink: an exact list of paths passes, nothing else.
 
 The superlink's socket also serves Flower's Control and Runtime services, where a peer without credentials can start
 a run. So the door compares the path as it came over the wire, byte for byte, and sends its own copy of it upstream.
@@ -20,30 +20,20 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from permmoe.federated.membership import MEMBER_PATH, VERSION_HEADER
+from permmoe.federated.message_paths import SITE_PATHS
 from permmoe_server.gateway.addresses import peer_address
 from permmoe_server.gateway.forwarding import ClientGone, Forwarder, send_answer
 from permmoe_server.gateway.refusals import Refusals, Refused, refusal_body
 from permmoe_server.gateway.rules import GATEWAY_RULES
 from permmoe_server.gateway.token_buckets import TokenBuckets
+from permmoe_server.gateway.upstream import Upstream
 from permmoe_server.settings import GatewayLimits
 
-# Every path of flwr 1.41's Fleet router that a running node calls, less three. get-fab hands out code, and a hospital
-# never runs code from the coordinator. register-node and unregister-node are for nodes that bring a fresh key of their
-# own: here the coordinator registers the roster's keys, and no peer may add or remove one.
-FLEET_PATHS = frozenset(
-    b"/v1/fleet/" + name
-    for name in (
-        b"activate-node",
-        b"deactivate-node",
-        b"send-node-heartbeat",
-        b"pull-messages",
-        b"push-messages",
-        b"get-run",
-        b"pull-object",
-        b"push-object",
-        b"confirm-message-received",
-    )
-)
+# What a site asks Flower's own routes for: to be there, and to be gone. They offer more: get-fab hands out code, and a
+# hospital never runs code from the coordinator; register-node and unregister-node are for nodes that bring a fresh key
+# of their own, where here the coordinator registers the roster's keys; messages go by paths of our own.
+FLEET_PATHS = frozenset({b"/v1/fleet/activate-node", b"/v1/fleet/deactivate-node"})
+FORWARDED_PATHS = FLEET_PATHS | {path.encode() for path in SITE_PATHS}
 HEALTH_PATH = b"/health"
 OWN_PATHS = frozenset({HEALTH_PATH, MEMBER_PATH.encode()})
 """What the gateway answers itself."""
@@ -72,11 +62,12 @@ def make_gateway(
     application with permmoe_server.gateway.server: that bounds connections and request headers, which an application
     never sees.
     """
-    forwarder = Forwarder(upstream, limits)
+    connections = Upstream(upstream, limits)
+    forwarder = Forwarder(connections, limits)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with forwarder.transport:
+        async with connections:
             yield
 
     refusals = Refusals()
@@ -117,7 +108,8 @@ class _Door:
             elif path == MEMBER:
                 await self._send_papers(scope, send)
             else:
-                await self._forwarder.forward(path, scope["headers"], receive, send)
+                certificate = scope["state"]["certificate"]
+                await self._forwarder.forward(path, certificate, scope["headers"], receive, send)
         except Refused as refusal:
             await self._refuse(refusal.rule, scope, send)
         except ClientGone:
@@ -133,10 +125,10 @@ class _Door:
         if not self._is_member(certificate):
             raise Refused("not_on_roster")
         # "The path as sent equals a listed one byte for byte."
-        if scope["raw_path"] not in FLEET_PATHS | OWN_PATHS:
+        if scope["raw_path"] not in FORWARDED_PATHS | OWN_PATHS:
             raise Refused("path")
         path: bytes = scope["raw_path"]
-        # "Fleet is POST, what the gateway answers itself is GET."
+        # "What is forwarded is POST, what the gateway answers itself is GET."
         if scope["method"] != _method_of(path):
             raise Refused("method")
         # "No query string." (A lone `?` is lost before it gets here, and goes nowhere: the query is never forwarded.)

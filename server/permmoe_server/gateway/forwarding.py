@@ -11,6 +11,7 @@ from starlette.types import Receive, Send
 from permmoe_server.coordination.local_socket import ORIGIN
 from permmoe_server.gateway.held_bytes import HeldBytes
 from permmoe_server.gateway.refusals import Refused
+from permmoe_server.gateway.upstream import Upstream
 from permmoe_server.settings import GatewayLimits
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -31,25 +32,16 @@ class ClientGone(Exception):
 
 
 class Forwarder:
-    """Sends requests to the superlink over `transport`, which the owner opens and closes.
+    """Sends requests to the superlink over `upstream`, which the owner opens and closes."""
 
-    `upstream` is the address of the superlink's socket, which only this user can listen at (local_socket).
-    """
-
-    def __init__(self, upstream: str, limits: GatewayLimits) -> None:
+    def __init__(self, upstream: Upstream, limits: GatewayLimits) -> None:
         self._origin = httpx.URL(ORIGIN)
-        # The bare transport: httpx's client would add headers of its own, keep cookies, and follow proxy variables.
-        # Idle connections are dropped before the superlink drops them (5 s), which would show as a failed request.
-        self.transport = httpx.AsyncHTTPTransport(
-            uds=upstream,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=limits.upstream_connections, keepalive_expiry=2.0),
-        )
-        self._limits = limits
+        self._upstream, self._limits = upstream, limits
         self._held = HeldBytes(limits.held_bytes)
 
-    async def forward(self, path: bytes, headers: RawHeaders, receive: Receive, send: Send) -> None:
-        """Read the whole body, send it to the superlink and return its answer to the client.
+    async def forward(self, path: bytes, site: bytes, headers: RawHeaders, receive: Receive, send: Send) -> None:
+        """Read the whole body, send it to the superlink and return its answer to the client, whose certificate is
+        `site`.
 
         A slow or incomplete body never reaches the superlink. Raises Refused before anything is sent to the client,
         and ClientGone.
@@ -71,7 +63,7 @@ class Forwarder:
             )
             try:
                 async with asyncio.timeout(self._limits.upstream_seconds):
-                    response = await self.transport.handle_async_request(request)
+                    response = await (await self._upstream.of(site)).handle_async_request(request)
                     try:
                         content = add_response(b"")
                         async for chunk in response.aiter_raw():

@@ -48,7 +48,8 @@ def make_server(
         log_level="error",
         h11_max_incomplete_event_size=limits.head_bytes,
         timeout_keep_alive=limits.idle_seconds,
-        timeout_graceful_shutdown=5,
+        # Sites that wait for a message keep exchanges open for as long as they are let.
+        timeout_graceful_shutdown=2,
     )
     config.load()
     assert config.ssl is not None
@@ -57,7 +58,7 @@ def make_server(
 
 
 def serve(gateway: Starlette, certificate: Path, key: Path, client_authority: Path, host: str, port: int) -> None:
-    """Serve an application of `make_gateway` over TLS until SIGTERM or SIGINT; open exchanges get 5 s to end."""
+    """Serve an application of `make_gateway` over TLS until SIGTERM or SIGINT; open exchanges get 2 s to end."""
     make_server(gateway, certificate, key, client_authority, host, port).run()
 
 

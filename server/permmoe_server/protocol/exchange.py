@@ -10,9 +10,6 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from permmoe_server.protocol.acceptance import RejectedReply
 from permmoe_server.protocol.federation import POLL_SECONDS, Federation
 
-PULL_AT_ONCE = 8
-"""Replies that are in memory together, at most."""
-
 
 def exchange(
     federation: Federation,
@@ -29,22 +26,18 @@ def exchange(
     """
     grid, clock = federation.grid, federation.clock
     deadline = clock.now() + deadline_seconds
-    nodes: dict[str, int] = {}
-    unsent: list[int] = []
-    for node, content in contents.items():
-        message = Message(content, node, message_type, ttl=deadline_seconds, group_id=group)
-        # One at a time: where a message cannot be stored, some grids return None for it and some nothing.
-        identifiers = [identifier for identifier in grid.push_messages([message]) if identifier]
-        nodes |= dict.fromkeys(identifiers, node)
-        unsent += [] if identifiers else [node]
-    waiting = dict(nodes)
+    messages = [
+        Message(content, node, message_type, ttl=deadline_seconds, group_id=group) for node, content in contents.items()
+    ]
+    identifiers = list(zip(grid.push_messages(messages), contents, strict=True))
+    waiting = {identifier: node for identifier, node in identifiers if identifier}
+    unsent = [node for identifier, node in identifiers if not identifier]
     while waiting and clock.now() < deadline:
         n_waiting = len(waiting)
-        for identifiers in _slices(list(waiting), PULL_AT_ONCE):
-            for reply in grid.pull_messages(identifiers):
-                answered = reply.metadata.reply_to_message_id
-                if answered in waiting and _is_from(reply, waiting[answered]):
-                    yield waiting.pop(answered), reply
+        for reply in grid.pull_messages(list(waiting)):
+            answered = reply.metadata.reply_to_message_id
+            if answered in waiting and _is_from(reply, waiting[answered]):
+                yield waiting.pop(answered), reply
         if len(waiting) == n_waiting:
             clock.pause(POLL_SECONDS)
     for node in sorted([*unsent, *waiting.values()]):
@@ -77,8 +70,3 @@ def _is_from(reply: Message, node: int) -> bool:
     # An error in a node's place may be Flower's own.
     own = (node, SUPERLINK_NODE_ID) if reply.has_error() else (node,)
     return reply.metadata.src_node_id in own
-
-
-def _slices(items: list[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -30,10 +30,10 @@ class MessageGrid(Protocol):
         """Nodes that are connected."""
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages; returns their identifiers."""
+        """Send messages; returns an identifier for each, an empty one where a message could not be stored."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to these messages that are there now; it must not wait for others."""
+        """Replies to these messages that are there now. With none, it may wait for some seconds for one."""
 
 
 @dataclass(frozen=True)

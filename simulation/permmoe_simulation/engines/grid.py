@@ -97,12 +97,13 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Identifiers of the messages; one to an unknown or absent node has none, as in Flower."""
+        """Identifiers of the messages; one to an unknown or absent node has an empty one, as in Flower."""
         identifiers: list[str] = []
         for message in messages:
             node = message.metadata.dst_node_id
             first, last = self._attendance.get(node, (0, inf))
             if node not in self._contexts or not first <= float(message.metadata.group_id) <= last:
+                identifiers.append("")
                 continue
             identifier = uuid4().hex
             message.metadata.__dict__["_message_id"] = identifier

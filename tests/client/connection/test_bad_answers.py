@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
 
+import httpx
 import pytest
 from flwr.app import ConfigRecord, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse
-from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PullObjectResponse
 from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from permmoe.federated.message_paths import NEXT_MESSAGE
+from permmoe.federated.parcel import joined, separated
 from permmoe_client.connection.fleet import BadMessage, Fleet, Unreachable
 from permmoe_client.connection.node import run_node
 from permmoe_server.provisioning.authority import issue_server, new_authority
@@ -151,18 +153,19 @@ class Answers(FleetHttpClient):
     def __init__(self, pulled: PullMessagesResponse, objects: dict[str, bytes]) -> None:
         super().__init__("https://127.0.0.1")
         self._pulled, self._objects = pulled, objects
+        self._client = httpx.Client(transport=httpx.MockTransport(self._answer))
 
-    def PullMessages(self, request: Any) -> PullMessagesResponse:  # noqa: N802
-        return self._pulled
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == NEXT_MESSAGE:
+            return httpx.Response(200, content=self._pulled.SerializeToString())
+        asked = [PullObjectRequest.FromString(part).object_id for part in separated(request.content)]
+        return httpx.Response(200, content=joined(self._object(name).SerializeToString() for name in asked))
 
-    def PullObject(self, request: Any) -> PullObjectResponse:  # noqa: N802
-        content = self._objects.get(request.object_id)
+    def _object(self, name: str) -> PullObjectResponse:
+        content = self._objects.get(name)
         return PullObjectResponse(
             object_found=content is not None, object_available=True, object_content=content or b""
         )
-
-    def ConfirmMessageReceived(self, request: Any) -> Any:  # noqa: N802
-        return None
 
 
 def bad_answers() -> dict[str, tuple[PullMessagesResponse, dict[str, bytes]]]:

@@ -37,6 +37,7 @@ from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
+from permmoe_server.coordination.reply_objects import most_parcel_bytes
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
 from permmoe_server.protocol.exchange import content_of, exchange
 from permmoe_server.protocol.federation import Federation
@@ -112,11 +113,10 @@ def pulled(kind: str, answer: object) -> Message:
     superlink = ReplyingGrid(NODES)
     grid = NonblockingGrid(superlink, largest)
     [asked] = grid.push_messages([Message(RecordDict(), 11, message_type, ttl=60.0, group_id="1")])
-    bytes_sent = answer(asked)
-    superlink.answer(bytes_sent)
+    superlink.answer(answer(asked))
     [reply] = grid.pull_messages([asked])
-    most, one = largest(message_type), max(map(len, bytes_sent.objects.values()), default=0)
-    assert superlink.pulled_bytes <= most.numbers + most.records + one, "no more is fetched than an honest reply has"
+    most, one = largest(message_type), max(map(len, superlink.replies[asked].objects.values()), default=0)
+    assert superlink.pulled_bytes <= most_parcel_bytes(most) + one, "no more is fetched than an honest reply has"
     return reply
 
 

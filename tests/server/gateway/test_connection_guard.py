@@ -18,7 +18,7 @@ from tests.support.gateway import (
 from tests.support.patience import PATIENCE_SECONDS
 
 
-@pytest.mark.parametrize("first", [b"", b"P", b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\nx: "])
+@pytest.mark.parametrize("first", [b"", b"P", b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\nx: "])
 def test_a_slow_head_is_refused_while_an_honest_request_passes(first: bytes, open_door: OpenDoor) -> None:
     door = open_door(head_seconds=0.5)
     with door.connect() as client:
@@ -89,15 +89,15 @@ def test_all_addresses_have_a_bounded_number_of_connections(open_door: OpenDoor)
     [
         b"\x16\x03\x01\x02\x00\x01",
         b"NOT HTTP\r\n\r\n",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\ncontent-length: -1\r\n\r\n",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\ntransfer-encoding: gzip\r\n\r\n",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: d\r\nx: " + b"a" * 100_000,
-        b"POST /v1/fleet/pull-messages HTTP/1.1\nhost : d\n\n",
-        b"POST /v1/fleet/pull messages HTTP/1.1\r\nhost: d\r\n\r\n",
-        b"POST /v1/fleet/pull-messages HTTP/1.1\r\n\r\n",
+        b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc",
+        b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/site/next-message HTTP/1.1\r\nhost: d\r\nx: " + b"a" * 100_000,
+        b"POST /v1/site/next-message HTTP/1.1\nhost : d\n\n",
+        b"POST /v1/site/next message HTTP/1.1\r\nhost: d\r\n\r\n",
+        b"POST /v1/site/next-message HTTP/1.1\r\n\r\n",
     ],
     ids=range(11),
 )

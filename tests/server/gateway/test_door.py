@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from flwr.proto.fleet_pb2 import PullMessagesRequest
-from flwr.proto.node_pb2 import Node
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.primitives.asymmetric import generate_key_pairs
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from permmoe_server.gateway.door import FLEET_PATHS
+from permmoe.federated.message_paths import STUDY_PATHS
+from permmoe_server.gateway.door import FLEET_PATHS, FORWARDED_PATHS
 from tests.support.gateway import (
     PULL,
     Authority,
@@ -29,8 +29,8 @@ from tests.support.gateway import (
 from tests.support.patience import PATIENCE_SECONDS
 
 
-@pytest.mark.parametrize("path", sorted(FLEET_PATHS))
-def test_fleet_request_arrives_unchanged_and_so_does_its_answer(path: bytes, open_door: OpenDoor) -> None:
+@pytest.mark.parametrize("path", sorted(FORWARDED_PATHS))
+def test_a_sites_request_arrives_unchanged_and_so_does_its_answer(path: bytes, open_door: OpenDoor) -> None:
     door, body = open_door(), random.Random(3).randbytes(70_001)
     signed = [
         (b"flwr-public-key", b"QUJD"),
@@ -56,12 +56,16 @@ def test_flowers_own_client_passes(open_door: OpenDoor, authority: Authority) ->
     signer = NodeAuthHttpInterceptor(*generate_key_pairs())
     address = f"127.0.0.1:{door.port}"
     with FleetHttpClient(f"https://{address}", interceptors=[signer], verify=door.trust) as client:
-        client.PullMessages(PullMessagesRequest(node=Node(node_id=7)))
+        client.DeactivateNode(DeactivateNodeRequest(node_id=7))
     assert {b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"} <= dict(door.upstream.seen[0][2]).keys()
 
 
 def test_every_fleet_path_of_this_flower_is_either_passed_or_left_out_on_purpose() -> None:
-    left_out = {b"/v1/fleet/get-fab", b"/v1/fleet/register-node", b"/v1/fleet/unregister-node"}
+    names = (
+        "get-fab", "get-run", "register-node", "unregister-node", "send-node-heartbeat", "pull-messages",
+        "push-messages", "pull-object", "push-object", "confirm-message-received",
+    )  # fmt: skip
+    left_out = {f"/v1/fleet/{name}".encode() for name in names}
     known = {route.path.encode() for route in fleet_router.routes}  # type: ignore[attr-defined]
     assert known == FLEET_PATHS | left_out and not FLEET_PATHS & left_out
 
@@ -78,31 +82,33 @@ REFUSED_TARGETS = {
         b"/v1/fleet",
         b"/v1/fleet/",
         b"/v1/fleet/get-fab",
+        b"/v1/fleet/pull-object",
+        *(path.encode() for path in sorted(STUDY_PATHS)),
         b"/v1/fleet/register-node",
         b"/v1/fleet/unregister-node",
         b"/v1/control/start-run",
         b"/v1/fleet/../control/start-run",
-        b"/v1/fleet/pull-messages/../../control/start-run",
+        b"/v1/site/next-message/../../control/start-run",
         b"/v1/fleet/%2e%2e/control/start-run",
         b"/v1/fleet/..%2fcontrol/start-run",
-        b"/v1/fleet/pull-messages/..",
-        b"/v1/fleet/./pull-messages",
-        b"/v1/fleet//pull-messages",
-        b"//v1/fleet/pull-messages",
-        b"/v1/fleet/pull-messages/",
-        b"/v1/fleet/Pull-Messages",
+        b"/v1/site/next-message/..",
+        b"/v1/site/./next-message",
+        b"/v1/site//next-message",
+        b"//v1/site/next-message",
+        b"/v1/site/next-message/",
+        b"/v1/site/Next-Message",
         b"/V1/fleet/pull-messages",
-        b"/v1/fleet/pull%2dmessages",
-        b"/v1/fleet/pull-messages%00",
-        b"/v1/fleet/pull-messages;a=1",
-        b"/v1/fleet/pull-messages#a",
+        b"/v1/site/next%2dmessage",
+        b"/v1/site/next-message%00",
+        b"/v1/site/next-message;a=1",
+        b"/v1/site/next-message#a",
         b"/v1\\fleet\\pull-messages",
-        b"v1/fleet/pull-messages",
-        b"https://127.0.0.1/v1/fleet/pull-messages",
+        b"v1/site/next-message",
+        b"https://127.0.0.1/v1/site/next-message",
         b"/health/",
         b"*",
     ],
-    "query": [b"/v1/fleet/pull-messages?a=1", b"/v1/fleet/pull-messages??", b"/v1/fleet/pull-messages?/../control"],
+    "query": [b"/v1/site/next-message?a=1", b"/v1/site/next-message??", b"/v1/site/next-message?/../control"],
     "method": [b"/health"],
 }
 

@@ -1,0 +1,157 @@
+"""What a site may ask the superlink about messages, answered from Flower's own state, a transaction for each request.
+
+Flower's routes do the same with a request for every object and a dozen layers around each, which takes most of a
+superlink's time. What they check is checked here too: who asks (permmoe_server.coordination.message_desk), whether the
+run goes on, and that each object has the digest that it is named by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flwr.common.constant import Status
+from flwr.common.serde import message_from_proto
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.server.superlink.utils import check_abort
+from flwr.superlink.servicer.fleet import fleet_handlers
+
+from permmoe.federated.message_paths import HEARTBEAT_SECONDS
+
+MOST_ANSWER_BYTES = 8 << 20
+"""Objects are added to an answer until it has so much."""
+MOST_ARRIVING = 10_000
+"""Replies on their way that are remembered; a site may leave one where it is."""
+STATUS_SECONDS = 1.0
+"""How long a run is believed to go on."""
+
+
+class NotGiven(Exception):
+    """A request that gets no answer. Its text is the name of a rule."""
+
+
+@dataclass
+class Arriving:
+    """A reply that takes several requests."""
+
+    answered: str
+    """The message that it answers."""
+    missing: set[str]
+
+
+class SiteMessages:
+    """Answers to sites whose requests have been found to be their own."""
+
+    def __init__(self, state: SqlLinkState) -> None:
+        self._state = state
+        self._arriving: dict[str, Arriving] = {}
+        """Replies that are on their way, by session. After a restart of the superlink the study's process finds them by
+        asking, and what they answer is given up with the run."""
+        self._goes_on_until: dict[int, float] = {}
+        """The run that was found to go on, and until when that is believed, monotonic seconds."""
+        self._unseen: dict[int, PullMessagesResponse] = {}
+        """The message that each node was told of last, until the node asks for its objects. An answer may be lost on
+        its way, since a site waits for it over a network that comes and goes: it is given again."""
+
+    def heartbeat(self, node: int) -> None:
+        """A node shows that it is there. Raises NotGiven."""
+        if not self._state.acknowledge_node_heartbeat(node, HEARTBEAT_SECONDS):
+            raise NotGiven("unknown_node")
+
+    def next_message(self, request: PullMessagesRequest) -> PullMessagesResponse:
+        """Return the next message for a node, or none."""
+        node = request.node.node_id
+        with self._state.session():
+            if unseen := self._unseen.get(node):
+                return unseen
+            answer = fleet_handlers.pull_messages(request, self._state, self._state.object_store)
+        if answer.messages_list:
+            self._unseen[node] = answer
+        return answer
+
+    def objects(self, requests: Sequence[PullObjectRequest]) -> list[PullObjectResponse]:
+        """Return the first of the objects, as many as an answer has room for. Raises NotGiven."""
+        self._unseen.pop(requests[0].node.node_id, None)
+        with self._state.session():
+            self.check_run(requests[0].run_id)
+            return stored_objects(self._state, requests)
+
+    def reply(self, request: PushMessagesRequest, objects: Sequence[PushObjectRequest]) -> PushMessagesResponse:
+        """Store a reply and the objects that came with it. Once all are there, the message that it answers is given up.
+
+        The answer names the objects that are missing. Raises NotGiven.
+        """
+        with self._state.session():
+            self.check_run(request.messages_list[0].metadata.run_id)
+            message = message_from_proto(request.messages_list[0])
+            session = self._state.start_session(message.metadata.run_id)
+            tree = request.message_object_trees[0]
+            is_stored, missing = self._state.store_message_and_object_tree(message, tree, session)
+            store(self._state, [one for one in objects if one.object_id in missing], session)
+            left = set(missing) - {one.object_id for one in objects}
+            answered = message.metadata.reply_to_message_id
+            if is_stored and not left:
+                self._state.object_store.delete(answered)
+        if left:
+            self._arriving[session] = Arriving(answered, left)
+            if len(self._arriving) > MOST_ARRIVING:
+                del self._arriving[next(iter(self._arriving))]
+        return PushMessagesResponse(objects_to_push=sorted(left), session_id=session)
+
+    def reply_objects(self, objects: Sequence[PushObjectRequest]) -> str:
+        """Store further objects of a reply; return the message that it answers once it is whole, else an empty text.
+
+        Raises NotGiven.
+        """
+        session = objects[0].session_id
+        with self._state.session():
+            self.check_run(objects[0].run_id)
+            store(self._state, objects, session)
+            if (arriving := self._arriving.get(session)) is None:
+                return ""
+            arriving.missing -= {one.object_id for one in objects}
+            if arriving.missing:
+                return ""
+            self._state.object_store.delete(arriving.answered)
+        del self._arriving[session]
+        return arriving.answered
+
+    def check_run(self, run_id: int) -> None:
+        """Check that a run goes on, or did a moment ago. Raises NotGiven."""
+        if time.monotonic() < self._goes_on_until.get(run_id, 0.0):
+            return
+        try:
+            over = check_abort(run_id, [Status.PENDING, Status.STARTING, Status.FINISHED], self._state)
+        except KeyError:
+            raise NotGiven("unknown_run") from None
+        if over:
+            raise NotGiven("run_is_over")
+        self._goes_on_until = {run_id: time.monotonic() + STATUS_SECONDS}
+
+
+def stored_objects(state: SqlLinkState, requests: Sequence[PullObjectRequest]) -> list[PullObjectResponse]:
+    """Return the first of the objects, as many as an answer has room for, one at least."""
+    answers, size = list[PullObjectResponse](), 0
+    for request in requests:
+        content = state.get_object(request.run_id, request.object_id)
+        size += len(content or b"")
+        if answers and size > MOST_ANSWER_BYTES:
+            break
+        # An object that is announced and has not come is empty.
+        answers.append(
+            PullObjectResponse(
+                object_found=content is not None, object_available=bool(content), object_content=content or b""
+            )
+        )
+    return answers
+
+
+def store(state: SqlLinkState, objects: Sequence[PushObjectRequest], session: str) -> None:
+    """Store objects that a session waits for. Raises NotGiven: then nothing of the request is kept."""
+    for one in objects:
+        # Flower compares the digest, and takes only what has been announced.
+        if not state.store_object(one.run_id, session, one.object_id, one.object_content):
+            raise NotGiven("object")

@@ -1,0 +1,371 @@
+"""Messages over a real superlink: whole, once, in time, to whom they are for, through kills and lost answers."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import FastAPI
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.federation import NoOpFederationManager
+
+from permmoe.federated.message_paths import (
+    HEARTBEAT,
+    NEXT_MESSAGE,
+    OBJECTS,
+    REPLY,
+    REPLY_OBJECTS,
+    STUDY_MESSAGES,
+    STUDY_OBJECTS,
+    STUDY_PATHS,
+    post,
+)
+from permmoe.federated.parcel import PARCEL_BYTES, joined, object_name
+from permmoe_client.connection.fleet import Fleet
+from permmoe_server.coordination import message_desk
+from permmoe_server.coordination.local_socket import connected
+from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
+from permmoe_server.protocol.reply_sizes import ReplySize
+from tests.support.real_superlink import RealSuperlink, openssh
+
+LARGE = 3 * PARCEL_BYTES // 4 + 17
+"""Numbers of an array that takes several parcels and several requests."""
+SIZE = ReplySize(numbers=4 * LARGE + 5000, records=100_000)
+
+
+@pytest.fixture(scope="module")
+def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSuperlink]:
+    found = RealSuperlink.founded(tmp_path_factory.mktemp("superlink") / "federation")
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def grid(superlink: RealSuperlink) -> NonblockingGrid:
+    return NonblockingGrid(superlink.grid(), lambda _: SIZE)
+
+
+def content(numbers: int = 100) -> RecordDict:
+    array = Array(np.random.default_rng(numbers).standard_normal(numbers).astype(np.float32))
+    return RecordDict({"a": ArrayRecord({"x": array}), "b": ConfigRecord({"text": "words", "bytes": b"\0" * 9})})
+
+
+def to(fleet: Fleet, what: RecordDict, seconds: float = 60.0) -> Message:
+    return Message(what, fleet.node_id, "train", ttl=seconds, group_id="1")
+
+
+def replies(grid: NonblockingGrid, names: list[str], seconds: float = 30.0) -> dict[str, Message]:
+    """The replies to these messages, by the message."""
+    end, found = time.monotonic() + seconds, dict[str, Message]()
+    while len(found) < len(names) and time.monotonic() < end:
+        for reply in grid.pull_messages([name for name in names if name not in found]):
+            found[reply.metadata.reply_to_message_id] = reply
+    return found
+
+
+def as_bytes(what: RecordDict) -> list[bytes]:
+    return [what[name].deflate() for name in sorted(what)]
+
+
+def status_of(ask: Callable[[], object]) -> int:
+    try:
+        ask()
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code
+    return 200
+
+
+def rows(superlink: RealSuperlink, table: str) -> int:
+    with sqlite3.connect(f"file:{superlink.folder.superlink_database}?mode=ro", uri=True) as database:
+        return int(database.execute(f"select count(*) from {table}").fetchone()[0])
+
+
+@pytest.mark.parametrize("numbers", [1, 1000, LARGE])
+def test_a_message_and_its_reply_arrive_bit_by_bit(
+    numbers: int, superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site, sent, answer = superlink.site(), content(numbers), content(numbers + 1)
+    [name] = grid.push_messages([to(site, sent)])
+    received = site.receive()
+    assert received and received.metadata.message_id == name and as_bytes(received.content) == as_bytes(sent)
+    site.send(Message(answer, reply_to=received), 1.5)
+    found = replies(grid, [name])
+    assert as_bytes(found[name].content) == as_bytes(answer) and found[name].metadata.src_node_id == site.node_id
+    # What is whole at its place is given up, with the next question.
+    list(grid.pull_messages([]))
+    assert rows(superlink, "objects") == 0
+
+
+def test_an_error_arrives_as_an_error(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    site = superlink.site()
+    [name] = grid.push_messages([to(site, content())])
+    message = site.receive()
+    assert message
+    site.send(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "BudgetSpent"), reply_to=message), 0.0)
+    assert replies(grid, [name])[name].error.reason == "BudgetSpent"
+
+
+def test_a_content_that_goes_to_many_sites_is_kept_once(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    sites, sent = [superlink.site() for _ in range(20)], content(10_000)
+    before = rows(superlink, "objects")
+    names = list(grid.push_messages([to(site, sent) for site in sites]))
+    assert len(set(names)) == 20 and rows(superlink, "objects") == before + 20 + 1
+    for site, name in zip(sites, names, strict=True):
+        received = site.receive()
+        assert received and received.metadata.message_id == name and as_bytes(received.content) == as_bytes(sent)
+
+
+def test_a_site_that_waits_is_told_at_once_and_others_are_not_told(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    waiting, other = superlink.site(), superlink.site()
+    got: dict[str, tuple[Message | None, float]] = {}
+
+    def wait(name: str, site: Fleet) -> None:
+        got[name] = site.receive(), time.monotonic()
+
+    threads = [threading.Thread(target=wait, args=item) for item in (("waiting", waiting), ("other", other))]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    begun = time.monotonic()
+    [name] = grid.push_messages([to(waiting, content())])
+    for thread in threads:
+        thread.join()
+    message, at = got["waiting"]
+    assert message and message.metadata.message_id == name and at - begun < 4.0
+    assert got["other"][0] is None
+
+
+def test_an_answer_that_was_lost_on_its_way_is_given_again_until_the_objects_are_asked_for(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site = superlink.site()
+    [name] = grid.push_messages([to(site, content())])
+    question = PullMessagesRequest(node=site._node).SerializeToString()
+    lost = [PullMessagesResponse.FromString(post(site._client, NEXT_MESSAGE, question)) for _ in range(3)]
+    assert [answer.messages_list[0].metadata.message_id for answer in lost] == [name] * 3
+    received = site.receive()
+    assert received and received.metadata.message_id == name
+    # The message is given once, however long the site works on it.
+    assert site.receive() is None
+
+
+def test_a_reply_that_is_sent_twice_counts_once(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    site = superlink.site()
+    [name] = grid.push_messages([to(site, content())])
+    message = site.receive()
+    assert message
+    reply = Message(content(7), reply_to=message)
+    site.send(reply, 0.0)
+    site.send(reply, 0.0)
+    assert list(replies(grid, [name])) == [name]
+    site.send(reply, 0.0)
+    assert list(grid.pull_messages([name])) == []
+
+
+def test_messages_and_replies_survive_a_kill_of_the_superlink(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    with superlink.control() as control:
+        control.register(openssh(key), "site")
+    site = superlink.site(key)
+    first, second = grid.push_messages([to(site, content(5)), to(site, content(6))])
+    superlink.restart()
+    message = site.receive()
+    assert message
+    site.send(Message(content(8), reply_to=message), 0.0)
+    superlink.restart()
+    found = replies(grid, [message.metadata.message_id])
+    assert as_bytes(found[message.metadata.message_id].content) == as_bytes(content(8))
+    other = site.receive()
+    assert other and {message.metadata.message_id, other.metadata.message_id} == {first, second}
+
+
+def test_a_site_that_is_gone_is_an_error_in_its_place(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    site = superlink.site()
+    [name] = grid.push_messages([to(site, content())])
+    # A site that waits for messages is there; one that says nothing for two heartbeats is not.
+    found = replies(grid, [name], seconds=40.0)
+    assert found[name].error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def test_a_site_that_is_to_stop_does_not_wait_for_an_answer(superlink: RealSuperlink) -> None:
+    site = superlink.site()
+    threading.Timer(0.3, site._stop.set).start()
+    begun = time.monotonic()
+    assert site.receive() is None and time.monotonic() - begun < 4.0
+
+
+def requests_of(node: int, run_id: int = 1) -> dict[str, bytes]:
+    """What a site can ask, in a node's name."""
+    own = Node(node_id=node)
+    one = PullObjectRequest(node=own, run_id=run_id, object_id="a" * 64).SerializeToString()
+    pushed = PushObjectRequest(node=own, run_id=run_id, object_id="a" * 64, session_id="x").SerializeToString()
+    return {
+        NEXT_MESSAGE: PullMessagesRequest(node=own).SerializeToString(),
+        HEARTBEAT: SendNodeHeartbeatRequest(node=own, heartbeat_interval=10.0).SerializeToString(),
+        OBJECTS: joined([one]),
+        REPLY_OBJECTS: joined([pushed]),
+    }
+
+
+def test_attack_nobody_speaks_in_another_nodes_name(superlink: RealSuperlink) -> None:
+    victim, attacker = superlink.site(), superlink.site()
+    for path, body in requests_of(victim.node_id).items():
+        assert status_of(lambda p=path, b=body: post(attacker._client, p, b)) == 401, path
+    stranger = superlink.fleet_client(ec.generate_private_key(ec.SECP384R1()))
+    for path, body in requests_of(victim.node_id).items():
+        assert status_of(lambda p=path, b=body: post(stranger, p, b)) == 401, path
+
+
+def test_attack_what_a_site_may_ask_needs_a_signature_and_what_a_study_may_ask_its_token(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    unsigned = connected(RuntimeHttpClient, superlink.folder.superlink_socket, "nobody")
+    for path, body in requests_of(superlink.site().node_id).items():
+        assert status_of(lambda p=path, b=body: post(unsigned, p, b)) == 401, path
+    site = superlink.site()
+    for path in STUDY_PATHS:
+        body = joined([PullAppMessagesRequest().SerializeToString()])
+        assert status_of(lambda p=path, b=body: post(unsigned, p, b)) == 403, path
+        assert status_of(lambda p=path, b=body: post(site._client, p, b)) == 403, path
+
+
+def test_attack_a_reply_cannot_bring_objects_of_others_or_other_bytes(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site, other = superlink.site(), superlink.site()
+    [name] = grid.push_messages([to(site, content())])
+    message = site.receive()
+    assert message
+    bodies: list[bytes] = []
+    site._post = lambda path, body: bodies.append(body) or b""  # type: ignore[method-assign,assignment,return-value,func-returns-value]
+    site.send(Message(content(9), reply_to=message), 0.0)
+    honest = message_desk.separated(bodies[0])
+
+    def changed(change: Callable[[Any], None]) -> bytes:
+        one = PushObjectRequest.FromString(honest[1])
+        change(one)
+        return joined([honest[0], one.SerializeToString(), *honest[2:]])
+
+    def poison(one: Any) -> None:
+        one.object_content = one.object_content[:-1] + b"!"
+
+    assert status_of(lambda: post(site._client, REPLY, changed(poison))) == 403
+    assert status_of(lambda: post(site._client, REPLY, changed(lambda one: setattr(one, "run_id", 5)))) == 403
+    in_anothers = changed(lambda one: one.node.CopyFrom(Node(node_id=other.node_id)))
+    assert status_of(lambda: post(site._client, REPLY, in_anothers)) == 403
+    # Nothing of all this was kept, and the honest reply is as welcome as before.
+    post(site._client, REPLY, bodies[0])
+    assert as_bytes(replies(grid, [name])[name].content) == as_bytes(content(9))
+
+
+def test_attack_bodies_that_are_none_are_refused_and_disturb_nobody(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site = superlink.site()
+    bodies = [b"", b"\xff", b"\xff" * 8, (2**63).to_bytes(8, "big") + b"x", joined([b"\xff\xff"]), joined([b""] * 9)]
+    for path in (OBJECTS, REPLY, REPLY_OBJECTS, HEARTBEAT):
+        for body in bodies:
+            assert status_of(lambda p=path, b=body: post(site._client, p, b)) in (400, 401, 403), (path, body)
+    for path in STUDY_PATHS - {STUDY_OBJECTS}:
+        assert status_of(lambda p=path: post(grid._grid._runtime_client, p, b"\xff" * 20)) == 400, path
+    [name] = grid.push_messages([to(site, content())])
+    received = site.receive()
+    assert received and received.metadata.message_id == name
+
+
+def test_attack_a_thousand_questions_of_one_site_hold_nobody_up(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    with superlink.control() as control:
+        control.register(openssh(key), "greedy")
+    greedy, honest = superlink.site(key), superlink.site()
+    clients = [superlink.fleet_client(key) for _ in range(100)]
+    question = PullMessagesRequest(node=greedy._node).SerializeToString()
+    answered: list[int] = []
+
+    def ask() -> None:
+        answered.append(status_of(lambda: post(clients.pop(), NEXT_MESSAGE, question)))
+
+    threads = [threading.Thread(target=ask) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    begun = time.monotonic()
+    [name] = grid.push_messages([to(honest, content())])
+    received = honest.receive()
+    assert received and received.metadata.message_id == name and time.monotonic() - begun < 6.0
+    for thread in threads:
+        thread.join()
+    assert answered == [200] * 100
+
+
+def test_a_message_that_was_announced_and_not_yet_written_is_waited_for(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site = superlink.site()
+    bodies: list[tuple[str, bytes]] = []
+
+    def kept(client: Any, path: str, body: bytes) -> bytes:
+        # The first request without its objects, the objects in a later one.
+        parts = message_desk.separated(body)
+        if path == STUDY_MESSAGES:
+            return post(client, path, joined(parts[:1]))
+        bodies.append((path, body))
+        threading.Timer(1.0, lambda: post(client, path, body)).start()
+        return b""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("permmoe_server.coordination.nonblocking_grid.post", kept)
+        [name] = grid.push_messages([to(site, content())])
+    received = site.receive()
+    assert bodies and received and received.metadata.message_id == name
+
+
+def test_a_few_replies_are_in_memory_at_one_time(tmp_path: Path) -> None:
+    app, reading, most = FastAPI(), 0, 0
+    state = SqlLinkState(":memory:", NoOpFederationManager(), SqlObjectStore(":memory:"))
+    app.state.linkstate_factory = SimpleNamespace(state=lambda: state)
+    desk = message_desk.MessageDesk(app)
+
+    async def read() -> bytes:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0.01)
+        reading -= 1
+        return b"no body"
+
+    async def all_answers() -> list[tuple[int, bytes]]:
+        scope = {"path": REPLY, "headers": []}
+        return await asyncio.gather(*(desk.answer(scope, read) for _ in range(50)))
+
+    assert {status for status, _ in asyncio.run(all_answers())} == {400}
+    assert most == message_desk.REPLIES_AT_ONCE
+
+
+def test_names_are_the_digests_of_what_they_name(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    site = superlink.site()
+    message = to(site, content())
+    [name] = grid.push_messages([message])
+    assert object_name(message.deflate()) == name == message.object_id
