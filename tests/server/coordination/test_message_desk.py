@@ -237,6 +237,23 @@ def test_attack_nobody_speaks_in_another_nodes_name(superlink: RealSuperlink) ->
         assert status_of(lambda p=path, b=body: post(stranger, p, b)) == 401, path
 
 
+def test_attack_nobody_replies_in_another_nodes_name(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
+    victim, attacker = superlink.site(), superlink.site()
+    [name] = grid.push_messages([to(victim, content())])
+    message = victim.receive()
+    assert message
+    bodies: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(victim, "_post", lambda path, body: bodies.append(body) or b"")
+        victim.send(Message(content(9), reply_to=message), 0.0)
+    assert status_of(lambda: post(attacker._client, REPLY, bodies[0])) == 401
+    unsigned = connected(RuntimeHttpClient, superlink.folder.superlink_socket, "nobody")
+    assert status_of(lambda: post(unsigned, REPLY, bodies[0])) == 401
+    assert list(grid.pull_messages([name])) == []
+    post(victim._client, REPLY, bodies[0])
+    assert as_bytes(replies(grid, [name])[name].content) == as_bytes(content(9))
+
+
 def test_attack_what_a_site_may_ask_needs_a_signature_and_what_a_study_may_ask_its_token(
     superlink: RealSuperlink, grid: NonblockingGrid
 ) -> None:
@@ -258,8 +275,9 @@ def test_attack_a_reply_cannot_bring_objects_of_others_or_other_bytes(
     message = site.receive()
     assert message
     bodies: list[bytes] = []
-    site._post = lambda path, body: bodies.append(body) or b""  # type: ignore[method-assign,assignment,return-value,func-returns-value]
-    site.send(Message(content(9), reply_to=message), 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "_post", lambda path, body: bodies.append(body) or b"")
+        site.send(Message(content(9), reply_to=message), 0.0)
     honest = message_desk.separated(bodies[0])
 
     def changed(change: Callable[[Any], None]) -> bytes:
