@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -42,8 +43,23 @@ class FederationConfig(Configuration):
     min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
     max_failed_rounds: int = Field(5, ge=1, description="tries at a round without enough replies that end a study")
     round_deadline_seconds: float = Field(3600.0, gt=0)
-    evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
     # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    close_after: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the connected sites whose usable replies close a round, min_sites at least; 1: all",
+        exclude_if=lambda share: share == 1.0,
+    )
+    # As above.
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="rounds by which an update may come too late and still count, by (1 + rounds)^-1/2; 0: none does",
+        exclude_if=lambda rounds: rounds == 0,
+    )
+    evaluate_every: int = Field(1, ge=0, description="rounds between federated evaluations; 0: never")
+    # As above.
     calibrate: bool = Field(
         False,
         description="how many validation visits have errors of which size leaves too, so that the model has intervals",
@@ -102,6 +118,21 @@ class FederationConfig(Configuration):
             raise ValueError(f"aggregation = {self.aggregation} cannot be summed securely; use modality_fedavg")
         if self.drift_correction and (self.server_optimiser != "fedavg" or self.server_learning_rate != 1):
             raise ValueError("drift_correction reads the mean change off the model; use fedavg at rate 1 at the server")
+        if self.secure and (self.close_after < 1 or self.max_staleness):
+            raise ValueError(
+                "close_after and max_staleness are for plain rounds: the masks of a secure sum cancel only among the "
+                "sites that began it, each of whose stages has its own deadline; leave them out"
+            )
+        if self.max_staleness and self.privacy:
+            raise ValueError(
+                "late updates are not accounted for under differential privacy: a site's account is by the round that "
+                "it trained in; leave max_staleness out"
+            )
+        if self.max_staleness and self.drift_correction:
+            raise ValueError(
+                "drift_correction reads the mean change of one round off the model, and a late update is of another; "
+                "leave max_staleness out"
+            )
         if self.wire != "fp32" and (self.secure or self.privacy):
             raise ValueError(f"wire = {self.wire} is neither masked nor accounted for; use fp32 with secure or privacy")
         if self.privacy and (self.drift_correction or self.private_modules):
@@ -128,16 +159,32 @@ class FederationConfig(Configuration):
         """Sites without which a round cannot succeed: in a smaller secure sum no module could have `min_holders`."""
         return max(self.min_sites, self.min_holders) if self.secure else self.min_sites
 
+    def replies_that_close(self, n_connected: int) -> int:
+        """Usable replies after which a round waits for no more, of so many connected sites."""
+        return max(self.min_sites, ceil(self.close_after * n_connected))
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long a site may take to answer a round: as long as its update could still count."""
+        return self.round_deadline_seconds * (1 + self.max_staleness)
+
     def is_centring(self, number: int) -> bool:
         """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""
         return self.centring_round and number == 1
 
     def of_round(self, number: int) -> FederationConfig:
-        """The settings of a round. A mean over all sites' visits has one right weighting and no step size, so the
-        centring round is plain modality-aware averaging, whatever the study compares."""
+        """The settings of a round. A mean over all sites' visits has one right weighting and no step size, and lacks
+        nobody, since no later round corrects it: so the centring round is plain modality-aware averaging over the sites
+        that answer until the deadline, whatever the study compares."""
         if not self.is_centring(number):
             return self
-        plain = {"aggregation": MODALITY_FEDAVG.name, "server_optimiser": "fedavg", "server_learning_rate": 1.0}
+        plain = {
+            "aggregation": MODALITY_FEDAVG.name,
+            "server_optimiser": "fedavg",
+            "server_learning_rate": 1.0,
+            "close_after": 1.0,
+            "max_staleness": 0,
+        }
         return self.model_copy(update=plain)
 
     def first_epoch(self, number: int) -> int:

@@ -15,6 +15,7 @@ permmoe_client.connection.fleet.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -69,6 +70,8 @@ class _Asked:
     node: int
     most: ReplySize
     """The size of the largest honest reply."""
+    until: float
+    """When the message ends, and with it the time for a reply: seconds since 1970."""
     reply: str = ""
     """The identifier of the reply; empty until the superlink has announced one."""
     sender: int = 0
@@ -117,7 +120,6 @@ class NonblockingGrid:
         """Keyed by the identifier of the message that is answered."""
         self._confirmed: list[ConfirmMessageReceivedRequest] = []
         """Replies that are here or given up; the superlink is told with the next request."""
-        self._is_pulling = False
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that are connected."""
@@ -126,11 +128,10 @@ class NonblockingGrid:
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages and return their identifiers, an empty one where a message could not be stored.
 
-        The first ones after a pull open another exchange: replies to earlier messages are given up.
+        Replies to earlier messages may still come, until those end.
         """
-        if self._is_pulling:
-            self._asked.clear()
-            self._is_pulling = False
+        now = time.time()
+        self._asked = {name: asked for name, asked in self._asked.items() if now < asked.until}
         sent = list(messages)
         identifiers: list[str] = []
         # A content that goes to many sites is written, and named, once.
@@ -144,7 +145,8 @@ class NonblockingGrid:
         for identifier, message in zip(identifiers, sent, strict=True):
             if identifier:
                 most = self._largest(message.metadata.message_type)
-                self._asked[identifier] = _Asked(identifier, message.metadata.dst_node_id, most)
+                until = message.metadata.created_at + message.metadata.ttl
+                self._asked[identifier] = _Asked(identifier, message.metadata.dst_node_id, most, until)
         return identifiers
 
     def _push(self, messages: list[Message], parcels: Mapping[int, Parcels], there: set[str]) -> list[str]:
@@ -181,7 +183,6 @@ class NonblockingGrid:
 
         A reply that can no longer become whole is an error reply, as in Flower; so is one that is no message.
         """
-        self._is_pulling = True
         wanted = {name: self._asked[name] for name in message_ids if name in self._asked}
         # The superlink announces a reply once, and calls it unavailable when it is asked again.
         unknown = [name for name, asked in wanted.items() if not asked.reply]

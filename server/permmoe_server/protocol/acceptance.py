@@ -8,6 +8,7 @@
 | wrong_round, model_digest | it answers another round, or started from another model |
 | wrong_site | it speaks in the name of another site than the one whose key sent it |
 | duplicate_reply | its site has answered this round already |
+| late | its round was closed, and the study takes no update that is so late (permmoe_server.protocol.at_work) |
 | unknown_modality | it has a modality that the study does not have |
 | empty | it trained no module |
 | not_finite | a value is NaN or infinite |

@@ -74,16 +74,19 @@ def fold(
     visits: float,
     rule: AggregationRule = MODALITY_FEDAVG,
     longest: float = inf,
+    damping: float = 1.0,
 ) -> RunningSum:
     """Add the updates of one site, which trained on `visits` visits. Returns the same object.
 
     The updates must not change afterwards. `longest` is a bound on the norm of every mean change, known where the reply
-    was checked; it saves the search for the largest number. Raises FixedPointOverflowError, and adds nothing then.
+    was checked; it saves the search for the largest number. `damping`, at most 1, multiplies the changes and not their
+    weights: FedBuff divides by the number of updates, however late they are. Raises FixedPointOverflowError, and adds
+    nothing then.
     """
     terms, weights = {}, {}
     for name, update in updates.items():
         weight = rule.weight(name, update.support, visits)
-        factor = weight / update.support
+        factor = damping * weight / update.support
         # Twice, since a norm that is added up in float32 may have lost a few per cent of its largest element.
         bound = 2 * longest * weight * ONE
         reach = ceil(bound) if bound < QUICK else reach_of(update.weighted_delta, factor)

@@ -8,7 +8,7 @@ instruction again, with the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
@@ -18,7 +18,7 @@ from permmoe.federated.instructions import Instruction, ModulesMissing, write_in
 from permmoe.federated.modules import ModuleLayout, reachable_modules
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.records import content_bytes
-from permmoe_server.protocol.exchange import error_type, exchange
+from permmoe_server.protocol.exchange import error_type, exchange, never, send
 from permmoe_server.protocol.federation import Federation
 
 
@@ -36,9 +36,9 @@ class Downlink:
         held = self.held.get(node, {})
         return frozenset(m for m in self._needed(node, instruction) if held.get(m) != model.digests[m])
 
-    def confirm(self, node: int, instruction: Instruction, model: PackedModel) -> None:
-        """Remember that the site answered, so that it holds what it needs of this model."""
-        self.held[node] = {module: model.digests[module] for module in self._needed(node, instruction)}
+    def confirm(self, node: int, instruction: Instruction, digests: Mapping[str, bytes]) -> None:
+        """Remember that the site answered, so that it holds what it needs of the model with these digests."""
+        self.held[node] = {module: digests[module] for module in self._needed(node, instruction)}
 
     def learn(self, node: int, modalities: tuple[str, ...]) -> None:
         """Remember the modalities that the site stated; none where it stated nothing."""
@@ -67,23 +67,44 @@ class ModelExchange:
         self._contents |= {node: self._content(node) for node in nodes}
 
     def replies(
-        self, federation: Federation, nodes: Iterable[int], message_type: str, deadline_seconds: float
+        self,
+        federation: Federation,
+        nodes: Iterable[int],
+        message_type: str,
+        deadline_seconds: float,
+        *,
+        ttl_seconds: float | None = None,
+        unanswered: dict[str, int] | None = None,
+        is_enough: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, Message | None]]:
         """Each node's reply in the order of arrival, as in `exchange`; one that lacks a module is asked once more."""
-        clock, forgetful = federation.clock, list[int]()
-        deadline = clock.now() + deadline_seconds
+        clock, asked_again = federation.clock, set[int]()
+        ttl_seconds = deadline_seconds if ttl_seconds is None else ttl_seconds
+        unanswered = {} if unanswered is None else unanswered
+        ends = clock.now() + ttl_seconds
         self.write(node for node in nodes if node not in self._contents)
         contents = {node: self._contents.pop(node) for node in nodes}
         group = str(self.instruction.round)
-        for node, message in exchange(federation, contents, message_type, group, deadline_seconds):
-            if message is not None and message.has_error() and error_type(message.error) == ModulesMissing.__name__:
-                self.downlink.held.pop(node, None)
-                self.downlink.modalities.pop(node, None)
-                forgetful.append(node)
-            else:
+        for node, message in exchange(
+            federation,
+            contents,
+            message_type,
+            group,
+            deadline_seconds,
+            ttl_seconds=ttl_seconds,
+            unanswered=unanswered,
+            is_enough=is_enough,
+        ):
+            if node in asked_again or node not in contents or not _lacks_modules(message):
                 yield node, message
-        again = {node: self._content(node) for node in forgetful}
-        yield from exchange(federation, again, message_type, group, max(deadline - clock.now(), 0.0))
+                continue
+            asked_again.add(node)
+            self.downlink.held.pop(node, None)
+            self.downlink.modalities.pop(node, None)
+            sent = send(federation, {node: self._content(node)}, message_type, group, max(ends - clock.now(), 0.0))
+            unanswered |= sent
+            if not sent:
+                yield node, None
 
     def _content(self, node: int) -> RecordDict:
         travelling = self.downlink.travelling(node, self.instruction, self.model)
@@ -93,3 +114,7 @@ class ModelExchange:
         content, size = self._written[travelling]
         self.bytes_down[node] = self.bytes_down.get(node, 0) + size
         return content
+
+
+def _lacks_modules(message: Message | None) -> bool:
+    return message is not None and message.has_error() and error_type(message.error) == ModulesMissing.__name__

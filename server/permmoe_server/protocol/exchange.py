@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -11,28 +11,39 @@ from permmoe_server.protocol.acceptance import RejectedReply
 from permmoe_server.protocol.federation import POLL_SECONDS, Federation
 
 
+def never() -> bool:
+    """Of an exchange that waits for every reply: that those it has are enough."""
+    return False
+
+
 def exchange(
     federation: Federation,
     contents: Mapping[int, RecordDict],
     message_type: str,
     group: str,
     deadline_seconds: float,
+    *,
+    ttl_seconds: float | None = None,
+    unanswered: dict[str, int] | None = None,
+    is_enough: Callable[[], bool] = never,
 ) -> Iterator[tuple[int, Message | None]]:
     """Send each node its content, and yield (node, reply) in the order of arrival.
 
-    A node that is silent until the deadline comes last, with None. Replies are matched by the message that they answer:
-    the error that Flower makes for a lost node names the coordinator as its sender. A message is answered once, and by
-    the node that it was sent to: what another node says of it is dropped, and takes nobody's place.
+    A node that is silent until the deadline, or until the replies are enough, comes last, with None. Replies are
+    matched by the message that they answer: the error that Flower makes for a lost node names the coordinator as its
+    sender. A message is answered once, and by the node that it was sent to: what another node says of it is dropped,
+    and takes nobody's place.
+
+    A site may answer for `ttl_seconds`, by default until the deadline. `unanswered`, message -> node, may hold messages
+    of earlier exchanges, whose replies are yielded as well; in the end it holds those that are still without one.
     """
     grid, clock = federation.grid, federation.clock
     deadline = clock.now() + deadline_seconds
-    messages = [
-        Message(content, node, message_type, ttl=deadline_seconds, group_id=group) for node, content in contents.items()
-    ]
-    identifiers = list(zip(grid.push_messages(messages), contents, strict=True))
-    waiting = {identifier: node for identifier, node in identifiers if identifier}
-    unsent = [node for identifier, node in identifiers if not identifier]
-    while waiting and clock.now() < deadline:
+    waiting = {} if unanswered is None else unanswered
+    sent = send(federation, contents, message_type, group, deadline_seconds if ttl_seconds is None else ttl_seconds)
+    waiting |= sent
+    unsent = contents.keys() - sent.values()
+    while waiting and clock.now() < deadline and not is_enough():
         n_waiting = len(waiting)
         for reply in grid.pull_messages(list(waiting)):
             answered = reply.metadata.reply_to_message_id
@@ -42,6 +53,17 @@ def exchange(
             clock.pause(POLL_SECONDS)
     for node in sorted([*unsent, *waiting.values()]):
         yield node, None
+
+
+def send(
+    federation: Federation, contents: Mapping[int, RecordDict], message_type: str, group: str, ttl_seconds: float
+) -> dict[str, int]:
+    """Send each node its content; message -> node, without the nodes that none could be sent to."""
+    messages = [
+        Message(content, node, message_type, ttl=ttl_seconds, group_id=group) for node, content in contents.items()
+    ]
+    identifiers = federation.grid.push_messages(messages)
+    return {identifier: node for identifier, node in zip(identifiers, contents, strict=True) if identifier}
 
 
 def content_of(message: Message | None) -> RecordDict:

@@ -21,6 +21,7 @@ from permmoe.federated.replies import TrainReply
 from permmoe.federated.summed_scores import Scores, asks_for_scores, summed_plainly
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
 from permmoe_server.protocol.aggregation import RunningSum, fold
+from permmoe_server.protocol.at_work import AT_WORK, AtWork, staleness_factor
 from permmoe_server.protocol.downlink import Downlink, ModelExchange
 from permmoe_server.protocol.exchange import content_of
 from permmoe_server.protocol.federation import Federation
@@ -48,48 +49,74 @@ class PlainRound:
     downlink: Downlink
     trained: dict[str, float] = field(default_factory=dict)
     """Site -> the most visits that it said it trained on."""
+    at_work: AtWork = field(default_factory=AtWork)
 
     def train(self, state: FederationState, number: int) -> TrainingOutcome:
-        """Let every connected site train, and add up the replies that keep every rule."""
+        """Let the connected sites that are not at work train, and add up the replies that keep every rule.
+
+        The round closes once it has enough of them; late ones of earlier rounds are among them where the plan says so.
+        """
         config, clock = self.plan.federation.of_round(number), self.federation.clock
         started = clock.now()
         model = PackedModel.of(state.weights, config.wire)
         instruction = self.federation.announced(Instruction(self.plan, number, model.digest()), "training")
         sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
-        sites = self.federation.connected()
-        sending.write(sites.nodes)
+        sites, at_work = self.federation.connected(), self.at_work.nodes(started)
+        free = [node for node in sites.nodes if node not in at_work]
+        sending.write(free)
         written = clock.now()
 
-        total, losses = RunningSum(), dict[str, float]()
+        total, losses, begun = RunningSum(), dict[str, float](), dict[str, int]()
         records = [SiteRecord(node, sites.name(node) or "", rejected=QUARANTINED) for node in sites.quarantined]
         receipts = dict(state.receipts)
+        self.at_work.begin(free, instruction, model, written + config.answer_seconds)
+        enough = config.replies_that_close(len(sites.nodes))
         for node, message in sending.replies(
-            self.federation, sites.nodes, MessageType.TRAIN, config.round_deadline_seconds
+            self.federation,
+            free,
+            MessageType.TRAIN,
+            config.round_deadline_seconds,
+            ttl_seconds=config.answer_seconds,
+            unanswered=self.at_work.unanswered,
+            is_enough=lambda: total.sites >= enough,
         ):
             arrived = clock.now()
-            record = SiteRecord(node, sites.name(node) or "", sending.bytes_down[node])
+            record = SiteRecord(node, sites.name(node) or "", sending.bytes_down.get(node, 0))
+            if message is None and self.at_work.may_answer(node, arrived):
+                records.append(replace(record, rejected=AT_WORK))
+                continue
+            asked = self.at_work.asked(node)
+            staleness = number - asked.instruction.round
             try:
                 content = content_of(message)
                 with distrusted():
                     record = replace(record, bytes_up=content_bytes(content))
-                reply = accept_training(content, instruction, self.downlink.layout, losses, sites.name(node))
-                _add(total, reply, config)
+                # "A site counts once for each round that it was asked in, and once in each sum."
+                answered = {*losses, *self.at_work.counted(asked.instruction.round)}
+                reply = accept_training(content, asked.instruction, self.downlink.layout, answered, sites.name(node))
+                # "An update that is later than the plan takes is left out."
+                if staleness > config.max_staleness:
+                    raise RejectedReply("late")
+                _add(total, reply, config, staleness)
             except RejectedReply as rejection:
                 self.federation.quarantine.note(sites.sender(node), rejection.rule)
                 records.append(replace(record, rejected=rejection.rule))
                 continue
-            losses[reply.site] = reply.figures.loss_sum
+            losses[reply.site], begun[reply.site] = reply.figures.loss_sum, asked.instruction.round
             self.trained[reply.site] = max(reply.figures.visits, self.trained.get(reply.site, 0.0))
             self.downlink.learn(node, reply.modalities)
-            self.downlink.confirm(node, instruction, model)
+            self.downlink.confirm(node, asked.instruction, asked.digests)
             receipts = self.federation.countersigned(receipts, [reply.head])
-            training = SiteTraining(reply.figures, server_seconds=clock.now() - arrived, modules=tuple(reply.updates))
+            training = SiteTraining(reply.figures, clock.now() - arrived, tuple(reply.updates), staleness)
             ledger = reply.head.digest if reply.head else ""
             records.append(replace(record, site=reply.site, ledger=ledger, training=training))
 
+        has_enough = total.sites >= config.min_sites
+        if has_enough:
+            self.at_work.close(begun)
         visits = fsum(record.training.figures.visits for record in records if record.training)
         return TrainingOutcome(
-            total if total.sites >= config.min_sites else None,
+            total if has_enough else None,
             receipts,
             TrainingRecord(
                 in_order(records),
@@ -100,7 +127,10 @@ class PlainRound:
         )
 
     def evaluate(self, state: FederationState, part: Part) -> EvaluationOutcome:
-        """Let every connected site evaluate the model on a part of its visits, and add up the sums that it returns."""
+        """Let the connected sites evaluate the model on a part of their visits, and add up the sums that they return.
+
+        Validation leaves out those that are still at work on a training; the test waits for them.
+        """
         config = self.plan.federation
         model = PackedModel.of(state.evaluated_weights, config.wire)
         instruction = self.federation.announced(Instruction(self.plan, state.round, model.digest(), part), part)
@@ -110,10 +140,12 @@ class PlainRound:
         further: dict[str, Mapping[str, FurtherSums]] = {}
         scores: dict[str, Scores] = {}
         severity: dict[str, Scores] = {}
-        rejected = dict.fromkeys(sites.quarantined, QUARANTINED)
-        records = [SiteRecord(node, sites.name(node) or "", rejected=QUARANTINED) for node in sites.quarantined]
+        busy = self.at_work.nodes(self.federation.clock.now()) if part == "validation" else frozenset()
+        rejected = dict.fromkeys(sites.quarantined, QUARANTINED) | dict.fromkeys(busy & set(sites.nodes), AT_WORK)
+        records = [SiteRecord(node, sites.name(node) or "", rejected=rule) for node, rule in rejected.items()]
+        free = [node for node in sites.nodes if node not in busy]
         for node, message in sending.replies(
-            self.federation, sites.nodes, MessageType.EVALUATE, config.round_deadline_seconds
+            self.federation, free, MessageType.EVALUATE, config.round_deadline_seconds
         ):
             record = SiteRecord(node, sites.name(node) or "", sending.bytes_down[node])
             try:
@@ -130,7 +162,7 @@ class PlainRound:
                 by_site[reply.site], further[reply.site] = reply.sums, reply.further
                 scores[reply.site], severity[reply.site] = reply.scores, reply.severity
                 receipts = self.federation.countersigned(receipts, [reply.head])
-                self.downlink.confirm(node, instruction, model)
+                self.downlink.confirm(node, instruction, model.digests)
                 ledger = reply.head.digest if reply.head else ""
                 records.append(replace(record, site=reply.site, ledger=ledger))
         summed = summed_plainly(scores, severity) if asks_for_scores(self.plan, part) else None
@@ -138,10 +170,17 @@ class PlainRound:
         return EvaluationOutcome(evaluation, receipts, in_order(records))
 
 
-def _add(total: RunningSum, reply: TrainReply, config: FederationConfig) -> None:
+def _add(total: RunningSum, reply: TrainReply, config: FederationConfig, staleness: int) -> None:
     """Add a reply to the sum, in place. Raises RejectedReply where the sum could overflow, and adds nothing then."""
     try:
-        fold(total, reply.updates, reply.figures.visits, config.aggregation_rule, config.max_update_norm)
+        fold(
+            total,
+            reply.updates,
+            reply.figures.visits,
+            config.aggregation_rule,
+            config.max_update_norm,
+            staleness_factor(staleness),
+        )
     except FixedPointOverflowError:
         raise RejectedReply("fixed_point_range") from None
 

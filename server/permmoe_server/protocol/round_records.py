@@ -49,6 +49,8 @@ class SiteTraining:
     server_seconds: float
     """Server time spent validating and aggregating this reply; excludes waiting and transport."""
     modules: tuple[str, ...]
+    staleness: int = 0
+    """Rounds between the model that the training began with and the one that its update was added to."""
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,9 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "wrong_survey": "It answers another survey.",
         "survey_counts": "A number is of what the survey did not ask for, or of fewer than min_cell_count patients.",
         "sums_nested": "A combination has visits that a part of it lacks.",
+        # The round was closed without it: permmoe_server.protocol.at_work.
+        "at_work": "The round closed before the site had answered; while it is at work it is asked nothing else.",
+        "late": "It answers a round that was closed, and the study takes no update that is so late.",
         # It was not asked for one: permmoe_server.protocol.quarantine.
         "quarantined": "The site sent several replies that are none, and is not asked any more in this study.",
         # There was no reply: permmoe_server.protocol.exchange, flwr.common.constant.ErrorCode.

@@ -1,6 +1,7 @@
 """A round's record as a line of `rounds.jsonl`; permmoe_server.studies.round_log reads such lines.
 
-The keys and their order are fixed: what only one kind of round knows is written as 0, empty or false by the other.
+The keys and their order are fixed: what only one kind of round knows is written as 0, empty or false by the other. Only
+an update that came late has one more, its staleness.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def _site(site: SiteRecord) -> dict[str, Any]:
         "ledger": site.ledger,
         "rejected": site.rejected,
         "lost_at": site.lost_at,
+        **({"staleness": training.staleness} if training.staleness else {}),
     }
 
 

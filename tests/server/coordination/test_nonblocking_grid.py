@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ from permmoe.federated.secure.session import Advertisement
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
+from permmoe_server.coordination import nonblocking_grid
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.coordination.reply_objects import most_parcel_bytes
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
@@ -201,6 +203,25 @@ class _Answering:
         for node in (11, 12):
             self._superlink.answer(sent(node, by_node[node], training(NODES[node])))
         return first + list(self._grid.pull_messages(message_ids))
+
+
+def test_a_reply_to_an_earlier_message_is_handed_out_until_that_message_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    superlink = ReplyingGrid(NODES)
+    grid = NonblockingGrid(superlink, PLAIN)
+
+    def push(node: int, ttl: float) -> str:
+        [name] = grid.push_messages([Message(RecordDict(), node, "train", ttl=ttl, group_id="1")])
+        return name
+
+    long, short = push(11, 600.0), push(12, 60.0)
+    assert list(grid.pull_messages([long, short])) == []
+    later = time.time() + 61
+    monkeypatch.setattr(nonblocking_grid.time, "time", lambda: later)
+    again = push(13, 600.0)
+    for node, asked in ((11, long), (12, short), (13, again)):
+        superlink.answer(sent(node, asked, HONEST["train"]))
+    found = {reply.metadata.reply_to_message_id for reply in grid.pull_messages([long, short, again])}
+    assert found == {long, again}
 
 
 def test_an_error_of_a_site_keeps_its_name_and_no_word_of_its_text() -> None:
