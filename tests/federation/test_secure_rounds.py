@@ -123,6 +123,23 @@ def test_a_site_that_dies_at_a_stage_costs_the_round_nothing_but_itself(stage: s
     assert (first["visits"] == second["visits"]) == is_in_sum
 
 
+def test_what_a_site_has_already_is_not_sent_again_as_others_go_silent(tmp_path: Path) -> None:
+    federation = found(tmp_path, secure_plan(rounds=1, evaluate_every=0), NAMES)
+    app, asked, answer = ClientApp(), list[set[str]](), going_silent("query.secure_open", 1, "west")
+
+    def listen(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "query.secure_open" and context.node_id == FIRST_NODE:
+            asked.append(set(message.content))
+        return answer(message, context)
+
+    app.train()(listen)
+    for name in ("share", "mask", "count", "open"):
+        app.query(f"secure_{name}")(listen)
+    [record] = federation.run(app)
+    assert record["is_aggregated"] and {"bits", "count-shares", "silent"} < asked[0]
+    assert asked[1:] == [{"session", "silent"}]
+
+
 @pytest.mark.usefixtures("few_keepers")
 @pytest.mark.parametrize("stage", ["query.secure_mask", "query.secure_count", "query.secure_open"])
 def test_a_site_that_dies_is_recovered_by_the_keepers_that_it_chose(stage: str, tmp_path: Path) -> None:
@@ -247,8 +264,7 @@ def test_attack_every_message_of_an_old_round_replayed_is_refused(tmp_path: Path
     federation = found(tmp_path, secure_plan(rounds=2, evaluate_every=1), NAMES[:3])
     sent, _ = messages_to("west", federation)
     assert len(sent) == 5 * 2 + 5 * 2 + 5
-    # The newest session's last stage may be asked for again, with the same answer: others may have gone silent since.
-    answers = [ask(federation, "west", message) for message in sent[:-1]]
+    answers = [ask(federation, "west", message) for message in sent]
     assert all(answer.has_error() for answer in answers)
     reasons = {answer.error.reason for answer in answers}
     assert reasons == {"ModelNotAnnounced", "AlreadyAnswered", "SecureSumRefused"}
