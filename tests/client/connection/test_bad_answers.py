@@ -24,7 +24,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from permmoe.federated.message_paths import NEXT_MESSAGE
-from permmoe.federated.parcel import joined, separated
+from permmoe.federated.parcel import joined, pack, separated
 from permmoe_client.connection.fleet import BadMessage, Fleet, Unreachable
 from permmoe_client.connection.node import run_node
 from permmoe_server.provisioning.authority import issue_server, new_authority
@@ -172,7 +172,14 @@ def bad_answers() -> dict[str, tuple[PullMessagesResponse, dict[str, bytes]]]:
     metadata = Metadata(1, "m", 1, 1, "", "1", time.time(), 3600.0, "train")
     header = message_to_proto(make_message(metadata=metadata, content=RecordDict()))
     tree = ObjectTree(object_id="a" * 64)
+    whole = make_message(metadata=metadata, content=RecordDict())
+    objects = {**pack(whole.content), "b" * 64: whole.deflate()}
+    under_another_name = ObjectTree(object_id="b" * 64, children=[ObjectTree(object_id=n) for n in pack(whole.content)])
     return {
+        "a message that is not the one that was announced": (
+            PullMessagesResponse(messages_list=[header], message_object_trees=[under_another_name]),
+            objects,
+        ),
         "a message without a tree": (PullMessagesResponse(messages_list=[header]), {}),
         "an object that is no object": (
             PullMessagesResponse(messages_list=[header], message_object_trees=[tree]),

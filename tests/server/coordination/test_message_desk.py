@@ -245,13 +245,13 @@ def test_attack_nobody_replies_in_another_nodes_name(superlink: RealSuperlink, g
     bodies: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(victim, "_post", lambda path, body: bodies.append(body) or b"")
-        victim.send(Message(content(9), reply_to=message), 0.0)
+        victim.send(Message(content(11), reply_to=message), 0.0)
     assert status_of(lambda: post(attacker._client, REPLY, bodies[0])) == 401
     unsigned = connected(RuntimeHttpClient, superlink.folder.superlink_socket, "nobody")
     assert status_of(lambda: post(unsigned, REPLY, bodies[0])) == 401
     assert list(grid.pull_messages([name])) == []
     post(victim._client, REPLY, bodies[0])
-    assert as_bytes(replies(grid, [name])[name].content) == as_bytes(content(9))
+    assert as_bytes(replies(grid, [name])[name].content) == as_bytes(content(11))
 
 
 def test_attack_what_a_site_may_ask_needs_a_signature_and_what_a_study_may_ask_its_token(
@@ -285,6 +285,7 @@ def test_attack_a_reply_cannot_bring_objects_of_others_or_other_bytes(
         change(one)
         return joined([honest[0], one.SerializeToString(), *honest[2:]])
 
+    # Other bytes under the name of an object that nobody has stored: a superlink ignores what it has already.
     def poison(one: Any) -> None:
         one.object_content = one.object_content[:-1] + b"!"
 
