@@ -29,10 +29,8 @@ class Experts(nn.Module):
         self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"]
     ) -> Float[Tensor, "token dim"]:
         """Σ_e gate_e · FFN_e(token), over the experts with a gate above zero, k at most."""
-        device = tokens.device.type
-        is_half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-        is_aligned = all(size % ALIGNED == 0 for size in self.w1.shape[1:])
-        if device != "cpu" and is_half and is_aligned:
+        is_half = product_precision(tokens) == torch.bfloat16
+        if tokens.device.type != "cpu" and is_half and are_aligned(self.w1):
             return self.grouped(tokens, gates, torch.bfloat16)
         return self.padded(tokens, gates)
 
@@ -60,23 +58,52 @@ class Experts(nn.Module):
     def grouped(
         self, tokens: Float[Tensor, "token dim"], gates: Float[Tensor, "token expert"], precision: torch.dtype
     ) -> Float[Tensor, "token dim"]:
-        """Tokens are sorted by expert, nothing is padded, and no shape depends on who goes where.
+        """`grouped_experts` of this model alone."""
+        own = (x.unsqueeze(0) for x in (tokens, gates, self.w1, self.b1, self.w2, self.b2))
+        return grouped_experts(*own, k=self.top_k, precision=precision).squeeze(0)
 
-        Where each expert's tokens end is known to the device alone, so the host need not wait for it. On a GPU that
-        holds for products in bf16.
-        """
-        n_experts, k = len(self.w1), self.top_k
-        weights, experts = gates.topk(k, dim=1)
-        order = experts.flatten().argsort(stable=True)
-        expert = experts.flatten().index_select(0, order)
-        ends = (experts.flatten() == torch.arange(n_experts, device=gates.device).unsqueeze(1)).sum(1).cumsum(0).int()
-        rows = tokens.unsqueeze(1).expand(-1, k, -1).flatten(0, 1).index_select(0, order)
-        w1, b1, w2, b2, rows = (x.to(precision) for x in (self.w1, self.b1, self.w2, self.b2, rows))
-        hidden = F.gelu(F.grouped_mm(rows, w1, offs=ends) + b1.index_select(0, expert))
-        outputs = F.grouped_mm(hidden, w2, offs=ends) + b2.index_select(0, expert)
-        # Back in the order of the tokens: a sum over k does not depend on the order in which threads add.
-        own = torch.empty_like(outputs).index_copy(0, order, outputs).view(len(tokens), k, -1)
-        return (own * weights.unsqueeze(-1)).sum(1).to(tokens.dtype)
+
+def grouped_experts(
+    tokens: Float[Tensor, "model token dim"],
+    gates: Float[Tensor, "model token expert"],
+    w1: Float[Tensor, "model expert dim hidden"],
+    b1: Float[Tensor, "model expert hidden"],
+    w2: Float[Tensor, "model expert hidden dim"],
+    b2: Float[Tensor, "model expert dim"],
+    *,
+    k: int,
+    precision: torch.dtype,
+) -> Float[Tensor, "model token dim"]:
+    """What each model's `Experts` make of its tokens, by one grouped product over the experts of all models.
+
+    Tokens are sorted by expert, nothing is padded, and no shape depends on who goes where. Where each expert's tokens
+    end is known to the device alone, so the host need not wait for it: on a GPU that holds for products in bf16.
+    """
+    n_models, n_experts, _, _ = w1.shape
+    weights, experts = gates.topk(k, dim=2)
+    first = n_experts * torch.arange(n_models, device=gates.device)
+    experts = (experts + first[:, None, None]).flatten()
+    order = experts.argsort(stable=True)
+    expert = experts.index_select(0, order)
+    ends = torch.searchsorted(expert, torch.arange(n_models * n_experts, device=gates.device), right=True).int()
+    rows = tokens.unsqueeze(2).expand(-1, -1, k, -1).flatten(0, 2).index_select(0, order)
+    w1, b1, w2, b2, rows = (x.to(precision) for x in (*(x.flatten(0, 1) for x in (w1, b1, w2, b2)), rows))
+    hidden = F.gelu(F.grouped_mm(rows, w1, offs=ends) + b1.index_select(0, expert))
+    outputs = F.grouped_mm(hidden, w2, offs=ends) + b2.index_select(0, expert)
+    # Back in the order of the tokens: a sum over k does not depend on the order in which threads add.
+    own = torch.empty_like(outputs).index_copy(0, order, outputs).view(*weights.shape, -1)
+    return (own * weights.unsqueeze(-1)).sum(2).to(tokens.dtype)
+
+
+def are_aligned(w1: Float[Tensor, "*model expert dim hidden"]) -> bool:
+    """Whether a grouped product takes experts of these sizes."""
+    return all(size % ALIGNED == 0 for size in w1.shape[-2:])
+
+
+def product_precision(values: Tensor) -> torch.dtype:
+    """The precision of products of these values: autocast's, where it is on."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
 
 
 def sum_in_order(

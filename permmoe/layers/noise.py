@@ -6,41 +6,38 @@ depend on which others stand beside it. Its models bring their numbers along ins
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 
 @dataclass
 class Numbers:
-    """Numbers that a pass takes in the order in which it asks; without any it draws its own, and they are counted."""
+    """Tensors of numbers that a pass takes in the order in which it asks; without any it draws its own."""
 
-    uniform: Float[Tensor, " _"] | None = None
+    uniform: Sequence[Tensor] | None = None
     """In [0, 1)."""
-    normal: Float[Tensor, " _"] | None = None
-    n_uniform: int = 0
-    """How many were asked for."""
-    n_normal: int = 0
+    normal: Sequence[Tensor] | None = None
+    asked_uniform: list[torch.Size] = field(default_factory=list)
+    """The shapes that were asked for."""
+    asked_normal: list[torch.Size] = field(default_factory=list)
 
     def uniform_like(self, values: Tensor) -> Tensor:
         """The next numbers, in the shape of the values."""
-        start, self.n_uniform = self.n_uniform, self.n_uniform + values.numel()
+        self.asked_uniform.append(values.shape)
         if self.uniform is None:
             return torch.rand_like(values, dtype=torch.float32)
-        return self.uniform[start : self.n_uniform].view(values.shape)
+        return self.uniform[len(self.asked_uniform) - 1]
 
     def normal_like(self, values: Tensor) -> Tensor:
         """The next numbers, in the shape of the values."""
-        start, self.n_normal = self.n_normal, self.n_normal + values.numel()
-        return (
-            torch.randn_like(values) if self.normal is None else self.normal[start : self.n_normal].view(values.shape)
-        )
+        self.asked_normal.append(values.shape)
+        return torch.randn_like(values) if self.normal is None else self.normal[len(self.asked_normal) - 1]
 
 
 _NUMBERS: ContextVar[Numbers | None] = ContextVar("numbers", default=None)

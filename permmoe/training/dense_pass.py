@@ -7,9 +7,11 @@ the same, at the cost of a model without sparsity.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from permmoe.config import ModelConfig
@@ -22,40 +24,58 @@ from permmoe.model import Output, PerMMoE
 
 Inputs = tuple[Tensor, ...]
 """One tensor a modality, in the model's order; zeros where it was not observed."""
+Mix = Callable[[Experts, Tensor, Tensor], Tensor]
+"""From experts, tokens and their gates to the mean of the experts' outputs."""
 
 
 class DensePerMMoE(nn.Module):
     """A view of a model: the same parameters under the same names, behind `model.`"""
 
-    def __init__(self, model: PerMMoE) -> None:
+    def __init__(self, model: PerMMoE, mix: Mix | None = None) -> None:
+        """`mix`: how the experts' outputs are mixed; by default by `dense_experts`."""
         super().__init__()
-        self.model = model
+        self.model, self.mix = model, mix or dense_experts
 
     def forward(
-        self, inputs: Inputs, observed: Bool[Tensor, "batch modality"], baseline: Float[Tensor, " batch"]
+        self,
+        inputs: Inputs,
+        observed: Bool[Tensor, "batch modality"],
+        baseline: Float[Tensor, " batch"],
+        rows: Int[Tensor, "batch modality"] | None = None,
     ) -> Output:
-        """As `PerMMoE.forward` of a model without a ridge, or of one that is training."""
+        """As `PerMMoE.forward` of a model without a ridge, or of one that is training.
+
+        `rows`: where each observed input stands among the rows of all inputs, one modality's behind the other's; by
+        default every modality has a row for every visit.
+        """
         model = self.model
-        encoded = torch.stack(
-            [model.encoders[name](x).float() for name, x in zip(model.config.names, inputs, strict=True)], dim=1
-        )
-        tokens = torch.where(observed[..., None, None], encoded, self._bank_tokens(observed))
+        tokens = self._tokens(inputs, observed, self._one_each(observed) if rows is None else rows)
         hidden = model.attention(tokens)
         normed = model.attention.expert_norm(hidden)
         routing: Routing = model.routers(normed, observed)
-        mixed = dense_experts(model.experts, normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
+        mixed = self.mix(model.experts, normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
         hidden = hidden + dropped(mixed, model.config.dropout, model.training)
         prediction: Tensor = model.head(hidden, baseline)
         spread = model.spread(hidden, baseline, observed, prediction) if model.spread else None
         return Output(prediction, routing, spread, model.unimodal(tokens) if model.training else None)
 
-    def _bank_tokens(self, observed: Bool[Tensor, "batch modality"]) -> Float[Tensor, "batch modality token dim"]:
-        """B[P, m] for every m. For m ∈ P, which has no row, any row: the caller does not use it."""
-        bank = self.model.missing_bank
+    def _tokens(
+        self, inputs: Inputs, observed: Bool[Tensor, "batch modality"], rows: Int[Tensor, "batch modality"]
+    ) -> Float[Tensor, "batch modality token dim"]:
+        """Encoded tokens where a modality was observed, B[P, m] elsewhere."""
+        names, bank = self.model.config.names, self.model.missing_bank
+        encoded = [self.model.encoders[name](x).float() for name, x in zip(names, inputs, strict=True)]
         bits = torch.arange(observed.shape[1], device=observed.device)
         masks = (observed.long() << bits).sum(1)
-        rows: Tensor = bank.rows.to(masks.device).index_select(0, masks).clamp(min=0)
-        return bank.embeddings.index_select(0, rows.flatten()).view(*rows.shape, *bank.embeddings.shape[1:])
+        of_bank = sum(map(len, encoded)) + bank.rows.to(masks.device).index_select(0, masks).clamp(min=0)
+        chosen = torch.where(observed, rows, of_bank)
+        every = torch.cat([*encoded, bank.embeddings])
+        return every.index_select(0, chosen.flatten()).view(*chosen.shape, *every.shape[1:])
+
+    @staticmethod
+    def _one_each(observed: Bool[Tensor, "batch modality"]) -> Int[Tensor, "batch modality"]:
+        n_visits, n_modalities = observed.shape
+        return torch.arange(n_visits * n_modalities, device=observed.device).view(n_modalities, n_visits).t()
 
 
 def dense_experts(

@@ -53,11 +53,11 @@ def repeatable(config: TrainConfig) -> Iterator[None]:
         torch.backends.cudnn.benchmark = tries_all
 
 
-def keep_memory_of_steps(model: PerMMoE) -> None:
+def keep_memory_of_steps(model: PerMMoE, *, is_stacked: bool = False) -> None:
     """Let this process keep what one training step frees for the next one, where the model is trained on a CPU."""
     if device_of(model).type == "cpu":
         # Without tiles convolutions take so long that clearing pages does not matter, measured.
-        keep_freed_pages(without_limit=_gains_from_tiles(model))
+        keep_freed_pages(without_limit=is_stacked or _gains_from_tiles(model))
 
 
 def _gains_from_tiles(model: PerMMoE) -> bool:

@@ -24,6 +24,8 @@ ENCODERS = "encoders."
 SPREAD = "spread."
 RIDGE = "ridge."
 """It plays no role in training."""
+LARGE = 4096
+"""Numbers of a parameter that is a group by itself, so that neither it nor its gradient has to be copied."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,16 @@ class Group:
     """The modality of the encoder that they belong to; empty for others."""
     is_spread: bool
     is_decayed: bool
-    start: int
-    end: int
-    """Where they lie in the vector of a model's trained parameters."""
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Those of some models of a stack, clipped."""
+
+    by_group: tuple[Float[Tensor, "model _"], ...]
+    norms: Float[Tensor, " model"]
+    """Before they were clipped; no number where any gradient is none."""
 
 
 class Stack:
@@ -51,27 +60,23 @@ class Stack:
             raise ValueError("a stack has models, all of one configuration")
         self.models, self.gradient_norm = tuple(models), config.gradient_norm or inf
         own = [dict(model.named_parameters()) for model in models]
-        trained = sorted((name for name, p in own[0].items() if p.requires_grad), key=lambda name: _kind(name, own[0]))
-        self.names = tuple(trained)
-        self.shapes = {name: own[0][name].shape for name in trained}
-        with torch.no_grad():
-            self.rows = torch.stack([torch.cat([row[name].flatten() for name in trained]) for row in own])
-        self.groups = _groups(trained, own[0])
-        sizes = [self.shapes[name].numel() for name in trained]
-        pieces = torch.split(self.rows, sizes, dim=1)
-        self.parameters = {
-            name: piece.view(len(models), *self.shapes[name]).detach().requires_grad_()
-            for name, piece in zip(trained, pieces, strict=True)
-        }
-        """By name, with the models as a first dimension: views of `rows`, and leaves of the graph."""
+        self.shapes = {name: p.shape for name, p in own[0].items() if p.requires_grad}
+        self.groups = _groups({name: own[0][name] for name in self.shapes})
+        self.parameters: dict[str, Tensor] = {}
+        """By name, with the models as a first dimension: views of their groups' rows, and leaves of the graph."""
+        self._rows: list[Tensor] = []
+        """For each group, [model, number]."""
+        for group in self.groups:
+            stacked = [torch.stack([row[name].detach() for row in own]) for name in group.names]
+            self._rows.append(torch.cat([_flat(x) for x in stacked], dim=1))
+            self.parameters |= self._leaves(group, self._rows[-1])
         fixed = [{**row, **dict(model.named_buffers())} for row, model in zip(own, models, strict=True)]
-        self.fixed = {
+        self._fixed = {
             name: torch.stack([row[name].detach() for row in fixed])
             for name in fixed[0]
             if name not in self.parameters and not name.startswith(RIDGE)
         }
-        """What no gradient moves: centres of inputs, scales of tables, tokens that are not learned."""
-        self._vectors = [[row[group.start : group.end] for group in self.groups] for row in self.rows]
+        self._vectors = [[rows[number] for rows in self._rows] for number in range(len(models))]
         decays = {True: config.weight_decay, False: 0.0}
         self.optimiser = torch.optim.AdamW(
             [
@@ -93,30 +98,61 @@ class Stack:
     def __len__(self) -> int:
         return len(self.models)
 
-    def gradients(self, loss: Float[Tensor, ""]) -> Float[Tensor, "model parameter"]:
-        """Of a sum of the models' losses, a row for each model; clipped, the spread's head by itself. Zero for what
-        plays no role in the losses."""
-        leaves = list(self.parameters.values())
-        found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        gradients = torch.cat([gradient.flatten(1) for gradient in found], dim=1)
-        n_predicting = next((group.start for group in self.groups if group.is_spread), gradients.shape[1])
-        for part in (gradients[:, :n_predicting], gradients[:, n_predicting:]):
-            if part.shape[1] and self.gradient_norm < inf:
-                norms = torch.linalg.vector_norm(part, dim=1, keepdim=True)
-                part.mul_((self.gradient_norm / (norms + 1e-6)).clamp(max=1.0))
-        return gradients
+    def leaves(self, models: Sequence[int]) -> dict[str, Tensor]:
+        """The parameters of these models, by name, to follow gradients to."""
+        if len(models) == len(self):
+            return self.parameters
+        chosen = torch.tensor(models, device=self._rows[0].device)
+        leaves: dict[str, Tensor] = {}
+        for group, rows in zip(self.groups, self._rows, strict=True):
+            leaves |= self._leaves(group, rows.index_select(0, chosen))
+        return leaves
 
-    def step(self, gradients: Float[Tensor, "model parameter"], seen: Mapping[str, Bool[Tensor, " model"]]) -> None:
-        """A step of the optimiser, which counts its steps for each model and group of parameters.
+    def fixed(self, models: Sequence[int]) -> dict[str, Tensor]:
+        """What no gradient moves of these models: centres of inputs, scales of tables, tokens that are not learned."""
+        if len(models) == len(self):
+            return self._fixed
+        chosen = torch.tensor(models, device=self._rows[0].device)
+        return {name: value.index_select(0, chosen) for name, value in self._fixed.items()}
 
-        `seen`: for each modality, which models' batches hold it. An encoder that no visit of its model's batch went
-        through stays as it is, and so does a model without a visit.
+    def _leaves(self, group: Group, rows: Float[Tensor, "model _"]) -> dict[str, Tensor]:
+        return {name: piece.detach().requires_grad_() for name, piece in self._pieces(group, rows).items()}
+
+    def _pieces(self, group: Group, rows: Float[Tensor, "model _"]) -> dict[str, Tensor]:
+        """Views of the rows, by name, with the models as a first dimension."""
+        pieces = torch.split(rows, [self.shapes[name].numel() for name in group.names], dim=1)
+        return {name: _unflat(piece, self.shapes[name]) for name, piece in zip(group.names, pieces, strict=True)}
+
+    def gradients(self, loss: Float[Tensor, ""], leaves: Mapping[str, Tensor]) -> Gradients:
+        """Of a sum of these models' losses; clipped, the spread's head by itself. Zero for what plays no role."""
+        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        flat = {name: _flat(gradient) for name, gradient in zip(leaves, found, strict=True)}
+        by_group = [_joined([flat[name] for name in group.names]) for group in self.groups]
+        norms = []
+        for is_spread in (False, True):
+            part = [x for x, group in zip(by_group, self.groups, strict=True) if group.is_spread == is_spread]
+            if not part:
+                continue
+            norm = torch.stack([torch.linalg.vector_norm(x, dim=1) for x in part]).norm(dim=0)
+            if self.gradient_norm < inf:
+                share = (self.gradient_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1)
+                for x in part:
+                    x.mul_(share)
+            norms.append(norm)
+        return Gradients(tuple(by_group), torch.stack(norms).sum(0))
+
+    def step(self, gradients: Gradients, models: Sequence[int], seen: Mapping[str, Bool[Tensor, " model"]]) -> None:
+        """A step of the optimiser for these models, whose steps it counts for each model and group of parameters.
+
+        `seen`: for each modality, which of the models' batches hold it. An encoder that no visit of its model's batch
+        went through stays as it is, and so do all other models.
         """
-        goes = {"": torch.stack(list(seen.values())).any(0).tolist(), **{name: x.tolist() for name, x in seen.items()}}
-        for number, vectors in enumerate(self._vectors):
-            for vector, group in zip(vectors, self.groups, strict=True):
-                is_stepped = goes[group.encoder][number]
-                vector.grad = gradients[number, group.start : group.end] if is_stepped else None
+        self.optimiser.zero_grad()
+        goes = {name: own.tolist() for name, own in seen.items()}
+        for row, number in enumerate(models):
+            for gradient, vector, group in zip(gradients.by_group, self._vectors[number], self.groups, strict=True):
+                if not group.encoder or goes[group.encoder][row]:
+                    vector.grad = gradient[row]
         self.optimiser.step()
 
     @torch.no_grad()
@@ -129,18 +165,31 @@ class Stack:
     def optimiser_tensors(self, number: int) -> dict[str, Tensor]:
         """Copies of a model's moments and step counts on the CPU, as permmoe.training.optimiser names them."""
         found: dict[str, Tensor] = {}
-        at = 0
-        states = {
-            group.start: (group, self.optimiser.state[vector])
-            for vector, group in zip(self._vectors[number], self.groups, strict=True)
-        }
-        for name, shape in self.shapes.items():
-            group, state = next(one for one in states.values() if one[0].start <= at < one[0].end)
-            for key, value in state.items():
-                piece = value[at - group.start : at - group.start + shape.numel()].view(shape) if value.ndim else value
-                found[f"{name}/{key}"] = piece.detach().cpu().clone()
-            at += shape.numel()
+        for vector, group in zip(self._vectors[number], self.groups, strict=True):
+            for key, value in self.optimiser.state[vector].items():
+                # A count of steps is one number for all.
+                one = value.unsqueeze(0)
+                pieces = self._pieces(group, one) if value.ndim else dict.fromkeys(group.names, one)
+                for name, piece in pieces.items():
+                    found[f"{name}/{key}"] = piece[0].cpu().clone(memory_format=torch.contiguous_format)
         return found
+
+
+def _flat(stacked: Float[Tensor, "model ..."]) -> Float[Tensor, "model _"]:
+    """Each model's numbers as a row. Those of a matrix are read by columns: so a linear map's gradient comes."""
+    return (stacked.transpose(1, 2) if stacked.ndim == 3 else stacked).flatten(1)
+
+
+def _joined(rows: Sequence[Float[Tensor, "model _"]]) -> Float[Tensor, "model _"]:
+    """Side by side; one alone is not copied."""
+    return torch.cat(list(rows), dim=1) if len(rows) > 1 else rows[0]
+
+
+def _unflat(rows: Float[Tensor, "model _"], shape: torch.Size) -> Float[Tensor, "model ..."]:
+    """What `_flat` made the rows of; a view of them."""
+    if len(shape) == 2:
+        return rows.view(len(rows), shape[1], shape[0]).transpose(1, 2)
+    return rows.view(len(rows), *shape)
 
 
 def without_scales(config: ModelConfig) -> ModelConfig:
@@ -149,26 +198,14 @@ def without_scales(config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"modalities": modalities})
 
 
-def _kind(name: str, parameters: Mapping[str, Tensor]) -> tuple[bool, str, bool]:
-    """What parameters are sorted by: the spread's behind all others, then by encoder, then by weight decay."""
-    encoder = name.removeprefix(ENCODERS).split(".")[0] if name.startswith(ENCODERS) else ""
-    return name.startswith(SPREAD), encoder, is_decayed(parameters[name])
-
-
-def _groups(names: Sequence[str], parameters: Mapping[str, Tensor]) -> tuple[Group, ...]:
-    """Runs of parameters of one kind; the names are sorted by it."""
-    groups: list[Group] = []
-    at = 0
-    for name in names:
-        is_spread, encoder, decayed = _kind(name, parameters)
-        end = at + parameters[name].numel()
-        if groups and (groups[-1].is_spread, groups[-1].encoder, groups[-1].is_decayed) == (
-            is_spread,
-            encoder,
-            decayed,
-        ):
-            groups[-1] = Group(encoder, is_spread, decayed, groups[-1].start, end)
-        else:
-            groups.append(Group(encoder, is_spread, decayed, at, end))
-        at = end
-    return tuple(groups)
+def _groups(parameters: Mapping[str, Tensor]) -> tuple[Group, ...]:
+    """Parameters of one kind together, but for the large ones; the spread's are behind all others."""
+    kinds: dict[tuple[bool, str, bool, str], list[str]] = {}
+    for name, parameter in parameters.items():
+        encoder = name.removeprefix(ENCODERS).split(".")[0] if name.startswith(ENCODERS) else ""
+        alone = name if parameter.numel() >= LARGE else ""
+        kinds.setdefault((name.startswith(SPREAD), encoder, is_decayed(parameter), alone), []).append(name)
+    return tuple(
+        Group(encoder, is_spread, decayed, tuple(names))
+        for (is_spread, encoder, decayed, _), names in sorted(kinds.items())
+    )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from permmoe.layers.experts import Experts, sum_in_order
+from permmoe.layers.experts import Experts, grouped_experts, sum_in_order
 from permmoe.layers.routers import top_k_gates
 from tests.support.model_batches import small_config
 
@@ -55,6 +55,17 @@ def test_batched_experts_equal_a_loop_gradients_included(n_experts: int, top_k: 
         values.append((output, *gradients))
     for fast, slow in zip(*values, strict=True):
         torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+
+
+def test_experts_of_several_models_in_one_product_equal_each_models_own() -> None:
+    torch.manual_seed(6)
+    models = [random_experts(5, 2, **ALIGNED) for _ in range(3)]
+    tokens = torch.randn(3, 47, 8)
+    gates = torch.stack([top_k_gates(torch.randn(1, 47, 5), 2)[0][0] for _ in models])
+    stacked = [torch.stack([getattr(one, name) for one in models]) for name in ("w1", "b1", "w2", "b2")]
+    found = grouped_experts(tokens, gates, *stacked, k=2, precision=torch.float32)
+    for one, own, of_model, weights in zip(models, found, tokens, gates, strict=True):
+        torch.testing.assert_close(own, loop(one, of_model, weights), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("way", ["padded", "grouped"])

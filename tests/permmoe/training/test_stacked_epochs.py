@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from permmoe.config import EncoderConfig, ModelConfig, TrainConfig
 from permmoe.data.dataset import VisitData
+from permmoe.layers.experts import Experts
 from permmoe.layers.noise import Numbers, dropped, predrawn
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
@@ -17,6 +20,8 @@ from permmoe.training.exposure import Exposure, TrainingRecord
 from permmoe.training.optimiser import make_optimiser, optimiser_tensors
 from permmoe.training.seeds import make_model
 from permmoe.training.stacked_epochs import StackedTraining, why_not_stacked
+from permmoe.training.stacked_experts import stacked_experts
+from permmoe.training.stacked_noise import StackedNoise
 from tests.support.model_batches import small_config
 from tests.support.small_visits import small_visits
 
@@ -33,12 +38,19 @@ VARIANTS: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "one embedding a modality": (small_config(3, 0, bank="unconditioned", **QUIET), TRAIN),
     "tokens that are not learned": (small_config(3, 0, bank="random", **QUIET), TRAIN),
     "unimodal heads": (small_config(2, 1, unimodal_heads=True, **QUIET), TRAIN),
+    "experts of which one grouped product is made": (small_config(2, 1, width=8, expert_hidden=24, **QUIET), TRAIN),
     "a spread": (small_config(2, 1, spread="gaussian", **QUIET), TRAIN),
     "no auxiliary loss": (
         small_config(2, 1, **QUIET),
         TRAIN.model_copy(update={"balance": False, "specialisation": False}),
     ),
 }
+
+
+def noisy(config: ModelConfig) -> ModelConfig:
+    """With dropout everywhere, and noise of the routers."""
+    encoder = config.encoder.model_copy(update={"dropout": 0.3})
+    return config.model_copy(update={"dropout": 0.2, "router_noise": True, "encoder": encoder})
 
 
 def trained_alone(config: ModelConfig, data: VisitData, train: TrainConfig, seed: int, epochs: int) -> PerMMoE:
@@ -82,6 +94,27 @@ def test_models_in_a_stack_learn_what_each_learns_by_itself(variant: str) -> Non
         assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), start.parameters(), strict=True))
 
 
+def test_tokens_of_a_stack_on_the_cpu_go_to_their_experts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(2, 1, width=8, expert_hidden=24, **QUIET)
+    rows: list[tuple[int, ...]] = []
+
+    def watched(tokens: Tensor, weights: Tensor, **given: Any) -> Tensor:
+        rows.append(tuple(tokens.shape))
+        return F.grouped_mm(tokens, weights, **given)
+
+    monkeypatch.setattr("permmoe.layers.experts.F", SimpleNamespace(gelu=F.gelu, grouped_mm=watched))
+    data = [small_visits(config, 7, seed=n) for n in range(3)]
+    trained_together(config, data, TRAIN, [1, 2, 3], epochs=1)
+    n_tokens = 3 * 7 * len(config.modalities) * config.tokens
+    assert rows == [(config.top_k * n_tokens, 8), (config.top_k * n_tokens, 24)]
+
+
+def test_the_experts_of_a_stack_are_for_a_stack() -> None:
+    config = small_config(width=8, expert_hidden=24)
+    with pytest.raises(RuntimeError, match="outside of a stack"):
+        stacked_experts(Experts(config), torch.randn(3, 8), torch.rand(3, config.experts))
+
+
 def test_an_encoder_without_a_visit_stays_as_it_is_and_other_models_encoders_move() -> None:
     config = small_config(2, 0, **QUIET)
     lacking = torch.tensor([[True, False]] * 9)
@@ -93,7 +126,7 @@ def test_an_encoder_without_a_visit_stays_as_it_is_and_other_models_encoders_mov
 
 
 def test_random_numbers_of_a_model_do_not_depend_on_what_stands_beside_it() -> None:
-    config = small_config(2, 1, dropout=0.2, encoder=EncoderConfig(cells=(2, 3, 5), dropout=0.3), outcome_range=None)
+    config = noisy(small_config(2, 1, outcome_range=None))
     data = [small_visits(config, 14, seed=n) for n in range(3)]
     alone = trained_together(config, data[:1], TRAIN, [6], epochs=2)[0]
     beside = trained_together(config, data, TRAIN, [6, 7, 8], epochs=2)[0]
@@ -102,8 +135,22 @@ def test_random_numbers_of_a_model_do_not_depend_on_what_stands_beside_it() -> N
     assert any((a - b).abs().max() > 10 * ROUNDING for a, b in zip(alone.parameters(), other.parameters(), strict=True))
 
 
+def test_numbers_of_a_model_do_not_depend_on_how_much_another_observed() -> None:
+    config = small_config(2, 0)
+    noise = StackedNoise(make_model(noisy(config), 0), tuple(torch.zeros(1, 1, 2, 3, 5) for _ in range(2)), places=7)
+
+    def drawn(*counts: tuple[int, int]) -> list[Tensor]:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(counts))]
+        return [x[0] for numbers in noise.draw(generators, torch.tensor(counts)) for x in numbers]
+
+    alone, beside = drawn((2, 3)), drawn((2, 3), (5, 7))
+    assert [len(x) for x in alone[:2]] == [2, 3] and [len(x) for x in beside[:2]] == [5, 7]
+    for a, b in zip(alone, beside, strict=True):
+        assert torch.equal(a, b[: len(a)]) and not b[len(a) :].any()
+
+
 def test_models_draw_numbers_of_their_own_seed() -> None:
-    config = small_config(2, 1, dropout=0.2, encoder=EncoderConfig(cells=(2, 3, 5), dropout=0.3), outcome_range=None)
+    config = noisy(small_config(2, 1, outcome_range=None))
     # Everybody is like the first, so that their order plays no role.
     data = small_visits(config, 9, observed=torch.ones(9, 3, dtype=torch.bool))
     for values in (data.baseline, data.target, *(rows.rows for rows in data.inputs.values())):
@@ -120,7 +167,7 @@ def test_models_draw_numbers_of_their_own_seed() -> None:
 
 
 def test_dropout_in_a_stack_drops_the_stated_share_and_keeps_the_mean() -> None:
-    with predrawn(Numbers(uniform=torch.rand(100_000), normal=torch.empty(0))):
+    with predrawn(Numbers([torch.rand(100_000)], [])):
         found = dropped(torch.ones(100_000), 0.3, True)
     assert (found == 0).float().mean() == pytest.approx(0.3, abs=0.01)
     assert found.mean() == pytest.approx(1.0, abs=0.01)
@@ -219,5 +266,5 @@ def test_visits_that_models_share_are_on_the_device_once() -> None:
     data = small_visits(config, 12)
     parts = [data.subset(torch.arange(7)), data.subset(torch.arange(4, 12))]
     training = StackedTraining([make_model(config, seed) for seed in (1, 2)], parts, TRAIN, [1, 2])
-    shared: list[Tensor] = [own.rows for own in training._inputs]
+    shared: list[Tensor] = [own.rows for own in training._inputs.of_modality]
     assert [len(rows) for rows in shared] == [len(data.inputs[name].rows) + 1 for name in data.names]
