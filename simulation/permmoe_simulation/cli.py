@@ -19,7 +19,7 @@ from permmoe.runtime.tracking.tracker import TRACK_HELP, tracking_to
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.progress_bars import study_bars
 from permmoe_simulation.studies.progress import Progress
-from permmoe_simulation.studies.simulate import RunOptions, all_cells, cell_name, run_study
+from permmoe_simulation.studies.simulate import DEVICE_HELP, RunOptions, all_cells, cell_name, run_study
 from permmoe_simulation.studies.study import StudyConfig, at_profile
 
 DEFAULT_STUDY = Path(__file__).parents[2] / "configs" / "studies" / "default.yaml"
@@ -36,10 +36,7 @@ def simulate(
     shared: Annotated[Path, typer.Option(help="Cohorts and volumes that studies share.")] = Path("runs/shared"),
     only: Annotated[str, typer.Option(help="Run only cells like METHOD/REGIME/SEED; * stands for anything.")] = "*",
     list_cells: Annotated[bool, typer.Option("--list", help="List the cells and run nothing.")] = False,
-    device: Annotated[
-        str,
-        typer.Option(help="Trains models, hospitals' too: cpu, cuda (all GPUs), cuda:N, or auto (where it is faster)."),
-    ] = CPU,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = CPU,
     side_by_side: Annotated[
         bool,
         typer.Option(

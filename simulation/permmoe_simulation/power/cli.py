@@ -15,6 +15,7 @@ from rich.console import Console
 from permmoe.config import read_config
 from permmoe.errors import ConfigurationError
 from permmoe.runtime.command_line import run
+from permmoe.runtime.devices import CPU
 from permmoe.runtime.provenance import versions
 from permmoe_simulation.power.curves import POWER, power_rows
 from permmoe_simulation.power.page import PowerFindings, RunOfPage, power_page, power_svg
@@ -23,6 +24,7 @@ from permmoe_simulation.power.run import number_of_cells, run_power, studies_of
 from permmoe_simulation.power.verdicts import VERDICTS, truths
 from permmoe_simulation.progress_bars import study_bars
 from permmoe_simulation.studies.progress import Progress
+from permmoe_simulation.studies.simulate import DEVICE_HELP
 from permmoe_simulation.studies.study import StudyConfig
 
 DEFAULT = Path(__file__).parents[3] / "configs" / "power" / "known-truth.yaml"
@@ -36,6 +38,7 @@ def measure(
     ] = None,
     profile: Annotated[str, typer.Option(help="Which of the power study's profiles.")] = "quick",
     workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each on one core.")] = os.cpu_count() or 1,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = CPU,
     list_studies: Annotated[bool, typer.Option("--list", help="List the studies and run nothing.")] = False,
 ) -> None:
     """Plant cohorts of several sizes, run the study of each, and say how many patients each claim needs."""
@@ -62,7 +65,7 @@ def measure(
         progress = Progress(
             lambda name, steps: current.append(name), step, lambda text: console.print(text, markup=False)
         )
-        outcome = run_power(studies, out, workers, command, progress)
+        outcome = run_power(studies, out, workers, command, progress, device)
     design = truths(studies[0][2])
     VERDICTS.write(outcome.verdicts, out)
     power = power_rows(outcome.verdicts, design)

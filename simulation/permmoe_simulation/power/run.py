@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from permmoe.runtime.devices import CPU
 from permmoe_simulation.power.plan import Point, PowerConfig, study_at
 from permmoe_simulation.power.verdicts import verdict_rows
 from permmoe_simulation.report.again import AGAIN_SECTION
@@ -42,13 +43,18 @@ def number_of_cells(studies: Sequence[tuple[Point, int, StudyConfig]]) -> int:
 
 
 def run_power(
-    studies: Sequence[tuple[Point, int, StudyConfig]], out: Path, workers: int, command: str, progress: Progress
+    studies: Sequence[tuple[Point, int, StudyConfig]],
+    out: Path,
+    workers: int,
+    command: str,
+    progress: Progress,
+    device: str = CPU,
 ) -> PowerOutcome:
     """Run what is missing of each study in a folder of its own, and read what its tables say.
 
     A study that was finished before trains nothing. Raises PermmoeError as `run_study`.
     """
-    options = RunOptions(shared=out / "shared", workers=workers, command=command, sections=SECTIONS)
+    options = RunOptions(shared=out / "shared", workers=workers, command=command, sections=SECTIONS, device=device)
     verdicts, failed = [], []
     for point, seed, study in studies:
         folder = out / "studies" / study.name

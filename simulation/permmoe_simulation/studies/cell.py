@@ -23,6 +23,9 @@ from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import Sites, partition, training_sites
 from permmoe_simulation.studies.study import Cell
 
+Ended = Path | Exception
+"""The folder of a finished cell, or the error that ended one."""
+
 
 def split_and_partition(visits: VisitTable, cell: Cell) -> tuple[Sites, Sites]:
     """The cell's sites, their visits split into train, validation and test; and the sites left out."""
@@ -45,9 +48,9 @@ def gpu_memory_key(cells: Sequence[Cell]) -> Hashable:
     return cell.model.encoder, cell.model.grid, cell.engine, size
 
 
-def gpu_bytes_of(folders: Sequence[Path]) -> int | None:
+def gpu_bytes_of(ended: Sequence[Ended]) -> int | None:
     """The most that the tensors of finished cells took of a GPU's memory, with what PyTorch kept for the next ones."""
-    cards = [json.loads((folder / CARD).read_text()) for folder in folders]
+    cards = [json.loads((folder / CARD).read_text()) for folder in ended if isinstance(folder, Path)]
     return max((int(card["gpu_memory_mb"] * 1e6) for card in cards if "gpu_memory_mb" in card), default=None)
 
 
@@ -89,9 +92,16 @@ def run_cell(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: 
 
 def run_cells(
     cells: Sequence[Cell], visits: VisitTable, cache: Path, folders: Sequence[Path], device: str = CPU
-) -> list[Path]:
-    """`run_cell` for one cell after the other."""
-    return [run_cell(cell, visits, cache, folder, device) for cell, folder in zip(cells, folders, strict=True)]
+) -> list[Ended]:
+    """`run_cell` for one cell after the other, those behind one that fails as well."""
+    return [_ended(cell, visits, cache, folder, device) for cell, folder in zip(cells, folders, strict=True)]
+
+
+def _ended(cell: Cell, visits: VisitTable, cache: Path, folder: Path, device: str) -> Ended:
+    try:
+        return run_cell(cell, visits, cache, folder, device)
+    except Exception as error:
+        return error
 
 
 def card_of(cell: Cell, sites: Sites, seconds: float, device: str, notes: Sequence[str]) -> dict[str, Any]:

@@ -17,12 +17,19 @@ from pathlib import Path
 
 from permmoe.data.quarantine import Quarantine
 from permmoe.errors import ConfigurationError, PermmoeError
-from permmoe.runtime.devices import may_fall_back
+from permmoe.runtime.devices import CPU, may_fall_back
 from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
 from permmoe.runtime.workers import import_beforehand, worker_pool
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.report import SECTIONS, ReportSection, render_report
-from permmoe_simulation.studies.cell import gpu_bytes_of, gpu_memory_key, run_cells, split_and_partition, wants_gpu
+from permmoe_simulation.studies.cell import (
+    Ended,
+    gpu_bytes_of,
+    gpu_memory_key,
+    run_cells,
+    split_and_partition,
+    wants_gpu,
+)
 from permmoe_simulation.studies.cell_files import FinishedCell, cell_folder, delete_unfinished, is_finished
 from permmoe_simulation.studies.finished_study import FinishedStudy
 from permmoe_simulation.studies.folder_lock import only_process
@@ -37,6 +44,9 @@ from permmoe_simulation.studies.tracked_study import track_cell, track_study
 
 Grid = Sequence[tuple[str, Cell]]
 """(method name, cell) for every cell of a study."""
+
+
+DEVICE_HELP = "Trains models, hospitals' too: cpu, cuda (all GPUs), cuda:N, or auto (where it is faster)."
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,8 @@ class RunOptions:
     """The command that repeats the run, for the report."""
     sections: Sequence[ReportSection] = SECTIONS
     """What the report shows, and so which tables are written."""
-    device: str = "cpu"
-    """Where models are trained, as `--device` names it."""
+    device: str = CPU
+    """Where models are trained, as `--device` names it (DEVICE_HELP)."""
     side_by_side: bool = False
     """Whether models of one method are trained together, each with other random numbers than by itself."""
     tracking: Tracking = NOT_TRACKED
@@ -213,7 +223,7 @@ def _run_cells(
                 progress.step(_label(name, cell))
             else:
                 missing.append((name, cell))
-        jobs: list[Job[list[tuple[str, Cell]], list[Path]]] = []
+        jobs: list[Job[list[tuple[str, Cell]], list[Ended]]] = []
         for together in in_stacks(missing) if options.side_by_side else [[one] for one in missing]:
             cells = [cell for _, cell in together]
             own, targets = data[cells[0].regime], [cell_folder(folder, cell) for cell in cells]
@@ -224,14 +234,14 @@ def _run_cells(
         try:
             for done, future in done_in_places(pool, jobs, options.workers, places, gpu_bytes_of):
                 error = future.exception()
-                for number, (name, cell) in enumerate(done):
+                for (name, cell), ended in zip(done, [error] * len(done) if error else future.result(), strict=True):
                     label = _label(name, cell)
-                    if error is None:
-                        finished.append(FinishedCell(name, cell.regime, cell.seed, future.result()[number]))
+                    if isinstance(ended, Path):
+                        finished.append(FinishedCell(name, cell.regime, cell.seed, ended))
                         track_cell(options.tracking, study, cell, finished[-1])
                     else:
-                        failed.append(f"{label}: {type(error).__name__}")
-                        progress.note(f"failed: {failed[-1]}: {error}")
+                        failed.append(f"{label}: {type(ended).__name__}")
+                        progress.note(f"failed: {failed[-1]}: {ended}")
                     progress.step(label)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)

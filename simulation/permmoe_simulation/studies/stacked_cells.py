@@ -22,7 +22,7 @@ from permmoe.runtime.process_memory import forget_peak_memory
 from permmoe.training.stack import without_scales
 from permmoe.training.stacked_epochs import why_not_stacked
 from permmoe.training.stacked_fit import fit_stacked
-from permmoe_simulation.studies.cell import card_of, run_cells, split_and_partition
+from permmoe_simulation.studies.cell import Ended, card_of, run_cells, split_and_partition
 from permmoe_simulation.studies.cell_files import CellOutcome, publish, unfinished_folder, write_outcome
 from permmoe_simulation.studies.members import averaged, member_cells
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
@@ -46,11 +46,11 @@ def in_stacks(cells: Sequence[tuple[str, Cell]]) -> list[list[tuple[str, Cell]]]
 
 def run_cells_together(
     cells: Sequence[Cell], visits: VisitTable, cache: Path, folders: Sequence[Path], device: str
-) -> list[Path]:
+) -> list[Ended]:
     """Run cells of one method and regime, none of which is finished; return their folders.
 
-    Arguments and errors are those of `run_cell`. Cells whose models cannot be stacked, or do not fit into the memory of
-    a GPU together, are run one after the other.
+    Arguments are those of `run_cell`, and so is what is raised where the stack fails. Cells whose models cannot be
+    stacked, or do not fit into the memory of a GPU together, are run one after the other (`run_cells`).
     """
     if not METHOD_KINDS[cells[0].method.kind].preparer:
         return run_cells(cells, visits, cache, folders, device)

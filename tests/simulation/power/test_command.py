@@ -120,3 +120,11 @@ def test_a_plan_of_too_few_seeds_ends_with_the_reason_and_writes_nothing(
     plan = write_plan(tmp_path, settings={**QUICK, "seeds": [0, 1, 2]})
     assert run_command(monkeypatch, plan, tmp_path / "out") == 2
     assert "nothing would be judged" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_none_is_refused_before_anything_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(monkeypatch, write_plan(tmp_path), tmp_path / "out", "--device", "abacus") == 2
+    assert "'abacus' is not a device for studies" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/studies/*/cells/*"))

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,7 +26,7 @@ from permmoe_simulation.report.section import tables_of
 from permmoe_simulation.studies.cell_files import read_predictions
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import StudyConfig
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.patience import wait_until
 from tests.support.tiny_study import METHODS, QUIET, ROOT, command, environment, run, settings, write_settings
 
 pytestmark = pytest.mark.xdist_group("study")
@@ -90,13 +89,6 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(what: str, holds: object) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        time.sleep(0.02)
 
 
 def test_every_promised_table_is_there_with_its_columns(finished: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import torch
 
 from permmoe.config import parse_config
 from permmoe.data.visits import VisitTable
-from permmoe_simulation.studies import stacked_cells
+from permmoe.errors import PermmoeError
+from permmoe_simulation.studies import simulate, stacked_cells
 from permmoe_simulation.studies.cell import run_cell
 from permmoe_simulation.studies.cell_files import is_finished, read_predictions
+from permmoe_simulation.studies.progress import Progress
+from permmoe_simulation.studies.simulate import RunOptions, run_study
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.stacked_cells import in_stacks, run_cells_together
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
-from tests.support.tiny_study import METHODS, QUIET, run, settings, write_settings
+from tests.support.patience import wait_until
+from tests.support.tiny_study import METHODS, QUIET, ROOT, command, environment, run, settings, write_settings
 
 pytestmark = pytest.mark.xdist_group("study")
 MODEL = settings()["model"] | {"dropout": 0.0, "router_noise": False}
@@ -49,7 +55,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[VisitTable, Path]:
 
 def together(chosen: list[Cell], made: tuple[VisitTable, Path], folder: Path) -> list[Path]:
     folders = [folder / f"together-{number}" for number in range(len(chosen))]
-    return run_cells_together(chosen, *made, folders, "cpu")
+    assert run_cells_together(chosen, *made, folders, "cpu") == folders
+    return folders
 
 
 def assert_same_results(one: Path, other: Path) -> None:
@@ -58,6 +65,12 @@ def assert_same_results(one: Path, other: Path) -> None:
     learnt, alone_learnt = (pd.read_csv(folder / "learning.csv") for folder in (one, other))
     np.testing.assert_allclose(learnt.rmse, alone_learnt.rmse, atol=5e-3)
     assert learnt.drop(columns="rmse").equals(alone_learnt.drop(columns="rmse"))
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For studies of the same cohort."""
+    return tmp_path_factory.mktemp("studies")
 
 
 @pytest.mark.parametrize("method", ["centralised", "local"])
@@ -94,6 +107,26 @@ def test_models_that_cannot_be_stacked_are_run_one_by_one(made: tuple[VisitTable
     chosen = [cell for name, cell in grid(train=settings()["train"] | {"micro_batch": 4}) if name == "centralised"]
     for folder in together(chosen, made, tmp_path):
         assert "cells_side_by_side" not in json.loads((folder / "card.json").read_text())
+
+
+def test_of_cells_that_are_run_one_by_one_after_all_only_the_one_that_failed_is_said_to_have_failed(
+    study_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(own: Cell, *given: Any) -> Path:
+        if own.seed == 0:
+            raise PermmoeError("of this seed alone")
+        return run_cell(own, *given)
+
+    monkeypatch.setattr("permmoe_simulation.studies.cell.run_cell", broken)
+    # In this process, for others would not know of the broken seed.
+    monkeypatch.setattr(simulate, "worker_pool", lambda workers, **options: ThreadPoolExecutor(workers))
+    chosen = study(train=settings()["train"] | {"micro_batch": 4}, methods={"centralised": METHODS["centralised"]})
+    notes: list[str] = []
+    progress = Progress(lambda name, steps: None, lambda what: None, notes.append)
+    options = RunOptions(study_folder / "shared", side_by_side=True)
+    outcome = run_study(chosen, study_folder / "one-failed", options, progress)
+    assert outcome.failed == ("centralised, site, seed 0: PermmoeError",)
+    assert notes == ["failed: centralised, site, seed 0: PermmoeError: of this seed alone"]
 
 
 def test_cells_that_do_not_fit_into_memory_together_are_run_one_by_one(
@@ -134,9 +167,9 @@ def test_a_stack_of_many_models_is_trained_in_parts(
     assert sizes == [1, 1]
 
 
-def test_the_command_trains_a_study_side_by_side(tmp_path: Path) -> None:
-    file, out = write_settings(tmp_path / "tiny.yaml"), tmp_path / "out"
-    ended = run(file, out, "--side-by-side")
+def test_the_command_trains_a_study_side_by_side(study_folder: Path) -> None:
+    file, out = write_settings(study_folder / "tiny.yaml"), study_folder / "out"
+    ended = run(file, out, "--side-by-side", "--shared", str(study_folder / "shared"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "0 cell(s) failed" in ended.stdout
     cards = [json.loads(file.read_text()) for file in out.glob("cells/*/card.json")]
@@ -144,3 +177,37 @@ def test_the_command_trains_a_study_side_by_side(tmp_path: Path) -> None:
     assert beside["centralised"] == beside["local"] == 2
     assert beside["federated"] is None
     assert (out / "report.html").is_file()
+
+
+def test_a_study_that_is_killed_side_by_side_keeps_finished_stacks_and_ends_as_an_undisturbed_one(
+    study_folder: Path,
+) -> None:
+    # The local models take long enough to be killed among them.
+    local = METHODS["local"] | {"train": {"epochs": 60}}
+    methods = {"centralised": METHODS["centralised"], "local": local}
+    file = write_settings(study_folder / "killed.yaml", methods=methods, comparisons=[], claims=[])
+    given = "--side-by-side", "--shared", str(study_folder / "shared")
+    out, undisturbed = study_folder / "killed", study_folder / "undisturbed"
+    assert run(file, undisturbed, *given).returncode == 0
+    process = subprocess.Popen(command(file, out, *given), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    wait_until("both cells of a stack are finished", lambda: len(finished_cells(out)) == 2)
+    process.kill()
+    process.wait()
+    before = finished_cells(out)
+    assert {kind for kind, _ in before.values()} == {"centralised"}
+    assert run(file, out, *given).returncode == 0
+    assert before.items() <= finished_cells(out).items()
+    assert len(finished_cells(out)) == 4
+    for name in finished_cells(out):
+        mine, expected = (read_predictions(folder / "cells" / name) for folder in (out, undisturbed))
+        pd.testing.assert_frame_equal(mine, expected, check_exact=True)
+
+
+def finished_cells(out: Path) -> dict[str, tuple[str, int]]:
+    """By folder: the kind of the method, and when the card was written, ns."""
+    cards = {file.parent.name: file for file in out.glob("cells/*/card.json")}
+    return {
+        name: (json.loads(file.read_text())["cell"]["method"]["kind"], file.stat().st_mtime_ns)
+        for name, file in cards.items()
+        if not name.endswith(".unfinished")
+    }
