@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf, sqrt
 
@@ -106,8 +106,8 @@ class TrainedEpoch:
     """What a fit is told of an epoch that it asked for."""
 
     record: TrainingRecord
-    optimiser: Mapping[str, Tensor]
-    """The optimiser's state behind it."""
+    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
+    """The optimiser's state behind it; empty where nobody will resume the fit."""
 
 
 def fitting(

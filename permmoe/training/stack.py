@@ -162,18 +162,6 @@ class Stack:
         for name, stacked in self.parameters.items():
             own[name].copy_(stacked[number])
 
-    def optimiser_tensors(self, number: int) -> dict[str, Tensor]:
-        """Copies of a model's moments and step counts on the CPU, as permmoe.training.optimiser names them."""
-        found: dict[str, Tensor] = {}
-        for vector, group in zip(self._vectors[number], self.groups, strict=True):
-            for key, value in self.optimiser.state[vector].items():
-                # A count of steps is one number for all.
-                one = value.unsqueeze(0)
-                pieces = self._pieces(group, one) if value.ndim else dict.fromkeys(group.names, one)
-                for name, piece in pieces.items():
-                    found[f"{name}/{key}"] = piece[0].cpu().clone(memory_format=torch.contiguous_format)
-        return found
-
 
 def _flat(stacked: Float[Tensor, "model ..."]) -> Float[Tensor, "model _"]:
     """Each model's numbers as a row. Those of a matrix are read by columns: so a linear map's gradient comes."""

@@ -26,7 +26,8 @@ class Fit:
 def fit_stacked(fits: Sequence[Fit], config: TrainConfig) -> list[FitState]:
     """Fit all models in place, as `fit` does with each fit's seed; the states that they end with.
 
-    One that stops early waits for the others. Raises what `fit` and `StackedTraining` raise.
+    One that stops early waits for the others. No state can be resumed from: none holds the optimiser's. Raises what
+    `fit` and `StackedTraining` raise.
     """
     running = [fitting(one.model, one.train, one.validation, config, on_epoch=one.on_epoch) for one in fits]
     # The first thing that a fit does is to set the means.
@@ -43,8 +44,7 @@ def fit_stacked(fits: Sequence[Fit], config: TrainConfig) -> list[FitState]:
                 continue
             training.stack.write(number)
             try:
-                told = TrainedEpoch(records[number], training.stack.optimiser_tensors(number))
-                epochs[number] = own.send(told).epoch
+                epochs[number] = own.send(TrainedEpoch(records[number])).epoch
             except StopIteration as end:
                 epochs[number], states[number] = None, end.value
     return [states[number] for number in range(len(fits))]

@@ -17,7 +17,7 @@ from permmoe.layers.noise import Numbers, dropped, predrawn
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
 from permmoe.training.exposure import Exposure, TrainingRecord
-from permmoe.training.optimiser import make_optimiser, optimiser_tensors
+from permmoe.training.optimiser import make_optimiser
 from permmoe.training.seeds import make_model
 from permmoe.training.stacked_epochs import StackedTraining, why_not_stacked
 from permmoe.training.stacked_experts import stacked_experts
@@ -209,21 +209,6 @@ def test_a_model_that_stopped_stays_as_it_is_and_the_others_go_on() -> None:
         training.stack.write(number)
     assert all(torch.equal(value, stopped[name]) for name, value in models[0].state_dict().items())
     assert_close(models[1], trained_alone(config, data[1], TRAIN, 2, epochs=2))
-
-
-def test_an_optimiser_is_described_as_that_of_a_single_model() -> None:
-    config = small_config(2, 1, spread="laplace", **QUIET)
-    data = small_visits(config, 14)
-    model = make_model(config, 1)
-    optimiser = make_optimiser(model, TRAIN)
-    train_epochs(model, data, TRAIN, first_epoch=0, epochs=1, seed=1, optimiser=optimiser)
-    training = StackedTraining([make_model(config, 1)], [data], TRAIN, [1])
-    training.train_epoch(0)
-    found, expected = training.stack.optimiser_tensors(0), optimiser_tensors(optimiser, model)
-    # The weights of a noise that is switched off play no role, so that a single optimiser has nothing of them.
-    assert {name.split("/")[0] for name in found.keys() - expected.keys()} == {"routers.noise_weight"}
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("spoilt", ["target", "input"])
