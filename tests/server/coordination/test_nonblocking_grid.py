@@ -166,6 +166,14 @@ def test_attack_a_reply_that_lacks_an_object_is_the_senders_failure(missing: str
     assert outcome("train", lacking) in ("not_a_message", "REPLY_MESSAGE_UNAVAILABLE")
 
 
+def test_attack_a_reply_of_other_bytes_than_its_name_says_is_no_message() -> None:
+    def renamed(asked: str) -> Sent:
+        reply, other = (sent(11, asked, HONEST["train"], created_at=created) for created in (1.8e9, 1.7e9))
+        return replace(reply, objects={**reply.objects, reply.root: other.objects[other.root]})
+
+    assert outcome("train", renamed) == "not_a_message"
+
+
 def test_attack_a_reply_in_another_nodes_name_or_to_anothers_message_takes_nobodys_place() -> None:
     reply = HONEST["train"]
     assert outcome("train", lambda asked: sent(11, asked, reply, src_node_id=12)) == "wrong_node"
