@@ -155,7 +155,7 @@ class Fleet:
             answers = [PullObjectResponse.FromString(part) for part in parts]
             if not all(one.object_found for one in answers):
                 raise Unreachable("the message was withdrawn before it had arrived")
-            here = [one for one in answers if one.object_available]
+            here = list(itertools.takewhile(lambda one: one.object_available, answers))
             there |= dict(zip(missing, (one.object_content for one in here), strict=False))
             if len(here) < len(answers) or not answers:
                 # The coordinator has announced what it is still writing.

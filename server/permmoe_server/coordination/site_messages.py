@@ -109,7 +109,7 @@ class SiteMessages:
         session = objects[0].session_id
         with self._state.session():
             self.check_run(objects[0].run_id)
-            store(self._state, objects, session)
+            store(self._state, not_there(self._state, objects), session)
             if (arriving := self._arriving.get(session)) is None:
                 return ""
             arriving.missing -= {one.object_id for one in objects}
@@ -147,6 +147,11 @@ def stored_objects(state: SqlLinkState, requests: Sequence[PullObjectRequest]) -
             )
         )
     return answers
+
+
+def not_there(state: SqlLinkState, objects: Sequence[PushObjectRequest]) -> list[PushObjectRequest]:
+    """Return the objects that are not stored: a request whose answer was lost is made again."""
+    return [one for one in objects if not state.get_object(one.run_id, one.object_id)]
 
 
 def store(state: SqlLinkState, objects: Sequence[PushObjectRequest], session: str) -> None:

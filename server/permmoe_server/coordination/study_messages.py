@@ -24,7 +24,7 @@ from flwr.proto.task_pb2 import Task
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.superlink.servicer.runtime import runtime_handlers
 
-from permmoe_server.coordination.site_messages import store, stored_objects
+from permmoe_server.coordination.site_messages import not_there, store, stored_objects
 
 
 class StudyMessages:
@@ -52,7 +52,7 @@ class StudyMessages:
     def message_objects(self, objects: Sequence[PushObjectRequest], task: Task) -> list[PushObjectResponse]:
         """Store further objects of messages. Raises NotGiven."""
         with self._state.session():
-            store(self._state, objects, objects[0].session_id)
+            store(self._state, not_there(self._state, objects), objects[0].session_id)
         return [PushObjectResponse(stored=True)] * len(objects)
 
     def replies(

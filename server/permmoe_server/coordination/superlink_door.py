@@ -22,7 +22,8 @@ from flwr.proto.control_pb2 import StartRunRequest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from permmoe_server.coordination.message_desk import DESK_PATHS
+from permmoe.federated.message_paths import SITE_PATHS
+from permmoe_server.coordination.message_desk import DESK_PATHS, REPLY_PATHS
 from permmoe_server.coordination.pointer import is_pointer
 from permmoe_server.coordination.reply_announcement import Refused
 from permmoe_server.gateway.door import FLEET_PATHS
@@ -41,8 +42,8 @@ RUNTIME_PATHS = frozenset(
 )  # fmt: skip
 FLOWER_PATHS = CONTROL_PATHS | RUNTIME_PATHS | {path.decode() for path in FLEET_PATHS}
 """What Flower's own routes answer."""
-MOST_BODY_BYTES = 64 << 20
-"""Of a request that is looked into."""
+MOST_BODY_BYTES, MOST_ASKING_BYTES = 64 << 20, 1 << 20
+"""Of a request that is looked into, and of one by which a site brings nothing."""
 
 
 AnswerMessages = Callable[[Scope, Callable[[], Awaitable[bytes]]], Awaitable[tuple[int, bytes]]]
@@ -65,7 +66,8 @@ class SuperlinkDoor:
             if scope["method"] != "POST" or scope["path"] not in FLOWER_PATHS | DESK_PATHS:
                 raise Refused("path")
             if scope["path"] in DESK_PATHS:
-                await _answer(send, *await self._answer_messages(scope, lambda: _body(receive)))
+                most = MOST_ASKING_BYTES if scope["path"] in SITE_PATHS - REPLY_PATHS else MOST_BODY_BYTES
+                await _answer(send, *await self._answer_messages(scope, lambda: _body(receive, most)))
                 return
             if check := self._checks.get(scope["path"]):
                 body = await _body(receive)
@@ -89,7 +91,7 @@ def check_start(body: bytes) -> None:
         raise Refused("bundle")
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, most: int = MOST_BODY_BYTES) -> bytes:
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -97,7 +99,7 @@ async def _body(receive: Receive) -> bytes:
             raise Refused("body")
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > MOST_BODY_BYTES:
+        if len(body) > most:
             raise Refused("body")
     return bytes(body)
 

@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Metadata, RecordDict
-from flwr.app.message import make_message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Metadata, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse
 from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PullObjectResponse
@@ -153,6 +154,8 @@ class Answers(FleetHttpClient):
     def __init__(self, pulled: PullMessagesResponse, objects: dict[str, bytes]) -> None:
         super().__init__("https://127.0.0.1")
         self._pulled, self._objects = pulled, objects
+        self.late: set[str] = set()
+        """What is there when it is asked for once more."""
         self._client = httpx.Client(transport=httpx.MockTransport(self._answer))
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
@@ -162,6 +165,9 @@ class Answers(FleetHttpClient):
         return httpx.Response(200, content=joined(self._object(name).SerializeToString() for name in asked))
 
     def _object(self, name: str) -> PullObjectResponse:
+        if name in self.late:
+            self.late.remove(name)
+            return PullObjectResponse(object_found=True)
         content = self._objects.get(name)
         return PullObjectResponse(
             object_found=content is not None, object_available=True, object_content=content or b""
@@ -191,6 +197,21 @@ def bad_answers() -> dict[str, tuple[PullMessagesResponse, dict[str, bytes]]]:
             {"a" * 64: ConfigRecord({"a": 1}).deflate()},
         ),
     }
+
+
+def test_a_parcel_that_comes_later_than_the_next_one_takes_its_own_place() -> None:
+    numbers = Array(np.arange(2_000_000, dtype=np.float32))
+    content = RecordDict({name: ArrayRecord({"x": numbers}) for name in "ab"} | {"c": ConfigRecord({"t": "words"})})
+    whole = make_message(Metadata(1, "m", 1, 1, "", "1", time.time(), 3600.0, "train"), content=content)
+    parcels = pack(content)
+    assert len(parcels) > 1
+    tree = ObjectTree(object_id=whole.object_id, children=[ObjectTree(object_id=name) for name in parcels])
+    header = message_to_proto(remove_content_from_message(whole))
+    pulled = PullMessagesResponse(messages_list=[header], message_object_trees=[tree])
+    answers = Answers(pulled, {**parcels, whole.object_id: whole.deflate()})
+    answers.late = {next(iter(parcels))}
+    message = Fleet(answers, Node(node_id=1), threading.Event()).receive()
+    assert message and answers.late == set() and message.content.object_id == content.object_id
 
 
 @pytest.mark.parametrize("what", bad_answers())

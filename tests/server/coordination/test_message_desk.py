@@ -183,6 +183,24 @@ def test_a_reply_that_is_sent_twice_counts_once(superlink: RealSuperlink, grid: 
     assert list(grid.pull_messages([name])) == []
 
 
+def test_a_large_reply_whose_answers_are_lost_is_sent_again_and_arrives_once(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site, answer = superlink.site(), content(LARGE + 3)
+    [name] = grid.push_messages([to(site, content())])
+    message = site.receive()
+    assert message
+
+    def twice(path: str, body: bytes) -> bytes:
+        post(site._client, path, body)
+        return post(site._client, path, body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "_post", twice)
+        site.send(Message(answer, reply_to=message), 0.0)
+    assert as_bytes(replies(grid, [name])[name].content) == as_bytes(answer)
+
+
 def test_messages_and_replies_survive_a_kill_of_the_superlink(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     with superlink.control() as control:

@@ -16,12 +16,12 @@ from flwr.proto.runtime_pb2 import PullTaskInputResponse
 from flwr.supercore.runtime import RuntimeHttpClient
 from starlette.types import Receive, Scope, Send
 
-from permmoe.federated.message_paths import NEXT_MESSAGE
+from permmoe.federated.message_paths import REPLY, REPLY_OBJECTS, SITE_PATHS
 from permmoe_server.coordination import study_process
 from permmoe_server.coordination.local_socket import connected, listen, socket_address
 from permmoe_server.coordination.message_desk import DESK_PATHS
 from permmoe_server.coordination.pointer import POINTER, is_pointer, pointer
-from permmoe_server.coordination.superlink_door import FLOWER_PATHS, MOST_BODY_BYTES, SuperlinkDoor
+from permmoe_server.coordination.superlink_door import FLOWER_PATHS, MOST_ASKING_BYTES, MOST_BODY_BYTES, SuperlinkDoor
 
 START = "/v1/control/start-run"
 
@@ -71,8 +71,10 @@ def test_what_our_programs_ask_for_passes_and_only_as_a_post() -> None:
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_whole() -> None:
-    for path in (START, NEXT_MESSAGE):
+    for path in (START, REPLY):
         assert ask(path, bytes(MOST_BODY_BYTES + 1)) == (403, [])
+    for path in SITE_PATHS - {REPLY, REPLY_OBJECTS}:
+        assert ask(path, bytes(MOST_ASKING_BYTES)) == (299, []) and ask(path, bytes(MOST_ASKING_BYTES + 1)) == (403, [])
 
 
 def test_a_run_of_our_bundle_passes_and_its_body_reaches_flower_whole() -> None:
