@@ -32,6 +32,7 @@ from permmoe.federated.roster import read_roster, site_keys
 from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.federation import (
+    Clock,
     Countersigner,
     Federation,
     MessageGrid,
@@ -59,8 +60,8 @@ HTTP_GRID = "flwr.superlink.grid.http_grid"
 """The module that defines Flower's connection to a superlink."""
 
 
-def make_app(observer: RoundObserver | None = None) -> ServerApp:
-    """Return the app; it calls the observer as its rounds go on."""
+def make_app(observer: RoundObserver | None = None, clock: Clock | None = None) -> ServerApp:
+    """Return the app; it calls the observer as its rounds go on, and goes by the clock, by default this machine's."""
     app = ServerApp()
 
     @app.main()
@@ -78,6 +79,7 @@ def make_app(observer: RoundObserver | None = None) -> ServerApp:
             server, roster = _server_identity(context), _roster_source(context)
             federation = Federation(
                 _untrusting(grid, plan, roster),
+                clock=clock or Clock(),
                 directory=_site_directory(context),
                 roster=roster,
                 countersigner=_countersigner(server) if server else None,

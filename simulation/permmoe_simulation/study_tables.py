@@ -184,7 +184,8 @@ SITE_TIMES = tuple(name for name, figure in FIGURES.items() if figure.unit == "s
 """The figures of a site's training that are durations."""
 ROUNDS = StudyTable(
     "rounds",
-    "what a site moved and worked in a round of a federation; columns about the whole round repeat for every site",
+    "what a site moved and worked in a round of a federation; columns about the whole round repeat for every site; the "
+    "staleness, in simulated time alone, is missing where the round's step holds no update of the site",
     (
         *CELL,
         *whole("round"),
@@ -194,6 +195,7 @@ ROUNDS = StudyTable(
         *real("server_seconds", unit="s", may_be_absent=True),
         *whole("modules"),
         *real("round_seconds", *(f"{part}_seconds" for part in ROUND_PARTS), unit="s", may_be_absent=True),
+        *real("staleness", unit="rounds", may_be_absent=True),
     ),
 )
 PRIVACY = StudyTable(

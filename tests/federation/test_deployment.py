@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doub
     assert min(down) < down[0] / 1.5, "a site that has judged a model is sent it again to train from"
     here, there = replayed(tmp_path / "here", plan, kept), final_weights(deployment)
     assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_a_hospital_that_stands_still_is_not_waited_for_and_its_update_counts_late_and_once(tmp_path: Path) -> None:
+    plan = tiny_plan(rounds=12, close_after=0.6, max_staleness=9, evaluate_every=0, round_deadline_seconds=30.0)
+    deployment = deploy_tiny(tmp_path, plan)
+    processes: list[Started] = []
+    with ended(processes):
+        processes.append(start_server(deployment, "--study", str(tmp_path / "study.yaml"), "--stay"))
+        clients = {site: start_client(deployment, site) for site in SITES}
+        processes += clients.values()
+        deployment.wait_for(done(2), "round 2", PATIENCE_SECONDS)
+        clients["west"].send_signal(signal.SIGSTOP)
+        deployment.wait_for(done(4), "round 4", PATIENCE_SECONDS)
+        clients["west"].send_signal(signal.SIGCONT)
+        status = deployment.wait_for(is_over, "the end", PATIENCE_SECONDS)
+    assert (status.phase, status.rounds_done) == ("finished", 12), status.detail
+    west = [
+        (record["round"], site) for record in records(deployment) for site in record["sites"] if site["site"] == "west"
+    ]
+    assert [site["rejected"] for _, site in west].count("at_work") >= 1
+    begun = [number - site.get("staleness", 0) for number, site in west if not site["rejected"]]
+    assert max(site.get("staleness", 0) for _, site in west) >= 1 and len(begun) == len(set(begun))
 
 
 def test_a_site_whose_network_is_gone_for_longer_than_a_round_comes_back(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,15 @@ from permmoe_client.participation.privacy_account import account
 from permmoe_client.participation.study_memory import needs_memory, recall
 from permmoe_client.site import read_site
 from permmoe_server.app import app as server_app
+from permmoe_server.app import make_app
 from permmoe_server.protocol.readiness import NoQuorum
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_simulation.engines.engine import run_federation
 from permmoe_simulation.engines.grid import FIRST_NODE, Attendance
 from permmoe_simulation.engines.local_deployment import deploy
+from permmoe_simulation.engines.pace import PacedTime
 from permmoe_simulation.studies.partition import Sites, training_sites
+from permmoe_simulation.studies.slowness import drawn_pace
 from permmoe_simulation.studies.study import Cell
 from permmoe_simulation.study_tables import ROUND_PARTS, SITE_TIMES
 
@@ -73,16 +76,21 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path, device
         run_config |= keys
     else:
         files = {name: write_site(name, cell, sites, cache, folder / "sites" / name, plan, device) for name in sites}
+    paced = _paced(cell, tuple(files))
+    if paced:
+        # A site that has not answered is recorded by its name, and not as a node.
+        run_config["sites"] = str(_write_directory(folder, files))
     nodes = [{"site-config": str(path.absolute())} for path in files.values()]
     # The records of the rounds say more about the reason than the exception does.
     with suppress(NoQuorum):
         run_federation(
-            server_app,
+            make_app(clock=paced.time.clock()) if paced else server_app,
             client_app,
             nodes,
             run_config,
             engine=cell.engine,
             attendance=_attendance(cell, tuple(files)),
+            paced=paced,
             device=device,
         )
     records = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
@@ -93,7 +101,7 @@ def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path, device
             rules = sorted({site["rejected"] for site in record["sites"] if site["rejected"]})
             raise PermmoeError(f"round {record['round']} had too few usable replies; rejected for: {', '.join(rules)}")
     weights, _ = load_checkpoint(out / "model")
-    rows = [row for record in records for row in _site_rows(record)]
+    rows = [row for record in records for row in _site_rows(record, is_paced=paced is not None)]
     private = {name: recall(read_site(path), plan).private for name, path in files.items() if needs_memory(plan)}
     return TrainedFederation(
         weights,
@@ -110,6 +118,18 @@ def _attendance(cell: Cell, names: tuple[str, ...]) -> Attendance:
         if name not in names:
             raise ConfigurationError(f"attendance names site {name}; {nearest(name, names)}")
     return {FIRST_NODE + names.index(name): rounds for name, rounds in cell.partition.attendance.items()}
+
+
+def _paced(cell: Cell, names: tuple[str, ...]) -> PacedTime | None:
+    slowness = cell.partition.slowness
+    return PacedTime(drawn_pace(slowness, names, cell.seed)) if slowness else None
+
+
+def _write_directory(folder: Path, names: Iterable[str]) -> Path:
+    """The file that tells the server which node is which site."""
+    path = (folder / "sites.json").absolute()
+    path.write_text(json.dumps({str(FIRST_NODE + i): name for i, name in enumerate(names)}))
+    return path
 
 
 def write_site(
@@ -135,10 +155,8 @@ def provisioned_sites(
     for name, path in files.items():
         write_manifest(sites[name], path.parent / "manifest.csv", cell.model.modalities)
     federation = FederationFolder((folder / "federation").absolute())
-    names = folder / "sites.json"
-    names.write_text(json.dumps({str(FIRST_NODE + i): name for i, name in enumerate(files)}))
     return files, {
-        "sites": str(names.absolute()),
+        "sites": str(_write_directory(folder, files)),
         "roster": str(federation.roster),
         "authority": str(federation.authority),
         "server-key": str(federation.server_key),
@@ -185,7 +203,7 @@ def _evaluations(records: list[dict[str, Any]]) -> list[tuple[int, dict[str, Err
     ]
 
 
-def _site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _site_rows(record: Mapping[str, Any], *, is_paced: bool) -> list[dict[str, Any]]:
     return [
         {
             "round": record["round"],
@@ -197,6 +215,7 @@ def _site_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "modules": len(site["modules"]),
             "round_seconds": round(record["seconds"], 6),
             **{f"{part}_seconds": round(record["stage_seconds"].get(part, 0.0), 6) for part in ROUND_PARTS},
+            **({"staleness": nan if site["rejected"] else site.get("staleness", 0)} if is_paced else {}),
         }
         for site in record["sites"]
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import inf
@@ -176,9 +176,10 @@ def run_in_process(
     workers: int = 0,
     is_serialised: bool = False,
     attendance: Attendance | None = None,
+    make_grid: Callable[..., InProcessGrid] = InProcessGrid,
 ) -> InProcessGrid:
     """Run a server app to its end; the grid that it ran on, for its counters."""
-    grid = InProcessGrid(
+    grid = make_grid(
         client_app, node_configs, run_config, workers=workers, is_serialised=is_serialised, attendance=attendance
     )
     try:

@@ -8,7 +8,7 @@ as with Flower. The same pace gives the same study, to the last bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -36,12 +36,20 @@ class SimulatedTime:
         return Clock(lambda: self.seconds, self.pause)
 
 
+@dataclass(frozen=True)
+class PacedTime:
+    """The time of a federation whose sites have a pace."""
+
+    pace: Pace
+    time: SimulatedTime = field(default_factory=SimulatedTime)
+
+
 class PacedGrid(InProcessGrid):
     """Nodes whose answers are there when their time has come; among those that are, the earliest comes first."""
 
-    def __init__(self, *arguments: Any, time: SimulatedTime, pace: Pace, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, paced: PacedTime, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._time, self._pace = time, pace
+        self._time, self._pace = paced.time, paced.pace
         self._free_at: dict[int, float] = {}
         self._due: dict[str, float] = {}
 

@@ -24,6 +24,7 @@ from permmoe_simulation.report.page import SECTIONS
 from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
 from permmoe_simulation.report.ranking import beyond_chance
 from permmoe_simulation.report.section import tables_of
+from permmoe_simulation.report.slow_sites import slow_sites_sentences
 from permmoe_simulation.report.view import View, view_of
 from permmoe_simulation.study_tables import COMPARISONS
 
@@ -70,7 +71,15 @@ def _chapter(study: Study, looked: str) -> str:
     summary, view = study.summary, view_of(study)
     digests = ", ".join(f"{name} `{value[:8]}`" for name, value in sorted(summary.digests.items()))
     lead = summary.findings if len(summary.findings) <= 2 else summary.findings[:1]
-    statements = [*lead, *summary.ladder, *_published(view), *_axis(view), *_experts(view), *growth_sentences(view)]
+    statements = [
+        *lead,
+        *summary.ladder,
+        *_published(view),
+        *_axis(view),
+        *_experts(view),
+        *growth_sentences(view),
+        *slow_sites_sentences(view),
+    ]
     if summary.failed_cells:
         statements.append(f"{len(summary.failed_cells)} cells failed; their figures are missing.")
     lines = [

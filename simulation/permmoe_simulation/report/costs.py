@@ -76,8 +76,9 @@ def round_split(rounds: pd.DataFrame) -> dict[str, float]:
     The seconds of sites that took turns add up. Where they add up to more than the round, the sites worked at once, and
     those of the busiest site count.
     """
-    if "write_seconds" not in rounds:
-        return {}  # of a version that did not keep them apart
+    # A version that did not keep them apart, or a round of simulated time beside parts of this machine's.
+    if "write_seconds" not in rounds or "staleness" in rounds:
+        return {}
     parts = []
     for _, own in rounds.groupby(["method", "regime", "seed", "round"], sort=False):
         once = own.iloc[0]

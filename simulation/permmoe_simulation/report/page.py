@@ -29,6 +29,7 @@ from permmoe_simulation.report.published import PUBLISHED
 from permmoe_simulation.report.ranking import RANKING
 from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.sites import SITES_SECTION
+from permmoe_simulation.report.slow_sites import SLOW_SITES
 from permmoe_simulation.report.strata import STRATA_SECTION
 from permmoe_simulation.report.style import with_mark, with_prefix
 from permmoe_simulation.report.the_run import FAILURES, METHODS, REPEAT
@@ -49,6 +50,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     STRATA_SECTION,
     COVERAGE_SECTION,
     LEARNING_SECTION,
+    SLOW_SITES,
     SITES_SECTION,
     EXPERTS,
     GROWTH,

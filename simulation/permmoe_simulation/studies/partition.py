@@ -22,6 +22,7 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.federated.roster import SITE_NAME
 from permmoe.modality import Combination
+from permmoe_simulation.studies.slowness import Slowness
 
 
 class PartitionSite(Configuration):
@@ -63,6 +64,11 @@ class PartitionConfig(Configuration):
     attendance: dict[str, tuple[PositiveInt, PositiveInt]] = Field(
         default_factory=dict, description="first and last round of sites that join late or leave; others: all rounds"
     )
+    # As above.
+    slowness: Slowness | None = Field(
+        None, exclude_if=lambda slowness: slowness is None,
+        description="federations run in simulated time, in which sites are slow or away; none: all answer at once",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _has_its_table(self) -> PartitionConfig:

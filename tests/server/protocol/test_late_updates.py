@@ -33,7 +33,7 @@ from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.round_line import record_json
 from permmoe_simulation.engines.grid import FIRST_NODE
-from permmoe_simulation.engines.pace import PacedGrid, SimulatedTime
+from permmoe_simulation.engines.pace import PacedGrid, PacedTime, SimulatedTime
 from tests.support.tiny_federation import MODEL, tiny_plan
 
 LAYOUT = ModuleLayout.of(PerMMoE(MODEL))
@@ -97,7 +97,7 @@ def run(
         return seconds[NAMES[node - FIRST_NODE]]
 
     nodes = [{"name": name, "forger": forger} for name, forger in zip(sites.names, NAMES, strict=False)]
-    grid = kind(sites.app(), nodes, time=time, pace=pace)
+    grid = kind(sites.app(), nodes, paced=PacedTime(pace, time))
     return list(run_rounds(Federation(grid, time.clock()), plan, LAYOUT, start))
 
 
