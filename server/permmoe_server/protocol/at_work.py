@@ -51,6 +51,11 @@ class AtWork:
             del self.unanswered[message]
         return frozenset(self.unanswered.values())
 
+    def forget(self, nodes: Iterable[int]) -> None:
+        """Await no answer of these nodes any more."""
+        for node in nodes:
+            del self._asked[node]
+
     def begin(self, nodes: Iterable[int], instruction: Instruction, model: PackedModel, until: float) -> None:
         """Remember what these nodes are about to be asked."""
         self._asked |= dict.fromkeys(nodes, Asked(instruction, model.digests, until))

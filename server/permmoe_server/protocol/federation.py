@@ -133,6 +133,10 @@ class Federation:
         held = tuple(node for node in online.nodes if self.quarantine.holds(online.sender(node)))
         return ConnectedSites(tuple(node for node in online.nodes if node not in held), names, held)
 
+    def hears(self, sites: ConnectedSites, node: int) -> bool:
+        """Whether a late answer of a node is awaited: it is still a site's, and is not quarantined."""
+        return (sites.names is None or node in sites.names) and not self.quarantine.holds(sites.sender(node))
+
     def announced(self, instruction: Instruction, purpose: Purpose) -> Instruction:
         """The instruction with the chain that its model is in; without an announcer the instruction as it is."""
         if self.announcer is None:

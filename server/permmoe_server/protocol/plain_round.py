@@ -24,7 +24,7 @@ from permmoe_server.protocol.aggregation import RunningSum, fold
 from permmoe_server.protocol.at_work import AT_WORK, AtWork, staleness_factor
 from permmoe_server.protocol.downlink import Downlink, ModelExchange
 from permmoe_server.protocol.exchange import content_of
-from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.federation import ConnectedSites, Federation
 from permmoe_server.protocol.quarantine import QUARANTINED
 from permmoe_server.protocol.round_records import (
     Evaluation,
@@ -61,8 +61,9 @@ class PlainRound:
         model = PackedModel.of(state.weights, config.wire)
         instruction = self.federation.announced(Instruction(self.plan, number, model.digest()), "training")
         sending = ModelExchange(self.downlink, instruction, model, state.receipts.values())
-        sites, at_work = self.federation.connected(), self.at_work.nodes(started)
-        free = [node for node in sites.nodes if node not in at_work]
+        sites = self.federation.connected()
+        busy = self._busy(sites)
+        free = [node for node in sites.nodes if node not in busy]
         sending.write(free)
         written = clock.now()
 
@@ -126,6 +127,12 @@ class PlainRound:
             ),
         )
 
+    def _busy(self, sites: ConnectedSites) -> frozenset[int]:
+        """The nodes that are at work, and whose answer is awaited."""
+        now = self.federation.clock.now()
+        self.at_work.forget(node for node in self.at_work.nodes(now) if not self.federation.hears(sites, node))
+        return self.at_work.nodes(now)
+
     def evaluate(self, state: FederationState, part: Part) -> EvaluationOutcome:
         """Let the connected sites evaluate the model on a part of their visits, and add up the sums that they return.
 
@@ -140,7 +147,7 @@ class PlainRound:
         further: dict[str, Mapping[str, FurtherSums]] = {}
         scores: dict[str, Scores] = {}
         severity: dict[str, Scores] = {}
-        busy = self.at_work.nodes(self.federation.clock.now()) if part == "validation" else frozenset()
+        busy = self._busy(sites) if part == "validation" else frozenset()
         rejected = dict.fromkeys(sites.quarantined, QUARANTINED) | dict.fromkeys(busy & set(sites.nodes), AT_WORK)
         records = [SiteRecord(node, sites.name(node) or "", rejected=rule) for node, rule in rejected.items()]
         free = [node for node in sites.nodes if node not in busy]

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from permmoe.training.seeds import make_model
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
 from permmoe_server.protocol.at_work import staleness_factor
 from permmoe_server.protocol.federation import Federation
+from permmoe_server.protocol.quarantine import MOST_MALFORMED, Quarantine
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.round_line import record_json
@@ -89,6 +91,7 @@ def run(
     seconds: Mapping[str, float] = SECONDS,
     kind: type = PacedGrid,
     start: FederationState = START,
+    **federation: Any,
 ) -> list[tuple[FederationState, RoundRecord]]:
     """All rounds after the start's. `seconds` are those of a training, by site."""
     sites, time = sites or Sites(), SimulatedTime()
@@ -98,7 +101,7 @@ def run(
 
     nodes = [{"name": name, "forger": forger} for name, forger in zip(sites.names, NAMES, strict=False)]
     grid = kind(sites.app(), nodes, paced=PacedTime(pace, time))
-    return list(run_rounds(Federation(grid, time.clock()), plan, LAYOUT, start))
+    return list(run_rounds(Federation(grid, time.clock(), **federation), plan, LAYOUT, start))
 
 
 def plan_of(**federation: object) -> RoundPlan:
@@ -250,6 +253,31 @@ def test_a_second_node_of_a_site_brings_no_stale_update_of_a_round_that_the_site
     assert [what_became(record)["ant"] for _, record in done] == [0] * 4
     without = run(plan, Sites(("ant", "bee", "cow")))
     assert same_weights(done[-1][0], without[-1][0])
+
+
+def test_a_site_that_leaves_the_federation_while_it_is_at_work_brings_no_update() -> None:
+    asked = 0
+
+    def directory() -> dict[int, str]:
+        nonlocal asked
+        asked += 1
+        return {node: name for name, node in NODES.items() if name != "dog" or asked < 3}
+
+    done = run(plan_of(close_after=0.75, max_staleness=3), directory=directory)
+    assert [what_became(record).get("dog") for _, record in done] == ["at_work", None, None, None]
+
+
+def test_attack_a_site_that_is_quarantined_while_it_is_at_work_brings_no_update() -> None:
+    quarantine = Quarantine()
+
+    def forge(name: str, reply: RecordDict) -> None:
+        if name == "ant" and reply["reply"]["round"] == 1:
+            quarantine.malformed["dog"] = MOST_MALFORMED
+
+    plan = plan_of(close_after=0.75, max_staleness=3)
+    names = {node: name for name, node in NODES.items()}
+    done = run(plan, Sites(forge=forge), quarantine=quarantine, directory=lambda: names)
+    assert [what_became(record)["dog"] for _, record in done] == ["at_work", *["quarantined"] * 3]
 
 
 def test_an_update_in_time_is_not_damped() -> None:
