@@ -156,6 +156,29 @@ def test_a_site_that_waits_is_told_at_once_and_others_are_not_told(
     assert got["other"][0] is None
 
 
+def test_messages_that_are_stored_while_a_site_asks_are_found_at_once_again_and_again(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site = superlink.site()
+    assert site.receive() is None
+    begun, got = time.monotonic(), list[str]()
+
+    def take() -> None:
+        while len(got) < 60 and time.monotonic() < begun + 60.0:
+            if (message := site.receive()) is not None:
+                got.append(message.metadata.message_id)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    sent = []
+    for number in range(60):
+        sent += grid.push_messages([to(site, RecordDict({"n": ConfigRecord({"n": number})}))])
+        time.sleep(0.003 * (number % 9))
+    thread.join()
+    # A message that was missed for one wait alone would take eight seconds.
+    assert got == sent and time.monotonic() - begun < 30.0
+
+
 def test_an_answer_that_was_lost_on_its_way_is_given_again_until_the_objects_are_asked_for(
     superlink: RealSuperlink, grid: NonblockingGrid
 ) -> None:
