@@ -85,8 +85,13 @@ def test_a_federation_survives_a_kill_of_each_of_its_processes_and_loses_or_doub
 
 
 def test_a_hospital_that_stands_still_is_not_waited_for_and_its_update_counts_late_and_once(tmp_path: Path) -> None:
-    plan = tiny_plan(rounds=12, close_after=0.6, max_staleness=9, evaluate_every=0, round_deadline_seconds=30.0)
+    plan = tiny_plan(rounds=400, close_after=0.6, max_staleness=400, evaluate_every=0, round_deadline_seconds=60.0)
     deployment = deploy_tiny(tmp_path, plan)
+
+    def of_west() -> list[tuple[int, dict[str, Any]]]:
+        found = records(deployment)
+        return [(record["round"], site) for record in found for site in record["sites"] if site["site"] == "west"]
+
     processes: list[Started] = []
     with ended(processes):
         processes.append(start_server(deployment, "--study", str(tmp_path / "study.yaml"), "--stay"))
@@ -94,16 +99,16 @@ def test_a_hospital_that_stands_still_is_not_waited_for_and_its_update_counts_la
         processes += clients.values()
         deployment.wait_for(done(2), "round 2", PATIENCE_SECONDS)
         clients["west"].send_signal(signal.SIGSTOP)
-        deployment.wait_for(done(4), "round 4", PATIENCE_SECONDS)
+        stopped = deployment.wait_for(
+            lambda s: any(x["rejected"] == "at_work" for _, x in of_west()), "rounds without", 60.0
+        )
         clients["west"].send_signal(signal.SIGCONT)
-        status = deployment.wait_for(is_over, "the end", PATIENCE_SECONDS)
-    assert (status.phase, status.rounds_done) == ("finished", 12), status.detail
-    west = [
-        (record["round"], site) for record in records(deployment) for site in record["sites"] if site["site"] == "west"
-    ]
-    assert [site["rejected"] for _, site in west].count("at_work") >= 1
-    begun = [number - site.get("staleness", 0) for number, site in west if not site["rejected"]]
-    assert max(site.get("staleness", 0) for _, site in west) >= 1 and len(begun) == len(set(begun))
+        status = deployment.wait_for(
+            lambda s: is_over(s) or any(x.get("staleness", 0) for _, x in of_west()), "a late update", PATIENCE_SECONDS
+        )
+    assert stopped.phase == status.phase == "running", "the study was over before the hospital stood still"
+    begun = [number - site.get("staleness", 0) for number, site in of_west() if not site["rejected"]]
+    assert len(begun) == len(set(begun))
 
 
 def test_a_site_whose_network_is_gone_for_longer_than_a_round_comes_back(tmp_path: Path) -> None:
