@@ -236,9 +236,6 @@ class Fleet:
         self._post(HEARTBEAT, request.SerializeToString())
         self._heard_at = time.monotonic()
 
-    def _answer(self, call: Callable[..., Answer], request: object) -> Answer:
-        return _answer_to(call, request, self._proxy)
-
     def _patiently(self, ask: Callable[[], Answer], deadline: float) -> Answer:
         for attempt in itertools.count():
             try:

@@ -189,7 +189,13 @@ class MessageDesk:
 
     async def _study_message_objects(self, scope: Scope, body: bytes) -> bytes:
         objects = parsed(PushObjectRequest, separated(body))
-        return await self._worked(lambda: serialised(self._studies.message_objects(objects, self._task(scope))))
+        check_alike(objects)
+
+        def keep() -> bytes:
+            self._task(scope)
+            return serialised(self._studies.message_objects(objects))
+
+        return await self._worked(keep)
 
     async def _study_replies(self, scope: Scope, body: bytes) -> bytes:
         first, *rest = separated(body)
@@ -202,7 +208,12 @@ class MessageDesk:
 
     async def _study_objects(self, scope: Scope, body: bytes) -> bytes:
         requests = parsed(PullObjectRequest, separated(body))
-        return await self._worked(lambda: serialised(self._studies.objects(requests, self._task(scope))))
+
+        def look() -> bytes:
+            self._task(scope)
+            return serialised(self._studies.objects(requests))
+
+        return await self._worked(look)
 
     async def _worked(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)

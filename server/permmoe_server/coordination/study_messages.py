@@ -49,7 +49,7 @@ class StudyMessages:
         answer.objects_to_push.extend(sorted(left))
         return answer
 
-    def message_objects(self, objects: Sequence[PushObjectRequest], task: Task) -> list[PushObjectResponse]:
+    def message_objects(self, objects: Sequence[PushObjectRequest]) -> list[PushObjectResponse]:
         """Store further objects of messages. Raises NotGiven."""
         with self._state.session():
             store(self._state, not_there(self._state, objects), objects[0].session_id)
@@ -64,7 +64,7 @@ class StudyMessages:
                 self._state.object_store.delete(one.message_object_id)
             return runtime_handlers.pull_messages(request, self._state, task)
 
-    def objects(self, requests: Sequence[PullObjectRequest], task: Task) -> list[PullObjectResponse]:
+    def objects(self, requests: Sequence[PullObjectRequest]) -> list[PullObjectResponse]:
         """Return the first of the objects, as many as an answer has room for."""
         with self._state.session():
             return stored_objects(self._state, requests)
