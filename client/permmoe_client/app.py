@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from permmoe.federated.approval_question import APPROVAL_QUERY, ApprovalAnswer, 
 from permmoe.federated.audit import Kind
 from permmoe.federated.instructions import Instruction, read_instruction, read_receipt_line
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.replies import read_head
 from permmoe.federated.secure.blocks import (
     Numbers,
     evaluation_blocks,
@@ -35,6 +37,7 @@ from permmoe_client.connection.identity import load_certificate
 from permmoe_client.own_log import reason
 from permmoe_client.participation import secure_session
 from permmoe_client.participation.announced_model import require_announced
+from permmoe_client.participation.kept_training import KeptTraining
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.query_order import purpose_of
 from permmoe_client.participation.running_site import RunningSite, RunningSites
@@ -120,11 +123,16 @@ def _say_approval(content: RecordDict, site: RunningSite) -> RecordDict:
 
 def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
     instruction = _checked_instruction(content, site, "training")
-    policy = site.settings.release
+    policy, kept = site.settings.release, KeptTraining.of(site, instruction)
     if not instruction.plan.federation.secure:
-        return send_training(train_round(instruction, content, site, state), instruction, policy, site.ledger)
+        reply = train_round(instruction, content, site, state, kept)
+        sent = send_training(reply, instruction, policy, site.ledger)
+        kept.finish(replace(reply, head=read_head(sent, site.settings.name)))
+        return sent
     terms = check_terms(instruction, content, site.settings, site.ledger, "training")
-    reply = released(train_round(instruction, content, site, state), policy)
+    reply = train_round(instruction, content, site, state, kept)
+    kept.finish(reply)
+    reply = released(reply, policy)
     facts = training_facts(reply, instruction)
     blocks = training_blocks(site.layout(instruction.plan))
     return _begin_sum(site, terms, blocks, training_numbers(reply), "training", facts)
@@ -132,6 +140,9 @@ def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordD
 
 def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
     instruction = _checked_instruction(content, site, "evaluation")
+    if instruction.part == "test":
+        # All trainings of the study have been answered.
+        KeptTraining.of(site, instruction).forget()
     if not instruction.plan.federation.secure:
         reply = evaluate_round(instruction, content, site, state)
         return send_evaluation(reply, instruction, site.settings.release, site.ledger)

@@ -121,7 +121,15 @@ class SiteConfig(Configuration):
         None, description="simulation only: makes the noise of differential privacy reproducible, and so worthless"
     )
     ledger: Path | None = Field(None, description="folder of the record of all that left, and of approvals")
-    state: Path | None = Field(None, description="folder of what a study keeps at the site alone, as private modules")
+    state: Path | None = Field(
+        None,
+        description="folder of what a study keeps at the site alone, as private modules, and of a round's training",
+    )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="with 'state': a round's training that is interrupted has lost no more work than this, seconds",
+    )
     logs: Path | None = Field(None, description="folder of log files; without it they go to standard error")
     log_format: LogFormat = Field("text", description="how lines of the log are written: text, or json for machines")
     health_socket: Path | None = Field(None, description="Unix socket for gRPC health probes; none: no probes")

@@ -1,7 +1,8 @@
 """Whole passes over the visits, each reproducible by itself.
 
 Every random choice of an epoch (order, modality dropout, dropout, router noise) comes from one seed made of the run's
-seed and the epoch's number, so that a run resumed after epoch e continues exactly as if it had never stopped.
+seed and the epoch's number, so that a run resumed after epoch e continues exactly as if it had never stopped. Between
+two steps of an epoch a training goes on from a point (permmoe.training.point), to the same bits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from permmoe.training.exposure import Tally, TrainingRecord
 from permmoe.training.hardware import autocast, keep_memory_of_steps, repeatable
 from permmoe.training.losses import WHOLE, Shares, total_loss
 from permmoe.training.optimiser import make_optimiser
+from permmoe.training.point import (
+    RANDOM,
+    TALLY,
+    PointKeeper,
+    TrainingPoint,
+    draw_on,
+    model_groups,
+    put_back,
+    random_numbers,
+)
 from permmoe.training.seeds import derive_seed
+from permmoe.training.within_memory import visits_of_a_step
 
 
 def train_epochs(
@@ -36,12 +48,16 @@ def train_epochs(
     seed: int,
     optimiser: torch.optim.Optimizer | None = None,
     correction: Correction = NO_CORRECTION,
+    point: TrainingPoint | None = None,
+    keeper: PointKeeper | None = None,
 ) -> TrainingRecord:
     """Train in place for some epochs, numbered from `first_epoch` (0 is the first of the whole study).
 
     Without `optimiser` a fresh one is made, as a federation's stateless sites do. A step adds up the gradients of its
-    micro-batches, each weighted by its share of what each loss is a mean over. Raises ValueError for no visits and
-    FloatingPointError where the loss or its gradient stops being finite, before the step that would spread it.
+    micro-batches, each weighted by its share of what each loss is a mean over. With a `point` of this very training
+    only what lies behind it is trained, to the same bits; `keeper` is offered such points. Raises ValueError for no
+    visits and FloatingPointError where the loss or its gradient stops being finite, before the step that would spread
+    it.
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
@@ -51,14 +67,20 @@ def train_epochs(
     tally = Tally(data.names, len(data), model)
     # The spread is clipped by itself: what predicts must not notice it.
     predicting = [p for name, p in model.named_parameters() if not name.startswith("spread.")]
+    if point:
+        put_back(point, model, optimiser)
+        tally.put_back(point.tensors[TALLY])
     loss_sum = 0.0
     model.train()
-    for epoch in range(first_epoch, first_epoch + epochs):
-        loss_sum = 0.0
+    for epoch in range(point.epoch if point else first_epoch, first_epoch + epochs):
+        done, loss_sum = (point.step, point.loss_sum) if point and epoch == point.epoch else (0, 0.0)
         schedule = _schedule(data.observed, config, epoch, seed)
-        batches = data.batches([part.rows for step in schedule.steps for part in step], schedule.withheld)
+        steps = schedule.steps[done:]
+        batches = data.batches([part.rows for step in steps for part in step], schedule.withheld)
         with repeatable(config), seeded(derive_seed(seed, "noise", epoch), device):
-            for step in schedule.steps:
+            if point and done:
+                draw_on(point.tensors[RANDOM], device)
+            for number, step in enumerate(steps, start=done + 1):
                 n_visits = sum(len(part.rows) for part in step)
                 optimiser.zero_grad()
                 for part in step:
@@ -77,6 +99,10 @@ def train_epochs(
                 _finite(norm, "gradient's norm", epoch)
                 optimiser.step()
                 correction.after_step(model)
+                if keeper and keeper.is_due():
+                    random = {TALLY: tally.tensors(), RANDOM: random_numbers(device)}
+                    tensors = {**model_groups(model, optimiser), **random}
+                    keeper.keep(TrainingPoint(epoch, number, loss_sum, visits_of_a_step(config), tensors))
     return TrainingRecord(tally.exposure(epochs), loss_sum, len(data), tally.behind())
 
 

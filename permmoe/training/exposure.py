@@ -79,6 +79,16 @@ class Tally:
         self.had[rows, masks] = True
         self.sent[rows.to(self.sent.device)] |= (gates.detach() > 0).any(2).any(1)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of all counts on the CPU, by name."""
+        counts = {"masks": self.masks, "mass": self.mass, "had": self.had, "sent": self.sent}
+        return {name: count.cpu().clone() for name, count in counts.items()}
+
+    def put_back(self, counts: Mapping[str, Tensor]) -> None:
+        """Go on from such counts."""
+        for name, count in counts.items():
+            getattr(self, name).copy_(count)
+
     def exposure(self, epochs: int) -> Exposure:
         """The mean over the epochs that were counted."""
         visits = {mask: float(n) / epochs for mask, n in enumerate(self.masks.tolist()) if n}

@@ -5,7 +5,8 @@ the whole model, and adds Gaussian noise to the sum. No term of the loss depends
 compares the visits of a batch, is left out, and the specialisation loss is taken for each visit alone.
 
 A party that knows the seed can draw the samples and the noise again and subtract them, so the seed must not come from
-the study.
+the study, and is written nowhere: a training that goes on from a point draws anew from there. Samples and noise of each
+step are independent of all others, so that such a training is one of as many steps, as an undisturbed one is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from permmoe.training.epochs import modality_dropout
 from permmoe.training.hardware import repeatable
 from permmoe.training.losses import specialisation_loss
 from permmoe.training.optimiser import make_optimiser
+from permmoe.training.point import PointKeeper, TrainingPoint, model_groups, put_back
 from permmoe.training.seeds import derive_seed
 
 OPACUS_GRADIENTS = "grad_sample"
@@ -84,17 +86,26 @@ def train_privately(
     steps: int,
     seed: int,
     visits_at_once: int = VISITS_AT_ONCE,
+    point: TrainingPoint | None = None,
+    keeper: PointKeeper | None = None,
 ) -> None:
     """Train in place. A visit is a patient here: a table of visits holds one index visit for each.
 
     `sample_rate` is the chance of each patient to be in a step. The sum is divided by the EXPECTED number of patients,
-    since the number that was drawn is private. Raises ValueError for no visits.
+    since the number that was drawn is private. With a `point` only the steps behind it are made, with samples and noise
+    that no step before it had, whatever the seed; `keeper` is offered such points. Raises ValueError for no visits.
     """
     if len(data) == 0:
         raise ValueError("no visit to train on")
+    done = point.step if point else 0
+    if done:
+        seed = derive_seed(seed, "behind step", done)
     generator = torch.Generator().manual_seed(derive_seed(seed, "samples"))
+    adaptive = make_optimiser(model, config)
+    if point:
+        put_back(point, model, adaptive)
     optimiser = DPOptimizer(
-        make_optimiser(model, config),
+        adaptive,
         noise_multiplier=noise_multiplier,
         max_grad_norm=privacy.max_gradient_norm,
         expected_batch_size=max(sample_rate * len(data), 1e-9),
@@ -103,15 +114,17 @@ def train_privately(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.train()
     with repeatable(config), seeded(derive_seed(seed, "dropout"), device_of(model)):
-        for _ in range(steps):
+        for step in range(done, steps):
             rows = (torch.rand(len(data), generator=generator) < sample_rate).nonzero().flatten()
             gradients = _gradients(model, data, rows, config, generator, visits_at_once)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 setattr(parameter, OPACUS_GRADIENTS, gradient)
             optimiser.step()
             optimiser.zero_grad()
+            if keeper and keeper.is_due():
+                keeper.keep(TrainingPoint(0, step + 1, 0.0, visits_at_once, model_groups(model, adaptive)))
     for parameter in trained:
-        delattr(parameter, OPACUS_GRADIENTS)
+        vars(parameter).pop(OPACUS_GRADIENTS, None)
 
 
 def _gradients(

@@ -31,16 +31,19 @@ from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received
 from permmoe.model import PerMMoE
+from permmoe.runtime.devices import device_of
 from permmoe.training.correction import Correction
 from permmoe.training.epochs import step_count, train_epochs
 from permmoe.training.exposure import Exposure, TrainingRecord
 from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
+from permmoe.training.point import TrainingPoint
 from permmoe.training.seeds import derive_seed
 from permmoe.training.within_memory import at_a_time, visits_of_a_step
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
 from permmoe_client.participation.grouped_visits import GroupedVisits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
+from permmoe_client.participation.kept_training import NOTHING_KEPT, KeptTraining
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
@@ -116,20 +119,30 @@ class Training:
 
 
 def train_round(
-    instruction: Instruction, content: RecordDict, site: RunningSite, state: RecordDict | None = None
+    instruction: Instruction,
+    content: RecordDict,
+    site: RunningSite,
+    state: RecordDict | None = None,
+    kept: KeptTraining = NOTHING_KEPT,
 ) -> TrainReply:
     """Train from the weights that came, and reply with the change of every module that was trained.
 
-    `state` is what the node keeps between messages: the model that came last. Raises MalformedRecord for a model that
+    `state` is what the node keeps between messages: the model that came last. `kept` is what an interrupted process
+    left of this training, and where this one leaves it. Raises MalformedRecord for a model that
     is not the announced one, ModulesMissing where a part of it neither came nor is held, ImplausibleModel for one that
     training did not lead to, QueryRefused for a round whose turn it is not, BudgetSpent for one that would cost more
     privacy than may be spent, DeviceUnusable where the site's file names a GPU that cannot be used.
     """
-    return on_site_device(site, instruction.plan, lambda on: _train_on(on, instruction, content, site, state))
+    return on_site_device(site, instruction.plan, lambda on: _train_on(on, instruction, content, site, state, kept))
 
 
 def _train_on(
-    device: str, instruction: Instruction, content: RecordDict, site: RunningSite, state: RecordDict | None
+    device: str,
+    instruction: Instruction,
+    content: RecordDict,
+    site: RunningSite,
+    state: RecordDict | None,
+    kept: KeptTraining,
 ) -> TrainReply:
     started = time.perf_counter()
     plan = instruction.plan
@@ -137,12 +150,15 @@ def _train_on(
     check_policy(plan, site.settings, site.ledger)
     # The model is loaded before the memory is asked for, so that a malformed model is reported as such.
     loaded = _load(instruction, content, site, state, instruction.round, device, needs_memory=needs_memory(plan))
+    if reply := kept.reply():
+        LOG.info("round %d was trained before; its reply is sent again", instruction.round)
+        return reply
     is_centring = plan.federation.is_centring(instruction.round)
     train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
     data = site.visits(plan).part("train")
     LOG.info("round %d trains on %s", instruction.round, in_words(data))
     ready = time.perf_counter()
-    training = train(loaded, data)
+    training = train(loaded, data, kept)
     train_seconds = time.perf_counter() - ready
     updates = _updates(loaded, training)
     figures = replace(training.figures, visits=_coarse(training.figures.visits, plan.federation.support_step))
@@ -158,7 +174,7 @@ def _train_on(
     return _reply(loaded, updates, figures, modalities=site.modalities(plan))
 
 
-def _train_plainly(loaded: LoadedRound, data: VisitData) -> Training:
+def _train_plainly(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> Training:
     """Train for the study's local epochs, steered against the site's drift where the study corrects it."""
     plan, number = loaded.plan, loaded.instruction.round
     drift = loaded.memory.drift(number, loaded.before) if plan.federation.drift_correction else {}
@@ -169,6 +185,8 @@ def _train_plainly(loaded: LoadedRound, data: VisitData) -> Training:
         n_steps=step_count(len(data), plan.train, plan.federation.local_epochs),
     )
 
+    point = _begun(kept, loaded)
+
     def train(visits_at_once: int) -> TrainingRecord:
         return train_epochs(
             loaded.model,
@@ -178,11 +196,30 @@ def _train_plainly(loaded: LoadedRound, data: VisitData) -> Training:
             epochs=plan.federation.local_epochs,
             seed=derive_seed(plan.train.seed, loaded.site.settings.name, number),
             correction=correction,
+            point=point if point and point.visits_at_once == visits_at_once else None,
+            keeper=kept,
         )
 
     record = within_site_memory(loaded.site, plan, visits_of_a_step(plan.train), train, loaded.begin_anew)
     figures = TrainingFigures(float(record.visits), record.loss_sum)
     return Training(record.exposure, figures, record.behind, drift)
+
+
+def _begun(kept: KeptTraining, loaded: LoadedRound, *cost: float) -> TrainingPoint | None:
+    """The point behind which the training goes on; `cost` is what determines the steps of a private one."""
+    point = kept.begin(
+        {
+            "device": str(device_of(loaded.model)),
+            "threads": torch.get_num_threads(),
+            # It goes up when a training ends, and what the next one begins with changes.
+            "memory_round": loaded.memory.round,
+            "cost": list(cost),
+        }
+    )
+    if point:
+        # What fitted into the GPU's memory is known.
+        loaded.site.workshop.visits_at_once[loaded.plan.digest()] = point.visits_at_once
+    return point
 
 
 def _by_parameter(drift: Mapping[str, Tensor], loaded: LoadedRound) -> dict[str, Tensor]:
@@ -191,7 +228,7 @@ def _by_parameter(drift: Mapping[str, Tensor], loaded: LoadedRound) -> dict[str,
     return loaded.layout.unflatten({**unsteered, **drift})
 
 
-def _set_means(loaded: LoadedRound, data: VisitData) -> Training:
+def _set_means(loaded: LoadedRound, data: VisitData, _: KeptTraining) -> Training:
     """Set the means of the model's inputs and the moments of its ridge to the site's; nothing is trained.
 
     A mean times its support is a sum over patients, so it is taken over groups of them.
@@ -200,7 +237,7 @@ def _set_means(loaded: LoadedRound, data: VisitData) -> Training:
     return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum), record.behind)
 
 
-def _train_privately(loaded: LoadedRound, data: VisitData) -> Training:
+def _train_privately(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> Training:
     """Train with differential privacy: all that leaves follows from noisy changes and counts with noise."""
     # With Opacus, which takes seconds to import; sites of other studies need not wait for it.
     from permmoe.training.private_trainer import VISITS_AT_ONCE, train_privately
@@ -208,6 +245,7 @@ def _train_privately(loaded: LoadedRound, data: VisitData) -> Training:
     plan, site = loaded.plan, loaded.site
     assert plan.federation.privacy and site.ledger
     cost = round_cost(plan, site.settings, site.ledger, data, loaded.least_count)
+    point = _begun(kept, loaded, cost.noise_multiplier, cost.sample_rate, float(cost.steps))
     train = partial(
         train_privately,
         loaded.model,
@@ -218,8 +256,14 @@ def _train_privately(loaded: LoadedRound, data: VisitData) -> Training:
         sample_rate=cost.sample_rate,
         steps=cost.steps,
         seed=noise_seed(site.settings, loaded.instruction.round),
+        keeper=kept,
     )
-    within_site_memory(site, plan, VISITS_AT_ONCE, lambda n: train(visits_at_once=n), loaded.begin_anew)
+
+    def fitting(visits_at_once: int) -> None:
+        is_of_this_size = point and point.visits_at_once == visits_at_once
+        train(visits_at_once=visits_at_once, point=point if is_of_this_size else None)
+
+    within_site_memory(site, plan, VISITS_AT_ONCE, fitting, loaded.begin_anew)
     # A loss would say something about the patients, so it stays here.
     figures = TrainingFigures(visits=float(sum(cost.counts.values())))
     return Training(exposure_from(cost.counts, plan), figures, spent=cost.spent)

@@ -59,13 +59,15 @@ def released(reply: TrainReply, policy: ReleasePolicy) -> TrainReply:
 def send_training(
     reply: TrainReply, instruction: Instruction, policy: ReleasePolicy, ledger: Ledger | None
 ) -> RecordDict:
-    """What may be sent, its entry written. Raises NotReleased, LedgerError."""
+    """What may be sent, its entry written; what is sent again has its entry. Raises NotReleased, LedgerError."""
     reply = released(reply, policy)
     # "Only studies with the secure sum", where the site says so.
     if policy.require_secure:
         raise NotReleased("release.require_secure is set and this study has no secure sum; nothing was sent")
     content = write_train_reply(reply, instruction.up_wire)
-    if ledger:
+    if reply.head:
+        write_head(content, reply.head)
+    elif ledger:
         write_head(
             content, enter(ledger, "training", training_facts(reply, instruction), content_bytes(content), policy)
         )

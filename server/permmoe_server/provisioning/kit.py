@@ -102,6 +102,10 @@ approved_studies: []
 # Signed record of everything that left, and of approvals. Back it up.
 ledger: ledger
 
+# What a study keeps at this site alone, and what a restart needs to go on with a round's training where it was
+# interrupted. It follows from patients' images, as the model does: readable by the client's account only.
+state: state
+
 # Folder of log files; without it they go to standard error, which systemd keeps.
 # logs: logs
 
