@@ -38,7 +38,7 @@ def contents_bytes(contents: Collection[RecordDict]) -> list[int]:
 
 
 def _bytes_of(record: ArrayRecord | MetricRecord | ConfigRecord) -> int:
-    # Flower 1.41's own count raises for an empty text or list, which any sender may include.
+    # Flower 1.42's own count raises for an empty text or list, which any sender may include.
     if isinstance(record, ArrayRecord):
         return record.count_bytes()
     return sum(len(name) + _value_bytes(value) for name, value in record.items())

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from permmoe.runtime.text import duration_text
 
 AHEAD_SECONDS, BEHIND_SECONDS = 5.0, 300.0
-"""Flower refuses a signed request whose time is further from its own (flwr.common.constant, 1.41)."""
+"""Flower refuses a signed request whose time is further from its own (flwr.common.constant, 1.42)."""
 
 
 def ahead_seconds(date: str | None, now: datetime) -> float | None:

@@ -1,6 +1,6 @@
 """What a site may ask the superlink about messages, answered from Flower's own state, a transaction for each request.
 
-Flower's routes do the same with a request for every object and a dozen layers around each, which takes most of a
+Flower's routes do the same with a request for every object and eight layers around each, which takes most of a
 superlink's time. What they check is checked here too: who asks (permmoe_server.coordination.message_desk), whether the
 run goes on, and that each object has the digest that it is named by.
 """
