@@ -128,6 +128,11 @@ class FederationConfig(Configuration):
                 "late updates are not accounted for under differential privacy: a site's account is by the round that "
                 "it trained in; leave max_staleness out"
             )
+        if self.close_after < 1 and self.privacy:
+            raise ValueError(
+                "close_after leaves out sites that have trained, and a private training is spent whether or not it "
+                "counts; leave it out, and let round_deadline_seconds be long enough for the slowest site"
+            )
         if self.max_staleness and self.drift_correction:
             raise ValueError(
                 "drift_correction reads the mean change of one round off the model, and a late update is of another; "

@@ -175,7 +175,8 @@ def _protections(federation: FederationConfig) -> tuple[str, ...]:
     return (
         sum_,
         f"Differential privacy of every patient: {noise}, at δ = {privacy.delta:g}; `permmoe-client ledger` keeps "
-        "account, and training stops before the site's own privacy_budget is passed.",
+        "account, and training stops before the site's own privacy_budget is passed. A training that comes too late "
+        "for its round is spent all the same.",
     )
 
 

@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.packed_model import PackedModel
 
-AT_WORK = "at_work"
-"""The rule under which a record names a site that had not answered when the round closed, and may still."""
-
 
 def staleness_factor(rounds: int) -> float:
     """What the change of an update counts for that is so many rounds late; exactly 1 in time."""

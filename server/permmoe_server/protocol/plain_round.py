@@ -21,7 +21,7 @@ from permmoe.federated.replies import TrainReply
 from permmoe.federated.summed_scores import Scores, asks_for_scores, summed_plainly
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
 from permmoe_server.protocol.aggregation import RunningSum, fold
-from permmoe_server.protocol.at_work import AT_WORK, AtWork, staleness_factor
+from permmoe_server.protocol.at_work import AtWork, staleness_factor
 from permmoe_server.protocol.downlink import Downlink, ModelExchange
 from permmoe_server.protocol.exchange import content_of
 from permmoe_server.protocol.federation import ConnectedSites, Federation
@@ -36,6 +36,7 @@ from permmoe_server.protocol.round_records import (
     TrainingRecord,
     in_order,
 )
+from permmoe_server.protocol.rules import AT_WORK
 
 Sums = TypeVar("Sums", ErrorSums, FurtherSums)
 

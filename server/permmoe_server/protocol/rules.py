@@ -11,6 +11,9 @@ from types import MappingProxyType
 from permmoe.federated.refusals import REFUSAL_SENTENCES
 from permmoe.federated.training_figures import FIGURES, figure_rules, missing_rule
 
+AT_WORK = "at_work"
+"""Of a site that had not answered when its round closed, and may still: no reply of it was left out."""
+
 NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
         # What came is no message: permmoe_server.coordination.reply_objects.
@@ -89,7 +92,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "survey_counts": "A number is of what the survey did not ask for, or of fewer than min_cell_count patients.",
         "sums_nested": "A combination has visits that a part of it lacks.",
         # The round was closed without it: permmoe_server.protocol.at_work.
-        "at_work": "The round closed before the site had answered; while it is at work it is asked nothing else.",
+        AT_WORK: "The round closed before the site had answered; while it is at work it is asked nothing else.",
         "late": "It answers a round that was closed, and the study takes no update that is so late.",
         # It was not asked for one: permmoe_server.protocol.quarantine.
         "quarantined": "The site sent several replies that are none, and is not asked any more in this study.",

@@ -138,6 +138,15 @@ def rejected_replies(records: Sequence[RoundSummary]) -> tuple[RejectedReplies, 
     )
 
 
+def at_work_since(records: Sequence[RoundSummary]) -> dict[str, int]:
+    """Map each site that was at work when the last round closed to the first round that closed without it since it was
+    asked, in alphabetical order."""
+    since: dict[str, int] = {}
+    for record in records:
+        since = {site: since.get(site, record.round) for site in sorted(record.at_work)}
+    return since
+
+
 def last_rounds(records: Sequence[RoundSummary]) -> dict[str, int]:
     """Map each site to the last round in which its reply was accepted."""
     return {site: record.round for record in records for site in record.trained}

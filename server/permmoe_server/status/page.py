@@ -25,6 +25,7 @@ from permmoe_server.status.findings import (
 )
 from permmoe_server.status.module_grids import counted_cells, module_grids, released_cells
 from permmoe_server.status.rows import (
+    at_work_sentence,
     facts,
     refusal_rows,
     release_sentence,
@@ -69,6 +70,8 @@ def page(status: CoordinatorStatus, now: datetime) -> str:
         grids=module_grids(released_cells(release) if is_secure else counted_cells(support, accepted)),
         rounds=[round_row(record) for record in reversed(records[-SHOWN_ROUNDS:])],
         skipped=skipped_rounds_sentence(records),
+        at_work=at_work_sentence(records),
+        has_at_work=any(record.at_work for record in records),
         rejected=rejected_replies(records),
         refusals=refusal_rows(status.refusals),
     )

@@ -13,6 +13,7 @@ from permmoe_server.status.coordinator_status import CoordinatorStatus, Machine,
 from permmoe_server.status.findings import (
     ModuleRelease,
     ModuleSupport,
+    at_work_since,
     kept_round,
     mean_rmse,
     rmse_curves,
@@ -68,6 +69,7 @@ class RoundRow:
 
     round: int
     accepted: int
+    at_work: int
     rejected: int
     is_aggregated: bool
     seconds: str
@@ -173,6 +175,7 @@ def round_row(record: RoundSummary) -> RoundRow:
     return RoundRow(
         record.round,
         len(record.trained),
+        len(record.at_work),
         len(record.rejections),
         record.is_aggregated,
         f"{record.seconds:.1f}",
@@ -187,6 +190,16 @@ def skipped_rounds_sentence(records: Sequence[RoundSummary]) -> str:
     if not skipped:
         return "Every round so far had enough replies to update the model."
     return f"Too few replies to update the model: {_listing('round', skipped)}."
+
+
+def at_work_sentence(records: Sequence[RoundSummary]) -> str:
+    """Return who was at work when the last round closed, and since when; nothing where nobody was."""
+    since = at_work_since(records)
+    if not since:
+        return ""
+    names = ", ".join(f"{site} (since round {number})" for site, number in since.items())
+    closed = f"At work when round {records[-1].round} closed: {names}."
+    return f"{closed} A site that is at work is asked nothing else until it has answered."
 
 
 def refusal_rows(refusals: Mapping[str, int]) -> list[RefusalRow]:

@@ -26,7 +26,7 @@ from permmoe_server.status.findings import (
     round_seconds,
     seconds_left,
 )
-from permmoe_server.status.rows import approval_text, unscored_sentence
+from permmoe_server.status.rows import approval_text, at_work_sentence, unscored_sentence
 
 TIMEOUT_SECONDS = 10.0
 
@@ -66,6 +66,8 @@ def status_text(status: CoordinatorStatus, now: datetime | None = None) -> Rende
         parts.append(Text(unscored_sentence(status.records)))
     if support := _support(status):
         parts.append(support)
+    if at_work := at_work_sentence(status.records):
+        parts.append(_text(at_work))
     if rejected := rejected_replies(status.records):
         table = Table("rule", "replies", "last round", "from", "why", title="Rejected replies", title_justify="left")
         for row in rejected:

@@ -14,6 +14,8 @@ from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
+from permmoe_server.protocol.rules import AT_WORK
+
 LOG = logging.getLogger("permmoe.server")
 
 Part = Literal["training", "validation", "test"]
@@ -72,7 +74,10 @@ class RoundSummary:
     """Secure: the study's other modules."""
     lost: Mapping[str, str] = field(default_factory=dict)
     """Secure: site that went silent after its input was in -> the stage that it was lost at."""
+    at_work: tuple[str, ...] = ()
+    """The sites that had not answered when the training closed, and might still."""
     rejections: tuple[Rejection, ...] = ()
+    """Without those that were at work."""
     has_evaluation: bool = False
     """Whether sites were asked to evaluate its model, and one answered at least."""
     validation: Mapping[str, Score] = field(default_factory=dict)
@@ -143,6 +148,7 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
     for part in PARTS:
         for node, rule in (record[part] or {}).get("rejected", {}).items():
             rejections.append(rejection(int(node), str(rule), part))
+    at_work = tuple(one.sender for one in rejections if (one.part, one.rule) == ("training", AT_WORK))
     loss = float(record["train_loss"])
     trained = {str(s["site"]): tuple(map(str, s["modules"])) for s in sites if s["rejected"] is None}
     is_secure = bool(record.get("is_secure", False))
@@ -161,7 +167,8 @@ def summarise(record: Mapping[str, Any]) -> RoundSummary:
         released=released,
         withheld=withheld,
         lost={str(s["site"]): str(s["lost_at"]) for s in sites if s.get("lost_at") and s["rejected"] is None},
-        rejections=tuple(rejections),
+        at_work=at_work,
+        rejections=tuple(one for one in rejections if one.rule != AT_WORK),
         has_evaluation=any(bool((record[part] or {}).get("sites")) for part in PARTS),
         validation=_scores(record["validation"]),
         test=_scores(record["test"]),

@@ -43,6 +43,7 @@ def round_figures(record: RoundSummary) -> dict[str, float]:
         "bytes_up": float(record.bytes_up),
         "sites_accepted": float(len(record.trained)),
         "replies_left_out": float(len(record.rejections)),
+        "sites_at_work": float(len(record.at_work)),
         **_scores("validation", record.validation),
         **_scores("test", record.test),
     }

@@ -344,6 +344,15 @@ def test_late_and_timely_updates_add_up_the_same_in_any_order(
             },
             "not accounted for under differential privacy",
         ),
+        (
+            {
+                "privacy": PrivacyConfig(noise_multiplier=1.0),
+                "evaluate_every": 0,
+                "centring_round": False,
+                "close_after": 0.75,
+            },
+            "a private training is spent whether or not it counts",
+        ),
     ],
 )
 def test_a_plan_with_nonsense_is_told_why(setting: dict[str, object], reason: str) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+from rich.console import Console
+
 from permmoe_server.protocol.rules import SITE_ERROR, reply_reason
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
+from permmoe_server.status.findings import rejected_replies
 from permmoe_server.status.page import page
+from permmoe_server.status.terminal import status_text
 from permmoe_server.studies.round_log import RoundLog
 from tests.support.round_lines import round_line, secure_round_line
 
@@ -93,6 +98,30 @@ def test_rounds_that_failed_secure_tries_used_up_are_counted_apart(
     found = replace(status, records=RoundLog(path).read())
     assert (found.rounds_done, found.rounds_lost, found.next_round) == (2, 1, 4)
     assert "1 lost to failed tries" in page(found, now) and "2 of 7" in page(found, now)
+
+
+def test_hospitals_at_work_have_a_line_of_their_own_and_are_no_rejected_replies(
+    status: CoordinatorStatus, now: datetime, tmp_path: Path
+) -> None:
+    path = tmp_path / "rounds.jsonl"
+    lines = []
+    for number, rules in ((1, ("late", "at_work")), (2, ("at_work", None)), (3, ("at_work", "at_work"))):
+        line = json.loads(round_line(number))
+        line["sites"][1:] = [{**site, "rejected": rule} for site, rule in zip(line["sites"][1:], rules, strict=True)]
+        line["validation"]["rejected"] = {"19": "at_work"}
+        lines.append(json.dumps(line) + "\n")
+    path.write_text("".join(lines))
+    slow = replace(status, records=RoundLog(path).read(), sites=())
+    text = " ".join(" ".join(Parsed(page(slow, now)).words).split())
+    said = "At work when round 3 closed: south (since round 2), west (since round 3)."
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(status_text(slow, now))
+    assert said in text and said in console.export_text()
+    assert [row.rule for row in rejected_replies(slow.records)] == ["late"] and "at_work" not in text
+    assert [(len(r.trained), r.at_work, len(r.rejections)) for r in slow.records] == [
+        (1, ("west",), 1), (2, ("south",), 0), (1, ("south", "west"), 0)
+    ]  # fmt: skip
+    assert "At work" not in page(status, now)
 
 
 def test_the_page_of_a_study_that_trains_nothing_speaks_of_no_model(status: CoordinatorStatus, now: datetime) -> None:
