@@ -53,6 +53,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from permmoe.federated.membership import MAX_PAPERS_BYTES, MEMBER_PATH, VERSION_HEADER
 from permmoe.federated.message_paths import (
+    EMPTY_HANDED,
     HEARTBEAT,
     HEARTBEAT_SECONDS,
     NEXT_MESSAGE,
@@ -100,6 +101,8 @@ class Fleet:
         self, client: FleetHttpClient, node: Node, stop: threading.Event, proxy: Proxy | None = None, origin: str = ""
     ) -> None:
         self._client, self._node, self._stop, self._proxy, self._origin = client, node, stop, proxy, origin
+        self._is_new = True
+        """Whether no request for a message was answered yet."""
         self._heard_at = time.monotonic()
         """When the coordinator was last asked for a message, which tells it as well that this site is there."""
 
@@ -111,8 +114,9 @@ class Fleet:
     def receive(self) -> Message | None:
         """The next message, whole; None where none comes while the coordinator lets this site wait, or this site is to
         stop. Raises Unreachable, Refused, BadMessage."""
-        request = PullMessagesRequest(node=self._node)
+        request = PullMessagesRequest(node=self._node, message_ids=[EMPTY_HANDED] if self._is_new else [])
         answer = self._until_stopped(lambda: self._post(NEXT_MESSAGE, request.SerializeToString()))
+        self._is_new = self._is_new and answer is None
         try:
             announced = PullMessagesResponse.FromString(answer or b"")
             return self._whole(announced) if announced.messages_list else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flwr.common.constant import Status
@@ -17,14 +18,19 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, Push
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.server.superlink.utils import check_abort
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from flwr.superlink.servicer.fleet import fleet_handlers
+from sqlalchemy import select, update
 
-from permmoe.federated.message_paths import HEARTBEAT_SECONDS
+from permmoe.federated.message_paths import EMPTY_HANDED, HEARTBEAT_SECONDS
 
 MOST_ANSWER_BYTES = 8 << 20
 """Objects are added to an answer until it has so much."""
 MOST_ARRIVING = 10_000
 """Replies on their way that are remembered; a site may leave one where it is."""
+MOST_TIMES_GIVEN_AGAIN, MOST_GIVEN_AGAIN = 3, 10_000
+"""Of one message: what ends a site's process each time is not given for ever. And messages that are remembered."""
 STATUS_SECONDS = 1.0
 """How long a run is believed to go on."""
 
@@ -55,6 +61,8 @@ class SiteMessages:
         self._unseen: dict[int, PullMessagesResponse] = {}
         """The message that each node was told of last, until the node asks for its objects. An answer may be lost on
         its way, since a site waits for it over a network that comes and goes: it is given again."""
+        self._given_again: dict[str, int] = {}
+        """How often a message was given again to a site that came back empty-handed."""
 
     def heartbeat(self, node: int) -> None:
         """A node shows that it is there. Raises NotGiven."""
@@ -67,10 +75,31 @@ class SiteMessages:
         with self._state.session():
             if unseen := self._unseen.get(node):
                 return unseen
+            if EMPTY_HANDED in request.message_ids:
+                self._give_again(node)
             answer = fleet_handlers.pull_messages(request, self._state, self._state.object_store)
         if answer.messages_list:
             self._unseen[node] = answer
         return answer
+
+    def _give_again(self, node: int) -> None:
+        """Let the messages that a node was given and has not answered be its next ones, while their runs go on."""
+        lost = (
+            select(MessageIns.message_id, MessageIns.run_id)
+            .where(MessageIns.dst_node_id == uint64_to_int64(node), MessageIns.delivered_at != "")
+            .where(MessageIns.message_id.not_in(select(MessageRes.reply_to_message_id)))
+        )
+        with self._state.session() as session:
+            for name, run_id in session.execute(lost).all():
+                assert name is not None and run_id is not None
+                with suppress(NotGiven):
+                    self.check_run(int64_to_uint64(run_id))
+                    times = self._given_again.get(name, 0) + 1
+                    if times <= MOST_TIMES_GIVEN_AGAIN:
+                        self._given_again[name] = times
+                        session.execute(update(MessageIns).where(MessageIns.message_id == name).values(delivered_at=""))
+        while len(self._given_again) > MOST_GIVEN_AGAIN:
+            del self._given_again[next(iter(self._given_again))]
 
     def objects(self, requests: Sequence[PullObjectRequest]) -> list[PullObjectResponse]:
         """Return the first of the objects, as many as an answer has room for. Raises NotGiven."""

@@ -4,7 +4,9 @@ Buffered aggregation (FedBuff, Nguyen et al. 2022, arXiv 2106.06639): an update 
 and comes in round r + s counts in the step of that round, its change multiplied by (1 + s)^-1/2, module by module. A
 site that is at work is asked nothing else, so that it answers in the order in which it was asked.
 
-All of it is in memory: a coordinator that is started again leaves out what was begun before.
+A site whose connection was lost is asked again once it is back, for what it was asked before; so is every site that was
+at work when the coordinator was started again (`StillAtWork` is in the study's state). It goes on where it was, or
+sends what it has (permmoe_client.participation.kept_training).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.packed_model import PackedModel
+from permmoe.federated.plan import RoundPlan
 
 
 def staleness_factor(rounds: int) -> float:
@@ -26,10 +29,27 @@ class Asked:
     """What a site was asked to train, as the server remembers it: replies are held against this alone."""
 
     instruction: Instruction
-    digests: Mapping[str, bytes]
-    """Of the modules of the model that it begins with."""
+    model: PackedModel
+    """What it begins with."""
     until: float
     """When its answer is awaited no longer, seconds of the federation's clock."""
+
+
+@dataclass(frozen=True)
+class StillAtWork:
+    """What a study that is started again knows of the sites that were at work when a round closed."""
+
+    rounds: Mapping[int, int] = field(default_factory=dict)
+    """Node -> the round that it is at work on."""
+    seconds_left: Mapping[int, float] = field(default_factory=dict)
+    """Node -> for how long its answer is awaited; time in which no coordinator runs does not count."""
+    models: Mapping[int, PackedModel] = field(default_factory=dict)
+    """Round -> the model that sites at work on it begin with."""
+    counted: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Round -> the sites whose update that was begun in it is in the model already."""
+
+
+NOBODY_AT_WORK = StillAtWork()
 
 
 @dataclass
@@ -38,15 +58,41 @@ class AtWork:
 
     unanswered: dict[str, int] = field(default_factory=dict)
     """Message -> node."""
+    lost: set[int] = field(default_factory=set)
+    """Nodes whose message is lost to them: they are asked again once they are connected."""
     _asked: dict[int, Asked] = field(default_factory=dict)
     _counted: dict[int, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def going_on(cls, left: StillAtWork, plan: RoundPlan, now: float) -> AtWork:
+        """What an earlier process of the coordinator left; its messages are lost to all."""
+        asked = {
+            node: Asked(
+                Instruction(plan, number, left.models[number].digest()),
+                left.models[number],
+                now + left.seconds_left[node],
+            )
+            for node, number in left.rounds.items()
+        }
+        return cls(lost=set(asked), _asked=asked, _counted=dict(left.counted))
+
+    def left(self, now: float) -> StillAtWork:
+        """What a process that is started after this one has to know."""
+        asked = {node: self._asked[node] for node in sorted(self.nodes(now))}
+        return StillAtWork(
+            {node: one.instruction.round for node, one in asked.items()},
+            {node: one.until - now for node, one in asked.items()},
+            {one.instruction.round: one.model for one in asked.values()},
+            dict(self._counted),
+        )
 
     def nodes(self, now: float) -> frozenset[int]:
         """The nodes that have not answered yet and may; those whose time has passed are forgotten."""
         self._asked = {node: asked for node, asked in self._asked.items() if now < asked.until}
         for message in [message for message, node in self.unanswered.items() if node not in self._asked]:
             del self.unanswered[message]
-        return frozenset(self.unanswered.values())
+        self.lost.intersection_update(self._asked)
+        return frozenset(self.unanswered.values()) | self.lost
 
     def forget(self, nodes: Iterable[int]) -> None:
         """Await no answer of these nodes any more."""
@@ -55,11 +101,11 @@ class AtWork:
 
     def begin(self, nodes: Iterable[int], instruction: Instruction, model: PackedModel, until: float) -> None:
         """Remember what these nodes are about to be asked."""
-        self._asked |= dict.fromkeys(nodes, Asked(instruction, model.digests, until))
+        self._asked |= dict.fromkeys(nodes, Asked(instruction, model, until))
 
     def may_answer(self, node: int, now: float) -> bool:
-        """Whether a node has a message without an answer, and time left for one."""
-        return node in self.unanswered.values() and now < self._asked[node].until
+        """Whether a node has a message without an answer, or will be asked again, and has time left for one."""
+        return (node in self.lost or node in self.unanswered.values()) and now < self._asked[node].until
 
     def asked(self, node: int) -> Asked:
         """What a node was asked last."""

@@ -18,7 +18,7 @@ from permmoe.federated.instructions import Instruction, ModulesMissing, write_in
 from permmoe.federated.modules import ModuleLayout, reachable_modules
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.records import content_bytes
-from permmoe_server.protocol.exchange import error_type, exchange, never, send
+from permmoe_server.protocol.exchange import AskAgain, error_type, exchange, never, nobody, send
 from permmoe_server.protocol.federation import Federation
 
 
@@ -43,6 +43,11 @@ class Downlink:
     def learn(self, node: int, modalities: tuple[str, ...]) -> None:
         """Remember the modalities that the site stated; none where it stated nothing."""
         self.modalities[node] = modalities
+
+    def forget(self, node: int) -> None:
+        """Know nothing of the site any more: it may have been restarted."""
+        self.held.pop(node, None)
+        self.modalities.pop(node, None)
 
     def _needed(self, node: int, instruction: Instruction) -> Iterable[str]:
         names = self.modalities.get(node, ())
@@ -75,6 +80,8 @@ class ModelExchange:
         *,
         ttl_seconds: float | None = None,
         unanswered: dict[str, int] | None = None,
+        lost: set[int] | None = None,
+        ask_again: AskAgain = nobody,
         is_enough: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, Message | None]]:
         """Each node's reply in the order of arrival, as in `exchange`; one that lacks a module is asked once more."""
@@ -93,14 +100,15 @@ class ModelExchange:
             deadline_seconds,
             ttl_seconds=ttl_seconds,
             unanswered=unanswered,
+            lost=lost,
+            ask_again=ask_again,
             is_enough=is_enough,
         ):
             if node in asked_again or node not in contents or not _lacks_modules(message):
                 yield node, message
                 continue
             asked_again.add(node)
-            self.downlink.held.pop(node, None)
-            self.downlink.modalities.pop(node, None)
+            self.downlink.forget(node)
             sent = send(federation, {node: self._content(node)}, message_type, group, max(ends - clock.now(), 0.0))
             unanswered |= sent
             if not sent:

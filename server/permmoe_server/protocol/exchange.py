@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from operator import itemgetter
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -10,10 +12,26 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from permmoe_server.protocol.acceptance import RejectedReply
 from permmoe_server.protocol.federation import POLL_SECONDS, Federation
 
+MOST_TIMES_ASKED = 4
+"""Of one site in one exchange: what ends a site's process each time would hold the others up."""
+
+AskAgain = Callable[[Collection[int]], Mapping[str, int]]
+"""Sends nodes what they were asked before; message -> node, without the nodes that none could be sent to."""
+
 
 def never() -> bool:
     """Of an exchange that waits for every reply: that those it has are enough."""
     return False
+
+
+def nobody(_: Collection[int]) -> Mapping[str, int]:
+    """Of an exchange that asks no site again."""
+    return {}
+
+
+def is_lost(reply: Message | None) -> bool:
+    """Whether a node's connection was lost before it had answered."""
+    return reply is not None and reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def exchange(
@@ -25,6 +43,8 @@ def exchange(
     *,
     ttl_seconds: float | None = None,
     unanswered: dict[str, int] | None = None,
+    lost: set[int] | None = None,
+    ask_again: AskAgain = nobody,
     is_enough: Callable[[], bool] = never,
 ) -> Iterator[tuple[int, Message | None]]:
     """Send each node its content, and yield (node, reply) in the order of arrival.
@@ -36,6 +56,9 @@ def exchange(
 
     A site may answer for `ttl_seconds`, by default until the deadline. `unanswered`, message -> node, may hold messages
     of earlier exchanges, whose replies are yielded as well; in the end it holds those that are still without one.
+
+    With `lost`, which may hold nodes of earlier exchanges, a node whose connection is lost is asked again once it is
+    back. In the end `lost` holds those that are not, and they come with the error that says so, or with None.
     """
     grid, clock = federation.grid, federation.clock
     deadline = clock.now() + deadline_seconds
@@ -43,16 +66,32 @@ def exchange(
     sent = send(federation, contents, message_type, group, deadline_seconds if ttl_seconds is None else ttl_seconds)
     waiting |= sent
     unsent = contents.keys() - sent.values()
-    while waiting and clock.now() < deadline and not is_enough():
+    away: dict[int, Message | None] = dict.fromkeys(lost or ())
+    times: Counter[int] = Counter(contents.keys())
+    while True:
+        if back := away.keys() & set(grid.get_node_ids()) if away else ():
+            again = ask_again(sorted(back))
+            waiting |= again
+            times.update(again.values())
+            away = {node: reply for node, reply in away.items() if node not in again.values()}
+        if not waiting or clock.now() >= deadline or is_enough():
+            break
         n_waiting = len(waiting)
         for reply in grid.pull_messages(list(waiting)):
             answered = reply.metadata.reply_to_message_id
-            if answered in waiting and _is_from(reply, waiting[answered]):
-                yield waiting.pop(answered), reply
+            if answered not in waiting or not _is_from(reply, waiting[answered]):
+                continue
+            node = waiting.pop(answered)
+            if lost is not None and is_lost(reply) and times[node] < MOST_TIMES_ASKED:
+                away[node] = reply
+            else:
+                yield node, reply
         if len(waiting) == n_waiting:
             clock.pause(POLL_SECONDS)
-    for node in sorted([*unsent, *waiting.values()]):
-        yield node, None
+    if lost is not None:
+        lost.clear()
+        lost.update(away)
+    yield from sorted([*away.items(), *((node, None) for node in [*unsent, *waiting.values()])], key=itemgetter(0))
 
 
 def send(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from math import fsum, isfinite, nan
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.fixed_point import FixedPointOverflowError
-from permmoe.federated.instructions import Instruction, Part
+from permmoe.federated.instructions import Instruction, Part, write_instruction
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import content_bytes
@@ -21,9 +22,9 @@ from permmoe.federated.replies import TrainReply
 from permmoe.federated.summed_scores import Scores, asks_for_scores, summed_plainly
 from permmoe_server.protocol.acceptance import RejectedReply, accept_evaluation, accept_training, distrusted
 from permmoe_server.protocol.aggregation import RunningSum, fold
-from permmoe_server.protocol.at_work import AtWork, staleness_factor
+from permmoe_server.protocol.at_work import NOBODY_AT_WORK, AtWork, staleness_factor
 from permmoe_server.protocol.downlink import Downlink, ModelExchange
-from permmoe_server.protocol.exchange import content_of
+from permmoe_server.protocol.exchange import content_of, is_lost, send
 from permmoe_server.protocol.federation import ConnectedSites, Federation
 from permmoe_server.protocol.quarantine import QUARANTINED
 from permmoe_server.protocol.round_records import (
@@ -80,11 +81,15 @@ class PlainRound:
             config.round_deadline_seconds,
             ttl_seconds=config.answer_seconds,
             unanswered=self.at_work.unanswered,
+            lost=self.at_work.lost,
+            ask_again=partial(self._ask_again, sending),
             is_enough=lambda: total.sites >= enough,
         ):
             arrived = clock.now()
             record = SiteRecord(node, sites.name(node) or "", sending.bytes_down.get(node, 0))
-            if message is None and self.at_work.may_answer(node, arrived):
+            if is_lost(message) and not config.max_staleness:
+                self.at_work.lost.discard(node)
+            if (message is None or is_lost(message)) and self.at_work.may_answer(node, arrived):
                 records.append(replace(record, rejected=AT_WORK))
                 continue
             asked = self.at_work.asked(node)
@@ -107,7 +112,7 @@ class PlainRound:
             losses[reply.site], begun[reply.site] = reply.figures.loss_sum, asked.instruction.round
             self.trained[reply.site] = max(reply.figures.visits, self.trained.get(reply.site, 0.0))
             self.downlink.learn(node, reply.modalities)
-            self.downlink.confirm(node, asked.instruction, asked.digests)
+            self.downlink.confirm(node, asked.instruction, asked.model.digests)
             receipts = self.federation.countersigned(receipts, [reply.head])
             training = SiteTraining(reply.figures, clock.now() - arrived, tuple(reply.updates), staleness)
             ledger = reply.head.digest if reply.head else ""
@@ -126,7 +131,25 @@ class PlainRound:
                 visits=visits,
                 stage_seconds={"write": written - started},
             ),
+            # What comes later than the plan takes is not worth asking for again.
+            at_work=self.at_work.left(clock.now()) if config.max_staleness else NOBODY_AT_WORK,
         )
+
+    def _ask_again(self, sending: ModelExchange, nodes: Collection[int]) -> Mapping[str, int]:
+        """Ask nodes that were lost, and are back, what each was asked before; they may hold no model any more."""
+        sent: dict[str, int] = {}
+        now = self.federation.clock.now()
+        for node in nodes:
+            asked = self.at_work.asked(node)
+            if now >= asked.until:
+                continue
+            instruction = self.federation.announced(asked.instruction, "training")
+            content = write_instruction(instruction, asked.model, sending.receipts)
+            self.downlink.forget(node)
+            sending.bytes_down[node] = sending.bytes_down.get(node, 0) + content_bytes(content)
+            group, seconds = str(instruction.round), asked.until - now
+            sent |= send(self.federation, {node: content}, MessageType.TRAIN, group, seconds)
+        return sent
 
     def _busy(self, sites: ConnectedSites) -> frozenset[int]:
         """The nodes that are at work, and whose answer is awaited."""

@@ -16,6 +16,7 @@ from permmoe.federated.audit import Receipt
 from permmoe.federated.summed_scores import SummedScores
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.aggregation import RunningSum
+from permmoe_server.protocol.at_work import NOBODY_AT_WORK, StillAtWork
 from permmoe_server.protocol.optimisers import Moments
 
 
@@ -34,6 +35,8 @@ class FederationState:
     """For each site's ledger the newest receipt; it goes out with the next instruction."""
     summed: tuple[str, ...] = ()
     """Secure: the sites whose input is in the sum of the newest round; its model is evaluated over them alone."""
+    at_work: StillAtWork = NOBODY_AT_WORK
+    """Who was at work when the newest round closed, where late updates count."""
 
     @property
     def evaluated_weights(self) -> Mapping[str, Tensor]:
@@ -116,6 +119,8 @@ class TrainingOutcome:
     record: TrainingRecord
     summed: tuple[str, ...] = ()
     """Secure: the sites whose input is in the sum."""
+    at_work: StillAtWork = NOBODY_AT_WORK
+    """Who is at work still, where late updates count."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.training.fit import running_mean
 from permmoe_server.protocol.aggregation import RunningSum, mean_changes
+from permmoe_server.protocol.at_work import NOBODY_AT_WORK, AtWork, StillAtWork
 from permmoe_server.protocol.downlink import Downlink
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.optimisers import server_step
@@ -65,7 +66,7 @@ def run_rounds(
     a secure study without a roster.
     """
     config, clock = plan.federation, federation.clock
-    kind, room = round_kind(federation, plan, layout), WaitingRoom(federation, plan)
+    kind, room = round_kind(federation, plan, layout, state.at_work), WaitingRoom(federation, plan)
     failed_in_a_row = 0
     while state.round < config.rounds:
         number = state.round + 1
@@ -88,7 +89,7 @@ def run_rounds(
             continue
         failed_in_a_row = 0
         summed = clock.now()
-        state = replace(state, summed=training.summed)
+        state = replace(state, summed=training.summed, at_work=training.at_work)
         state = stepped(state, config.of_round(number), number, training.total, training.receipts)
         trained = clock.now()
         evaluations: dict[Part, Evaluation] = {}
@@ -109,10 +110,16 @@ def run_rounds(
         yield state, record
 
 
-def round_kind(federation: Federation, plan: RoundPlan, layout: ModuleLayout) -> RoundKind:
-    """The kind of a study's rounds. Raises ConfigurationError for a secure study without a roster."""
+def round_kind(
+    federation: Federation, plan: RoundPlan, layout: ModuleLayout, at_work: StillAtWork = NOBODY_AT_WORK
+) -> RoundKind:
+    """The kind of a study's rounds; `at_work` is who an earlier process left at work.
+
+    Raises ConfigurationError for a secure study without a roster.
+    """
     if not plan.federation.secure:
-        return PlainRound(federation, plan, Downlink(layout))
+        going_on = AtWork.going_on(at_work, plan, federation.clock.now())
+        return PlainRound(federation, plan, Downlink(layout), at_work=going_on)
     if federation.roster is None:
         raise ConfigurationError("the study is secure, so the coordinator needs the federation's signed roster")
     return SecureRound(federation, plan, layout, federation.roster)

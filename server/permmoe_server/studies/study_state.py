@@ -1,4 +1,8 @@
-"""The checkpoint from which a study goes on: `last/` in its folder, with weights, server moments and running mean."""
+"""The checkpoint from which a study goes on: `last/` in its folder, with weights, server moments and running mean.
+
+Where late updates count it also has who is at work, and the models that they began with: in the same file as the
+weights, so that no update is in the one and not in the other.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from permmoe.errors import ConfigurationError
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel, module_digests
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkpoint, split_groups
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.provenance import machine, versions
+from permmoe_server.protocol.at_work import NOBODY_AT_WORK, StillAtWork
 from permmoe_server.protocol.round_records import FederationState
 
 FOLDER = "last"
+BEGUN = "begun-"
+"""How the names of groups begin that hold the model which sites at work on a round began with."""
 
 
 def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationState | None:
@@ -31,13 +40,19 @@ def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationSt
         raise ConfigurationError(f"{out} holds a study with another plan; name a new folder, or delete this one")
     groups = split_groups(tensors, ("weights", "average"))
     weights, average = groups.pop("weights"), groups.pop("average")
-    return FederationState(card["round"], layout.flatten_all(weights), _turned(groups), average)
+    at_work = _read_at_work(card.get("at_work"), groups)
+    return FederationState(card["round"], layout.flatten_all(weights), _turned(groups), average, at_work=at_work)
 
 
 def save_state(out: Path, plan: RoundPlan, layout: ModuleLayout, state: FederationState) -> None:
     """Replace the checkpoint."""
-    groups = {"weights": layout.unflatten(state.weights), "average": state.average, **_turned(state.moments)}
-    save_checkpoint(out / FOLDER, join_groups(groups), study_card(plan, state))
+    models = {
+        f"{BEGUN}{number}": {module: torch.tensor(packed) for module, packed in model.modules.items()}
+        for number, model in state.at_work.models.items()
+    }
+    groups = {"weights": layout.unflatten(state.weights), "average": state.average, **_turned(state.moments), **models}
+    at_work = {} if state.at_work == NOBODY_AT_WORK else {"at_work": _written(state.at_work)}
+    save_checkpoint(out / FOLDER, join_groups(groups), {**study_card(plan, state), **at_work})
 
 
 def study_card(plan: RoundPlan, state: FederationState) -> dict[str, Any]:
@@ -49,6 +64,28 @@ def study_card(plan: RoundPlan, state: FederationState) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def _written(at_work: StillAtWork) -> dict[str, Any]:
+    """All but the models, for the card. JSON has no numbers as keys."""
+    return {
+        "nodes": [[node, number, at_work.seconds_left[node]] for node, number in at_work.rounds.items()],
+        "counted": [[number, sorted(sites)] for number, sites in at_work.counted.items()],
+    }
+
+
+def _read_at_work(written: Mapping[str, Any] | None, groups: dict[str, dict[str, Tensor]]) -> StillAtWork:
+    """Who is at work; the models are taken out of the groups."""
+    if written is None:
+        return NOBODY_AT_WORK
+    found = {name: groups.pop(name) for name in list(groups) if name.startswith(BEGUN)}
+    packed = {name: {module: tensor.numpy() for module, tensor in modules.items()} for name, modules in found.items()}
+    return StillAtWork(
+        {node: number for node, number, _ in written["nodes"]},
+        {node: seconds for node, _, seconds in written["nodes"]},
+        {int(name.removeprefix(BEGUN)): PackedModel(one, module_digests(one)) for name, one in packed.items()},
+        {number: frozenset(sites) for number, sites in written["counted"]},
+    )
 
 
 def _turned(table: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

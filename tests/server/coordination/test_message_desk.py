@@ -17,12 +17,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushTaskOutputRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -44,6 +44,7 @@ from permmoe_client.connection.fleet import Fleet
 from permmoe_server.coordination import message_desk
 from permmoe_server.coordination.local_socket import connected
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
+from permmoe_server.coordination.site_messages import MOST_TIMES_GIVEN_AGAIN, STATUS_SECONDS
 from permmoe_server.protocol.reply_sizes import ReplySize
 from tests.support.real_superlink import RealSuperlink, openssh
 
@@ -113,6 +114,65 @@ def test_a_message_and_its_reply_arrive_bit_by_bit(
     # What is whole at its place is given up, with the next question.
     list(grid.pull_messages([]))
     assert rows(superlink, "objects") == 0
+
+
+def back(superlink: RealSuperlink, site: Fleet) -> Fleet:
+    """The connection of the site's next process."""
+    return Fleet(site._client, site._node, threading.Event())
+
+
+def test_a_site_that_comes_back_empty_handed_is_given_its_message_again_until_it_answers(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site, sent = superlink.site(), content()
+    [name] = grid.push_messages([to(site, sent)])
+    for _ in range(3):
+        site = back(superlink, site)
+        again = site.receive()
+        assert again and again.metadata.message_id == name and as_bytes(again.content) == as_bytes(sent)
+    site.send(Message(content(5), reply_to=again), 1.0)
+    [later] = grid.push_messages([to(site, content(7))])
+    following = back(superlink, site).receive()
+    assert following and following.metadata.message_id == later
+    assert as_bytes(replies(grid, [name])[name].content) == as_bytes(content(5))
+
+
+def test_within_one_connection_and_of_a_run_that_is_over_no_message_is_given_again(superlink: RealSuperlink) -> None:
+    site, run = superlink.site(), superlink.grid()
+    first = NonblockingGrid(run, lambda _: SIZE)
+    for numbers in (3, 5):
+        [name] = first.push_messages([to(site, content(numbers))])
+        received = site.receive()
+        assert received and received.metadata.message_id == name
+    run._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details="killed"))
+    time.sleep(STATUS_SECONDS)
+    [name] = NonblockingGrid(superlink.grid(), lambda _: SIZE).push_messages([to(site, content(7))])
+    again = back(superlink, site).receive()
+    assert again and again.metadata.message_id == name
+
+
+def test_a_message_that_ends_a_sites_process_each_time_is_not_given_for_ever(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site = superlink.site()
+    fatal, harmless = grid.push_messages([to(site, content(3))])[0], grid.push_messages([to(site, content(5))])[0]
+    given = []
+    while harmless not in given:
+        received = back(superlink, site).receive()
+        assert received
+        given.append(received.metadata.message_id)
+    assert given == [fatal] * (1 + MOST_TIMES_GIVEN_AGAIN) + [harmless]
+
+
+def test_attack_who_comes_back_empty_handed_is_given_nothing_of_another_site(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    site, other = superlink.site(), superlink.site()
+    grid.push_messages([to(site, content(3))])
+    assert site.receive()
+    [own] = grid.push_messages([to(other, content(5))])
+    received = other.receive()
+    assert received and received.metadata.message_id == own
 
 
 def test_an_error_arrives_as_an_error(superlink: RealSuperlink, grid: NonblockingGrid) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -21,19 +23,23 @@ from permmoe.federated.aggregation_rules import RULES, AggregationRule
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.instructions import read_instruction
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_train_reply
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.training.seeds import make_model
+from permmoe_server.coordination.nonblocking_grid import _failed
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
-from permmoe_server.protocol.at_work import staleness_factor
+from permmoe_server.protocol.at_work import NOBODY_AT_WORK, staleness_factor
+from permmoe_server.protocol.exchange import MOST_TIMES_ASKED
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.quarantine import MOST_MALFORMED, Quarantine
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.round_line import record_json
+from permmoe_server.studies.study_state import load_state, save_state
 from permmoe_simulation.engines.grid import FIRST_NODE
 from permmoe_simulation.engines.pace import PacedGrid, PacedTime, SimulatedTime
 from tests.support.tiny_federation import MODEL, tiny_plan
@@ -360,8 +366,105 @@ def test_a_plan_with_nonsense_is_told_why(setting: dict[str, object], reason: st
         FederationConfig(**setting)
 
 
-def test_a_resumed_study_leaves_out_what_was_begun_before() -> None:
-    settings = {"close_after": 0.75, "max_staleness": 3}
-    [(state, _)] = run(plan_of(rounds=1, **settings))
-    resumed = run(plan_of(rounds=4, **settings), start=state)
-    assert [what_became(record)["dog"] for _, record in resumed] == ["at_work", "at_work", 2]
+def read_again(plan: RoundPlan, state: FederationState, folder: Path) -> FederationState:
+    """The state as a process finds it that is started in the study's folder."""
+    save_state(folder, plan, LAYOUT, state)
+    found = load_state(folder, plan, LAYOUT)
+    assert found
+    return found
+
+
+def test_a_coordinator_that_is_started_again_asks_who_is_at_work_for_what_they_were_asked(tmp_path: Path) -> None:
+    plan = plan_of(rounds=5, close_after=0.75, max_staleness=4)
+    undisturbed = run(plan)
+    for n_done in (1, 2):
+        sites = Sites()
+        resumed = run(plan, sites, start=read_again(plan, undisturbed[n_done - 1][0], tmp_path / str(n_done)))
+        of_dog = [what_became(record)["dog"] for _, record in resumed]
+        # It trains anew here, for 35 seconds: two rounds close without it.
+        assert of_dog == ["at_work", "at_work", n_done + 2, "at_work"][: 5 - n_done]
+        assert next(number for name, _, number in sites.asked if name == "dog") == 1
+
+
+def test_a_late_update_that_is_in_the_state_is_not_counted_again_after_a_restart(tmp_path: Path) -> None:
+    """`dog` answers round 1 in round 3: whatever it says later of round 1 is left out."""
+    plan = plan_of(rounds=6, close_after=0.75, max_staleness=5)
+    state = read_again(plan, run(plan)[2][0], tmp_path)
+    assert NODES["dog"] not in state.at_work.rounds and "dog" in state.at_work.counted[1]
+    forged = replace(state, at_work=replace(state.at_work, rounds={NODES["dog"]: 1}, seconds_left={NODES["dog"]: 900.0},
+                     models={1: PackedModel.of(START.weights)}))  # fmt: skip
+    resumed = run(plan, start=forged)
+    assert [what_became(record)["dog"] for _, record in resumed] == ["at_work", "at_work", "duplicate_reply"]
+
+
+def test_where_no_late_update_counts_the_state_has_nobody_at_work(tmp_path: Path) -> None:
+    plan = plan_of(close_after=0.75)
+    state = read_again(plan, run(plan)[0][0], tmp_path)
+    assert state.at_work == NOBODY_AT_WORK
+    assert "at_work" not in (tmp_path / "last" / "card.json").read_text()
+
+
+class Reconnecting(PacedGrid):
+    """A node's connection is lost while it trains, as often as it is told, and it is back after some seconds."""
+
+    lose: dict[int, int]
+    seconds_away: float
+
+    def __init__(self, *arguments: Any, paced: PacedTime, **settings: Any) -> None:
+        super().__init__(*arguments, paced=paced, **settings)
+        self._sent: dict[str, tuple[int, float]] = {}
+        self._back: dict[int, float] = {}
+        self._lose = dict(self.lose)
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in super().get_node_ids() if self._time.seconds >= self._back.get(node, 0.0)]
+
+    def _pushed(self, message: Message) -> str:
+        identifier = super()._pushed(message)
+        self._sent[identifier] = message.metadata.dst_node_id, self._time.seconds
+        return identifier
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        names = list(message_ids)
+        for name in names:
+            node, sent_at = self._sent[name]
+            if self._lose.get(node) and self._time.seconds >= sent_at + 1.0:
+                self._lose[node] -= 1
+                self._back[node] = self._time.seconds + self.seconds_away
+                self._free_at[node] = 0.0
+                del self._jobs[name]
+                return [_failed(name, ErrorCode.NODE_UNAVAILABLE)]
+        return super().pull_messages(names)
+
+
+def reconnecting(times: int, seconds_away: float, name: str = "ant") -> type[Reconnecting]:
+    return type("Lossy", (Reconnecting,), {"lose": {NODES[name]: times}, "seconds_away": seconds_away})
+
+
+def test_a_site_that_is_back_before_its_round_closes_is_asked_again_and_counts() -> None:
+    sites = Sites()
+    [(state, record)] = run(plan_of(rounds=1), sites, kind=reconnecting(2, 3.0))
+    assert what_became(record) == dict.fromkeys(NAMES, 0)
+    assert same_weights(state, run(plan_of(rounds=1))[-1][0])
+    assert [name for name, _, _ in sites.asked].count("ant") == 1
+
+
+def test_a_site_that_is_not_back_by_then_is_left_out_as_one_whose_connection_was_lost() -> None:
+    [(_, record)] = run(plan_of(rounds=1), kind=reconnecting(1, 1000.0))
+    assert what_became(record) == {**dict.fromkeys(NAMES, 0), "ant": "NODE_UNAVAILABLE"}
+
+
+def test_a_site_that_is_lost_each_time_is_asked_a_few_times_and_holds_nobody_up() -> None:
+    [(_, record)] = run(plan_of(rounds=1, max_staleness=0), kind=reconnecting(1000, 2.0))
+    assert what_became(record)["ant"] == "NODE_UNAVAILABLE" and record.seconds < 36
+    sent = {site.node: site.bytes_down for site in record.sites}
+    assert sent[NODES["ant"]] == MOST_TIMES_ASKED * sent[NODES["bee"]]
+
+
+def test_a_site_that_is_back_in_a_later_round_brings_what_it_was_asked_before() -> None:
+    plan = plan_of(rounds=5, max_staleness=3)
+    sites = Sites()
+    done = run(plan, sites, {**SECONDS, "dog": 13.0}, kind=reconnecting(1, 20.0, "dog"))
+    of_dog = [what_became(record).get("dog") for _, record in done]
+    assert of_dog == ["at_work", "at_work", 2, 0, 0]
+    assert next(number for name, _, number in sites.asked if name == "dog") == 1
