@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from permmoe.errors import PermmoeError
 
@@ -26,6 +26,8 @@ Kind = Literal["training", "evaluation", "survey", "sum", "account", "approval",
 ALGORITHM = ec.ECDSA(hashes.SHA384())
 ENTRY_PURPOSE, RECEIPT_PURPOSE = b"permmoe ledger 1\0", b"permmoe receipt 1\0"
 """Signed before the text, so that no signature passes for one of another purpose."""
+SERVER_NAME = "permmoe server"
+"""The subject of the coordinator's certificate. A region's server has another one."""
 START = "0" * 64
 """What stands for the digest of the line before the first."""
 
@@ -185,9 +187,14 @@ def check_server_signature(
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         raise AuditError(f"{what} is damaged, or not of this federation's server") from None
     key = certificate.public_key()
-    # "A site's certificate is of the same authority and must not sign for the server."
-    if ExtendedKeyUsageOID.SERVER_AUTH not in usage or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise AuditError(f"{what} was not signed by a server")
+    names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    # "A site's and a region's certificate are of the same authority and must not sign for the coordinator's server."
+    if (
+        ExtendedKeyUsageOID.SERVER_AUTH not in usage
+        or names != [SERVER_NAME]
+        or not isinstance(key, ec.EllipticCurvePublicKey)
+    ):
+        raise AuditError(f"{what} was not signed by the coordinator's server")
     if not _verifies(key, signature, text):
         raise AuditError(f"the signature of {what} is not the server's")
 

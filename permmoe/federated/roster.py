@@ -43,6 +43,12 @@ class RosterSite(Configuration):
 
     name: str = Field(pattern=f"^(?:{SITE_NAME.pattern})$")
     public_key: str = Field(description="EC P-384 as OpenSSH writes it, without a comment")
+    region: str = Field(
+        "",
+        pattern=f"^(?:{SITE_NAME.pattern})?$",
+        description="the region that it connects to; empty: the coordinator itself",
+        exclude_if=lambda region: not region,
+    )
 
     @field_validator("public_key")
     @classmethod
@@ -74,9 +80,10 @@ class Roster(Configuration):
         """The sites' names, in order."""
         return tuple(site.name for site in self.sites)
 
-    def with_site(self, name: str, public_key: str) -> Roster:
+    def with_site(self, name: str, public_key: str, region: str = "") -> Roster:
         """The next roster, with one more site. Raises RosterError for a name or a key that is there, or is invalid."""
-        return _checked(self.federation, self.serial + 1, [*self.sites, {"name": name, "public_key": public_key}])
+        site = {"name": name, "public_key": public_key, "region": region}
+        return _checked(self.federation, self.serial + 1, [*self.sites, site])
 
     def without_site(self, name: str) -> Roster:
         """The next roster, without a site of that name."""

@@ -11,6 +11,7 @@ Flower hands over `run_config`, of which every value is a text:
 | stop | goes with `standing`: a file that, where it exists, ends the run after the present round |
 | roster, authority | needed by a secure study: the signed roster, and the certificate that it is verified with |
 | server-key, server-certificate | optional: with them sites get receipts, and a signed chain of models |
+| regions | optional: a folder with the folder of each region; goes with `sites` and `roster` |
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -28,9 +30,10 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan, StudyKind, read_plan
-from permmoe.federated.roster import read_roster, site_keys
+from permmoe.federated.roster import site_keys
 from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.training.seeds import make_model
+from permmoe_server.coordination.node_homes import NodeHomes
 from permmoe_server.protocol.federation import (
     Clock,
     Countersigner,
@@ -42,8 +45,10 @@ from permmoe_server.protocol.federation import (
     SiteDirectory,
     no_directory,
 )
-from permmoe_server.protocol.reply_sizes import largest_replies, survey_replies
+from permmoe_server.protocol.reply_sizes import LargestReply, largest_replies, survey_replies
 from permmoe_server.provisioning.authority import Identity, load_certificate, read_identity
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.roster_file import RosterFile
 from permmoe_server.studies.evaluation_run import run_evaluation
 from permmoe_server.studies.model_register import MODELS_FILE, ModelRegister
 from permmoe_server.studies.standing import StandingFile
@@ -75,10 +80,14 @@ def make_app(observer: RoundObserver | None = None, clock: Clock | None = None) 
         out.mkdir(parents=True, exist_ok=True)
         keep_freed_pages()
         standing = _standing_file(context)
-        with locked(out), standing.kept() if standing else nullcontext():
-            server, roster = _server_identity(context), _roster_source(context)
+        server, roster = _server_identity(context), _roster_source(context)
+        with (
+            locked(out),
+            standing.kept() if standing else nullcontext(),
+            _untrusting(grid, plan, roster, context) as sites,
+        ):
             federation = Federation(
-                _untrusting(grid, plan, roster),
+                sites,
                 clock=clock or Clock(),
                 directory=_site_directory(context),
                 roster=roster,
@@ -96,20 +105,43 @@ def make_app(observer: RoundObserver | None = None, clock: Clock | None = None) 
 app = make_app()
 
 
-def _untrusting(grid: Grid, plan: RoundPlan, roster: RosterSource | None) -> MessageGrid:
-    """Return a grid that neither waits nor trusts, where `grid` is Flower's connection to a superlink."""
+def _untrusting(
+    grid: Grid, plan: RoundPlan, roster: RosterSource | None, context: Context
+) -> AbstractContextManager[MessageGrid]:
+    """Return a grid that neither waits nor trusts, where `grid` is Flower's connection to a superlink.
+
+    It reaches the sites of the regions, too, that the run names.
+    """
     # Importing the module takes a second. Where no one has imported it, the grid cannot be of its class.
     if HTTP_GRID not in sys.modules:
-        return grid
-    from permmoe_server.coordination.nonblocking_grid import nonblocking
+        return nullcontext(grid)
+    from flwr.superlink.grid.http_grid import HttpGrid
 
+    from permmoe_server.coordination.joined_grid import JoinedGrid
+    from permmoe_server.coordination.nonblocking_grid import nonblocking
+    from permmoe_server.coordination.region_run import region_run
+
+    largest = _largest_replies(plan, roster)
+    if not (regions := _regions(context)):
+        return nullcontext(nonblocking(grid, largest))
+    assert isinstance(grid, HttpGrid), "who names regions has a superlink"
+    listed = RosterFile(_path(context, "roster"), load_certificate(_path(context, "authority")))
+    homes = NodeHomes(_site_directory(context), listed)
+    return JoinedGrid(grid, {region.name: partial(region_run, region) for region in regions}, largest, homes)
+
+
+def _largest_replies(plan: RoundPlan, roster: RosterSource | None) -> LargestReply:
     def n_sites() -> int:
         return len(roster().keys) if roster else 0
 
     if plan.survey:
-        return nonblocking(grid, survey_replies(plan, n_sites))
-    layout = ModuleLayout.of(make_model(plan.model, plan.train.seed))
-    return nonblocking(grid, largest_replies(plan, layout, n_sites))
+        return survey_replies(plan, n_sites)
+    return largest_replies(plan, ModuleLayout.of(make_model(plan.model, plan.train.seed)), n_sites)
+
+
+def _regions(context: Context) -> tuple[FederationFolder, ...]:
+    """Return the folders of the federation's regions; none where the run names no `regions`."""
+    return FederationFolder.all_in(_path(context, "regions")) if "regions" in context.run_config else ()
 
 
 def _standing_file(context: Context) -> StandingFile | None:
@@ -135,11 +167,11 @@ def _roster_source(context: Context) -> RosterSource | None:
     """Return a function that reads the roster for a secure study; None where the run names no `roster`."""
     if "roster" not in context.run_config:
         return None
-    path, authority = _path(context, "roster"), load_certificate(_path(context, "authority"))
+    listed = RosterFile(_path(context, "roster"), load_certificate(_path(context, "authority")))
 
     def read() -> SignedRoster:
-        signed = path.read_bytes()
-        return SignedRoster(signed, site_keys(read_roster(signed, authority)))
+        signed, roster = listed.read()
+        return SignedRoster(signed, site_keys(roster))
 
     return read
 

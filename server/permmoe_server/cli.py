@@ -17,7 +17,7 @@ from permmoe.runtime.tables import print_whole
 from permmoe.runtime.tracking.tracker import TRACK_HELP
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
-from permmoe_server.running import run_until_end
+from permmoe_server.running import run_region_until_end, run_until_end
 from permmoe_server.settings import read_server
 from permmoe_server.studies import registry_commands, study_commands, survey_commands
 
@@ -28,6 +28,7 @@ app.command("survey")(survey_commands.survey)
 console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
+RegionOption = Annotated[str | None, typer.Option(help="The region that the hospital connects to.")]
 SiteArgument = Annotated[str, typer.Argument(help="The site's name in the federation, such as north.")]
 
 
@@ -104,9 +105,10 @@ def add_site(
             "better way: without it, the kit holds a private key and has to travel in secret."
         ),
     ] = None,
+    region: RegionOption = None,
 ) -> None:
     """Put a hospital on the roster and write its kit."""
-    kit = administration.add_site(FederationFolder(folder), name, public_key)
+    kit = administration.add_site(FederationFolder(folder), name, public_key, region or "")
     _say(f"kit of site {name} in {kit}")
     if public_key is None:
         _say("it holds the site's private key: hand it over in secret, then delete it here")
@@ -126,9 +128,14 @@ def renew_site(
     public_key: Annotated[
         Path | None, typer.Option(help="Public half of the hospital's new key; without it, the site keeps its key.")
     ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="The region that it connects to from now on; '' is the coordinator itself.")
+    ] = None,
 ) -> None:
-    """Give a hospital a new certificate, or a new key; it stays on the roster, and the others notice nothing."""
-    kit = administration.renew_site(FederationFolder(folder), name, public_key)
+    """Give a hospital a new certificate, a new key or another region; the others notice nothing."""
+    kit = administration.renew_site(FederationFolder(folder), name, public_key, region)
+    if region is not None:
+        _say(f"site {name} is at home elsewhere; hand it {kit}: its site.yaml has the host and port to connect to")
     if public_key is None:
         _say(f"site {name} has a new certificate; a client that is connected fetches it within the day")
         _say(f"for a client that no longer can: {kit}, of which it needs site.crt")
@@ -137,10 +144,36 @@ def renew_site(
 
 
 @app.command("rotate-certificate")
-def rotate_certificate(folder: FolderArgument) -> None:
+def rotate_certificate(
+    folder: FolderArgument,
+    region: Annotated[str, typer.Option(help="A region, whose server gets them; default: the coordinator's.")] = "",
+) -> None:
     """Give the server a new key and certificate; sites notice nothing."""
-    end = administration.rotate_certificate(FederationFolder(folder))
+    files = FederationFolder(folder)
+    end = administration.rotate_certificate(files, region)
     _say(f"new server certificate, valid until {end:%Y-%m-%d}; the server has to be started again to use it")
+    if region:
+        served = files.region(region)
+        _say(f"where the region runs on another machine, copy {served.server_key} and {served.server} there first")
+
+
+@app.command("add-region")
+def add_region(
+    folder: FolderArgument,
+    name: Annotated[str, typer.Argument(help="The region's name in the federation, such as west.")],
+    host: Annotated[str, typer.Option(help="Name or IP address by which its sites reach it.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port by which its sites reach it.")] = 8443,
+) -> None:
+    """Write the folder of a region: a gateway and a superlink more, for hospitals that one machine is too small for."""
+    region = administration.add_region(FederationFolder(folder), name, host, port)
+    _say(f"region {name} in {region}; copy the folder to the region's machine in secret, it holds its key")
+    _say(f"there: permmoe-server region {name}; here: start permmoe-server again")
+
+
+@app.command()
+def region(folder: Annotated[Path, typer.Argument(help="The region's folder, which add-region wrote.")]) -> None:
+    """Run a region's gateway and superlink until the process is asked to end."""
+    run_region_until_end(FederationFolder(folder.resolve()))
 
 
 @app.command("list")
@@ -148,8 +181,11 @@ def list_sites(folder: FolderArgument) -> None:
     """Show the federation's sites with their keys' fingerprints, and when the server's certificate ends."""
     roster = administration.list_sites(FederationFolder(folder))
     table = Table("site", "key (as ssh-keygen -l shows it)", title=f"{roster.federation}, roster {roster.serial}")
+    has_regions = any(site.region for site in roster.sites)
+    if has_regions:
+        table.add_column("region")
     for site in roster.sites:
-        table.add_row(site.name, site_fingerprint(site.public_key))
+        table.add_row(site.name, site_fingerprint(site.public_key), *([site.region] if has_regions else []))
     print_whole(table)
     end = administration.server_identity(FederationFolder(folder)).certificate.not_valid_after_utc
     _say(f"{len(roster.sites)} site(s); server certificate valid until {end:%Y-%m-%d}")

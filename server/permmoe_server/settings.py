@@ -131,3 +131,30 @@ limits:
   requests_per_second: {default.limits.requests_per_second:.0f}
   connections_per_address: {default.limits.connections_per_address}
 """
+
+
+def region_template(host: str, port: int) -> str:
+    """Return the server.yaml of a region: the settings that its gateway goes by."""
+    default = ServerConfig(host=host, port=port)
+    return f"""\
+# The settings of a region's server. After a change of host or port the coordinator has to know, too: it writes them
+# into hospitals' kits, from its own copy of this file, regions/NAME/server.yaml.
+
+# Name or IP address by which the region's sites reach it.
+host: {json.dumps(host)}
+
+# TCP port by which sites reach it: the only one that has to be open to them.
+port: {port}
+
+# Address of this machine to listen at for sites; 0.0.0.0 is all of them.
+listen: {default.listen}
+
+# How lines of the log are written: text, or json for machines.
+log_format: {default.log_format}
+
+# What the gateway lets a site do; every limit of permmoe_server.settings.GatewayLimits can stand here.
+limits:
+  body_bytes: {default.limits.body_bytes}
+  requests_per_second: {default.limits.requests_per_second:.0f}
+  connections_per_address: {default.limits.connections_per_address}
+"""

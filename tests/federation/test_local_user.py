@@ -25,6 +25,7 @@ from permmoe_server.coordination.local_socket import connected
 from permmoe_server.coordination.message_desk import DESK_PATHS
 from permmoe_server.coordination.pointer import pointer
 from permmoe_server.coordination.superlink_door import FLOWER_PATHS
+from permmoe_server.provisioning.region_papers import PAPERS_PATH
 from permmoe_server.settings import read_server
 from permmoe_simulation.engines.local_deployment import Deployment, ended
 from tests.server.coordination.test_superlink_door import other_bundle
@@ -109,7 +110,7 @@ def test_another_user_reaches_the_superlink_neither_at_a_port_nor_at_its_socket(
         took: list[str] = []
         for port in ports_of_this_machine():
             for scheme in ("http", "https"):
-                for path in sorted(FLOWER_PATHS | DESK_PATHS):
+                for path in sorted(FLOWER_PATHS | DESK_PATHS | {PAPERS_PATH}):
                     try:
                         answer = httpx.post(
                             f"{scheme}://127.0.0.1:{port}{path}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 from flwr.superlink.grid.http_grid import HttpGrid
 
 import permmoe_server.app as server_module
@@ -229,4 +229,5 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
 
 def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody() -> None:
     grid = object.__new__(HttpGrid)
-    assert isinstance(server_module._untrusting(grid, tiny_plan(), None), NonblockingGrid)
+    with server_module._untrusting(grid, tiny_plan(), None, Context(1, 1, {}, RecordDict(), {})) as used:
+        assert isinstance(used, NonblockingGrid)

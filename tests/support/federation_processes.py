@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ IMPORTED = [
     "permmoe_client.connection.node",
     "permmoe_server.cli",
     "permmoe_server.coordination.coordinator",
+    "permmoe_server.coordination.region",
 ]
 IMPORTED += [
     "permmoe_server.studies.judged_model",
@@ -104,6 +105,14 @@ def start_server(deployment: Deployment, *arguments: str) -> Started:
     return server
 
 
+def start_region(deployment: Deployment, name: str) -> Started:
+    """As Deployment.start_region, without the seconds that imports take; returns once its hospitals can connect."""
+    folder = deployment.folder.region(name)
+    region = Started("permmoe-server", deployment.logs / f"region-{name}.log", "region", str(folder.path))
+    wait_for(lambda: is_open(read_server(folder.settings).port) or None, f"region {name}", PATIENCE_SECONDS)
+    return region
+
+
 def start_client(deployment: Deployment, site: str) -> Started:
     """As Deployment.start_client, without the seconds that imports take."""
     return Started("permmoe-client", deployment.logs / f"{site}.log", "--site", str(deployment.sites[site]))
@@ -125,8 +134,13 @@ def let_a_minute_pass(deployment: Deployment) -> None:
     assert changed.rowcount == 1
 
 
-def deploy_tiny(folder: Path, plan: RoundPlan, sites: Mapping[str, Mapping[str, Any]] | None = None) -> Deployment:
-    """The tiny federation with the study in `study.yaml`, approved by every site."""
+def deploy_tiny(
+    folder: Path,
+    plan: RoundPlan,
+    sites: Mapping[str, Mapping[str, Any]] | None = None,
+    regions: Mapping[str, Collection[str]] | None = None,
+) -> Deployment:
+    """The tiny federation with the study in `study.yaml`, approved by every site; `regions`: region -> its sites."""
     folder.mkdir(exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
     own: dict[str, dict[str, Any]] = {}
@@ -135,7 +149,7 @@ def deploy_tiny(folder: Path, plan: RoundPlan, sites: Mapping[str, Mapping[str, 
         settings |= {"manifest": str(folder / settings["manifest"]), "cache": str(folder / settings["cache"])}
         own[name] = {**settings, "threads": 1, "device": "cpu", "approved_studies": [plan.digest()]}
         own[name] |= (sites or {}).get(name, {})
-    return deploy(folder, "Tiny", own)
+    return deploy(folder, "Tiny", own, regions=regions)
 
 
 def find(server: int, program: str) -> int | None:

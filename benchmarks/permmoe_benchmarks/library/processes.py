@@ -14,9 +14,9 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def programs(coordinator: int) -> Iterator[tuple[str, int]]:
-    """The coordinator and the programs that it started, by what each is and its process."""
-    waiting = [("coordinator", coordinator)]
+def programs(first: int, name: str = "coordinator") -> Iterator[tuple[str, int]]:
+    """The coordinator, or what else is named so, and the programs that it started, by what each is and its process."""
+    waiting = [(name, first)]
     while waiting:
         name, found = waiting.pop()
         yield name, found

@@ -82,10 +82,24 @@ class ConnectedSites:
         return Message(write_train_reply(reply, instruction.up_wire), reply_to=message)
 
 
-def superlink_round(clients: int, rounds: int) -> Figures:
+@dataclass(frozen=True)
+class Servers:
+    """The coordinator and its regions."""
+
+    first: tuple[tuple[int, str], ...]
+    """Process and name of each."""
+
+    def programs(self) -> list[tuple[str, int]]:
+        """What each of them started, and they themselves: name and process."""
+        return [found for process, name in self.first for found in programs(process, name)]
+
+
+def superlink_round(clients: int, rounds: int, regions: int = 0) -> Figures:
     """Return the seconds of a round, memory and processor time of the coordinator's programs, and bytes.
 
-    After the last round all sites wait for messages: that takes `idle_cores` of a core.
+    The sites are spread over so many regions, whose programs count with the coordinator's; by default there is none,
+    and all sites are the coordinator's own. After the last round all sites wait for messages: that takes `idle_cores`
+    of a core.
     """
     sites = ThinSites.of(clients, secure=False, rounds=rounds)
     connected = ConnectedSites(sites)
@@ -94,12 +108,17 @@ def superlink_round(clients: int, rounds: int) -> Figures:
         study = folder / "study.yaml"
         study.write_text(yaml.safe_dump(sites.plan.model_dump(mode="json")))
         own = {name: {"manifest": "manifest.csv"} for name in sites.names.values()}
-        deployment = deploy(folder, "Scaling", own, LIMITS)
-        server = deployment.start_server("--study", str(study), "--stay")
-        with ended([server]), connected.running(dict(deployment.sites)):
-            figures = _server_figures(deployment, server.pid, rounds)
+        homes = {f"region-{i:02}": list(own)[i::regions] for i in range(regions)}
+        deployment = deploy(folder, "Scaling", own, LIMITS, homes)
+        started = [
+            *((deployment.start_region(region), "region") for region in homes),
+            (deployment.start_server("--study", str(study), "--stay"), "coordinator"),
+        ]
+        servers = Servers(tuple((process.pid, name) for process, name in started))
+        with ended([process for process, _ in started]), connected.running(dict(deployment.sites)):
+            figures = _server_figures(deployment, servers, rounds)
             records, log_bytes = _round_log(deployment)
-            idle = _idle_cores(server.pid)
+            idle = _idle_cores(servers)
     values = [record["seconds"] for record in records[1:]]
     answered = [site for record in records for site in record["sites"] if site["rejected"] is None]
     assert len(answered) == clients * len(records), "a thin site was left out of a round"
@@ -115,17 +134,17 @@ def superlink_round(clients: int, rounds: int) -> Figures:
     }
 
 
-def _server_figures(deployment: Deployment, server: int, rounds: int) -> Figures:
+def _server_figures(deployment: Deployment, servers: Servers, rounds: int) -> Figures:
     """Memory, processor time of a round and database of the coordinator's programs; returns after the last round."""
     deployment.wait_for(lambda s: s.rounds_done >= 1, "the first round", NO_DEADLINE_SECONDS)
-    begun = {process: processor_seconds(process) for _, process in programs(server)}
+    begun = {process: processor_seconds(process) for _, process in servers.programs()}
     deployment.wait_for(lambda s: s.rounds_done >= rounds - 1, "all rounds but the last", NO_DEADLINE_SECONDS)
     memory, busy = defaultdict[str, float](float), defaultdict[str, float](float)
-    for program, process in programs(server):
+    for program, process in servers.programs():
         memory[program] += peak_memory_mb(process)
         busy[program] += processor_seconds(process) - begun.get(process, 0.0)
     deployment.wait_for(lambda s: s.phase == "finished", "the end", NO_DEADLINE_SECONDS)
-    database = sum(file.stat().st_size for file in deployment.folder.state.glob("superlink.db*"))
+    database = sum(file.stat().st_size for file in deployment.folder.path.rglob("superlink.db*"))
     return {
         "server_memory_mb": sum(memory.values()),
         "memory_by_program_mb": memory,
@@ -135,13 +154,13 @@ def _server_figures(deployment: Deployment, server: int, rounds: int) -> Figures
     }
 
 
-def _idle_cores(server: int) -> dict[str, float]:
+def _idle_cores(servers: Servers) -> dict[str, float]:
     """How many cores each of the coordinator's programs uses while nothing happens; the study's process has ended."""
     time.sleep(SETTLING_SECONDS)
-    begun = {process: processor_seconds(process) for _, process in programs(server)}
+    begun = {process: processor_seconds(process) for _, process in servers.programs()}
     time.sleep(IDLE_SECONDS)
     used = defaultdict[str, float](float)
-    for program, process in programs(server):
+    for program, process in servers.programs():
         used[program] += (processor_seconds(process) - begun.get(process, 0.0)) / IDLE_SECONDS
     return used
 

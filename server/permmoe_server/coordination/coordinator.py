@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import monotonic
@@ -18,19 +18,23 @@ from permmoe.errors import ConfigurationError, DataError
 from permmoe.runtime.files import FULL_DISK
 from permmoe.runtime.health import serve_health
 from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
-from permmoe_server.coordination.admission import KnownSite, admit
-from permmoe_server.coordination.ports import require_free_ports
-from permmoe_server.coordination.processes import Child
+from permmoe_server.coordination.admission import KnownSite, admit, write_directory
+from permmoe_server.coordination.ports import coordinator_ports, require_free_ports
+from permmoe_server.coordination.processes import kept_running
 from permmoe_server.coordination.programs import prepare, programs
-from permmoe_server.coordination.site_reports import SiteReports, first_status, gateway_refusals
+from permmoe_server.coordination.region_keeper import RegionKeeper, RegionState, kept_regions, known_sites, sites_of
+from permmoe_server.coordination.site_reports import SitePapers, SiteReports, first_status
 from permmoe_server.coordination.study_runner import Progress, StudyFailed, StudyHeldUp, StudyRunner
 from permmoe_server.coordination.superlink import Superlink, SuperlinkAway
 from permmoe_server.coordination.upkeep import Upkeep
+from permmoe_server.gateway.refusals import read_refusals
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import running
 from permmoe_server.settings import ServerConfig, read_server
 from permmoe_server.status.admin import STALE_SECONDS, is_healthy, make_admin, serve_admin
 from permmoe_server.status.board import StatusBoard
+from permmoe_server.status.coordinator_status import RegionStatus
 from permmoe_server.studies.round_log import RoundLog
 from permmoe_server.studies.study_folder import Study, keep_judged, keep_study
 from permmoe_server.studies.tracked_rounds import TrackedRounds
@@ -55,18 +59,22 @@ def coordinate(
     used.
     """
     settings = read_server(folder.settings)
-    with administration.running(folder):
+    with running(folder):
         administration.require_secret_keys(folder)
-        require_free_ports(settings)
+        require_free_ports(coordinator_ports(settings))
         roster = administration.list_sites(folder)
         if study:
             keep_judged(study)
             keep_study(folder, study)
         prepare(folder)
         board = StatusBoard(first_status(roster, study))
-        with _observed(board, settings), _children(folder, settings) as tend:
+        with (
+            _observed(board, settings),
+            kept_running(programs(folder)) as tend,
+            kept_regions(folder) as regions,
+        ):
             tracked = TrackedRounds(tracking, study.plan) if study else None
-            _Coordinator(folder, settings, study, board, tracked, stay=stay).run(tend, stop)
+            _Coordinator(folder, settings, study, board, tracked, regions, stay=stay).run(tend, stop)
 
 
 class _Coordinator:
@@ -77,10 +85,11 @@ class _Coordinator:
         study: Study | None,
         board: StatusBoard,
         tracked: TrackedRounds | None,
+        regions: Sequence[RegionKeeper],
         *,
         stay: bool,
     ) -> None:
-        self._tracked = tracked
+        self._tracked, self._regions = tracked, regions
         self._folder, self._board, self._stay = folder, board, stay
         self._superlink = Superlink(folder.superlink_socket)
         self._rounds = RoundLog(study.rounds) if study else None
@@ -128,7 +137,14 @@ class _Coordinator:
         roster = administration.list_sites(self._folder)
         self._upkeep.look(monotonic(), datetime.now(UTC))
         self._board.update(roster_serial=roster.serial, machine=self._upkeep.machine)
-        return admit(self._folder, roster, self._superlink)
+        own = admit(sites_of(roster, ""), self._superlink)
+        sites = known_sites(roster, own, self._region_states())
+        # Those of the coordinator's own superlink come first: what a region says displaces none of them.
+        write_directory(self._folder.sites, [*own, *sites])
+        return sites
+
+    def _region_states(self) -> tuple[RegionState, ...]:
+        return tuple(region.state for region in self._regions)
 
     def _idle(self, progress: Progress, reason: str) -> Progress:
         """Wait for what the coordinator itself needs; a while of it is usual."""
@@ -147,17 +163,24 @@ class _Coordinator:
         if self._tracked:
             self._tracked.show(records, is_finished=progress.phase == "finished")
         changes: dict[str, Any] = {}
+        regions = self._region_states()
         if sites is not None:
-            changes["sites"] = self._reports.of(
-                sites, records, progress.standing.readiness, self._upkeep, datetime.now(UTC)
-            )
+            told = {site: version for region in regions for site, version in region.news.versions.items()}
+            papers = SitePapers(self._upkeep.versions(told), self._upkeep.certificate_ends)
+            changes["sites"] = self._reports.of(sites, records, progress.standing.readiness, papers, datetime.now(UTC))
         self._board.update(
             phase=progress.phase,
             detail=progress.detail,
             records=records,
-            refusals=gateway_refusals(self._folder),
+            regions=tuple(RegionStatus(one.name, one.is_there, one.news.certificate_end) for one in regions),
+            refusals=_added(read_refusals(self._folder.refusals), *(region.news.refusals for region in regions)),
             **changes,
         )
+
+
+def _added(*counts: Mapping[str, int]) -> dict[str, int]:
+    rules = {rule for count in counts for rule in count}
+    return {rule: sum(count.get(rule, 0) for count in counts) for rule in sorted(rules)}
 
 
 @contextmanager
@@ -174,19 +197,3 @@ def _observed(board: StatusBoard, settings: ServerConfig) -> Iterator[None]:
         admin.should_exit = True
         health.stop(0)
         thread.join(5)
-
-
-@contextmanager
-def _children(folder: FederationFolder, settings: ServerConfig) -> Iterator[Callable[[], None]]:
-    """Yield a function that starts the programs, and starts again those that ended; stop them at the end."""
-    children = [Child(program) for program in programs(folder)]
-
-    def tend() -> None:
-        for child in children:
-            child.tend()
-
-    try:
-        yield tend
-    finally:
-        for child in reversed(children):
-            child.stop()

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,9 @@ LONGEST_PATH = 100
 """Bytes that the address of a socket may have; Linux allows 107."""
 BACKLOG = 512
 TIMEOUT_SECONDS = 30.0
+"""In which something of an answer comes."""
+ANSWER_SECONDS, ANSWER_BYTES = 120.0, 64 << 20
+"""Of a whole answer. A region's superlink is not one's own: what it answers is bounded, as what a site sends is."""
 ORIGIN = "http://superlink"
 """Stands in requests where a host would; it names nothing."""
 
@@ -64,6 +69,39 @@ def connected(
     client = kind(ORIGIN, interceptors=[version, *interceptors], retry_invoker=retry_invoker)
     client._client.close()
     client._client = httpx.Client(
-        transport=httpx.HTTPTransport(uds=socket_address(path)), timeout=TIMEOUT_SECONDS, trust_env=False
+        transport=BoundedTransport(uds=socket_address(path)), timeout=TIMEOUT_SECONDS, trust_env=False
     )
     return client
+
+
+class BoundedTransport(httpx.HTTPTransport):
+    """A transport whose answers end: in bytes, none of them packed, and in time."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = super().handle_request(request)
+        # "An answer is as long as its bytes": a few packed ones would become gigabytes.
+        if "content-encoding" in response.headers:
+            response.close()
+            raise httpx.ReadError("a packed answer", request=request)
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _Bounded(response.stream, request)
+        return response
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream, request: httpx.Request) -> None:
+        self._stream, self._request = stream, request
+        self._until = time.monotonic() + ANSWER_SECONDS
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = ANSWER_BYTES
+        for chunk in self._stream:
+            left -= len(chunk)
+            if left < 0:
+                raise httpx.ReadError("an answer of too many bytes", request=self._request)
+            if time.monotonic() > self._until:
+                raise httpx.ReadTimeout("an answer that does not end", request=self._request)
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()

@@ -16,10 +16,10 @@ permmoe_client.connection.fleet.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, Metadata
+from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_to_proto
@@ -60,6 +60,9 @@ BODY_BYTES = 16 << 20
 """A request to the superlink is closed once it has so much."""
 PULL_AT_ONCE = 8
 """Replies that a grid that hands out lists has in memory at one time, at most."""
+
+PackedContents = Mapping[int, Parcels]
+"""The parcels of contents, by `id(content)`."""
 
 
 @dataclass
@@ -130,32 +133,35 @@ class NonblockingGrid:
 
         Replies to earlier messages may still come, until those end.
         """
-        now = time.time()
-        self._asked = {name: asked for name, asked in self._asked.items() if now < asked.until}
         sent = list(messages)
+        return self.push_packed(sent, packed(message.content for message in sent))
+
+    def push_packed(self, messages: Sequence[Message], parcels: PackedContents) -> list[str]:
+        """Send messages whose contents have been packed already; return as `push_messages` does."""
+        now, run_id = time.time(), self._grid.run.run_id
+        self._asked = {name: asked for name, asked in self._asked.items() if now < asked.until}
         identifiers: list[str] = []
-        # A content that goes to many sites is written, and named, once.
         with no_object_id_recompute():
-            contents = {id(message.content): message.content for message in sent}
-            shared = shared_parcels(contents.values())
-            parcels = {name: pack(content, shared) for name, content in contents.items()}
+            for message in messages:
+                message.metadata.__dict__["_run_id"] = run_id
+                message.metadata.__dict__["_message_id"] = message.object_id
             there: set[str] = set()
-            for start in range(0, len(sent), MESSAGES_AT_ONCE):
-                identifiers += self._push(sent[start : start + MESSAGES_AT_ONCE], parcels, there)
-        for identifier, message in zip(identifiers, sent, strict=True):
+            for start in range(0, len(messages), MESSAGES_AT_ONCE):
+                identifiers += self._push(messages[start : start + MESSAGES_AT_ONCE], parcels, there)
+        # It may depend on the roster, which takes a tenth of a second to read where it has a thousand keys.
+        most = {kind: self._largest(kind) for kind in {message.metadata.message_type for message in messages}}
+        for identifier, sent in zip(identifiers, (message.metadata for message in messages), strict=True):
             if identifier:
-                most = self._largest(message.metadata.message_type)
-                until = message.metadata.created_at + message.metadata.ttl
-                self._asked[identifier] = _Asked(identifier, message.metadata.dst_node_id, most, until)
+                self._asked[identifier] = _Asked(
+                    identifier, sent.dst_node_id, most[sent.message_type], sent.created_at + sent.ttl
+                )
         return identifiers
 
-    def _push(self, messages: list[Message], parcels: Mapping[int, Parcels], there: set[str]) -> list[str]:
-        """Send some messages. `parcels`: of each content; `there`: what was sent, to which what is new is added."""
+    def _push(self, messages: Sequence[Message], parcels: PackedContents, there: set[str]) -> list[str]:
+        """Send some messages. `there`: the objects that were sent, to which new ones are added."""
         request, objects = PushAppMessagesRequest(), dict[str, bytes]()
         for message in messages:
-            own = parcels[id(message.content)]
-            root = message.object_id
-            message.metadata.__dict__["_message_id"] = root
+            own, root = parcels[id(message.content)], message.metadata.message_id
             objects |= {**own, root: message.deflate()}
             request.messages_list.append(message_to_proto(remove_content_from_message(message)))
             children = [ObjectTree(object_id=name) for name in own]
@@ -176,7 +182,9 @@ class NonblockingGrid:
         for parts in in_bodies((pushed(name, answer.session_id) for name in answer.objects_to_push), BODY_BYTES):
             stored = separated(post(client, STUDY_MESSAGE_OBJECTS, joined(parts)))
             assert all(PushObjectResponse.FromString(one).stored for one in stored), "the superlink stores or refuses"
-        return list(answer.message_ids)
+        # "A message goes by the name that we gave it, or was not stored."
+        named = zip(messages, answer.message_ids, strict=True)
+        return [name if name == message.metadata.message_id else "" for message, name in named]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Yield the replies that are whole; where there are none, wait for a moment for the superlink to have one.
@@ -196,14 +204,14 @@ class NonblockingGrid:
         arriving = {name: asked for name, asked in wanted.items() if asked.reply}
         for name, asked in arriving.items():
             if (message := self._completed(asked)) is not None:
-                del self._asked[name]
+                self._asked.pop(name, None)
                 yield message
         unfinished = [name for name in arriving if name in self._asked]
         connected = set(self.get_node_ids()) if unfinished else set()
         for name in unfinished:
             if self._asked[name].node not in connected:
                 del self._asked[name]
-                yield _failed(name, ErrorCode.NODE_UNAVAILABLE)
+                yield failed(name, ErrorCode.NODE_UNAVAILABLE)
 
     def _completed(self, asked: _Asked) -> Message | None:
         """The reply, or the error that stands for it; None where some of it has yet to arrive."""
@@ -212,14 +220,14 @@ class NonblockingGrid:
             while asked.missing:
                 for one in self._objects(asked.missing):
                     if not one.object_found:
-                        return _failed(asked.identifier, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+                        return failed(asked.identifier, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
                     if not one.object_available:
                         return None
                     asked.take(one.object_content)
                     asked.check()
             message = asked.message()
         except NotAReply as broken:
-            message = _failed(asked.identifier, ErrorCode.UNKNOWN, broken.rule)
+            message = failed(asked.identifier, ErrorCode.UNKNOWN, broken.rule)
         self._confirmed.append(
             ConfirmMessageReceivedRequest(
                 node=self._grid.node, run_id=self._grid.run.run_id, message_object_id=asked.reply
@@ -232,8 +240,11 @@ class NonblockingGrid:
         run_id = self._grid.run.run_id
         asked = [PullObjectRequest(node=self._grid.node, run_id=run_id, object_id=name) for name in names]
         body = joined(one.SerializeToString() for one in asked)
-        for part in separated(post(self._grid._runtime_client, STUDY_OBJECTS, body)):
-            yield PullObjectResponse.FromString(part)
+        parts = separated(post(self._grid._runtime_client, STUDY_OBJECTS, body))
+        # "An answer has one object at least", or it would be asked for without end.
+        if not parts:
+            raise ValueError("the superlink answered nothing")
+        yield from map(PullObjectResponse.FromString, parts)
 
 
 class FewAtOnce:
@@ -263,7 +274,16 @@ def nonblocking(grid: Grid, largest: LargestReply) -> NonblockingGrid | FewAtOnc
     return NonblockingGrid(grid, largest) if isinstance(grid, HttpGrid) else FewAtOnce(grid)
 
 
-def _failed(reply_to: str, code: int, reason: str | None = None) -> Message:
+def packed(contents: Iterable[RecordDict]) -> PackedContents:
+    """Pack contents; one that goes to many sites is written, and named, once."""
+    with no_object_id_recompute():
+        by_id = {id(content): content for content in contents}
+        shared = shared_parcels(by_id.values())
+        return {name: pack(content, shared) for name, content in by_id.items()}
+
+
+def failed(reply_to: str, code: int, reason: str | None = None) -> Message:
+    """Return the reply that stands for one that did not come."""
     metadata = Metadata(
         run_id=0,
         message_id="",

@@ -38,6 +38,7 @@ roster = ""
 authority = ""
 server-key = ""
 server-certificate = ""
+regions = ""
 """
 
 

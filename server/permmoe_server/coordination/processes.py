@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +87,22 @@ class Child:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+@contextmanager
+def kept_running(programs: Iterable[Program]) -> Iterator[Callable[[], None]]:
+    """Yield a function that starts the programs, and starts again those that ended; stop them at the end."""
+    children = [Child(program) for program in programs]
+
+    def tend() -> None:
+        for child in children:
+            child.tend()
+
+    try:
+        yield tend
+    finally:
+        for child in reversed(children):
+            child.stop()
 
 
 def _put_aside(log: Path) -> None:

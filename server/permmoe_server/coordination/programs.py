@@ -1,4 +1,7 @@
-"""The three programs behind a coordinator: Flower's superlink, the executor of the server app, and the gateway."""
+"""The programs behind a coordinator: Flower's superlink, the executor of the server app, and the gateway.
+
+A region has the first and the last of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,14 @@ OLD_LOG_BYTES = 10_000_000
 
 
 def prepare(folder: FederationFolder) -> None:
-    """Clear what an earlier coordinator left, since its nodes and messages mean nothing to this one.
+    """Clear what an earlier coordinator left, and make another secret."""
+    clear(folder)
+    # A process without this secret cannot act as executor towards the superlink.
+    write_file(folder.executor_secret, secrets.token_bytes(32))
+
+
+def clear(folder: FederationFolder) -> None:
+    """Clear what earlier programs left, since their nodes and messages mean nothing to new ones.
 
     Large logs are put aside. What a study needs to go on is in its own folder and stays.
     """
@@ -26,23 +36,25 @@ def prepare(folder: FederationFolder) -> None:
     # A process that was killed while it wrote a file leaves an unfinished one.
     for stale in (folder.refusals, folder.sites, *folder.state.glob(f"{UNFINISHED_PREFIX}*")):
         stale.unlink(missing_ok=True)
-    # A process without this secret cannot act as executor towards the superlink.
-    write_file(folder.executor_secret, secrets.token_bytes(32))
     for log in folder.logs.glob("*.log"):
         if log.stat().st_size > OLD_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
 
 
 def programs(folder: FederationFolder) -> tuple[Program, ...]:
-    """Return the programs to keep running, in the order of starting."""
-    environment = {"FLWR_HOME": str(folder.state / "flower")}
+    """Return a coordinator's programs to keep running, in the order of starting."""
+    superlink, gateway = region_programs(folder)
+    return superlink, _program(folder, EXECUTOR, "coordination.executor_process", "executor.log"), gateway
 
-    def program(name: str, module: str, log: str) -> Program:
-        command = [sys.executable, "-m", f"permmoe_server.{module}", str(folder.path)]
-        return Program(name, command, folder.logs / log, environment)
 
+def region_programs(folder: FederationFolder) -> tuple[Program, Program]:
+    """Return a region's programs to keep running, in the order of starting."""
     return (
-        program(SUPERLINK, "coordination.superlink_process", "superlink.log"),
-        program(EXECUTOR, "coordination.executor_process", "executor.log"),
-        program(GATEWAY, "gateway.process", "gateway-process.log"),
+        _program(folder, SUPERLINK, "coordination.superlink_process", "superlink.log"),
+        _program(folder, GATEWAY, "gateway.process", "gateway-process.log"),
     )
+
+
+def _program(folder: FederationFolder, name: str, module: str, log: str) -> Program:
+    command = [sys.executable, "-m", f"permmoe_server.{module}", str(folder.path)]
+    return Program(name, command, folder.logs / log, {"FLWR_HOME": str(folder.state / "flower")})

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from permmoe.federated.roster import Roster
 from permmoe_server.coordination.admission import KnownSite
-from permmoe_server.coordination.upkeep import Upkeep
 from permmoe_server.protocol.readiness import Readiness
-from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.status.coordinator_status import CoordinatorStatus, SiteStatus
 from permmoe_server.status.findings import last_rounds
 from permmoe_server.studies.round_log import RoundSummary
 from permmoe_server.studies.study_folder import Study
+
+
+@dataclass(frozen=True)
+class SitePapers:
+    """What is known of sites apart from their part in a study."""
+
+    versions: Mapping[str, str]
+    """Site -> the version that it says it runs."""
+    certificate_ends: Mapping[str, datetime]
+    """Site -> when its newest certificate ends."""
 
 
 class SiteReports:
@@ -29,11 +37,10 @@ class SiteReports:
         sites: Sequence[KnownSite],
         records: Sequence[RoundSummary],
         readiness: Readiness | None,
-        upkeep: Upkeep,
+        papers: SitePapers,
         now: datetime,
     ) -> tuple[SiteStatus, ...]:
         """The sites as the status shows them. `readiness`: what the study's process said last."""
-        versions = upkeep.versions()
         self._last_seen |= {site.name: now for site in sites if site.is_online}
         if readiness:
             self._has_approved |= dict.fromkeys(readiness.ready, True) | dict.fromkeys(readiness.unapproved, False)
@@ -46,8 +53,8 @@ class SiteReports:
                 newest.get(site.name),
                 _last_rejection(site, records),
                 self._has_approved.get(site.name, True if site.name in newest else None),
-                versions.get(site.name),
-                upkeep.certificate_ends.get(site.name),
+                papers.versions.get(site.name),
+                papers.certificate_ends.get(site.name),
             )
             for site in sites
         )
@@ -74,12 +81,3 @@ def first_status(roster: Roster, study: Study | None) -> CoordinatorStatus:
         trains_nothing=study is not None and study.plan.kind != "training",
         unit=study.plan.model.score.in_words if study else CoordinatorStatus.unit,
     )
-
-
-def gateway_refusals(folder: FederationFolder) -> dict[str, int]:
-    """What the gateway has turned away, by rule."""
-    try:
-        counts: dict[str, int] = json.loads(folder.refusals.read_text())
-    except (OSError, ValueError):
-        return {}
-    return counts

@@ -132,6 +132,7 @@ class StudyRunner:
                 "authority": str(folder.authority),
                 "server-key": str(folder.server_key),
                 "server-certificate": str(folder.server),
+                "regions": str(folder.regions),
             }
         )
         self._waiting_since, self._rounds_at_start = None, rounds_done

@@ -1,4 +1,4 @@
-"""The coordinator's requests to its own superlink: list and register nodes, start a run, report how the run stands.
+"""The coordinator's requests to a superlink: list and register nodes, start a run, report how the run stands.
 
 The command `flwr` does the same from a shell, but takes two seconds for each request. This file uses private names of
 Flower (as permmoe_server.coordination.nonblocking_grid does), so a new version of Flower has to be tried against it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,8 +26,16 @@ from flwr.proto.control_pb2 import (
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from permmoe.federated.message_paths import post
 from permmoe_server.coordination.local_socket import connected
 from permmoe_server.coordination.pointer import pointer
+from permmoe_server.provisioning.region_papers import (
+    PAPERS_PATH,
+    RegionNews,
+    RegionPapers,
+    read_region_news,
+    write_region_papers,
+)
 
 Answer = TypeVar("Answer")
 
@@ -87,6 +96,11 @@ class Superlink:
         request = StartRunRequest(fab=fab_to_proto(pointer()), override_config=user_config_to_proto(dict(run_config)))
         return int(_answer_of(lambda: self._client.StartRun(request)).run_id)
 
+    def hand_over(self, papers: RegionPapers) -> RegionNews:
+        """Bring a region its papers; return what its gateway has seen. Raises ValueError for another answer."""
+        body = write_region_papers(papers)
+        return read_region_news(_answer_of(lambda: post(self._client, PAPERS_PATH, body)))
+
     def run_state(self, run_id: int) -> RunState:
         """Return the state of a run."""
         answer = _answer_of(lambda: self._client.ListRuns(ListRunsRequest(run_id=run_id)))
@@ -98,6 +112,7 @@ class Superlink:
         )
 
 
+@lru_cache(maxsize=4096)
 def key_bytes(public_key: str) -> bytes:
     """Return a roster's key in the form in which a superlink keeps it."""
     key = load_ssh_public_key(public_key.encode())

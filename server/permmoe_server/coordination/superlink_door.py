@@ -11,10 +11,12 @@ a program of the coordinator's own user that asks for what the coordinator never
 | bundle | the run that it starts is not the one bundle that we ship (permmoe_server.coordination.pointer) |
 | own_name | a site's reply is in another node's name, or not for the coordinator |
 | reply_shape | a reply is not one message with one tree of objects as an honest one has it |
+| papers | what a region is handed over is not signed, or older than what it has |
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -27,6 +29,7 @@ from permmoe_server.coordination.message_desk import DESK_PATHS, REPLY_PATHS
 from permmoe_server.coordination.pointer import is_pointer
 from permmoe_server.coordination.reply_announcement import Refused
 from permmoe_server.gateway.door import FLEET_PATHS
+from permmoe_server.provisioning.region_papers import PAPERS_PATH
 
 LOG = logging.getLogger("permmoe.server")
 
@@ -48,13 +51,15 @@ MOST_BODY_BYTES, MOST_ASKING_BYTES = 64 << 20, 1 << 20
 
 AnswerMessages = Callable[[Scope, Callable[[], Awaitable[bytes]]], Awaitable[tuple[int, bytes]]]
 """A request of DESK_PATHS and what reads its body -> status and body of the answer (MessageDesk.answer)."""
+TakePapers = Callable[[bytes], bytes]
+"""What a region is handed over -> what it answers (RegionDesk.take)."""
 
 
 class SuperlinkDoor:
-    """An application around Flower's, which answers messages itself."""
+    """An application around Flower's, which answers messages, and a region's coordinator, itself."""
 
-    def __init__(self, app: ASGIApp, answer: AnswerMessages) -> None:
-        self._app, self._answer_messages = app, answer
+    def __init__(self, app: ASGIApp, answer: AnswerMessages, take_papers: TakePapers) -> None:
+        self._app, self._answer_messages, self._take_papers = app, answer, take_papers
         self._checks: dict[str, Callable[[bytes], None]] = {"/v1/control/start-run": check_start}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,8 +68,12 @@ class SuperlinkDoor:
             return
         try:
             # "Our programs post, and to these paths": the path that Flower's router will see.
-            if scope["method"] != "POST" or scope["path"] not in FLOWER_PATHS | DESK_PATHS:
+            if scope["method"] != "POST" or scope["path"] not in FLOWER_PATHS | DESK_PATHS | {PAPERS_PATH}:
                 raise Refused("path")
+            if scope["path"] == PAPERS_PATH:
+                body = await _body(receive)
+                await _answer(send, 200, await asyncio.to_thread(self._take_papers, body))
+                return
             if scope["path"] in DESK_PATHS:
                 most = MOST_ASKING_BYTES if scope["path"] in SITE_PATHS - REPLY_PATHS else MOST_BODY_BYTES
                 await _answer(send, *await self._answer_messages(scope, lambda: _body(receive, most)))

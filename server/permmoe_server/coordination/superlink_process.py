@@ -20,6 +20,7 @@ from flwr.superlink.main import create_app
 from permmoe_server.coordination.local_socket import BACKLOG, listen
 from permmoe_server.coordination.message_desk import MessageDesk
 from permmoe_server.coordination.process_log import log_process
+from permmoe_server.coordination.region_desk import RegionDesk
 from permmoe_server.coordination.superlink_door import SuperlinkDoor
 from permmoe_server.provisioning.federation_folder import FederationFolder
 
@@ -28,7 +29,7 @@ def main(folder: FederationFolder) -> None:
     """Serve until SIGTERM or SIGINT."""
     log_process(folder)
     app = create_app(_settings(folder), SuperLinkLifespan)
-    door = SuperlinkDoor(app, MessageDesk(app).answer)
+    door = SuperlinkDoor(app, MessageDesk(app).answer, RegionDesk(folder).take)
     config = uvicorn.Config(
         door,
         loop="asyncio",

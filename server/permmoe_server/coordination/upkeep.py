@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -64,9 +65,10 @@ class Upkeep:
                 "rotate-certificate, then start permmoe-server again",
             )
 
-    def versions(self) -> dict[str, str]:
-        """The version of each site that has said one; one that is not the coordinator's is logged once."""
-        own, versions = installed_version(), read_versions(self._folder.versions)
+    def versions(self, elsewhere: Mapping[str, str]) -> dict[str, str]:
+        """The version of each site that has said one, to a region those `elsewhere`; one that is not the coordinator's
+        is logged once."""
+        own, versions = installed_version(), {**elsewhere, **read_versions(self._folder.versions)}
         for site, version in versions.items():
             if version != own:
                 self._warn_once(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 from permmoe_server.gateway.rules import GATEWAY_RULES
 
@@ -40,6 +42,15 @@ class Refusals:
         shown = ascii(method[:_LOGGED_METHOD_CHARACTERS])[1:-1]
         status = GATEWAY_RULES[rule].status or 0
         _log.warning("refused rule=%s status=%d peer=%s method=%s path=%s", rule, status, peer, shown, path)
+
+
+def read_refusals(path: Path) -> dict[str, int]:
+    """Return what the gateway has turned away, by rule, from the file that its process keeps; nothing without one."""
+    try:
+        counts: dict[str, int] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return counts
 
 
 def refusal_body(rule: str) -> bytes:

@@ -1,25 +1,24 @@
 """Commands on a federation's folder: they found it, add and remove sites, and renew the server's certificate.
 
     ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip  certificates/NAME.crt
+    regions/NAME/{ca.crt  server.crt  server.key  roster.signed.json  server.yaml  executor.secret}
 
 Every file is replaced whole. One command at a time works on a folder, and no command touches another site's kit.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 
 from permmoe.errors import ConfigurationError, nearest
+from permmoe.federated.audit import SERVER_NAME
 from permmoe.federated.roster import (
     FEDERATION_NAME,
     SITE_NAME,
@@ -32,6 +31,7 @@ from permmoe.federated.roster import (
 )
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe_server.provisioning.authority import (
+    REGION_NAME,
     Identity,
     checked_host,
     issue_server,
@@ -41,11 +41,10 @@ from permmoe_server.provisioning.authority import (
     read_identity,
 )
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import locked, require_founded
 from permmoe_server.provisioning.kit import Kit
-from permmoe_server.settings import read_server, server_template
+from permmoe_server.settings import read_server, region_template, server_template
 from permmoe_server.studies.receipt_file import forget_receipts
-
-LOCK_FILE, RUNNING_FILE = ".lock", ".running"
 
 
 def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> str:
@@ -81,12 +80,13 @@ def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> st
     return fingerprint(authority.certificate)
 
 
-def add_site(folder: FederationFolder, name: str, public_key: Path | None = None) -> Path:
+def add_site(folder: FederationFolder, name: str, public_key: Path | None = None, region: str = "") -> Path:
     """Put a site on the roster and write its kit; return the kit's path.
 
     `public_key` is the public half of a key that the hospital made and keeps, which is the better way; without it the
-    kit holds a new private key that is kept nowhere else. Raises ConfigurationError for a name that is taken or
-    invalid, or a file without a usable key.
+    kit holds a new private key that is kept nowhere else. `region`: the one that the site connects to, by default the
+    coordinator. Raises ConfigurationError for a name that is taken or invalid, a region that there is not, or a file
+    without a usable key.
     """
     if not SITE_NAME.fullmatch(name):
         raise ConfigurationError(
@@ -98,28 +98,33 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
             raise ConfigurationError(
                 f"site {name!r} is in the federation already; use another name, or remove it first"
             )
+        if region:
+            _region(folder, region)
         private, public = (None, _read_public_key(public_key, roster)) if public_key else new_node_key()
         # A site of this name that was removed may have had another key, and so another ledger.
         forget_receipts(folder.studies, name)
-        return _write_member(
-            folder, authority, roster.with_site(name, public.decode()), name, private, folder.kit_of(name)
-        )
+        new = roster.with_site(name, public.decode(), region)
+        return _write_member(folder, authority, new, name, private, folder.kit_of(name))
 
 
-def renew_site(folder: FederationFolder, name: str, public_key: Path | None = None) -> Path:
+def renew_site(folder: FederationFolder, name: str, public_key: Path | None = None, region: str | None = None) -> Path:
     """Give a site of the roster a new certificate and write a kit without a private key; return the kit's path.
 
     The first kit stays, since it may hold the site's only private key. The site stays on the roster throughout. With
     `public_key` its key is replaced by that one: the old key is refused from then on, and receipts for the ledger that
-    was signed with it are forgotten. Raises ConfigurationError for a name that is not on the roster, and for an
-    unusable key.
+    was signed with it are forgotten. With `region` it moves there; an empty text is the coordinator. Raises
+    ConfigurationError for a name that is not on the roster, a region that there is not, and for an unusable key.
     """
     with locked(folder):
         authority, roster = _authority(folder), list_sites(folder)
         _refuse_unknown(name, roster)
+        if region:
+            _region(folder, region)
+        if public_key or region is not None:
+            [site], others = [one for one in roster.sites if one.name == name], roster.without_site(name)
+            key = _read_public_key(public_key, others).decode() if public_key else site.public_key
+            roster = others.with_site(name, key, site.region if region is None else region)
         if public_key:
-            others = roster.without_site(name)
-            roster = others.with_site(name, _read_public_key(public_key, others).decode())
             forget_receipts(folder.studies, name)
         return _write_member(folder, authority, roster, name, None, folder.renewed_kit_of(name))
 
@@ -152,17 +157,18 @@ def _write_member(
     folder: FederationFolder, authority: Identity, roster: Roster, name: str, key: bytes | None, path: Path
 ) -> Path:
     """Write a site's certificate and its kit, to `path`, and the roster that it is on; return the kit's path."""
-    server, now = read_server(folder.settings), datetime.now(UTC)
-    [public] = [site.public_key for site in roster.sites if site.name == name]
+    settings, now = read_server(folder.settings), datetime.now(UTC)
+    [site] = [site for site in roster.sites if site.name == name]
+    reached = read_server(_region(folder, site.region).settings) if site.region else settings
     kit = Kit(
         federation=roster.federation,
         site=name,
-        host=server.host,
-        port=server.port,
+        host=reached.host,
+        port=reached.port,
         fingerprint=fingerprint(authority.certificate),
         authority_pem=authority.certificate_pem,
         signed_roster=sign_roster(roster, authority.key),
-        certificate_pem=issue_site(authority, name, public, now, server.site_certificate_days),
+        certificate_pem=issue_site(authority, name, site.public_key, now, settings.site_certificate_days),
         node_key=key,
         made=now,
     )
@@ -191,22 +197,63 @@ def remove_site(folder: FederationFolder, name: str) -> None:
         folder.certificate_of(name).unlink(missing_ok=True)
 
 
-def rotate_certificate(folder: FederationFolder) -> datetime:
-    """Give the server a new key and certificate for the host in server.yaml; return when it expires.
+def add_region(folder: FederationFolder, name: str, host: str, port: int = 8443) -> Path:
+    """Write the folder of a region, which appears whole or not at all; return its path.
 
-    The authority stays, so no site has to do anything. Key and certificate are two files: a process that is killed
-    between them leaves two that do not match; the same command repairs this.
+    It holds what a gateway and a superlink need, and no key that can add sites. Raises ConfigurationError for a name
+    that is taken or invalid, and for an invalid host.
+    """
+    if not SITE_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} cannot name a region; use up to 64 of a-z, 0-9, _ and - that begin with a letter or digit"
+        )
+    with locked(folder):
+        region, now = folder.region(name), datetime.now(UTC)
+        if region.path.exists():
+            raise ConfigurationError(f"region {name!r} is in the federation already; use another name")
+        days = read_server(folder.settings).certificate_days
+        server = issue_server(_authority(folder), checked_host(host), now, days, REGION_NAME)
+        new = FederationFolder(Path(tempfile.mkdtemp(prefix=".region.new-", dir=folder.path)))
+        try:
+            write_file(new.authority, folder.authority.read_bytes(), mode=PUBLIC_MODE)
+            write_file(new.settings, region_template(host, port).encode(), mode=PUBLIC_MODE)
+            write_file(new.roster, folder.roster.read_bytes(), mode=PUBLIC_MODE)
+            write_file(new.executor_secret, secrets.token_bytes(32))
+            _write_server(new, server)
+            folder.regions.mkdir(mode=0o700, exist_ok=True)
+            new.path.replace(region.path)
+        finally:
+            shutil.rmtree(new.path, ignore_errors=True)
+    return region.path
+
+
+def rotate_certificate(folder: FederationFolder, region: str = "") -> datetime:
+    """Give the server a new key and certificate for the host in its server.yaml; return when it expires.
+
+    With `region` it is that of a region's folder, which may be on another machine by now. The authority stays, so no
+    site has to do anything. Key and certificate are two files: a process that is killed between them leaves two that do
+    not match; the same command repairs this.
     """
     with locked(folder):
-        server = read_server(folder.settings)
-        issued = issue_server(_authority(folder), server.host, datetime.now(UTC), server.certificate_days)
-        _write_server(folder, issued)
+        served, name = (_region(folder, region), REGION_NAME) if region else (folder, SERVER_NAME)
+        host, days = read_server(served.settings).host, read_server(folder.settings).certificate_days
+        issued = issue_server(_authority(folder), host, datetime.now(UTC), days, name)
+        _write_server(served, issued)
     return issued.certificate.not_valid_after_utc
+
+
+def _region(folder: FederationFolder, name: str) -> FederationFolder:
+    region = folder.region(name)
+    if not SITE_NAME.fullmatch(name) or not region.path.is_dir():
+        names = [found.name for found in FederationFolder.all_in(folder.regions)]
+        hint = nearest(name, names) if names else "permmoe-server add-region makes one"
+        raise ConfigurationError(f"no region {name!r} in the federation; {hint}")
+    return region
 
 
 def list_sites(folder: FederationFolder) -> Roster:
     """Return the roster after verifying its signature. Raises ConfigurationError where it is invalid."""
-    _refuse_missing(folder)
+    require_founded(folder)
     try:
         return read_roster(folder.roster.read_bytes(), _authority(folder).certificate)
     except RosterError as error:
@@ -215,56 +262,19 @@ def list_sites(folder: FederationFolder) -> Roster:
 
 def server_identity(folder: FederationFolder) -> Identity:
     """Return the server's certificate and key. Raises ConfigurationError where they do not match."""
-    _refuse_missing(folder)
+    require_founded(folder)
     return read_identity(folder.server, folder.server_key)
 
 
 def require_secret_keys(folder: FederationFolder) -> None:
     """Raise ConfigurationError where another account than the owner could read a private key, or change it."""
-    for key in (folder.authority_key, folder.server_key):
+    for key in (folder.authority_key, folder.server_key, folder.executor_secret):
         if key.exists() and key.stat().st_mode & 0o077:
             raise ConfigurationError(
                 f"{key} can be read by others (mode {key.stat().st_mode & 0o777:04o}); run: chmod 600 {key}. Where "
                 "somebody may have read it, make a new one: permmoe-server rotate-certificate for server.key, a new "
-                "federation for ca.key"
+                "federation for ca.key, a new region for executor.secret"
             )
-
-
-def running(folder: FederationFolder) -> AbstractContextManager[None]:
-    """Hold the folder as its one running coordinator; sites may be added and removed meanwhile.
-
-    Raises ConfigurationError where another one runs.
-    """
-    return _held(folder, RUNNING_FILE, f"a coordinator is running on {folder.path} already; stop it first")
-
-
-def is_running(folder: FederationFolder) -> bool:
-    """Return whether a coordinator runs on the folder."""
-    try:
-        with running(folder):
-            return False
-    except ConfigurationError:
-        return True
-
-
-def locked(folder: FederationFolder) -> AbstractContextManager[None]:
-    """Hold the folder against other commands that change it."""
-    return _held(folder, LOCK_FILE, f"another command is changing {folder.path}; repeat this one when it has ended")
-
-
-@contextmanager
-def _held(folder: FederationFolder, name: str, taken: str) -> Iterator[None]:
-    """Hold an exclusive lock; the system releases it when the process ends, however it ends."""
-    _refuse_missing(folder)
-    handle = os.open(folder.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(taken) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _authority(folder: FederationFolder) -> Identity:
@@ -298,10 +308,3 @@ def _refuse_taken(folder: FederationFolder) -> None:
         raise ConfigurationError(f"{folder.path} holds a federation already; name another folder")
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
         raise ConfigurationError(f"{folder.path} is not empty; name a new folder")
-
-
-def _refuse_missing(folder: FederationFolder) -> None:
-    if not folder.authority.is_file():
-        raise ConfigurationError(
-            f"no federation in {folder.path}; found one with permmoe-server init, or name its folder"
-        )

@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.audit import SERVER_NAME
 
 CLOCK_SKEW = timedelta(hours=1)
 """A certificate is valid from this long before it was made: some hospitals' clocks are slow."""
 AUTHORITY_DAYS = 3650
+REGION_NAME = "regional server"
+"""The subject of a region's certificate: it serves TLS to sites, and what it signs they do not believe."""
 DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
@@ -58,10 +61,11 @@ def new_authority(federation: str, now: datetime, days: int = AUTHORITY_DAYS) ->
     return Identity(key, certificate)
 
 
-def issue_server(authority: Identity, host: str, now: datetime, days: int) -> Identity:
-    """Return a new key and certificate for the server, for its host, 127.0.0.1 and localhost. Renewal is a second call.
+def issue_server(authority: Identity, host: str, now: datetime, days: int, name: str = SERVER_NAME) -> Identity:
+    """Return a new key and certificate for a server, for its host, 127.0.0.1 and localhost. Renewal is a second call.
 
-    It ends with the authority at the latest. Raises ConfigurationError for an invalid host or an expired authority.
+    `name`: SERVER_NAME for the coordinator's, whose word sites believe; REGION_NAME for one that only delivers. It ends
+    with the authority at the latest. Raises ConfigurationError for an invalid host or an expired authority.
     """
     end = min(now + timedelta(days=days), authority.certificate.not_valid_after_utc)
     if end <= now:
@@ -69,7 +73,7 @@ def issue_server(authority: Identity, host: str, now: datetime, days: int) -> Id
             f"the federation's authority expired on {end:%Y-%m-%d}; start a new federation with permmoe-server init"
         )
     key = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "permmoe server")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
         _issued(authority, subject, key.public_key(), now, end, ExtendedKeyUsageOID.SERVER_AUTH)
         .add_extension(x509.SubjectAlternativeName(_alternative_names(host)), critical=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """The paths in a federation's folder; nothing here reads or writes."""
+    """The paths in the folder of a federation or of a region; nothing here changes anything."""
 
     path: Path
 
@@ -62,9 +62,33 @@ class FederationFolder:
         return self.certificates / f"{site}.crt"
 
     @property
+    def regions(self) -> Path:
+        """The folder of each region, by its name."""
+        return self.path / "regions"
+
+    def region(self, name: str) -> FederationFolder:
+        """The folder of a region. It is laid out as a federation's is, and holds no key that can add sites."""
+        return FederationFolder(self.regions / name)
+
+    @staticmethod
+    def all_in(regions: Path) -> tuple[FederationFolder, ...]:
+        """The folders of regions, in the order of their names."""
+        return tuple(FederationFolder(path) for path in sorted(regions.glob("*/")))
+
+    @property
+    def name(self) -> str:
+        """What the folder is called; a region's is the region's name."""
+        return self.path.name
+
+    @property
     def studies(self) -> Path:
         """A folder for each study: its plan, its rounds, its checkpoint, its model."""
         return self.path / "studies"
+
+    @property
+    def received(self) -> Path:
+        """What a region was handed over of the studies: the newest receipt for each ledger, as in a study's folder."""
+        return self.studies / "received"
 
     @property
     def models(self) -> Path:
@@ -88,8 +112,8 @@ class FederationFolder:
 
     @property
     def executor_secret(self) -> Path:
-        """Another one at each start; without it nobody is told what to run."""
-        return self.state / "executor.secret"
+        """Without it nobody is told what to run. A coordinator makes another one at each start; a region's stays."""
+        return self.path / "executor.secret"
 
     @property
     def logs(self) -> Path:

@@ -45,6 +45,17 @@ class SiteStatus:
 
 
 @dataclass(frozen=True)
+class RegionStatus:
+    """A gateway and a superlink for some of the sites."""
+
+    name: str
+    is_there: bool
+    """Whether its superlink answers."""
+    certificate_end: datetime | None = None
+    """When its server's certificate ends; None before it has answered."""
+
+
+@dataclass(frozen=True)
 class Machine:
     """The coordinator's program, certificates and disk."""
 
@@ -74,8 +85,9 @@ class CoordinatorStatus:
     records: tuple[RoundSummary, ...] = ()
     """The rounds as permmoe_server.studies.round_log.RoundLog reads them, oldest first."""
     sites: tuple[SiteStatus, ...] = ()
+    regions: tuple[RegionStatus, ...] = ()
     refusals: Mapping[str, int] = field(default_factory=dict)
-    """Gateway rule -> requests and connections that it turned away."""
+    """Gateway rule -> requests and connections that it turned away, those of regions included."""
     is_synthetic: bool | None = None
     """None where that is unknown."""
     machine: Machine | None = None
@@ -101,6 +113,11 @@ class CoordinatorStatus:
     def next_round(self) -> int:
         """Return the number of the round that is next or running; the last one's after the end."""
         return min(self.rounds_done + self.rounds_lost + 1, self.rounds_total)
+
+    @property
+    def regions_away(self) -> tuple[str, ...]:
+        """Return the regions that do not answer; their sites are missing meanwhile."""
+        return tuple(region.name for region in self.regions if not region.is_there)
 
     @property
     def sites_online(self) -> int:

@@ -60,6 +60,10 @@ def metrics(status: CoordinatorStatus) -> Iterator[Metric]:
     for site in status.sites:
         online.add_metric([site.name], float(site.is_online))
     yield online
+    regions = GaugeMetricFamily("permmoe_region_up", "Whether a region's superlink answers.", labels=["region"])
+    for region in status.regions:
+        regions.add_metric([region.name], float(region.is_there))
+    yield regions
     approved = GaugeMetricFamily(
         "permmoe_site_approved", "Whether a site has approved the study; absent until it was asked.", labels=["site"]
     )
@@ -95,6 +99,9 @@ def _machine(status: CoordinatorStatus) -> Iterator[Metric]:
             ends.add_metric(["site", site.name], site.certificate_end.timestamp())
         if site.version is not None:
             differs.add_metric([site.name], float(site.version != machine.version))
+    for region in status.regions:
+        if region.certificate_end is not None:
+            ends.add_metric(["region", region.name], region.certificate_end.timestamp())
     yield from (build, ends, differs)
     yield GaugeMetricFamily("permmoe_disk_free_bytes", "Free for the federation's folder.", machine.free_bytes)
 

@@ -99,7 +99,7 @@ def facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
             f"{status.rounds_done} of {status.rounds_total}",
             f"{status.rounds_lost} lost to failed tries" if status.rounds_lost else "",
         ),
-        Fact("Sites online", f"{status.sites_online} of {len(status.sites)}"),
+        Fact("Sites online", f"{status.sites_online} of {len(status.sites)}", away_text(status)),
         Fact(
             "Time a round",
             NOTHING if pace is None else duration_text(pace),
@@ -112,6 +112,12 @@ def facts(status: CoordinatorStatus, now: datetime) -> list[Fact]:
         ),
         Fact("Sent to sites", size_text(down), f"{size_text(up)} received"),
     ]
+
+
+def away_text(status: CoordinatorStatus) -> str:
+    """Name the regions that do not answer; an empty text where all do."""
+    away = status.regions_away
+    return f"no answer from region {', '.join(away)}" if away else ""
 
 
 def site_row(site: SiteStatus, now: datetime, machine: Machine | None) -> SiteRow:

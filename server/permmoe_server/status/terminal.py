@@ -26,7 +26,7 @@ from permmoe_server.status.findings import (
     round_seconds,
     seconds_left,
 )
-from permmoe_server.status.rows import approval_text, at_work_sentence, unscored_sentence
+from permmoe_server.status.rows import approval_text, at_work_sentence, away_text, unscored_sentence
 
 TIMEOUT_SECONDS = 10.0
 
@@ -60,6 +60,8 @@ def status_text(status: CoordinatorStatus, now: datetime | None = None) -> Rende
     named = [status.federation, *([status.study] if status.study is not None else [])]
     parts.append(Text(f"{plain(', '.join(named))}; {_pace(status)}", style="dim"))
     parts.append(_sites(status, now))
+    if away := away_text(status):
+        parts.append(_text(f"{away[0].upper()}{away[1:]}."))
     if evaluated := last_validation(status.records):
         parts.append(_scores(status, evaluated.round))
     elif status.records:

@@ -16,8 +16,8 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.files import PUBLIC_MODE, write_file
-from permmoe_server.provisioning.administration import running
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import running
 from permmoe_server.studies.model_register import MODELS_FILE
 from permmoe_server.studies.study_folder import Study, keep_study, study_of
 

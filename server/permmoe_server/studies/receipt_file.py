@@ -27,13 +27,20 @@ def load_receipts(out: Path) -> dict[str, Receipt]:
     return {receipt.head.site: receipt for receipt in receipts}
 
 
-def newest_receipt(studies: Path, site: str) -> Receipt | None:
-    """The receipt for a site's newest entry in all studies of a federation; a damaged file is passed over."""
-    found: list[Receipt] = []
+def newest_receipts(studies: Path) -> dict[str, Receipt]:
+    """For each site the receipt for its newest entry in all studies of a federation; damaged files are passed over."""
+    newest: dict[str, Receipt] = {}
     for folder in studies.glob("*/"):
         with suppress(ConfigurationError):
-            found += [receipt for name, receipt in load_receipts(folder).items() if name == site]
-    return max(found, key=lambda receipt: receipt.head.sequence, default=None)
+            for site, receipt in load_receipts(folder).items():
+                if site not in newest or receipt.head.sequence > newest[site].head.sequence:
+                    newest[site] = receipt
+    return newest
+
+
+def newest_receipt(studies: Path, site: str) -> Receipt | None:
+    """The receipt for a site's newest entry, as `newest_receipts` finds it."""
+    return newest_receipts(studies).get(site)
 
 
 def forget_receipts(studies: Path, site: str) -> None:

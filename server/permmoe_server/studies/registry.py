@@ -17,8 +17,8 @@ from permmoe.errors import ConfigurationError, DataError, nearest
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint_card import has_checkpoint, read_checked
 from permmoe.runtime.files import PUBLIC_MODE, write_file
-from permmoe_server.provisioning.administration import locked
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import locked
 
 REGISTRY_FILE = "registry.json"
 

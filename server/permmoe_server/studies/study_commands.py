@@ -14,8 +14,8 @@ from permmoe.errors import ConfigurationError
 from permmoe.plain_text import plain
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe.runtime.tables import print_whole
-from permmoe_server.provisioning.administration import is_running
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import is_running
 from permmoe_server.studies.extension import extend as make_longer
 from permmoe_server.studies.round_log import RoundLog
 from permmoe_server.studies.study_folder import Study, current_study, known_studies

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,10 @@ class Deployment:
         """`permmoe-server` with the folder's settings."""
         return self._start("server", "permmoe-server", "--config", str(self.folder.settings), *arguments)
 
+    def start_region(self, name: str) -> subprocess.Popen[bytes]:
+        """`permmoe-server region` with a region's folder."""
+        return self._start(f"region-{name}", "permmoe-server", "region", str(self.folder.region(name).path))
+
     def start_client(self, site: str) -> subprocess.Popen[bytes]:
         """A hospital's `permmoe-client`."""
         return self._start(site, "permmoe-client", "--site", str(self.sites[site]))
@@ -75,20 +79,31 @@ class Deployment:
 
 
 def deploy(
-    folder: Path, name: str, sites: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any] | None = None
+    folder: Path,
+    name: str,
+    sites: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any] | None = None,
+    regions: Mapping[str, Collection[str]] | None = None,
 ) -> Deployment:
     """Found a federation and unpack a kit for each site, as its people would.
 
-    `sites`: site -> what it writes into its site.yaml; `settings`: what the coordinator writes into server.yaml. All
-    ports are free ones of 127.0.0.1.
+    `sites`: site -> what it writes into its site.yaml; `settings`: what the coordinator, and each region, writes into
+    server.yaml; `regions`: region -> its sites, the others are the coordinator's own. All ports are free ones of
+    127.0.0.1.
     """
     federation = FederationFolder(folder / "federation")
     ports = dict(zip(("port", "admin_port", "health_port"), free_ports(3), strict=True))
     administration.init(federation, name, "127.0.0.1", ports["port"])
     _overlay(federation.settings, {**ports, "listen": "127.0.0.1", **(settings or {})})
+    homes: dict[str, str] = {}
+    for (region, of_region), port in zip((regions or {}).items(), free_ports(len(regions or {})), strict=True):
+        administration.add_region(federation, region, "127.0.0.1", port)
+        _overlay(federation.region(region).settings, {"listen": "127.0.0.1", **(settings or {})})
+        homes |= dict.fromkeys(of_region, region)
     files: dict[str, Path] = {}
     for site, own in sites.items():
-        files[site] = unpack_kit(administration.add_site(federation, site), folder / "hospitals")
+        kit = administration.add_site(federation, site, region=homes.get(site, ""))
+        files[site] = unpack_kit(kit, folder / "hospitals")
         _overlay(files[site], own)
     return Deployment(federation, files, folder / "logs")
 

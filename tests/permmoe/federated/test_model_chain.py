@@ -30,7 +30,7 @@ from permmoe.federated.model_chain import (
     unpack_links,
 )
 from permmoe.federated.records import MalformedRecord, content_bytes
-from permmoe_server.provisioning.authority import Identity, issue_server, issue_site, new_authority
+from permmoe_server.provisioning.authority import REGION_NAME, Identity, issue_server, issue_site, new_authority
 from tests.support.records import PACKED_MODEL, on_the_wire
 from tests.support.tiny_federation import tiny_plan
 
@@ -86,10 +86,12 @@ def test_a_head_counts_only_as_signed_by_a_server_of_this_federation_for_this_te
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     site = Identity(key, x509.load_pem_x509_certificate(issue_site(AUTHORITY, "south", public, NOW)))
+    region = issue_server(AUTHORITY, "127.0.0.1", NOW, days=90, name=REGION_NAME)
     stranger = issue_server(new_authority("Tiny", NOW), "127.0.0.1", NOW, days=90)
     good = signed_by(SERVER, head)
     bad = [
-        (signed_by(site, head), "was not signed by a server"),
+        (signed_by(site, head), "was not signed by the coordinator's server"),
+        (signed_by(region, head), "was not signed by the coordinator's server"),
         (signed_by(stranger, head), "not of this federation's server"),
         (replace(good, head=replace(head, study="6" * 64)), "is not the server's"),
         (replace(good, head=replace(head, length=6)), "is not the server's"),

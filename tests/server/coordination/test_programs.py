@@ -18,4 +18,4 @@ def test_unfinished_files_of_a_killed_process_are_removed_and_logs_stay(tmp_path
     log.write_text("refused rule=path")
     prepare(folder)
     assert not unfinished.exists() and log.exists()
-    assert (folder.state / "executor.secret").stat().st_size == 32
+    assert folder.executor_secret.stat().st_size == 32

@@ -21,7 +21,9 @@ from permmoe_server.coordination import study_process
 from permmoe_server.coordination.local_socket import connected, listen, socket_address
 from permmoe_server.coordination.message_desk import DESK_PATHS
 from permmoe_server.coordination.pointer import POINTER, is_pointer, pointer
+from permmoe_server.coordination.reply_announcement import Refused
 from permmoe_server.coordination.superlink_door import FLOWER_PATHS, MOST_ASKING_BYTES, MOST_BODY_BYTES, SuperlinkDoor
+from permmoe_server.provisioning.region_papers import PAPERS_PATH
 
 START = "/v1/control/start-run"
 
@@ -36,6 +38,13 @@ async def repeat(scope: Scope, read: Callable[[], Awaitable[bytes]]) -> tuple[in
     return 299, await read()
 
 
+def take(papers: bytes) -> bytes:
+    """Take papers that are signed."""
+    if papers != b"signed":
+        raise Refused("papers")
+    return b"news"
+
+
 def ask(path: str, body: bytes = b"", method: str = "POST") -> tuple[int, list[bytes]]:
     """The status of a request, and the bodies that reached Flower."""
     reached: list[bytes] = []
@@ -46,7 +55,7 @@ def ask(path: str, body: bytes = b"", method: str = "POST") -> tuple[int, list[b
         await send({"type": "http.response.body", "body": b""})
 
     async def answer() -> int:
-        transport = httpx.ASGITransport(SuperlinkDoor(flower, repeat))
+        transport = httpx.ASGITransport(SuperlinkDoor(flower, repeat, take))
         async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
             return (await client.request(method, path, content=body)).status_code
 
@@ -68,6 +77,11 @@ def test_what_our_programs_ask_for_passes_and_only_as_a_post() -> None:
         assert ask(path, b"body") == (200, [b"body"]) and ask(path, method="GET") == (403, [])
     for path in DESK_PATHS:
         assert ask(path, b"body") == (299, []) and ask(path, method="GET") == (403, [])
+
+
+def test_papers_reach_the_regions_desk_and_what_it_refuses_is_refused() -> None:
+    assert ask(PAPERS_PATH, b"signed") == (200, []) and ask(PAPERS_PATH, b"signed", method="GET") == (403, [])
+    assert ask(PAPERS_PATH, b"forged") == (403, [])
 
 
 def test_a_body_that_is_too_long_is_refused_before_it_is_whole() -> None:

@@ -30,7 +30,7 @@ from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.model import PerMMoE
 from permmoe.training.seeds import make_model
-from permmoe_server.coordination.nonblocking_grid import _failed
+from permmoe_server.coordination.nonblocking_grid import failed
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
 from permmoe_server.protocol.at_work import NOBODY_AT_WORK, staleness_factor
 from permmoe_server.protocol.exchange import MOST_TIMES_ASKED
@@ -433,7 +433,7 @@ class Reconnecting(PacedGrid):
                 self._back[node] = self._time.seconds + self.seconds_away
                 self._free_at[node] = 0.0
                 del self._jobs[name]
-                return [_failed(name, ErrorCode.NODE_UNAVAILABLE)]
+                return [failed(name, ErrorCode.NODE_UNAVAILABLE)]
         return super().pull_messages(names)
 
 

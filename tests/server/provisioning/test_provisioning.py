@@ -21,6 +21,7 @@ from permmoe_client.site import read_site
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.authority import issue_server, new_authority, new_node_key
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import running
 from permmoe_server.settings import read_server
 from permmoe_simulation.engines.local_deployment import unpack_kit
 
@@ -141,7 +142,7 @@ def test_two_sites_cannot_share_a_key(folder: FederationFolder, tmp_path: Path) 
 
 def test_a_second_coordinator_on_a_folder_is_refused(folder: FederationFolder) -> None:
     refused = pytest.raises(ConfigurationError, match="is running on")
-    with administration.running(folder), refused, administration.running(folder):
+    with running(folder), refused, running(folder):
         pass
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from permmoe_server.status.coordinator_status import CoordinatorStatus
+from permmoe_server.status.coordinator_status import CoordinatorStatus, RegionStatus, parse_status, status_json
+from permmoe_server.status.page import page
 from permmoe_server.status.terminal import status_text
 from permmoe_server.studies.round_log import RoundLog
 from tests.support.round_lines import secure_round_line
@@ -29,3 +30,14 @@ def test_a_terminal_shows_texts_literally(status: CoordinatorStatus, now: dateti
     console.print(status_text(replace(status, detail="[bold]\x1b[2J evil"), now))
     text = console.export_text()
     assert "[bold]" in text and "\x1b" not in text and "SYNTHETIC" in text
+
+
+def test_a_terminal_and_the_page_name_the_regions_that_do_not_answer(status: CoordinatorStatus, now: datetime) -> None:
+    regions = tuple(RegionStatus(name, name == "delta") for name in ("alps", "coast", "delta"))
+    away = replace(status, regions=regions)
+    console = Console(record=True, width=150)
+    console.print(status_text(away, now))
+    assert "No answer from region alps, coast." in console.export_text()
+    assert "no answer from region alps, coast" in page(away, now)
+    assert "no answer" not in page(status, now)
+    assert parse_status(status_json(away)) == away

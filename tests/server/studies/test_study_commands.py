@@ -13,7 +13,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.app import SITES
 from permmoe_server.cli import app
-from permmoe_server.provisioning.administration import running
+from permmoe_server.provisioning.folder_locks import running
 from permmoe_server.studies.extension import extend
 from permmoe_server.studies.study_folder import current_study, keep_study, study_of
 from tests.support.secure_federation import SecureFederation, found

@@ -1,0 +1,161 @@
+"""What a coordinator hands over to a region: it is kept where the gateway reads it, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from permmoe.federated.audit import LedgerHead, countersign
+from permmoe.federated.membership import read_papers
+from permmoe.federated.roster import RosterSite, sign_roster
+from permmoe_server.coordination.admission import KnownSite, write_directory
+from permmoe_server.coordination.region_desk import RegionDesk
+from permmoe_server.coordination.region_keeper import RegionKeeper, RegionState, _believed, known_sites, sites_of
+from permmoe_server.coordination.reply_announcement import Refused
+from permmoe_server.provisioning import administration
+from permmoe_server.provisioning.authority import load_certificate, new_authority, new_node_key, read_identity
+from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.members import Members
+from permmoe_server.provisioning.papers import PapersDesk
+from permmoe_server.provisioning.region_papers import (
+    RegionNews,
+    RegionPapers,
+    read_region_news,
+    read_region_papers,
+    write_region_papers,
+)
+from permmoe_server.studies.receipt_file import save_receipts
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> FederationFolder:
+    made = FederationFolder(tmp_path / "federation")
+    administration.init(made, "Dementia 7", "fl.example.org")
+    administration.add_region(made, "west", "west.example.org")
+    administration.add_site(made, "north", region="west")
+    administration.add_site(made, "south")
+    return made
+
+
+@pytest.fixture
+def region(federation: FederationFolder) -> FederationFolder:
+    return federation.region("west")
+
+
+def papers(federation: FederationFolder) -> RegionPapers:
+    """What the coordinator would hand over now."""
+    keeper = RegionKeeper(federation, federation.region("west"))
+    signed, roster = keeper._roster.read()
+    return keeper._papers(signed, sites_of(roster, "west"))
+
+
+def files(folder: FederationFolder) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+
+
+def test_a_regions_gateway_lets_in_and_hands_out_what_the_coordinators_own_would(
+    federation: FederationFolder, region: FederationFolder
+) -> None:
+    server = read_identity(federation.server, federation.server_key)
+    heads = [LedgerHead(site, 7, "a" * 64) for site in ("north", "south")]
+    signed = [countersign(head, server.key, server.certificate, server.certificate_pem.decode()) for head in heads]
+    save_receipts(federation.studies / "first", {receipt.head.site: receipt for receipt in signed})
+    certificate = load_certificate(federation.certificate_of("north")).public_bytes(Encoding.DER)
+    members = Members(region.roster, load_certificate(region.authority))
+    assert not members.includes(certificate)
+    RegionDesk(region).take(write_region_papers(papers(federation)))
+    assert members.includes(certificate)
+    given = read_papers(PapersDesk(region, members, "1.0").answer(certificate, "1.2"))
+    assert given.certificate == federation.certificate_of("north").read_bytes()
+    assert given.roster == federation.roster.read_bytes() and given.receipt == signed[0].line()
+    assert not region.certificate_of("south").exists(), "of other sites a region has what is public: the roster"
+    news = read_region_news(RegionDesk(region).take(write_region_papers(papers(federation))))
+    assert news.versions == {"north": "1.2"}
+
+
+def test_a_site_that_is_removed_is_refused_and_its_receipts_are_forgotten(
+    federation: FederationFolder, region: FederationFolder
+) -> None:
+    server = read_identity(federation.server, federation.server_key)
+    receipt = countersign(
+        LedgerHead("north", 7, "a" * 64), server.key, server.certificate, server.certificate_pem.decode()
+    )
+    save_receipts(federation.studies / "first", {"north": receipt})
+    certificate = load_certificate(federation.certificate_of("north")).public_bytes(Encoding.DER)
+    RegionDesk(region).take(write_region_papers(papers(federation)))
+    members = Members(region.roster, load_certificate(region.authority))
+    assert members.includes(certificate) and list(region.received.iterdir())
+    administration.remove_site(federation, "north")
+    RegionDesk(region).take(write_region_papers(papers(federation)))
+    assert not members.includes(certificate) and not list(region.received.iterdir())
+
+
+def test_attack_an_old_a_forged_or_no_roster_is_refused_and_nothing_is_kept(
+    federation: FederationFolder, region: FederationFolder
+) -> None:
+    old = papers(federation)
+    roster = administration.list_sites(federation)
+    forged = roster.with_site("mallory", new_node_key()[1].decode())
+    administration.renew_site(federation, "north", region="west")
+    RegionDesk(region).take(write_region_papers(papers(federation)))
+    before = files(region)
+    stranger = new_authority("Dementia 7", datetime.now(UTC))
+    for bad in (
+        write_region_papers(old),
+        write_region_papers(replace(old, roster=sign_roster(forged, stranger.key).decode())),
+        write_region_papers(replace(papers(federation), receipts={"north": "{}"})),
+        write_region_papers(old)[:-9],
+        b"",
+        b"[]",
+        b'{"roster": 7}',
+    ):
+        with pytest.raises(Refused, match="papers"):
+            RegionDesk(region).take(bad)
+    assert files(region) == before
+
+
+@pytest.mark.parametrize("name", ["../server", "/tmp/x", "../../ca", "unknown"])
+def test_attack_a_certificate_under_another_name_than_a_sites_is_written_nowhere(
+    name: str, federation: FederationFolder, region: FederationFolder
+) -> None:
+    RegionDesk(region).take(write_region_papers(papers(federation)))
+    before = files(region)
+    RegionDesk(region).take(write_region_papers(replace(papers(federation), certificates={name: "mine"})))
+    assert files(region) == before
+
+
+def test_papers_that_were_written_are_read(federation: FederationFolder) -> None:
+    sent = papers(federation)
+    assert read_region_papers(write_region_papers(sent)) == sent and set(sent.certificates) == {"north"}
+
+
+def test_attack_a_region_that_tells_of_other_sites_or_in_other_words_is_not_believed() -> None:
+    own = [RosterSite(name=name, public_key=new_node_key()[1].decode()) for name in ("north", "south")]
+    told = RegionNews({"north": "\x1b[2J", "south": "1.0", "west": "1.0"}, {"rate": -5, "path": 3, "<b>": 1})
+    assert _believed(told, own) == RegionNews({"north": "unknown", "south": "1.0"}, {"rate": 0, "path": 3})
+
+
+def test_attack_a_region_that_gives_its_sites_others_numbers_displaces_nobody(
+    federation: FederationFolder, tmp_path: Path
+) -> None:
+    roster = administration.list_sites(federation)
+    own = (KnownSite("south", 12, True),)
+    lies = RegionState("west", True, (KnownSite("north", 12, True), KnownSite("south", 13, True)))
+    sites = known_sites(roster, own, [lies])
+    assert sites == (KnownSite("north", 12, True), KnownSite("south", 12, True))
+    write_directory(tmp_path / "sites.json", [*own, *sites])
+    assert json.loads((tmp_path / "sites.json").read_text()) == {"12": "south"}
+
+
+def test_of_a_region_that_has_not_answered_yet_the_sites_are_known_and_offline(
+    federation: FederationFolder, tmp_path: Path
+) -> None:
+    sites = known_sites(administration.list_sites(federation), (), [RegionState("west")])
+    assert sites == (KnownSite("north", None, False), KnownSite("south", None, False))
+    write_directory(tmp_path / "sites.json", sites)
+    assert json.loads((tmp_path / "sites.json").read_text()) == {}
