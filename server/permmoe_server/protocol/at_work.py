@@ -11,7 +11,7 @@ sends what it has (permmoe_client.participation.kept_training).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from permmoe.federated.instructions import Instruction
@@ -39,10 +39,10 @@ class Asked:
 class StillAtWork:
     """What a study that is started again knows of the sites that were at work when a round closed."""
 
-    rounds: Mapping[int, int] = field(default_factory=dict)
-    """Node -> the round that it is at work on."""
-    seconds_left: Mapping[int, float] = field(default_factory=dict)
-    """Node -> for how long its answer is awaited; time in which no coordinator runs does not count."""
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    """Site -> the round that it is at work on. A site may be another node of the next process."""
+    seconds_left: Mapping[str, float] = field(default_factory=dict)
+    """Site -> for how long its answer is awaited; time in which no coordinator runs does not count."""
     models: Mapping[int, PackedModel] = field(default_factory=dict)
     """Round -> the model that sites at work on it begin with."""
     counted: Mapping[int, frozenset[str]] = field(default_factory=dict)
@@ -61,27 +61,36 @@ class AtWork:
     lost: set[int] = field(default_factory=set)
     """Nodes whose message is lost to them: they are asked again once they are connected."""
     _asked: dict[int, Asked] = field(default_factory=dict)
+    _left: dict[str, Asked] = field(default_factory=dict)
+    """By site: what an earlier process asked of sites that are no known node yet."""
     _counted: dict[int, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def going_on(cls, left: StillAtWork, plan: RoundPlan, now: float) -> AtWork:
         """What an earlier process of the coordinator left; its messages are lost to all."""
         asked = {
-            node: Asked(
+            site: Asked(
                 Instruction(plan, number, left.models[number].digest()),
                 left.models[number],
-                now + left.seconds_left[node],
+                now + left.seconds_left[site],
             )
-            for node, number in left.rounds.items()
+            for site, number in left.rounds.items()
         }
-        return cls(lost=set(asked), _asked=asked, _counted=dict(left.counted))
+        return cls(_left=asked, _counted=dict(left.counted))
 
-    def left(self, now: float) -> StillAtWork:
-        """What a process that is started after this one has to know."""
-        asked = {node: self._asked[node] for node in sorted(self.nodes(now))}
+    def find(self, nodes: Mapping[str, int]) -> None:
+        """Learn which nodes sites are that an earlier process left at work: site -> node."""
+        for site in self._left.keys() & nodes.keys():
+            self._asked[nodes[site]] = self._left.pop(site)
+            self.lost.add(nodes[site])
+
+    def left(self, now: float, name: Callable[[int], str]) -> StillAtWork:
+        """What a process that is started after this one has to know; `name` says which site a node is."""
+        found = {name(node): self._asked[node] for node in sorted(self.nodes(now))}
+        asked = {site: one for site, one in {**self._left, **found}.items() if now < one.until}
         return StillAtWork(
-            {node: one.instruction.round for node, one in asked.items()},
-            {node: one.until - now for node, one in asked.items()},
+            {site: one.instruction.round for site, one in asked.items()},
+            {site: one.until - now for site, one in asked.items()},
             {one.instruction.round: one.model for one in asked.values()},
             dict(self._counted),
         )
@@ -120,5 +129,6 @@ class AtWork:
         for site, number in counted.items():
             self._counted[number] = self._counted.get(number, frozenset()) | {site}
         # What nobody is at work on any more no reply can be of.
-        oldest = min((asked.instruction.round for asked in self._asked.values()), default=0)
+        asked = [*self._asked.values(), *self._left.values()]
+        oldest = min((one.instruction.round for one in asked), default=0)
         self._counted = {number: sites for number, sites in self._counted.items() if number >= oldest}

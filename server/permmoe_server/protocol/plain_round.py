@@ -132,7 +132,7 @@ class PlainRound:
                 stage_seconds={"write": written - started},
             ),
             # What comes later than the plan takes is not worth asking for again.
-            at_work=self.at_work.left(clock.now()) if config.max_staleness else NOBODY_AT_WORK,
+            at_work=self.at_work.left(clock.now(), sites.sender) if config.max_staleness else NOBODY_AT_WORK,
         )
 
     def _ask_again(self, sending: ModelExchange, nodes: Collection[int]) -> Mapping[str, int]:
@@ -154,6 +154,7 @@ class PlainRound:
     def _busy(self, sites: ConnectedSites) -> frozenset[int]:
         """The nodes that are at work, and whose answer is awaited."""
         now = self.federation.clock.now()
+        self.at_work.find({sites.sender(node): node for node in sites.names or sites.nodes})
         self.at_work.forget(node for node in self.at_work.nodes(now) if not self.federation.hears(sites, node))
         return self.at_work.nodes(now)
 

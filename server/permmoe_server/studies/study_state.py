@@ -69,7 +69,7 @@ def study_card(plan: RoundPlan, state: FederationState) -> dict[str, Any]:
 def _written(at_work: StillAtWork) -> dict[str, Any]:
     """All but the models, for the card. JSON has no numbers as keys."""
     return {
-        "nodes": [[node, number, at_work.seconds_left[node]] for node, number in at_work.rounds.items()],
+        "sites": [[site, number, at_work.seconds_left[site]] for site, number in at_work.rounds.items()],
         "counted": [[number, sorted(sites)] for number, sites in at_work.counted.items()],
     }
 
@@ -81,8 +81,8 @@ def _read_at_work(written: Mapping[str, Any] | None, groups: dict[str, dict[str,
     found = {name: groups.pop(name) for name in list(groups) if name.startswith(BEGUN)}
     packed = {name: {module: tensor.numpy() for module, tensor in modules.items()} for name, modules in found.items()}
     return StillAtWork(
-        {node: number for node, number, _ in written["nodes"]},
-        {node: seconds for node, _, seconds in written["nodes"]},
+        {site: number for site, number, _ in written["sites"]},
+        {site: seconds for site, _, seconds in written["sites"]},
         {int(name.removeprefix(BEGUN)): PackedModel(one, module_digests(one)) for name, one in packed.items()},
         {number: frozenset(sites) for number, sites in written["counted"]},
     )

@@ -390,11 +390,27 @@ def test_a_late_update_that_is_in_the_state_is_not_counted_again_after_a_restart
     """`dog` answers round 1 in round 3: whatever it says later of round 1 is left out."""
     plan = plan_of(rounds=6, close_after=0.75, max_staleness=5)
     state = read_again(plan, run(plan)[2][0], tmp_path)
-    assert NODES["dog"] not in state.at_work.rounds and "dog" in state.at_work.counted[1]
-    forged = replace(state, at_work=replace(state.at_work, rounds={NODES["dog"]: 1}, seconds_left={NODES["dog"]: 900.0},
+    dog = f"node {NODES['dog']}"
+    assert dog not in state.at_work.rounds and "dog" in state.at_work.counted[1]
+    forged = replace(state, at_work=replace(state.at_work, rounds={dog: 1}, seconds_left={dog: 900.0},
                      models={1: PackedModel.of(START.weights)}))  # fmt: skip
     resumed = run(plan, start=forged)
     assert [what_became(record)["dog"] for _, record in resumed] == ["at_work", "at_work", "duplicate_reply"]
+
+
+def test_after_a_restart_a_site_may_be_another_node(tmp_path: Path) -> None:
+    plan = plan_of(rounds=4, close_after=0.75, max_staleness=4)
+    names = dict(zip(NODES.values(), NAMES, strict=True))
+    state = read_again(plan, run(plan, directory=lambda: names)[0][0], tmp_path)
+    assert set(state.at_work.rounds) == {"dog"}
+    # As a superlink that has lost its database numbers its nodes.
+    turned = ("dog", "ant", "bee", "cow")
+    sites = Sites(turned)
+    seconds = dict(zip(NAMES, (10.0, 11.0, 12.0, 13.0), strict=True))
+    done = run(plan, sites, seconds, start=state, directory=lambda: dict(zip(NODES.values(), turned, strict=True)))
+    assert next(number for name, _, number in sites.asked if name == "dog") == 1
+    late = [(s.site, s.training.staleness) for _, record in done for s in record.sites if s.training]
+    assert ("dog", 1) in late
 
 
 def test_where_no_late_update_counts_the_state_has_nobody_at_work(tmp_path: Path) -> None:
