@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from types import TracebackType
 
@@ -32,17 +33,25 @@ class WorkerPool(ProcessPoolExecutor):
         self.shutdown(wait=True, cancel_futures=error is not None)
 
 
-def worker_pool(workers: int, threads: int | None = None, *, is_process_new: bool = False) -> WorkerPool:
+def worker_pool(
+    workers: int,
+    threads: int | None = None,
+    *,
+    is_process_new: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> WorkerPool:
     """A pool of that number of processes, each with that number of PyTorch's threads, by default PyTorch's choice.
 
     `is_process_new`: each piece of work has a process of its own, which ends with it and gives back what it took of a
-    GPU.
+    GPU. `environment` is added to that of the common parent, which is as it was when the first worker was made.
     """
     tasks = 1 if is_process_new else None
-    return WorkerPool(workers, FORKED, initializer=_begin, initargs=(threads,), max_tasks_per_child=tasks)
+    given = (threads, dict(environment or {}))
+    return WorkerPool(workers, FORKED, initializer=_begin, initargs=given, max_tasks_per_child=tasks)
 
 
-def _begin(threads: int | None) -> None:
+def _begin(threads: int | None, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
     if threads:
         torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()

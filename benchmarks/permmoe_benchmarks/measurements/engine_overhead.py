@@ -6,6 +6,7 @@ import csv
 import json
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from permmoe_benchmarks.library.timing import Figures
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
 from permmoe_simulation.engines.engine import Engine, run_federation
+from permmoe_simulation.engines.ray_cluster import ray_cluster
 
 CLIENTS, ROUNDS, VISITS, COLUMNS = 8, 6, 24, 5
 SMALL = ModelConfig(
@@ -49,7 +51,8 @@ def overhead_milliseconds(engine: Engine) -> Figures:
         nodes = [{"site-config": str(write_site(folder, f"site-{i}", plan))} for i in range(CLIENTS)]
         run_config = {"plan": str(folder / "plan.json"), "out": str(folder / "out")}
         started = time.perf_counter()
-        run_federation(server_app, client_app, nodes, run_config, engine=engine, workers=int(engine == "ray"))
+        with ray_cluster(1) if engine == "ray" else nullcontext():
+            run_federation(server_app, client_app, nodes, run_config, engine=engine)
         whole = time.perf_counter() - started
         rounds = [json.loads(line) for line in (folder / "out" / "rounds.jsonl").read_text().splitlines()]
     training = [sum(site["train_seconds"] for site in r["sites"]) for r in rounds]

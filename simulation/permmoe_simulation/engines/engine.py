@@ -1,4 +1,4 @@
-"""Where a federation is simulated: in this process, or on Ray. The apps are the same, and so are the weights."""
+"""Where a federation's clients are simulated: in this process, or on Ray. The apps are the same, as are the weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from flwr.serverapp import ServerApp
 
 from permmoe.errors import ConfigurationError
 from permmoe.runtime.devices import CPU
+from permmoe_simulation.engines.client_workers import ClientWorkers
 from permmoe_simulation.engines.grid import Attendance, InProcessGrid, run_in_process
 from permmoe_simulation.engines.pace import PacedGrid, PacedTime
-from permmoe_simulation.engines.ray_engine import run_on_ray
+from permmoe_simulation.engines.ray_cluster import join
 
 Engine = Literal["inprocess", "ray"]
 
@@ -25,32 +26,33 @@ def run_federation(
     run_config: Mapping[str, str],
     *,
     engine: Engine = "inprocess",
-    workers: int = 0,
     attendance: Attendance | None = None,
     paced: PacedTime | None = None,
     device: str = CPU,
 ) -> None:
     """Run a server app to its end with one client a node configuration.
 
-    With `paced` sites take simulated time; the server app has to go by its clock.
-    `workers`: processes that clients are spread over; 0 means this process itself, or on Ray one a CPU. `device` is
-    where the node configurations say that clients train: Ray has to give each of them its share of a GPU.
+    With `paced` sites take simulated time; the server app has to go by its clock. On Ray, `device` is where the node
+    configurations say that clients train, and there has to be a cluster (`ray_cluster`). Raises ConfigurationError, and
+    WorkerLost where Ray lost a client's process too often.
     """
-    match engine:
-        case "inprocess":
-            run_in_process(
-                server_app,
-                client_app,
-                node_configs,
-                run_config,
-                workers=workers,
-                attendance=attendance,
-                make_grid=partial(PacedGrid, paced=paced) if paced else InProcessGrid,
-            )
-        case "ray" if attendance or paced:
-            raise ConfigurationError(
-                "sites that join or leave, or are slow, need the engine 'inprocess'; Ray's nodes are always there, and "
-                "take the time that they take"
-            )
-        case "ray":
-            run_on_ray(server_app, client_app, node_configs, run_config, workers=workers, device=device)
+    if engine == "ray" and paced:
+        raise ConfigurationError("sites that are slow need the engine 'inprocess'; Ray's take the time that they take")
+    run_in_process(
+        server_app,
+        client_app,
+        node_configs,
+        run_config,
+        workers=ray_workers(device) if engine == "ray" else None,
+        attendance=attendance,
+        make_grid=partial(PacedGrid, paced=paced) if paced else InProcessGrid,
+    )
+
+
+def ray_workers(device: str = CPU) -> ClientWorkers:
+    """The clients' workers on the cluster that this process has, or joins. Raises ConfigurationError."""
+    join()
+    # Ray is an extra, and takes a second to import.
+    from permmoe_simulation.engines.ray_workers import RayWorkers
+
+    return RayWorkers(device)

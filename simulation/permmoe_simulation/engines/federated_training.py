@@ -59,10 +59,12 @@ class TrainedFederation:
 def train_federation(cell: Cell, sites: Sites, cache: Path, folder: Path, device: str = CPU) -> TrainedFederation:
     """Train the cell's model over those of its sites that train; `folder` may hold an interrupted run, which goes on.
 
-    `device` is where every site trains. Raises PermmoeError for a round that changed nothing, and DeviceUnusable where
-    a GPU failed a site: a federation without that site would be another one.
+    `device` is where every site trains, on Ray the GPU that Ray gives each. Raises PermmoeError for a round that
+    changed nothing, and DeviceUnusable where a GPU failed a site: a federation without that site would be another one.
     """
     sites = training_sites(sites)
+    if cell.engine == "ray":
+        device = device.partition(":")[0]
     # On one machine no site is ever merely late: a round that fails once would fail again.
     federation = cell.federation.model_copy(update={"max_failed_rounds": 1})
     plan = RoundPlan(model=cell.model, train=cell.train, federation=federation)

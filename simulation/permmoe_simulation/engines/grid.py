@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from math import inf
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -23,7 +22,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from permmoe.federated.records import content_bytes
-from permmoe.runtime.workers import worker_pool
+from permmoe_simulation.engines.client_workers import Answer, ClientWorkers, answered
 
 COORDINATOR_NODE = 1
 FIRST_NODE = 1001
@@ -33,21 +32,20 @@ Attendance = Mapping[int, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Job:
-    """A message on its way: not worked on yet, or in a worker process."""
+    """A message on its way: not worked on yet, or with the workers."""
 
     message: Message
-    future: Future[tuple[Message, Context]] | None = None
+    future: Future[Answer] | None = None
 
 
 class InProcessGrid(Grid):
     """Nodes FIRST_NODE, FIRST_NODE + 1, … run one client app, each with its own configuration and state.
 
     Without workers a message is worked on when its reply is pulled, one reply a pull, so that no more than one reply
-    is in memory. With workers, processes are started and a node always goes to the same one, which keeps its data;
-    threads would share PyTorch's random generator and make results depend on timing.
+    is in memory; with workers they are given it as it is sent. The grid closes them.
 
     `is_serialised` sends every message through Flower's own wire format. An exception of the client app becomes an
-    error reply that holds its text, as in Flower.
+    error reply that holds its text, as in Flower; one of the workers is raised where the reply is pulled.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class InProcessGrid(Grid):
         node_configs: Sequence[Mapping[str, str]],
         run_config: Mapping[str, str] | None = None,
         *,
-        workers: int = 0,
+        workers: ClientWorkers | None = None,
         is_serialised: bool = False,
         attendance: Attendance | None = None,
     ) -> None:
@@ -68,7 +66,7 @@ class InProcessGrid(Grid):
             FIRST_NODE + i: Context(self._run.run_id, FIRST_NODE + i, dict(config), RecordDict(), dict(run_settings))
             for i, config in enumerate(node_configs)
         }
-        self._pools = [worker_pool(1) for _ in range(workers)]
+        self._workers = workers
         self._jobs: dict[str, Job] = {}
         self.bytes_down: Counter[int] = Counter()
         """Payload sent to each node, bytes."""
@@ -77,9 +75,9 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, self._run.run_id, COORDINATOR_NODE
 
     def close(self) -> None:
-        """End the worker processes."""
-        for pool in self._pools:
-            pool.shutdown(cancel_futures=True)
+        """Close the workers."""
+        if self._workers:
+            self._workers.close()
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -138,17 +136,15 @@ class InProcessGrid(Grid):
                 time.sleep(0.01)
         return replies
 
-    def _submitted(self, message: Message, node: int) -> Future[tuple[Message, Context]] | None:
-        if not self._pools:
-            return None
-        return self._pools[node % len(self._pools)].submit(_work, self._app, message, self._contexts[node])
+    def _submitted(self, message: Message, node: int) -> Future[Answer] | None:
+        return self._workers.submit(self._app, message, self._contexts[node]) if self._workers else None
 
     def _reply(self, job: Job) -> Message:
         node = job.message.metadata.dst_node_id
         if job.future:
             reply, context = job.future.result()
         else:
-            reply, context = _work(self._app, job.message, self._contexts[node])
+            reply, context = answered(self._app, job.message, self._contexts[node])
         self._contexts[node] = context
         if reply.has_content():
             reply = make_message(metadata=reply.metadata, content=self._carried(reply.content))
@@ -173,7 +169,7 @@ def run_in_process(
     node_configs: Sequence[Mapping[str, str]],
     run_config: Mapping[str, str],
     *,
-    workers: int = 0,
+    workers: ClientWorkers | None = None,
     is_serialised: bool = False,
     attendance: Attendance | None = None,
     make_grid: Callable[..., InProcessGrid] = InProcessGrid,
@@ -187,11 +183,3 @@ def run_in_process(
     finally:
         grid.close()
     return grid
-
-
-def _work(app: ClientApp, message: Message, context: Context) -> tuple[Message, Context]:
-    try:
-        return app(message, context), context
-    except Exception as error:
-        reason = f"{type(error)}:<'{error}'>"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message), context

@@ -21,6 +21,7 @@ from permmoe.runtime.devices import CPU, may_fall_back
 from permmoe.runtime.tracking.tracker import NOT_TRACKED, Tracking
 from permmoe.runtime.workers import import_beforehand, worker_pool
 from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.engines.ray_cluster import ADDRESS, ray_cluster
 from permmoe_simulation.report import SECTIONS, ReportSection, render_report
 from permmoe_simulation.studies.cell import (
     Ended,
@@ -57,7 +58,7 @@ class RunOptions:
     """The folder of cohorts and volumes, which may be the study's own."""
     engine: Engine = "inprocess"
     workers: int = 1
-    """How many cells run at a time, each in a process."""
+    """How many cells run at a time, each in a process; and the CPUs of a Ray that is started for the study."""
     only: str = "*"
     """A pattern of METHOD/REGIME/SEED; of the other cells only those that are on disk go into the tables."""
     command: str = ""
@@ -97,11 +98,19 @@ def run_study(study: StudyConfig, out: Path, options: RunOptions, progress: Prog
     import_beforehand(
         "permmoe_simulation.studies.stacked_cells", "permmoe_simulation.studies.method_runners", "torch._dynamo"
     )
-    with only_process(out, progress.note):
-        return _run_locked(study, out, options, progress)
+    with ExitStack() as stack:
+        stack.enter_context(only_process(out, progress.note))
+        environment: dict[str, str] = {}
+        if options.engine == "ray":
+            options.shared.mkdir(parents=True, exist_ok=True)
+            folders = (out, options.shared)
+            environment[ADDRESS] = stack.enter_context(ray_cluster(options.workers, options.device, folders))
+        return _run_locked(study, out, options, environment, progress)
 
 
-def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Progress) -> StudyOutcome:
+def _run_locked(
+    study: StudyConfig, out: Path, options: RunOptions, environment: Mapping[str, str], progress: Progress
+) -> StudyOutcome:
     started = time.perf_counter()
     # Before anything is prepared: a GPU that is missing is no surprise of an hour later.
     gpus = study_gpus(options.device, progress)
@@ -120,7 +129,7 @@ def _run_locked(study: StudyConfig, out: Path, options: RunOptions, progress: Pr
     wanted = [(name, cell) for name, cell in grid if _is_wanted(name, cell, options.only, out / "cells")]
     if not wanted:
         raise ConfigurationError(f"no cell is called {options.only}; `--list` lists them, as METHOD/REGIME/SEED")
-    finished, failed = _run_cells(study, wanted, data, out / "cells", options, gpus, progress)
+    finished, failed = _run_cells(study, wanted, data, out / "cells", options, gpus, environment, progress)
     if not finished:
         raise PermmoeError(f"no cell of the study finished; the first error, shown in full above: {failed[0]}")
     progress.stage("report", 1)
@@ -206,13 +215,14 @@ def _run_cells(
     folder: Path,
     options: RunOptions,
     gpus: Mapping[str, int],
+    environment: Mapping[str, str],
     progress: Progress,
 ) -> tuple[list[FinishedCell], list[str]]:
     """Run the cells in worker processes; return the finished ones in the grid's order, and a line for each failure."""
     progress.stage("cells", len(grid))
     finished: list[FinishedCell] = []
     failed: list[str] = []
-    with worker_pool(options.workers, is_process_new=bool(gpus)) as pool:
+    with worker_pool(options.workers, is_process_new=bool(gpus), environment=environment) as pool:
         missing: list[tuple[str, Cell]] = []
         for name, cell in grid:
             target = cell_folder(folder, cell)

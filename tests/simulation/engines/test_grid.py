@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
+from permmoe.errors import PermmoeError
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
+from permmoe_simulation.engines.client_workers import Answer, answered
 from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid, run_in_process
 from tests.support.tiny_federation import node_configs, tiny_plan
 
@@ -43,6 +46,24 @@ def question(node: int, content: RecordDict | None = None) -> Message:
 
 
 ONES = torch.ones(11).numpy()
+
+
+class OneThread:
+    """Workers of a simulated federation, or ones that raise an error."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._thread, self._error = ThreadPoolExecutor(1), error
+
+    def submit(self, app: ClientApp, message: Message, context: Context) -> Future[Answer]:
+        return self._thread.submit(self._answer, app, message, context)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def _answer(self, app: ClientApp, message: Message, context: Context) -> Answer:
+        if self._error:
+            raise self._error
+        return answered(app, message, context)
 
 
 @pytest.mark.parametrize("is_serialised", [False, True])
@@ -108,8 +129,18 @@ def federated(folder: Path, **settings: object) -> Mapping[str, Tensor]:
     return load_checkpoint(folder / "out" / "model")[0]
 
 
-def test_serialised_messages_and_worker_processes_give_the_same_weights_bit_by_bit(tmp_path: Path) -> None:
+def test_serialised_messages_and_workers_give_the_same_weights_bit_by_bit(tmp_path: Path) -> None:
     plain = federated(tmp_path / "plain")
-    for name, settings in {"wire": {"is_serialised": True}, "workers": {"workers": 2}}.items():
+    for name, settings in {"wire": {"is_serialised": True}, "workers": {"workers": OneThread()}}.items():
         other = federated(tmp_path / name, **settings)
         assert all(torch.equal(plain[key], other[key]) for key in plain), name
+
+
+def test_an_exception_of_the_workers_is_raised_where_the_reply_is_pulled_and_they_are_closed_at_the_end() -> None:
+    workers = OneThread(PermmoeError("a machine is gone"))
+    grid = InProcessGrid(echo, [{"name": "ant"}], workers=workers)
+    with pytest.raises(PermmoeError, match="a machine is gone"):
+        grid.send_and_receive([question(FIRST_NODE)])
+    grid.close()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        grid.push_messages([question(FIRST_NODE)])

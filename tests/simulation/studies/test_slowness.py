@@ -103,5 +103,5 @@ def test_a_federation_in_simulated_time_ends_twice_with_the_same_bits_and_late_u
 
 
 def test_ray_simulates_no_time(made: tuple[VisitTable, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="are slow, need the engine 'inprocess'"):
+    with pytest.raises(ConfigurationError, match="are slow need the engine 'inprocess'"):
         federated(cell_of(SLOW, engine="ray"), made, tmp_path)
