@@ -36,6 +36,8 @@ from permmoe_simulation.engines.local_deployment import Deployment, deploy, ende
 
 SETTLING_SECONDS, IDLE_SECONDS = 10.0, 20.0
 """How long the coordinator is looked at after the last round, while all sites wait for a message."""
+CONNECTING_AT_ONCE = 8
+"""Hundreds of handshakes at once, of one process on the gateways' own cores, take longer than a gateway waits."""
 # All sites have one address here.
 LIMITS = {"limits": {"connections": 4096, "connections_per_address": 4096}}
 
@@ -46,6 +48,7 @@ class ConnectedSites:
 
     sites: ThinSites
     stop: threading.Event = field(default_factory=threading.Event)
+    entrance: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(CONNECTING_AT_ONCE))
 
     @contextlib.contextmanager
     def running(self, settings: dict[str, Path]) -> Iterator[None]:
@@ -65,10 +68,9 @@ class ConnectedSites:
         assert coordinator
         tls, key = client_context(coordinator), load_key(coordinator.key)
         while not self.stop.is_set():
-            with (
-                contextlib.suppress(Unreachable, Refused),
-                connect(coordinator.host, coordinator.port, tls, key, self.stop) as fleet,
-            ):
+            with contextlib.suppress(Unreachable, Refused), contextlib.ExitStack() as connection:
+                with self.entrance:
+                    fleet = connection.enter_context(connect(coordinator.host, coordinator.port, tls, key, self.stop))
                 while not self.stop.is_set():
                     if (message := fleet.receive()) is not None:
                         fleet.send(self._answer(message, name), 0.0)

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,10 +45,12 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+@lru_cache(maxsize=256)
 def socket_address(path: Path) -> str:
     """Return a path by which a socket can be reached; one that is too long for an address goes by its open folder.
 
-    The folder then stays open for as long as the process runs.
+    The folder then stays open for as long as the process runs, once however often it is asked for. Raises OSError where
+    there is no such folder.
     """
     if len(os.fsencode(path)) <= LONGEST_PATH:
         return str(path)

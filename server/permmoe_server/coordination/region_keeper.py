@@ -64,10 +64,11 @@ class RegionKeeper:
         self._stop.set()
 
     def _run(self) -> None:
-        superlink = Superlink(self._region.superlink_socket)
+        superlink: Superlink | None = None
         was_there = True
         while not self._stop.is_set():
             try:
+                superlink = superlink or Superlink(self._region.superlink_socket)
                 self.state = self._looked_after(superlink)
                 if not was_there:
                     LOG.info("region %s answers", self._region.name)
@@ -81,7 +82,8 @@ class RegionKeeper:
                 self._handed_over = b""
             was_there = self.state.is_there
             self._stop.wait(LOOK_SECONDS)
-        superlink.close()
+        if superlink:
+            superlink.close()
 
     def _looked_after(self, superlink: Superlink) -> RegionState:
         signed, roster = self._roster.read()

@@ -3,6 +3,8 @@
 The coordinator's own superlink has an executor, which starts the study's process for a run. A region has none: the
 study's process begins a run of its own there, and another one where the region has forgotten it. Its token leaves the
 process for the region's superlink alone.
+
+This file uses private names of Flower, as do permmoe_server.coordination.superlink and the files of its processes.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ def test_a_start_keeps_the_secret_and_the_papers_and_forgets_nodes_and_messages(
 
 def test_a_folder_that_is_no_whole_region_of_ones_own_is_refused(federation: FederationFolder, tmp_path: Path) -> None:
     region = federation.region("west")
+    federation.executor_secret.write_bytes(b"as a coordinator leaves it")
     with pytest.raises(ConfigurationError, match="no region's folder"):
         start(federation)
     with pytest.raises(ConfigurationError):

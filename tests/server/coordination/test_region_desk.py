@@ -13,10 +13,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from permmoe.federated.audit import LedgerHead, countersign
 from permmoe.federated.membership import read_papers
 from permmoe.federated.roster import RosterSite, sign_roster
+from permmoe_server.coordination import region_keeper
 from permmoe_server.coordination.admission import KnownSite, write_directory
 from permmoe_server.coordination.region_desk import RegionDesk
-from permmoe_server.coordination.region_keeper import RegionKeeper, RegionState, _believed, known_sites, sites_of
+from permmoe_server.coordination.region_keeper import (
+    RegionKeeper,
+    RegionState,
+    _believed,
+    kept_regions,
+    known_sites,
+    sites_of,
+)
 from permmoe_server.coordination.reply_announcement import Refused
+from permmoe_server.coordination.superlink import NodeState, Superlink, SuperlinkAway
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.authority import load_certificate, new_authority, new_node_key, read_identity
 from permmoe_server.provisioning.federation_folder import FederationFolder
@@ -30,6 +39,7 @@ from permmoe_server.provisioning.region_papers import (
     write_region_papers,
 )
 from permmoe_server.studies.receipt_file import save_receipts
+from tests.support.patience import wait_until
 
 
 @pytest.fixture
@@ -143,13 +153,53 @@ def test_attack_a_region_that_tells_of_other_sites_or_in_other_words_is_not_beli
 def test_attack_a_region_that_gives_its_sites_others_numbers_displaces_nobody(
     federation: FederationFolder, tmp_path: Path
 ) -> None:
-    roster = administration.list_sites(federation)
+    administration.add_site(federation, "zenith", region="west")
     own = (KnownSite("south", 12, True),)
-    lies = RegionState("west", True, (KnownSite("north", 12, True), KnownSite("south", 13, True)))
-    sites = known_sites(roster, own, [lies])
-    assert sites == (KnownSite("north", 12, True), KnownSite("south", 12, True))
+    claimed = (KnownSite("north", 12, True), KnownSite("south", 13, True), KnownSite("zenith", 12, True))
+    sites = known_sites(administration.list_sites(federation), own, [RegionState("west", True, claimed)])
+    assert sites == (KnownSite("north", 12, True), KnownSite("south", 12, True), KnownSite("zenith", 12, True))
     write_directory(tmp_path / "sites.json", [*own, *sites])
     assert json.loads((tmp_path / "sites.json").read_text()) == {"12": "south"}
+
+
+def test_a_region_that_is_started_after_the_coordinator_is_looked_after_once_it_is_there(
+    federation: FederationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over: list[RegionPapers] = []
+
+    class Region(Superlink):
+        """A superlink whose folder is not there at first, and which is away once more in between."""
+
+        tries = 0
+
+        def __init__(self, path: Path) -> None:
+            Region.tries += 1
+            if Region.tries < 3:
+                raise FileNotFoundError(path)
+
+        def nodes(self) -> tuple[NodeState, ...]:
+            return ()
+
+        def register(self, public_key: str, name: str) -> int:
+            return 31
+
+        def hand_over(self, papers: RegionPapers) -> RegionNews:
+            handed_over.append(papers)
+            if len(handed_over) == 2:
+                raise SuperlinkAway
+            return RegionNews({"north": "1.2"}, {"path": 3})
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(region_keeper, "Superlink", Region)
+    monkeypatch.setattr(region_keeper, "LOOK_SECONDS", 0.02)
+    with kept_regions(federation) as [keeper]:
+        wait_until("it is there", lambda: keeper.state.is_there)
+        assert keeper.state.sites == (KnownSite("north", 31, False),) and keeper.state.news.versions == {"north": "1.2"}
+        administration.renew_site(federation, "north", region="west")
+        wait_until("the new roster is there", lambda: len(handed_over) >= 3 and keeper.state.is_there)
+    assert handed_over[0].roster != handed_over[1].roster == handed_over[2].roster
 
 
 def test_of_a_region_that_has_not_answered_yet_the_sites_are_known_and_offline(
