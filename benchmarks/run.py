@@ -1,4 +1,4 @@
-"""Measure every performance goal in turns: `python benchmarks/run.py [--full] [--only PATTERN]`."""
+"""Measure every performance goal in turns: `python benchmarks/run.py [--full | --tiny] [--only PATTERN]`."""
 
 from permmoe_benchmarks.performance import main
 

@@ -1,6 +1,6 @@
 """Every performance goal as a ratio of two things that take turns in processes of their own.
 
-    python benchmarks/run.py [--full] [--only PATTERN] [--pairs 5] [--page-only]
+    python benchmarks/run.py [--full | --tiny] [--only PATTERN] [--pairs 5] [--page-only]
 
 `make bench` (quick, small grids) and `make bench-full` (the published grid) run it. It prints a table and writes
 docs/performance.json and, from nothing but that, docs/performance.md. Run it on an otherwise idle machine.
@@ -48,24 +48,31 @@ def benchmark(
     full: Annotated[
         bool, typer.Option("--full", help="The published grid and cohort size: hours, not minutes.")
     ] = False,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Find out whether everything runs; the figures say nothing.")
+    ] = False,
     only: Annotated[
         str, typer.Option(help="Goals of this name, * and ? allowed; nothing is written to docs.")
     ] = EVERYTHING,
     pairs: Annotated[int, typer.Option(min=1, help="Turns of every ratio.")] = 5,
-    out: Annotated[Path, typer.Option(help="Written with .json and .md appended.")] = Path("docs/performance"),
+    out: Annotated[
+        Path, typer.Option(help="Written with .json and .md appended, unless the run is of a part, or tiny.")
+    ] = Path("docs/performance"),
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Time nothing: judge what the JSON holds by today's goals.")
     ] = False,
 ) -> None:
     """Measure the goals and say which are met."""
+    if full and tiny:
+        raise ConfigurationError("--full and --tiny exclude each other; give one of them")
     if page_only:
         write_result(judged_anew(json.loads(out.with_suffix(".json").read_text())), out)
         return
-    result = measured_result("full" if full else "quick", only, pairs, measure_side)
+    result = measured_result("full" if full else "tiny" if tiny else "quick", only, pairs, measure_side)
     console.print(table(result))
     for group, reason in result["failed"].items():
         console.print(f"[red]{group} was not measured:[/] {reason}", soft_wrap=True)
-    if only == EVERYTHING:
+    if only == EVERYTHING and not tiny:
         write_result(result, out)
         console.print(f"{result['minutes']} minutes; written: {out.with_suffix('.json')} and {out.with_suffix('.md')}")
 

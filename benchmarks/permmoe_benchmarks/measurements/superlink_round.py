@@ -178,7 +178,7 @@ CURVES = (
     Curve(
         "round-superlink", "superlink_round", superlink_round, "clients",
         {"tiny": (1, 2, 3), "quick": (5, 20, 50, 100), "full": (5, 10, 20, 40, 70, 100)},
-        {"tiny": {"rounds": 3}, "quick": {"rounds": 3}, "full": {"rounds": 6}},
+        {"tiny": {"rounds": 3}, "quick": {"rounds": 5}, "full": {"rounds": 6}},
         {"tiny": 1, "quick": 1, "full": 2},
     ),
 )  # fmt: skip

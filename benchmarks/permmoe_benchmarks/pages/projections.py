@@ -70,7 +70,7 @@ def projections(result: Result) -> dict[str, Any]:
 
 def _capacity(result: Result, hospitals: int) -> dict[str, Estimate | None]:
     """What so many hospitals ask of the coordinator's machine, with plain averaging of every module."""
-    figures = ("round_seconds", "idle_cores", "server_memory_mb", "database_mb")
+    figures = ("round_seconds", "processor_seconds", "idle_cores", "server_memory_mb", "database_mb")
     found = {figure: estimate(result, "round-superlink", figure, hospitals) for figure in figures}
     return found | {"bytes": estimate(result, "round-plain", "bytes", hospitals)}
 
