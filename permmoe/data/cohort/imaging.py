@@ -34,6 +34,8 @@ _THICKNESS_SPACING_MM = 20.0
 _FINE_WARP_SPACING_MM = 20.0
 _LESION_PATTERN = 0.14
 """How much further lesions reach where their pattern puts them, per standard deviation of the pattern and of place."""
+_LEAST_CONTRAST = 0.1
+"""Exponent of a FLAIR signal: below zero, fluid would be brighter than brain."""
 _PET_GRAIN_SIGMA_MM = 3.2
 """Correlation length of noise in a reconstructed PET image."""
 
@@ -199,7 +201,8 @@ def _flair(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, s
         + np.float32(0.08) * (channels["t1"] - np.float32(0.6))
         - np.float32(0.60) * _cortical_loss(scanner.apparent_atrophy, channels)
     )
-    return _mri(signal, 2 - scanner.mri_contrast, scanner.flair_shading, scanner, anatomy, rng)
+    contrast = max(2 - scanner.mri_contrast, _LEAST_CONTRAST)
+    return _mri(signal, contrast, scanner.flair_shading, scanner, anatomy, rng)
 
 
 def _amyloid(head: Tissue, subject: Subject, scanner: Scanner, anatomy: Anatomy, seed: int, realism: Realism) -> Volume:

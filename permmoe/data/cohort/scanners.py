@@ -41,7 +41,7 @@ class Scanner:
     mri_gain: float
     """Signal of white matter, arbitrary units."""
     mri_contrast: float
-    """Exponent of the T1 signal; FLAIR takes 2 minus it."""
+    """Exponent of the T1 signal; FLAIR takes 2 minus it, as long as that turns no contrast around."""
     mri_fwhm_mm: float
     mri_noise: float
     """Standard deviation, relative to white matter."""

@@ -227,6 +227,14 @@ def test_site_shift_pulls_sites_apart(anatomy: Anatomy, people: tuple[Subject, .
     assert 0.0 < spread(0.3) < spread(1.0)
 
 
+def test_no_scanner_shows_fluid_on_flair_as_bright_as_brain(anatomy: Anatomy, people: tuple[Subject, ...]) -> None:
+    """The scanner of the largest contrast that a cohort may have."""
+    scanner = replace(one_scanner(), mri_contrast=float(np.exp(0.2 * 1.5 * 3)), mri_noise=0.0)
+    image = render(people[0], scanner, anatomy, 0, ["flair"])["flair"]
+    assert np.isfinite(image).all() and image.max() < 10 * np.median(image[anatomy.brain])
+    assert average(image, anatomy, "ventricles") < average(image, anatomy, "grey")
+
+
 def test_a_grid_that_misses_the_brain_is_refused() -> None:
     with pytest.raises(DataError, match="does not cover the brain"):
         load_anatomy(VolumeGrid(shape=(3, 5, 7), spacing_mm=1.0))
