@@ -122,7 +122,7 @@ def train(
             f"training images unlike the rest: {counts}; {out / 'unlike.csv'} names them: look at them", err=True
         )
     if calibration := load_model(out / "model").calibration:
-        for sentence in said_of_calibration(calibration):
+        for sentence in said_of_calibration(calibration, settings.model):
             console.print(sentence, highlight=False)
     console.print(f"model in {out / 'model'}, figures in {out / 'results.csv'}", soft_wrap=True)
 
@@ -156,16 +156,21 @@ def calibrate(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the calibrated model; the one that is given stays as it is.")],
     part: Annotated[Part, typer.Option(help="Which visits; other than all by the model's own split.")] = Part.all,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Intervals of these visits by themselves; predictions stay as they are.")
+    ] = False,
     outcome: OutcomeOption = None,
     trust: TrustOption = False,
     cache: CacheOption = None,
 ) -> None:
-    """Give a model intervals from a hospital's own patients; those that it had are kept in its card."""
+    """Fit a model to a hospital's own patients: ten or more change its predictions and intervals as far as they can
+    tell. The calibration that it had is kept in its card."""
     found = calibrate_model(
-        model, manifest, out, None if part is Part.all else cast(Split, part.value),
+        model, manifest, out, None if part is Part.all else cast(Split, part.value), alone=alone,
         cache=_cache_folder(cache, manifest), columns=read_outcome(outcome), are_trusted=trust,
     )  # fmt: skip
-    for sentence in said_of_calibration(found):
+    assert found.calibration is not None
+    for sentence in said_of_calibration(found.calibration, found.config):
         console.print(sentence, highlight=False)
     console.print(f"model in {out}", soft_wrap=True)
 

@@ -138,6 +138,13 @@ class RidgeConfig(Configuration):
     share: float = Field(0.5, gt=0, le=1, description="the ridge's part of the prediction; the experts have the rest")
 
 
+class HospitalLine(Configuration):
+    """What a hospital that did not train a model makes of its predictions (permmoe.calibration.at_hospital)."""
+
+    intercept: float = Field(description="points of the outcome")
+    slope: float = Field(ge=0, description="1: as the model has it; below zero patients would change their order")
+
+
 class ModelConfig(Configuration):
     """PerM-MoE, or Flex-MoE where `routers` is `shared`; at the defaults our small variant of it.
 
@@ -201,6 +208,10 @@ class ModelConfig(Configuration):
         "none", exclude_if=lambda value: value == "none",
         description="laplace, gaussian: a head of its own learns by this likelihood how far off each prediction may "
         "be, for intervals; the prediction is the same bit by bit",
+    )  # fmt: skip
+    at_hospital: HospitalLine | None = Field(
+        None, exclude_if=lambda line: line is None,
+        description="the line that a hospital's own patients put behind the finished model; training knows none",
     )  # fmt: skip
 
     @model_validator(mode="after")

@@ -143,6 +143,8 @@ class PerMMoE(nn.Module):
         if self.ridge and self.config.ridge:
             linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
+        if line := self.config.at_hospital:
+            prediction = line.intercept + line.slope * prediction
         if self.config.outcome_range:
             prediction = prediction.clamp(*self.config.outcome_range)
         return Output(prediction, routing, spread)

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from permmoe.calibration.calibration import Calibration
+from permmoe.calibration.calibration import Calibration, OwnPatients
 from permmoe.calibration.intervals import LEVELS, POOLED, PredictionInterval
 from permmoe.calibration.next_scan import NextScan
 from permmoe.calibration.score_counts import least_visits
-from permmoe.config import Score
+from permmoe.config import HospitalLine, ModelConfig, Score
 from permmoe.data.quarantine import write_csv_atomically
 from permmoe.modality import Combination, combination_name
 from permmoe.predict import Prediction
@@ -78,8 +78,10 @@ def worth(scan: NextScan, score: Score) -> str:
     )
 
 
-def said_of_calibration(calibration: Calibration) -> list[str]:
-    """Which combinations have intervals of their own, in sentences."""
+def said_of_calibration(calibration: Calibration, model: ModelConfig) -> list[str]:
+    """What a hospital's own patients changed, and which combinations have intervals of their own, in sentences."""
+    if calibration.own_patients is not None and model.at_hospital is not None:
+        return _said_of_hospital(calibration.own_patients, model.at_hospital, model.score)
     n = {name: sum(count for _, count in rows[0]) for name, rows in calibration.scores.items()}
     sentences = [f"calibrated on {calibration.visits[0]} people: {calibration.source}"]
     for level in LEVELS:
@@ -97,6 +99,15 @@ def said_of_calibration(calibration: Calibration) -> list[str]:
             "these visits also chose the epoch whose weights are kept (keep: best): intervals may be short"
         )
     return sentences
+
+
+def _said_of_hospital(own: OwnPatients, line: HospitalLine, score: Score) -> list[str]:
+    """In sentences."""
+    return [
+        f"calibrated on {own.patients} people of this hospital, together with those who calibrated the model before",
+        f"predictions: {line.intercept:+.2f} {escape(score.unit)} and {line.slope:.2f} times what the model predicts",
+        f"intervals: {own.widening:.2f} times as long as the model's own",
+    ]
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from permmoe.calibration.intervals import ELSEWHERE, RANGES_UNTOLD, PredictionInterval, interval, quantiles
+from permmoe.calibration.intervals import AT_HOME, ELSEWHERE, RANGES_UNTOLD, PredictionInterval, interval, quantiles
 from permmoe.calibration.next_scan import Added
 from permmoe.calibration.score_counts import N_BINS, ScoreCounts
 from permmoe.config import CDR_SB, CDRSB_CHANGE, Configuration, ModelConfig, parse_config
@@ -24,6 +24,13 @@ dementia on (O'Bryant et al. 2008, Archives of Neurology 65:1091)."""
 
 Sparse = tuple[tuple[int, int], ...]
 """(bin, visits) of the bins that are not empty."""
+
+
+class OwnPatients(Configuration):
+    """What a hospital's own patients changed in the calibration of a model that it did not train."""
+
+    patients: int = Field(ge=1)
+    widening: float = Field(gt=0, description="by which the intervals of the model's own calibration are longer")
 
 
 class Calibration(Configuration):
@@ -50,6 +57,10 @@ class Calibration(Configuration):
         default_factory=dict, description="by combination and a further modality, what it was worth to who has both"
     )
     source: str = Field("", max_length=200, description="whose visits these are")
+    own_patients: OwnPatients | None = Field(
+        None, exclude_if=lambda own: own is None,
+        description="whose predictions and intervals these are; none: those of the hospitals that calibrated it",
+    )  # fmt: skip
     chose_the_weights: bool = Field(
         False, description="whether the weights were chosen by their error on these visits, which then is a bit small"
     )
@@ -93,7 +104,8 @@ class Calibration(Configuration):
     @property
     def caveats(self) -> tuple[str, ...]:
         """What is to be said below its intervals, whoever the patient is."""
-        return (ELSEWHERE,) if self.baseline_range and self.prediction_range else (ELSEWHERE, RANGES_UNTOLD)
+        whose = ELSEWHERE if self.own_patients is None else AT_HOME.format(n=self.own_patients.patients)
+        return (whose,) if self.baseline_range and self.prediction_range else (whose, RANGES_UNTOLD)
 
     def outside(self, baseline: float, change: float) -> tuple[str, ...]:
         """In words, what of a patient lies beyond the visits that this is from; none where nothing does."""

@@ -27,16 +27,25 @@ def interval_ends(
     NaN where a visit lacks the combination and where the calibration visits are too few; infinite where the scale has
     no end. `predictions` and `scales` are those of `permmoe.calibration.calibrate.predicted`.
     """
+    reach = reaches(counts, model, scales, baseline, level)
+    # A scale moves with the score at the visit.
+    low, high = (at - baseline[:, None] for at in change_bounds(0.0, model))
+    centre = np.clip(predictions, low, high)
+    return np.maximum(centre - reach, low), np.minimum(centre + reach, high)
+
+
+def reaches(
+    counts: ScoreCounts, model: ModelConfig, scales: Matrix, baseline: Float[np.ndarray, " visit"], level: float
+) -> Matrix:
+    """How far every visit's interval with each combination reaches to either side, points, before it is cut; NaN and
+    infinite as in `interval_ends`."""
     ends = severity_ends(model)
     severity = severity_group(baseline, ends)
-    reach = np.full(predictions.shape, np.nan)
+    reach = np.full(scales.shape, np.nan)
     for j, combination in enumerate(all_combinations(counts.names)):
         for group in range(1 + len(ends)):
             rows = severity == group
             for quantile in quantiles(counts, combination, group):
                 if quantile.level == level:
                     reach[rows, j] = scales[rows, j] * quantile.score
-    # A scale moves with the score at the visit.
-    low, high = (at - baseline[:, None] for at in change_bounds(0.0, model))
-    centre = np.clip(predictions, low, high)
-    return np.maximum(centre - reach, low), np.minimum(centre + reach, high)
+    return reach

@@ -23,6 +23,10 @@ ELSEWHERE = (
     "calibrate has measured patients there."
 )
 """Of intervals of 80% two thirds hold at hospitals that never trained (study `unseen-sites`, synthetic patients)."""
+AT_HOME = (
+    "Predictions and intervals are those of the hospital whose {n} patients calibrated the model. They speak for no "
+    "other."
+)
 RANGES_UNTOLD = (
     "Hospitals of a federation do not say which scores the patients had that calibrated them: nobody is marked as "
     "lying beyond those."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil, inf, log
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Shaped
@@ -57,6 +57,18 @@ class ScoreCounts:
         if self.names != other.names or self.counts.shape != other.counts.shape:
             raise ValueError("counts of other modalities or severity groups cannot be added")
         return ScoreCounts(self.names, self.counts + other.counts, self.visits + other.visits, self.sites + other.sites)
+
+    def stretched(self, factor: float) -> ScoreCounts:
+        """The same visits as if each score were `factor` times as large, to the nearest bin.
+
+        Visits in the lowest bin and in the one without an end stay there where the grid has no other for them.
+        """
+        moved = np.zeros_like(self.counts)
+        to = np.clip(np.arange(N_BINS) + round(log(factor) / log(RATIO)), 0, N_BINS - 1)
+        to[-1] = N_BINS - 1
+        for bin_of, new in enumerate(to):
+            moved[:, :, new] += self.counts[:, :, bin_of]
+        return ScoreCounts(self.names, moved, self.visits, self.sites)
 
     def row(self, combination: Combination) -> int:
         """Where a combination stands. Raises ValueError for one that there is not."""

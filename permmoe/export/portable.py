@@ -92,6 +92,8 @@ class PortableMember(nn.Module):
         if self.ridge and config.ridge:
             linear = self.ridge(rows, observed, mask, baseline)
             prediction = prediction + config.ridge.share * (linear - prediction)
+        if line := config.at_hospital:
+            prediction = line.intercept + line.slope * prediction
         if config.outcome_range:
             prediction = prediction.clamp(*config.outcome_range)
         return prediction

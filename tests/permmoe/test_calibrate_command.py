@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from permmoe.calibration.calibration import CARD_KEY, EARLIER_KEY
-from permmoe.calibration.intervals import ELSEWHERE, RANGES_UNTOLD
+from permmoe.calibration.intervals import AT_HOME, ELSEWHERE, RANGES_UNTOLD
 from permmoe.predict import load_model
 from permmoe.prediction_output import NO_CALIBRATION
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -85,13 +85,15 @@ def test_a_combination_that_was_never_seen_gets_the_pooled_interval_and_says_so(
     given = ("--manifest", work / "mid.csv", "--out", work / "few")
     status, _, said = permmoe("calibrate", work / "run" / "model", *given)
     assert status == 2 and "8 visits with an outcome are too few" in said and not (work / "few").exists()
+    status, _, said = permmoe("calibrate", work / "run" / "model", *given, "--alone")
+    assert status == 2 and "8 visits with an outcome are too few" in said and not (work / "few").exists()
     lone = work / "lone"
     lone.mkdir(exist_ok=True)
     rows = list(csv.reader((work / "north.csv").open()))
     kept = [rows[0], *([*row[:9], *[""] * (len(row) - 9)] for row in rows[1:])]
     csv.writer((lone / "lone.csv").open("w")).writerows(kept)
     status, _, said = permmoe(
-        "calibrate", work / "run" / "model", "--manifest", lone / "lone.csv", "--out", lone / "model"
+        "calibrate", work / "run" / "model", "--manifest", lone / "lone.csv", "--out", lone / "model", "--alone"
     )
     assert status == 0, said
     status, shown, _ = permmoe("predict", lone / "model", *fluid, "--baseline-cdrsb", "1.5")
@@ -99,12 +101,45 @@ def test_a_combination_that_was_never_seen_gets_the_pooled_interval_and_says_so(
     assert "nobody there has just fluid" in shown
 
 
-def test_a_hospital_calibrates_with_its_own_patients_and_the_old_calibration_stays(
+def test_a_hospital_changes_predictions_and_intervals_together_with_the_models_calibration(
     work: Path, permmoe: Command, tmp_path: Path
 ) -> None:
     old, out = work / "run" / "model", tmp_path / "ours"
     before = (old / "card.json").read_bytes()
     status, shown, _ = permmoe("calibrate", old, "--manifest", work / "east.csv", "--out", out)
+    assert status == 0 and "calibrated on 60 people of this hospital" in shown and "times as long" in shown
+    assert (old / "card.json").read_bytes() == before
+    (state, card), (old_state, old_card) = load_checkpoint(out), load_checkpoint(old)
+    assert all(state[name].equal(tensor) for name, tensor in old_state.items())
+    assert card[EARLIER_KEY] == [old_card[CARD_KEY]]
+    ours, theirs = load_model(out), load_model(old)
+    line, own = ours.config.at_hospital, ours.calibration.own_patients  # type: ignore[union-attr]
+    assert line is not None and own is not None and own.patients == 60
+    assert ours.calibration.visits == theirs.calibration.visits  # type: ignore[union-attr]
+    given = (*VALUES, "--baseline-cdrsb", "1.5", "--json")
+    found, before_it = (json.loads(permmoe("predict", folder, *given)[1])["predictions"][0] for folder in (out, old))
+    assert found["delta_cdrsb"] == pytest.approx(line.intercept + line.slope * before_it["delta_cdrsb"], abs=1e-4)
+    _, shown, _ = permmoe("predict", out, *given[:-1])
+    assert AT_HOME.format(n=60) in " ".join(shown.split()) and ELSEWHERE not in " ".join(shown.split())
+    status, _, said = permmoe("calibrate", out, "--manifest", work / "east.csv", "--out", tmp_path / "again")
+    assert status == 2 and "was calibrated at a hospital before" in said and not (tmp_path / "again").exists()
+
+
+def test_outcomes_that_are_all_the_same_calibrate_nothing(work: Path, permmoe: Command, tmp_path: Path) -> None:
+    rows = list(csv.reader((work / "east.csv").open()))
+    same = [rows[0], *([*row[:4], "0.50", *row[5:]] for row in rows[1:])]
+    csv.writer((tmp_path / "same.csv").open("w")).writerows(same)
+    given = ("--manifest", tmp_path / "same.csv", "--out", tmp_path / "model")
+    status, _, said = permmoe("calibrate", work / "run" / "model", *given)
+    assert status == 2 and "all 60 visits have the same outcome, 0.5" in said and not (tmp_path / "model").exists()
+
+
+def test_a_hospital_calibrates_with_its_own_patients_alone_and_the_old_calibration_stays(
+    work: Path, permmoe: Command, tmp_path: Path
+) -> None:
+    old, out = work / "run" / "model", tmp_path / "ours"
+    before = (old / "card.json").read_bytes()
+    status, shown, _ = permmoe("calibrate", old, "--manifest", work / "east.csv", "--out", out, "--alone")
     assert status == 0 and "calibrated on 60 people" in shown and "combinations by themselves" in shown
     assert (old / "card.json").read_bytes() == before
     (state, card), (old_state, old_card) = load_checkpoint(out), load_checkpoint(old)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from permmoe.config import ModelConfig, TrainConfig
+from permmoe.config import HospitalLine, ModelConfig, TrainConfig
 from permmoe.data.batch import Batch
 from permmoe.modality import bank_pairs, combination_mask
 from permmoe.model import Output, PerMMoE
@@ -52,6 +52,20 @@ def test_parameters_are_the_whole_state() -> None:
     model = PerMMoE(CONFIG)
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def test_a_hospitals_line_stands_behind_a_finished_model_and_training_does_not_know_it() -> None:
+    model, batch = model_and_batch()
+    line = HospitalLine(intercept=-0.7, slope=0.4)
+    at_hospital = PerMMoE(CONFIG.model_copy(update={"at_hospital": line}))
+    at_hospital.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.manual_seed(1)
+        trained = model(batch).prediction
+        torch.manual_seed(1)
+        torch.testing.assert_close(at_hospital(batch).prediction, trained)
+        found, own = (m.eval()(batch).prediction for m in (at_hospital, model))
+    torch.testing.assert_close(found, -0.7 + 0.4 * own)
 
 
 def test_predictions_are_held_within_the_outcomes_range_in_evaluation_alone() -> None:

@@ -127,3 +127,21 @@ def test_an_error_below_zero_or_counts_of_other_modalities_are_refused() -> None
         _ = ScoreCounts.none(("t1",), 1) + ScoreCounts.none(("t1",), 2)
     with pytest.raises(ValueError, match="not those of"):
         ScoreCounts(("t1", "tau"), *(getattr(ScoreCounts.none(("t1",), 1), f) for f in ("counts", "visits", "sites")))
+
+
+def test_stretched_counts_have_quantiles_that_many_times_as_large_and_the_same_visits() -> None:
+    rng = np.random.default_rng(7)
+    found = counted(draws(rng, 300), rng)
+    for factor in (0.5, 1.0, 1.7):
+        longer = found.stretched(factor)
+        assert (longer.counts.sum(2) == found.counts.sum(2)).all() and (longer.visits == found.visits).all()
+        for combination in COMBINATIONS:
+            before, after = (counts.quantile(combination, 0.8) for counts in (found, longer))
+            assert after == pytest.approx(factor * before, rel=RATIO - 1)
+    assert (found.stretched(1.0).counts == found.counts).all()
+    assert (found.stretched(1e9).counts[:, :, -1] == found.counts.sum(2)).all()
+
+
+def test_a_score_beyond_the_grid_stays_beyond_it_however_short_intervals_become() -> None:
+    beyond = count_scores(NAMES, np.full((50, len(COMBINATIONS)), 1e6), np.zeros(50, dtype=int), 1, ["a"] * 50)
+    assert beyond.stretched(0.2).quantile(COMBINATIONS[0], 0.8) == inf

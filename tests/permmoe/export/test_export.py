@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from permmoe.config import EncoderConfig, ModelConfig, RidgeConfig, Score, VolumeGrid
+from permmoe.config import EncoderConfig, HospitalLine, ModelConfig, RidgeConfig, Score, VolumeGrid
 from permmoe.data.cache import VolumeCache
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.data.volumes import grid_affine
@@ -48,6 +48,7 @@ MODALITIES = (
 KINDS: dict[str, dict[str, Any]] = {
     "small": {},
     "with a ridge": {"ridge": RidgeConfig(cells=(2, 3, 4))},
+    "at a hospital": {"at_hospital": HospitalLine(intercept=-0.7, slope=0.4)},
     "Flex-MoE": {"routers": "shared", "fusion": "flex_moe", "head": "linear", "tokens": 3,
                  "encoder": EncoderConfig(cells=(5, 4, 3), token_map="slices")},
     "of convolutions, without bounds": {"encoder": EncoderConfig(kind="sfcn_lite"), "outcome_range": None,
