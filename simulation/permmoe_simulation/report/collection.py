@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from permmoe.calibration.intervals import LEVELS
 from permmoe.evaluation.intervals import LEVEL
 from permmoe_simulation.report.axis import ALONG_AXIS, TRENDS, crossing_sentence
 from permmoe_simulation.report.content import interval, number, signed, table_digits
@@ -20,6 +21,7 @@ from permmoe_simulation.report.growth import growth_sentences
 from permmoe_simulation.report.judged_intervals import UNSEEN
 from permmoe_simulation.report.looks import Look, look_of, look_sentence, with_look
 from permmoe_simulation.report.lookups import MEAN, in_order, scores, unmirrored
+from permmoe_simulation.report.newcomers import newcomers
 from permmoe_simulation.report.page import SECTIONS
 from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
 from permmoe_simulation.report.ranking import beyond_chance
@@ -89,6 +91,7 @@ def _chapter(study: Study, looked: str) -> str:
         *_pairs(view),
         *_gaps(view),
         *_coverage(view),
+        *_newcomers(view),
         f"Repeat: `{summary.command}`\n",
     ]
     return "\n".join(lines)
@@ -223,6 +226,29 @@ def _coverage(view: View) -> list[str]:
             for row in own
         )
         lines.append(f"| {view.label(method)} | {regime} | {site} | {own[0].n:,} | {' | '.join(held)} |")
+    return [*lines, ""]
+
+
+def _newcomers(view: View) -> list[str]:
+    """What hospitals that never trained get, before and after a calibration on their own patients."""
+    rows = newcomers(view)
+    if not rows:
+        return []
+    levels = " | ".join(f"{level:.0%} hold | width" for level in LEVELS)
+    lines = [
+        f"What hospitals that never trained ({max(row.hospitals for row in rows)} over all seeds) get from a "
+        "calibration on patients of their own, over all combinations (over single hospitals): intervals, and RMSE "
+        f"averaged over combinations, in {view.unit}. All numbers are judged on the same other patients.\n",
+        f"| method | regime | own patients | judged | {levels} | RMSE | change in RMSE | n |",
+        f"|---|---|---|---|{'---|---|' * len(LEVELS)}---|---|---|",
+    ]
+    for row in rows:
+        held = " | ".join(words for pair in zip(row.held, row.width, strict=True) for words in pair)
+        change = f"**{row.change}**" if row.is_beyond_chance else row.change or "–"
+        lines.append(
+            f"| {view.label(row.method)} | {row.regime} | {row.patients} | {row.n:,} | {held} | {row.rmse} | "
+            f"{change} | {row.subjects} |"
+        )
     return [*lines, ""]
 
 

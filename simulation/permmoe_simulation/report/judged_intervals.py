@@ -41,7 +41,7 @@ BY_SPREAD, BY_UNIT = "spread", "unit"
 
 
 @dataclass(frozen=True)
-class _Part:
+class JudgedPart:
     """Visits of a cell, and what its method predicts of them."""
 
     visits: pd.DataFrame
@@ -61,13 +61,13 @@ def judged_intervals(cell: FinishedCell) -> Iterator[dict[str, Any]]:
     """
     model = parse_config(cell.card()["cell"]["model"], ModelConfig, f"the card in {cell.folder}")
     names = [combination_name(c) for c in all_combinations(model.names)]
-    own, new = (_part(cell, file, names) for file in (CALIBRATION, PREDICTIONS))
+    own, new = (read_part(cell, file, names) for file in (CALIBRATION, PREDICTIONS))
     if (own.spread is None) != (new.spread is None):
         raise DataError(
             f"{cell.folder} keeps spreads of its test or of its validation visits, and not of both; delete that "
             "folder and run the study again"
         )
-    counts = _counts(model, own)
+    counts = counts_of(model, own)
     kinds, places = _places(new.visits["site"], cell.unseen_sites())
     baseline, target = new.visits["baseline"].to_numpy(), new.visits["target"].to_numpy()[:, None]
     scales, calibrated = new.scales(model.unit_points), counts.counts[:, 0].sum(1)
@@ -89,12 +89,13 @@ def judged_intervals(cell: FinishedCell) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def _part(cell: FinishedCell, file: str, names: Sequence[str]) -> _Part:
+def read_part(cell: FinishedCell, file: str, names: Sequence[str]) -> JudgedPart:
+    """The visits of a file of the cell, with a prediction for each of the named combinations."""
     found = read_predictions(cell.folder, file)
-    return _Part(found.drop(columns=names), found[names].to_numpy(), read_spread(cell.folder, file))
+    return JudgedPart(found.drop(columns=names), found[names].to_numpy(), read_spread(cell.folder, file))
 
 
-def _counts(model: ModelConfig, own: _Part) -> ScoreCounts:
+def counts_of(model: ModelConfig, own: JudgedPart) -> ScoreCounts:
     """The validation visits' scores."""
     ends, visits = severity_ends(model), own.visits
     scores = np.abs(visits["target"].to_numpy()[:, None] - own.predictions) / own.scales(model.unit_points)

@@ -24,6 +24,7 @@ from permmoe_simulation.report.growth import GROWTH
 from permmoe_simulation.report.images import IMAGES
 from permmoe_simulation.report.ladder import LADDER_SECTION
 from permmoe_simulation.report.learning import LEARNING_SECTION
+from permmoe_simulation.report.newcomers import NEWCOMERS_SECTION
 from permmoe_simulation.report.privacy import PRIVACY_SECTION
 from permmoe_simulation.report.published import PUBLISHED
 from permmoe_simulation.report.ranking import RANKING
@@ -49,6 +50,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     NUMBERS,
     STRATA_SECTION,
     COVERAGE_SECTION,
+    NEWCOMERS_SECTION,
     LEARNING_SECTION,
     SLOW_SITES,
     SITES_SECTION,

@@ -61,6 +61,11 @@ class PartitionConfig(Configuration):
         description="sites, drawn by the seed, that train nothing: their training and validation visits are left out, "
         "and their test visits are predicted by what the other sites trained",
     )  # fmt: skip
+    # As above.
+    unseen_visits: Literal["test", "all"] = Field(
+        "test", exclude_if=lambda visits: visits == "test",
+        description="of unseen sites; all: their training and validation visits are test visits too, and none left out",
+    )  # fmt: skip
     attendance: dict[str, tuple[PositiveInt, PositiveInt]] = Field(
         default_factory=dict, description="first and last round of sites that join late or leave; others: all rounds"
     )
@@ -108,7 +113,7 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
         raise ConfigurationError(
             f"no site has {config.min_training_visits} training visit(s); lower min_training_visits or the test share"
         )
-    unseen = _unseen(taking_part, config.unseen, np.random.default_rng((seed, 2)))
+    unseen = _unseen(taking_part, config, np.random.default_rng((seed, 2)))
     return taking_part | unseen, {s: t for s, t in sites.items() if s not in taking_part}
 
 
@@ -117,8 +122,9 @@ def training_sites(sites: Sites) -> Sites:
     return {site: table for site, table in sites.items() if _training_visits(table)}
 
 
-def _unseen(sites: Sites, count: int, generator: np.random.Generator) -> dict[str, VisitTable]:
-    """As many sites with test visits as are to train nothing, with their test visits alone."""
+def _unseen(sites: Sites, config: PartitionConfig, generator: np.random.Generator) -> dict[str, VisitTable]:
+    """As many sites with test visits as are to train nothing, with nothing but test visits."""
+    count = config.unseen
     tests = {site: VisitTable(tuple(v for v in table if v.split == "test")) for site, table in sites.items()}
     able = [site for site, table in tests.items() if len(table)]
     if count > min(len(able), len(sites) - 1):
@@ -126,7 +132,10 @@ def _unseen(sites: Sites, count: int, generator: np.random.Generator) -> dict[st
             f"unseen = {count}, but {len(sites)} sites take part, {len(able)} of them with test visits, and one at "
             "least has to train; lower unseen, or deal the visits out to more sites"
         )
-    return {able[i]: tests[able[i]] for i in generator.permutation(len(able))[:count]}
+    drawn = [able[i] for i in generator.permutation(len(able))[:count]]
+    if config.unseen_visits == "test":
+        return {site: tests[site] for site in drawn}
+    return {site: VisitTable(tuple(replace(v, split="test") for v in sites[site])) for site in drawn}
 
 
 def _thinned(

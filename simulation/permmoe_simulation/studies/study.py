@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
+from permmoe.calibration.at_hospital import LEAST_PATIENTS
 from permmoe.config import MOST_MEMBERS, Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
 from permmoe.data.cohort import CohortConfig
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
@@ -192,6 +193,12 @@ class StudyConfig(Configuration):
     published: tuple[Published, ...] = Field((), description="what others found for the same pairs on other data")
     axis: str = Field("", description="what the regimes' values count, such as `sites`; every regime then has one")
     outcome: Outcome = Outcome()
+    # As for the ladder.
+    newcomers: tuple[Annotated[int, Field(ge=LEAST_PATIENTS)], ...] = Field(
+        (), exclude_if=lambda numbers: not numbers,
+        description="of so many of its own patients each unseen site calibrates a model, one number after the other; "
+        "its patients beyond the largest number are judged",
+    )  # fmt: skip
     profiles: dict[str, Profile] = Field(default_factory=dict, description="quick: minutes on two cores; full: all")
 
     @model_validator(mode="before")
@@ -234,6 +241,14 @@ class StudyConfig(Configuration):
             if (regime.value is None) == bool(self.axis):
                 missing = "a value" if self.axis else "an axis that says what the value counts"
                 raise ValueError(f"regime {name!r} lacks {missing}; `axis` and `value` go together, in every regime")
+        return self
+
+    @model_validator(mode="after")
+    def _has_hospitals_that_are_new(self) -> StudyConfig:
+        if list(self.newcomers) != sorted(set(self.newcomers)):
+            raise ValueError("newcomers: name each number of patients once, the smallest first")
+        if self.newcomers and not any(regime.unseen for regime in self.regimes.values()):
+            raise ValueError("newcomers: every site trains; let some be unseen in a regime, such as `unseen: 2`")
         return self
 
     @property

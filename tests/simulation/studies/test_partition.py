@@ -220,6 +220,18 @@ def test_unseen_sites_give_their_test_visits_alone_and_all_else_is_as_without_th
         assert sites[site] == kept and len(kept)
 
 
+def test_all_visits_of_unseen_sites_are_judged_where_that_is_asked_and_all_else_is_as_before() -> None:
+    config = PartitionConfig(unseen=2)
+    tested, _ = partition(split_visits(), NAMES, config, seed=3)
+    sites, _ = partition(split_visits(), NAMES, config.model_copy(update={"unseen_visits": "all"}), seed=3)
+    whole, _ = partition(split_visits(), NAMES, PartitionConfig(), seed=3)
+    trained = training_sites(sites)
+    assert list(trained) == list(training_sites(tested)) and list(sites) == list(whole)
+    for site, table in whole.items():
+        kept = table if site in trained else VisitTable(tuple(replace(v, split="test") for v in table))
+        assert sites[site] == kept
+
+
 def test_over_seeds_every_site_is_unseen_and_trains() -> None:
     drawn = [
         frozenset(set(sites) - set(training_sites(sites)))
