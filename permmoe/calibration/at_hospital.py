@@ -20,10 +20,6 @@ from permmoe.errors import DataError
 
 LEAST_PATIENTS = 10
 """Fewer say less about their hospital than what hospitals have in common."""
-OFFSET_WORTH, SCALE_WORTH = 3.0, 20.0
-"""As many patients as the model's own offset (none) and the model's own interval length count for."""
-SLOPE_DEVIATION = 0.5
-"""SD of a hospital's slope about 1, the model's."""
 SHORTEST = 0.1
 """No interval is shorter than a tenth of the model's own, however well a few patients were predicted."""
 NORMAL_REACH = 1.2816
@@ -31,6 +27,21 @@ NORMAL_REACH = 1.2816
 
 Matrix = Float[np.ndarray, "visit combination"]
 Rows = Float[np.ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How much a model's own offset, slope and interval length count for beside a hospital's patients."""
+
+    offset_worth: float = 3.0
+    """In patients who have no offset."""
+    slope_deviation: float = 0.5
+    """SD of a hospital's slope about 1, the model's; above zero."""
+    scale_worth: float = 20.0
+    """In patients whom the model's own intervals fit."""
+
+
+CHOSEN = Prior()
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,9 @@ class AtHospital:
     """By which intervals are longer than the model's own."""
 
 
-def at_hospital(predictions: Matrix, target: Float[np.ndarray, " visit"], reach: Matrix) -> AtHospital:
+def at_hospital(
+    predictions: Matrix, target: Float[np.ndarray, " visit"], reach: Matrix, prior: Prior = CHOSEN
+) -> AtHospital:
     """What visits of different patients, none of whom trained the model, say of their hospital.
 
     `predictions`, points, NaN where a visit lacks the combination; `reach`: how far the model's own intervals of 80%
@@ -61,10 +74,10 @@ def at_hospital(predictions: Matrix, target: Float[np.ndarray, " visit"], reach:
     error = np.empty(len(x))
     for one in np.flatnonzero(has_any):
         own = patient == one
-        others = _line(x[~own], y[~own], weight[~own], deviation)
+        others = _line(x[~own], y[~own], weight[~own], deviation, prior)
         error[own] = np.abs(y[own] - others.intercept - others.slope * x[own])
     ratio = max(_quantile(error / reach_of, weight, n), SHORTEST)
-    return AtHospital(_line(x, y, weight, deviation), float(ratio ** (n / (n + SCALE_WORTH))))
+    return AtHospital(_line(x, y, weight, deviation, prior), float(ratio ** (n / (n + prior.scale_worth))))
 
 
 def _require_enough(n: int, outcomes: Float[np.ndarray, " patient"]) -> None:
@@ -79,14 +92,14 @@ def _require_enough(n: int, outcomes: Float[np.ndarray, " patient"]) -> None:
         )
 
 
-def _line(x: Rows, y: Rows, weight: Rows, deviation: float) -> HospitalLine:
+def _line(x: Rows, y: Rows, weight: Rows, deviation: float, prior: Prior) -> HospitalLine:
     """Of outcomes `y` on predictions `x`: about the line of the model, intercept 0 and slope 1, whose errors have this
     standard deviation, points. Weights add up to the number of patients."""
     patients = weight.sum()
     centre = (weight * x).sum() / patients
     spread = (weight * (x - centre) ** 2).sum()
-    offset = (weight * (y - x)).sum() / (patients + OFFSET_WORTH)
-    steeper = (weight * (x - centre) * (y - x)).sum() / (spread + (deviation / SLOPE_DEVIATION) ** 2)
+    offset = (weight * (y - x)).sum() / (patients + prior.offset_worth)
+    steeper = (weight * (x - centre) * (y - x)).sum() / (spread + (deviation / prior.slope_deviation) ** 2)
     slope = max(1.0 + steeper, 0.0)
     return HospitalLine(intercept=float(centre + offset - slope * centre), slope=float(slope))
 

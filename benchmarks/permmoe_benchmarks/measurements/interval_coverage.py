@@ -41,7 +41,7 @@ from permmoe.runtime.workers import worker_pool
 from permmoe.training.fit import fit
 from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.scale import ROOT
-from permmoe_benchmarks.pages.intervals import intervals_page, next_scans_chapter
+from permmoe_benchmarks.pages.intervals import intervals_page, new_hospital_chapter, next_scans_chapter
 
 CHOICE_SEEDS, FRESH_SEEDS = range(10, 20), range(600, 620)
 SUBJECTS = 1500
@@ -100,7 +100,7 @@ def main() -> None:
         kinds = CANDIDATES if given.choose else KINDS
         rows = pd.concat(list(pool.map(partial(measured, names=tuple(kinds)), seeds)), ignore_index=True)
     page = intervals_page(rows, tuple(seeds), SUBJECTS, time.perf_counter() - started, DEFAULT)
-    page += "\n" + next_scans_chapter(scans)
+    page += "\n" + next_scans_chapter(scans) + "\n" + new_hospital_chapter()
     print(page)
     if not given.choose and not given.cohorts:
         (ROOT / "docs" / "intervals.md").write_text(page)

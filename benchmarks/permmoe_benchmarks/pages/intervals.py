@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,11 @@ def intervals_page(rows: pd.DataFrame, seeds: Sequence[int], subjects: int, seco
         _by_severity(judged),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def new_hospital_chapter() -> str:
+    """What to do at a hospital that never trained; it holds no figure of these cohorts."""
+    return (files("permmoe_benchmarks.pages") / "at_a_new_hospital.md").read_text(encoding="utf-8")
 
 
 def _summary(rows: pd.DataFrame) -> str:

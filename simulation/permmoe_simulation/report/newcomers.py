@@ -7,7 +7,7 @@ those beyond the largest number are judged, so that all numbers are judged on th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from permmoe.calibration.at_hospital import at_hospital
+from permmoe.calibration.at_hospital import CHOSEN, Prior, at_hospital
 from permmoe.calibration.coverage import interval_ends, reaches
 from permmoe.calibration.intervals import LEVELS
 from permmoe.calibration.score_counts import ScoreCounts
@@ -68,20 +68,56 @@ class Judged:
     width_sum: Float[np.ndarray, " level"]
 
 
-def newcomers_of(cell: FinishedCell, numbers: Sequence[int]) -> Iterator[Judged]:
+@dataclass(frozen=True)
+class FinishedModel:
+    """A cell's model: what it predicts of all test visits, and the calibration that its own sites gave it."""
+
+    config: ModelConfig
+    counts: ScoreCounts
+    tested: JudgedPart
+
+    @property
+    def scales(self) -> Matrix:
+        """What errors are divided by, points."""
+        return self.tested.scales(self.config.unit_points)
+
+    @property
+    def target(self) -> Float[np.ndarray, " visit"]:
+        """The visits' outcomes."""
+        return np.asarray(self.tested.visits["target"])
+
+    @property
+    def baseline(self) -> Float[np.ndarray, " visit"]:
+        """Their scores at the visit."""
+        return np.asarray(self.tested.visits["baseline"])
+
+
+Rows = Int[np.ndarray, " patient"]
+Calibrate = Callable[[FinishedModel, Rows], tuple[Matrix, ScoreCounts]]
+"""From a model and a hospital's own patients to predictions of all test visits, and to their intervals' counts."""
+
+
+def with_own_patients(model: FinishedModel, own: Rows, prior: Prior = CHOSEN) -> tuple[Matrix, ScoreCounts]:
+    """As `permmoe calibrate` does it."""
+    predictions = model.tested.predictions
+    reach = reaches(model.counts, model.config, model.scales, model.baseline, LEVELS[0])
+    found = at_hospital(predictions[own], model.target[own], reach[own], prior)
+    return found.line.intercept + found.line.slope * predictions, model.counts.stretched(found.widening)
+
+
+def newcomers_of(
+    cell: FinishedCell, numbers: Sequence[int], calibrate: Calibrate = with_own_patients
+) -> Iterator[Judged]:
     """Every unseen site of a cell with none of its patients, and with each of the numbers, the largest last.
 
     Raises DataError for a site with too few patients to leave any to judge.
     """
-    model = parse_config(cell.card()["cell"]["model"], ModelConfig, f"the card in {cell.folder}")
-    names = [combination_name(c) for c in all_combinations(model.names)]
-    counts = counts_of(model, read_part(cell, CALIBRATION, names))
-    new = read_part(cell, PREDICTIONS, names)
-    scales = new.scales(model.unit_points)
-    reach = reaches(counts, model, scales, new.visits["baseline"].to_numpy(), LEVELS[0])
-    target = new.visits["target"].to_numpy()
+    config = parse_config(cell.card()["cell"]["model"], ModelConfig, f"the card in {cell.folder}")
+    names = [combination_name(c) for c in all_combinations(config.names)]
+    counts = counts_of(config, read_part(cell, CALIBRATION, names))
+    model = FinishedModel(config, counts, read_part(cell, PREDICTIONS, names))
     for site in cell.unseen_sites():
-        drawn = _drawn(new.visits, site, cell.seed)
+        drawn = _drawn(model.tested.visits, site, cell.seed)
         if len(drawn) <= numbers[-1]:
             raise DataError(
                 f"site {site} has {len(drawn)} patients with an outcome, so that {numbers[-1]} calibrate and nobody is "
@@ -89,39 +125,31 @@ def newcomers_of(cell: FinishedCell, numbers: Sequence[int]) -> Iterator[Judged]
             )
         rest = np.sort(drawn[numbers[-1] :])
         for patients in (0, *numbers):
-            own = drawn[:patients]
-            predictions, fitted = new.predictions, counts
-            if patients:
-                found = at_hospital(predictions[own], target[own], reach[own])
-                predictions = found.line.intercept + found.line.slope * predictions
-                fitted = counts.stretched(found.widening)
-            if model.outcome_range:
-                predictions = predictions.clip(*model.outcome_range)
-            yield _judged(patients, model, fitted, new, predictions, scales, rest)
+            before = model.tested.predictions, counts
+            predictions, fitted = calibrate(model, drawn[:patients]) if patients else before
+            if config.outcome_range:
+                predictions = predictions.clip(*config.outcome_range)
+            yield _judged(patients, model, predictions, fitted, rest)
 
 
-def _drawn(visits: pd.DataFrame, site: str, seed: int) -> Int[np.ndarray, " patient"]:
+def _drawn(visits: pd.DataFrame, site: str, seed: int) -> Rows:
     """A site's visits with an outcome in the order in which they are drawn, whatever the order of rows."""
     at = np.flatnonzero((visits["site"] == site) & visits["target"].notna())
     ordered = at[np.argsort(visits["subject"].to_numpy()[at], kind="stable")]
     return np.random.default_rng((seed, DRAW)).permutation(ordered)
 
 
-def _judged(
-    patients: int, model: ModelConfig, counts: ScoreCounts, new: JudgedPart, predictions: Matrix, scales: Matrix,
-    rows: Int[np.ndarray, " patient"],
-) -> Judged:  # fmt: skip
-    baseline = new.visits["baseline"].to_numpy()[rows]
-    target = new.visits["target"].to_numpy()[rows, None]
+def _judged(patients: int, model: FinishedModel, predictions: Matrix, counts: ScoreCounts, rows: Rows) -> Judged:
+    baseline, target = model.baseline[rows], model.target[rows, None]
     held, n, width = [], [], []
     for level in LEVELS:
-        low, high = interval_ends(counts, model, predictions[rows], scales[rows], baseline, level)
+        low, high = interval_ends(counts, model.config, predictions[rows], model.scales[rows], baseline, level)
         is_judged = np.isfinite(low) & np.isfinite(high)
         held.append(float((is_judged & (low <= target) & (target <= high)).sum()))
         n.append(int(is_judged.sum()))
         width.append(float((high - low)[is_judged].sum()))
     return Judged(
-        patients, new.visits["subject"].to_numpy()[rows].tolist(), (predictions[rows] - target) ** 2,
+        patients, model.tested.visits["subject"].to_numpy()[rows].tolist(), (predictions[rows] - target) ** 2,
         np.array(held), np.array(n), np.array(width),
     )  # fmt: skip
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from permmoe.calibration.at_hospital import (
+    CHOSEN,
     LEAST_PATIENTS,
     NORMAL_REACH,
-    OFFSET_WORTH,
-    SCALE_WORTH,
     AtHospital,
     Matrix,
     at_hospital,
@@ -47,7 +46,7 @@ def test_at_hospitals_that_differ_as_the_prior_says_they_hold_too_and_the_models
     rng, held, before = np.random.default_rng(n), [], []
     for _ in range(300):
         about = {
-            "offset": rng.normal(0, OFFSET_WORTH**-0.5),
+            "offset": rng.normal(0, CHOSEN.offset_worth**-0.5),
             "slope": rng.normal(1, 0.5),
             "scatter": np.exp(rng.normal(0, 0.25)),
         }
@@ -71,10 +70,10 @@ def test_an_offset_is_drawn_to_zero_as_if_three_more_patients_had_none() -> None
     predictions = np.tile([[0.0], [2.0]], (10, 1))
     found = fitted(predictions, predictions[:, 0] - 1.0)
     assert found.line.slope == 1.0
-    assert found.line.intercept == pytest.approx(-20 / (20 + OFFSET_WORTH))
+    assert found.line.intercept == pytest.approx(-20 / (20 + CHOSEN.offset_worth))
     # What is left of the offset is the error of each patient, whom the others did not know.
-    error = 1 - 19 / (19 + OFFSET_WORTH)
-    assert found.widening == pytest.approx((error / NORMAL_REACH) ** (20 / (20 + SCALE_WORTH)))
+    error = 1 - 19 / (19 + CHOSEN.offset_worth)
+    assert found.widening == pytest.approx((error / NORMAL_REACH) ** (20 / (20 + CHOSEN.scale_worth)))
 
 
 def test_neither_the_order_of_patients_nor_how_many_combinations_they_have_changes_anything() -> None:
