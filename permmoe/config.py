@@ -135,7 +135,10 @@ class RidgeConfig(Configuration):
         (5, 6, 5), description="the coarse grid whose voxels it is linear in"
     )
     penalty: float = Field(0.1, gt=0, description="on the scaled directions, whose variances sum to about one")
-    share: float = Field(0.5, gt=0, le=1, description="the ridge's part of the prediction; the experts have the rest")
+    share: float = Field(
+        0.5, ge=0, le=1,
+        description="the ridge's part of the prediction; the experts have the rest; 0: its moments translate alone",
+    )  # fmt: skip
 
 
 class HospitalLine(Configuration):
@@ -159,8 +162,10 @@ class ModelConfig(Configuration):
     width: int = Field(32, ge=1, description="width of a token, d")
     heads: int = Field(4, ge=1, description="attention heads")
     experts: int = Field(16, ge=1, description="experts, E")
-    bank: Literal["learned", "unconditioned", "zeros", "random"] = Field(
-        "learned", description="what stands in for m: B[P, m]; one B[m] whatever P is; zeros; fixed random tokens"
+    bank: Literal["learned", "unconditioned", "zeros", "random", "none", "translated"] = Field(
+        "learned",
+        description="what stands in for m: B[P, m]; one B[m] whatever P is; zeros; fixed random tokens; none: nothing, "
+        "m is masked out of attention, experts and head; translated: what a ridge makes of the observed ones, encoded",
     )
     attention: bool = Field(True, description="false: modalities meet in the head alone")
     top_k: int = Field(4, ge=1, description="experts a token is sent to, k")
@@ -227,6 +232,10 @@ class ModelConfig(Configuration):
             raise ValueError(f"tabular modalities without columns: {', '.join(empty)}")
         if self.outcome_range and not -math.inf < self.outcome_range[0] < self.outcome_range[1] < math.inf:
             raise ValueError(f"outcome_range = {list(self.outcome_range)} is no range; give the lower bound first")
+        if self.bank == "translated" and self.ridge is None:
+            raise ValueError("bank = translated takes the moments of the ridge; give ridge: {share: 0} for them alone")
+        if self.ridge and not self.ridge.share and self.bank != "translated":
+            raise ValueError("a ridge with share = 0 predicts nothing; leave ridge out, or set bank = translated")
         if self.score != CDR_SB and self.outcome_range == CDRSB_CHANGE:
             raise ValueError(
                 f"outcome_range is that of a change in CDR-SB; give that of a change in {self.score.name}, or null"

@@ -22,6 +22,7 @@ from permmoe.layers.noise import Dropout, dropped
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.layers.routers import Routers, Routing
 from permmoe.layers.spread import SpreadHead
+from permmoe.layers.translation import Translator
 
 __all__ = ["Encoded", "Output", "PerMMoE", "Routing"]
 
@@ -38,7 +39,7 @@ class Encoded:
     tokens: Mapping[str, Float[Tensor, "n token dim"]]
     """For each modality that any visit has, a row for every visit that has it, in batch order."""
     features: Mapping[str, Float64[Tensor, "n feature"]] = field(default_factory=dict)
-    """The same inputs as the ridge sees them; empty while training and without a ridge."""
+    """The same inputs as the ridge sees them; empty without a ridge, and while training unless it translates."""
 
     def keeping(self, visits: Int[Tensor, " row"], kept: Bool[Tensor, "row modality"]) -> Encoded:
         """The visits of these rows, as if only the kept modalities had been collected; a visit may come repeatedly.
@@ -95,6 +96,7 @@ class PerMMoE(nn.Module):
             {name: UnimodalHead(config) for name in config.names} if config.unimodal_heads else {}
         )
         self.ridge = CombinationRidge(config) if config.ridge else None
+        self.translator = Translator(config) if config.bank == "translated" else None
         if config.initialisation == "flex_moe":
             initialise_as_flex_moe(self)
         # Last, so that it changes no other initial weight.
@@ -118,9 +120,9 @@ class PerMMoE(nn.Module):
         for name, rows in inputs.items():
             encoder = self.encoders[name]
             tokens[name] = (checkpoint(encoder, rows, use_reentrant=False) if recompute else encoder(rows)).float()
-        # The ridge is left out while training: the experts would learn its residuals on visits that it was fitted to,
-        # and on other visits its residuals are larger.
-        ridge = None if self.training else self.ridge
+        # The ridge predicts nothing while training: the experts would learn its residuals on visits that it was fitted
+        # to, and on other visits its residuals are larger.
+        ridge = None if self.training and not self.translator else self.ridge
         features = {name: ridge.features(name, rows) for name, rows in inputs.items()} if ridge else {}
         return Encoded(self.config.names, batch.observed, batch.baseline, tokens, features)
 
@@ -130,17 +132,17 @@ class PerMMoE(nn.Module):
         In evaluation, predictions are held within the outcome's range; in training they are not, for at a bound a
         gradient would be zero.
         """
-        tokens = self._tokens(encoded)
-        hidden = self.attention(tokens)
+        tokens, present = self._tokens(encoded), self.missing_bank.present(encoded.observed)
+        hidden = self.attention(tokens, present)
         normed = self.attention.expert_norm(hidden)
-        routing: Routing = self.routers(normed, encoded.observed)
+        routing: Routing = self.routers(normed, encoded.observed, present)
         mixed = self.experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
-        hidden = hidden + dropped(mixed, self.config.dropout, self.training)
+        hidden = only(hidden + dropped(mixed, self.config.dropout, self.training), present)
         prediction: Tensor = self.head(hidden, encoded.baseline)
         spread = self.spread(hidden, encoded.baseline, encoded.observed, prediction) if self.spread else None
         if self.training:
             return Output(prediction, routing, spread, self.unimodal(tokens))
-        if self.ridge and self.config.ridge:
+        if self.ridge and self.config.ridge and self.config.ridge.share:
             linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
         if line := self.config.at_hospital:
@@ -157,11 +159,11 @@ class PerMMoE(nn.Module):
         return torch.stack([head(of_modality) for head, of_modality in heads], dim=1)
 
     def _tokens(self, encoded: Encoded) -> Float[Tensor, "batch modality token dim"]:
-        """Encoded tokens where a modality was observed, the bank's embeddings elsewhere."""
+        """Encoded tokens where a modality was observed; elsewhere the bank's, or those of translated inputs."""
         observed = encoded.observed
         if not bool(observed.any(1).all()):
             raise ValueError("a visit of this batch has no observed modality")
-        # All observed tokens, modality by modality; behind them the embeddings, visit by visit.
+        # All observed tokens, modality by modality; behind them what stands for the others.
         pieces = []
         for name, n_observed in zip(self.config.names, observed.sum(0).tolist(), strict=True):
             n_rows = len(encoded.tokens.get(name, ()))
@@ -169,13 +171,34 @@ class PerMMoE(nn.Module):
                 raise ValueError(f"{n_observed} visits of this batch have {name}, but its input has {n_rows} rows")
             if n_rows:
                 pieces.append(encoded.tokens[name])
-        pieces.append(self.missing_bank(observed))
-        # The place of each of these rows in the result, whose places are numbered visit by visit, then by modality.
-        modality, visit = observed.t().nonzero(as_tuple=True)
-        places = torch.cat([visit * observed.shape[1] + modality, (~observed).flatten().nonzero().flatten()])
-        rows = torch.cat(pieces)
+        others, places_of_others = self._stand_ins(encoded)
+        rows = torch.cat([*pieces, *others])
+        places = torch.cat([_places_by_modality(observed), places_of_others])
         places = places.to(rows.device, non_blocking=True)
         return torch.empty_like(rows).index_copy(0, places, rows).view(*observed.shape, *rows.shape[1:])
+
+    def _stand_ins(self, encoded: Encoded) -> tuple[list[Tensor], Int[Tensor, " missing"]]:
+        """Tokens for what each visit lacks, and the place of each."""
+        missing = ~encoded.observed
+        if not (self.translator and self.ridge):
+            return [self.missing_bank(encoded.observed)], missing.flatten().nonzero().flatten()
+        inputs = self.translator(self.ridge, encoded.features, encoded.observed)
+        # An encoder learns from what was measured alone, as the sites of a federation weigh it.
+        with torch.no_grad():
+            return [self.encoders[name](rows).float() for name, rows in inputs.items()], _places_by_modality(missing)
+
+
+def _places_by_modality(chosen: Bool[Tensor, "batch modality"]) -> Int[Tensor, " chosen"]:
+    """The chosen places modality by modality, each numbered visit by visit, then by modality."""
+    modality, visit = chosen.t().nonzero(as_tuple=True)
+    return visit * chosen.shape[1] + modality
+
+
+def only(
+    tokens: Float[Tensor, "batch modality token dim"], present: Bool[Tensor, "batch modality"] | None
+) -> Float[Tensor, "batch modality token dim"]:
+    """The tokens of the modalities that are present, zeros in the place of others; None: all as they are."""
+    return tokens if present is None else tokens * present[:, :, None, None]
 
 
 class UnimodalHead(nn.Module):

@@ -45,7 +45,7 @@ class Prediction:
     """Predicted change in CDR-SB at the model's horizon, points; with the CDR-SB of the visit it is from 0 to 18."""
     used: Combination
     imputed: Combination
-    """Modalities that the missing bank stood in for."""
+    """Modalities that the visit lacks; the missing bank stood in for them, where the model has one."""
     unlike_training: Combination = ()
     """Modalities whose image was used though it is unlike the training's."""
     intervals: tuple[PredictionInterval, ...] = ()

@@ -34,7 +34,7 @@ def print_prediction(console: Console, p: Prediction, score: Score) -> None:
     for sentence in calibrated_on(p.intervals, p.used):
         console.print(f"  {sentence}", highlight=False)
     imputed = ", ".join(p.imputed) or "none"
-    console.print(f"  from {', '.join(p.used)}; imputed by the missing bank: {imputed}", highlight=False)
+    console.print(f"  from {', '.join(p.used)}; missing: {imputed}", highlight=False)
     if p.by_member:
         console.print(f"  {members_say(p)} {escape(score.unit)}", highlight=False)
     for scan in p.next_scans:

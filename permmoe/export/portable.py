@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from permmoe.calibration.calibration import change_bounds
 from permmoe.data.kinds import kind_of
 from permmoe.ensemble import Ensemble, Network
+from permmoe.errors import ConfigurationError
 from permmoe.layers.encoders import Shape, pooled_cells
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.modality import Modality
-from permmoe.model import PerMMoE
+from permmoe.model import PerMMoE, only
 from permmoe.training.dense_pass import dense_experts
 
 
@@ -32,8 +33,13 @@ class PortableModel(nn.Module):
     """A view of a model in evaluation mode. Its inputs are one tensor a modality, `observed` and `baseline`."""
 
     def __init__(self, network: Network) -> None:
+        """Raises ConfigurationError for a model that translates missing modalities."""
         super().__init__()
         self.config = network.config
+        if self.config.bank == "translated":
+            raise ConfigurationError(
+                "a model with bank = translated cannot be exported: the graph has no translation of missing modalities"
+            )
         models = network.models if isinstance(network, Ensemble) else (network,)
         self.members = nn.ModuleList(PortableMember(model) for model in models)
         # The whole of it: an exporter puts back the mode that it found, and the model's with it.
@@ -82,13 +88,14 @@ class PortableMember(nn.Module):
         rows = [self._read(modality, x) for modality, x in zip(config.modalities, given, strict=True)]
         encoded = torch.stack([model.encoders[m](x).float() for m, x in zip(config.names, rows, strict=True)], dim=1)
         mask = (observed.long() * self.bits).sum(1)
-        imputed = model.missing_bank.embeddings[self.bank_rows[mask]]
+        imputed = model.missing_bank.table()[self.bank_rows[mask]]
         tokens = torch.where(observed[:, :, None, None], encoded, imputed)
-        hidden = model.attention(tokens)
+        present = model.missing_bank.present(observed)
+        hidden = model.attention(tokens, present)
         normed = model.attention.expert_norm(hidden)
-        gates = model.routers(normed, observed).gates
+        gates = model.routers(normed, observed, present).gates
         mixed = dense_experts(model.experts, normed.flatten(0, 2), gates.flatten(0, 2))
-        prediction: Tensor = model.head(hidden + mixed.view_as(hidden), baseline)
+        prediction: Tensor = model.head(only(hidden + mixed.view_as(hidden), present), baseline)
         if self.ridge and config.ridge:
             linear = self.ridge(rows, observed, mask, baseline)
             prediction = prediction + config.ridge.share * (linear - prediction)

@@ -6,7 +6,7 @@
 | `router/<m>` | W_m and its noise weights | visits with m observed, + κ × visits with m imputed |
 | `router/shared` | Flex-MoE's only router | visits |
 | `expert/<e>` | FFN_e | gate mass that tokens sent to expert e, visits |
-| `bank/<P>/<m>` | B[P, m] | visits whose observed set is exactly P |
+| `bank/<P>/<m>` | B[P, m], where the bank has tokens | visits whose observed set is exactly P |
 | `bank/<m>` | B[m] of an unconditioned bank | visits with m imputed |
 | `trunk` | embeddings, attention, norms | visits |
 | `head` | prediction head | visits |
@@ -33,6 +33,7 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.ensemble import Ensemble, Network
 from permmoe.federated.member_modules import of_member
+from permmoe.layers.missing_bank import WITHOUT_TOKENS
 from permmoe.layers.ridge import EVERYBODY, block_name
 from permmoe.modality import bank_pairs, combination_name, combination_of
 from permmoe.training.exposure import Exposure
@@ -152,6 +153,8 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
     support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
     if config.bank == "unconditioned":
         return support | {f"bank/{name}": exposure.imputed.get(name, 0.0) for name in config.names}
+    if config.bank in WITHOUT_TOKENS:
+        return support
     return support | {
         _bank_name(config.names, mask, missing): exposure.patterns.get(mask, 0.0)
         for mask, missing in bank_pairs(len(config.names))
@@ -164,18 +167,23 @@ def reachable_modules(config: ModelConfig, names: tuple[str, ...], members: int 
     """The modules that a site whose visits have only these modalities can make use of, of so many members.
 
     Encoders of other modalities, and what stands for a modality beside an observed set that no visit can have, play no
-    part in its passes. Routers and experts all do: imputed tokens go through them too.
+    part in its passes. Routers and experts all do: imputed tokens go through them too, but for a model without a bank,
+    whose routers of other modalities play none. Where the others are translated, their encoders and moments do.
     """
     if members > 1:
         own = reachable_modules(config, names)
         return frozenset(of_member(i + 1, module) for i in range(members) for module in own)
     found = {"trunk", "head"} | {f"expert/{e}" for e in range(config.experts)}
-    found |= {f"encoder/{name}" for name in names}
+    encoded = config.names if config.bank == "translated" else tuple(name for name in config.names if name in names)
+    routed = encoded if config.bank == "none" else config.names
+    found |= {f"encoder/{name}" for name in encoded}
     found |= {"spread"} if config.spread != "none" else set()
-    found |= {"router/shared"} if config.routers == "shared" else {f"router/{name}" for name in config.names}
+    found |= {"router/shared"} if config.routers == "shared" else {f"router/{name}" for name in routed}
     if config.ridge:
-        pairs = combinations_with_replacement([name for name in config.names if name in names], 2)
+        pairs = combinations_with_replacement(encoded, 2)
         found |= {f"ridge/{EVERYBODY}"} | {f"ridge/{block_name(a, b)}" for a, b in pairs}
+    if config.bank in WITHOUT_TOKENS:
+        return frozenset(found)
     if config.bank == "unconditioned":
         return frozenset(found | {f"bank/{name}" for name in config.names})
     return frozenset(
@@ -231,6 +239,8 @@ def _owner(parameter: str) -> str:
 
 def _bank_names(config: ModelConfig) -> list[str]:
     """The bank's modules in the order of its rows."""
+    if config.bank in WITHOUT_TOKENS:
+        return []
     if config.bank == "unconditioned":
         return [f"bank/{name}" for name in config.names]
     return [_bank_name(config.names, mask, missing) for mask, missing in bank_pairs(len(config.names))]

@@ -30,6 +30,8 @@ class InputKind:
     ridge_features: Callable[[Modality, Shape], tuple[nn.Module, int]]
     """A module without parameters from inputs to the ridge's features [n, feature], and their number. It is given the
     ridge's coarse grid."""
+    of_features: Callable[[Modality, ModelConfig, Shape], nn.Module]
+    """A module without parameters from such features back to inputs, as a batch holds them."""
 
 
 class CoarseVoxels(nn.Module):
@@ -44,6 +46,31 @@ class CoarseVoxels(nn.Module):
         return F.adaptive_avg_pool3d(volumes.double(), self.cells).flatten(1)
 
 
+class Interpolated(nn.Module):
+    """Volumes between the means of a coarse grid's cells, linearly; the means themselves where the grids are one."""
+
+    def __init__(self, cells: Shape, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.cells, self.shape = cells, shape
+
+    def forward(self, features: Float64[Tensor, "n feature"]) -> Float[Tensor, "n 1 x y z"]:
+        """One voxel, or cell of an encoder's grid, after the other, in the unit of the volumes."""
+        coarse = features.view(-1, 1, *self.cells)
+        return F.interpolate(coarse, size=self.shape, mode="trilinear", align_corners=False).float()
+
+
+class Unstandardised(nn.Module):
+    """Columns in their own units from multiples of their SD."""
+
+    def __init__(self, modality: Modality) -> None:
+        super().__init__()
+        self.scale = Standardise(modality)
+
+    def forward(self, features: Float64[Tensor, "n column"]) -> Float[Tensor, "n column"]:
+        """The inverse of `Standardise`."""
+        return (features * self.scale.deviation + self.scale.mean).float()
+
+
 def _volume_shape(modality: Modality, config: ModelConfig) -> tuple[int, ...]:
     return (1, *(pooled_cells(config) if config.encoder.declaration.reads == "cells" else config.grid.shape))
 
@@ -53,11 +80,13 @@ INPUT_KINDS: dict[str, InputKind] = {
         encoder=volume_encoder,
         shape=_volume_shape,
         ridge_features=lambda modality, cells: (CoarseVoxels(cells), prod(cells)),
+        of_features=lambda modality, config, cells: Interpolated(cells, _volume_shape(modality, config)[1:]),
     ),
     "tabular": InputKind(
         encoder=table_encoder,
         shape=lambda modality, config: (len(modality.columns),),
         ridge_features=lambda modality, cells: (Standardise(modality), len(modality.columns)),
+        of_features=lambda modality, config, cells: Unstandardised(modality),
     ),
 }
 """By the name that a modality's `kind` gives."""

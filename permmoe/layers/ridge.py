@@ -94,7 +94,7 @@ class CombinationRidge(nn.Module):
 
     @torch.no_grad()
     def set_moments(
-        self, features: Mapping[str, Float64[Tensor, "n feature"]], rows: Mapping[str, Int[Tensor, " n"]],
+        self, features: Mapping[str, Float64[Tensor, "_ _"]], rows: Mapping[str, Int[Tensor, " _"]],
         baseline: Float[Tensor, " visit"], target: Float[Tensor, " visit"],
     ) -> None:  # fmt: skip
         """Set all blocks from the training visits; one that no visit has stays. `rows`: the visits of the features."""
@@ -133,7 +133,7 @@ class CombinationRidge(nn.Module):
 
     def weights(self, mask: int) -> Weights:
         """The model of a combination, given as a bit mask. Solved once for the moments as they are now."""
-        state = tuple((parameter.data_ptr(), parameter._version) for parameter in self.moments.parameters())
+        state = self.state()
         if self._solved[0] != state:
             self._solved = (state, {})
         solved = self._solved[1]
@@ -141,36 +141,41 @@ class CombinationRidge(nn.Module):
             solved[mask] = self._solve(mask)
         return solved[mask]
 
+    def state(self) -> object:
+        """Another value after the moments were set or loaded."""
+        return tuple((parameter.data_ptr(), parameter._version) for parameter in self.moments.parameters())
+
     def _solve(self, mask: int) -> Weights:
         everybody = self._block(EVERYBODY)
         spread = everybody.covariance()
         mean_baseline, mean_target = everybody.left.tolist()
         scale = 1 / sqrt(spread[0, 0]) if spread[0, 0] > 0 else 0.0
-        bases = {name: self._basis(name) for name in combination_of(mask, self.names)}
+        bases = {name: self.basis(name) for name in combination_of(mask, self.names)}
         bases = {name: basis for name, basis in bases.items() if basis.shape[1]}
         # Baseline first, then each modality in its own basis.
         with_baseline = {n: scale * self._own(n)[:-2, -2] @ basis for n, basis in bases.items()}
         with_target = {n: self._own(n)[:-2, -1] @ basis for n, basis in bases.items()}
         rows = [torch.cat([(scale * scale * spread[0, 0])[None], *with_baseline.values()])[None]]
         for name, basis in bases.items():
-            blocks = [basis.T @ self._covariance(name, other) @ bases[other] for other in bases]
+            blocks = [basis.T @ self.covariance(name, other) @ bases[other] for other in bases]
             rows.append(torch.cat([with_baseline[name][:, None], *blocks], dim=1))
         matrix = torch.cat(rows)
         answer = torch.cat([(scale * spread[0, 1])[None], *with_target.values()])
-        # Blocks over different visits need not make a covariance matrix together; negative eigenvalues become zero.
-        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-        matrix = (vectors * values.clamp(min=0)) @ vectors.T
         penalty = torch.full_like(answer, self.penalty)
         penalty[0] = BASELINE_PENALTY
-        solution = torch.linalg.solve(matrix + penalty.diag(), answer)
-        pieces = solution[1:].split([basis.shape[1] for basis in bases.values()])
+        solution = solved_in_bases(matrix, answer, penalty)
+        pieces = torch.split(solution[1:], [basis.shape[1] for basis in bases.values()])
         features = {name: bases[name] @ piece for name, piece in zip(bases, pieces, strict=True)}
         baseline = float(scale * solution[0])
         intercept = mean_target - baseline * mean_baseline
-        intercept -= sum(float(self._block(n).left[:-2].double() @ own) for n, own in features.items())
+        intercept -= sum(float(self.mean(n) @ own) for n, own in features.items())
         return Weights(intercept, baseline, features)
 
-    def _basis(self, name: str) -> Float64[Tensor, "feature direction"]:
+    def mean(self, name: str) -> Float64[Tensor, " feature"]:
+        """A modality's mean features over the visits that have it; zeros where none has."""
+        return self._block(name).left[:-2].double()
+
+    def basis(self, name: str) -> Float64[Tensor, "feature direction"]:
         """Principal directions, scaled half of the way to equal variances: the fourth root of whitening.
 
         Unscaled, the few directions in which all brains differ most outweigh the rest; whitened, noise counts as much.
@@ -185,11 +190,12 @@ class CombinationRidge(nn.Module):
         covariance = self._block(name).covariance()
         return (covariance + covariance.T) / 2
 
-    def _covariance(self, first: str, second: str) -> Float64[Tensor, "first second"]:
+    def covariance(self, first: str, second: str) -> Float64[Tensor, "first second"]:
+        """Of the features of two modalities, over the visits that have both; zeros where none has."""
         if first == second:
             return self._own(first)[:-2, :-2]
         if self.names.index(first) > self.names.index(second):
-            transposed: Tensor = self._covariance(second, first).T
+            transposed: Tensor = self.covariance(second, first).T
             return transposed
         return self._block(block_name(first, second)).covariance()
 
@@ -197,3 +203,16 @@ class CombinationRidge(nn.Module):
         block = self.moments[key]
         assert isinstance(block, Moments)
         return block
+
+
+def solved_in_bases(
+    matrix: Float64[Tensor, "row row"], answer: Float64[Tensor, "row ..."], penalty: Float64[Tensor, " row"]
+) -> Float64[Tensor, "row ..."]:
+    """The penalised solution of a covariance matrix put together from blocks, each over visits of its own.
+
+    Such blocks need not make a covariance matrix together; negative eigenvalues become zero.
+    """
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    semidefinite = (vectors * values.clamp(min=0)) @ vectors.T
+    solution: Tensor = torch.linalg.solve(semidefinite + penalty.diag(), answer)
+    return solution

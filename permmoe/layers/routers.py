@@ -33,6 +33,8 @@ class Routing:
     """1 for the experts that a token was sent to; with noise the chance of it, which has a gradient."""
     n_routers: int
     """1, or one for each modality."""
+    present: Bool[Tensor, "batch modality"] | None = None
+    """Whose tokens were routed; those of others have no gate and no load. None: all."""
 
 
 class Routers(nn.Module):
@@ -50,7 +52,10 @@ class Routers(nn.Module):
         self.noise_weight = nn.Parameter(torch.zeros(shape))
 
     def forward(
-        self, tokens: Float[Tensor, "batch modality token dim"], observed: Bool[Tensor, "batch modality"]
+        self,
+        tokens: Float[Tensor, "batch modality token dim"],
+        observed: Bool[Tensor, "batch modality"],
+        present: Bool[Tensor, "batch modality"] | None = None,
     ) -> Routing:
         """Softmax over the k largest (while training: noisy) logits, in fp32 whatever autocast says.
 
@@ -70,7 +75,9 @@ class Routers(nn.Module):
                 load = (gates > 0).float()
         shape = (*by_modality.shape[:-1], logits.shape[-1])
         logits, noisy, gates, load = (x.view(shape).transpose(0, 1) for x in (logits, noisy, gates, load))
-        return Routing(logits, noisy, gates, observed, load, len(self.weight))
+        if present is not None:
+            gates, load = (x * present[:, :, None, None] for x in (gates, load))
+        return Routing(logits, noisy, gates, observed, load, len(self.weight), present)
 
 
 def top_k_gates(

@@ -20,7 +20,7 @@ from permmoe.layers.experts import Experts
 from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.noise import dropped
 from permmoe.layers.routers import Routing
-from permmoe.model import Output, PerMMoE
+from permmoe.model import Output, PerMMoE, only
 
 Inputs = tuple[Tensor, ...]
 """One tensor a modality, in the model's order; zeros where it was not observed."""
@@ -43,18 +43,19 @@ class DensePerMMoE(nn.Module):
         baseline: Float[Tensor, " batch"],
         rows: Int[Tensor, "batch modality"] | None = None,
     ) -> Output:
-        """As `PerMMoE.forward` of a model without a ridge, or of one that is training.
+        """As `PerMMoE.forward` of a model without a ridge, or of one that is training; not of one that translates.
 
         `rows`: where each observed input stands among the rows of all inputs, one modality's behind the other's; by
         default every modality has a row for every visit.
         """
         model = self.model
         tokens = self._tokens(inputs, observed, self._one_each(observed) if rows is None else rows)
-        hidden = model.attention(tokens)
+        present = model.missing_bank.present(observed)
+        hidden = model.attention(tokens, present)
         normed = model.attention.expert_norm(hidden)
-        routing: Routing = model.routers(normed, observed)
+        routing: Routing = model.routers(normed, observed, present)
         mixed = self.mix(model.experts, normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
-        hidden = hidden + dropped(mixed, model.config.dropout, model.training)
+        hidden = only(hidden + dropped(mixed, model.config.dropout, model.training), present)
         prediction: Tensor = model.head(hidden, baseline)
         spread = model.spread(hidden, baseline, observed, prediction) if model.spread else None
         return Output(prediction, routing, spread, model.unimodal(tokens) if model.training else None)
@@ -69,7 +70,7 @@ class DensePerMMoE(nn.Module):
         masks = (observed.long() << bits).sum(1)
         of_bank = sum(map(len, encoded)) + bank.rows.to(masks.device).index_select(0, masks).clamp(min=0)
         chosen = torch.where(observed, rows, of_bank)
-        every = torch.cat([*encoded, bank.embeddings])
+        every = torch.cat([*encoded, bank.table()])
         return every.index_select(0, chosen.flatten()).view(*chosen.shape, *every.shape[1:])
 
     @staticmethod

@@ -146,8 +146,9 @@ def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> F
 def specialisation_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> Float[Tensor, ""]:
     """Cross-entropy between a token's logits and the expert designated for its visit's observed set.
 
-    The mean over the tokens, imputed ones included, of visits that lack a modality, and the mean or the sum over
-    modalities; 0 where there are none. Visits with all modalities are left to the balance loss (Flex-MoE, section 3.3).
+    The mean over the tokens that were routed, imputed ones included, of visits that lack a modality, and the mean or
+    the sum over modalities; 0 where there are none. Visits with all modalities are left to the balance loss (Flex-MoE,
+    section 3.3).
     """
     logits = routing.logits if how.specialised_logits == "clean" else routing.noisy
     _, n_modalities, n_tokens, n_experts = logits.shape
@@ -156,7 +157,11 @@ def specialisation_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSE
     lacks_one = (~routing.observed.all(1)).to(device, non_blocking=True)
     target = experts[observed_masks(routing.observed)].to(device, non_blocking=True)
     chosen = target.view(-1, 1, 1, 1).expand(-1, n_modalities, n_tokens, 1)
-    log_chance = logits.log_softmax(-1).gather(-1, chosen).mean((1, 2, 3))
+    by_modality = logits.log_softmax(-1).gather(-1, chosen).mean((2, 3))
+    if routing.present is None:
+        log_chance = by_modality.mean(1)
+    else:
+        log_chance = (by_modality * routing.present).sum(1) / routing.present.sum(1)
     loss = -(log_chance * lacks_one).sum() / lacks_one.sum().clamp(min=1)
     return loss if how.over_modalities == "mean" else n_modalities * loss
 

@@ -180,6 +180,8 @@ def why_not_stacked(model: PerMMoE, data: Sequence[VisitData], config: TrainConf
     """Why such a training has to be done model by model; empty where it can be stacked."""
     if model.config.encoder.declaration.reads == "voxels" and any(m.kind == "volume" for m in model.config.modalities):
         return "models are stacked whose steps are short; an encoder that reads voxels fills a device by itself"
+    if model.translator is not None:
+        return "the dense pass of a stack has no translation of missing modalities"
     if config.micro_batch or config.checkpoint_encoders:
         return "micro_batch and checkpoint_encoders save memory, which a stack multiplies"
     if not all(isinstance(rows, MemoryRows) for own in data for rows in own.inputs.values()):

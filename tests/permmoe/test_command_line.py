@@ -104,7 +104,7 @@ def test_any_modalities_of_one_patient_give_a_prediction_that_names_the_imputed(
         assert status == 0
         assert np.isfinite(points(shown))
         imputed = ", ".join(n for n in names if n not in given) or "none"
-        assert f"from {', '.join(n for n in names if n in given)}; imputed by the missing bank: {imputed}" in shown
+        assert f"from {', '.join(n for n in names if n in given)}; missing: {imputed}" in shown
         assert RESEARCH_NOTICE in shown
 
 
@@ -265,7 +265,7 @@ def test_broken_scan_beside_a_whole_one_is_named_and_left_out(
     )  # fmt: skip
     assert status == 0
     assert "not used: flair: " in complaint
-    assert "from t1; imputed by the missing bank: flair, amyloid, tau" in shown
+    assert "from t1; missing: flair, amyloid, tau" in shown
 
 
 def test_installed_command_ends_without_a_traceback(tmp_path: Path) -> None:

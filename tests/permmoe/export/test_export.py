@@ -49,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "small": {},
     "with a ridge": {"ridge": RidgeConfig(cells=(2, 3, 4))},
     "at a hospital": {"at_hospital": HospitalLine(intercept=-0.7, slope=0.4)},
+    "without a bank": {"bank": "none"},
     "Flex-MoE": {"routers": "shared", "fusion": "flex_moe", "head": "linear", "tokens": 3,
                  "encoder": EncoderConfig(cells=(5, 4, 3), token_map="slices")},
     "of convolutions, without bounds": {"encoder": EncoderConfig(kind="sfcn_lite"), "outcome_range": None,
@@ -120,6 +121,11 @@ def test_a_file_that_predicts_otherwise_is_not_written(tmp_path: Path, monkeypat
     with pytest.raises(PermmoeError, match="predicts otherwise"):
         export_bundle(TrainedModel(model), {}, tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_translates_what_is_missing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be exported: the graph has no translation"):
+        PortableModel(network(bank="translated", ridge=RidgeConfig(cells=(2, 3, 4), share=0.0)))
 
 
 @pytest.mark.parametrize(("n", "cells"), [((11, 13, 17), (5, 4, 3)), ((7, 5, 3), (7, 5, 3)), ((10, 6, 9), (5, 3, 2))])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from permmoe.config import EncoderConfig, ModelConfig, TrainConfig
+from permmoe.config import EncoderConfig, ModelConfig, RidgeConfig, TrainConfig
 from permmoe.data.dataset import VisitData
 from permmoe.layers.experts import Experts
 from permmoe.layers.noise import Numbers, dropped, predrawn
@@ -37,6 +37,8 @@ VARIANTS: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "a shared router": (small_config(2, 1, routers="shared", **QUIET), TRAIN),
     "one embedding a modality": (small_config(3, 0, bank="unconditioned", **QUIET), TRAIN),
     "tokens that are not learned": (small_config(3, 0, bank="random", **QUIET), TRAIN),
+    "no bank": (small_config(2, 1, bank="none", **QUIET), TRAIN),
+    "no bank, as Flex-MoE attends": (small_config(2, 1, bank="none", fusion="flex_moe", **QUIET), TRAIN),
     "unimodal heads": (small_config(2, 1, unimodal_heads=True, **QUIET), TRAIN),
     "experts of which one grouped product is made": (small_config(2, 1, width=8, expert_hidden=24, **QUIET), TRAIN),
     "a spread": (small_config(2, 1, spread="gaussian", **QUIET), TRAIN),
@@ -244,6 +246,11 @@ def test_an_encoder_that_reads_voxels_is_not_stacked() -> None:
     config = small_config(2, 0, encoder=EncoderConfig(kind="sfcn_lite"), **QUIET)
     assert "reads voxels" in why_not_stacked(make_model(config, 0), [], TRAIN)
     assert not why_not_stacked(make_model(small_config(2, 0), 0), [], TRAIN)
+
+
+def test_a_model_that_translates_what_is_missing_is_not_stacked() -> None:
+    config = small_config(2, 0, bank="translated", ridge=RidgeConfig(cells=(2, 3, 5), share=0.0), **QUIET)
+    assert "no translation" in why_not_stacked(make_model(config, 0), [], TRAIN)
 
 
 def test_visits_that_models_share_are_on_the_device_once() -> None:
