@@ -16,11 +16,12 @@ from permmoe_simulation.study_tables import RESULTS
 def choose(
     folder: Annotated[Path, typer.Argument(help="Folder of the finished search.")] = Path("runs/recipe-search"),
     out: Annotated[Path, typer.Option(help="The Markdown page.")] = Path("docs/recipes.md"),
+    default: Annotated[bool, typer.Option(help="Whether the search chooses what `permmoe train` trains.")] = True,
 ) -> None:
     """Apply the rule of choice to a finished search and write the page with every candidate."""
     study = read_study(folder, (RESULTS,))
-    command = f"python simulation/choose_recipes.py {folder} --out {out}"
-    out.write_text(recipes_page(study.summary, study.results, command))
+    command = f"python simulation/choose_recipes.py {folder} --out {out}{'' if default else ' --no-default'}"
+    out.write_text(recipes_page(study.summary, study.results, command, chooses_default=default))
     print(f"{len(study.summary.methods)} recipes -> {out}")
 
 

@@ -1,4 +1,4 @@
-"""What a model has to beat: the training mean, what is known without an image, and kernel ridge on pooled voxels.
+"""What a model has to beat: the training mean, what is known without an image, kernel ridge and boosted trees.
 
 Each baseline takes training and test visits and returns predictions in points as [visit, combination], NaN where a
 visit lacks the combination, so that every method is evaluated by the same code. Nothing is fitted outside the training
@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from permmoe.data.dataset import VisitData
 from permmoe.evaluation import clinical_columns
+from permmoe.evaluation.boosting import boosting
 from permmoe.evaluation.clinical_columns import PENALTIES
 from permmoe.modality import all_combinations
 
@@ -100,6 +101,7 @@ BASELINES: Mapping[str, Baseline] = {
     "clinical_ridge": clinical_ridge,
     "clinical_boosting": clinical_boosting,
     "kernel_ridge": kernel_ridge,
+    "boosting": boosting,
 }
 """The baselines by the names that a study uses."""
 

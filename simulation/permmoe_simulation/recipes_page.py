@@ -23,8 +23,8 @@ from permmoe_simulation.studies.study import Method, StudyConfig
 from permmoe_simulation.summary import Summary
 
 
-def recipes_page(summary: Summary, results: pd.DataFrame, command: str) -> str:
-    """Markdown: the rule, a table for each method, and the default. `results` are the rows of RESULTS.
+def recipes_page(summary: Summary, results: pd.DataFrame, command: str, *, chooses_default: bool = True) -> str:
+    """Markdown: the rule, a table for each method, and the default if it is chosen here. `results`: rows of RESULTS.
 
     Raises ConfigurationError for a study that is no fair search.
     """
@@ -32,7 +32,6 @@ def recipes_page(summary: Summary, results: pd.DataFrame, command: str) -> str:
     require_fair_search(study)
     found = candidates(study, results)
     choices = {method: chosen(several) for method, several in found.items()}
-    default = default_method(study, choices)
     budget = len(next(iter(found.values())))
     digests = ", ".join(f"{name} `{value[:8]}`" for name, value in sorted(summary.digests.items()))
     lines = [
@@ -57,7 +56,8 @@ def recipes_page(summary: Summary, results: pd.DataFrame, command: str) -> str:
     ]
     for method, several in found.items():
         lines += ["", f"## {method}", "", *_table(study, several, choices[method])]
-    lines += ["", "## The default", "", *_default(study, choices, default)]
+    if chooses_default:
+        lines += ["", "## The default", "", *_default(study, choices, default_method(study, choices))]
     if summary.failed_cells:
         lines += ["", f"{len(summary.failed_cells)} cells failed; their recipes are not chosen."]
     return "\n".join(lines) + "\n"

@@ -46,6 +46,8 @@ class Reach(IntEnum):
     FUNCTION_AND_SITE = 3
 
 
+WRITTEN_HERE = ("federated", "centralised", "local", "unimodal")
+"""Kinds of methods that are trained, of which is said below what they can know."""
 REFERENCES = {"training_mean": Reach.NOTHING, "kernel_ridge": Reach.LINE}
 TRAINED_TWICE = Truth("no difference", "both are one method, trained with other seeds", 0.0)
 
@@ -54,6 +56,8 @@ def reach_of(method: Method) -> Reach | None:
     """What a method can know; None where it is not written here."""
     if method.kind == "reference":
         return REFERENCES.get(method.baseline)
+    if method.kind not in WRITTEN_HERE:
+        return None
     is_own = method.kind == "local" or method.personal_epochs > 0
     return Reach.FUNCTION_AND_SITE if is_own else Reach.FUNCTION
 

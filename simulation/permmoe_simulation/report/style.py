@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from permmoe_simulation.studies.method_kinds import METHOD_KINDS
+
 WIDTH = 9.0
 """Inches: the page shows it at 960 pixels, so 8.5 pt text comes out at 12.6 pixels."""
 
@@ -71,12 +73,15 @@ class Look:
     is_filled: bool = True
 
 
+REFERENCE_KINDS = frozenset(name for name, kind in METHOD_KINDS.items() if kind.has_baseline)
+
+
 def method_looks(kinds: Mapping[str, str]) -> dict[str, Look]:
     """A look for each method, by its kind: references are grey and hollow, so that the candidates stand out."""
     looks: dict[str, Look] = {}
     for j, (method, kind) in enumerate(kinds.items()):
-        is_reference = kind == "reference"
-        alike = sum(1 for other in looks if (kinds[other] == "reference") == is_reference)
+        is_reference = kind in REFERENCE_KINDS
+        alike = sum(1 for other in looks if (kinds[other] in REFERENCE_KINDS) == is_reference)
         colours = GREYS if is_reference else COLOURS
         looks[method] = Look(colours[alike % len(colours)], SHAPES[j % len(SHAPES)], not is_reference)
     return looks

@@ -67,7 +67,7 @@ def averaged(outcomes: Sequence[CellOutcome]) -> CellOutcome:
         first,
         predictions=test.predictions,
         spread=test.spread,
-        rounds=_added([outcome.rounds for outcome in outcomes]),
+        rounds=added_costs([outcome.rounds for outcome in outcomes]),
         calibration=_mean(calibration) if len(calibration) == len(outcomes) else None,
     )
 
@@ -88,7 +88,7 @@ def _of_mixture(spreads: Sequence[Matrix], predictions: Sequence[Matrix]) -> Mat
     return mixture_spread(*by_member).numpy().reshape(spreads[0].shape)
 
 
-def _added(members: Sequence[Rows]) -> Rows:
+def added_costs(members: Sequence[Rows]) -> Rows:
     """One row for each round and site, as of one federation that trains all members one after the other."""
     rows: dict[Hashable, dict[str, Any]] = {}
     rounds: dict[int, dict[str, float]] = {}

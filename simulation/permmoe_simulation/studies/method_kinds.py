@@ -21,6 +21,10 @@ class MethodKind:
     returns a PreparedCell."""
     is_trained: bool = True
     """Whether the seed of a training changes what it predicts."""
+    has_baseline: bool = False
+    """Whether it is one of permmoe.evaluation.baselines, which the method names."""
+    is_of_a_site: bool = False
+    """Whether every site has a model of its own and no other."""
     uses_engine: bool = False
     """Whether an engine carries messages between a server and the sites."""
 
@@ -34,12 +38,18 @@ class MethodKind:
 
 
 RUNNERS_MODULE = "permmoe_simulation.studies.method_runners"
+UNIMODAL_RUNNERS = "permmoe_simulation.studies.unimodal_runners"
 
 METHOD_KINDS: dict[str, MethodKind] = {
     "federated": MethodKind(f"{RUNNERS_MODULE}:run_federated", uses_engine=True),
     "centralised": MethodKind(f"{RUNNERS_MODULE}:run_centralised", f"{RUNNERS_MODULE}:prepare_centralised"),
-    "local": MethodKind(f"{RUNNERS_MODULE}:run_local", f"{RUNNERS_MODULE}:prepare_local"),
-    "unimodal": MethodKind(f"{RUNNERS_MODULE}:run_unimodal"),
-    "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference", is_trained=False),
+    "local": MethodKind(f"{RUNNERS_MODULE}:run_local", f"{RUNNERS_MODULE}:prepare_local", is_of_a_site=True),
+    "unimodal": MethodKind(f"{UNIMODAL_RUNNERS}:run_unimodal"),
+    "late_fusion": MethodKind(f"{UNIMODAL_RUNNERS}:run_late_fusion"),
+    "federated_late_fusion": MethodKind(f"{UNIMODAL_RUNNERS}:run_federated_late_fusion", uses_engine=True),
+    "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference", is_trained=False, has_baseline=True),
+    "local_reference": MethodKind(
+        f"{RUNNERS_MODULE}:run_local_reference", is_trained=False, has_baseline=True, is_of_a_site=True
+    ),
 }
 """Name in a study -> kind."""

@@ -22,11 +22,7 @@ from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError
 from permmoe.evaluation.activation import expert_activation
 from permmoe.evaluation.baselines import BASELINES
-from permmoe.evaluation.combinations import (
-    ErrorSums,
-    combination_predictions,
-    mean_squared_error,
-)
+from permmoe.evaluation.combinations import ErrorSums, mean_squared_error
 from permmoe.federated.modules import ModuleLayout
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations
@@ -43,14 +39,14 @@ from permmoe_simulation.studies.study import Cell
 
 def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A baseline of permmoe.evaluation.baselines, on all visits in one place."""
-    data = _loaded(joined(sites), cell.model, cache)
+    data = loaded(joined(sites), cell.model, cache)
     test = data.part("test")
     return CellOutcome(test.visits, BASELINES[cell.method.baseline](data.part("train"), test))
 
 
 def prepare_centralised(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> PreparedCell:
     """One model, all visits in one place."""
-    data = _loaded(joined(sites), cell.model, cache)
+    data = loaded(joined(sites), cell.model, cache)
     model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed).to(device)
     curve: dict[int, Mapping[str, ErrorSums]] = {}
 
@@ -59,13 +55,13 @@ def prepare_centralised(cell: Cell, sites: Sites, cache: VolumeCache, device: st
 
     def outcome() -> CellOutcome:
         test, validation = data.part("test"), data.part("validation")
-        tested = _predicted(model, test)
+        tested = predicted_of(model, test)
         return CellOutcome(
             test.visits,
             tested.predictions,
             _learning_rows(curve, "epoch"),
             activation=expert_activation(model, test),
-            calibration=_predicted(model, validation),
+            calibration=predicted_of(model, validation),
             spread=tested.spread,
         )
 
@@ -85,7 +81,7 @@ def prepare_local(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> 
     found: dict[Split, list[Predicted]] = {"test": [], "validation": []}
 
     def at_site(table: VisitTable) -> PreparedFit:
-        data = _loaded(table, cell.model, cache)
+        data = loaded(table, cell.model, cache)
         train = data.part("train")
         model = make_model(fit_scaling(train, cell.model), cell.train.seed).to(device)
 
@@ -125,39 +121,31 @@ def _run_alone(cell: Cell, prepared: PreparedCell) -> CellOutcome:
     return prepared.outcome()
 
 
-def run_unimodal(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
-    """A model for each modality by itself, all visits in one place; combinations of several have no prediction."""
-    everything = _loaded(joined(sites), cell.model, cache)
-    test = everything.part("test")
-    row_of = {visit.subject_id: row for row, visit in enumerate(test.visits)}
-    predictions = np.full((len(test), len(all_combinations(cell.model.names))), np.nan)
-    for column, modality in enumerate(cell.model.modalities):
-        config = cell.model.model_copy(update={"modalities": (modality,)})
-        data = _loaded(joined(sites), config, cache)
-        train, own = data.part("train"), data.part("test")
-        if not len(train) or not len(own):
-            continue
-        model = make_model(fit_scaling(train, config), cell.train.seed).to(device)
-        fit(model, train, data.part("validation"), cell.train)
-        rows = [row_of[visit.subject_id] for visit in own.visits]
-        predictions[rows, column] = combination_predictions(model, own)[:, 0]
-    return CellOutcome(test.visits, predictions)
+def run_local_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
+    """A baseline at every site by itself: its test visits are predicted from its own training visits alone."""
+    baseline = BASELINES[cell.method.baseline]
+    found: list[Predicted] = []
+    for table in sites.values():
+        data = loaded(table, cell.model, cache)
+        test = data.part("test")
+        found.append(Predicted(test.visits, baseline(data.part("train"), test)))
+    every = _of_all_sites(found)
+    return CellOutcome(every.visits, every.predictions)
 
 
 def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A federation of the sites; a model that is personal to its site is tested on that site's visits."""
-    _require_declared_scales(cell.model)
-    _require_outcomes_on_scale(cell.model.score, sites)
+    require_federable(cell.model, sites)
     federation = train_federation(cell, sites, cache.folder, folder / FEDERATION, device)
     model = PerMMoE(cell.model)
     model.load_state_dict(dict(federation.weights))
     model.to(device)
-    data = _loaded(joined(sites), cell.model, cache)
+    data = loaded(joined(sites), cell.model, cache)
     test, validation = data.part("test"), data.part("validation")
     if cell.method.personal_epochs or federation.private:
         tested, calibration = _personal_predictions(cell, sites, cache, federation, device)
     else:
-        tested, calibration = (_predicted(model, part) for part in (test, validation))
+        tested, calibration = (predicted_of(model, part) for part in (test, validation))
     return CellOutcome(
         tested.visits,
         tested.predictions,
@@ -175,12 +163,13 @@ def joined(sites: Sites) -> VisitTable:
     return VisitTable(tuple(visit for table in sites.values() for visit in table))
 
 
-def _loaded(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitData:
+def loaded(table: VisitTable, model: ModelConfig, cache: VolumeCache) -> VisitData:
+    """The visits whose inputs can be read, as far as a model of this configuration needs them."""
     data, _ = VisitData.load(table, model, cache, stem=fixed_stem(model))
     return data
 
 
-def _predicted(model: PerMMoE, data: VisitData) -> Predicted:
+def predicted_of(model: PerMMoE, data: VisitData) -> Predicted:
     """What a model predicts of visits with each combination, and the spread where it predicts one."""
     predictions, scales = predicted(model, data)
     return Predicted(data.visits, predictions, scales if model.spread else None)
@@ -200,9 +189,15 @@ def _from_trained_modalities(model: PerMMoE, train: VisitData, test: VisitData) 
         instead = [own[:, combinations.index(c)] if c else np.full(len(test), otherwise) for c in usable]
         return np.where(np.isnan(own), np.nan, np.stack(instead, axis=1))
 
-    found = _predicted(model, test)
+    found = predicted_of(model, test)
     spread = None if found.spread is None else replaced(found.spread, model.config.unit_points)
     return Predicted(test.visits, replaced(found.predictions, float(train.target.double().mean())), spread)
+
+
+def require_federable(model: ModelConfig, sites: Sites) -> None:
+    """Raise ConfigurationError for what hospitals could not train on, or would train on less of than others do."""
+    _require_declared_scales(model)
+    _require_outcomes_on_scale(model.score, sites)
 
 
 def _require_declared_scales(model: ModelConfig) -> None:
@@ -241,7 +236,7 @@ def _personal_predictions(
     method says."""
     found: dict[Split, list[Predicted]] = {"test": [], "validation": []}
     for site, table in sites.items():
-        data = _loaded(table, cell.model, cache)
+        data = loaded(table, cell.model, cache)
         model = PerMMoE(cell.model)
         layout = ModuleLayout.of(model)
         modules = layout.flatten_all(dict(federation.weights)) | dict(federation.private.get(site, {}))
@@ -252,7 +247,7 @@ def _personal_predictions(
             fit(model, data.part("train"), data.part("validation"), tuning, is_centred=True)
         for part, of_sites in found.items():
             own = data.part(part)
-            of_sites.append(_predicted(model, own))
+            of_sites.append(predicted_of(model, own))
     return _of_all_sites(found["test"]), _of_all_sites(found["validation"])
 
 

@@ -75,7 +75,7 @@ class Method(Configuration):
     kind: str = Field(description="which of permmoe_simulation.studies.method_kinds")
     label: str
     description: str = ""
-    baseline: str = Field("", description="kind reference: which of permmoe.evaluation.baselines")
+    baseline: str = Field("", description="kinds reference and local_reference: which of permmoe.evaluation.baselines")
     model: dict[str, Any] = Field(default_factory=dict)
     personal_epochs: int = Field(
         0,
@@ -99,7 +99,7 @@ class Method(Configuration):
 
     @model_validator(mode="after")
     def _names_its_baseline(self) -> Method:
-        if self.kind == "reference" and self.baseline not in BASELINES:
+        if METHOD_KINDS[self.kind].has_baseline and self.baseline not in BASELINES:
             raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
         return self
 
@@ -446,7 +446,15 @@ def _require_possible(source: str, method: Method, federation: FederationConfig,
             f"{source}: {method.members} members with differential privacy would each spend a patient's budget, and a "
             "cell's account is of one training; leave out members, or federation.privacy"
         )
-    is_personal = method.kind == "local" or method.personal_epochs or (is_federated and federation.private_modules)
+    if method.kind == "federated_late_fusion" and (
+        federation.privacy or federation.private_modules or method.personal_epochs
+    ):
+        raise ConfigurationError(
+            f"{source}: late fusion trains a model a modality, each of which would spend a patient's budget, and has "
+            "no personal models; leave out federation.privacy, federation.private_modules and personal_epochs"
+        )
+    is_of_a_site = METHOD_KINDS[method.kind].is_of_a_site
+    is_personal = is_of_a_site or method.personal_epochs or (is_federated and federation.private_modules)
     if regime.unseen and is_personal:
         raise ConfigurationError(
             f"{source}: a site that trains nothing (regimes.{name}.unseen) has no model of its own; leave out the "

@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 
 from permmoe.config import parse_config, read_config
+from permmoe.data.cache import VolumeCache
 from permmoe.data.public_tables import TABLES, table_visits
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError
-from permmoe_simulation.studies.cell import run_cell
+from permmoe_simulation.studies.cell import run_cell, split_and_partition
 from permmoe_simulation.studies.cell_files import read_predictions
+from permmoe_simulation.studies.method_runners import run_reference
+from permmoe_simulation.studies.partition import PartitionConfig
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
 from tests.support.tiny_study import QUIET
@@ -28,6 +31,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "unimodal": {"kind": "unimodal", "label": "unimodal"},
     "local": {"kind": "local", "label": "local"},
     "kernel-ridge": {"kind": "reference", "label": "kernel ridge", "baseline": "kernel_ridge"},
+    "late-fusion": {"kind": "late_fusion", "label": "late fusion"},
+    "local-kernel-ridge": {"kind": "local_reference", "label": "local kernel ridge", "baseline": "kernel_ridge"},
     "federated": {"kind": "federated", "label": "federated"},
 }
 STUDIES = sorted((Path(__file__).parents[3] / "configs" / "studies" / "other-modalities").glob("*.yaml"))
@@ -71,7 +76,7 @@ def predictions(kind: str, visits: VisitTable, folder: Path) -> pd.DataFrame:
     return read_predictions(run_cell(cell_of(kind), visits, folder, folder / "cell")).set_index("subject")
 
 
-@pytest.mark.parametrize("kind", ["centralised", "unimodal", "local", "kernel-ridge"])
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "federated"])
 def test_units_of_the_columns_play_no_role(kind: str, visits: VisitTable, tmp_path: Path) -> None:
     before = predictions(kind, visits, tmp_path / "before")
     after = predictions(kind, VisitTable(tuple(map(rescaled, visits))), tmp_path / "after")
@@ -79,7 +84,7 @@ def test_units_of_the_columns_play_no_role(kind: str, visits: VisitTable, tmp_pa
     assert np.isfinite(before["body"]).all() and before["body"].std() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["centralised", "unimodal", "local", "kernel-ridge"])
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "federated"])
 def test_what_a_test_visit_measures_changes_no_other_prediction(kind: str, visits: VisitTable, tmp_path: Path) -> None:
     parts = assign_splits(visits, cell_of(kind).split)
     odd, *others = [v.subject_id for v in parts if v.split == "test"]
@@ -87,6 +92,21 @@ def test_what_a_test_visit_measures_changes_no_other_prediction(kind: str, visit
     before, after = predictions(kind, visits, tmp_path / "a"), predictions(kind, changed, tmp_path / "b")
     np.testing.assert_allclose(after.loc[others, "body"], before.loc[others, "body"], rtol=1e-6)
     assert after.loc[odd, "body"] != before.loc[odd, "body"]
+
+
+def test_a_baseline_at_a_hospital_by_itself_is_the_baseline_of_its_own_visits(
+    visits: VisitTable, tmp_path: Path
+) -> None:
+    cell = cell_of("local-kernel-ridge")
+    dealt = cell.model_copy(update={"partition": PartitionConfig(kind="dirichlet", sites=2, alpha=100.0)})
+    found = read_predictions(run_cell(dealt, visits, tmp_path, tmp_path / "both")).set_index("subject")
+    sites, _ = split_and_partition(visits, dealt)
+    one_place = cell_of("kernel-ridge")
+    assert len(sites) == 2
+    for site, table in sites.items():
+        own = run_reference(one_place, {site: table}, VolumeCache(tmp_path), tmp_path, "cpu")
+        expected = pd.DataFrame(own.predictions, index=[visit.subject_id for visit in own.test])
+        np.testing.assert_allclose(found.loc[expected.index, "body"], expected[list(GROUPS).index("body")])
 
 
 def visits_with(visits: VisitTable, subject: str, change: Callable[[Visit], Visit]) -> VisitTable:

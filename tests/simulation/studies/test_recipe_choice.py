@@ -28,6 +28,7 @@ from permmoe_simulation.summary import MethodSummary, Summary
 
 STUDIES = Path(__file__).parents[3] / "configs" / "studies"
 SEARCH = read_config(STUDIES / "recipe-search.yaml", StudyConfig)
+SEARCHES = (SEARCH.name, "recipe-search-rivals")
 COMBINATIONS = ("t1", "t1+tau")
 NOT_REPORTED = {"adni-clinical"}
 """Studies whose file says that they are on a cohort of development, and that a published run takes another."""
@@ -194,7 +195,7 @@ def test_perm_moe_and_flex_moe_are_searched_alike_and_differ_in_the_router_alone
 
 @pytest.mark.parametrize("path", sorted(STUDIES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_no_study_that_is_reported_has_a_cohort_of_development(path: Path) -> None:
-    if "methods:" not in path.read_text() or path.stem == SEARCH.name:
+    if "methods:" not in path.read_text() or path.stem in SEARCHES:
         return
     delivered = read_config(path, StudyConfig)
     for profile in delivered.profiles or [""]:
@@ -223,6 +224,21 @@ def test_the_page_has_the_rule_every_recipe_with_its_figures_and_what_was_chosen
     assert "| **slow**, chosen | `{train: {epochs: 90}}` | 1.300 | 1.500 | 1.400 | 1.400 | the best |" in page
     assert "`a.slow` the default" in page
     assert page.count("**, chosen") == 3
+
+
+def test_a_search_that_chooses_no_default_says_nothing_of_one() -> None:
+    page = recipes_page(summary(study()), rows(FIGURES), "python choose_it.py", chooses_default=False)
+    assert "default" not in page and page.count("**, chosen") == 3
+
+
+def test_the_recipes_of_rivals_are_those_that_permmoe_was_given() -> None:
+    rivals = read_config(STUDIES / "recipe-search-rivals.yaml", StudyConfig)
+    for method, recipes in recipes_of(rivals).items():
+        assert recipes == recipes_of(SEARCH)["permmoe"]
+        for recipe in recipes:
+            assert rivals.methods[f"{method}.{recipe}"].train == SEARCH.methods[f"permmoe.{recipe}"].train
+    shared = ("data", "regimes", "split", "seeds", "model", "train")
+    assert all(getattr(rivals, name) == getattr(SEARCH, name) for name in shared)
 
 
 def test_the_page_says_what_did_not_finish() -> None:

@@ -19,8 +19,9 @@ NO_COMPARISON = {"federation-demo"}
 """A federation that is shown, not a study that compares methods."""
 FOR_BITS = {"every-variant"}
 """Its tables say nothing of what is better: no method of it is held against anything."""
-SEARCHES = {"recipe-search"}
-"""Its methods are recipes, held against other recipes of the same method; no clinical reference has one."""
+SEARCHES = {"recipe-search": "recipes.md", "recipe-search-rivals": "recipes-rivals.md"}
+"""Their methods are recipes, held against other recipes of the same method; no clinical reference has one. Each has a
+page in docs/ that says what it chose."""
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem not in NO_COMPARISON)
 
 
@@ -35,7 +36,9 @@ def sizes(path: Path) -> list[StudyConfig]:
 def test_every_study_of_patients_with_clinical_columns_has_the_ladder_in_every_profile(path: Path) -> None:
     """Planted patients have no clinical columns, and those of public tables are the modalities."""
     for study in sizes(path):
-        has_columns = study.data.planted is None and study.data.table is None and path.stem not in FOR_BITS | SEARCHES
+        has_columns = (
+            study.data.planted is None and study.data.table is None and path.stem not in FOR_BITS | set(SEARCHES)
+        )
         assert (study.ladder is not None) == has_columns
         if has_columns:
             assert set(RUNGS) <= set(study.methods) and study.ladder_pairs
@@ -45,9 +48,9 @@ RECIPE = ("learning_rate", "weight_decay", "averaging_decay", "keep", "modality_
 """What the search of recipes varies, but for epochs, which some profiles cut for everybody."""
 TRAINED_AS = {
     f"{prefix}{method}": method
-    for method in ("permmoe", "flexmoe", "ridge-permmoe", "unimodal")
+    for method in ("permmoe", "flexmoe", "ridge-permmoe", "unimodal", "masked", "translator")
     for prefix in ("", "federated-", "centralised-", "local-", "zero-fill-")
-}
+} | {"late-fusion": "unimodal", "federated-late-fusion": "unimodal"}
 """The search's name of a method, by what studies call it."""
 ONE_RECIPE = {"known-truth"}
 """Nothing is gained by routing there, so its methods are to differ in nothing else."""
@@ -58,11 +61,15 @@ def recipe(train: TrainConfig) -> dict[str, Any]:
 
 
 def chosen() -> dict[str, dict[str, Any]]:
-    """What docs/recipes.md says was chosen, by method, laid over the search's own settings."""
-    search = read_config(FOLDER / "recipe-search.yaml", StudyConfig)
+    """What the searches' pages say was chosen, by method, laid over the search's own settings."""
+    return {method: own for search in SEARCHES for method, own in chosen_by(search).items()}
+
+
+def chosen_by(name: str) -> dict[str, dict[str, Any]]:
+    search = read_config(FOLDER / f"{name}.yaml", StudyConfig)
     one = search.model_copy(update={"regimes": dict(list(search.regimes.items())[:1])})
     own = dict(cells(one, dict.fromkeys(one.regimes, ""), "inprocess"))
-    chapters = re.split(r"^## ", (FOLDER.parents[1] / "docs" / "recipes.md").read_text(), flags=re.MULTILINE)[1:]
+    chapters = re.split(r"^## ", (FOLDER.parents[1] / "docs" / SEARCHES[name]).read_text(), flags=re.MULTILINE)[1:]
     names = {text.split()[0]: re.search(r"\*\*(\S+)\*\*, chosen", text) for text in chapters}
     return {method: recipe(own[f"{method}.{found[1]}"].train) for method, found in names.items() if found}
 
@@ -102,7 +109,7 @@ def test_wherever_a_shared_router_is_compared_a_method_differs_in_the_router_and
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_method_is_trained_by_the_recipe_that_the_search_chose_for_it(path: Path) -> None:
-    if path.stem in FOR_BITS | SEARCHES | ONE_RECIPE:
+    if path.stem in FOR_BITS | set(SEARCHES) | ONE_RECIPE:
         return
     for study in sizes(path):
         one = study.model_copy(update={"seeds": study.seeds[:1]})
@@ -124,7 +131,7 @@ def cohort_seeds(path: Path) -> set[str]:
 
 def test_every_study_reports_one_cohort_of_its_own_that_no_other_study_looked_at() -> None:
     looks = read_looks((FOLDER.parents[1] / "docs" / "looks.csv").read_text(), "docs/looks.csv")
-    own = {path.stem: cohort_seeds(path) for path in FILES if path.stem not in FOR_BITS | SEARCHES}
+    own = {path.stem: cohort_seeds(path) for path in FILES if path.stem not in FOR_BITS | set(SEARCHES)}
     for name, cohorts in own.items():
         assert len(cohorts) <= 1, f"{name} reports several cohorts: {cohorts}"
         others = {cohort for other, theirs in own.items() if other != name for cohort in theirs}
