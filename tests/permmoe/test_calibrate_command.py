@@ -116,6 +116,8 @@ def test_a_hospital_changes_predictions_and_intervals_together_with_the_models_c
     line, own = ours.config.at_hospital, ours.calibration.own_patients  # type: ignore[union-attr]
     assert line is not None and own is not None and own.patients == 60
     assert ours.calibration.visits == theirs.calibration.visits  # type: ignore[union-attr]
+    reach, reach_before = (m.score_counts.quantile(("clinical",), 0.8) for m in (ours, theirs))  # type: ignore[union-attr]
+    assert own.widening != pytest.approx(1, abs=0.02) and reach / reach_before == pytest.approx(own.widening, rel=0.01)
     given = (*VALUES, "--baseline-cdrsb", "1.5", "--json")
     found, before_it = (json.loads(permmoe("predict", folder, *given)[1])["predictions"][0] for folder in (out, old))
     assert found["delta_cdrsb"] == pytest.approx(line.intercept + line.slope * before_it["delta_cdrsb"], abs=1e-4)

@@ -8,10 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from permmoe.calibration.score_counts import ScoreCounts
 from permmoe.errors import DataError
 from permmoe_simulation.report.collection import collected
-from permmoe_simulation.report.newcomers import NEWCOMERS, newcomers_in, newcomers_of
-from permmoe_simulation.studies.cell_files import PREDICTIONS, FinishedCell, read_predictions
+from permmoe_simulation.report.newcomers import (
+    NEWCOMERS,
+    FinishedModel,
+    Rows,
+    newcomers_in,
+    newcomers_of,
+    with_own_patients,
+)
+from permmoe_simulation.studies.cell_files import PREDICTIONS, FinishedCell, Matrix, read_predictions
 from tests.simulation.report.test_coverage import cell
 from tests.support.report_page import page_of
 
@@ -48,8 +56,16 @@ def test_without_patients_of_its_own_a_hospital_has_the_intervals_of_the_model_a
 
 def test_all_numbers_judge_the_same_patients_and_nobody_who_calibrates(tmp_path: Path) -> None:
     one = cell(tmp_path, 3, unseen=("a", "b"))
-    judged = list(newcomers_of(one, NUMBERS))
+    asked: list[set[str]] = []
+
+    def noting(model: FinishedModel, own: Rows) -> tuple[Matrix, ScoreCounts]:
+        asked.append(set(model.tested.visits["subject"].to_numpy()[own]))
+        return with_own_patients(model, own)
+
+    judged = list(newcomers_of(one, NUMBERS, noting))
     assert [j.patients for j in judged] == [0, 10, 50] * 2
+    for ten, fifty, of_site in ((*asked[:2], judged[0]), (*asked[2:], judged[3])):
+        assert len(ten) == 10 and ten < fifty and len(fifty) == 50 and not fifty & set(of_site.subjects)
     assert all(j.subjects == judged[0].subjects for j in judged[:3])
     fewer = list(newcomers_of(one, (10,)))
     # The ten of two numbers are the ten of one: whoever calibrates first is the same.
