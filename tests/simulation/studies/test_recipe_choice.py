@@ -30,7 +30,7 @@ STUDIES = Path(__file__).parents[3] / "configs" / "studies"
 SEARCH = read_config(STUDIES / "recipe-search.yaml", StudyConfig)
 SEARCHES = (SEARCH.name, "recipe-search-rivals")
 COMBINATIONS = ("t1", "t1+tau")
-NOT_REPORTED = {"adni-clinical"}
+NOT_REPORTED = {"adni-clinical", "new-hospital-choice"}
 """Studies whose file says that they are on a cohort of development, and that a published run takes another."""
 
 

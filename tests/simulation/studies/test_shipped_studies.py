@@ -22,6 +22,8 @@ FOR_BITS = {"every-variant"}
 SEARCHES = {"recipe-search": "recipes.md", "recipe-search-rivals": "recipes-rivals.md"}
 """Their methods are recipes, held against other recipes of the same method; no clinical reference has one. Each has a
 page in docs/ that says what it chose."""
+CHOICES = set(SEARCHES) | {"new-hospital-choice"}
+"""What chooses something on cohorts of development, for no report."""
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem not in NO_COMPARISON)
 
 
@@ -36,9 +38,7 @@ def sizes(path: Path) -> list[StudyConfig]:
 def test_every_study_of_patients_with_clinical_columns_has_the_ladder_in_every_profile(path: Path) -> None:
     """Planted patients have no clinical columns, and those of public tables are the modalities."""
     for study in sizes(path):
-        has_columns = (
-            study.data.planted is None and study.data.table is None and path.stem not in FOR_BITS | set(SEARCHES)
-        )
+        has_columns = study.data.planted is None and study.data.table is None and path.stem not in FOR_BITS | CHOICES
         assert (study.ladder is not None) == has_columns
         if has_columns:
             assert set(RUNGS) <= set(study.methods) and study.ladder_pairs
@@ -131,7 +131,7 @@ def cohort_seeds(path: Path) -> set[str]:
 
 def test_every_study_reports_one_cohort_of_its_own_that_no_other_study_looked_at() -> None:
     looks = read_looks((FOLDER.parents[1] / "docs" / "looks.csv").read_text(), "docs/looks.csv")
-    own = {path.stem: cohort_seeds(path) for path in FILES if path.stem not in FOR_BITS | set(SEARCHES)}
+    own = {path.stem: cohort_seeds(path) for path in FILES if path.stem not in FOR_BITS | CHOICES}
     for name, cohorts in own.items():
         assert len(cohorts) <= 1, f"{name} reports several cohorts: {cohorts}"
         others = {cohort for other, theirs in own.items() if other != name for cohort in theirs}
