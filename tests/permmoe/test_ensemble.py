@@ -191,8 +191,9 @@ def test_a_single_model_grows_into_an_ensemble_and_never_shrinks(
 
 def test_an_ensemble_is_calibrated_with_other_patients(run: Path, manifest: Path, tmp_path: Path) -> None:
     write_site(tmp_path, "south", visits=40)
-    found = calibrate_model(run / "model", tmp_path / "south.csv", tmp_path / "own", cache=tmp_path / "cache")
-    assert found.visits[0] == 40 and found.scale == "spread"
+    own = calibrate_model(run / "model", tmp_path / "south.csv", tmp_path / "own", alone=True, cache=tmp_path / "cache")
+    found = own.calibration
+    assert found and found.visits[0] == 40 and found.scale == "spread"
     data, _ = load_visits(tmp_path / "south.csv", SETTINGS, tmp_path / "cache")
     require_calibrated_as_an_ensemble(load_model(tmp_path / "own"), data, found)
 

@@ -106,7 +106,7 @@ def with_a_head_of_its_own_making(coordinator: AnnouncingCoordinator) -> Announc
 
 LIES: dict[Callable[[AnnouncingCoordinator], Announcement], str] = {
     of_another_study: "is of another study",
-    by_a_site: "was not signed by a server",
+    by_a_site: "was not signed by the coordinator's server",
     by_a_stranger: "not of this federation's server",
     with_a_link_changed: "is not the one that was signed",
     with_a_link_added: "is not the one that was signed",
