@@ -166,6 +166,9 @@ def _pairs(view: View) -> list[str]:
         won = single["difference"] < 0
         found = scores(view.pooled, str(regime), "all")
         both = [c for c in view.combinations if all((m, c) in found and found[m, c].n for m in (a, b))]
+        if any(found[a, c].n != found[b, c].n for c in both):
+            # Means over other visits would be held against each other; the difference is over those of both.
+            both = []
         means = [number(sum(found[m, c].rmse for c in both) / len(both), digits) if both else "–" for m in (a, b)]
         between = interval(mean["lower"], mean["upper"], digits) or "not judged"
         difference = f"{signed(mean['difference'], digits)} ({between})"

@@ -22,6 +22,7 @@ from permmoe.training.means import set_means
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
 from tests.support.model_batches import small_config
+from tests.support.scaled_components import scaled_components
 from tests.support.small_visits import small_visits
 
 RIDGE = RidgeConfig(cells=(1, 3, 2), penalty=0.3, share=0.25)
@@ -58,15 +59,10 @@ def textbook(train: VisitData, test: VisitData, ridge: CombinationRidge) -> np.n
     """Every visit complete: plain ridge on the scaled principal components, by the normal equations."""
     scaled_train, scaled_test = [], []
     for name in train.names:
-        x, z = (
-            ridge.features(name, d.batch(everything(d)).inputs[name]).numpy() for d in (train, test)
-        )  # fmt: skip
-        _, singular, directions = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        deviation = singular / np.sqrt(len(x))
-        kept = deviation**2 > 1e-6 * deviation[0] ** 2
-        basis = directions[kept].T / np.sqrt(deviation[kept] * np.sqrt((deviation[kept] ** 2).sum()))
-        scaled_train.append((x - x.mean(0)) @ basis)
-        scaled_test.append((z - x.mean(0)) @ basis)
+        x, z = (ridge.features(name, d.batch(everything(d)).inputs[name]).numpy() for d in (train, test))
+        own, others = scaled_components(x, z)
+        scaled_train.append(own)
+        scaled_test.append(others)
     b, y = train.baseline.double().numpy(), train.target.double().numpy()
     x = np.column_stack([(b - b.mean()) / b.std(), *scaled_train])
     z = np.column_stack([(test.baseline.double().numpy() - b.mean()) / b.std(), *scaled_test])

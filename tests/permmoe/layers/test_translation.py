@@ -22,6 +22,7 @@ from permmoe.training.means import set_means
 from permmoe.training.seeds import make_model
 from permmoe_server.protocol.aggregation import RunningSum, fold, mean_changes
 from tests.support.model_batches import small_config
+from tests.support.scaled_components import scaled_components
 from tests.support.small_visits import small_visits
 
 RIDGE = RidgeConfig(cells=(1, 3, 2), penalty=0.3, share=0.0)
@@ -52,15 +53,8 @@ def features_of(data: VisitData, ridge: CombinationRidge) -> dict[str, Tensor]:
 def textbook(train: VisitData, test: VisitData, ridge: CombinationRidge, missing: str) -> np.ndarray:
     """Every training visit complete: plain ridge on scaled principal components, by the normal equations."""
     fitted, asked = features_of(train, ridge), features_of(test, ridge)
-    scaled_train, scaled_test = [], []
-    for name in (name for name in train.names if name != missing):
-        x, z = fitted[name].numpy(), asked[name].numpy()
-        _, singular, directions = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        deviation = singular / np.sqrt(len(x))
-        kept = deviation**2 > 1e-6 * deviation[0] ** 2
-        basis = directions[kept].T / np.sqrt(deviation[kept] * np.sqrt((deviation[kept] ** 2).sum()))
-        scaled_train.append((x - x.mean(0)) @ basis)
-        scaled_test.append((z - x.mean(0)) @ basis)
+    scaled = [scaled_components(fitted[name].numpy(), asked[name].numpy()) for name in train.names if name != missing]
+    scaled_train, scaled_test = zip(*scaled, strict=True)
     x, y = np.column_stack(scaled_train), fitted[missing].numpy()
     slope = np.linalg.solve(x.T @ x / len(x) + RIDGE.penalty * np.eye(x.shape[1]), x.T @ (y - y.mean(0)) / len(x))
     return np.asarray(np.column_stack(scaled_test) @ slope + y.mean(0))

@@ -47,6 +47,18 @@ def test_public_data_are_called_so_and_differences_have_their_unit_and_n(study: 
     assert "*Data of the manifest" in page_of(study)
 
 
+def test_mean_errors_over_other_visits_are_not_held_against_each_other(study: Path) -> None:
+    [row] = [line for line in page_of(study).splitlines() if line.startswith("| PerM-MoE − Flex-MoE |")]
+    assert "–, –" not in row
+    results = pd.read_csv(study / "results.csv", keep_default_na=False)
+    of_one = (results["method"] == "flexmoe") & (results["combination"] == "t1") & (results["stratum"] == "all")
+    results.loc[of_one, "n"] -= 1
+    results.to_csv(study / "results.csv", index=False)
+    [changed] = [line for line in page_of(study).splitlines() if line.startswith("| PerM-MoE − Flex-MoE |")]
+    before, after = row.split(" | "), changed.split(" | ")
+    assert after[1] == "–, –" and before[2:] == after[2:]
+
+
 def test_the_paper_the_axis_and_the_experts_have_a_line_where_a_study_has_them(study: Path, tmp_path: Path) -> None:
     assert "**Experts.** On average over 5 runs, with PerM-MoE" in page_of(study)
     published = {"source": "Somebody", "method": "permmoe", "reference": "flexmoe", "percent": {"tau": -3.6}}
