@@ -21,12 +21,13 @@ from permmoe.preparation.progress_bars import progress_bars
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.logs import log_to
 from permmoe.runtime.tables import print_whole
-from permmoe_client import ledger_commands
+from permmoe_client import ledger_commands, withdrawal_commands
 from permmoe_client.command_options import SiteOption, console, ledger_of, say, site_file
 from permmoe_client.site import SiteConfig, read_site
 
 app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(ledger_commands.app, name="ledger")
+app.command("withdraw")(withdrawal_commands.withdraw)
 
 LOG_FILE = "permmoe-client.log"
 KINDS = {

@@ -26,10 +26,12 @@ PARTS = ("modules", "combinations", "counts", "sites")
 def verify_ledger(context: click.Context, site: SiteOption = None) -> None:
     """Check that nothing in the ledger was edited, removed, moved or cut off, and who signed the models it names.
 
-    The account of the patients who were summed, which lies beside it, has to be the one that it states.
+    The account of the patients who were summed and the list of those who withdrew, which lie beside it, have to be the
+    ones that it states.
     """
     from permmoe_client.connection.identity import load_certificate
     from permmoe_client.release.patient_account import PatientAccount
+    from permmoe_client.release.withdrawals import WithdrawalList
 
     config = read_site(site_file(context, site))
     authority = load_certificate(config.coordinator.authority) if config.coordinator else None
@@ -49,6 +51,12 @@ def verify_ledger(context: click.Context, site: SiteOption = None) -> None:
         )
     n_patients = len(PatientAccount(ledger).read().account.groups)
     say(f"the account of what was summed is whole: {n_patients} patients under pseudonyms")
+    withdrawals = WithdrawalList(ledger)
+    withdrawals.verify(found.entries)
+    if any(entry.kind == "withdrawal" for entry in found.entries):
+        listed = withdrawals.read()
+        whole = "; the hospital withdrew" if listed.is_whole_site else ""
+        say(f"the list of {len(listed.subjects)} withdrawn patients is whole, and nobody was taken off it{whole}")
     for study, chain in found.chains.items():
         head, again = chain.signed.head, rounds_with_two_models(chain.links)
         signed = "signed by the coordinator" if authority else "its signature not checked, since no authority is known"

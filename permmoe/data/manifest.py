@@ -137,6 +137,13 @@ def manifest_header(path: Path) -> tuple[str, ...]:
     return tuple(_read_rows(path)[0])
 
 
+def manifest_subjects(path: Path) -> frozenset[str]:
+    """Everybody whom a row names, whether or not the row can be used. Raises DataError as `read_manifest`."""
+    header, rows = _read_rows(path)
+    _require_columns(path, header, ("subject_id",))
+    return frozenset(row["subject_id"] for _, row in rows if row["subject_id"])
+
+
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and (line number, row) pairs, stripped of white space."""
     if not path.is_file():

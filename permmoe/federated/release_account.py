@@ -73,6 +73,41 @@ def combination_groups(account: ReleaseAccount, observed: Mapping[str, int], lea
     }
 
 
+def leaving_together(groups: Mapping[str, int], leaving: Collection[str], least: int) -> frozenset[str]:
+    """Who leaves a trained set so that those who have to, `leaving`, do not leave alone; the first of `groups` first.
+
+    What is trained on a set is no sum over it. But whoever is shown what came of it with and without one member, from
+    the same model and by the same steps, is shown that member. So a trained set changes as sums do. `groups` has its
+    members with their groups of the account, 0 without one: of each group nobody leaves, or all do, or `least` or more
+    do and as many stay.
+
+    **Proof** that no comparison is about few. Call members alike who are of one group of the account and left trained
+    sets at the same time, or never. By the rule these are `least` or more. A weighting of sums and of trained sets has
+    one coefficient for all who are alike, so it is about whole sets of them, as the header's. ∎ Members whom no sum
+    tells anything of, and of groups with fewer than `least` in the set, count as one group; where they are too few even
+    so, they leave all together and beside others, or stay beside others, and comparisons of trained sets alone are
+    about no fewer either.
+    """
+    parts: dict[int, list[str]] = defaultdict(list)
+    sizes = Counter(groups.values())
+    for member, group in groups.items():
+        parts[group if sizes[group] >= least else 0].append(member)
+    wanted, gone = set(leaving), set[str]()
+    if 0 < len(parts[0]) < least:
+        few = parts.pop(0)
+        if wanted & set(few):
+            gone.update(few)
+            # Of the largest group some leave with them.
+            wanted.update(max(parts.values(), key=len, default=[])[:1])
+    for members in parts.values():
+        out = [member for member in members if member in wanted]
+        staying = [member for member in members if member not in wanted]
+        missing = max(least - len(out), 0)
+        if out:
+            gone.update(out, staying[:missing] if len(staying) - missing >= least else staying)
+    return frozenset(gone if len(groups) - len(gone) >= least or not gone else groups)
+
+
 def admissible_sites(account: ReleaseAccount, available: Collection[str], least: int) -> tuple[str, ...]:
     """The most of these sites that may be summed, in the order of their names; none where no sum is admitted.
 

@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from permmoe_client.connection.identity import open_ledger
 from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION
+from permmoe_client.release.withdrawals import WithdrawalList
+from permmoe_client.site import read_site
 from permmoe_server.provisioning.authority import issue_server, issue_site, new_authority, new_node_key
 from tests.support.connect_proxy import connect_proxy
 from tests.support.patience import PATIENCE_SECONDS
@@ -244,6 +247,17 @@ def _study_under_a_false_name(h: Hospital) -> None:
     (h.folder / "ledger" / "pending" / f"{'0' * 64}.json").write_text(plan.canonical_json())
 
 
+def _withdrawals(h: Hospital) -> WithdrawalList:
+    ledger = open_ledger(read_site(h.path))
+    assert ledger
+    return WithdrawalList(ledger)
+
+
+def _without_the_list_of_withdrawn(h: Hospital) -> None:
+    _withdrawals(h).add([subject(3)])
+    next((h.folder / "ledger").glob("withdrawn-*.json")).unlink()
+
+
 def _missing_column(h: Hospital) -> None:
     file = h.folder / "manifest.csv"
     file.write_text(file.read_text().replace(",pet,", ",positron,", 1))
@@ -365,6 +379,8 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("studies.waiting", WARNS, _another_study),
     ("studies.whole", WARNS, _study_under_a_false_name),
     ("studies.whole", WARNS, lambda h: (h.folder / "ledger" / "pending" / "x.json").write_text("{")),
+    ("studies.withdrawn", FAILS, _without_the_list_of_withdrawn),
+    ("studies.withdrawn", WARNS, lambda h: _withdrawals(h).add([], is_whole_site=True)),
     ("studies.modules", FAILS, settings(release={"modules": ["decoder/*"]})),
     ("studies.patterns", WARNS, settings(release={"modules": ["encoder/*", "decoder/*"]})),
     ("studies.min_cell_count", WARNS, settings(release={"min_cell_count": 1})),

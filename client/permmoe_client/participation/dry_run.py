@@ -36,12 +36,14 @@ from permmoe.preparation.progress import Progress
 from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model, member_seed
 from permmoe_client.connection.fleet import message_bytes
+from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.rehearsed_sum import RehearsedInput, rehearse_sum
 from permmoe_client.participation.running_site import RunningSite, Workshop
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.participation.survey_rehearsal import rehearse_survey
 from permmoe_client.release.outbox import released
+from permmoe_client.release.withdrawals import read_withdrawals
 from permmoe_client.site import SiteConfig
 
 README, UNDER_MASK = "README.txt", "under-the-mask"
@@ -92,7 +94,11 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     first = min(2 if plan.federation.centring_round else 1, plan.federation.rounds)
     instruction = Instruction(_judging(plan, packed.digest()), first, packed.digest())
     content = write_instruction(instruction, packed)
-    site = RunningSite(settings, workshop=Workshop(partial(site_visits, progress=progress)))
+    site = RunningSite(
+        settings,
+        withdrawals=read_withdrawals(open_ledger(settings)),
+        workshop=Workshop(partial(site_visits, progress=progress)),
+    )
     parts = []
     if plan.kind == "training":
         parts.append(_training(train_round(instruction, content, site), instruction, settings, layout))
@@ -102,11 +108,13 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     stays = {f"{UNDER_MASK}/{name}": content for part in parts for name, content in part.stays.items()}
     for name, file_content in {**leaves, **stays, README: _readme(plan, leaves, stays)}.items():
         write_file(folder / name, file_content)
+    n = len(site.withdrawals.subjects)
+    without = f" {n} patients withdrew and are in none of it." if n else ""
     evaluated = "" if planned else ", and no sums of errors, as the study evaluates nothing"
     return (
         f"one round of study {plan.name} {DONE[plan.kind]} here; nothing was sent. Would have left: "
         f"{', and '.join(part.said for part in parts)}{evaluated}. All of it is in {folder}, and {README} there says "
-        "what each file is"
+        f"what each file is.{without}"
     )
 
 

@@ -155,7 +155,7 @@ def _train_on(
         return reply
     is_centring = plan.federation.is_centring(instruction.round)
     train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
-    data = site.visits(plan).part("train")
+    data = site.training_visits(plan)
     LOG.info("round %d trains on %s", instruction.round, in_words(data))
     ready = time.perf_counter()
     training = train(loaded, data, kept)
@@ -168,7 +168,8 @@ def _train_on(
     updates, residual = _rounded(updates, loaded)
     if needs_memory(plan):
         trained = () if is_centring else tuple(updates)
-        remember(site.settings, plan, _memory_after(loaded, training.drift, trained, residual))
+        memory = _memory_after(loaded, training.drift, trained, residual)
+        remember(site.settings, plan, memory, site.withdrawals.head)
     overhead_seconds = time.perf_counter() - started - train_seconds
     figures = replace(figures, train_seconds=train_seconds, overhead_seconds=overhead_seconds)
     return _reply(loaded, updates, figures, modalities=site.modalities(plan))
@@ -318,7 +319,7 @@ def _load(
         reachable_modules(plan.model, site.modalities(plan), plan.members),
     )
     weights = received.unpacked(layout, wire)
-    memory = recall(settings, plan) if needs_memory else Memory()
+    memory = recall(settings, plan, site.withdrawals.head) if needs_memory else Memory()
     used = {name: weights[name] for name in received.modules if name not in memory.private}
     _check_plausible(used, plan, site, held, next_round)
     if state is not None:

@@ -21,17 +21,19 @@ from permmoe.federated.release_account import Labels, ReleaseAccount, combinatio
 from permmoe.federated.survey_groups import survey_groups
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.identity import open_ledger
+from permmoe_client.participation.accompanied import accompanied
 from permmoe_client.participation.grouped_visits import GroupedVisits, as_told, present_facts, severity_facts
 from permmoe_client.participation.secure_session import SecureSession
 from permmoe_client.participation.site_visits import site_visits
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.release.patient_account import Divide, PatientAccount
+from permmoe_client.release.withdrawals import NOBODY_WITHDREW, Absent, Withdrawals, read_withdrawals
 from permmoe_client.site import SiteConfig, read_site
 
 MOST_VISIT_SETS = 256
 """How many sets of visits a process keeps in memory; a set belongs to a site's settings and a study's model."""
-LoadVisits = Callable[[SiteConfig, ModelConfig, float | None], VisitData]
-"""Loads a site's visits for a study's model and its horizon, months; None where it declares none."""
+LoadVisits = Callable[[SiteConfig, ModelConfig, float | None, Absent], VisitData]
+"""Loads a site's visits for a study's model and its horizon, months, None where it declares none; but nobody absent."""
 
 
 class Workshop:
@@ -42,6 +44,7 @@ class Workshop:
     """
 
     def __init__(self, load_visits: LoadVisits = site_visits) -> None:
+        self._load_visits = load_visits
         self.visits: LoadVisits = lru_cache(maxsize=MOST_VISIT_SETS)(load_visits)
         # Making a small model takes as long as all work beside its training.
         self.network: Callable[[ModelConfig, int], tuple[Network, ModuleLayout]] = lru_cache(maxsize=1)(_with_layout)
@@ -56,6 +59,10 @@ class Workshop:
 
         self.visits_at_once: dict[str, int] = {}
         """How many visits of a step fit into the memory of the site's GPU, by study; only where that was found out."""
+
+    def forget_visits(self) -> None:
+        """Load visits anew when they are asked for next: somebody withdrew, and is not kept in memory."""
+        self.visits = lru_cache(maxsize=MOST_VISIT_SETS)(self._load_visits)
 
     def forget_network(self) -> None:
         """Let the next round make its network anew: this one may be on a device that has failed."""
@@ -93,10 +100,22 @@ class RunningSite:
     workshop: Workshop = field(default_factory=Workshop)
     session: SecureSession | None = None
     """The secure sum that the site is in. Keys and seeds are in memory only: a restart forgets them."""
+    withdrawals: Withdrawals = NOBODY_WITHDREW
+    """As they stood when the message came that is answered."""
 
     def visits(self, plan: RoundPlan) -> VisitData:
         """The site's visits for a study. Raises what `site_visits` raises."""
-        return self.workshop.visits(self.settings, plan.model, plan.horizon_months)
+        return self.workshop.visits(self.settings, plan.model, plan.horizon_months, self.withdrawals.absent)
+
+    def training_visits(self, plan: RoundPlan) -> VisitData:
+        """Those that train: without who was left out beside patients who withdrew
+        (permmoe_client.participation.accompanied). That is decided at the first training after a withdrawal, and kept.
+        """
+        data = self.visits(plan).part("train")
+        if self.withdrawals.unaccompanied:
+            self.withdrawals = accompanied(self.withdrawals, data, plan, self.settings, self.ledger)
+        rows = [row for row, visit in enumerate(data.visits) if visit.subject_id not in self.withdrawals.beside]
+        return data if len(rows) == len(data) else data.subset(torch.tensor(rows, dtype=torch.long))
 
     def modalities(self, plan: RoundPlan) -> tuple[str, ...]:
         """The modalities that the site's visits have, in any part of the split."""
@@ -172,6 +191,10 @@ class RunningSites:
             site = RunningSite(settings, workshop=self._workshop, session=session)
             self._sites[path], self._contents[path] = site, content
         site.ledger = open_ledger(site.settings)
+        withdrawals = read_withdrawals(site.ledger)
+        if withdrawals.absent != site.withdrawals.absent:
+            self._workshop.forget_visits()
+        site.withdrawals = withdrawals
         return site
 
     def forget(self) -> None:

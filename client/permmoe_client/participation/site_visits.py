@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from permmoe.config import ModelConfig, Score
@@ -15,7 +15,7 @@ from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.data.presence import require_images
 from permmoe.data.quarantine import Quarantine
 from permmoe.data.selection import Selection
-from permmoe.data.splits import assign_splits
+from permmoe.data.splits import Split, assign_splits
 from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest
 from permmoe.data.visit_scores import score_of_tables
@@ -26,18 +26,23 @@ from permmoe.modality import Modality
 from permmoe.preparation.progress import Progress
 from permmoe_client.participation.horizon import require_horizon
 from permmoe_client.participation.prepared_images import with_prepared_images
+from permmoe_client.release.withdrawals import NOBODY_ABSENT, Absent
 from permmoe_client.site import DataFolders, SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
 
 
 def site_visits(
-    site: SiteConfig, model: ModelConfig, horizon_months: float | None = None, progress: Progress | None = None
+    site: SiteConfig,
+    model: ModelConfig,
+    horizon_months: float | None = None,
+    absent: Absent = NOBODY_ABSENT,
+    progress: Progress | None = None,
 ) -> VisitData:
     """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
 
-    `horizon_months` is that of the study, if it declares one. `progress` is told how far the preparation of raw images
-    is; without it the site's own log.
+    `horizon_months` is that of the study, if it declares one. Nobody who withdrew is among them, and no image of theirs
+    is opened. `progress` is told how far the preparation of raw images is; without it the site's own log.
 
     Raises ConfigurationError for a modality that the study does not have, DataError for a manifest that cannot be used
     or is of another score or horizon than the study's, where no visit is left, and where all images of a modality are
@@ -48,21 +53,20 @@ def site_visits(
             raise ConfigurationError(
                 f"site {site.name}: the study has no modality {name!r}; {nearest(name, model.names)}"
             )
-    table, quarantine = _read_visits(site, model)
-    require_horizon(site, {visit.horizon_months for visit in table}, horizon_months)
-    if site.modalities:
-        restricted = (_restricted(visit, site.modalities) for visit in table)
-        table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
-    table, not_prepared = with_prepared_images(site, model, table, progress)
-    table = assign_splits(table, site.split)
+    everybody, left_out = _split_visits(site, model, horizon_months, absent, progress)
+    table = everybody.where(lambda visit: visit.subject_id not in absent)
     cache = VolumeCache(site.cache)
     data, broken = VisitData.load(table, model, cache, stem=fixed_stem(model))
-    left_out = quarantine + not_prepared + broken
+    left_out += broken
     left_out.write(site.cache / f"quarantine-{site.name}.csv")
     require_images(data.visits, left_out, site.modalities or model.names)
     if not len(data):
+        if absent.is_everybody:
+            raise DataError("the hospital withdrew: nobody takes part here", for_log="the hospital withdrew")
         raise DataError(f"site {site.name} has no visit to take part with", for_log=_nobody(left_out))
     LOG.info("%s", in_words(data))
+    if n := len(everybody) - len(table):
+        LOG.info("left out: withdrew (%d)", n)
     for sentence in mixed_tracers(data.visits, model.modalities).values():
         LOG.warning("%s", sentence)
     for reason, n in left_out.counts().items():
@@ -74,6 +78,32 @@ def site_visits(
                 "%d images of %s are unlike this site's others; --check --details names them", len(visits), name
             )
     return data
+
+
+def parts_of(site: SiteConfig, model: ModelConfig, horizon_months: float | None, absent: Absent) -> Mapping[str, Split]:
+    """The part of the split of each patient of the site's table, also of the absent. Errors as of `site_visits`."""
+    table, _ = _split_visits(site, model, horizon_months, absent, None)
+    return {visit.subject_id: visit.split for visit in table if visit.split}
+
+
+def _split_visits(
+    site: SiteConfig,
+    model: ModelConfig,
+    horizon_months: float | None,
+    absent: Absent,
+    progress: Progress | None,
+) -> tuple[VisitTable, Quarantine]:
+    """The visits of everybody, with their parts. Those who withdrew are split as before, so that a withdrawal moves
+    nobody else from one part to another; their images are not prepared."""
+    table, quarantine = _read_visits(site, model)
+    require_horizon(site, {visit.horizon_months for visit in table}, horizon_months)
+    if site.modalities:
+        restricted = (_restricted(visit, site.modalities) for visit in table)
+        table = VisitTable(tuple(visit for visit in restricted if visit.observed(model.names)))
+    withdrawn = tuple(visit for visit in table if visit.subject_id in absent)
+    present = table.where(lambda visit: visit.subject_id not in absent)
+    present, not_prepared = with_prepared_images(site, model, present, progress)
+    return assign_splits(VisitTable((*present, *withdrawn)), site.split), quarantine + not_prepared
 
 
 def in_words(data: VisitData) -> str:

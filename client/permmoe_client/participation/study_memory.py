@@ -7,6 +7,7 @@ what is here: private modules have then seen the site's visits once more, the sh
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,6 +21,8 @@ from permmoe.runtime.checkpoint import join_groups, load_checkpoint, save_checkp
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe_client.site import SiteConfig
 
+STUDY_DIGITS = 16
+"""Of a study's digest, in the name of its folder."""
 Flat = Mapping[str, Tensor]
 """Modules laid end to end, by name."""
 
@@ -61,21 +64,33 @@ def needs_memory(plan: RoundPlan) -> bool:
     return bool(federation.private_modules) or federation.drift_correction or federation.wire != "fp32"
 
 
-def recall(site: SiteConfig, plan: RoundPlan) -> Memory:
-    """The memory of a study. Raises ConfigurationError where the site names no folder for it."""
+def recall(site: SiteConfig, plan: RoundPlan, without: str = "") -> Memory:
+    """The memory of a study. Raises ConfigurationError where the site names no folder for it.
+
+    `without` says who had withdrawn, as the head of their commitments: what was trained before they had is forgotten.
+    """
     folder = _folder(site, plan)
     if not has_checkpoint(folder):
         return Memory()
     tensors, card = load_checkpoint(folder)
+    if card.get("without", "") != without:
+        return Memory()
     return Memory(int(card["round"]), **split_groups(tensors))
 
 
-def remember(site: SiteConfig, plan: RoundPlan, memory: Memory) -> None:
-    """Keep the memory of a study in place of what was kept before."""
+def remember(site: SiteConfig, plan: RoundPlan, memory: Memory, without: str = "") -> None:
+    """Keep the memory of a study in place of what was kept before; `without` as in `recall`."""
     groups = {
         "private": memory.private, "start": memory.start, "change": memory.change, "residual": memory.residual
     }  # fmt: skip
-    save_checkpoint(_folder(site, plan), join_groups(groups), {"round": memory.round})
+    save_checkpoint(_folder(site, plan), join_groups(groups), {"round": memory.round, "without": without})
+
+
+def forget_studies(site: SiteConfig) -> None:
+    """Remove what all studies, and a training that was interrupted, have kept at the site; and nothing else."""
+    if site.state:
+        for folder in (*site.state.glob(f"{'[0-9a-f]' * STUDY_DIGITS}"), site.state / "training"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(site: SiteConfig, plan: RoundPlan) -> Path:
@@ -83,4 +98,4 @@ def _folder(site: SiteConfig, plan: RoundPlan) -> Path:
         raise ConfigurationError(
             f"site {site.name}: the study keeps something at its sites; name a folder for it under 'state'"
         )
-    return site.state / plan.digest()[:16]
+    return site.state / plan.digest()[:STUDY_DIGITS]

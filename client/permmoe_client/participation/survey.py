@@ -26,6 +26,7 @@ from permmoe.modality import Modality
 from permmoe_client.participation.site_visits import select_folder_visits
 from permmoe_client.release.ledger import Ledger
 from permmoe_client.release.patient_account import PatientAccount
+from permmoe_client.release.withdrawals import Absent, read_withdrawals
 from permmoe_client.site import SiteConfig
 
 LOG = logging.getLogger("permmoe.client")
@@ -59,7 +60,7 @@ def count_patients(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None, *, 
 
     Raises DataError for a table that cannot be used or without a visit, LedgerError where the account is absent.
     """
-    facts, visits = Facts.of(plan), surveyed_visits(plan, site)
+    facts, visits = Facts.of(plan), surveyed_visits(plan, site, read_withdrawals(ledger).absent)
     present = {visit.subject_id: _facts_of(visit, visits, facts) for visit in visits.table}
     least = max(site.release.min_cell_count, plan.federation.min_cell_count)
     divide = partial(survey_groups, facts)
@@ -76,8 +77,9 @@ def count_patients(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None, *, 
     return Counted(dict(sorted(counts.items())), len(present), visits.notes)
 
 
-def surveyed_visits(plan: RoundPlan, site: SiteConfig) -> SurveyedVisits:
-    """The visits of a site with one or more of the survey's modalities. Errors as of `count_patients`."""
+def surveyed_visits(plan: RoundPlan, site: SiteConfig, absent: Absent) -> SurveyedVisits:
+    """The visits of a site with one or more of the survey's modalities, but of those who withdrew. Errors as of
+    `count_patients`."""
     wanted = [m for m in plan.model.modalities if not site.modalities or m.name in site.modalities]
     notes: list[str] = []
     site.outcome.require(plan.model.score)
@@ -102,7 +104,9 @@ def surveyed_visits(plan: RoundPlan, site: SiteConfig) -> SurveyedVisits:
         known = set()
     split = assign_splits(table.where(lambda visit: visit.subject_id in known), site.split) if known else VisitTable(())
     parts = {visit.subject_id: visit.split for visit in split}
-    with_parts = VisitTable(tuple(replace(visit, split=parts.get(visit.subject_id, "")) for visit in table))
+    # Behind the split, of which a withdrawal moves nobody else from one part to another.
+    present = table.where(lambda visit: visit.subject_id not in absent)
+    with_parts = VisitTable(tuple(replace(visit, split=parts.get(visit.subject_id, "")) for visit in present))
     return SurveyedVisits(with_parts, frozenset(known), tuple(notes))
 
 

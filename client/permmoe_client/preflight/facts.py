@@ -19,9 +19,10 @@ from permmoe_client.connection.identity import open_ledger
 from permmoe_client.preflight.cohort import Cohort, Progress, read_cohort
 from permmoe_client.preflight.credentials import Credentials, read_credentials
 from permmoe_client.preflight.line import Line, try_line
-from permmoe_client.preflight.outcome import Outcome, Skip
+from permmoe_client.preflight.outcome import Attempt, Outcome, Skip
 from permmoe_client.preflight.surroundings import Surroundings
 from permmoe_client.release.approval import PENDING_FOLDER, approved_studies, is_approved
+from permmoe_client.release.withdrawals import Withdrawals, read_withdrawals
 from permmoe_client.site import Coordinator, SiteConfig
 
 MAX_PLAN_BYTES = 1_000_000
@@ -46,6 +47,8 @@ class Facts:
     """Studies that the coordinator began and that are whole, by digest."""
     approved: frozenset[str] = frozenset()
     """Digests of studies that may train here: listed in the settings, or approved in the ledger."""
+    withdrawals: Attempt[Withdrawals] = field(default_factory=Attempt)
+    """Who withdrew; not tried where the ledger cannot be opened."""
     damaged_plans: tuple[str, ...] = ()
     """File names of those that are not what their names say."""
     world: Surroundings = field(default_factory=Surroundings)
@@ -75,8 +78,10 @@ class Facts:
 
     @property
     def split_visits(self) -> VisitTable:
-        """`visits` with their parts. Raises Skip, DataError where only some rows name a part."""
-        return assign_splits(self.visits, self.site.split)
+        """`visits` with their parts, without those who withdrew. Raises Skip, DataError where only some rows name a
+        part."""
+        withdrawn = self.withdrawals.result.subjects if self.withdrawals.result else {}
+        return assign_splits(self.visits, self.site.split).where(lambda visit: visit.subject_id not in withdrawn)
 
     @property
     def image_count(self) -> int:
@@ -124,6 +129,7 @@ def gather(
         cohort=read_cohort(site, model, progress, images=images),
         plans=plans,
         approved=approved,
+        withdrawals=_read_withdrawals(site),
         damaged_plans=damaged,
         world=world,
         preparation_progress=preparation_progress,
@@ -149,6 +155,18 @@ def _read_approvals(site: SiteConfig) -> tuple[frozenset[str], dict[str, RoundPl
     plans = {study.plan.digest(): study.plan for study in approved_studies(decisions)}
     known = {*site.approved_studies, *(str(entry.facts["study"]) for entry in decisions)}
     return frozenset(digest for digest in known if is_approved(digest, site.approved_studies, decisions)), plans
+
+
+def _read_withdrawals(site: SiteConfig) -> Attempt[Withdrawals]:
+    try:
+        ledger = open_ledger(site)
+    except (PermmoeError, OSError):
+        # The key's own checks say what is wrong with it.
+        return Attempt()
+    try:
+        return Attempt(read_withdrawals(ledger))
+    except (PermmoeError, OSError) as error:
+        return Attempt(trouble=str(error))
 
 
 def _read_plans(ledger: Path | None) -> tuple[dict[str, RoundPlan], tuple[str, ...]]:

@@ -54,6 +54,17 @@ def whole(facts: Facts) -> Outcome:
     return ok(f"{len(facts.plans)} at hand")
 
 
+def withdrawn(facts: Facts) -> Outcome:
+    """Who withdrew takes part in nothing, as long as the list of them is there."""
+    if facts.withdrawals.trouble:
+        return failed(facts.withdrawals.trouble, "restore it with the ledger; until then the client answers nothing")
+    listed = facts.withdrawals.need("files.key")
+    if listed.is_whole_site:
+        return warning("the hospital withdrew, and takes part in nothing", "stop the client; it can be removed")
+    n, beside = len(listed.subjects), len(listed.beside)
+    return ok(f"{n} patient(s) withdrew; {beside} other(s) are left out of trainings, so that none left alone")
+
+
 def modules(facts: Facts) -> Outcome:
     """The release policy lets some modules leave."""
     allowed = _allowed(facts)
@@ -108,6 +119,7 @@ CHECKS = (
     Check("studies.approved", "A study is approved", approved),
     Check("studies.waiting", "No study waits for a decision", waiting),
     Check("studies.whole", "Studies at hand are what their digests say", whole),
+    Check("studies.withdrawn", "Who withdrew is known", withdrawn),
     Check("studies.modules", "Some modules' updates may leave", modules),
     Check("studies.patterns", "Every pattern of modules fits one", patterns),
     Check("studies.min_cell_count", "Small groups are protected", min_cell_count),

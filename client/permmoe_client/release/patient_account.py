@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
@@ -69,6 +70,14 @@ class PatientAccount:
             if labels is not old.questions.get(question):
                 self._keep(old, old.with_question(question, labels))
         return {subjects[name]: label for name, label in labels.items()}
+
+    def groups_of(self, subjects: Iterable[str]) -> dict[str, int]:
+        """The group of each of these patients, 0 of who was in no sum, in an order that follows from the site's key and
+        tells nothing of them. Raises LedgerError where the account is absent."""
+        key = self._ledger.secret("patients")
+        names = {subject: _pseudonym(key, subject) for subject in subjects}
+        kept = self.read().account.groups
+        return {subject: kept.get(name, 0) for subject, name in sorted(names.items(), key=itemgetter(1))}
 
     def preview(self, question: str, observed: Mapping[str, int], least: int, divide: Divide) -> Labels:
         """What `groups` would return now; nothing is entered. Raises LedgerError where the account is absent."""

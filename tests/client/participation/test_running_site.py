@@ -14,6 +14,7 @@ from permmoe.federated.secure.site_sum import SiteSum
 from permmoe_client.participation.running_site import RunningSites
 from permmoe_client.participation.secure_session import SecureSession
 from permmoe_client.participation.site_visits import site_visits
+from permmoe_client.release.withdrawals import Absent
 from permmoe_client.site import SiteConfig
 from tests.support.secure_federation import found
 from tests.support.site_messages import instruction, trained
@@ -28,9 +29,9 @@ class CountedVisits:
     def __init__(self) -> None:
         self.loaded: list[str] = []
 
-    def __call__(self, site: SiteConfig, model: ModelConfig, horizon_months: float | None) -> VisitData:
+    def __call__(self, site: SiteConfig, model: ModelConfig, horizon_months: float | None, absent: Absent) -> VisitData:
         self.loaded.append(site.name)
-        return site_visits(site, model, horizon_months)
+        return site_visits(site, model, horizon_months, absent)
 
 
 def test_visits_are_loaded_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

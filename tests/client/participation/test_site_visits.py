@@ -153,7 +153,7 @@ def test_a_study_of_another_horizon_than_the_tables_is_refused_in_a_sentence_for
 def test_raw_images_are_not_prepared_for_a_study_of_another_horizon(tmp_path: Path) -> None:
     site = read_site(write_site(tmp_path, "north", prepare={"folder": "prepared"}))
     with pytest.raises(DataError, match="predicts over 18 months"):
-        site_visits(site, MODEL, 18.0, lambda *_: pytest.fail("something was prepared"))
+        site_visits(site, MODEL, 18.0, progress=lambda *_: pytest.fail("something was prepared"))
     assert not (tmp_path / "prepared").exists()
 
 

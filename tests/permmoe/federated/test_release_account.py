@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from permmoe.federated.release_account import ReleaseAccount, admissible_sites, combination_groups
+from permmoe.federated.release_account import (
+    ReleaseAccount,
+    admissible_sites,
+    combination_groups,
+    leaving_together,
+)
 from permmoe_simulation.attacks.isolation import smallest_support
 
 LEAST = 5
@@ -122,3 +128,52 @@ def test_the_sites_that_are_chosen_are_the_most_that_the_account_admits(seed: in
         ]
         assert len(chosen) == max(admitted)
         account = account.after(dict.fromkeys(chosen, 1))
+
+
+def test_a_member_that_leaves_alone_takes_others_of_its_group_along() -> None:
+    groups = {f"p{i}": 1 + i // 12 for i in range(24)}
+    assert leaving_together(groups, {"p3"}, LEAST) == {"p0", "p1", "p2", "p3", "p4"}
+    assert leaving_together(groups, {f"p{i}" for i in range(6)}, LEAST) == {f"p{i}" for i in range(6)}
+    assert leaving_together(groups, {"p3", "p13"}, LEAST) == {"p0", "p1", "p2", "p3", "p4"} | {
+        "p12", "p13", "p14", "p15", "p16"
+    }  # fmt: skip
+    assert leaving_together(groups, set(), LEAST) == frozenset()
+
+
+def test_a_group_of_which_too_few_would_stay_leaves_as_a_whole() -> None:
+    groups = {f"p{i}": 1 for i in range(9)} | {f"q{i}": 2 for i in range(9)}
+    assert leaving_together(groups, {"p3"}, LEAST) == {f"p{i}" for i in range(9)}
+
+
+def test_members_of_no_group_and_of_groups_that_are_too_small_leave_as_one_group() -> None:
+    groups = {"a": 0, "b": 0, "c": 1, "d": 2, "e": 3} | {f"p{i}": 4 for i in range(12)}
+    assert leaving_together(groups, {"a"}, LEAST) == set("abcde")
+    del groups["e"]
+    assert leaving_together(groups, {"a"}, LEAST) == {*"abcd", "p0", "p1", "p2", "p3", "p4"}
+    assert leaving_together(groups, {"p3"}, LEAST) == {"p0", "p1", "p2", "p3", "p4"}
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_comparison_of_sums_and_trained_sets_is_about_few_whoever_leaves(seed: int) -> None:
+    """Members come into sums by combination and are trained on; some leave, again and again."""
+    rng = np.random.default_rng(seed)
+    everybody = {f"p{i}": int(rng.choice([1, 3, 3, 3, 7])) for i in range(int(rng.integers(2 * LEAST, 60)))}
+    account = ReleaseAccount().after(combination_groups(ReleaseAccount(), everybody, LEAST))
+    trained, sums = (
+        [frozenset(everybody)],
+        combination_sets(dict(combination_groups(ReleaseAccount(), everybody, LEAST))),
+    )
+    for _ in range(4):
+        staying = sorted(trained[-1])
+        some = rng.choice(staying, size=min(len(staying), int(rng.integers(1, 4))), replace=False) if staying else ()
+        leaving = set(map(str, some))
+        gone = leaving_together({member: account.groups.get(member, 0) for member in staying}, leaving, LEAST)
+        assert leaving <= gone <= set(staying)
+        trained.append(trained[-1] - gone)
+        labels = combination_groups(account, {member: everybody[member] for member in trained[-1]}, LEAST)
+        account = account.after(labels)
+        sums += combination_sets(labels)
+    assert smallest_support(trained, below=LEAST) is None and smallest_support(sums, below=LEAST) is None
+    # Sums and trained sets together: whoever left in parts of a group would show here.
+    alike = Counter((group, *(member in one for one in trained)) for member, group in account.groups.items())
+    assert all(n >= LEAST for n in alike.values())
