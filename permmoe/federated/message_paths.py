@@ -11,9 +11,10 @@ from flwr.supercore.protobuf.client import ProtobufClient, ProtobufRequestContex
 
 HEARTBEAT_SECONDS = 10.0
 """The shortest that Flower takes: a site that vanished is missed after two, and may come back after two."""
-WAIT_SECONDS = 8.0
-"""How long a request for a message waits for one. Each counts as a heartbeat, so that a site that
-waits is never missed."""
+WAIT_SECONDS = 20.0
+"""How long a request for a message waits for one. A site whose request waits is there: it sends no heartbeat."""
+LONGEST_SILENCE_SECONDS = 0.8 * HEARTBEAT_SECONDS
+"""How long a site may go without a sign that it is there, so that it is never missed."""
 
 HEARTBEAT = "/v1/site/heartbeat"
 """SendNodeHeartbeatRequest -> SendNodeHeartbeatResponse."""

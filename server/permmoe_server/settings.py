@@ -30,7 +30,7 @@ class GatewayLimits(Configuration):
     head_seconds: float = Field(10.0, gt=0, description="from the first byte to a whole request header")
     body_seconds: float = Field(60.0, gt=0, description="from the request header to a whole body")
     upstream_seconds: float = Field(
-        60.0, gt=0, description="for the superlink to answer in full, which lets sites wait 8 s"
+        60.0, gt=0, description="for the superlink to answer in full, which lets sites wait 20 s"
     )
     reply_seconds: float = Field(60.0, gt=0, description="for the client to take the answer")
     idle_seconds: int = Field(75, gt=0, description="between two requests of one connection")

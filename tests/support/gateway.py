@@ -113,6 +113,8 @@ class Upstream:
     reply: bytes = b"an answer"
     seen: list[tuple[str, bytes, list[tuple[bytes, bytes]], bytes]] = field(default_factory=list)
     is_silent: bool = False
+    left: int = 0
+    """Requests that were given up before they were answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -125,6 +127,7 @@ class Upstream:
         if self.is_silent:
             while (await receive())["type"] != "http.disconnect":
                 pass
+            self.left += 1
             return
         headers = [(b"content-type", b"application/protobuf"), (b"flwr-kept", b"yes"), (b"keep-alive", b"timeout=9")]
         await send({"type": "http.response.start", "status": 209, "headers": headers})

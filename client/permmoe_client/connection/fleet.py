@@ -56,6 +56,7 @@ from permmoe.federated.message_paths import (
     EMPTY_HANDED,
     HEARTBEAT,
     HEARTBEAT_SECONDS,
+    LONGEST_SILENCE_SECONDS,
     NEXT_MESSAGE,
     OBJECTS,
     REPLY,
@@ -70,8 +71,6 @@ REQUEST_SECONDS = 30.0
 """How long the other end may be silent within one request."""
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts at one request; the last one repeats."""
-LONGEST_SILENCE_SECONDS = 0.9 * HEARTBEAT_SECONDS
-"""A little longer than a site waits for a message: one that waits sends no heartbeats of their own."""
 STOP_SECONDS = 0.25
 """How soon a site that waits for a message notices that it is to stop."""
 
@@ -104,7 +103,9 @@ class Fleet:
         self._is_new = True
         """Whether no request for a message was answered yet."""
         self._heard_at = time.monotonic()
-        """When the coordinator was last asked for a message, which tells it as well that this site is there."""
+        """When the coordinator was last told that this site is there."""
+        self._is_waiting = False
+        """Whether a request for a message is under way, which tells the coordinator so for as long as it is."""
 
     @property
     def node_id(self) -> int:
@@ -136,15 +137,19 @@ class Fleet:
             except Exception as error:
                 done.put((None, error))
 
-        self._heard_at = time.monotonic()
+        self._heard_at, self._is_waiting = time.monotonic(), True
         threading.Thread(target=wait, name="waiting", daemon=True).start()
-        while not self._stop.is_set():
-            with suppress(queue.Empty):
-                answer, error = done.get(timeout=STOP_SECONDS)
-                if error:
-                    raise error
-                return answer
-        return None
+        try:
+            while not self._stop.is_set():
+                with suppress(queue.Empty):
+                    answer, error = done.get(timeout=STOP_SECONDS)
+                    if error:
+                        raise error
+                    self._heard_at = time.monotonic()
+                    return answer
+            return None
+        finally:
+            self._is_waiting = False
 
     def _whole(self, announced: PullMessagesResponse) -> Message:
         header, tree = message_from_proto(announced.messages_list[0]), announced.message_object_trees[0]
@@ -232,7 +237,7 @@ class Fleet:
 
     def silent_at(self) -> float:
         """When the coordinator has to be told that this site is there, monotonic seconds."""
-        return self._heard_at + LONGEST_SILENCE_SECONDS
+        return (time.monotonic() if self._is_waiting else self._heard_at) + LONGEST_SILENCE_SECONDS
 
     def heartbeat(self) -> None:
         """Tell the coordinator that this site is there. Raises Unreachable, Refused."""

@@ -29,11 +29,17 @@ class Mailbox:
         once: its earlier wait ends with this one."""
         self.ring([node])
         bell = self._bells[node] = asyncio.Event()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(bell.wait(), seconds)
-        if self._bells.get(node) is bell:
-            del self._bells[node]
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(bell.wait(), seconds)
+        finally:
+            if self._bells.get(node) is bell:
+                del self._bells[node]
         return bell.is_set()
+
+    def waiting(self) -> list[int]:
+        """Return the nodes that wait for a message."""
+        return list(self._bells)
 
     def ring(self, nodes: Iterable[int]) -> None:
         """There is a message for these nodes."""

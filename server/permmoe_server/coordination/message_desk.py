@@ -32,10 +32,11 @@ from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from starlette.datastructures import Headers
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from permmoe.federated.message_paths import (
     HEARTBEAT,
+    LONGEST_SILENCE_SECONDS,
     NEXT_MESSAGE,
     OBJECTS,
     REPLY,
@@ -53,6 +54,7 @@ from permmoe_server.coordination.mailbox import Mailbox
 from permmoe_server.coordination.reply_announcement import Refused, check_reply
 from permmoe_server.coordination.site_messages import NotGiven, SiteMessages
 from permmoe_server.coordination.study_messages import StudyMessages
+from permmoe_server.gateway.asker import AskerGone, unless_gone
 
 LOG = logging.getLogger("permmoe.server")
 
@@ -78,9 +80,9 @@ class MessageDesk:
         self._sites, self._studies, self._mailbox = SiteMessages(state), StudyMessages(state), Mailbox()
         self._worker = ThreadPoolExecutor(1, "messages")
         self._reading = asyncio.Semaphore(REPLIES_AT_ONCE)
+        self._attending: asyncio.Task[None] | None = None
         self._answers = {
             HEARTBEAT: self._heartbeat,
-            NEXT_MESSAGE: self._next_message,
             OBJECTS: self._objects,
             REPLY: self._reply,
             REPLY_OBJECTS: self._reply_objects,
@@ -90,10 +92,15 @@ class MessageDesk:
             STUDY_OBJECTS: self._study_objects,
         }
 
-    async def answer(self, scope: Scope, read: Callable[[], Awaitable[bytes]]) -> tuple[int, bytes]:
-        """Return the status and the body of the answer to a request whose body `read` returns."""
+    async def answer(self, scope: Scope, read: Callable[[], Awaitable[bytes]], receive: Receive) -> tuple[int, bytes]:
+        """Return the status and the body of the answer to a request whose body `read` returns.
+
+        Raises AskerGone where `receive` says that nobody waits for it any more.
+        """
         path = scope["path"]
         try:
+            if path == NEXT_MESSAGE:
+                return 200, await self._next_message(scope, await read(), receive)
             if path not in REPLY_PATHS:
                 return 200, await self._answers[path](scope, await read())
             # The others stay where they are, with the gateway: memory does not grow with the number of sites.
@@ -107,6 +114,8 @@ class MessageDesk:
             status, reason = error.status_code, "authentication"
         except FlowerError as error:
             status, reason = 403, ApiErrorCode(error.code).name.lower()
+        except AskerGone:
+            raise
         # What Flower's state raises is of many types; the site asks again.
         except Exception as error:
             LOG.exception("a request to %s failed", path)
@@ -125,7 +134,7 @@ class MessageDesk:
         await self._worked(keep)
         return bytes(SendNodeHeartbeatResponse(success=True).SerializeToString())
 
-    async def _next_message(self, scope: Scope, body: bytes) -> bytes:
+    async def _next_message(self, scope: Scope, body: bytes, receive: Receive) -> bytes:
         request = PullMessagesRequest.FromString(body)
 
         def look() -> Any:
@@ -135,9 +144,24 @@ class MessageDesk:
                 return self._sites.next_message(request)
 
         answer = await self._worked(look)
-        if not answer.messages_list and await self._mailbox.wait_for_message(request.node.node_id, WAIT_SECONDS):
-            answer = await self._worked(lambda: self._sites.next_message(request))
+        if not answer.messages_list:
+            if self._attending is None:
+                self._attending = asyncio.create_task(self._attend())
+            waiting = self._mailbox.wait_for_message(request.node.node_id, WAIT_SECONDS)
+            if await unless_gone(waiting, receive):
+                answer = await self._worked(lambda: self._sites.next_message(request))
         return bytes(answer.SerializeToString())
+
+    async def _attend(self) -> None:
+        """Count nodes as online while they wait: all of them in one transaction, where each would send heartbeats."""
+        while True:
+            await asyncio.sleep(LONGEST_SILENCE_SECONDS)
+            if nodes := self._mailbox.waiting():
+                try:
+                    await self._worked(lambda nodes=nodes: self._sites.heartbeats(nodes))  # type: ignore[misc]
+                # What Flower's state raises is of many types. Nodes that it holds for lost come back by themselves.
+                except Exception:
+                    LOG.exception("sites that wait could not be counted as online")
 
     async def _objects(self, scope: Scope, body: bytes) -> bytes:
         requests = parsed(PullObjectRequest, separated(body))

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flwr.common.constant import Status
+from flwr.common.constant import HEARTBEAT_PATIENCE, Status
 from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest, PushMessagesResponse
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.server.superlink.utils import check_abort
-from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.constant import NodeStatus
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from flwr.superlink.servicer.fleet import fleet_handlers
 from sqlalchemy import select, update
@@ -68,6 +69,13 @@ class SiteMessages:
         """A node shows that it is there. Raises NotGiven."""
         if not self._state.acknowledge_node_heartbeat(node, HEARTBEAT_SECONDS):
             raise NotGiven("unknown_node")
+
+    def heartbeats(self, nodes: Sequence[int]) -> None:
+        """Nodes that are online show that they are there still."""
+        until = time.time() + HEARTBEAT_PATIENCE * HEARTBEAT_SECONDS
+        still = update(Node).where(Node.node_id.in_(map(uint64_to_int64, nodes)), Node.status == NodeStatus.ONLINE)
+        with self._state.session() as session:
+            session.execute(still.values(online_until=until))
 
     def next_message(self, request: PullMessagesRequest) -> PullMessagesResponse:
         """Return the next message for a node, or none."""

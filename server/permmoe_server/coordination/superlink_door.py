@@ -28,6 +28,7 @@ from permmoe.federated.message_paths import SITE_PATHS
 from permmoe_server.coordination.message_desk import DESK_PATHS, REPLY_PATHS
 from permmoe_server.coordination.pointer import is_pointer
 from permmoe_server.coordination.reply_announcement import Refused
+from permmoe_server.gateway.asker import AskerGone
 from permmoe_server.gateway.door import FLEET_PATHS
 from permmoe_server.provisioning.region_papers import PAPERS_PATH
 
@@ -49,7 +50,7 @@ MOST_BODY_BYTES, MOST_ASKING_BYTES = 64 << 20, 1 << 20
 """Of a request that is looked into, and of one by which a site brings nothing."""
 
 
-AnswerMessages = Callable[[Scope, Callable[[], Awaitable[bytes]]], Awaitable[tuple[int, bytes]]]
+AnswerMessages = Callable[[Scope, Callable[[], Awaitable[bytes]], Receive], Awaitable[tuple[int, bytes]]]
 """A request of DESK_PATHS and what reads its body -> status and body of the answer (MessageDesk.answer)."""
 TakePapers = Callable[[bytes], bytes]
 """What a region is handed over -> what it answers (RegionDesk.take)."""
@@ -76,12 +77,14 @@ class SuperlinkDoor:
                 return
             if scope["path"] in DESK_PATHS:
                 most = MOST_ASKING_BYTES if scope["path"] in SITE_PATHS - REPLY_PATHS else MOST_BODY_BYTES
-                await _answer(send, *await self._answer_messages(scope, lambda: _body(receive, most)))
+                await _answer(send, *await self._answer_messages(scope, lambda: _body(receive, most), receive))
                 return
             if check := self._checks.get(scope["path"]):
                 body = await _body(receive)
                 check(body)
                 receive = _replayed(body, receive)
+        except AskerGone:
+            return
         except Refused as refusal:
             LOG.warning("refused a request to %r: %s", scope["path"][:80], refusal)
             await _answer(send, 403, f"refused: {refusal}\n".encode())

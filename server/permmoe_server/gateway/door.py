@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from permmoe.federated.membership import MEMBER_PATH, VERSION_HEADER
 from permmoe.federated.message_paths import SITE_PATHS
 from permmoe_server.gateway.addresses import peer_address
-from permmoe_server.gateway.forwarding import ClientGone, Forwarder, send_answer
+from permmoe_server.gateway.asker import AskerGone
+from permmoe_server.gateway.forwarding import Forwarder, send_answer
 from permmoe_server.gateway.refusals import Refusals, Refused, refusal_body
 from permmoe_server.gateway.rules import GATEWAY_RULES
 from permmoe_server.gateway.token_buckets import TokenBuckets
@@ -112,7 +113,7 @@ class _Door:
                 await self._forwarder.forward(path, certificate, scope["headers"], receive, send)
         except Refused as refusal:
             await self._refuse(refusal.rule, scope, send)
-        except ClientGone:
+        except AskerGone:
             return
 
     def _admit(self, scope: Scope) -> bytes:

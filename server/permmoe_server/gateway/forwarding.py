@@ -9,6 +9,7 @@ import httpx
 from starlette.types import Receive, Send
 
 from permmoe_server.coordination.local_socket import ORIGIN
+from permmoe_server.gateway.asker import AskerGone, unless_gone
 from permmoe_server.gateway.held_bytes import HeldBytes
 from permmoe_server.gateway.refusals import Refused
 from permmoe_server.gateway.upstream import Upstream
@@ -27,10 +28,6 @@ _OWN_REQUEST_HEADERS = frozenset(
 )
 
 
-class ClientGone(Exception):
-    """The client closed its connection before its request was complete."""
-
-
 class Forwarder:
     """Sends requests to the superlink over `upstream`, which the owner opens and closes."""
 
@@ -43,8 +40,8 @@ class Forwarder:
         """Read the whole body, send it to the superlink and return its answer to the client, whose certificate is
         `site`.
 
-        A slow or incomplete body never reaches the superlink. Raises Refused before anything is sent to the client,
-        and ClientGone.
+        A slow or incomplete body never reaches the superlink, which learns of a client that goes away. Raises Refused
+        before anything is sent to the client, and AskerGone.
         """
         with (
             self._held.buffer(self._limits.body_bytes, "body_size") as add_request,
@@ -61,22 +58,29 @@ class Forwarder:
                 headers=_end_to_end(headers, _OWN_REQUEST_HEADERS),
                 content=bytes(body),
             )
-            try:
-                async with asyncio.timeout(self._limits.upstream_seconds):
-                    response = await (await self._upstream.of(site)).handle_async_request(request)
-                    try:
-                        content = add_response(b"")
-                        async for chunk in response.aiter_raw():
-                            content = add_response(chunk)
-                    finally:
-                        await response.aclose()
-            except TimeoutError:
-                raise Refused("upstream_slow") from None
-            except httpx.TransportError:
-                raise Refused("upstream") from None
+            response, content = await unless_gone(self._ask(site, request, add_response), receive)
             await send_answer(
                 send, response.status_code, _end_to_end(response.headers.raw, {b"content-length"}), bytes(content)
             )
+
+    async def _ask(
+        self, site: bytes, request: httpx.Request, append: Callable[[bytes], bytearray]
+    ) -> tuple[httpx.Response, bytearray]:
+        """Return the superlink's answer and its body. Raises Refused."""
+        try:
+            async with asyncio.timeout(self._limits.upstream_seconds):
+                response = await (await self._upstream.of(site)).handle_async_request(request)
+                try:
+                    content = append(b"")
+                    async for chunk in response.aiter_raw():
+                        content = append(chunk)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise Refused("upstream_slow") from None
+        except httpx.TransportError:
+            raise Refused("upstream") from None
+        return response, content
 
 
 async def send_answer(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
@@ -90,7 +94,7 @@ async def _read_body(receive: Receive, append: Callable[[bytes], bytearray]) -> 
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise AskerGone
         body = append(message.get("body", b""))
         if not message.get("more_body", False):
             return body

@@ -32,6 +32,22 @@ def test_a_node_that_asks_again_ends_its_earlier_wait_and_waits_once() -> None:
     assert asyncio.run(scene()) == (True, False, 0)
 
 
+def test_a_wait_that_is_given_up_leaves_no_bell_and_those_who_wait_are_known() -> None:
+    async def scene() -> tuple[list[int], list[int]]:
+        mailbox = Mailbox()
+        waits = [asyncio.create_task(mailbox.wait_for_message(node, 60.0)) for node in (3, 5)]
+        await asyncio.sleep(0.05)
+        before = mailbox.waiting()
+        waits[0].cancel()
+        await asyncio.sleep(0.05)
+        after = mailbox.waiting()
+        mailbox.ring([5])
+        await waits[1]
+        return before, after
+
+    assert asyncio.run(scene()) == ([3, 5], [5])
+
+
 def test_a_wait_is_bounded() -> None:
     async def scene() -> None:
         mailbox = Mailbox()

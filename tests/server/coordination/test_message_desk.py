@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +28,13 @@ from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushTaskOutputRequest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from permmoe.federated.message_paths import (
     HEARTBEAT,
+    LONGEST_SILENCE_SECONDS,
     NEXT_MESSAGE,
     OBJECTS,
     REPLY,
@@ -40,7 +45,7 @@ from permmoe.federated.message_paths import (
     post,
 )
 from permmoe.federated.parcel import PARCEL_BYTES, joined, object_name
-from permmoe_client.connection.fleet import Fleet
+from permmoe_client.connection.fleet import Fleet, Unreachable
 from permmoe_server.coordination import message_desk
 from permmoe_server.coordination.local_socket import connected
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
@@ -194,6 +199,12 @@ def test_a_content_that_goes_to_many_sites_is_kept_once(superlink: RealSuperlink
         assert received and received.metadata.message_id == name and as_bytes(received.content) == as_bytes(sent)
 
 
+def is_given_nothing(site: Fleet) -> bool:
+    """Whether a site that waits for two seconds is given no message."""
+    threading.Timer(2.0, site._stop.set).start()
+    return site.receive() is None
+
+
 def test_a_site_that_waits_is_told_at_once_and_others_are_not_told(
     superlink: RealSuperlink, grid: NonblockingGrid
 ) -> None:
@@ -202,6 +213,7 @@ def test_a_site_that_waits_is_told_at_once_and_others_are_not_told(
 
     def wait(name: str, site: Fleet) -> None:
         got[name] = site.receive(), time.monotonic()
+        other._stop.set()
 
     threads = [threading.Thread(target=wait, args=item) for item in (("waiting", waiting), ("other", other))]
     for thread in threads:
@@ -235,7 +247,7 @@ def test_messages_that_are_stored_while_a_site_asks_are_found_at_once_again_and_
         sent += grid.push_messages([to(site, RecordDict({"n": ConfigRecord({"n": number})}))])
         time.sleep(0.003 * (number % 9))
     thread.join()
-    # A message that was missed for one wait alone would take eight seconds.
+    # A message that was missed for one wait alone would take twenty seconds.
     assert got == sent and time.monotonic() - begun < 30.0
 
 
@@ -250,7 +262,7 @@ def test_an_answer_that_was_lost_on_its_way_is_given_again_until_the_objects_are
     received = site.receive()
     assert received and received.metadata.message_id == name
     # The message is given once, however long the site works on it.
-    assert site.receive() is None
+    assert is_given_nothing(site)
 
 
 def test_a_reply_that_is_sent_twice_counts_once(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
@@ -307,6 +319,63 @@ def test_a_site_that_is_gone_is_an_error_in_its_place(superlink: RealSuperlink, 
     # A site that waits for messages is there; one that says nothing for two heartbeats is not.
     found = replies(grid, [name], seconds=40.0)
     assert found[name].error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def online_until(superlink: RealSuperlink, *sites: Fleet) -> list[float]:
+    """Until when the superlink counts sites as online unless it hears of them, seconds since 1970."""
+    nodes = [uint64_to_int64(site.node_id) for site in sites]
+    with sqlite3.connect(f"file:{superlink.folder.superlink_database}?mode=ro", uri=True) as database:
+        found = dict(database.execute("select node_id, online_until from node").fetchall())
+    return [found[node] for node in nodes]
+
+
+def test_a_site_that_waits_is_online_without_a_word_and_one_that_went_away_while_it_waited_is_not(
+    superlink: RealSuperlink,
+) -> None:
+    waits, leaves = superlink.site(), superlink.site()
+
+    def wait(site: Fleet) -> None:
+        with suppress(Unreachable):
+            site.receive()
+
+    threads = [threading.Thread(target=wait, args=[site]) for site in (waits, leaves)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    first = online_until(superlink, waits, leaves)
+    # As the kernel does for a process that was killed.
+    [connection] = leaves._client._client._transport._pool.connections  # type: ignore[attr-defined]
+    connection._connection._network_stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    time.sleep(LONGEST_SILENCE_SECONDS + 2.0)
+    waiting, gone = (now - then for now, then in zip(online_until(superlink, waits, leaves), first, strict=True))
+    assert waiting > 1.0 and gone == 0.0
+    waits._stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_site_whose_request_waits_sends_no_heartbeat_and_one_that_works_does() -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def post(path: str, body: bytes) -> bytes:
+        asked.set()
+        answered.wait()
+        return b""
+
+    site = Fleet(FleetHttpClient("https://nowhere"), Node(node_id=1), threading.Event())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "_post", post)
+        thread = threading.Thread(target=site.receive)
+        thread.start()
+        asked.wait()
+        begun = time.monotonic()
+        time.sleep(0.1)
+        assert site.silent_at() > begun + 0.1 + LONGEST_SILENCE_SECONDS - 0.01
+        answered.set()
+        thread.join()
+    heard = site.silent_at()
+    time.sleep(0.1)
+    assert site.silent_at() == heard
 
 
 def test_a_site_that_is_to_stop_does_not_wait_for_an_answer(superlink: RealSuperlink) -> None:

@@ -33,7 +33,7 @@ def other_bundle() -> bytes:
     return bytes(build_fab_from_files({"pyproject.toml": text.encode(), "evil.py": b"raise SystemExit"})[0])
 
 
-async def repeat(scope: Scope, read: Callable[[], Awaitable[bytes]]) -> tuple[int, bytes]:
+async def repeat(scope: Scope, read: Callable[[], Awaitable[bytes]], receive: Receive) -> tuple[int, bytes]:
     """Answer a message with itself."""
     return 299, await read()
 

@@ -14,6 +14,7 @@ from tests.support.gateway import (
     read_one,
     status,
 )
+from tests.support.patience import wait_until
 
 
 def test_chunked_body_arrives_whole_and_one_connection_serves_many_requests(open_door: OpenDoor) -> None:
@@ -57,6 +58,18 @@ def test_a_slow_body_is_refused_while_an_honest_request_passes(open_door: OpenDo
         assert door.is_open_to_others()
         assert status(read_all(client)) == 408
     assert door.refused() == {"slow_body": 1} and len(door.upstream.seen) == 1 and door.is_open_to_others()
+
+
+def test_the_superlink_learns_of_a_client_that_goes_away_while_it_waits(open_door: OpenDoor) -> None:
+    door = open_door()
+    door.upstream.is_silent = True
+    with door.connect() as client:
+        client.sendall(post(PULL, b"body"))
+        wait_until("the superlink is asked", lambda: door.upstream.seen)
+        assert door.upstream.left == 0
+    wait_until("the superlink knows", lambda: door.upstream.left == 1)
+    door.upstream.is_silent = False
+    assert door.is_open_to_others() and door.refused() == {}
 
 
 def test_a_superlink_that_is_down_gives_502(open_door: OpenDoor, tmp_path: Path) -> None:
