@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from permmoe.errors import ConfigurationError
 from permmoe.federated.model_chain import parting, rounds_with_two_models
 from permmoe.plain_text import plain
 from permmoe.runtime.tables import print_whole
@@ -30,6 +31,7 @@ def verify_ledger(context: click.Context, site: SiteOption = None) -> None:
     ones that it states.
     """
     from permmoe_client.connection.identity import load_certificate
+    from permmoe_client.release.forgetting import certificates_in, check_against_ledger
     from permmoe_client.release.patient_account import PatientAccount
     from permmoe_client.release.withdrawals import WithdrawalList
 
@@ -57,6 +59,15 @@ def verify_ledger(context: click.Context, site: SiteOption = None) -> None:
         listed = withdrawals.read()
         whole = "; the hospital withdrew" if listed.is_whole_site else ""
         say(f"the list of {len(listed.subjects)} withdrawn patients is whole, and nobody was taken off it{whole}")
+    for entry, certificate in certificates_in(found.entries):
+        if authority:
+            check_against_ledger(certificate, config.name, found.entries, found.chains, authority)
+        borne = "borne out by this ledger" if authority else "not checked, since no authority is known"
+        forgets = certificate.said.forgets
+        say(
+            f"entry {entry.sequence}: study {certificate.said.study[:8]} forgets the withdrawal of "
+            f"{forgets.withdrawal[:16]}, model {certificate.said.model[:16]}: {borne}"
+        )
     for study, chain in found.chains.items():
         head, again = chain.signed.head, rounds_with_two_models(chain.links)
         signed = "signed by the coordinator" if authority else "its signature not checked, since no authority is known"
@@ -95,6 +106,47 @@ def compare_ledgers(
     if not {*here} & {*there}:
         say("the two ledgers have no study in common of which models were announced")
     raise typer.Exit(int(parted))
+
+
+@app.command("countersign")
+def countersign_certificate(
+    context: click.Context,
+    certificate: Annotated[
+        Path, typer.Argument(help="certificate.json of the coordinator's permmoe-server study certify.")
+    ],
+    site: SiteOption = None,
+) -> None:
+    """Check the coordinator's certificate that a model was trained anew without whom this hospital withdrew.
+
+    It is held against this ledger, which shows whether it is true, and kept there as a signed entry.
+    """
+    from permmoe.federated.forgetting_certificate import parse_certificate
+    from permmoe_client.connection.identity import load_certificate
+    from permmoe_client.release.forgetting import certificate_facts, certificates_in, check_against_ledger
+
+    config = read_site(site_file(context, site))
+    ledger = ledger_of(config)
+    assert config.coordinator
+    try:
+        given = parse_certificate(certificate.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(
+            f"{certificate} cannot be read ({error.strerror}); name the coordinator's file"
+        ) from None
+    authority = load_certificate(config.coordinator.authority)
+    found = ledger.verify(authority)
+    check_against_ledger(given, config.name, found.entries, found.chains, authority)
+    kept = [entry for entry, earlier in certificates_in(found.entries) if earlier == given]
+    if kept:
+        say(f"entry {kept[0].sequence} of the ledger has this certificate already; nothing was changed")
+        return
+    head = ledger.append("certificate", certificate_facts(given))
+    forgets = given.said.forgets
+    say(
+        f"true, as far as this ledger shows, and countersigned as entry {head.sequence}: model "
+        f"{given.said.model[:16]} of round {given.said.last_round} goes on from the model before round "
+        f"{forgets.first_round}, when this site had not trained"
+    )
 
 
 @app.command("show")

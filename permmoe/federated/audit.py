@@ -22,7 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from permmoe.errors import PermmoeError
 
-Kind = Literal["training", "evaluation", "survey", "sum", "account", "approval", "revocation", "withdrawal"]
+Kind = Literal[
+    "training", "evaluation", "survey", "sum", "account", "approval", "revocation", "withdrawal", "certificate"
+]
 ALGORITHM = ec.ECDSA(hashes.SHA384())
 ENTRY_PURPOSE, RECEIPT_PURPOSE = b"permmoe ledger 1\0", b"permmoe receipt 1\0"
 """Signed before the text, so that no signature passes for one of another purpose."""

@@ -11,6 +11,7 @@ from permmoe.config import Configuration, ModelConfig, TrainConfig
 from permmoe.errors import ConfigurationError
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.forgetting_config import ForgettingConfig
 from permmoe.federated.survey_config import MOST_NUMBERS, SurveyConfig
 
 StudyKind = Literal["training", "survey", "evaluation"]
@@ -52,6 +53,12 @@ class RoundPlan(Configuration):
         description="an evaluation: hospitals judge a finished model, and nothing is trained",
         exclude_if=lambda evaluation: evaluation is None,
     )
+    forgets: ForgettingConfig | None = Field(
+        None,
+        description="whom it is trained without that an earlier study was trained with; permmoe-server study forget "
+        "writes it",
+        exclude_if=lambda forgets: forgets is None,
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +95,14 @@ class RoundPlan(Configuration):
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:
             raise ValueError("the spread is not trained under differential privacy; leave model.spread out")
+        return self
+
+    @model_validator(mode="after")
+    def _forgets_by_training(self) -> RoundPlan:
+        if self.forgets and self.kind != "training":
+            raise ValueError("only a study that trains forgets somebody; leave forgets out")
+        if self.forgets and self.forgets.first_round > self.federation.rounds:
+            raise ValueError("forgets.first_round is one of the study's rounds; mend it, or federation.rounds")
         return self
 
     @model_validator(mode="after")

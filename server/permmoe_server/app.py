@@ -89,7 +89,7 @@ def make_app(observer: RoundObserver | None = None, clock: Clock | None = None) 
             federation = Federation(
                 sites,
                 clock=clock or Clock(),
-                directory=_site_directory(context),
+                directory=without_withdrawn(_site_directory(context), plan),
                 roster=roster,
                 countersigner=_countersigner(server) if server else None,
                 announcer=ModelRegister(out / MODELS_FILE, plan.digest(), server).announce if server else None,
@@ -182,6 +182,21 @@ def _site_directory(context: Context) -> SiteDirectory:
         return no_directory
     path = _path(context, "sites")
     return lambda: {int(node): site for node, site in json.loads(path.read_text()).items()}
+
+
+def without_withdrawn(directory: SiteDirectory, plan: RoundPlan) -> SiteDirectory:
+    """The directory without the hospital that a study forgets: it is not asked, and nobody awaits it."""
+    if plan.forgets is None or not plan.forgets.is_whole_site:
+        return directory
+    gone = plan.forgets.site
+
+    def read() -> Mapping[int, str] | None:
+        names = directory()
+        if names is None:
+            raise ConfigurationError(f"the study is without site {gone}, and nothing says which node that is")
+        return {node: name for node, name in names.items() if name != gone}
+
+    return read
 
 
 def _path(context: Context, key: str) -> Path:

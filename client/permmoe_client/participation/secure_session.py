@@ -107,7 +107,9 @@ def check_terms(
     authority = load_certificate(site.coordinator.authority)
     roster = read_roster(opening.roster, authority, minimum_serial=max(own.serial, newest))
     session = Session(instruction.plan.digest(), purpose, instruction.round, instruction.model_digest, opening.nonce)
-    account = account_of_sums(entries, session.study)
+    # "A study that forgets somebody goes on from another": its sums less the other's would show who is missing.
+    forgets = instruction.plan.forgets
+    account = account_of_sums(entries, (session.study, *(forgets.studies if forgets else ())))
     return SessionTerms(session, site_keys(roster), roster.serial, rules_of(policy, federation), account)
 
 

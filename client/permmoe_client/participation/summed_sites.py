@@ -6,7 +6,7 @@ it knows nothing: there the other sites' ledgers count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from permmoe.federated.audit import Entry, LedgerHead
 from permmoe.federated.release_account import ReleaseAccount
@@ -21,10 +21,11 @@ def enter_sum(ledger: Ledger, facts: Mapping[str, object], sites: Sequence[str])
     return ledger.append("sum", {**{name: facts[name] for name in ABOUT}, "sites": list(sites)})
 
 
-def account_of_sums(entries: Iterable[Entry], study: str) -> ReleaseAccount:
-    """The groups of sites that all sums of a study leave indistinguishable, whatever model and part they were about."""
+def account_of_sums(entries: Iterable[Entry], studies: Collection[str]) -> ReleaseAccount:
+    """The groups of sites that all sums of these studies leave indistinguishable, whatever model and part they were
+    about."""
     account = ReleaseAccount()
     for entry in entries:
-        if entry.kind == "sum" and entry.facts.get("study") == study:
+        if entry.kind == "sum" and entry.facts.get("study") in studies:
             account = account.after(dict.fromkeys(map(str, entry.facts["sites"]), 1))
     return account

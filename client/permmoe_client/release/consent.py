@@ -97,6 +97,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
         Section(
             "What this site does",
             (
+                *_forgotten(plan),
                 f"{federation.rounds} rounds of {federation.local_epochs} pass(es) over its training visits, "
                 f"{train.batch_size} visits at a time, from the weights that the coordinator sends.",
                 *(centring if federation.centring_round else ()),
@@ -125,6 +126,23 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             ),
         ),
         Section("All settings", tuple(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).splitlines())),
+    )
+
+
+def _forgotten(plan: RoundPlan) -> tuple[str, ...]:
+    """Whom the study trains without that an earlier one trained with."""
+    if (forgets := plan.forgets) is None:
+        return ()
+    site, first = plain(forgets.site), forgets.first_round
+    whom = (
+        f"without hospital {site}, which withdrew"
+        if forgets.is_whole_site
+        else f"without patients of {site} who withdrew"
+    )
+    begins = "its first weights" if first == 1 else f"the model before its round {first}"
+    return (
+        f"Study {forgets.studies[0][:16]} is trained anew {whom}: from {begins}, which never saw them, rounds {first} "
+        f"to {plan.federation.rounds} are run again.",
     )
 
 

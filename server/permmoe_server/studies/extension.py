@@ -21,7 +21,7 @@ from permmoe_server.provisioning.folder_locks import running
 from permmoe_server.studies.model_register import MODELS_FILE
 from permmoe_server.studies.study_folder import Study, keep_study, study_of
 
-CARRIED = ("last", "model", "rounds.jsonl", "receipts.jsonl", "sums.jsonl")
+CARRIED = ("last", "joined", "model", "rounds.jsonl", "receipts.jsonl", "sums.jsonl")
 """What a study goes on from: weights and moments, the model so far, and what sites will hold it to."""
 
 

@@ -25,7 +25,7 @@ class ModelRegister:
         Raises ConfigurationError for a file that was damaged.
         """
         self._path, self._study, self._server = path, study, server
-        self._links = _read(path)
+        self._links = _read_whole(path)
         self._announced: Announcement | None = None
 
     def announce(self, link: Link) -> Announcement:
@@ -45,12 +45,21 @@ class ModelRegister:
         return self._announced
 
 
-def _read(path: Path) -> tuple[Link, ...]:
+def _read_whole(path: Path) -> tuple[Link, ...]:
     """The links of a file; a last line that a kill cut short is taken out of it, since no site has seen it."""
     content = path.read_bytes() if path.exists() else b""
     whole, _, torn = content.rpartition(b"\n")
     if torn:
         write_file(path, whole + b"\n" if whole else b"", mode=PUBLIC_MODE)
+    return read_links(path)
+
+
+def read_links(path: Path) -> tuple[Link, ...]:
+    """The models that a study with this file has announced, in order; none where there is no file. Nothing is changed.
+
+    Raises ConfigurationError for a file that was damaged.
+    """
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     try:
         return tuple(_link(line) for line in whole.splitlines())
     except (ValueError, TypeError, KeyError, OverflowError):

@@ -7,6 +7,7 @@ models/v0001/           a checkpoint as a study left it
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -45,6 +46,9 @@ class Registry(Configuration):
 
     versions: tuple[ModelVersion, ...] = ()
     promoted: tuple[str, ...] = Field((), description="names of versions that were made current, the last one is")
+    withdrawn: Mapping[str, str] = Field(
+        default_factory=dict, description="by name why a version is used no more: it has seen somebody who withdrew"
+    )
     history: tuple[str, ...] = Field((), description="every decision in words, oldest first")
 
     @property
@@ -112,10 +116,28 @@ def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersi
     return version
 
 
-def promote(folder: FederationFolder, name: str, now: datetime) -> None:
-    """Make a version the current one after checking its files. Raises DataError where they were changed."""
+def withdraw(folder: FederationFolder, names: Collection[str], why: str, now: datetime) -> None:
+    """Let versions be used no more; where one was current, the newest before it is that was not withdrawn. Their files
+    stay, since what they predicted may have to be explained."""
     with locked(folder):
         registry = read_registry(folder)
+        new = [name for name in names if name not in registry.withdrawn]
+        if new:
+            _write(
+                folder,
+                registry,
+                promoted=tuple(name for name in registry.promoted if name not in new),
+                withdrawn={**registry.withdrawn, **dict.fromkeys(new, why)},
+                decision=f"{now:%F %T} withdrew {', '.join(new)}: {why}",
+            )
+
+
+def promote(folder: FederationFolder, name: str, now: datetime) -> None:
+    """Make a version the current one after checking its files. Raises DataError where they were changed,
+    ConfigurationError for one that was withdrawn."""
+    with locked(folder):
+        registry = read_registry(folder)
+        _require_in_use(registry, name)
         _verify(folder, registry.version(name))
         _write(folder, registry, promoted=(*registry.promoted, name), decision=f"{now:%F %T} promoted {name}")
 
@@ -141,6 +163,7 @@ def export(folder: FederationFolder, name: str | None, target: Path) -> ModelVer
     if target.exists():
         raise ConfigurationError(f"{target} exists; name a new folder")
     version = registry.version(chosen)
+    _require_in_use(registry, chosen)
     _verify(folder, version)
     shutil.copytree(folder.models / version.name, target)
     return version
@@ -155,6 +178,11 @@ def damaged(folder: FederationFolder) -> tuple[str, ...]:
         except DataError:
             found.append(version.name)
     return tuple(found)
+
+
+def _require_in_use(registry: Registry, name: str) -> None:
+    if why := registry.withdrawn.get(name):
+        raise ConfigurationError(f"{name} was withdrawn: {why}; use another model")
 
 
 def _verify(folder: FederationFolder, version: ModelVersion) -> None:

@@ -35,7 +35,7 @@ def list_models(folder: FolderArgument) -> None:
         rmse = "" if version.validation_mse is None else f"{sqrt(version.validation_mse):.2f}"
         table.add_row(
             version.name,
-            "yes" if version.name == known.current else "",
+            "yes" if version.name == known.current else "withdrawn" if version.name in known.withdrawn else "",
             version.study,
             str(version.round),
             rmse,

@@ -1,7 +1,8 @@
-"""`permmoe-server study`: the studies of a federation, and whether the present one runs."""
+"""`permmoe-server study`: the studies of a federation, whether the present one runs, and what follows from it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from permmoe.errors import ConfigurationError
+from permmoe.federated.plan import read_plan
 from permmoe.plain_text import plain
 from permmoe.runtime.files import PUBLIC_MODE, write_file
 from permmoe.runtime.tables import print_whole
@@ -18,7 +20,7 @@ from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.folder_locks import is_running
 from permmoe_server.studies.extension import extend as make_longer
 from permmoe_server.studies.round_log import RoundLog
-from permmoe_server.studies.study_folder import Study, current_study, known_studies
+from permmoe_server.studies.study_folder import Study, current_study, known_studies, study_of
 from permmoe_server.studies.survey_file import SURVEY_FILE
 
 app = typer.Typer(no_args_is_help=True, help="See the studies; stop one, let it go on, give it more rounds.")
@@ -89,6 +91,64 @@ def extend(folder: FolderArgument, rounds: Annotated[int, typer.Argument(min=1, 
     console.print(Text(f"study {plain(new.plan.name)} with {new.plan.federation.rounds} rounds in {new.folder}"))
     console.print(f"its digest, which hospitals have to approve: {new.plan.digest()}")
     console.print(Text(f"run it with --study {new.plan_file}; it waits for the approvals"))
+
+
+@app.command()
+def forget(
+    folder: FolderArgument,
+    site: Annotated[str, typer.Argument(help="The hospital that withdrew, or whose patients did.")],
+    patients: Annotated[
+        str, typer.Option(help="Patients of it withdrew: the digest that permmoe-client withdraw said there.")
+    ] = "",
+    withdrawal: Annotated[
+        str, typer.Option(help="The hospital itself withdrew: the digest, where it could be asked for it.")
+    ] = "",
+    study: Annotated[
+        Path | None, typer.Option(help="The plan.json in the folder of a study, in place of the present one.")
+    ] = None,
+) -> None:
+    """Make a study that trains the present one anew without a hospital, or without its patients who withdrew.
+
+    It goes on from the newest model that never saw them, and hospitals approve it. Registered models that have seen
+    them are used no more. When it has finished, permmoe-server study certify writes the certificate.
+    """
+    # It needs PyTorch, which takes seconds to import; the other commands do not.
+    from permmoe_server.studies.forgetting import forget as make_follow_up
+
+    if patients and withdrawal:
+        raise ConfigurationError("patients withdrew, or the hospital did: give --patients or --withdrawal, not both")
+    files = FederationFolder(folder)
+    old = _present(folder) if study is None else study_of(files, read_plan(study))
+    made = make_follow_up(files, old, site, patients or withdrawal, datetime.now(UTC), is_whole_site=not patients)
+    plan = made.study.plan
+    assert plan.forgets
+    first = plan.forgets.first_round
+    whom = f"{plain(site)}'s patients who withdrew" if patients else plain(site)
+    begins = "its first weights" if first == 1 else f"the model before round {first}"
+    console.print(Text(f"study {plain(plan.name)} without {whom} in {made.study.folder}"))
+    console.print(f"it begins with {begins}, which never saw them; rounds to run: {plan.federation.rounds - first + 1}")
+    console.print(f"its digest, which hospitals have to approve: {plan.digest()}")
+    if made.withdrawn:
+        console.print(f"used no more, since they have seen them: {', '.join(made.withdrawn)}")
+    if made.left_out:
+        others = plain(", ".join(made.left_out))
+        console.print(Text(f"in no secure sum of it either, so that nobody's own numbers follow: {others}"))
+    if made.elsewhere:
+        others = plain(", ".join(made.elsewhere))
+        console.print(Text(f"{plain(site)} also took part in {others}; run the command for each with --study"))
+    console.print(Text(f"run it with --study {made.study.plan_file}; it waits for the approvals"))
+
+
+@app.command()
+def certify(folder: FolderArgument) -> None:
+    """Write the signed certificate of the present study, once it has finished, that its model never saw who withdrew.
+
+    The hospital checks it against its own ledger and countersigns it there: permmoe-client ledger countersign.
+    """
+    from permmoe_server.studies.certification import certified
+
+    path = certified(FederationFolder(folder), _present(folder))
+    console.print(Text(f"the certificate is in {path}; it names no patient: hand it to the hospital"))
 
 
 def _present(folder: Path) -> Study:

@@ -1,6 +1,7 @@
 """A study from its first round, or from where a killed run left it, to its last; everything is kept in one folder.
 
 last/           weights and server moments after the newest round (permmoe_server.studies.study_state)
+joined/         the same before each round with a site that had not taken part (permmoe_server.studies.seen_sites)
 rounds.jsonl    a record for each try at a round (permmoe_server.studies.round_line)
 models.jsonl    every model that sites were sent, where the server has a key (permmoe_server.studies.model_register)
 receipts.jsonl  the newest receipt for each site's ledger (permmoe_server.studies.receipt_file)
@@ -36,6 +37,7 @@ from permmoe_server.protocol.rounds import run_rounds
 from permmoe_server.studies.receipt_file import load_receipts, save_receipts
 from permmoe_server.studies.round_line import record_json
 from permmoe_server.studies.round_log import RoundLog, RoundSummary
+from permmoe_server.studies.seen_sites import first_rounds, keep_before_newcomers
 from permmoe_server.studies.study_state import load_state, save_state, study_card
 from permmoe_server.studies.sum_log import read_sums
 
@@ -55,6 +57,7 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
     state = replace(state, receipts=load_receipts(out))
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
+    seen = {*first_rounds(RoundLog(rounds).read())}
     for state, record in run_rounds(federation, plan, layout, state):  # noqa: B020
         save_receipts(out, state.receipts)
         # The record before the checkpoint: a round whose checkpoint was not written is forgotten and run again.
@@ -64,6 +67,9 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
                 # A study that goes on from here must not ask sites for this number again.
                 save_state(out, plan, layout, state)
             continue
+        took_part = {site.site for site in record.sites if site.rejected is None}
+        keep_before_newcomers(out, record.round, took_part, seen)
+        seen |= took_part
         mse = mean_squared_error(record.validation.sums) if record.validation else nan
         # NaN, where nothing was evaluated, compares as not worse: the newest round is kept.
         if plan.train.keep == "last" or not mse >= best_mse:

@@ -28,14 +28,14 @@ BEGUN = "begun-"
 """How the names of groups begin that hold the model which sites at work on a round began with."""
 
 
-def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout) -> FederationState | None:
-    """Return the state that a study in this folder has reached; None where it has not begun.
+def load_state(out: Path, plan: RoundPlan, layout: ModuleLayout, name: str = FOLDER) -> FederationState | None:
+    """Return the state that a study in this folder has reached; None where it has not begun. `name`: of the checkpoint.
 
     Raises ConfigurationError where it was begun with another plan; more or fewer rounds are no other plan.
     """
-    if not has_checkpoint(out / FOLDER):
+    if not has_checkpoint(out / name):
         return None
-    tensors, card = load_checkpoint(out / FOLDER)
+    tensors, card = load_checkpoint(out / name)
     if _comparable(RoundPlan.model_validate(card["plan"])) != _comparable(plan):
         raise ConfigurationError(f"{out} holds a study with another plan; name a new folder, or delete this one")
     groups = split_groups(tensors, ("weights", "average"))
