@@ -32,7 +32,7 @@ def withdraw(
     """Take patients out of every training, evaluation, survey and calibration, for good.
 
     It counts from the next message on, over restarts too, and cannot be taken back. Models that were trained before
-    have seen them; it is for the coordinator to train these anew. What studies kept at this site
+    have seen them: the coordinator trains these anew (permmoe-server study forget). What studies kept at this site
     alone, in `state`, is removed. The list stays here; the ledger has a signed entry, which names nobody.
     """
     from permmoe_client.participation.study_memory import forget_studies
