@@ -38,12 +38,26 @@ class Missingness(Configuration):
 
     `mcar`: each modality with chance `rate`. `mar`: the chance grows with the rank of baseline CDR-SB, `mnar`: with
     that of the outcome itself; its mean is `rate`. `structural`: whole hospitals lack a share `rate` of the modalities,
-    as if for want of a scanner. `exclusive`: each hospital has a single modality. No visit loses all it has to the
-    first three; what is left empty by the other two takes no part in training.
+    as if for want of a scanner. `exclusive`: each hospital has a single modality. `rare`: all hospitals but `holders`
+    lack `modality`. No visit loses all it has to the first three; what is left empty by the others takes no part in
+    training.
     """
 
-    kind: Literal["none", "mcar", "mar", "mnar", "structural", "exclusive"] = "none"
-    rate: float = Field(0.5, ge=0, le=1, description="share of the observations that is taken away; exclusive: ignored")
+    kind: Literal["none", "mcar", "mar", "mnar", "structural", "exclusive", "rare"] = "none"
+    rate: float = Field(
+        0.5, ge=0, le=1, description="share of the observations that is taken away; exclusive and rare: ignored"
+    )
+    # Absent from `model_dump` at their defaults, so that digests of older studies stay what they were.
+    modality: str = Field("", exclude_if=lambda name: name == "", description="rare: what most hospitals lack")
+    holders: int = Field(
+        0, ge=0, exclude_if=lambda sites: sites == 0, description="rare: hospitals that have it, drawn by the seed"
+    )
+
+    @model_validator(mode="after")
+    def _says_what_is_rare(self) -> Missingness:
+        if {bool(self.modality), bool(self.holders)} != {self.kind == "rare"}:
+            raise ValueError("modality and holders go with kind: rare, both of them, and only with it")
+        return self
 
 
 class PartitionConfig(Configuration):
@@ -149,6 +163,11 @@ def _thinned(
             n_kept = 1 if config.kind == "exclusive" else max(1, round((1 - config.rate) * len(names)))
             kept = _scanners(tuple(sites), names, n_kept, generator)
             thinned = {site: _where_training(sites[site], partial(only, modalities=kept[site])) for site in sites}
+        case "rare":
+            others = _others(names, config.modality)
+            holders = generator.permutation(list(sites))[: config.holders]
+            without = partial(_where_training, change=partial(only, modalities=others))
+            thinned = {site: table if site in holders else without(table) for site, table in sites.items()}
         case _:
             chances = _chances(sites, config)
             thinned = {
@@ -168,6 +187,13 @@ def _scanners(
     first = generator.permutation(len(possible))
     order = generator.permutation(len(sites))
     return {sites[s]: possible[first[i % len(possible)]] for i, s in enumerate(order)}
+
+
+def _others(names: tuple[str, ...], rare: str) -> Combination:
+    """All modalities but the rare one. Raises ConfigurationError where there is no such modality."""
+    if rare not in names:
+        raise ConfigurationError(f"missing.modality names unknown {rare!r}; {nearest(rare, names)}")
+    return tuple(name for name in names if name != rare)
 
 
 def _chances(sites: Sites, config: Missingness) -> dict[str, float]:

@@ -202,6 +202,34 @@ def test_structural_sites_have_the_same_scanners_for_everyone_and_all_modalities
         assert {name for of_site in scanners.values() for c in of_site for name in c} == set(NAMES)
 
 
+def rare(holders: int, modality: str = "tau") -> PartitionConfig:
+    return PartitionConfig.model_validate({"missing": {"kind": "rare", "modality": modality, "holders": holders}})
+
+
+def holding(sites: Sites) -> tuple[str, ...]:
+    """The sites that train with all modalities."""
+    return tuple(site for site in sites if 4 in kept({site: sites[site]}, "train").values())
+
+
+@pytest.mark.parametrize("holders", [1, 3])
+def test_a_rare_modality_is_at_so_many_sites_in_training_and_everywhere_in_tests(holders: int) -> None:
+    sites, _ = partition(COMPLETE, NAMES, rare(holders), seed=3)
+    trained = {s: {v.observed(NAMES) for v in t if v.split == "train"} for s, t in sites.items()}
+    others = tuple(name for name in NAMES if name != "tau")
+    assert sorted(map(tuple, trained.values())) == sorted([(NAMES,)] * holders + [(others,)] * (7 - holders))
+    assert set(kept(sites, "test").values()) == {4}
+    drawn = {holding(partition(COMPLETE, NAMES, rare(holders), seed)[0]) for seed in range(20)}
+    assert holding(sites) in drawn and len(drawn) > 1
+
+
+def test_a_rare_modality_that_nobody_knows_or_without_holders_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"missing\.modality names unknown 'tao'.*tau"):
+        partition(COMPLETE, NAMES, rare(1, "tao"), seed=3)
+    for missing in ({"kind": "rare"}, {"kind": "rare", "holders": 2}, {"kind": "mcar", "modality": "tau"}):
+        with pytest.raises(ValueError, match="go with kind: rare"):
+            Missingness.model_validate(missing)
+
+
 def split_visits() -> VisitTable:
     """The visits of seven sites, of which every fifth is validated and every third of the rest tested."""
     parts = {i: "validation" if i % 5 == 0 else "test" if i % 3 == 0 else "train" for i in range(1155)}
