@@ -1,4 +1,4 @@
-"""Measure the secure sum: `python benchmarks/secure_sum.py [--sites 10] [--parameters 5000000]`."""
+"""Measure the secure sum: `python benchmarks/secure_sum.py [--sites 1000] [--silent 0.1]`."""
 
 from permmoe_benchmarks.measurements.secure_sum_cost import main
 

@@ -41,7 +41,7 @@ from permmoe_client.participation.kept_training import KeptTraining
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.query_order import purpose_of
 from permmoe_client.participation.running_site import RunningSite, RunningSites
-from permmoe_client.participation.secure_session import SecureSession, SessionTerms, check_terms
+from permmoe_client.participation.secure_session import SessionTerms, Stage, check_terms
 from permmoe_client.participation.summed_sites import enter_sum
 from permmoe_client.participation.survey import count_patients
 from permmoe_client.release.approval import StudyNotApproved, remember_pending, require_approval
@@ -129,13 +129,15 @@ def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordD
         sent = send_training(reply, instruction, policy, site.ledger)
         kept.finish(replace(reply, head=read_head(sent, site.settings.name)))
         return sent
+    if (given := secure_session.answered(content, site.session)) is not None:
+        return given
     terms = check_terms(instruction, content, site.settings, site.ledger, "training")
     reply = train_round(instruction, content, site, state, kept)
     kept.finish(reply)
     reply = released(reply, policy)
     facts = training_facts(reply, instruction)
     blocks = training_blocks(site.layout(instruction.plan))
-    return _begin_sum(site, terms, blocks, training_numbers(reply), "training", facts)
+    return _begin_sum(site, content, terms, blocks, training_numbers(reply), "training", facts)
 
 
 def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordDict:
@@ -146,11 +148,13 @@ def _evaluate(content: RecordDict, site: RunningSite, state: RecordDict) -> Reco
     if not instruction.plan.federation.secure:
         reply = evaluate_round(instruction, content, site, state)
         return send_evaluation(reply, instruction, site.settings.release, site.ledger)
+    if (given := secure_session.answered(content, site.session)) is not None:
+        return given
     terms = check_terms(instruction, content, site.settings, site.ledger, "evaluation")
     reply = evaluate_round(instruction, content, site, state)
     blocks = evaluation_blocks(instruction.plan, instruction.part)
     numbers = evaluation_numbers(reply, severity_groups(instruction.plan, instruction.part))
-    return _begin_sum(site, terms, blocks, numbers, "evaluation", evaluation_facts(reply, instruction))
+    return _begin_sum(site, content, terms, blocks, numbers, "evaluation", evaluation_facts(reply, instruction))
 
 
 def _survey(content: RecordDict, site: RunningSite) -> RecordDict:
@@ -161,14 +165,22 @@ def _survey(content: RecordDict, site: RunningSite) -> RecordDict:
     if not plan.federation.secure:
         counted = count_patients(plan, site.settings, site.ledger)
         return send_survey(counted.counts, plan, site.settings, site.ledger)
+    if (given := secure_session.answered(content, site.session)) is not None:
+        return given
     terms = check_terms(Instruction(plan, 1, NO_MODEL), content, site.settings, site.ledger, "survey")
     counts, facts = count_patients(plan, site.settings, site.ledger).counts, Facts.of(plan)
     numbers = survey_numbers(facts, counts)
-    return _begin_sum(site, terms, survey_blocks(facts), numbers, "survey", survey_facts(counts, plan))
+    return _begin_sum(site, content, terms, survey_blocks(facts), numbers, "survey", survey_facts(counts, plan))
 
 
 def _begin_sum(
-    site: RunningSite, terms: SessionTerms, blocks: Blocks, numbers: Numbers, kind: Kind, facts: Mapping[str, object]
+    site: RunningSite,
+    content: RecordDict,
+    terms: SessionTerms,
+    blocks: Blocks,
+    numbers: Numbers,
+    kind: Kind,
+    facts: Mapping[str, object],
 ) -> RecordDict:
     """Stage 1 of the secure sum: send an advertisement. An earlier session of this site ends here.
 
@@ -179,6 +191,7 @@ def _begin_sum(
     entry = {**facts, "roster": terms.roster_serial}
     site.session, advertisement = secure_session.begin(
         site.settings,
+        content,
         terms,
         blocks,
         numbers,
@@ -188,10 +201,8 @@ def _begin_sum(
     return advertisement
 
 
-def _answer_stage(
-    message: Message, context: Context, stage: Callable[[RecordDict, SecureSession | None], RecordDict]
-) -> Message:
-    return _answer(message, context, lambda content, site: stage(content, site.session))
+def _answer_stage(message: Message, context: Context, stage: Stage) -> Message:
+    return _answer(message, context, lambda content, site: secure_session.answer(stage, content, site.session))
 
 
 def _answer(message: Message, context: Context, work: Callable[[RecordDict, RunningSite], RecordDict]) -> Message:

@@ -15,7 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import RecordDict
 from flwr.app.message.arraychunk import ArrayChunk
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_body
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_type_from_object_content,
+)
 
 PARCEL_BYTES = 4 << 20
 """A parcel is closed once it holds so much; an object of Flower has 5 MiB at most."""
@@ -85,9 +89,16 @@ def unpack(parcels: Iterable[bytes], most: int) -> dict[str, bytes]:
     more than `most` objects."""
     found: dict[str, bytes] = {}
     for parcel in parcels:
-        parts = separated(get_object_body(parcel, ArrayChunk), most - len(found))
+        parts = separated(_body(parcel), most - len(found))
         found |= {object_name(thing): thing for thing in parts}
     return found
+
+
+def _body(parcel: bytes) -> memoryview:
+    """What a parcel holds, without a copy of it. Raises ValueError for another kind of object."""
+    if get_object_type_from_object_content(parcel) != ArrayChunk.__name__:
+        raise ValueError("an object that should be a parcel is none")
+    return memoryview(parcel)[parcel.index(HEAD_BODY_DIVIDER) + len(HEAD_BODY_DIVIDER) :]
 
 
 def in_bodies(parts: Iterable[bytes], most: int = PARCEL_BYTES) -> Iterator[list[bytes]]:

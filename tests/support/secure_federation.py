@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
-from permmoe_simulation.engines.grid import FIRST_NODE, run_in_process
+from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid, run_in_process
 from permmoe_simulation.engines.local_deployment import Deployment, deploy
 from tests.support.tiny_federation import write_site
 
@@ -36,7 +37,13 @@ class SecureFederation:
     def names(self) -> tuple[str, ...]:
         return tuple(self.deployment.sites)
 
-    def run(self, app: ClientApp = client_app) -> list[dict[str, Any]]:
+    def run(
+        self,
+        app: ClientApp = client_app,
+        *,
+        server: ServerApp = server_app,
+        make_grid: Callable[..., InProcessGrid] = InProcessGrid,
+    ) -> list[dict[str, Any]]:
         """Run the study; the records of its rounds."""
         nodes = [{"site-config": str(path)} for path in self.deployment.sites.values()]
         (self.folder / "plan.json").write_text(self.plan.canonical_json())
@@ -45,7 +52,7 @@ class SecureFederation:
         )
         federation = self.deployment.folder
         run_in_process(
-            server_app,
+            server,
             app,
             nodes,
             {
@@ -57,6 +64,7 @@ class SecureFederation:
                 "server-key": str(federation.server_key),
                 "server-certificate": str(federation.server),
             },
+            make_grid=make_grid,
         )
         return [json.loads(line) for line in (self.out / "rounds.jsonl").read_text().splitlines()]
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from permmoe.federated.update import ModuleUpdate
 from permmoe.training.seeds import make_model
 from permmoe_benchmarks.library.cohort import default_study
 from permmoe_benchmarks.library.timing import Figures
-from permmoe_server.protocol.federation import Federation, MessageGrid, SignedRoster
+from permmoe_server.protocol.federation import Clock, Federation, MessageGrid, SignedRoster
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.rounds import run_rounds
 from permmoe_simulation.engines.grid import FIRST_NODE
@@ -52,13 +53,15 @@ class ThinSites:
     authority: ec.EllipticCurvePrivateKey
     keys: Mapping[str, ec.EllipticCurvePrivateKey]
     """Each site's key; empty without the secure sum."""
+    n_silent: int = 0
+    """So many sites may be lost in a round."""
 
     @classmethod
-    def of(cls, clients: int, *, secure: bool, rounds: int) -> ThinSites:
+    def of(cls, clients: int, *, secure: bool, rounds: int, n_silent: int = 0) -> ThinSites:
         """As many sites of a federation that trains the default study's model."""
         study = default_study()
         federation = FederationConfig(
-            rounds=rounds, evaluate_every=0, centring_round=False, min_sites=clients, secure=secure,
+            rounds=rounds, evaluate_every=0, centring_round=False, min_sites=clients - n_silent, secure=secure,
             round_deadline_seconds=NO_DEADLINE_SECONDS, stage_deadline_seconds=NO_DEADLINE_SECONDS,
         )  # fmt: skip
         plan = RoundPlan(model=study.model, train=study.train, federation=federation)
@@ -79,6 +82,7 @@ class ThinSites:
             LedgerHead("", 1, "0" * 64),
             ec.generate_private_key(ec.SECP384R1()),
             {name: ec.generate_private_key(ec.SECP384R1()) for name in names.values()} if secure else {},
+            n_silent,
         )
 
     def signed_roster(self) -> SignedRoster:
@@ -92,30 +96,51 @@ class ThinSites:
         return SignedRoster(sign_roster(roster, self.authority), site_keys(roster))
 
     def run(self, grid: MessageGrid, watch: SiteWatch) -> list[TimedRound]:
-        """Run all rounds. Raises AssertionError where a round loses a site."""
-        state, found, before = FederationState(0, self.weights), list[TimedRound](), 0.0
+        """Run all rounds on a clock that counts the server's own processor seconds.
+
+        Raises AssertionError where a round loses other sites than the silent ones.
+        """
+        state, found = FederationState(0, self.weights), list[TimedRound]()
         roster = self.signed_roster() if self.keys else None
-        federation = Federation(grid, directory=lambda: self.names, roster=(lambda: roster) if roster else None)
+        federation = Federation(
+            grid, Clock(watch.server_now), directory=lambda: self.names, roster=(lambda: roster) if roster else None
+        )
         for _, record in run_rounds(federation, self.plan, self.layout, state):
-            assert record.is_aggregated and all(site.rejected is None for site in record.sites)
-            found.append(TimedRound(record, watch.total() - before))
-            before = watch.total()
+            assert record.is_aggregated
+            assert sum(site.rejected is not None for site in record.sites) <= self.n_silent
+            found.append(TimedRound(record, watch.taken()))
         return found
 
 
 @dataclass(frozen=True)
 class TimedRound:
-    """A round's record and the seconds that its sites took."""
+    """A round's record, and the processor seconds that each site that was watched took: stage -> site -> seconds."""
 
     record: RoundRecord
-    site_seconds: float
+    sites: Mapping[str, Mapping[str, float]]
 
 
-@dataclass
 class SiteWatch:
-    """The seconds that thin sites take, by stage. The clients of a round answer one after another."""
+    """The processor seconds that thin sites take in the server's process, by stage.
 
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    The sites of a round answer one after another. Those of `watched`, by default all, are remembered one by one; what
+    the others take is only left out of the server's time.
+    """
+
+    def __init__(self, watched: Collection[str] | None = None) -> None:
+        self.watched = watched
+        self._at_sites = 0.0
+        self._seconds: dict[str, dict[str, float]] = defaultdict(dict)
+
+    @contextmanager
+    def at_site(self, stage: str, site: str) -> Iterator[None]:
+        """Count the block as work of a site."""
+        started = time.process_time()
+        yield
+        seconds = time.process_time() - started
+        self._at_sites += seconds
+        if self.watched is None or site in self.watched:
+            self._seconds[stage][site] = seconds
 
     def answering(
         self, stage: str, names: Mapping[int, str], work: Callable[[Message, str], RecordDict]
@@ -123,33 +148,44 @@ class SiteWatch:
         """A client app's handler that answers with what `work` makes for the site, and is timed."""
 
         def handle(message: Message, context: Context) -> Message:
-            started = time.perf_counter()
-            answer = Message(work(message, names[context.node_id]), reply_to=message)
-            self.seconds[stage].append(time.perf_counter() - started)
-            return answer
+            with self.at_site(stage, names[context.node_id]):
+                return Message(work(message, names[context.node_id]), reply_to=message)
 
         return handle
 
-    def total(self) -> float:
-        """The seconds of all sites so far."""
-        return sum(sum(found) for found in self.seconds.values())
+    def server_now(self) -> float:
+        """The server's own processor seconds so far: the process's, less those of all sites."""
+        return time.process_time() - self._at_sites
+
+    def taken(self) -> Mapping[str, Mapping[str, float]]:
+        """The seconds by stage and site since this was called last."""
+        found, self._seconds = self._seconds, defaultdict(dict)
+        return found
 
 
-def round_figures(rounds: list[TimedRound], watch: SiteWatch, clients: int) -> Figures:
-    """The figures of a round: the server's own seconds, the sites' by stage, and bytes.
+def round_figures(rounds: list[TimedRound], clients: int) -> Figures:
+    """The figures of a round: the processor seconds of the server and, by stage, of the sites, and bytes.
 
     The first round is left out where there are others, since it imports and allocates.
     """
     kept = rounds[1:] or rounds
-    own = [timed.record.seconds - timed.site_seconds for timed in kept]
-    # Sites work at the same time in the field: a stage is as long as one of them, the median.
-    stages = {stage: statistics.median(found) for stage, found in watch.seconds.items()}
+    own = [timed.record.seconds for timed in kept]
+    by_stage: dict[str, list[float]] = defaultdict(list)
+    totals: list[float] = []
+    for timed in kept:
+        of_site: dict[str, float] = defaultdict(float)
+        for stage, found in timed.sites.items():
+            by_stage[stage] += found.values()
+            for site, seconds in found.items():
+                of_site[site] += seconds
+        totals += of_site.values()
     figures: dict[str, Any] = {
         "server_seconds": statistics.median(own),
         "values": own,
-        "site_seconds": sum(stages.values()),
-        "stage_seconds": stages,
-        "in_one_process_seconds": statistics.median(timed.record.seconds for timed in kept),
+        # Sites work at the same time in the field: a round is as long as one of them.
+        "site_seconds": statistics.median(totals),
+        "site_seconds_most": max(totals),
+        "stage_seconds": {stage: statistics.median(found) for stage, found in by_stage.items()},
     }
     for direction in ("bytes_down", "bytes_up"):
         figures[direction] = statistics.median(getattr(site, direction) for site in kept[-1].record.sites)

@@ -20,6 +20,7 @@ from permmoe_benchmarks.measurements import (
     private_gradients,
     protocol_rounds,
     reply_averaging,
+    secure_sum_cost,
     server_memory,
     simulated_round,
     step_scaling,
@@ -53,6 +54,7 @@ CURVES: tuple[Curve, ...] = tuple(
     chain(
         step_scaling.CURVES,
         protocol_rounds.CURVES,
+        secure_sum_cost.CURVES,
         superlink_round.CURVES,
         engine_overhead.CURVES,
         study_throughput.CURVES,

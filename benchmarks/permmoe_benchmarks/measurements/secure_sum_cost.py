@@ -1,128 +1,160 @@
-"""What the secure sum costs: each stage's work at a site, work and memory at the server, against a plain sum.
+"""What a secure sum costs: processor seconds of the server by stage, and of a site, also where sites go silent.
 
-python benchmarks/secure_sum.py [--sites 10] [--parameters 5000000] [--silent 0]
+    python benchmarks/secure_sum.py [--sites 1000] [--silent 0.1] [--silent-at mask]
+
+It runs a training round of the default study's model with thin sites: the server's own stages, the sites' own session
+code, and messages packed and unpacked as between machines (permmoe_benchmarks.library.parcel_grid), without TLS.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
 
-import numpy as np
-import torch
-from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import MessageType, RecordDict
 
-from permmoe.federated.fixed_point import to_fixed_point
-from permmoe.federated.secure.server_sum import ServerSum
-from permmoe.federated.secure.session import Participants, Session
+from permmoe.federated.instructions import read_instruction
+from permmoe.federated.roster import read_roster, site_keys
+from permmoe.federated.secure import counting, session, site_sum
+from permmoe.federated.secure.blocks import training_blocks, training_numbers
+from permmoe.federated.secure.counting import count_holders
+from permmoe.federated.secure.messages import read_session_start, write_advertisement
+from permmoe.federated.secure.session import Session
+from permmoe.federated.secure.signatures import is_signature_of
 from permmoe.federated.secure.site_sum import Rules, SiteSum
-from permmoe.federated.update import ModuleUpdate
-from permmoe.runtime.process_memory import forget_peak_memory, peak_memory_mb
+from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.runtime.provenance import machine, versions
-from permmoe_server.protocol.aggregation import RunningSum, fold
+from permmoe_benchmarks.library.curve import Curve, at_every_scale
+from permmoe_benchmarks.library.parcel_grid import ParcelGrid, Work
+from permmoe_benchmarks.library.thin_sites import SiteWatch, ThinSites, round_figures
+from permmoe_benchmarks.library.timing import Figures
+from permmoe_benchmarks.measurements.protocol_rounds import disk_figures
+from permmoe_client.participation import secure_session
+from permmoe_client.participation.secure_session import SecureSession, Stage
+from permmoe_server.protocol.reply_sizes import largest_replies
+from permmoe_server.protocol.secure_stages import COUNT, MASK, OPEN, SHARE
 
-MODULES = 54
-"""As many modules as the default model has."""
-VISITS = 7
-STAGES = ("share", "mask", "count", "unmask")
+STAGES = {"advertise": MessageType.TRAIN, "share": SHARE, "mask": MASK, "count": COUNT, "open": OPEN}
+"""The stages in order, and the type of the message that each begins with."""
+WATCHED = 20
+"""So many sites do all of their work themselves, and are timed."""
 
 
-class StageWatch:
-    """The seconds of every call, by stage."""
+def secure_round(clients: int, rounds: int, silent: float = 0.0, silent_at: str = "mask") -> Figures:
+    """Return the figures of a round with the secure sum, in which a share of the sites goes silent at a stage.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = defaultdict(list)
+    Some sites are watched. The others give the same replies, but take over from them whether a signature is genuine and
+    how many holders a block has: with 1,000 sites these checks of the same bytes would otherwise be made a million
+    times in one process.
+    """
+    # As the server's app does.
+    keep_freed_pages()
+    n_silent = round(silent * clients)
+    sites = ThinSites.of(clients, secure=True, rounds=rounds, n_silent=n_silent)
+    names = list(sites.names.values())
+    # Evenly among all: where a site stands in the order of names must not matter.
+    gone = {names[i * clients // n_silent] for i in range(n_silent)}
+    left = [name for name in names if name not in gone]
+    watched = {left[i * len(left) // WATCHED] for i in range(WATCHED)}
+    watch = SiteWatch(watched)
+    blocks, numbers = training_blocks(sites.layout), training_numbers(sites.reply)
+    rules = Rules(sites.plan.federation.secure_threshold, min_sites=sites.plan.federation.min_sites)
+    sessions: dict[str, SecureSession] = {}
 
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        started = time.perf_counter()
+    def advertise(content: RecordDict, name: str) -> RecordDict:
+        instruction, opening = read_instruction(content), read_session_start(content)
+        roster = site_keys(read_roster(opening.roster, sites.authority.public_key()))
+        begun = Session(
+            instruction.plan.digest(), "training", instruction.round, instruction.model_digest, opening.nonce
+        )
+        own, head = SiteSum(begun, name, sites.keys[name], roster, rules, blocks), replace(sites.ledger, site=name)
+        sessions[name] = SecureSession(own, blocks, numbers, lambda _: head, lambda _: head)
+        return write_advertisement(own.advertise())
+
+    def answering(stage: Stage) -> Work:
+        def answer(content: RecordDict, name: str) -> RecordDict:
+            with found_once(known, is_known=name not in watched):
+                return secure_session.answer(stage, content, sessions[name])
+
+        return answer
+
+    known: dict[Any, Any] = {}
+    later = (secure_session.share, secure_session.mask, secure_session.count, secure_session.unmask)
+    work = dict(zip(STAGES.values(), (advertise, *map(answering, later)), strict=True))
+    stage_of = {kind: stage for stage, kind in STAGES.items()}
+    grid = ParcelGrid(
+        sites.names, work, largest_replies(sites.plan, sites.layout, lambda: clients),
+        lambda kind, name: watch.at_site(stage_of[kind], name), gone, STAGES[silent_at],
+    )  # fmt: skip
+    timed = sites.run(grid, watch)
+    by_stage = dict(timed[-1].record.training.stage_seconds)
+    by_stage["advertise"] = by_stage.pop(MessageType.TRAIN)
+    rest = timed[-1].record.seconds - sum(by_stage.values())
+    return {
+        **round_figures(timed, clients),
+        **disk_figures(timed, sites),
+        "server_stage_seconds": by_stage | {"rest": rest},
+        "n_silent": n_silent,
+    }
+
+
+@contextmanager
+def found_once(known: dict[Any, Any], *, is_known: bool) -> Iterator[None]:
+    """Let a site's checks in the block take over what `known` has of the same arguments, if `is_known`; what is found
+    is added to it."""
+
+    def is_signature(key: Any, signature: bytes, text: bytes) -> bool:
+        if not is_known or (signature, text) not in known:
+            known[signature, text] = is_signature_of(key, signature, text)
+        return bool(known[signature, text])
+
+    def holders(evidence: Any, seeds: Any, choices: Any, *others: Any) -> dict[str, int]:
+        name = (choices.digest, tuple(sorted(evidence.bits)))
+        if not is_known or name not in known:
+            known[name] = count_holders(evidence, seeds, choices, *others)
+        return dict(known[name])
+
+    with (
+        patch.object(session, "is_signature_of", is_signature),
+        patch.object(counting, "is_signature_of", is_signature),
+        patch.object(site_sum, "count_holders", holders),
+    ):
         yield
-        self.seconds[stage].append(time.perf_counter() - started)
 
 
 def main() -> None:
     """Print a table with a line for each number of sites."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, nargs="+", default=[5, 10, 20])
-    parser.add_argument("--parameters", type=int, default=5_000_000)
-    parser.add_argument("--silent", type=float, default=0.0, help="share of sites that go silent before their input")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, nargs="+", default=[1000])
+    parser.add_argument("--silent", type=float, nargs="+", default=[0.0, 0.1], help="share of sites that go silent")
+    parser.add_argument("--silent-at", choices=list(STAGES), default="mask", help="the stage that they do not answer")
     arguments = parser.parse_args()
-    print(
-        f"{machine()}; {versions()}; seed 0; {arguments.parameters:,} parameters in {MODULES} modules; random numbers"
-    )
-    print(
-        "sites  keepers (threshold)  share s  mask s   count s  unmask s  a site's s (most)  server s  plain s  "
-        "max |difference|  peak MB"
-    )
-    for sites in arguments.sites:
-        print(secure_sum_line(sites, arguments.parameters, arguments.silent), flush=True)
+    print(f"{machine()}; {versions()}; seed 0; random numbers; processor seconds of a round")
+    head = "".join(f"{stage:>10s}" for stage in (*STAGES, "unmask", "rest"))
+    print(f"sites silent  server s = {head}   a site's s (most)  its parts: {'  '.join(STAGES)}")
+    for clients in arguments.sites:
+        for silent in arguments.silent:
+            found = secure_round(clients, 1, silent, arguments.silent_at)
+            server = "".join(f"{found['server_stage_seconds'].get(s, 0.0):10.3f}" for s in (*STAGES, "unmask", "rest"))
+            parts = "  ".join(f"{found['stage_seconds'][stage]:.3f}" for stage in STAGES)
+            print(
+                f"{clients:5d} {found['n_silent']:6d}  {found['server_seconds']:8.3f}   {server}   "
+                f"{found['site_seconds']:8.3f} ({found['site_seconds_most']:.3f})  {parts}",
+                flush=True,
+            )
 
 
-def secure_sum_line(n: int, parameters: int, silent: float = 0.0) -> str:
-    """Run one secure sum of `n` sites in this process, of which a share is lost, and return its line of the table."""
-    forget_peak_memory()
-    size = parameters // MODULES
-    blocks = {f"block/{i}": size + 1 for i in range(MODULES)}
-    session, rules = Session("benchmark", "training", 1, "model", str(n)), Rules()
-    keys = {f"site-{i:04d}": ec.generate_private_key(ec.SECP384R1()) for i in range(n)}
-    roster = {name: key.public_key() for name, key in keys.items()}
-    sites = {name: SiteSum(session, name, key, roster, rules, blocks) for name, key in keys.items()}
-    adverts = [site.advertise() for site in sites.values()]
-    watch = StageWatch()
-    with watch.timing("server"):
-        server = ServerSum(Participants.of(session, adverts, rules.threshold_share), blocks, roster)
-    for name, site in sites.items():
-        with watch.timing("share"):
-            sealed = site.share(adverts)
-        with watch.timing("server"):
-            server.take_shares(name, sealed)
-    with watch.timing("server"):
-        server.close_shares(list(sites))
-    running, generator = RunningSum(), torch.Generator().manual_seed(0)
-    for name in list(sites)[int(silent * n) :]:
-        updates = {block: ModuleUpdate(torch.randn(size, generator=generator), float(VISITS)) for block in blocks}
-        with watch.timing("server"):
-            shares = server.shares_for(name)
-        with watch.timing("mask"):
-            numbers = {
-                b: np.append(to_fixed_point(u.weighted_delta)[0].numpy(), VISITS << 32) for b, u in updates.items()
-            }
-            masked = sites[name].mask(shares, server.choices, numbers)
-        with watch.timing("server"):
-            server.take_input(masked)
-        with watch.timing("plain"):
-            running = fold(running, updates, float(VISITS))
-    for name in server.bits:
-        with watch.timing("count"):
-            count_shares = sites[name].count(list(server.bits))
-        with watch.timing("server"):
-            server.take_count_shares(name, count_shares)
-    with watch.timing("server"):
-        lost_keys = server.lost_keys()
-        evidence = server.evidence(lost_keys)
-    openings = {}
-    for name in server.bits:
-        with watch.timing("server"):
-            count_keys = server.keys_for(name)
-        with watch.timing("unmask"):
-            sites[name].open(evidence, count_keys)
-            openings[name] = sites[name].unmask()
-    with watch.timing("server"):
-        unmasked = server.unmask(lost_keys, openings, [])
-    difference = max(
-        int(np.abs(unmasked.values[block][:-1] - running.modules[block].change.numpy()).max()) for block in blocks
-    )
-    middle = {stage: statistics.median(watch.seconds[stage]) for stage in STAGES}
-    most = sum(max(watch.seconds[stage]) for stage in STAGES)
-    server_seconds, plain_seconds = (sum(watch.seconds[stage]) for stage in ("server", "plain"))
-    keepers = f"{server.participants.neighbourhood.keepers} ({server.participants.neighbourhood.threshold})"
-    return (
-        f"{n:5d}  {keepers:19s}  {middle['share']:7.3f}  {middle['mask']:7.3f}  {middle['count']:7.3f}  "
-        f"{middle['unmask']:8.3f}  {sum(middle.values()):8.3f} {most:8.3f}  {server_seconds:8.3f}  "
-        f"{plain_seconds:7.3f}  {difference:16d}  {peak_memory_mb():7.0f}"
-    )
+def _curve(name: str, silent: float) -> Curve:
+    """A curve of rounds in which a share of the sites goes silent before its input."""
+    return Curve(
+        name, "secure_round", secure_round, "clients",
+        {"tiny": (6, 7, 8), "quick": (10, 40, 100, 250), "full": (10, 40, 100, 300, 1000)},
+        at_every_scale(rounds=1, silent=silent),
+    )  # fmt: skip
+
+
+CURVES = (_curve("round-secure", 0.0), _curve("round-secure-silent", 0.1))

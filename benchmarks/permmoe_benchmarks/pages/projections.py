@@ -28,6 +28,7 @@ def projections(result: Result) -> dict[str, Any]:
     link = at("round-superlink", "round_seconds", HOSPITALS)
     traffic = at("round-plain", "bytes", HOSPITALS)
     secure_site, secure = (at("round-secure", f"{who}_seconds", HOSPITALS) for who in ("site", "server"))
+    silent_site, silent = (at("round-secure-silent", f"{who}_seconds", HOSPITALS) for who in ("site", "server"))
     stages = {
         stage: at("round-secure", f"stage_seconds.{stage}", HOSPITALS)
         for stage in ("advertise", "share", "mask", "count", "open")
@@ -52,6 +53,7 @@ def projections(result: Result) -> dict[str, Any]:
         "ledger_entry": _single(result, "round-plain", "ledger_entry_bytes"),
         "model_bytes": _single(result, "round-plain", "model_bytes"),
         "secure": secure, "secure_site": secure_site, "stages": stages,
+        "silent": silent, "silent_site": silent_site,
         "secure_down": at("round-secure", "bytes_down", HOSPITALS),
         "secure_traffic": at("round-secure", "bytes", HOSPITALS),
         "ray": ray, "idle": at("round-superlink", "idle_cores", HOSPITALS),

@@ -74,6 +74,7 @@ def scaling_figures(result: Result, ends: tuple[float, float]) -> dict[str, str]
 def _panels(hospitals: float, patients: float) -> dict[str, list[Panel]]:
     pooled, sfcn = Look(COLOURS[0], "o"), Look(COLOURS[1], "s")
     plain, secure, site, link = (Look(COLOURS[i], shape) for i, shape in ((0, "o"), (1, "s"), (3, "^"), (2, "D")))
+    silent = Look(COLOURS[4], "v")
     private, epoch, workers = Look(COLOURS[4], "v"), Look(COLOURS[5], "P"), Look(COLOURS[6], "X")
 
     def steps(axis: str, figure: str) -> list[DrawnCurve]:
@@ -81,7 +82,7 @@ def _panels(hospitals: float, patients: float) -> dict[str, list[Panel]]:
         return [DrawnCurve(f"step-{axis}-{kind}", figure, label, look) for kind, label, look in looks]
 
     axes = (("batch", "visits a step"), ("edge", "grid edge, voxels"), ("modalities", "modalities"))
-    by_plain, by_secure = "plain averaging, server", "secure sum, server"
+    by_plain, by_secure, by_silent = "plain averaging, server", "secure sum, server", "the same, a tenth silent"
     by_site, by_link = "secure sum, one site", "SuperLink, whole round"
     return {
         "step": [
@@ -94,6 +95,7 @@ def _panels(hospitals: float, patients: float) -> dict[str, list[Panel]]:
                 [
                     DrawnCurve("round-plain", "server_seconds", by_plain, plain),
                     DrawnCurve("round-secure", "server_seconds", by_secure, secure),
+                    DrawnCurve("round-secure-silent", "server_seconds", by_silent, silent),
                     DrawnCurve("round-secure", "site_seconds", by_site, site),
                     DrawnCurve("round-superlink", "round_seconds", by_link, link),
                 ], 1.0, hospitals,

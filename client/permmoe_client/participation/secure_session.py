@@ -1,7 +1,8 @@
 """The site's part in a secure sum between its messages: one session at a time, in memory only.
 
 Keys and seeds are never written anywhere: a restarted site is out of the session that it was in, and the other
-participants recover its masks.
+participants recover its masks. A site whose connection is lost is still in it: the same instruction again gets the same
+answer again, and any other a refusal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.roster import read_roster, site_keys
 from permmoe.federated.secure.blocks import Numbers
 from permmoe.federated.secure.messages import (
-    read_bytes,
     read_choices,
     read_cohort,
     read_evidence,
@@ -27,11 +27,12 @@ from permmoe.federated.secure.messages import (
     read_names,
     read_session_digest,
     read_session_start,
+    read_shares,
     write_advertisement,
-    write_bytes,
     write_count_shares,
     write_masked,
     write_masks,
+    write_sealed,
 )
 from permmoe.federated.secure.session import Blocks, SecureSumRefused, Session, SiteKeys
 from permmoe.federated.secure.site_sum import Rules, SiteSum
@@ -42,6 +43,8 @@ from permmoe_client.site import ReleasePolicy, SiteConfig
 
 WriteEntry = Callable[[int], LedgerHead]
 """Writes the ledger's entry for an input of this many bytes, before the input leaves."""
+Stage = Callable[[RecordDict, "SecureSession | None"], RecordDict]
+"""Makes a site's answer from an instruction and the session that the site is in. Raises SecureSumRefused."""
 WriteSum = Callable[[tuple[str, ...]], LedgerHead]
 """Writes the ledger's entry for a sum over these sites, before this site's keys to it leave."""
 
@@ -62,6 +65,9 @@ class SecureSession:
     write_sum: WriteSum
     sum_head: LedgerHead | None = None
     """Of the ledger once it says who is in the sum."""
+    asked: RecordDict | None = None
+    """The newest instruction that was answered."""
+    answer: RecordDict | None = None
 
 
 @dataclass(frozen=True)
@@ -123,25 +129,49 @@ def rules_of(policy: ReleasePolicy, federation: FederationConfig) -> Rules:
     )
 
 
+def answered(content: RecordDict, session: SecureSession | None) -> RecordDict | None:
+    """The answer to the very instruction that was answered last, byte by byte the same; None for any other.
+
+    "One answer a stage": a site that is asked twice must not say two things, but may say one thing twice, since who has
+    the answer already learns nothing from it.
+    """
+    return session.answer if session and session.asked == content else None
+
+
+def answer(stage: Stage, content: RecordDict, session: SecureSession | None) -> RecordDict:
+    """The answer to the instruction of a stage after the first. Raises SecureSumRefused."""
+    if (given := answered(content, session)) is not None:
+        return given
+    made = stage(content, session)
+    if session:
+        session.asked, session.answer = content, made
+    return made
+
+
 def begin(
     site: SiteConfig,
+    content: RecordDict,
     terms: SessionTerms,
     blocks: Blocks,
     numbers: Numbers,
     write_entry: WriteEntry,
     write_sum: WriteSum,
 ) -> tuple[SecureSession, RecordDict]:
-    """Stage 1 of the secure sum, after the work: the session that the site is in from now on, and its advertisement."""
+    """Stage 1 of the secure sum, after the work that `content` asked for: the session that the site is in from now on,
+    and its advertisement."""
     assert site.coordinator
     key = load_key(site.coordinator.key)
     sum_ = SiteSum(terms.session, site.name, key, terms.roster, terms.rules, blocks, terms.account)
-    return SecureSession(sum_, blocks, numbers, write_entry, write_sum), write_advertisement(sum_.advertise())
+    advertisement = write_advertisement(sum_.advertise())
+    session = SecureSession(sum_, blocks, numbers, write_entry, write_sum, asked=content, answer=advertisement)
+    return session, advertisement
 
 
 def share(content: RecordDict, session: SecureSession | None) -> RecordDict:
     """Stage 2 of the secure sum: sealed shares of the site's secrets for the participants that it chooses."""
-    sealed = _joined(content, session).sum.share(read_cohort(content))
-    return RecordDict({"sealed": write_bytes(sealed)})
+    joined = _joined(content, session)
+    sealed = joined.sum.share(read_cohort(content))
+    return RecordDict({"sealed": write_sealed(sealed, joined.sum.participants.names)})
 
 
 def mask(content: RecordDict, session: SecureSession | None) -> RecordDict:
@@ -149,7 +179,8 @@ def mask(content: RecordDict, session: SecureSession | None) -> RecordDict:
     first."""
     joined = _joined(content, session)
     choices = read_choices(content, joined.sum.participants)
-    masked = joined.sum.mask(read_bytes(content, "sealed"), choices, joined.numbers)
+    senders = [name for name in choices.kept_by(joined.sum.site) if name != joined.sum.site]
+    masked = joined.sum.mask(read_shares(content, senders), choices, joined.numbers)
     joined.numbers = {}
     return write_masked(masked, joined.write_entry(masked.numbers.nbytes + masked.bits.nbytes))
 

@@ -9,7 +9,7 @@ import numpy as np
 from permmoe.federated.secure import masks
 from permmoe.federated.secure.choices import Choices
 from permmoe.federated.secure.exchanged import Evidence
-from permmoe.federated.secure.masked_vector import mask_key, masked_text
+from permmoe.federated.secure.masked_vector import PAIR_BITS, mask_key, masked_text
 from permmoe.federated.secure.session import Blocks, SecureSumRefused, SiteKeys
 from permmoe.federated.secure.signatures import is_signature_of
 
@@ -37,6 +37,7 @@ def count_holders(
             raise SecureSumRefused(f"the bits of {name} are not those that it signed")
         total += masked.bits
         masks.add_mask(total, masks.derive(seeds[name], salt, "bits"), is_added=False)
+    pairs = list[tuple[bytes, bool]]()
     for name in lost:
         # "The mask key of a lost site is the one that it advertised."
         key = mask_key(evidence.mask_keys[name], participants[name])
@@ -44,7 +45,8 @@ def count_holders(
             if other in evidence.bits:
                 pair = masks.agree(key, participants[other].mask_key)
                 # What `other` added or took away for the pair.
-                masks.add_mask(total, masks.derive(pair, salt, "pair bits"), is_added=not other < name)
+                pairs.append((masks.derive(pair, salt, PAIR_BITS), not other < name))
+    masks.add_masks(total, pairs)
     # "A count is a number of sites."
     if int(total.max(initial=0)) > len(arrived):
         raise SecureSumRefused("a block has more holders than sites; somebody's bits are no bits")

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, UInt32, UInt64
 
+from permmoe.federated.secure.masks import KEY_BYTES, SEED_BYTES, TAG_BYTES
+
+SHARES_BYTES = KEY_BYTES + 2 * SEED_BYTES
+"""What a site gives one keeper: shares of its mask key and of both seeds."""
+SEALED_SHARES_BYTES = SHARES_BYTES + TAG_BYTES
+
 
 @dataclass(frozen=True)
 class MaskedInput:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from jaxtyping import Int64, UInt32, UInt64
@@ -11,6 +13,9 @@ from permmoe.federated.secure import masks
 from permmoe.federated.secure.choices import Choices
 from permmoe.federated.secure.session import Advertisement, Blocks, SecureSumRefused
 from permmoe.federated.secure.signatures import MASKED
+
+PAIR_BITS, PAIR_NUMBERS = "pair bits", "pair numbers"
+"""What the keys of a pair's two masks are derived for."""
 
 
 def places(blocks: Blocks) -> dict[str, slice]:
@@ -24,17 +29,15 @@ def block_key(seed: bytes, salt: bytes, block: str) -> bytes:
     return masks.derive(seed, salt, f"numbers\0{block}")
 
 
-def add_pair(
-    pair: bytes,
+def add_pairs(
+    pairs: Sequence[tuple[bytes, bool]],
     salt: bytes,
     bits: UInt32[np.ndarray, " block"],
     numbers: UInt64[np.ndarray, " n"],
-    *,
-    is_added: bool,
 ) -> None:
-    """The masks that two sites agree on: one adds them, the other takes them away."""
-    masks.add_mask(bits, masks.derive(pair, salt, "pair bits"), is_added=is_added)
-    masks.add_mask(numbers, masks.derive(pair, salt, "pair numbers"), is_added=is_added)
+    """Add the masks that pairs of sites agree on, or take them away, as stands beside the secret of each pair."""
+    for vector, purpose in ((bits, PAIR_BITS), (numbers, PAIR_NUMBERS)):
+        masks.add_masks(vector, [(masks.derive(pair, salt, purpose), is_added) for pair, is_added in pairs])
 
 
 def within_range(values: Int64[np.ndarray, " _"], n_sites: int) -> Int64[np.ndarray, " _"]:

@@ -1,16 +1,19 @@
 """Keys, masks and envelopes of the secure sum, composed of a library's primitives; no I/O.
 
-Key agreement: X25519 (RFC 7748) and HKDF-SHA-256 (RFC 5869). Masks: AES-256 in counter mode, each with a key of its
-own, so that the counter starts at zero. Envelopes between sites: ChaCha20-Poly1305 (RFC 8439), a key for each message.
+Key agreement: X25519 (RFC 7748) and HKDF-SHA-256 (RFC 5869). Masks: the key stream of AES-256 in counter mode, each
+with a key of its own, so that the counter starts at zero. Envelopes between sites: ChaCha20-Poly1305 (RFC 8439), a key
+for each message.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from jaxtyping import UInt
@@ -21,7 +24,14 @@ TAG_BYTES = 16
 """What is sealed is so much longer than its content."""
 CHUNK_BYTES = 1 << 18
 """The size of the chunks in which a mask is made, small enough for the processor's cache."""
+HEAD_BYTES = 32
+"""Of a key stream, before the part that Galois/Counter Mode has as well (NIST SP 800-38D, section 7.1): with a nonce of
+96 zero bits it keeps the counters 0 and 1 for other uses, and encrypts from 2 on."""
+SHORT_BYTES = 1 << 12
+"""A mask of so many bytes takes no longer in counter mode, since one object is made for it and not two."""
 ZEROS = bytes(CHUNK_BYTES)
+KEYS_AT_ONCE = 64
+"""So many ciphers are in memory at one time, some kilobytes each."""
 
 
 def derive(secret: bytes, session: bytes, purpose: str) -> bytes:
@@ -57,15 +67,43 @@ def is_usable(peer: bytes) -> bool:
 
 def add_mask(numbers: UInt[np.ndarray, " n"], key: bytes, *, is_added: bool = True) -> None:
     """Add a key's mask to numbers in place, modulo 2^32 or 2^64 as their type says; or take it away again."""
-    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    add_masks(numbers, [(key, is_added)])
+
+
+def add_masks(numbers: UInt[np.ndarray, " n"], keys: Sequence[tuple[bytes, bool]]) -> None:
+    """Add the masks of many keys to numbers in place, or take them away, as stands beside each key.
+
+    A long mask comes from Galois/Counter Mode, which OpenSSL computes with the widest instructions of a processor and
+    its counter mode without them. The tag, with which the mode would authenticate a text, is never asked for.
+    """
+    head = 0 if numbers.nbytes <= SHORT_BYTES else HEAD_BYTES // numbers.itemsize
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        some = [
+            (algorithms.AES(key), np.add if is_added else np.subtract) for key, is_added in keys[start:][:KEYS_AT_ONCE]
+        ]
+        _add_streams(
+            numbers[: head or None], [(Cipher(aes, modes.CTR(bytes(16))).encryptor(), combine) for aes, combine in some]
+        )
+        if head:
+            _add_streams(
+                numbers[head:], [(Cipher(aes, modes.GCM(bytes(12))).encryptor(), combine) for aes, combine in some]
+            )
+
+
+def _add_streams(numbers: UInt[np.ndarray, " n"], streams: Sequence[tuple[CipherContext, np.ufunc]]) -> None:
+    """Combine numbers, in place, with what each cipher makes of zeros.
+
+    Chunk by chunk, so that a chunk stays in the processor's cache while all streams go by.
+    """
     step = CHUNK_BYTES // numbers.itemsize
-    buffer = bytearray(CHUNK_BYTES)
+    buffer = bytearray(min(CHUNK_BYTES, numbers.nbytes))
     mask = np.frombuffer(buffer, numbers.dtype.newbyteorder("<"))
-    combine = np.add if is_added else np.subtract
     for start in range(0, len(numbers), step):
         piece = numbers[start : start + step]
-        encryptor.update_into(ZEROS[: piece.nbytes], buffer)
-        combine(piece, mask[: len(piece)], out=piece)
+        zeros, of_piece = ZEROS[: piece.nbytes], mask[: len(piece)]
+        for encryptor, combine in streams:
+            encryptor.update_into(zeros, buffer)
+            combine(piece, of_piece, out=piece)
 
 
 def seal(key: bytes, content: bytes, context: bytes) -> bytes:

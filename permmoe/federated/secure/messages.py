@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,14 @@ from permmoe.federated.records import MalformedRecord, read_array, record_of, ty
 from permmoe.federated.replies import read_head
 from permmoe.federated.secure.choices import Choices
 from permmoe.federated.secure.count_shares import SEALED_KEY_BYTES
-from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, Unmasking
+from permmoe.federated.secure.exchanged import (
+    SEALED_SHARES_BYTES,
+    CountShares,
+    Evidence,
+    MaskedBits,
+    MaskedInput,
+    Unmasking,
+)
 from permmoe.federated.secure.masks import KEY_BYTES
 from permmoe.federated.secure.session import Advertisement, Participants, Session
 
@@ -103,6 +110,33 @@ def read_names(content: RecordDict, name: str) -> tuple[str, ...]:
     return tuple(record_of(content, name, ConfigRecord))
 
 
+def write_sealed(sealed: Mapping[str, bytes], participants: Sequence[str]) -> ConfigRecord:
+    """Stage 2's reply: which participants are keepers, a bit each, and the shares that are sealed for them."""
+    chosen = np.packbits([name in sealed for name in participants]).tobytes()
+    return ConfigRecord({"keepers": chosen, "shares": _joined(sealed)})
+
+
+def read_sealed(content: RecordDict, participants: Sequence[str]) -> dict[str, bytes]:
+    """The shares by keeper. Raises MalformedRecord."""
+    record, n = record_of(content, "sealed", ConfigRecord), len(participants)
+    chosen = typed(record, "keepers", bytes)
+    if len(chosen) != -(-n // 8):
+        raise MalformedRecord("sealed")
+    keepers = np.flatnonzero(np.unpackbits(np.frombuffer(chosen, np.uint8), count=n)).tolist()
+    return _cut(typed(record, "shares", bytes), [participants[i] for i in keepers], SEALED_SHARES_BYTES, "sealed")
+
+
+def write_shares(sealed: Mapping[str, bytes]) -> ConfigRecord:
+    """Stage 3's question to one site: the shares that other sites sealed for it."""
+    return ConfigRecord({"shares": _joined(sealed)})
+
+
+def read_shares(content: RecordDict, senders: Collection[str]) -> dict[str, bytes]:
+    """The shares by sender. Raises MalformedRecord."""
+    packed = typed(record_of(content, "sealed", ConfigRecord), "shares", bytes)
+    return _cut(packed, senders, SEALED_SHARES_BYTES, "sealed")
+
+
 def write_masked(masked: MaskedInput, head: LedgerHead | None) -> RecordDict:
     """Stage 3's reply; `head` of the ledger whose newest entry it is."""
     reply = ConfigRecord({"site": masked.site, "bits": masked.bits.tobytes(), "signature": masked.signature})
@@ -147,15 +181,13 @@ def read_count_shares(content: RecordDict, others: Collection[str]) -> CountShar
 
 def write_keys(keys: Mapping[str, bytes]) -> ConfigRecord:
     """Sealed keys, all of one length, one after another in the order of the sites' names."""
-    return ConfigRecord({"keys": b"".join(keys[name] for name in sorted(keys))})
+    return ConfigRecord({"keys": _joined(keys)})
 
 
 def read_keys(content: RecordDict, names: Collection[str]) -> dict[str, bytes]:
     """The sealed keys of these sites. Raises MalformedRecord."""
-    packed, size = typed(record_of(content, "count-shares", ConfigRecord), "keys", bytes), SEALED_KEY_BYTES
-    if len(packed) != size * len(names):
-        raise MalformedRecord("keys")
-    return {name: packed[i * size : (i + 1) * size] for i, name in enumerate(sorted(names))}
+    packed = typed(record_of(content, "count-shares", ConfigRecord), "keys", bytes)
+    return _cut(packed, names, SEALED_KEY_BYTES, "keys")
 
 
 def write_evidence(evidence: Evidence) -> Mapping[str, ConfigRecord]:
@@ -197,6 +229,18 @@ def read_masks(content: RecordDict, site: str) -> tuple[Unmasking, LedgerHead | 
     """Raises MalformedRecord."""
     unmasking = Unmasking(read_bytes(content, "block-keys"), read_bytes(content, "input-seeds"))
     return unmasking, read_head(content, site)
+
+
+def _joined(values: Mapping[str, bytes]) -> bytes:
+    """Byte strings of one length in the order of their names: many entries of a record would each be checked, counted
+    and written by themselves."""
+    return b"".join(values[name] for name in sorted(values))
+
+
+def _cut(packed: bytes, names: Collection[str], size: int, rule: str) -> dict[str, bytes]:
+    if len(packed) != size * len(names):
+        raise MalformedRecord(rule)
+    return {name: packed[i * size : (i + 1) * size] for i, name in enumerate(sorted(names))}
 
 
 def _pack(advertisement: Advertisement) -> bytes:

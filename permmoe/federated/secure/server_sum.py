@@ -13,7 +13,7 @@ from permmoe.federated.secure import masks
 from permmoe.federated.secure.choices import Choices
 from permmoe.federated.secure.count_shares import SEALED_KEY_BYTES, sealed_bytes
 from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedBits, MaskedInput, UnmaskedSum, Unmasking
-from permmoe.federated.secure.masked_vector import block_key, mask_key, masked_text, places
+from permmoe.federated.secure.masked_vector import PAIR_NUMBERS, block_key, mask_key, masked_text, places
 from permmoe.federated.secure.recovery import recover
 from permmoe.federated.secure.session import Blocks, Participants, SecureSumRefused, SiteKeys
 from permmoe.federated.secure.signatures import is_signature_of
@@ -136,15 +136,13 @@ class ServerSum:
             for name, place in places(self.blocks).items()
             if all(name in unmasking.block_keys for unmasking in unmaskings.values())
         }
-        for key, is_added in pairs:
-            masks.add_mask(self.total, key, is_added=is_added)
-        # Block by block, so that a block's sum stays in the processor's cache while all sites' masks go by.
+        masks.add_masks(self.total, pairs)
         for block, place in released.items():
-            numbers = self.total[place]
-            for unmasking in unmaskings.values():
-                masks.add_mask(numbers, unmasking.block_keys[block], is_added=False)
-            for seed in seeds.values():
-                masks.add_mask(numbers, block_key(seed, salt, block), is_added=False)
+            own = [
+                *(u.block_keys[block] for u in unmaskings.values()),
+                *(block_key(s, salt, block) for s in seeds.values()),
+            ]
+            masks.add_masks(self.total[place], [(key, False) for key in own])
         return UnmaskedSum({name: self.total[place].view(np.int64) for name, place in released.items()})
 
     def _silent_seeds(self, unmaskings: Mapping[str, Unmasking], silent: Collection[str]) -> dict[str, bytes]:
@@ -168,7 +166,7 @@ class ServerSum:
             for other in self.choices.peers_of(name):
                 if other in self.bits:
                     pair = masks.agree(key, self.participants[other].mask_key)
-                    found.append((masks.derive(pair, salt, "pair numbers"), not other < name))
+                    found.append((masks.derive(pair, salt, PAIR_NUMBERS), not other < name))
         return found
 
 

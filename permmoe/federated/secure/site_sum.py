@@ -17,8 +17,8 @@ from permmoe.federated.secure import masks, shamir
 from permmoe.federated.secure.choices import Choices, choose_keepers
 from permmoe.federated.secure.count_shares import context_of, recover_seeds, seal_shares, unseal_shares
 from permmoe.federated.secure.counting import count_holders
-from permmoe.federated.secure.exchanged import CountShares, Evidence, MaskedInput, Unmasking
-from permmoe.federated.secure.masked_vector import add_pair, block_key, masked_text, places, within_range
+from permmoe.federated.secure.exchanged import SHARES_BYTES, CountShares, Evidence, MaskedInput, Unmasking
+from permmoe.federated.secure.masked_vector import add_pairs, block_key, masked_text, places, within_range
 from permmoe.federated.secure.session import (
     Advertisement,
     Blocks,
@@ -57,7 +57,6 @@ class _Shares:
         return cls(packed[: ends[0]], packed[ends[0] : ends[1]], packed[ends[1] :])
 
 
-SHARES_BYTES = masks.KEY_BYTES + 2 * masks.SEED_BYTES
 COUNTS = "count shares"
 """The label of the channel for what sites send one another in stage 4."""
 
@@ -195,9 +194,10 @@ class SiteSum:
         masks.add_mask(bits, masks.derive(self._count_seed, salt, "bits"))
         for name, place in places(self._blocks).items():
             masks.add_mask(numbers[place], block_key(self._input_seed, salt, name))
-        for name in choices.peers_of(self._site):
-            pair = masks.agree(self._mask, self._participants[name].mask_key)
-            add_pair(pair, salt, bits, numbers, is_added=self._site < name)
+        peers = choices.peers_of(self._site)
+        # Of a pair one adds the mask, and the other takes it away.
+        agreed = [(masks.agree(self._mask, self._participants[name].mask_key), self._site < name) for name in peers]
+        add_pairs(agreed, salt, bits, numbers)
         return MaskedInput(self._site, bits, numbers, sign(self._key, masked_text(choices, self._site, bits)))
 
     def count(self, arrived: Collection[str]) -> CountShares:

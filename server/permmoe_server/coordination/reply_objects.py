@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 
 from flwr.app import Message
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
@@ -24,6 +25,8 @@ LOG = logging.getLogger("permmoe.server")
 
 PARCEL_HEAD_BYTES = 64
 """The kind and the length of a parcel, as Flower writes them before its bytes."""
+CHUNK = b"ArrayChunk "
+"""How a chunk of an array begins."""
 CHILDREN: Mapping[str, frozenset[str]] = {
     "Message": frozenset({"RecordDict"}),
     "RecordDict": frozenset({"ArrayRecord", "MetricRecord", "ConfigRecord"}),
@@ -70,7 +73,9 @@ def inflated(identifier: str, sent: Mapping[str, bytes], most: ReplySize) -> Mes
         parcels = [parcel for name, parcel in sent.items() if name != identifier]
         contents = unpack(parcels, most_objects(most)) | {identifier: own}
         _check(identifier, contents, most)
-        message = inflate_object_from_contents(identifier, dict(contents))
+        # Flower's own function would copy the bytes of every chunk.
+        chunks = {name: ArrayChunk(_body(part)) for name, part in contents.items() if part.startswith(CHUNK)}
+        message = inflate_object_from_contents(identifier, dict(contents), objects=dict(chunks))
         # "A message holds a content or an error."
         if not isinstance(message, Message) or message.has_content() == message.has_error():
             raise NotAReply("not_a_message")
@@ -88,7 +93,7 @@ def inflated(identifier: str, sent: Mapping[str, bytes], most: ReplySize) -> Mes
 
 def _check(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> None:
     """Check that the objects fit together and are within the size. Raises NotAReply, KeyError or ValueError."""
-    records = sum(len(content) for content in contents.values() if not content.startswith(b"ArrayChunk "))
+    records = sum(len(content) for content in contents.values() if not content.startswith(CHUNK))
     # "A reply is no larger than the largest honest one", before any of it is parsed.
     if records > most.records:
         raise NotAReply("reply_size")

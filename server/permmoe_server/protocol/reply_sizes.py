@@ -29,13 +29,14 @@ from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluat
 from permmoe.federated.roster import LONGEST_SITE_NAME
 from permmoe.federated.secure.blocks import evaluation_blocks, training_blocks
 from permmoe.federated.secure.count_shares import SEALED_KEY_BYTES, sealed_bytes
-from permmoe.federated.secure.exchanged import CountShares, MaskedInput, Unmasking
+from permmoe.federated.secure.exchanged import SEALED_SHARES_BYTES, CountShares, MaskedInput, Unmasking
 from permmoe.federated.secure.messages import (
     MAX_BYTES,
     write_bytes,
     write_count_shares,
     write_masked,
     write_masks,
+    write_sealed,
 )
 from permmoe.federated.secure.session import Blocks
 from permmoe.federated.summed_scores import of_group, severity_groups
@@ -141,7 +142,7 @@ def _stages(blocks: Blocks, n_sites: int) -> Mapping[str, ReplySize]:
     masked = write_masked(MaskedInput("s" * LONGEST_SITE_NAME, bits, nothing, bytes(MAX_BYTES)), HEAD)
     unmasking = write_masks(Unmasking(dict.fromkeys(blocks, bytes(MAX_BYTES)), short), HEAD)
     return {
-        SHARE: _size(RecordDict({"sealed": write_bytes(short)})),
+        SHARE: _size(RecordDict({"sealed": write_sealed(dict.fromkeys(sites, bytes(SEALED_SHARES_BYTES)), sites)})),
         MASK: _size(masked, 8 * sum(blocks.values())),
         COUNT: _size(write_count_shares(counted)),
         OPEN: _size(unmasking),

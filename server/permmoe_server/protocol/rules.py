@@ -46,6 +46,8 @@ NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
         # The reply could not be read: permmoe.federated.secure.messages.
         "missing_advertisement": "It holds no keys for this round.",
         "missing_sealed": "It holds no shares for the other sites.",
+        "missing_keepers": "It does not say for which other sites its shares are.",
+        "missing_shares": "It holds no shares for the other sites that it names.",
         "missing_numbers": "It holds no masked numbers.",
         "missing_bits": "It does not say, under a mask, which modules it trained.",
         "missing_signature": "Its masked numbers are not signed.",
@@ -56,7 +58,7 @@ NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "missing_block-keys": "It holds no keys of the modules that it releases.",
         "missing_input-seeds": "It holds no shares of silent sites' seeds.",
         "advertisement": "Its keys for this round are not written as this version of PerM-MoE writes them.",
-        "sealed": "Its shares for the other sites are not byte strings, or too long.",
+        "sealed": "Its shares for the other sites are not one, of the right length, for each site that it names.",
         "keys": "Its keys to what the other sites count from are not as long as those for all of them.",
         "mask-keys": "Its shares of lost sites' keys are not byte strings, or too long.",
         "block-keys": "Its keys of the modules that it releases are not byte strings, or too long.",

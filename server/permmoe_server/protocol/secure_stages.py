@@ -3,6 +3,11 @@
 Sites do not trust the server: what it may learn follows from what sites refuse (permmoe.federated.secure),
 not from this file. A site that is silent or wrong at a stage is out of the later ones; the sum goes on while enough
 sites are left.
+
+A site whose connection is lost is asked again once it is back, until the stage ends: what it was asked before, bit by
+bit. That is safe at every stage, since the site then sends the answer that it has sent, or makes it for the first time
+(permmoe_client.participation.secure_session); it makes no second one, whatever it is sent. A site that was restarted
+has forgotten its keys: in the first stage it begins anew, in a later one it refuses and is out.
 """
 
 from __future__ import annotations
@@ -23,23 +28,23 @@ from permmoe.federated.secure.exchanged import UnmaskedSum, Unmasking
 from permmoe.federated.secure.messages import (
     SessionStart,
     read_advertisement,
-    read_bytes,
     read_count_shares,
     read_masked,
     read_masks,
-    write_bytes,
+    read_sealed,
     write_choices,
     write_cohort,
     write_evidence,
     write_keys,
     write_names,
     write_session_start,
+    write_shares,
     write_stage,
 )
 from permmoe.federated.secure.server_sum import ServerSum
 from permmoe.federated.secure.session import Advertisement, Blocks, Participants, SecureSumRefused, Session
 from permmoe_server.protocol.acceptance import RejectedReply, distrusted
-from permmoe_server.protocol.exchange import content_of, exchange
+from permmoe_server.protocol.exchange import content_of, exchange, send
 from permmoe_server.protocol.federation import Federation, SignedRoster
 from permmoe_server.protocol.quarantine import QUARANTINED
 
@@ -177,7 +182,10 @@ class _Run:
         lost_keys = server.lost_keys()
         self.federation.sums.add(self.task.session, server.bits)
         openings, silent = self._unmask(server, lost_keys)
-        return server.unmask(lost_keys, openings, silent)
+        started = self.federation.clock.now()
+        unmasked = server.unmask(lost_keys, openings, silent)
+        self.seconds["unmask"] = self.federation.clock.now() - started
+        return unmasked
 
     def _advertise(self) -> Participants:
         """Stage 1: sites do the work itself, so that the later stages are short, and advertise their keys."""
@@ -227,7 +235,7 @@ class _Run:
         """Stage 2: every site deals shares of its secrets to keepers, whom it chooses, sealed for each."""
 
         def take(participant: Participant, content: RecordDict) -> None:
-            server.take_shares(participant.site, read_bytes(content, "sealed"))
+            server.take_shares(participant.site, read_sealed(content, server.participants.names))
 
         self._send_to_all(SHARE, write_cohort(server.participants.sites), take)
 
@@ -244,7 +252,7 @@ class _Run:
 
         choices = write_choices(server.choices)
         contents = {
-            node: write_stage(self.task.session, sealed=write_bytes(server.shares_for(site)), choices=choices)
+            node: write_stage(self.task.session, sealed=write_shares(server.shares_for(site)), choices=choices)
             for site, node in self._left().items()
         }
         self._exchange(MASK, contents, self.config.stage_deadline_seconds, take)
@@ -300,12 +308,24 @@ class _Run:
 
     def _exchange(self, message_type: str, contents: Mapping[int, RecordDict], seconds: float, take: _Take) -> None:
         """Send each node its content and take the replies; a node without a reply that can be taken is out."""
-        clock, stage = self.federation.clock, _stage(message_type)
+        clock, stage, group = self.federation.clock, _stage(message_type), str(self.task.session.round)
         started = clock.now()
-        for node, size in zip(contents, contents_bytes(contents.values()), strict=True):
+        sizes = dict(zip(contents, contents_bytes(contents.values()), strict=True))
+        for node, size in sizes.items():
             self.participants[node].bytes_down += size
-        group = str(self.task.session.round)
-        for node, message in exchange(self.federation, contents, message_type, group, seconds):
+
+        def ask_again(nodes: Collection[int]) -> Mapping[str, int]:
+            left = started + seconds - clock.now()
+            if left <= 0:
+                return {}
+            again = {node: contents[node] for node in nodes}
+            for node in again:
+                self.participants[node].bytes_down += sizes[node]
+            return send(self.federation, again, message_type, group, left)
+
+        for node, message in exchange(
+            self.federation, contents, message_type, group, seconds, lost=set(), ask_again=ask_again
+        ):
             participant = self.participants[node]
             try:
                 with distrusted():

@@ -19,19 +19,20 @@ from permmoe.federated.instructions import Instruction
 from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_head, write_train_reply
 from permmoe.federated.secure.blocks import training_blocks
 from permmoe.federated.secure.count_shares import sealed_bytes
-from permmoe.federated.secure.exchanged import CountShares, MaskedInput, Unmasking
+from permmoe.federated.secure.exchanged import SEALED_SHARES_BYTES, CountShares, MaskedInput, Unmasking
 from permmoe.federated.secure.messages import (
     MAX_BYTES,
     read_advertisement,
-    read_bytes,
     read_count_shares,
     read_masked,
     read_masks,
+    read_sealed,
     write_advertisement,
     write_bytes,
     write_count_shares,
     write_masked,
     write_masks,
+    write_sealed,
 )
 from permmoe.federated.secure.session import Advertisement
 from permmoe.federated.training_figures import TrainingFigures
@@ -81,7 +82,7 @@ HONEST = {
     "train": training(),
     "evaluate": evaluation(),
     "advertise": write_advertisement(Advertisement("north", *([b"k" * 32] * 4), b"s" * 103)),
-    SHARE: RecordDict({"sealed": write_bytes(by_site(112))}),
+    SHARE: RecordDict({"sealed": write_sealed(by_site(SEALED_SHARES_BYTES), list(NODES.values()))}),
     MASK: write_masked(
         MaskedInput("north", np.arange(N_BLOCKS, dtype=np.uint32), np.arange(N_NUMBERS, dtype=np.uint64), b"s" * 103),
         HEAD,
@@ -93,7 +94,7 @@ READERS = {
     "train": lambda content: accept_training(content, INSTRUCTION, LAYOUT, (), "north"),
     "evaluate": lambda content: accept_evaluation(content, INSTRUCTION, (), "north"),
     "advertise": read_advertisement,
-    SHARE: lambda content: read_bytes(content, "sealed"),
+    SHARE: lambda content: read_sealed(content, list(NODES.values())),
     MASK: lambda content: read_masked(content, N_NUMBERS, N_BLOCKS),
     COUNT: lambda content: read_count_shares(content, NODES.values()),
     OPEN: lambda content: read_masks(content, "north"),
@@ -140,7 +141,6 @@ def test_an_honest_reply_to_every_stage_is_taken_and_fits_the_size_that_is_allow
 
 def test_the_largest_honest_replies_fit() -> None:
     widest = {f"{i:064}": bytes(MAX_BYTES) for i in range(len(NODES))}
-    assert outcome(SHARE, lambda asked: sent(11, asked, RecordDict({"sealed": write_bytes(widest)}))) == "taken"
     counted = CountShares(dict.fromkeys(NODES.values(), bytes(48)), bytes(sealed_bytes(len(NODES))), widest)
     assert outcome(COUNT, lambda asked: sent(11, asked, write_count_shares(counted))) == "taken"
 

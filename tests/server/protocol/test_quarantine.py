@@ -128,6 +128,7 @@ LIES = {
     "no advertisement": ("train", nothing, "missing_advertisement"),
     "an advertisement cut short": ("train", cut("advertisement"), "secure_advertisement"),
     "no shares": ("share", nothing, "missing_sealed"),
+    "shares cut short": ("share", cut("sealed"), "sealed"),
     "no masked numbers": ("mask", nothing, "missing_reply"),
     "numbers of another shape": ("mask", other_numbers, "dtype"),
     "no count shares": ("count", nothing, "missing_count-shares"),
