@@ -107,9 +107,13 @@ def _kit_of_long_ago(h: Hospital) -> None:
     os.utime(h.folder / "roster.signed.json", (0, 0))
 
 
-def _open_cache(h: Hospital) -> None:
-    (h.folder / "cache").mkdir()
-    (h.folder / "cache").chmod(0o755)
+def _open_folder(setting: str) -> Callable[[Hospital], object]:
+    def make(h: Hospital) -> None:
+        (h.folder / setting).mkdir()
+        (h.folder / setting).chmod(0o755)
+        h.settings(**{setting: setting})
+
+    return make
 
 
 def _study_over_36_months(h: Hospital) -> None:
@@ -290,11 +294,13 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("files.authority", FAILS, garbage("ca.crt")),
     ("files.roster", FAILS, lambda h: (h.folder / "roster.signed.json").unlink()),
     ("files.cache", FAILS, settings(cache="manifest.csv")),
-    ("files.cache_mode", FAILS, _open_cache),
+    ("files.cache_mode", FAILS, _open_folder("cache")),
     ("files.cache_space", FAILS, machine(free_bytes=lambda folder: 10**12 if folder.name == "ledger" else 1000)),
     ("files.ledger", FAILS, machine(is_writable=lambda folder: folder.name != "ledger")),
     ("files.ledger_mode", FAILS, mode("ledger", 0o770)),
     ("files.ledger_space", FAILS, machine(free_bytes=lambda folder: 10**12 if folder.name != "ledger" else 1000)),
+    ("files.state", FAILS, settings(state="manifest.csv/state")),
+    ("files.state_mode", FAILS, _open_folder("state")),
     ("files.logs", FAILS, settings(logs="manifest.csv/logs")),
     ("files.health_socket", FAILS, settings(health_socket="s" * 110)),
     ("files.health_socket", FAILS, settings(health_socket="absent/health.sock")),

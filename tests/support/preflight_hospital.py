@@ -301,6 +301,7 @@ def write_hospital(folder: Path, kit: Kit, port: int) -> None:
         "manifest": "manifest.csv",
         "cache": "cache",
         "ledger": "ledger",
+        "state": "state",
         "logs": "logs",
         "device": "cpu",
         "approved_studies": [STUDY.digest()],

@@ -83,7 +83,9 @@ def remember(site: SiteConfig, plan: RoundPlan, memory: Memory, without: str = "
     groups = {
         "private": memory.private, "start": memory.start, "change": memory.change, "residual": memory.residual
     }  # fmt: skip
-    save_checkpoint(_folder(site, plan), join_groups(groups), {"round": memory.round, "without": without})
+    folder = _folder(site, plan)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    save_checkpoint(folder, join_groups(groups), {"round": memory.round, "without": without})
 
 
 def forget_studies(site: SiteConfig) -> None:

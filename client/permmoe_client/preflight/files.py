@@ -114,10 +114,7 @@ def cache(facts: Facts) -> Outcome:
 
 def cache_mode(facts: Facts) -> Outcome:
     """The cache folder holds patients' images."""
-    folder = facts.site.cache
-    if folder.is_dir() and _mode(folder) & 0o077:
-        return failed(f"others may look into {folder}, which holds patients' images", f"chmod 700 {folder}")
-    return ok(f"only its owner may look into {folder}" if folder.is_dir() else "it will be made for its owner only")
+    return _closed(facts.site.cache, "patients' images")
 
 
 def cache_space(facts: Facts) -> Outcome:
@@ -143,6 +140,16 @@ def ledger_mode(facts: Facts) -> Outcome:
 def ledger_space(facts: Facts) -> Outcome:
     """Nothing may leave that cannot be recorded."""
     return _space(facts, _ledger_folder(facts), LEDGER_BYTES, "ledger")
+
+
+def state(facts: Facts) -> Outcome:
+    """What a study keeps at the site alone, and a training that may be interrupted."""
+    return _folder(facts, _state_folder(facts), "state")
+
+
+def state_mode(facts: Facts) -> Outcome:
+    """Models that one hospital trained say more about its patients than those of a federation."""
+    return _closed(_state_folder(facts), "models of this hospital alone")
 
 
 def logs(facts: Facts) -> Outcome:
@@ -176,6 +183,18 @@ def _ledger_folder(facts: Facts) -> Path:
     if facts.site.ledger is None:
         raise Skip("the settings have no 'ledger'")
     return facts.site.ledger
+
+
+def _state_folder(facts: Facts) -> Path:
+    if facts.site.state is None:
+        raise Skip("the settings have no 'state', so a restart costs the training that it interrupts")
+    return facts.site.state
+
+
+def _closed(folder: Path, content: str) -> Outcome:
+    if folder.is_dir() and _mode(folder) & 0o077:
+        return failed(f"others may look into {folder}, which holds {content}", f"chmod 700 {folder}")
+    return ok(f"only its owner may look into {folder}" if folder.is_dir() else "it will be made for its owner only")
 
 
 def _folder(facts: Facts, folder: Path, setting: str) -> Outcome:
@@ -224,6 +243,8 @@ CHECKS = (
     Check("files.ledger", "The ledger's folder can be used", ledger),
     Check("files.ledger_mode", "Nobody else can write the ledger", ledger_mode),
     Check("files.ledger_space", "The ledger's disk has room", ledger_space),
+    Check("files.state", "The folder of interrupted trainings can be used", state),
+    Check("files.state_mode", "Nobody else can look into the folder of interrupted trainings", state_mode),
     Check("files.logs", "The log can be written", logs),
     Check("files.health_socket", "The socket for health probes can be made", health_socket),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,15 @@ def test_private_modules_are_trained_kept_and_never_sent(tmp_path: Path) -> None
     kept = recall(read_site(path), plan)
     assert set(kept.private) == set(LAYOUT.modules) - shared and kept.round == 1
     assert not torch.equal(kept.private["head"], WEIGHTS["head"])
+
+
+def test_nobody_else_may_look_into_what_a_study_keeps_here(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        trained(write_site(tmp_path, "north", state="state"), tiny_plan(private_modules=["head"]))
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_a_site_trains_on_from_its_own_private_modules_whatever_the_server_sends(tmp_path: Path) -> None:
