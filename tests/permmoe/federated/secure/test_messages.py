@@ -47,3 +47,10 @@ def test_shares_that_are_not_one_for_each_named_keeper_are_malformed(changed: di
 def test_shares_of_other_senders_than_are_said_to_have_chosen_a_site_are_malformed(senders: tuple[str, ...]) -> None:
     with pytest.raises(MalformedRecord):
         read_shares(message(write_shares(SEALED)), senders)
+
+
+def test_participants_beyond_the_last_are_malformed() -> None:
+    record = write_sealed(SEALED, PARTICIPANTS)
+    longer = ConfigRecord({**record, "keepers": bytes(record["keepers"]) + b"\0"})  # type: ignore[arg-type]
+    with pytest.raises(MalformedRecord):
+        read_sealed(message(longer), PARTICIPANTS)
