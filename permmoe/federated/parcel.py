@@ -58,13 +58,14 @@ Parcels = Mapping[str, bytes]
 """By name; each is one of Flower's array chunks, which nobody parses."""
 
 
-def pack(content: RecordDict, shared: Mapping[int, Parcels] | None = None) -> Parcels:
-    """Return the parcels of a content. `shared`: those of records that have parcels of their own, by `id(record)`."""
+def pack(content: RecordDict, shared: Mapping[int, Parcels] | None = None, beside: Iterable[bytes] = ()) -> Parcels:
+    """Return the parcels of a content. `shared`: those of records that have parcels of their own, by `id(record)`;
+    `beside`: what travels in its parcels without being a part of it."""
     shared = shared or {}
     own = [record for record in content.values() if id(record) not in shared]
     others = [shared[id(record)] for record in content.values() if id(record) in shared]
     objects = {name: thing for record in own for name, thing in get_all_nested_objects(record).items()}
-    parcels = _packed([*(thing.deflate() for thing in objects.values()), content.deflate()])
+    parcels = in_parcels([*(thing.deflate() for thing in objects.values()), content.deflate(), *beside])
     return {name: parcel for found in (*others, parcels) for name, parcel in found.items()}
 
 
@@ -74,12 +75,13 @@ def shared_parcels(contents: Iterable[RecordDict]) -> dict[int, Parcels]:
     records = [record for content in contents for record in content.values()]
     counts = Counter(map(id, records))
     return {
-        id(record): _packed(thing.deflate() for thing in get_all_nested_objects(record).values())
+        id(record): in_parcels(thing.deflate() for thing in get_all_nested_objects(record).values())
         for record in {id(record): record for record in records if counts[id(record)] > 1}.values()
     }
 
 
-def _packed(objects: Iterable[bytes]) -> Parcels:
+def in_parcels(objects: Iterable[bytes]) -> Parcels:
+    """Return the parcels of objects, which lie in them one after another."""
     parcels = (ArrayChunk(memoryview(joined(parts))).deflate() for parts in in_bodies(objects))
     return {object_name(parcel): parcel for parcel in parcels}
 

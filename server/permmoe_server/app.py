@@ -11,7 +11,9 @@ Flower hands over `run_config`, of which every value is a text:
 | stop | goes with `standing`: a file that, where it exists, ends the run after the present round |
 | roster, authority | needed by a secure study: the signed roster, and the certificate that it is verified with |
 | server-key, server-certificate | optional: with them sites get receipts, and a signed chain of models |
-| regions | optional: a folder with the folder of each region; goes with `sites` and `roster` |
+| regions | optional: a folder with the folder of each region |
+
+Over a superlink `sites` and `roster` are needed: what comes counts as a site's where it is signed with the site's key.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan, StudyKind, read_plan
-from permmoe.federated.roster import site_keys
 from permmoe.runtime.memory_pages import keep_freed_pages
 from permmoe.training.seeds import make_model
 from permmoe_server.coordination.node_homes import NodeHomes
+from permmoe_server.coordination.node_keys import NodeKeys
 from permmoe_server.protocol.federation import (
     Clock,
     Countersigner,
@@ -110,7 +112,8 @@ def _untrusting(
 ) -> AbstractContextManager[MessageGrid]:
     """Return a grid that neither waits nor trusts, where `grid` is Flower's connection to a superlink.
 
-    It reaches the sites of the regions, too, that the run names.
+    It reaches the sites of the regions, too, that the run names. Raises ConfigurationError where the run names no
+    `sites` or no `roster`: whose a reply is could not be told.
     """
     # Importing the module takes a second. Where no one has imported it, the grid cannot be of its class.
     if HTTP_GRID not in sys.modules:
@@ -118,16 +121,18 @@ def _untrusting(
     from flwr.superlink.grid.http_grid import HttpGrid
 
     from permmoe_server.coordination.joined_grid import JoinedGrid
-    from permmoe_server.coordination.nonblocking_grid import nonblocking
+    from permmoe_server.coordination.nonblocking_grid import FewAtOnce, NonblockingGrid
     from permmoe_server.coordination.region_run import region_run
 
-    largest = _largest_replies(plan, roster)
+    if not isinstance(grid, HttpGrid):
+        return nullcontext(FewAtOnce(grid))
+    _path(context, "sites")
+    largest, directory, listed = _largest_replies(plan, roster), _site_directory(context), _roster_file(context)
+    keys = NodeKeys(directory, listed)
     if not (regions := _regions(context)):
-        return nullcontext(nonblocking(grid, largest))
-    assert isinstance(grid, HttpGrid), "who names regions has a superlink"
-    listed = RosterFile(_path(context, "roster"), load_certificate(_path(context, "authority")))
-    homes = NodeHomes(_site_directory(context), listed)
-    return JoinedGrid(grid, {region.name: partial(region_run, region) for region in regions}, largest, homes)
+        return nullcontext(NonblockingGrid(grid, largest, keys))
+    others = {region.name: partial(region_run, region) for region in regions}
+    return JoinedGrid(grid, others, largest, NodeHomes(directory, listed), keys)
 
 
 def _largest_replies(plan: RoundPlan, roster: RosterSource | None) -> LargestReply:
@@ -167,13 +172,18 @@ def _roster_source(context: Context) -> RosterSource | None:
     """Return a function that reads the roster for a secure study; None where the run names no `roster`."""
     if "roster" not in context.run_config:
         return None
-    listed = RosterFile(_path(context, "roster"), load_certificate(_path(context, "authority")))
+    listed = _roster_file(context)
 
     def read() -> SignedRoster:
-        signed, roster = listed.read()
-        return SignedRoster(signed, site_keys(roster))
+        found = listed.read()
+        return SignedRoster(found.signed, found.keys)
 
     return read
+
+
+def _roster_file(context: Context) -> RosterFile:
+    """Return the signed roster that the run names."""
+    return RosterFile(_path(context, "roster"), load_certificate(_path(context, "authority")))
 
 
 def _site_directory(context: Context) -> SiteDirectory:

@@ -1,4 +1,5 @@
-"""Replies of a member that are no replies: honest ones, changed at every level of what Flower carries."""
+"""Replies that are no replies: honest ones, changed at every level of what Flower carries, by a member before it signs
+them, or by a superlink that carries them."""
 
 from __future__ import annotations
 
@@ -10,9 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.app import Error, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_body
 
-from tests.support.replying_superlink import Sent, flat, sent
+from permmoe.federated.parcel import joined, object_name, separated
+from permmoe.federated.reply_signature import is_signature, sign_reply
+from tests.support.replying_superlink import Sent, flat, sent, site_key
 
 KINDS = ["Message", "RecordDict", "ArrayRecord", "MetricRecord", "ConfigRecord", "Array", "ArrayChunk", "object", ""]
 WORDS = ["", "not_a_message", "os.system", "Ünïcode", "\u202eevil", "a" * 70, "../../x", "\0", "no_reply", "KeyError"]
@@ -175,4 +180,42 @@ WIDE, DEEP = flat("0" * 64, [f"{i:064x}" for i in range(20_000)]), _deep(90)
 
 CHANGES: list[Callable[[random.Random, Sent], Sent]] = [
     _bytes, _bytes, _kind, _dropped, _swapped, _body, _children, _repeated, _tree,
+]  # fmt: skip
+
+Carrier = Callable[[random.Random, Sent], Sent]
+"""What a superlink makes of a reply that its site has signed and packed."""
+
+
+def _of_other_parts(change: Callable[[random.Random, list[bytes]], list[bytes]]) -> Carrier:
+    """The reply with other objects in its parcel."""
+
+    def carrier(rng: random.Random, carried: Sent) -> Sent:
+        [(name, parcel)] = [(n, content) for n, content in carried.objects.items() if n != carried.root]
+        parts = change(rng, separated(get_object_body(parcel, ArrayChunk)))
+        written = ArrayChunk(memoryview(joined(parts))).deflate()
+        objects = {object_name(written) if n == name else n: c for n, c in {**carried.objects, name: written}.items()}
+        return replace(carried, objects=objects, tree=flat(carried.root, objects))
+
+    return carrier
+
+
+def _without(rng: random.Random, parts: list[bytes]) -> list[bytes]:
+    return rng.sample(parts, len(parts) - 1)
+
+
+def _without_signature(rng: random.Random, parts: list[bytes]) -> list[bytes]:
+    return [part for part in parts if not is_signature(part)]
+
+
+def _with_anothers_signature(rng: random.Random, parts: list[bytes]) -> list[bytes]:
+    return [*_without_signature(rng, parts), sign_reply("0" * 64, site_key(rng.choice([11, 12, 99])))]
+
+
+def _with_more(rng: random.Random, parts: list[bytes]) -> list[bytes]:
+    return [*parts, *(rng.randbytes(9) for _ in range(rng.choice([1, 3, 5000])))]
+
+
+CARRIERS: list[Carrier] = [
+    *map(_of_other_parts, (_without, _without_signature, _with_anothers_signature, _with_more)),
+    _bytes, _kind, _dropped, _swapped, _body, _children, _tree,
 ]  # fmt: skip

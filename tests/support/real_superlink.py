@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -32,8 +32,10 @@ from permmoe.federated.message_paths import HEARTBEAT_SECONDS
 from permmoe_client.connection.fleet import Fleet
 from permmoe_server.coordination.executor_process import ACQUIRE
 from permmoe_server.coordination.local_socket import connected
+from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.coordination.programs import prepare
 from permmoe_server.coordination.superlink import Superlink, SuperlinkAway
+from permmoe_server.protocol.reply_sizes import ReplySize
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from tests.support.patience import PATIENCE_SECONDS
@@ -45,6 +47,8 @@ class RealSuperlink:
 
     folder: FederationFolder
     process: subprocess.Popen[bytes]
+    keys: dict[int, ec.EllipticCurvePublicKey] = field(default_factory=dict)
+    """Of the sites by node, as a study's process has them of the roster."""
 
     @classmethod
     def founded(cls, path: Path) -> RealSuperlink:
@@ -82,13 +86,19 @@ class RealSuperlink:
         request = ActivateNodeRequest(
             public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_SECONDS
         )
-        return Fleet(client, Node(node_id=client.ActivateNode(request).node_id), threading.Event())
+        node = Node(node_id=client.ActivateNode(request).node_id)
+        self.keys[node.node_id] = key.public_key()
+        return Fleet(client, node, key, threading.Event())
 
     def fleet_client(self, key: ec.EllipticCurvePrivateKey) -> FleetHttpClient:
         """A site's requests, signed with this key."""
         return connected(
             FleetHttpClient, self.folder.superlink_socket, "SuperNode", NodeAuthHttpInterceptor(key, key.public_key())
         )
+
+    def untrusting(self, grid: HttpGrid, size: ReplySize) -> NonblockingGrid:
+        """The grid of a study's process over its connection; no reply is larger than this size."""
+        return NonblockingGrid(grid, lambda _: size, lambda: self.keys)
 
     def grid(self) -> HttpGrid:
         """The connection of the process of a new run."""

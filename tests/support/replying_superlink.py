@@ -1,13 +1,18 @@
-"""A superlink that hands the server app whatever bytes a test gives it as a site's reply."""
+"""A superlink that hands the server app whatever bytes a test gives it as a site's reply.
+
+Replies are signed as their site signs them, unless a test has another signature on them, or none.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, MessageType, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.app.message.arraychunk import ArrayChunk
@@ -35,6 +40,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from permmoe.federated.message_paths import STUDY_MESSAGES, STUDY_OBJECTS, STUDY_REPLIES
 from permmoe.federated.parcel import joined, object_name, separated
+from permmoe.federated.reply_signature import sign_reply
 
 RUN = 77
 
@@ -55,13 +61,30 @@ class Sent:
         written = {names[old]: content for old, content in objects.items()}
         return replace(self, root=names[self.root], objects=written, tree=flat(names[self.root], written))
 
-    def packed(self) -> Sent:
-        """The same reply on the network: the objects below the first one lie in a parcel, whatever they are."""
-        parcel = ArrayChunk(memoryview(joined(c for n, c in self.objects.items() if n != self.root))).deflate()
+    def packed(self, *signatures: bytes) -> Sent:
+        """The same reply on the network: the objects below the first one, whatever they are, and signatures, lie in a
+        parcel."""
+        inside = [*(content for name, content in self.objects.items() if name != self.root), *signatures]
+        parcel = ArrayChunk(memoryview(joined(inside))).deflate()
         objects = {name: self.objects[name] for name in self.objects if name == self.root}
         invented = [part.object_id for part in iterate_object_tree(self.tree) if part.object_id not in self.objects]
         written = {object_name(parcel): parcel, **objects}
         return replace(self, objects=written, tree=flat(self.root, [*written, *invented]))
+
+    def signed(self, key: ec.EllipticCurvePrivateKey | None = None) -> Sent:
+        """The same reply as it leaves a site that has this key, by default the one of its node."""
+        return self.packed(sign_reply(self.root, key or site_key(self.node)))
+
+
+@lru_cache
+def site_key(node: int) -> ec.EllipticCurvePrivateKey:
+    """The key of the site that a node is."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def site_keys(*nodes: int) -> Mapping[int, ec.EllipticCurvePublicKey]:
+    """What the roster has of these nodes."""
+    return {node: site_key(node).public_key() for node in nodes}
 
 
 def flat(root: str, objects: Iterable[str]) -> ObjectTree:
@@ -97,6 +120,8 @@ class ReplyingGrid(HttpGrid):
         self.asked: dict[str, ProtoMessage] = {}
         self.replies: dict[str, Sent] = {}
         """By the message that is answered; on the network."""
+        self.errors: dict[str, Error] = {}
+        """What the superlink says itself, by the message that is answered."""
         self.confirmed: list[str] = []
         self.pulled_bytes = 0
         self.node = Node(node_id=SUPERLINK_NODE_ID)
@@ -111,10 +136,10 @@ class ReplyingGrid(HttpGrid):
         return self.nodes
 
     def answer(self, reply: Sent) -> None:
-        """Hand this reply out at the next pull, in parcels."""
-        self.replies[reply.reply_to] = reply.packed()
+        """Hand this reply out at the next pull, signed and in parcels."""
+        self.answer_as_it_is(reply.signed())
 
-    def answer_unpacked(self, reply: Sent) -> None:
+    def answer_as_it_is(self, reply: Sent) -> None:
         """Hand this reply out as it is."""
         self.replies[reply.reply_to] = reply
 
@@ -132,15 +157,20 @@ class ReplyingGrid(HttpGrid):
         self.confirmed += [ConfirmMessageReceivedRequest.FromString(one).message_object_id for one in parts[1:]]
         request = PullAppMessagesRequest.FromString(parts[0])
         found = [self.replies[name] for name in request.message_ids if name in self.replies]
+        failed = {name: self.errors[name] for name in request.message_ids if name in self.errors}
         answer = PullAppMessagesResponse(
-            messages_list=[self._announced(reply) for reply in found],
-            message_object_trees=[reply.tree for reply in found],
+            messages_list=[*map(self._announced, found), *(self._own_word(*item) for item in failed.items())],
+            message_object_trees=[*(reply.tree for reply in found), *(ObjectTree(object_id="e" * 64) for _ in failed)],
         )
         return bytes(answer.SerializeToString())
 
     def _announced(self, reply: Sent) -> ProtoMessage:
         header = Metadata(RUN, reply.root, reply.node, SUPERLINK_NODE_ID, reply.reply_to, "1", 1.8e9, 60.0, "train")
         return message_to_proto(remove_content_from_message(make_message(header, content=RecordDict())))
+
+    def _own_word(self, reply_to: str, error: Error) -> ProtoMessage:
+        header = Metadata(RUN, "e" * 64, SUPERLINK_NODE_ID, SUPERLINK_NODE_ID, reply_to, "1", 1.8e9, 60.0, "train")
+        return message_to_proto(make_message(header, error=error))
 
     def _objects(self, parts: list[bytes]) -> bytes:
         return joined(self._object(PullObjectRequest.FromString(part)).SerializeToString() for part in parts[:1])

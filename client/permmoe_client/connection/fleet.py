@@ -2,7 +2,7 @@
 
 It is the client's one file with private Flower names; elsewhere only the numbers of Flower's errors are used.
 Flower's own node fetches code from the coordinator and runs it. This connection cannot even ask for code: it pulls
-messages and pushes replies, each request signed with the site's key, and opens no port.
+messages and pushes replies, each request and each reply signed with the site's key, and opens no port.
 """
 
 from __future__ import annotations
@@ -63,7 +63,17 @@ from permmoe.federated.message_paths import (
     REPLY_OBJECTS,
     post,
 )
-from permmoe.federated.parcel import MOST_PARTS, in_bodies, joined, object_name, pack, separated, unpack
+from permmoe.federated.parcel import (
+    MOST_PARTS,
+    in_bodies,
+    in_parcels,
+    joined,
+    object_name,
+    pack,
+    separated,
+    unpack,
+)
+from permmoe.federated.reply_signature import sign_reply
 from permmoe_client.connection.clock import ahead_seconds, clock_text, is_clock_right
 from permmoe_client.connection.route import Proxy, refusal
 
@@ -97,9 +107,16 @@ class Fleet:
     """An activated connection. Requests wait out a coordinator that is gone for as long as their message lives."""
 
     def __init__(
-        self, client: FleetHttpClient, node: Node, stop: threading.Event, proxy: Proxy | None = None, origin: str = ""
+        self,
+        client: FleetHttpClient,
+        node: Node,
+        key: ec.EllipticCurvePrivateKey,
+        stop: threading.Event,
+        proxy: Proxy | None = None,
+        origin: str = "",
     ) -> None:
-        self._client, self._node, self._stop, self._proxy, self._origin = client, node, stop, proxy, origin
+        self._client, self._node, self._key, self._stop = client, node, key, stop
+        self._proxy, self._origin = proxy, origin
         self._is_new = True
         """Whether no request for a message was answered yet."""
         self._heard_at = time.monotonic()
@@ -180,11 +197,14 @@ class Fleet:
         return message
 
     def send(self, reply: Message, seconds: float) -> None:
-        """Send a reply; `seconds` is what the work took. Raises Unreachable once the message it answers is too old."""
+        """Send a reply, signed; `seconds` is what the work took. Raises Unreachable once the message it answers is too
+        old."""
         run_id, deadline = reply.metadata.run_id, _deadline(reply)
         with no_object_id_recompute():
-            parcels = pack(reply.content) if reply.has_content() else {}
             name = reply.object_id
+            # "A reply that is sent again answers another message": it is signed here, as the answer to that one.
+            signature = sign_reply(name, self._key)
+            parcels = pack(reply.content, beside=[signature]) if reply.has_content() else in_parcels([signature])
             reply.metadata.__dict__["_message_id"] = name
             objects = {**parcels, name: reply.deflate()}
             header = remove_content_from_message(reply) if reply.has_content() else reply
@@ -284,7 +304,7 @@ def connect(
             public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT_SECONDS
         )
         node = Node(node_id=_answer_to(client.ActivateNode, request, proxy).node_id)
-        fleet = Fleet(client, node, stop, proxy, origin)
+        fleet = Fleet(client, node, key, stop, proxy, origin)
         left = threading.Event()
         beating = threading.Thread(target=_beat, args=(fleet, left), name="heartbeat", daemon=True)
         beating.start()

@@ -20,7 +20,6 @@ from flwr.common.constant import ErrorCode
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid, PackedContents, failed
-from permmoe_server.protocol.reply_sizes import LargestReply
 
 LOG = logging.getLogger("permmoe.server")
 
@@ -34,6 +33,8 @@ CLOSE_SECONDS = 5.0
 
 Connect = Callable[[], AbstractContextManager[HttpGrid]]
 """Opens a connection to a superlink for a run, which is over once the connection is closed."""
+Untrusting = Callable[[HttpGrid], NonblockingGrid]
+"""Makes the grid over such a connection."""
 
 
 @dataclass
@@ -56,7 +57,7 @@ class GridMember:
     """A superlink of a study. All but `start` and `close` is called by who holds the condition."""
 
     def __init__(
-        self, name: str, connect: Connect, largest: LargestReply, changed: threading.Condition, *, is_vital: bool
+        self, name: str, connect: Connect, untrusting: Untrusting, changed: threading.Condition, *, is_vital: bool
     ) -> None:
         """`is_vital`: where it cannot be reached the study ends; another one's sites are missing meanwhile."""
         self.name = name
@@ -66,7 +67,7 @@ class GridMember:
         """Why a vital superlink is not reached any more."""
         self.has_tried = False
         """Whether it has been reached, or found to be away."""
-        self._connect, self._largest, self._changed, self._is_vital = connect, largest, changed, is_vital
+        self._connect, self._untrusting, self._changed, self._is_vital = connect, untrusting, changed, is_vital
         self._sendings: deque[Sending] = deque()
         self._open: dict[str, float] = {}
         """Messages without a reply, and when they end, seconds since 1970."""
@@ -114,7 +115,7 @@ class GridMember:
         while not self._is_closing:
             try:
                 with self._connect() as connection:
-                    self._serve(NonblockingGrid(connection, self._largest))
+                    self._serve(self._untrusting(connection))
             # A region may answer what nobody thought of: any of it is the region's trouble, and ends here.
             except Exception as error:
                 with self._changed:

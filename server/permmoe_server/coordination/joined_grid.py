@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from types import TracebackType
 
 from flwr.app import Message
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from permmoe_server.coordination.grid_member import Connect, GridMember
-from permmoe_server.coordination.nonblocking_grid import packed
+from permmoe_server.coordination.nonblocking_grid import NodeKeys, NonblockingGrid, packed
 from permmoe_server.protocol.reply_sizes import LargestReply
 
 OWN = ""
@@ -34,12 +35,17 @@ Homes = Callable[[], Mapping[int, str]]
 class JoinedGrid:
     """What permmoe_server.protocol.rounds needs of a grid, over several superlinks."""
 
-    def __init__(self, own: HttpGrid, regions: Mapping[str, Connect], largest: LargestReply, homes: Homes) -> None:
+    def __init__(
+        self, own: HttpGrid, regions: Mapping[str, Connect], largest: LargestReply, homes: Homes, keys: NodeKeys
+    ) -> None:
         self._homes, self._changed = homes, threading.Condition()
-        self._own = GridMember(OWN, lambda: nullcontext(own), largest, self._changed, is_vital=True)
-        others = [
-            GridMember(name, connect, largest, self._changed, is_vital=False) for name, connect in regions.items()
-        ]
+
+        def member(name: str, connect: Connect, *, is_vital: bool) -> GridMember:
+            joined = partial(NonblockingGrid, largest=largest, keys=keys)
+            return GridMember(name, connect, joined, self._changed, is_vital=is_vital)
+
+        self._own = member(OWN, lambda: nullcontext(own), is_vital=True)
+        others = [member(name, connect, is_vital=False) for name, connect in regions.items()]
         self._members = [self._own, *others]
 
     def __enter__(self) -> JoinedGrid:

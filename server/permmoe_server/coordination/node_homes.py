@@ -16,7 +16,6 @@ class NodeHomes:
 
     def __call__(self) -> Mapping[int, str]:
         """Raises RosterError, and OSError where the roster is gone."""
-        _, roster = self._roster.read()
-        regions = {site.name: site.region for site in roster.sites}
+        regions = {site.name: site.region for site in self._roster.read().roster.sites}
         names = self._directory() or {}
         return {node: regions[site] for node, site in names.items() if site in regions}

@@ -2,9 +2,10 @@
 
 Flower's own `pull_messages` waits for the rest of a reply that is still arriving, for a second at least, and for three
 minutes where its sender died: one site would hold up all others. It also inflates whatever a site sent, and raises
-where that is no message. Here a reply that is none, that is too large, or that is in another node's name becomes an
-error of the node that was asked, with the rule that it breaks as its reason; what the rules are,
-permmoe_server.coordination.reply_objects says.
+where that is no message. Here a reply that is none, that is too large, or that the node's site has not signed as its
+answer to this very message becomes an error of the node that was asked, with the rule that it breaks as its reason;
+what the rules are, permmoe_server.coordination.reply_objects says. Of the superlink's own word, that a node is lost or
+a message too old, only the error's code is passed on.
 
 Messages travel in parcels (permmoe.federated.parcel), many in one request, over the superlink's own paths for them
 (permmoe_server.coordination.message_desk).
@@ -16,9 +17,10 @@ permmoe_client.connection.fleet.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -31,7 +33,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
     PushObjectResponse,
 )
-from flwr.proto.message_pb2 import Metadata as ProtoMetadata
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PullAppMessagesResponse,
@@ -63,6 +65,8 @@ PULL_AT_ONCE = 8
 
 PackedContents = Mapping[int, Parcels]
 """The parcels of contents, by `id(content)`."""
+NodeKeys = Callable[[], Mapping[int, ec.EllipticCurvePublicKey]]
+"""Returns the key that the roster has for the site of each node, at this moment."""
 
 
 @dataclass
@@ -73,25 +77,32 @@ class _Asked:
     node: int
     most: ReplySize
     """The size of the largest honest reply."""
+    key: ec.EllipticCurvePublicKey | None
+    """What the site signs with; None of a node that is no site of the roster."""
     until: float
     """When the message ends, and with it the time for a reply: seconds since 1970."""
     reply: str = ""
     """The identifier of the reply; empty until the superlink has announced one."""
     sender: int = 0
-    """Who replied: the node or, in its place once it is lost, the superlink."""
+    """Who replied, as the superlink says: the node or, in its place once it is lost, the superlink."""
+    error: int | None = None
+    """The code of the superlink's own error; None where the node replied."""
     missing: list[str] = field(default_factory=list)
     contents: dict[str, bytes] = field(default_factory=dict)
     n_bytes: int = 0
 
-    def announce(self, metadata: ProtoMetadata, tree: ObjectTree) -> None:
+    def announce(self, header: ProtoMessage, tree: ObjectTree) -> None:
         """Note what the superlink says of the reply."""
-        self.reply, self.sender = metadata.message_id, metadata.src_node_id
+        self.reply, self.sender = header.metadata.message_id, header.metadata.src_node_id
+        if self.sender == SUPERLINK_NODE_ID and header.HasField("error"):
+            self.error = header.error.code
+            return
         self.missing = list(dict.fromkeys(part.object_id for part in iterate_object_tree(tree)))
 
     def check(self) -> None:
         """Check what has been announced and has arrived. Raises NotAReply."""
         # "A node answers for itself."
-        if self.sender not in (self.node, SUPERLINK_NODE_ID):
+        if self.sender != self.node:
             raise NotAReply("wrong_node")
         # "A reply is no larger than the largest honest one."
         if len(self.missing) + len(self.contents) > 1 + most_parcels(self.most) or self.n_bytes > most_parcel_bytes(
@@ -106,10 +117,13 @@ class _Asked:
 
     def message(self) -> Message:
         """The reply, once it is whole. Raises NotAReply."""
-        message = inflated(self.reply, self.contents, self.most)
+        message = inflated(self.reply, self.contents, self.most, self.key)
         # The message says once more what the superlink announced, and it is the message that is read from here on.
-        if (message.metadata.src_node_id, message.metadata.reply_to_message_id) != (self.sender, self.identifier):
+        if message.metadata.src_node_id != self.node:
             raise NotAReply("wrong_node")
+        # "A signature is of the answer to one message": a superlink may hand out another answer of the same site.
+        if message.metadata.reply_to_message_id != self.identifier:
+            raise NotAReply("replayed")
         message.metadata.__dict__["_message_id"] = self.reply
         return message
 
@@ -117,8 +131,8 @@ class _Asked:
 class NonblockingGrid:
     """What permmoe_server.protocol.rounds needs of a grid, over a connection to the superlink."""
 
-    def __init__(self, grid: HttpGrid, largest: LargestReply) -> None:
-        self._grid, self._largest = grid, largest
+    def __init__(self, grid: HttpGrid, largest: LargestReply, keys: NodeKeys) -> None:
+        self._grid, self._largest, self._keys = grid, largest, keys
         self._asked: dict[str, _Asked] = {}
         """Keyed by the identifier of the message that is answered."""
         self._confirmed: list[ConfirmMessageReceivedRequest] = []
@@ -150,10 +164,15 @@ class NonblockingGrid:
                 identifiers += self._push(messages[start : start + MESSAGES_AT_ONCE], parcels, there)
         # It may depend on the roster, which takes a tenth of a second to read where it has a thousand keys.
         most = {kind: self._largest(kind) for kind in {message.metadata.message_type for message in messages}}
+        keys = self._keys()
         for identifier, sent in zip(identifiers, (message.metadata for message in messages), strict=True):
             if identifier:
                 self._asked[identifier] = _Asked(
-                    identifier, sent.dst_node_id, most[sent.message_type], sent.created_at + sent.ttl
+                    identifier,
+                    sent.dst_node_id,
+                    most[sent.message_type],
+                    keys.get(sent.dst_node_id),
+                    sent.created_at + sent.ttl,
                 )
         return identifiers
 
@@ -200,7 +219,7 @@ class NonblockingGrid:
         answer = PullAppMessagesResponse.FromString(post(self._grid._runtime_client, STUDY_REPLIES, body))
         for announced, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
             if asked := wanted.get(announced.metadata.reply_to_message_id):
-                asked.announce(announced.metadata, tree)
+                asked.announce(announced, tree)
         arriving = {name: asked for name, asked in wanted.items() if asked.reply}
         for name, asked in arriving.items():
             if (message := self._completed(asked)) is not None:
@@ -215,6 +234,9 @@ class NonblockingGrid:
 
     def _completed(self, asked: _Asked) -> Message | None:
         """The reply, or the error that stands for it; None where some of it has yet to arrive."""
+        if asked.error is not None:
+            self._confirm(asked)
+            return failed(asked.identifier, asked.error)
         try:
             asked.check()
             while asked.missing:
@@ -228,12 +250,13 @@ class NonblockingGrid:
             message = asked.message()
         except NotAReply as broken:
             message = failed(asked.identifier, ErrorCode.UNKNOWN, broken.rule)
-        self._confirmed.append(
-            ConfirmMessageReceivedRequest(
-                node=self._grid.node, run_id=self._grid.run.run_id, message_object_id=asked.reply
-            )
-        )
+        self._confirm(asked)
         return message
+
+    def _confirm(self, asked: _Asked) -> None:
+        """Let the superlink give up the reply, with the next request."""
+        node, run_id = self._grid.node, self._grid.run.run_id
+        self._confirmed.append(ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=asked.reply))
 
     def _objects(self, names: Iterable[str]) -> Iterator[PullObjectResponse]:
         """The first of these objects, as many as the superlink puts into one answer."""
@@ -266,12 +289,6 @@ class FewAtOnce:
         names = list(message_ids)
         for start in range(0, len(names), PULL_AT_ONCE):
             yield from self._grid.pull_messages(names[start : start + PULL_AT_ONCE])
-
-
-def nonblocking(grid: Grid, largest: LargestReply) -> NonblockingGrid | FewAtOnce:
-    """Return a grid for the protocol: where it is Flower's connection to a superlink, one that neither waits nor
-    trusts."""
-    return NonblockingGrid(grid, largest) if isinstance(grid, HttpGrid) else FewAtOnce(grid)
 
 
 def packed(contents: Iterable[RecordDict]) -> PackedContents:

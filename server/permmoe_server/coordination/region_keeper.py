@@ -86,12 +86,12 @@ class RegionKeeper:
             superlink.close()
 
     def _looked_after(self, superlink: Superlink) -> RegionState:
-        signed, roster = self._roster.read()
-        own = sites_of(roster, self._region.name)
+        listed = self._roster.read()
+        own = sites_of(listed.roster, self._region.name)
         sites, news = admit(own, superlink), self.state.news
-        if signed != self._handed_over or monotonic() > self._hand_over_at:
-            news = _believed(superlink.hand_over(self._papers(signed, own)), own)
-            self._handed_over, self._hand_over_at = signed, monotonic() + HAND_OVER_SECONDS
+        if listed.signed != self._handed_over or monotonic() > self._hand_over_at:
+            news = _believed(superlink.hand_over(self._papers(listed.signed, own)), own)
+            self._handed_over, self._hand_over_at = listed.signed, monotonic() + HAND_OVER_SECONDS
             self._warn_of_its_end(news.certificate_end)
         return RegionState(self._region.name, True, sites, news)
 

@@ -1,4 +1,10 @@
-"""A site's reply in the objects that Flower makes of it: its size is counted before anything is inflated.
+"""A site's reply in the objects that Flower makes of it: its signature is verified, and its size counted, before
+anything is inflated.
+
+A reply comes by way of a superlink, the coordinator's or a region's, which is not trusted to bring what the site sent.
+What the site has signed leads to every object of it by SHA-256 (permmoe.federated.reply_signature). So a message that
+is none is the site's own doing, and whatever a superlink could have brought about goes by the name of another rule
+(permmoe_server.protocol.rules.UNPROVEN_RULES).
 
 A message names its content, the content its records, a record its array, an array its chunks, each by the SHA-256 of
 its bytes. An array may name one chunk many times, so that few bytes become gigabytes; an object may be missing, or of
@@ -12,6 +18,7 @@ import json
 import logging
 from collections.abc import Mapping
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
@@ -19,6 +26,7 @@ from flwr.supercore.inflatable.inflatable_object import get_object_head_values_f
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from permmoe.federated.parcel import LENGTH_BYTES, PARCEL_BYTES, TooManyParts, object_name, unpack
+from permmoe.federated.reply_signature import SIGNATURE_BYTES, is_signature, is_signed
 from permmoe_server.protocol.reply_sizes import ARRAY_TEXT_BYTES, INDEX_BYTES, REFERENCE_BYTES, ReplySize, n_chunks
 
 LOG = logging.getLogger("permmoe.server")
@@ -40,7 +48,7 @@ CHILDREN: Mapping[str, frozenset[str]] = {
 
 
 class NotAReply(Exception):
-    """What a site sent is no message. `rule` names the broken rule and repeats nothing that was received."""
+    """What came is no reply of the site. `rule` names the broken rule and repeats nothing that was received."""
 
     def __init__(self, rule: str) -> None:
         super().__init__(rule)
@@ -53,25 +61,26 @@ def most_objects(most: ReplySize) -> int:
 
 
 def most_parcel_bytes(most: ReplySize) -> int:
-    """Return how many bytes a reply of this size takes in parcels."""
-    n_objects = most_objects(most)
-    return most.numbers + most.records + n_objects * LENGTH_BYTES + most_parcels(most) * PARCEL_HEAD_BYTES
+    """Return how many bytes a reply of this size takes in parcels, with its signature."""
+    n_parts = most_objects(most) + 1
+    heads = n_parts * LENGTH_BYTES + most_parcels(most) * PARCEL_HEAD_BYTES
+    return most.numbers + most.records + SIGNATURE_BYTES + heads
 
 
 def most_parcels(most: ReplySize) -> int:
     """Return how many parcels a reply of this size can have: each but the last is full."""
-    return 1 + (most.numbers + most.records) // PARCEL_BYTES
+    return 1 + (most.numbers + most.records + SIGNATURE_BYTES) // PARCEL_BYTES
 
 
-def inflated(identifier: str, sent: Mapping[str, bytes], most: ReplySize) -> Message:
-    """Return the message of this identifier from its own object and its parcels. Raises NotAReply."""
+def inflated(
+    identifier: str, sent: Mapping[str, bytes], most: ReplySize, key: ec.EllipticCurvePublicKey | None
+) -> Message:
+    """Return the message of this identifier from its own object and its parcels. Raises NotAReply.
+
+    `key`: that of the site in the roster; with None, of a site that is not in it, no reply is the site's.
+    """
+    contents = _signed_objects(identifier, sent, most, key)
     try:
-        own = sent[identifier]
-        # The name of a message is the SHA-256 of its bytes, and so on for all that it names.
-        if object_name(own) != identifier:
-            raise NotAReply("not_a_message")
-        parcels = [parcel for name, parcel in sent.items() if name != identifier]
-        contents = unpack(parcels, most_objects(most)) | {identifier: own}
         _check(identifier, contents, most)
         # Flower's own function would copy the bytes of every chunk.
         chunks = {name: ArrayChunk(_body(part)) for name, part in contents.items() if part.startswith(CHUNK)}
@@ -81,14 +90,36 @@ def inflated(identifier: str, sent: Mapping[str, bytes], most: ReplySize) -> Mes
             raise NotAReply("not_a_message")
     except NotAReply:
         raise
-    # "A reply is no larger than the largest honest one", in objects as in bytes.
-    except TooManyParts:
-        raise NotAReply("reply_size") from None
     # Flower's parsers raise what their authors did not think of: any of it is the sender's doing, and ends here.
     except Exception as error:
         LOG.warning("a reply could not be read: %s", type(error).__name__)
         raise NotAReply("not_a_message") from error
     return message
+
+
+def _signed_objects(
+    identifier: str, sent: Mapping[str, bytes], most: ReplySize, key: ec.EllipticCurvePublicKey | None
+) -> dict[str, bytes]:
+    """The objects in which a message came whose name the site has signed; they may be too few. Raises NotAReply."""
+    own = sent.get(identifier)
+    # "The name of a message is the SHA-256 of its bytes", and so on for all that it names.
+    if own is None or object_name(own) != identifier:
+        raise NotAReply("altered")
+    try:
+        parts = unpack((sent[name] for name in sent if name != identifier), most_objects(most) + 1)
+    # "A reply is no larger than the largest honest one", in objects as in bytes.
+    except TooManyParts:
+        raise NotAReply("reply_size") from None
+    except ValueError:
+        raise NotAReply("altered") from None
+    signatures = [part for part in parts.values() if is_signature(part)]
+    # "A site signs each of its replies."
+    if not signatures:
+        raise NotAReply("unsigned")
+    # "What counts for a site is signed with its key in the roster", and with one signature.
+    if len(signatures) > 1 or key is None or not is_signed(identifier, signatures[0], key):
+        raise NotAReply("wrong_signature")
+    return {**{name: part for name, part in parts.items() if not is_signature(part)}, identifier: own}
 
 
 def _check(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> None:
@@ -105,6 +136,9 @@ def _check(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> N
         is_new = name not in kinds
         kind, children, n_bytes = get_object_head_values_from_object_content(contents[name])
         kinds[name] = kind
+        # "All came that the message names."
+        if any(child not in contents for child in children):
+            raise NotAReply("altered")
         # "An object is of a kind that its place allows, and as long as it says."
         if kind not in allowed or n_bytes != len(_body(contents[name])):
             raise NotAReply("not_a_message")

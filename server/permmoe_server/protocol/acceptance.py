@@ -2,7 +2,8 @@
 
 | rule | a reply is rejected because |
 |---|---|
-| not_a_message, reply_size, wrong_node | it is no message (permmoe_server.coordination.reply_objects) |
+| not_a_message | it is no message (permmoe_server.coordination.reply_objects) |
+| unsigned, … | it is not known to be its site's (permmoe_server.protocol.rules.UNPROVEN_RULES) |
 | missing_…, encoding, sums, site_name | a record is absent or not as permmoe.federated.replies writes it |
 | unknown_module, dtype, shape | an array is not a module of this model |
 | wrong_round, model_digest | it answers another round, or started from another model |

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from permmoe.errors import PermmoeError
 
@@ -30,6 +30,8 @@ class Readiness:
     """Sites that have not answered yet."""
     quarantined: tuple[str, ...] = ()
     """Sites that are not asked any more, since they sent what is no reply."""
+    unproven: Mapping[str, str] = field(default_factory=dict)
+    """Site -> the rule by which what came for it is not known to be its own."""
 
 
 ReadinessObserver = Callable[[Readiness], None]

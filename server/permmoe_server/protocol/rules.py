@@ -17,9 +17,7 @@ AT_WORK = "at_work"
 NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
         # What came is no message: permmoe_server.coordination.reply_objects.
-        "not_a_message": "It is no message: a part is missing, of the wrong kind, or cannot be read.",
-        "reply_size": "It is larger than any honest reply to what the site was asked.",
-        "wrong_node": "It is in another node's name, or answers another node's message.",
+        "not_a_message": "It is no message: a part is of the wrong kind, or cannot be read.",
         # The reply could not be read: permmoe.federated.replies.
         "missing_reply": "It does not state its site, round and model.",
         "missing_site": "It does not say which site it is from.",
@@ -68,9 +66,25 @@ NO_REPLY_RULES: Mapping[str, str] = MappingProxyType(
 )
 """Rule -> why what a site sent is no reply. An honest site of this version never breaks one."""
 
+UNPROVEN_RULES: Mapping[str, str] = MappingProxyType(
+    {
+        # permmoe_server.coordination.reply_objects, nonblocking_grid.
+        "unsigned": "It is not signed: the site's program is older than the coordinator's and has to be upgraded, or "
+        "somebody else answered in its place.",
+        "wrong_signature": "It is not signed with the site's key in the roster: somebody else answered in its place.",
+        "replayed": "It is signed as the answer to another message: it was kept, and came in the place of this one.",
+        "altered": "It did not come whole as it was signed: a part is missing, or another one.",
+        "reply_size": "It is larger than any honest reply to what the site was asked.",
+        "wrong_node": "It is in another node's name.",
+    }
+)
+"""Rule -> why it is not known that a reply is the site's own. A region's or the coordinator's superlink could have
+brought it about, so that a site is not quarantined for it: that would be theirs to decide."""
+
 REPLY_RULES: Mapping[str, str] = MappingProxyType(
     {
         **NO_REPLY_RULES,
+        **UNPROVEN_RULES,
         **figure_rules(),
         # The reply was read and broke a rule: permmoe_server.protocol.acceptance.
         "wrong_round": "It answers another round than the one that was open.",
@@ -122,7 +136,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
 """Rule -> why a reply to a round is left out."""
 
 MALFORMED_RULES = frozenset(NO_REPLY_RULES) | {"wrong_site"}
-"""The rules for which a site is quarantined in the end: what it sent is no reply, or in another site's name."""
+"""The rules for which a site is quarantined in the end: what it has signed is no reply, or in another site's name."""
 
 SITE_ERROR = "The site's program stopped with this type of error; the site's log says more."
 

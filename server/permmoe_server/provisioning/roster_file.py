@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 
-from permmoe.federated.roster import Roster, read_roster
+from permmoe.federated.roster import Roster, read_roster, site_keys
+from permmoe.federated.secure.session import SiteKeys
+
+
+@dataclass(frozen=True)
+class ReadRoster:
+    """The file at one moment."""
+
+    signed: bytes
+    """Its bytes, as sites are sent them."""
+    roster: Roster
+    keys: SiteKeys
+    """Every site's key, ready to verify with."""
 
 
 class RosterFile:
@@ -14,11 +27,12 @@ class RosterFile:
 
     def __init__(self, path: Path, authority: x509.Certificate) -> None:
         self._path, self._authority = path, authority
-        self._read: tuple[bytes, Roster] | None = None
+        self._read: ReadRoster | None = None
 
-    def read(self) -> tuple[bytes, Roster]:
-        """Return the file as it is now, and what it says. Raises RosterError, and OSError where it is gone."""
+    def read(self) -> ReadRoster:
+        """Return the file as it is now. Raises RosterError, and OSError where it is gone."""
         signed = self._path.read_bytes()
-        if self._read is None or self._read[0] != signed:
-            self._read = signed, read_roster(signed, self._authority)
+        if self._read is None or self._read.signed != signed:
+            roster = read_roster(signed, self._authority)
+            self._read = ReadRoster(signed, roster, site_keys(roster))
         return self._read

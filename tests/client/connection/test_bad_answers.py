@@ -16,6 +16,7 @@ from email.utils import format_datetime
 import httpx
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_to_proto
@@ -32,6 +33,8 @@ from permmoe_server.provisioning.authority import issue_server, new_authority
 from tests.support.connect_proxy import connect_proxy
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.preflight_hospital import NOW, Hospital
+
+KEY = ec.generate_private_key(ec.SECP384R1())
 
 
 class Lines(logging.Handler):
@@ -210,20 +213,20 @@ def test_a_parcel_that_comes_later_than_the_next_one_takes_its_own_place() -> No
     pulled = PullMessagesResponse(messages_list=[header], message_object_trees=[tree])
     answers = Answers(pulled, {**parcels, whole.object_id: whole.deflate()})
     answers.late = {next(iter(parcels))}
-    message = Fleet(answers, Node(node_id=1), threading.Event()).receive()
+    message = Fleet(answers, Node(node_id=1), KEY, threading.Event()).receive()
     assert message and answers.late == set() and message.content.object_id == content.object_id
 
 
 @pytest.mark.parametrize("what", bad_answers())
 def test_a_bad_object_is_passed_over(what: str) -> None:
     pulled, objects = bad_answers()[what]
-    fleet = Fleet(Answers(pulled, objects), Node(node_id=1), threading.Event())
+    fleet = Fleet(Answers(pulled, objects), Node(node_id=1), KEY, threading.Event())
     with pytest.raises(BadMessage):
         fleet.receive()
 
 
 def test_an_object_that_is_gone_may_come_again() -> None:
     pulled, _ = bad_answers()["an empty object"]
-    fleet = Fleet(Answers(pulled, {}), Node(node_id=1), threading.Event())
+    fleet = Fleet(Answers(pulled, {}), Node(node_id=1), KEY, threading.Event())
     with pytest.raises(Unreachable, match="withdrawn"):
         fleet.receive()

@@ -19,7 +19,7 @@ from permmoe_server.coordination.grid_member import ARRIVED_AT_ONCE
 from permmoe_server.coordination.joined_grid import OWN, JoinedGrid
 from permmoe_server.protocol.reply_sizes import ReplySize
 from tests.support.patience import PATIENCE_SECONDS, wait_until
-from tests.support.replying_superlink import ReplyingGrid, sent
+from tests.support.replying_superlink import ReplyingGrid, sent, site_keys
 
 SIZE = ReplySize(numbers=10_000, records=100_000)
 NODES = {OWN: (11, 12), "east": (21, 22), "west": (31, 32, 33, 34, 35, 36, 37)}
@@ -80,7 +80,7 @@ def superlinks(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Played]]:
 @pytest.fixture
 def grid(superlinks: dict[str, Played]) -> Iterator[JoinedGrid]:
     regions = {name: superlink.connected for name, superlink in superlinks.items() if name}
-    with JoinedGrid(superlinks[OWN], regions, lambda _: SIZE, lambda: HOMES) as joined:
+    with JoinedGrid(superlinks[OWN], regions, lambda _: SIZE, lambda: HOMES, lambda: site_keys(*HOMES)) as joined:
         yield joined
 
 

@@ -67,7 +67,7 @@ def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSuperlin
 
 @pytest.fixture
 def grid(superlink: RealSuperlink) -> NonblockingGrid:
-    return NonblockingGrid(superlink.grid(), lambda _: SIZE)
+    return superlink.untrusting(superlink.grid(), SIZE)
 
 
 def content(numbers: int = 100) -> RecordDict:
@@ -123,7 +123,7 @@ def test_a_message_and_its_reply_arrive_bit_by_bit(
 
 def back(superlink: RealSuperlink, site: Fleet) -> Fleet:
     """The connection of the site's next process."""
-    return Fleet(site._client, site._node, threading.Event())
+    return Fleet(site._client, site._node, site._key, threading.Event())
 
 
 def test_a_site_that_comes_back_empty_handed_is_given_its_message_again_until_it_answers(
@@ -144,14 +144,14 @@ def test_a_site_that_comes_back_empty_handed_is_given_its_message_again_until_it
 
 def test_within_one_connection_and_of_a_run_that_is_over_no_message_is_given_again(superlink: RealSuperlink) -> None:
     site, run = superlink.site(), superlink.grid()
-    first = NonblockingGrid(run, lambda _: SIZE)
+    first = superlink.untrusting(run, SIZE)
     for numbers in (3, 5):
         [name] = first.push_messages([to(site, content(numbers))])
         received = site.receive()
         assert received and received.metadata.message_id == name
     run._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details="killed"))
     time.sleep(STATUS_SECONDS)
-    [name] = NonblockingGrid(superlink.grid(), lambda _: SIZE).push_messages([to(site, content(7))])
+    [name] = superlink.untrusting(superlink.grid(), SIZE).push_messages([to(site, content(7))])
     again = back(superlink, site).receive()
     assert again and again.metadata.message_id == name
 
@@ -270,11 +270,19 @@ def test_a_reply_that_is_sent_twice_counts_once(superlink: RealSuperlink, grid: 
     [name] = grid.push_messages([to(site, content())])
     message = site.receive()
     assert message
-    reply = Message(content(7), reply_to=message)
-    site.send(reply, 0.0)
-    site.send(reply, 0.0)
+    sent: list[tuple[str, bytes]] = []
+
+    def kept(path: str, body: bytes) -> bytes:
+        sent.append((path, body))
+        return post(site._client, path, body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "_post", kept)
+        site.send(Message(content(7), reply_to=message), 0.0)
+    [again] = sent
+    post(site._client, *again)
     assert list(replies(grid, [name])) == [name]
-    site.send(reply, 0.0)
+    post(site._client, *again)
     assert list(grid.pull_messages([name])) == []
 
 

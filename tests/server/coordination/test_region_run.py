@@ -13,7 +13,6 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from permmoe_client.connection.fleet import Fleet
 from permmoe_server.coordination import grid_member
 from permmoe_server.coordination.joined_grid import OWN, JoinedGrid
-from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.coordination.region_run import region_run
 from permmoe_server.protocol.reply_sizes import ReplySize
 from tests.support.patience import wait_until
@@ -66,7 +65,7 @@ def test_tasks_that_killed_processes_left_behind_are_passed_over(region: RealSup
         left = {control.start_run({}) for _ in range(3)}
     with region_run(region.folder) as connection:
         assert connection.run.run_id not in left
-        site, grid = region.site(), NonblockingGrid(connection, lambda _: SIZE)
+        site, grid = region.site(), region.untrusting(connection, SIZE)
         [name] = grid.push_messages([Message(words("a"), site.node_id, "train", ttl=60.0, group_id="1")])
         reply(site)
         [found] = grid.pull_messages([name])
@@ -89,7 +88,8 @@ def test_a_region_that_forgot_everything_takes_part_again_and_what_was_on_the_wa
     monkeypatch.setattr(grid_member, "COME_BACK_SECONDS", 0.1)
     sites, homes = {OWN: own.site(), "east": region.site()}, dict[int, str]()
     homes.update({site.node_id: name for name, site in sites.items()})
-    with JoinedGrid(own.grid(), {"east": lambda: region_run(region.folder)}, lambda _: SIZE, lambda: homes) as grid:
+    regions = {"east": lambda: region_run(region.folder)}
+    with JoinedGrid(own.grid(), regions, lambda _: SIZE, lambda: homes, lambda: own.keys | region.keys) as grid:
 
         def ask(name: str) -> str:
             [sent] = grid.push_messages([Message(words("a"), sites[name].node_id, "train", ttl=600.0, group_id="1")])
