@@ -12,9 +12,10 @@ from flwr.app import Message, RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 
+from permmoe.federated.parcel import object_name
 from permmoe.federated.secure.messages import write_bytes
 from permmoe_server.protocol.quarantine import MOST_MALFORMED, QUARANTINED
-from permmoe_server.protocol.rules import MALFORMED_RULES
+from permmoe_server.protocol.rules import MALFORMED_RULES, UNPROVEN_RULES
 from permmoe_simulation.engines.local_deployment import ended
 from tests.server.coordination.test_nonblocking_grid import HONEST
 from tests.support.federation_processes import deploy_tiny, final_weights, replayed, start_client, start_server
@@ -46,20 +47,34 @@ def to_anothers_message(message: Message, node: int) -> Sent:
     return sent(node, message.metadata.message_id, RecordDict({"reply": write_bytes({"x": b"y"})}), **lie)
 
 
+def no_message(message: Message, node: int) -> Sent:
+    content = b"Message  9\0" + b"\xff" * 9
+    name = object_name(content)
+    return Sent(node, message.metadata.message_id, name, ObjectTree(object_id=name), {name: content})
+
+
+def without_a_word(message: Message, node: int) -> Sent:
+    return sent(node, message.metadata.message_id, RecordDict(), run_id=message.metadata.run_id)
+
+
+UNPROVEN = {lacking_a_child: "altered", a_chunk_named_a_million_times: "reply_size", to_anothers_message: "wrong_node"}
+"""For these nobody is quarantined: a superlink could have made them of an honest reply, or of none."""
+
+
 def test_a_member_that_sends_what_is_no_reply_ends_no_study_and_changes_no_weight(tmp_path: Path) -> None:
-    plan = tiny_plan(rounds=3, min_sites=2, evaluate_every=1, round_deadline_seconds=60.0)
+    plan = tiny_plan(rounds=4, min_sites=2, evaluate_every=1, round_deadline_seconds=60.0)
     deployment = deploy_tiny(tmp_path / "there", plan)
-    attacks = [lacking_a_child, a_chunk_named_a_million_times, to_anothers_message]
+    attacks = [*UNPROVEN, no_message, no_message, without_a_word]
     processes = []
     with ended(processes), HostileMember(deployment.sites["west"], attacks) as west:
         processes.append(start_server(deployment, "--study", str(tmp_path / "there" / "study.yaml"), "--stay"))
         processes += [start_client(deployment, name) for name in ("north", "south")]
         status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", 240.0)
-    assert status.phase == "finished" and status.rounds_done == 3, status.detail
-    assert west.statuses == [200] * len(attacks) and len(west.asked) == MOST_MALFORMED
+    assert status.phase == "finished" and status.rounds_done == 4, status.detail
+    assert west.statuses == [200] * len(attacks) and len(west.asked) == len(UNPROVEN) + MOST_MALFORMED
     [path] = deployment.folder.studies.glob("*/rounds.jsonl")
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [record["is_aggregated"] for record in records] == [True] * 3
+    assert [record["is_aggregated"] for record in records] == [True] * 4
     [node] = {site["node"] for record in records for site in record["sites"] if site["rejected"]}
     rules = [
         rule
@@ -70,8 +85,9 @@ def test_a_member_that_sends_what_is_no_reply_ends_no_study_and_changes_no_weigh
         )
         if rule
     ]
-    assert rules[:3] == ["not_a_message", "reply_size", "wrong_node"]
-    assert set(rules[3:]) == {QUARANTINED} and set(rules[:3]) <= MALFORMED_RULES
+    assert rules[:3] == list(UNPROVEN.values()) and set(rules[:3]) <= UNPROVEN_RULES.keys()
+    assert rules[3:6] == ["not_a_message", "not_a_message", "missing_sums"] and set(rules[3:6]) <= MALFORMED_RULES
+    assert set(rules[6:]) == {QUARANTINED}
     here, there = replayed(tmp_path / "here", plan, records), final_weights(deployment)
     assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from permmoe_server.protocol.quarantine import MOST_MALFORMED
 from permmoe_simulation.engines.local_deployment import ended, wait_for
 from tests.federation.test_deployment import done, is_over, records, took_part
 from tests.support.federation_processes import (
@@ -17,9 +21,11 @@ from tests.support.federation_processes import (
     kill,
     replayed,
     start_client,
+    start_lying_region,
     start_region,
     start_server,
 )
+from tests.support.lying_region import INVENTED
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.tiny_federation import SITES, tiny_plan
 
@@ -61,5 +67,45 @@ def test_three_regions_give_the_weights_of_one_process_bit_by_bit_through_the_de
     kept = records(deployment)
     assert [record["round"] for record in kept if record["is_aggregated"]] == list(range(1, plan.federation.rounds + 1))
     assert {site.name: site.version is not None for site in status.sites} == dict.fromkeys(SITES, True)
+    here, there = replayed(tmp_path / "here", plan, kept), final_weights(deployment)
+    assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+
+
+LIES = ["unsigned", "unsigned", "stranger", *["nonsense"] * MOST_MALFORMED, "unsigned", "honest", "honest", "replayed"]
+
+
+def test_attack_a_region_that_answers_in_its_hospitals_place_counts_for_nothing_and_the_hospital_goes_on_after_it(
+    tmp_path: Path,
+) -> None:
+    plan = tiny_plan(rounds=10, min_sites=2, round_deadline_seconds=60.0, evaluate_every=1)
+    deployment = deploy_tiny(tmp_path / "there", plan, regions={"coast": ("south",)})
+    processes: list[Started | subprocess.Popen[bytes]] = []
+    with ended(processes):
+        processes.append(start_server(deployment, "--study", str(tmp_path / "there" / "study.yaml"), "--stay"))
+        processes.append(start_lying_region(deployment, "coast", "south", *LIES))
+        processes.append(start_client(deployment, "south"))
+        online = "south online"
+        deployment.wait_for(lambda s: "south" in {x.name for x in s.sites if x.is_online}, online, PATIENCE_SECONDS)
+        processes += [start_client(deployment, site) for site in ("north", "west")]
+        status = deployment.wait_for(is_over, "the end", PATIENCE_SECONDS)
+    assert (status.phase, status.rounds_done) == ("finished", plan.federation.rounds), status.detail
+    kept = records(deployment)
+    [south] = {s["node"] for record in kept for s in record["sites"] if s["site"] == "south"}
+    refused = Counter(
+        [s["rejected"] for record in kept for s in record["sites"] if s["node"] == south]
+        + [record[p]["rejected"].get(str(south)) for record in kept for p in ("validation", "test") if record[p]]
+    )
+    # One lie may have been told of the approval, which is in no record.
+    told = Counter("unsigned" if lie in ("unsigned", "nonsense") else lie for lie in LIES)
+    assert refused["unsigned"] in (told["unsigned"], told["unsigned"] - 1)
+    assert (refused["wrong_signature"], refused["replayed"]) == (told["stranger"], told["replayed"])
+    assert refused.keys() == {None, "unsigned", "wrong_signature", "replayed"}, "and no quarantine"
+    assert all(s["rejected"] is None for s in kept[-1]["sites"])
+    # The coordinator signed for nothing that the hospital did not send.
+    ledger = (deployment.sites["south"].parent / "ledger" / "ledger.jsonl").read_bytes().splitlines()
+    own = {hashlib.sha256(line).hexdigest() for line in ledger}
+    assert {s["ledger"] for record in kept for s in record["sites"] if s["node"] == south and not s["rejected"]} <= own
+    [receipts] = deployment.folder.studies.glob("*/receipts.jsonl")
+    assert INVENTED.digest not in receipts.read_text() and "south" in receipts.read_text()
     here, there = replayed(tmp_path / "here", plan, kept), final_weights(deployment)
     assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)

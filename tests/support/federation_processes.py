@@ -113,6 +113,17 @@ def start_region(deployment: Deployment, name: str) -> Started:
     return region
 
 
+def start_lying_region(deployment: Deployment, name: str, site: str, *lies: str) -> subprocess.Popen[bytes]:
+    """A region that answers in its one hospital's place (tests.support.lying_region)."""
+    folder = deployment.folder.region(name)
+    command = [sys.executable, "-m", "tests.support.lying_region", "region", str(folder.path), site, *lies]
+    deployment.logs.mkdir(parents=True, exist_ok=True)
+    with (deployment.logs / f"region-{name}.log").open("ab") as log:
+        region = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=log, stderr=log)
+    wait_for(lambda: is_open(read_server(folder.settings).port) or None, f"region {name}", PATIENCE_SECONDS)
+    return region
+
+
 def start_client(deployment: Deployment, site: str) -> Started:
     """As Deployment.start_client, without the seconds that imports take."""
     return Started("permmoe-client", deployment.logs / f"{site}.log", "--site", str(deployment.sites[site]))

@@ -13,7 +13,9 @@ from flwr.app import Message, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
 from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.node_pb2 import Node
 
 from permmoe.federated.approval_question import APPROVAL_MESSAGE, ApprovalAnswer, write_answer
 from permmoe.federated.message_paths import REPLY, post
@@ -29,8 +31,25 @@ Envelope = Callable[[PushMessagesRequest], None]
 """Changes the request that announces a reply."""
 
 
+def reply_requests(
+    reply: Sent, asked: ProtoMetadata | Metadata, node: Node
+) -> tuple[PushMessagesRequest, list[PushObjectRequest]]:
+    """The requests by which a packed reply to a message reaches the superlink."""
+    created, run = time.time(), asked.run_id
+    header = Metadata(
+        run, reply.root, node.node_id, asked.src_node_id, asked.message_id, asked.group_id, created,
+        asked.created_at + asked.ttl - created - 1, asked.message_type,
+    )  # fmt: skip
+    announced = message_to_proto(remove_content_from_message(make_message(header, content=RecordDict())))
+    objects = [
+        PushObjectRequest(node=node, run_id=run, object_id=name, object_content=content)
+        for name, content in reply.objects.items()
+    ]
+    return PushMessagesRequest(node=node, messages_list=[announced], message_object_trees=[reply.tree]), objects
+
+
 class HostileMember:
-    """It says that it has approved the study, answers with one attack after another, and then no more."""
+    """It says that it has approved the study, answers with one signed attack after another, and then no more."""
 
     def __init__(self, site: Path, attacks: Iterable[Attack], envelope: Envelope = lambda request: None) -> None:
         self._site, self._attacks, self._envelope = site, iter(attacks), envelope
@@ -69,23 +88,12 @@ class HostileMember:
         attack = next(self._attacks, None)
         if attack is None:
             return
-        reply = attack(message, fleet.node_id).packed()
-        run, client, node = message.metadata.run_id, fleet._client, fleet._node
-        created, ttl = time.time(), message.metadata.created_at + message.metadata.ttl - time.time() - 1
-        header = Metadata(
-            run, reply.root, fleet.node_id, message.metadata.src_node_id, message.metadata.message_id,
-            message.metadata.group_id, created, ttl, message.metadata.message_type,
-        )  # fmt: skip
-        announced = message_to_proto(remove_content_from_message(make_message(header, content=RecordDict())))
-        request = PushMessagesRequest(node=node, messages_list=[announced], message_object_trees=[reply.tree])
+        reply = attack(message, fleet.node_id).signed(fleet._key)
+        request, objects = reply_requests(reply, message.metadata, fleet._node)
         self._envelope(request)
-        objects = [
-            PushObjectRequest(node=node, run_id=run, object_id=name, object_content=content)
-            for name, content in reply.objects.items()
-        ]
         body = joined(one.SerializeToString() for one in (request, *objects))  # type: ignore[attr-defined]
         try:
-            post(client, REPLY, body)
+            post(fleet._client, REPLY, body)
         except httpx.HTTPStatusError as error:
             self.statuses.append(error.response.status_code)
             return
