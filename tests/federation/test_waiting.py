@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,8 +16,11 @@ from typer.testing import CliRunner
 
 from permmoe.errors import ConfigurationError
 from permmoe_client.cli import app as client_app
+from permmoe_client.connection import fleet
+from permmoe_client.connection.node import run_node
 from permmoe_server.cli import app as server_app
 from permmoe_server.coordination.coordinator import coordinate
+from permmoe_server.protocol.rules import reply_reason
 from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus
 from permmoe_server.studies.study_folder import CURRENT_FILE
@@ -59,6 +64,41 @@ def test_an_approval_that_comes_later_starts_the_study_without_a_hand_on_the_coo
             assert approved.exit_code == 0, approved.output
         status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", PATIENCE_SECONDS)
     assert (status.phase, status.rounds_done, status.rounds_lost) == ("finished", 2, 0), status.detail
+    assert all(record.is_aggregated and not record.rejections for record in status.records)
+
+
+@contextmanager
+def older_client(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hospital's client of a version that did not sign its replies."""
+    stop = threading.Event()
+    thread = threading.Thread(target=run_node, args=(site, stop), daemon=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet, "sign_reply", lambda name, key: b"")
+        thread.start()
+        yield
+        stop.set()
+        thread.join(PATIENCE_SECONDS)
+
+
+def test_a_client_too_old_to_sign_is_named_and_the_study_starts_once_it_is_upgraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(rounds=1, min_sites=3)
+    deployment = deploy_tiny(tmp_path / "there", plan)
+    processes: list[Started] = []
+    with ended(processes):
+        processes.append(start_server(deployment, "--study", str(tmp_path / "there" / "study.yaml"), "--stay"))
+        processes += [start_client(deployment, name) for name in ("north", "south")]
+        with older_client(deployment.sites["west"], monkeypatch):
+            status = deployment.wait_for(lambda s: "do not count" in s.detail, "the answers", PATIENCE_SECONDS)
+        assert (
+            status.phase == "waiting" and "2 are. approved: north, south; answers do not count: west" in status.detail
+        )
+        assert f"The answer of west: {reply_reason('unsigned')}" in status.detail
+        assert "has to be upgraded" in admin(deployment, "/").text
+        processes.append(start_client(deployment, "west"))
+        status = deployment.wait_for(lambda s: s.phase in ("finished", "failed"), "the end", PATIENCE_SECONDS)
+    assert (status.phase, status.rounds_done, status.rounds_lost) == ("finished", 1, 0), status.detail
     assert all(record.is_aggregated and not record.rejections for record in status.records)
 
 

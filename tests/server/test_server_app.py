@@ -24,6 +24,8 @@ from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.protocol.federation import RoundObserver
+from permmoe_server.provisioning import administration
+from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.studies import study_run
 from permmoe_simulation.engines.grid import InProcessGrid, run_in_process
 from tests.support.tiny_federation import MODEL, node_configs, tiny_plan
@@ -227,7 +229,16 @@ def test_a_full_disk_at_a_checkpoint_ends_the_run_and_loses_nothing(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody() -> None:
+def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody_and_only_with_a_roster(
+    tmp_path: Path,
+) -> None:
+    folder = FederationFolder(tmp_path / "federation")
+    administration.init(folder, "Tiny", "127.0.0.1", 8443)
+    named = {"sites": str(folder.sites), "roster": str(folder.roster), "authority": str(folder.authority)}
     grid = object.__new__(HttpGrid)
-    with server_module._untrusting(grid, tiny_plan(), None, Context(1, 1, {}, RecordDict(), {})) as used:
+    with server_module._untrusting(grid, tiny_plan(), None, Context(1, 1, {}, RecordDict(), named)) as used:
         assert isinstance(used, NonblockingGrid)
+    for absent in named:
+        lacking = {key: value for key, value in named.items() if key != absent}
+        with pytest.raises(ConfigurationError, match=absent):
+            server_module._untrusting(grid, tiny_plan(), None, Context(1, 1, {}, RecordDict(), lacking))

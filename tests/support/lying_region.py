@@ -146,14 +146,16 @@ def _superlink(folder: FederationFolder, site: str, lies: Sequence[str]) -> None
             sites = _Sites(self._state)
             self._sites, self._studies = sites, _Studies(self._state, sites, site, iter(lies))
 
-    superlink_process.MessageDesk = LyingDesk  # type: ignore[misc]
+    patched: Any = superlink_process
+    patched.MessageDesk = LyingDesk
     superlink_process.main(folder)
 
 
 def _region(folder: FederationFolder, site: str, lies: Sequence[str]) -> None:
     superlink, gateway = region_programs(folder)
     command = [sys.executable, "-m", "tests.support.lying_region", "superlink", str(folder.path), site, *lies]
-    region.region_programs = lambda _: (replace(superlink, command=command), gateway)
+    patched: Any = region
+    patched.region_programs = lambda _: (replace(superlink, command=command), gateway)
     run_region_until_end(folder)
 
 

@@ -20,7 +20,7 @@ from permmoe_client.app import app as client_app
 from permmoe_server.protocol.federation import Federation
 from permmoe_server.protocol.quarantine import MOST_MALFORMED, QUARANTINED, Quarantine
 from permmoe_server.protocol.rounds import run_rounds
-from permmoe_server.protocol.rules import MALFORMED_RULES, SITE_ERROR, reply_reason
+from permmoe_server.protocol.rules import MALFORMED_RULES, SITE_ERROR, UNPROVEN_RULES, reply_reason
 from permmoe_server.studies.round_line import record_json
 from permmoe_server.studies.round_log import summarise
 from permmoe_server.studies.study_run import quarantine_of
@@ -65,8 +65,13 @@ def test_replies_to_evaluations_count_and_the_record_of_an_evaluation_says_who_w
     assert [record.validation.rejected.get(CAT) for record in records] == ["missing_sums"] * 3 + [QUARANTINED]
 
 
-@pytest.mark.parametrize("rule", ["norm", "no_reply", "wrong_round", "ValueError", "not_finite", "visits", None])
-def test_what_an_honest_site_may_come_to_is_no_reason_for_a_quarantine(rule: str | None) -> None:
+HONEST_RULES = ["norm", "no_reply", "wrong_round", "ValueError", "not_finite", "visits", None]
+
+
+@pytest.mark.parametrize("rule", [*HONEST_RULES, *sorted(UNPROVEN_RULES)])
+def test_what_an_honest_site_may_come_to_or_a_superlink_may_bring_about_is_no_reason_for_a_quarantine(
+    rule: str | None,
+) -> None:
     quarantine = Quarantine()
     for _ in range(10):
         quarantine.note("ant", rule)
@@ -80,8 +85,8 @@ def test_a_coordinator_that_starts_again_remembers_who_is_quarantined() -> None:
     assert again.holds(f"node {CAT}") and not again.holds(f"node {FIRST_NODE}")
 
 
-def test_every_rule_for_what_is_no_reply_has_a_sentence_of_its_own() -> None:
-    sentences = [reply_reason(rule) for rule in MALFORMED_RULES]
+def test_every_rule_for_what_is_no_reply_or_not_known_to_be_a_sites_has_a_sentence_of_its_own() -> None:
+    sentences = [reply_reason(rule) for rule in [*MALFORMED_RULES, *UNPROVEN_RULES]]
     assert SITE_ERROR not in sentences and len(set(sentences)) == len(sentences)
 
 

@@ -20,6 +20,8 @@ from permmoe_server.protocol.federation import Clock, Federation
 from permmoe_server.protocol.readiness import Readiness
 from permmoe_server.protocol.round_records import FederationState, RoundRecord
 from permmoe_server.protocol.rounds import run_rounds
+from permmoe_server.protocol.rules import UNPROVEN_RULES
+from permmoe_server.status.waiting import waiting_sentence
 from permmoe_simulation.engines.grid import FIRST_NODE, InProcessGrid
 from tests.support.tiny_federation import SITES as NAMES
 from tests.support.tiny_federation import approve, tiny_plan, write_site
@@ -117,6 +119,56 @@ def test_a_site_that_answers_the_question_with_another_trouble_is_asked_in_the_r
 
     [record] = rounds(tmp_path, plan, Weeks(1e9, list), [], app)
     assert record.is_aggregated
+
+
+@pytest.mark.parametrize("rule", sorted(UNPROVEN_RULES))
+def test_attack_an_approval_that_is_not_proven_to_be_its_hospitals_starts_no_study_and_is_asked_for_again(
+    rule: str, tmp_path: Path
+) -> None:
+    plan = tiny_plan(rounds=1, min_sites=3, max_failed_rounds=1)
+    for name in NAMES:
+        approve(write_site(tmp_path, name), plan)
+    app, lies, asked = ClientApp(), [True], list[int]()
+    app.train()(client_app)
+    app.evaluate()(client_app)
+
+    @app.query(APPROVAL_QUERY)
+    def answered_by_another(message: Message, context: Context) -> Message:
+        asked.append(context.node_id)
+        if lies[0] and context.node_id == FIRST_NODE + 1:
+            return Message(Error(3, rule), reply_to=message)
+        return client_app(message, context)
+
+    told: list[Readiness] = []
+    weeks = Weeks(300, lambda: lies.__setitem__(0, False))
+    [record] = rounds(tmp_path, plan, weeks, told, app)
+    assert record.is_aggregated and 300 <= weeks.seconds < 400
+    assert told[0].unproven == {"south": rule} and told[0].ready == ("north", "west") and told[0].is_waiting
+    assert told[0].silent == told[0].unapproved == told[0].quarantined == () and not told[-1].unproven
+    # Not at every look at who is connected, and for as long as it takes.
+    assert 10 <= asked.count(FIRST_NODE + 1) <= 12 and asked.count(FIRST_NODE) == 1
+
+
+def test_a_site_for_which_others_answer_in_a_round_is_not_ready_any_more_and_no_try_is_lost(tmp_path: Path) -> None:
+    plan = tiny_plan(rounds=2, min_sites=3, max_failed_rounds=2)
+    for name in NAMES:
+        approve(write_site(tmp_path, name), plan)
+    app, lies = ClientApp(), [True]
+    app.evaluate()(client_app)
+
+    def answer(message: Message, context: Context) -> Message:
+        if lies[0] and context.node_id == FIRST_NODE + 1 and message.metadata.group_id == "2":
+            return Message(Error(3, "unsigned"), reply_to=message)
+        return client_app(message, context)
+
+    app.train()(answer)
+    app.query(APPROVAL_QUERY)(answer)
+    told: list[Readiness] = []
+    weeks = Weeks(300, lambda: lies.__setitem__(0, False))
+    records = rounds(tmp_path, plan, weeks, told, app)
+    assert [(r.round, r.is_aggregated) for r in records] == [(1, True), (2, False), (2, True)]
+    assert any(r.is_waiting and r.unproven == {"south": "unsigned"} for r in told)
+    assert "The answer of south: It is not signed" in waiting_sentence(told[-2], ())
 
 
 @pytest.mark.parametrize("absent", [0, 2])
