@@ -12,7 +12,6 @@ from flwr.app import Message, RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 
-from permmoe.federated.parcel import object_name
 from permmoe.federated.secure.messages import write_bytes
 from permmoe_server.protocol.quarantine import MOST_MALFORMED, QUARANTINED
 from permmoe_server.protocol.rules import MALFORMED_RULES, UNPROVEN_RULES
@@ -20,7 +19,7 @@ from permmoe_simulation.engines.local_deployment import ended
 from tests.server.coordination.test_nonblocking_grid import HONEST
 from tests.support.federation_processes import deploy_tiny, final_weights, replayed, start_client, start_server
 from tests.support.hostile_member import HostileMember
-from tests.support.mutated_replies import repeated
+from tests.support.mutated_replies import edited, repeated
 from tests.support.replying_superlink import Sent, flat, sent
 from tests.support.tiny_federation import tiny_plan
 
@@ -48,9 +47,9 @@ def to_anothers_message(message: Message, node: int) -> Sent:
 
 
 def no_message(message: Message, node: int) -> Sent:
-    content = b"Message  9\0" + b"\xff" * 9
-    name = object_name(content)
-    return Sent(node, message.metadata.message_id, name, ObjectTree(object_id=name), {name: content})
+    whole = without_a_word(message, node)
+    [content] = [name for name in whole.objects if name != whole.root]
+    return edited(whole, content, b"Array  2\0{}", is_named_anew=True)
 
 
 def without_a_word(message: Message, node: int) -> Sent:

@@ -70,7 +70,7 @@ def _with_other_values(rng: random.Random, content: RecordDict) -> RecordDict:
     return RecordDict(records)
 
 
-def _edited(reply: Sent, name: str, content: bytes, *, is_named_anew: bool) -> Sent:
+def edited(reply: Sent, name: str, content: bytes, *, is_named_anew: bool) -> Sent:
     """The reply with other bytes in one object; named anew, every name fits its bytes again."""
     objects = {**reply.objects, name: content}
     if not is_named_anew:
@@ -98,13 +98,13 @@ def _bytes(rng: random.Random, reply: Sent) -> Sent:
                 content[at:at] = rng.randbytes(rng.choice([1, 8, 300]))
             case _:
                 del content[at : at + rng.choice([1, 8, 300])]
-    return _edited(reply, name, bytes(content), is_named_anew=rng.random() < 0.7)
+    return edited(reply, name, bytes(content), is_named_anew=rng.random() < 0.7)
 
 
 def _kind(rng: random.Random, reply: Sent) -> Sent:
     name = rng.choice(list(reply.objects))
     _, space, rest = reply.objects[name].partition(b" ")
-    return _edited(reply, name, rng.choice(KINDS).encode() + space + rest, is_named_anew=rng.random() < 0.8)
+    return edited(reply, name, rng.choice(KINDS).encode() + space + rest, is_named_anew=rng.random() < 0.8)
 
 
 def _dropped(rng: random.Random, reply: Sent) -> Sent:
@@ -130,7 +130,7 @@ def _body(rng: random.Random, reply: Sent) -> Sent:
     length = rng.choice([str(len(body)).encode(), b"-1", b"9" * 5000, b"", b"x"])
     if rng.random() < 0.7:
         length = str(len(body)).encode()
-    return _edited(reply, name, b" ".join([*head[:2], length]) + b"\0" + body, is_named_anew=rng.random() < 0.9)
+    return edited(reply, name, b" ".join([*head[:2], length]) + b"\0" + body, is_named_anew=rng.random() < 0.9)
 
 
 def _children(rng: random.Random, reply: Sent) -> Sent:
@@ -139,7 +139,7 @@ def _children(rng: random.Random, reply: Sent) -> Sent:
     kind, _, length = [*head.split(b" "), b"", b""][:3]
     names = [rng.choice([*reply.objects, "f" * 64, "zz"]) for _ in range(rng.choice([0, 1, 2, 300]))]
     content = b" ".join([kind, ",".join(names).encode(), length]) + b"\0" + body
-    return _edited(reply, name, content, is_named_anew=rng.random() < 0.5)
+    return edited(reply, name, content, is_named_anew=rng.random() < 0.5)
 
 
 def _repeated(rng: random.Random, reply: Sent) -> Sent:
@@ -155,7 +155,7 @@ def repeated(reply: Sent, times: int) -> Sent:
     text = json.dumps(said).encode()
     kind, children, _ = head.split(b" ")
     content = b" ".join([kind, children, str(len(text)).encode()]) + b"\0" + text
-    return _edited(reply, name, content, is_named_anew=True)
+    return edited(reply, name, content, is_named_anew=True)
 
 
 def _tree(rng: random.Random, reply: Sent) -> Sent:
@@ -212,7 +212,8 @@ def _with_anothers_signature(rng: random.Random, parts: list[bytes]) -> list[byt
 
 
 def _with_more(rng: random.Random, parts: list[bytes]) -> list[bytes]:
-    return [*parts, *(rng.randbytes(9) for _ in range(rng.choice([1, 3, 5000])))]
+    kind = rng.choice([b"", b"ArrayChunk ", b"Message "])
+    return [*parts, *(kind + rng.randbytes(9) for _ in range(rng.choice([1, 3, 5000])))]
 
 
 CARRIERS: list[Carrier] = [

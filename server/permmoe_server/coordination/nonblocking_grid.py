@@ -53,8 +53,8 @@ from permmoe.federated.message_paths import (
     post,
 )
 from permmoe.federated.parcel import Parcels, in_bodies, joined, pack, separated, shared_parcels
-from permmoe_server.coordination.reply_objects import NotAReply, inflated, most_parcel_bytes, most_parcels
-from permmoe_server.protocol.reply_sizes import LargestReply, ReplySize
+from permmoe_server.coordination.reply_objects import Awaited, NotAReply, inflated, most_parcel_bytes, most_parcels
+from permmoe_server.protocol.reply_sizes import LargestReply
 
 MESSAGES_AT_ONCE = 16
 """Of one request: the first sites begin to work while the superlink stores the messages of the others."""
@@ -73,12 +73,7 @@ NodeKeys = Callable[[], Mapping[int, ec.EllipticCurvePublicKey]]
 class _Asked:
     """A message on its way, and what of the reply to it has arrived."""
 
-    identifier: str
-    node: int
-    most: ReplySize
-    """The size of the largest honest reply."""
-    key: ec.EllipticCurvePublicKey | None
-    """What the site signs with; None of a node that is no site of the roster."""
+    awaited: Awaited
     until: float
     """When the message ends, and with it the time for a reply: seconds since 1970."""
     reply: str = ""
@@ -102,12 +97,11 @@ class _Asked:
     def check(self) -> None:
         """Check what has been announced and has arrived. Raises NotAReply."""
         # "A node answers for itself."
-        if self.sender != self.node:
+        if self.sender != self.awaited.node:
             raise NotAReply("wrong_node")
+        most, n_objects = self.awaited.most, len(self.missing) + len(self.contents)
         # "A reply is no larger than the largest honest one."
-        if len(self.missing) + len(self.contents) > 1 + most_parcels(self.most) or self.n_bytes > most_parcel_bytes(
-            self.most
-        ):
+        if n_objects > 1 + most_parcels(most) or self.n_bytes > most_parcel_bytes(most):
             raise NotAReply("reply_size")
 
     def take(self, content: bytes) -> None:
@@ -117,13 +111,7 @@ class _Asked:
 
     def message(self) -> Message:
         """The reply, once it is whole. Raises NotAReply."""
-        message = inflated(self.reply, self.contents, self.most, self.key)
-        # The message says once more what the superlink announced, and it is the message that is read from here on.
-        if message.metadata.src_node_id != self.node:
-            raise NotAReply("wrong_node")
-        # "A signature is of the answer to one message": a superlink may hand out another answer of the same site.
-        if message.metadata.reply_to_message_id != self.identifier:
-            raise NotAReply("replayed")
+        message = inflated(self.reply, self.contents, self.awaited)
         message.metadata.__dict__["_message_id"] = self.reply
         return message
 
@@ -167,13 +155,9 @@ class NonblockingGrid:
         keys = self._keys()
         for identifier, sent in zip(identifiers, (message.metadata for message in messages), strict=True):
             if identifier:
-                self._asked[identifier] = _Asked(
-                    identifier,
-                    sent.dst_node_id,
-                    most[sent.message_type],
-                    keys.get(sent.dst_node_id),
-                    sent.created_at + sent.ttl,
-                )
+                node = sent.dst_node_id
+                awaited = Awaited(identifier, node, keys.get(node), most[sent.message_type])
+                self._asked[identifier] = _Asked(awaited, sent.created_at + sent.ttl)
         return identifiers
 
     def _push(self, messages: Sequence[Message], parcels: PackedContents, there: set[str]) -> list[str]:
@@ -228,7 +212,7 @@ class NonblockingGrid:
         unfinished = [name for name in arriving if name in self._asked]
         connected = set(self.get_node_ids()) if unfinished else set()
         for name in unfinished:
-            if self._asked[name].node not in connected:
+            if self._asked[name].awaited.node not in connected:
                 del self._asked[name]
                 yield failed(name, ErrorCode.NODE_UNAVAILABLE)
 
@@ -236,20 +220,20 @@ class NonblockingGrid:
         """The reply, or the error that stands for it; None where some of it has yet to arrive."""
         if asked.error is not None:
             self._confirm(asked)
-            return failed(asked.identifier, asked.error)
+            return failed(asked.awaited.message, asked.error)
         try:
             asked.check()
             while asked.missing:
                 for one in self._objects(asked.missing):
                     if not one.object_found:
-                        return failed(asked.identifier, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+                        return failed(asked.awaited.message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
                     if not one.object_available:
                         return None
                     asked.take(one.object_content)
                     asked.check()
             message = asked.message()
         except NotAReply as broken:
-            message = failed(asked.identifier, ErrorCode.UNKNOWN, broken.rule)
+            message = failed(asked.awaited.message, ErrorCode.UNKNOWN, broken.rule)
         self._confirm(asked)
         return message
 

@@ -2,9 +2,9 @@
 anything is inflated.
 
 A reply comes by way of a superlink, the coordinator's or a region's, which is not trusted to bring what the site sent.
-What the site has signed leads to every object of it by SHA-256 (permmoe.federated.reply_signature). So a message that
-is none is the site's own doing, and whatever a superlink could have brought about goes by the name of another rule
-(permmoe_server.protocol.rules.UNPROVEN_RULES).
+What the site has signed says which message it answers, and leads to every object of it by SHA-256
+(permmoe.federated.reply_signature). So an answer that is no message is the site's own doing, and whatever a superlink
+could have brought about goes by the name of another rule (permmoe_server.protocol.rules.UNPROVEN_RULES).
 
 A message names its content, the content its records, a record its array, an array its chunks, each by the SHA-256 of
 its bytes. An array may name one chunk many times, so that few bytes become gigabytes; an object may be missing, or of
@@ -17,13 +17,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 from flwr.app.message.arraychunk import ArrayChunk
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
-from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
+from flwr.supercore.inflatable.inflatable_object import get_object_body, get_object_head_values_from_object_content
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from permmoe.federated.parcel import LENGTH_BYTES, PARCEL_BYTES, TooManyParts, object_name, unpack
 from permmoe.federated.reply_signature import SIGNATURE_BYTES, is_signature, is_signed
@@ -55,6 +58,20 @@ class NotAReply(Exception):
         self.rule = rule
 
 
+@dataclass(frozen=True)
+class Awaited:
+    """What a reply has to be the answer to, and whose."""
+
+    message: str
+    """The name of the message that was sent."""
+    node: int
+    """Whom it was sent to."""
+    key: ec.EllipticCurvePublicKey | None
+    """What the site signs with; with None, of a node that is no site of the roster, no reply is the site's."""
+    most: ReplySize
+    """The size of the largest honest reply."""
+
+
 def most_objects(most: ReplySize) -> int:
     """Return how many objects a reply of this size can have: each is named somewhere, or is the first."""
     return 2 + most.records // REFERENCE_BYTES
@@ -72,19 +89,15 @@ def most_parcels(most: ReplySize) -> int:
     return 1 + (most.numbers + most.records + SIGNATURE_BYTES) // PARCEL_BYTES
 
 
-def inflated(
-    identifier: str, sent: Mapping[str, bytes], most: ReplySize, key: ec.EllipticCurvePublicKey | None
-) -> Message:
-    """Return the message of this identifier from its own object and its parcels. Raises NotAReply.
-
-    `key`: that of the site in the roster; with None, of a site that is not in it, no reply is the site's.
-    """
-    contents = _signed_objects(identifier, sent, most, key)
+def inflated(identifier: str, sent: Mapping[str, bytes], awaited: Awaited) -> Message:
+    """Return the message of this identifier from its own object and its parcels. Raises NotAReply."""
+    contents = _signed_objects(identifier, sent, awaited)
+    _require_answer(contents[identifier], awaited)
     try:
-        _check(identifier, contents, most)
+        named = _named(identifier, contents, awaited.most)
         # Flower's own function would copy the bytes of every chunk.
-        chunks = {name: ArrayChunk(_body(part)) for name, part in contents.items() if part.startswith(CHUNK)}
-        message = inflate_object_from_contents(identifier, dict(contents), objects=dict(chunks))
+        chunks = {name: ArrayChunk(_body(part)) for name, part in named.items() if part.startswith(CHUNK)}
+        message = inflate_object_from_contents(identifier, named, objects=dict(chunks))
         # "A message holds a content or an error."
         if not isinstance(message, Message) or message.has_content() == message.has_error():
             raise NotAReply("not_a_message")
@@ -97,16 +110,14 @@ def inflated(
     return message
 
 
-def _signed_objects(
-    identifier: str, sent: Mapping[str, bytes], most: ReplySize, key: ec.EllipticCurvePublicKey | None
-) -> dict[str, bytes]:
+def _signed_objects(identifier: str, sent: Mapping[str, bytes], awaited: Awaited) -> dict[str, bytes]:
     """The objects in which a message came whose name the site has signed; they may be too few. Raises NotAReply."""
     own = sent.get(identifier)
     # "The name of a message is the SHA-256 of its bytes", and so on for all that it names.
     if own is None or object_name(own) != identifier:
         raise NotAReply("altered")
     try:
-        parts = unpack((sent[name] for name in sent if name != identifier), most_objects(most) + 1)
+        parts = unpack((sent[name] for name in sent if name != identifier), most_objects(awaited.most) + 1)
     # "A reply is no larger than the largest honest one", in objects as in bytes.
     except TooManyParts:
         raise NotAReply("reply_size") from None
@@ -117,13 +128,30 @@ def _signed_objects(
     if not signatures:
         raise NotAReply("unsigned")
     # "What counts for a site is signed with its key in the roster", and with one signature.
-    if len(signatures) > 1 or key is None or not is_signed(identifier, signatures[0], key):
+    if len(signatures) > 1 or awaited.key is None or not is_signed(identifier, signatures[0], awaited.key):
         raise NotAReply("wrong_signature")
     return {**{name: part for name, part in parts.items() if not is_signature(part)}, identifier: own}
 
 
-def _check(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> None:
-    """Check that the objects fit together and are within the size. Raises NotAReply, KeyError or ValueError."""
+def _require_answer(own: bytes, awaited: Awaited) -> None:
+    """Check that a message's own bytes say that it is what is awaited. Raises NotAReply."""
+    try:
+        metadata = ProtoMessage.FromString(get_object_body(own, Message)).metadata
+    except (DecodeError, ValueError):
+        raise NotAReply("replayed") from None
+    # "A node answers for itself."
+    if metadata.src_node_id != awaited.node:
+        raise NotAReply("wrong_node")
+    # "A signature is of the answer to one message": a superlink may hand out another answer of the same site.
+    if metadata.reply_to_message_id != awaited.message:
+        raise NotAReply("replayed")
+
+
+def _named(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> dict[str, bytes]:
+    """The objects that a message names, once they are found to fit together and to be within the size.
+
+    What else came is not looked into. Raises NotAReply, KeyError or ValueError.
+    """
     records = sum(len(content) for content in contents.values() if not content.startswith(CHUNK))
     # "A reply is no larger than the largest honest one", before any of it is parsed.
     if records > most.records:
@@ -147,6 +175,7 @@ def _check(identifier: str, contents: Mapping[str, bytes], most: ReplySize) -> N
             numbers += _named_bytes(contents[name], children, contents, most) if kind == "Array" else 0
         if numbers > most.numbers:
             raise NotAReply("reply_size")
+    return {name: contents[name] for name in kinds}
 
 
 def _named_bytes(array: bytes, children: list[str], contents: Mapping[str, bytes], most: ReplySize) -> int:

@@ -72,7 +72,7 @@ UNPROVEN_RULES: Mapping[str, str] = MappingProxyType(
         "unsigned": "It is not signed: the site's program is older than the coordinator's and has to be upgraded, or "
         "somebody else answered in its place.",
         "wrong_signature": "It is not signed with the site's key in the roster: somebody else answered in its place.",
-        "replayed": "It is signed as the answer to another message: it was kept, and came in the place of this one.",
+        "replayed": "It is not signed as the answer to this message: another one was kept, and came in its place.",
         "altered": "It did not come whole as it was signed: a part is missing, or another one.",
         "reply_size": "It is larger than any honest reply to what the site was asked.",
         "wrong_node": "It is in another node's name.",

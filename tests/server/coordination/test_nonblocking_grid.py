@@ -21,7 +21,7 @@ from flwr.common.constant import ErrorCode
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.audit import ENTRY_PURPOSE, LedgerHead
 from permmoe.federated.instructions import Instruction
-from permmoe.federated.parcel import unpack
+from permmoe.federated.parcel import object_name, unpack
 from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_head, write_train_reply
 from permmoe.federated.reply_signature import PURPOSE, is_signature, sign_reply
 from permmoe.federated.secure.blocks import training_blocks
@@ -56,7 +56,7 @@ from permmoe_server.protocol.reply_sizes import largest_replies
 from permmoe_server.protocol.rules import MALFORMED_RULES, UNPROVEN_RULES
 from permmoe_server.protocol.secure_stages import COUNT, MASK, OPEN, SHARE
 from tests.server.protocol.test_rounds import StillClock
-from tests.support.mutated_replies import CARRIERS, Carrier, mutated, repeated
+from tests.support.mutated_replies import CARRIERS, Carrier, edited, mutated, repeated
 from tests.support.records import LAYOUT, PACKED_MODEL
 from tests.support.replying_superlink import ReplyingGrid, Sent, flat, sent, site_key, site_keys
 from tests.support.tiny_federation import MODEL, tiny_plan
@@ -319,6 +319,23 @@ def test_attack_a_reply_that_the_site_gave_to_another_message_is_not_taken_for_t
         return told_anew.packed(*(part for part in parts_of(kept) if is_signature(part)))
 
     assert outcome(kind, redirected, lambda reply: reply) == "wrong_signature"
+
+
+def test_attack_what_a_site_once_signed_that_is_no_message_is_counted_once_however_often_it_comes_again() -> None:
+    def broken(asked: str) -> Sent:
+        whole = sent(11, asked, HONEST["train"])
+        [content] = [name for name, written in whole.objects.items() if written.startswith(b"RecordDict ")]
+        return edited(whole, content, b"Array  2\0{}", is_named_anew=True)
+
+    assert outcome("train", broken) == "not_a_message"
+    kept = broken("a" * 64).signed()
+    assert outcome("train", lambda asked: kept, lambda reply: reply) == "replayed"
+    # What does not even say what it answers is not known to answer this.
+    root = b"Message  9\0" + b"\xff" * 9
+    wordless = replace(
+        kept, root=object_name(root), objects={object_name(root): root}, tree=flat(object_name(root), [])
+    )
+    assert outcome("train", lambda asked: wordless) == "replayed"
 
 
 def parts_of(reply: Sent) -> Iterable[bytes]:
