@@ -370,7 +370,9 @@ def test_a_site_whose_request_waits_sends_no_heartbeat_and_one_that_works_does()
         answered.wait()
         return b""
 
-    site = Fleet(FleetHttpClient("https://nowhere"), Node(node_id=1), threading.Event())
+    site = Fleet(
+        FleetHttpClient("https://nowhere"), Node(node_id=1), ec.generate_private_key(ec.SECP384R1()), threading.Event()
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "_post", post)
         thread = threading.Thread(target=site.receive)
@@ -553,9 +555,12 @@ def test_a_few_replies_are_in_memory_at_one_time(tmp_path: Path) -> None:
         reading -= 1
         return b"no body"
 
+    async def nothing_more() -> dict[str, Any]:
+        return await asyncio.Future()
+
     async def all_answers() -> list[tuple[int, bytes]]:
         scope = {"path": REPLY, "headers": []}
-        return await asyncio.gather(*(desk.answer(scope, read) for _ in range(50)))
+        return await asyncio.gather(*(desk.answer(scope, read, nothing_more) for _ in range(50)))
 
     assert {status for status, _ in asyncio.run(all_answers())} == {400}
     assert most == message_desk.REPLIES_AT_ONCE

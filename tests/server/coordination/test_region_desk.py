@@ -60,8 +60,8 @@ def region(federation: FederationFolder) -> FederationFolder:
 def papers(federation: FederationFolder) -> RegionPapers:
     """What the coordinator would hand over now."""
     keeper = RegionKeeper(federation, federation.region("west"))
-    signed, roster = keeper._roster.read()
-    return keeper._papers(signed, sites_of(roster, "west"))
+    listed = keeper._roster.read()
+    return keeper._papers(listed.signed, sites_of(listed.roster, "west"))
 
 
 def files(folder: FederationFolder) -> dict[Path, bytes]:
