@@ -1,4 +1,5 @@
-"""The protocol's grid in one process, with messages packed, named, unpacked and checked as between real machines.
+"""The protocol's grid in one process, with messages packed, named, signed, unpacked and checked as between real
+machines.
 
 What is left out is the way: no TLS, no sockets, no superlink and no database.
 """
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
@@ -18,8 +20,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 
 from permmoe.federated.parcel import MOST_PARTS, Parcels, pack, unpack
+from permmoe.federated.reply_signature import sign_reply
 from permmoe_server.coordination.nonblocking_grid import failed, packed
-from permmoe_server.coordination.reply_objects import inflated
+from permmoe_server.coordination.reply_objects import Awaited, inflated
 from permmoe_server.protocol.reply_sizes import LargestReply
 from permmoe_simulation.engines.grid import COORDINATOR_NODE
 
@@ -43,12 +46,13 @@ class ParcelGrid:
 
     `work` answers each type of message. A site of `silent` answers nothing from the message type `silent_at` on; its
     error comes at once, so that nobody waits for a deadline. `at_site` is entered with a message's type and a site's
-    name for as long as the site is at work, unpacking and packing included.
+    name for as long as the site is at work, unpacking and packing included. `keys`: what each site signs with.
     """
 
     def __init__(
         self,
         names: Mapping[int, str],
+        keys: Mapping[str, ec.EllipticCurvePrivateKey],
         work: Mapping[str, Work],
         largest: LargestReply,
         at_site: Callable[[str, str], AbstractContextManager[None]],
@@ -56,6 +60,7 @@ class ParcelGrid:
         silent_at: str = "",
     ) -> None:
         self._names, self._work, self._largest, self._at_site = names, work, largest, at_site
+        self._keys, self._listed = keys, {name: key.public_key() for name, key in keys.items()}
         order = list(work)
         self._silent = {(name, kind) for kind in order[order.index(silent_at) :] for name in silent} if silent else {}
         self._sent: dict[str, _Sent] = {}
@@ -95,8 +100,9 @@ class ParcelGrid:
             message.metadata.__dict__["_message_id"] = sent.identifier
             reply = Message(self._work[sent.message_type](message.content, site), reply_to=message)
             with no_object_id_recompute():
-                parcels = pack(reply.content)
                 name, own = reply.object_id, reply.deflate()
+                parcels = pack(reply.content, beside=[sign_reply(name, self._keys[site])])
         # A coordinator's collector of garbage never sees the objects of its sites.
         gc.freeze()
-        return inflated(name, {**parcels, name: own}, self._largest(sent.message_type))
+        awaited = Awaited(sent.identifier, sent.node, self._listed[site], self._largest(sent.message_type))
+        return inflated(name, {**parcels, name: own}, awaited)

@@ -87,7 +87,7 @@ def secure_round(clients: int, rounds: int, silent: float = 0.0, silent_at: str 
     work = dict(zip(STAGES.values(), (advertise, *map(answering, later)), strict=True))
     stage_of = {kind: stage for stage, kind in STAGES.items()}
     grid = ParcelGrid(
-        sites.names, work, largest_replies(sites.plan, sites.layout, lambda: clients),
+        sites.names, sites.keys, work, largest_replies(sites.plan, sites.layout, lambda: clients),
         lambda kind, name: watch.at_site(stage_of[kind], name), gone, STAGES[silent_at],
     )  # fmt: skip
     timed = sites.run(grid, watch)
