@@ -139,6 +139,13 @@ class RidgeConfig(Configuration):
         0.5, ge=0, le=1,
         description="the ridge's part of the prediction; the experts have the rest; 0: its moments translate alone",
     )  # fmt: skip
+    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    directions: Literal["principal", "declared"] = Field(
+        "principal", exclude_if=lambda directions: directions == "principal",
+        description="what it shrinks; principal: features' principal directions, scaled by their own spread, and next "
+        "to nothing of the score's slope; declared: features and score as they are scaled by the configuration, for "
+        "moments whose noise would be scaled up with the rest",
+    )  # fmt: skip
 
 
 class HospitalLine(Configuration):
@@ -388,10 +395,38 @@ defaults, not over these.
 """
 
 
-class PrivacyConfig(Configuration):
-    """Differential privacy of a patient, inside each site: DP-SGD (Abadi et al. 2016, arXiv 1607.00133)."""
+class MomentsPrivacy(Configuration):
+    """Noise once, on the moments that a ridge is solved from (permmoe.federated.private_moments).
 
-    noise_multiplier: float | None = Field(None, gt=0, description="σ: SD of a step's noise over max_gradient_norm")
+    A patient is one row: a one, which modalities were observed, their numbers in SDs, the score and its change. What it
+    is scaled and shortened by is public: from a publication, or from patients of whom nothing is promised.
+    """
+
+    row_norm: float = Field(5.0, gt=0, description="R: longer rows count for less, so that none adds more than R²")
+    score_scale_points: float = Field(2.0, gt=0, description="what the score at the visit is divided by, a power of 2")
+    outcome_scale_points: float = Field(2.0, gt=0, description="what its change is divided by, a power of 2")
+    is_shared: bool = Field(False, description="secure: each site adds a share of the noise, and ε is the federation's")
+    colluding: int = Field(
+        1, ge=0, description="shared: sites of a sum that may work against the others; their shares count for nothing"
+    )
+
+    @field_validator("score_scale_points", "outcome_scale_points")
+    @classmethod
+    def _keeps_sums_exact(cls, scale: float) -> float:
+        if math.frexp(scale)[0] != 0.5:
+            raise ValueError(f"{scale:g} is no power of 2, so that sums would be rounded; take the nearest one")
+        return scale
+
+
+class PrivacyConfig(Configuration):
+    """Differential privacy of a patient, inside each site: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), or `moments`.
+
+    Both have a σ or a target and a δ; the settings of gradients, steps and counts are those of DP-SGD.
+    """
+
+    noise_multiplier: float | None = Field(
+        None, gt=0, description="σ: SD of the noise over the most that one patient changes"
+    )
     target_epsilon: float | None = Field(None, gt=0, description="in place of σ: ε that a whole study may cost a site")
     delta: float = Field(1e-5, gt=0, lt=1, description="chance that ε does not hold")
     max_gradient_norm: float = Field(1.0, gt=0, description="each patient's gradient is clipped to this L2 norm")
@@ -399,6 +434,11 @@ class PrivacyConfig(Configuration):
     count_noise: float = Field(
         4.0, gt=0, description="SD of the noise on a site's counts, drawn once a study, patients"
     )
+    # Absent from `model_dump` where there are none, so that digests and approvals of older studies stay valid.
+    moments: MomentsPrivacy | None = Field(
+        None, exclude_if=lambda moments: moments is None,
+        description="no gradients: noise once on the moments of model.ridge, which then predicts alone",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _has_one_noise(self) -> PrivacyConfig:

@@ -1,13 +1,14 @@
 """What a patient has lost: ε at a given δ for all that a site has released.
 
-Composed numerically (Gopi, Lee and Wutschitz 2021, arXiv 2106.02848) by Opacus' PRV accountant, rounded up. Valid in
-whatever order the parts were released. Neighbouring data sets differ by one patient.
+Composed numerically (Gopi, Lee and Wutschitz 2021, arXiv 2106.02848) by Opacus' PRV accountant, rounded up; by Rényi's
+divergence where noise was of whole numbers. Valid in whatever order the parts were released. Neighbouring data sets
+differ by one patient.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,19 @@ class Spent:
     sample_rate: float
     """Chance of each patient to be in a step; 1 for figures about all."""
     steps: int
+    is_discrete: bool = False
+    """Whether the noise is of whole numbers (permmoe.federated.discrete_gaussian). Its Rényi divergence is no more than
+    the Gaussian's, and of the rest of its law nothing is used."""
+    release: str = ""
+    """SHA-256 of what was released, where it may be released again: the same bits tell nothing more. Empty: each time
+    something new."""
+
+
+def distinct(spent: Iterable[Spent]) -> list[Spent]:
+    """What counts of releases some of which were of the same bits: each of these once."""
+    found: dict[str, Spent] = {}
+    others = [part for part in spent if not part.release or found.setdefault(part.release, part) is None]
+    return [*others, *found.values()]
 
 
 def epsilon(spent: Sequence[Spent], delta: float) -> float:
@@ -42,8 +56,10 @@ def epsilon(spent: Sequence[Spent], delta: float) -> float:
         return 0.0
     # Opacus' own orders, fractional ones among them, take up to seconds: only for what the whole ones leave open.
     loose = _renyi(history, delta)
-    loose = loose if loose <= LARGEST_COMPOSED else _renyi(history, delta, is_tight=True)
-    return loose if loose > LARGEST_COMPOSED else _composed(history, delta)
+    is_discrete = any(part.is_discrete for part in spent)
+    if is_discrete or loose > LARGEST_COMPOSED:
+        loose = _renyi(history, delta, is_tight=True)
+    return loose if is_discrete or loose > LARGEST_COMPOSED else _composed(history, delta)
 
 
 def is_within(spent: Sequence[Spent], delta: float, limit: float) -> bool:
@@ -53,7 +69,13 @@ def is_within(spent: Sequence[Spent], delta: float, limit: float) -> bool:
 
 
 def noise_multiplier_for(
-    target_epsilon: float, delta: float, sample_rate: float, steps: int, already: Sequence[Spent] = ()
+    target_epsilon: float,
+    delta: float,
+    sample_rate: float,
+    steps: int,
+    already: Sequence[Spent] = (),
+    *,
+    is_discrete: bool = False,
 ) -> float:
     """The least σ, to half a percent, that keeps ε within the target for `steps` further steps.
 
@@ -61,7 +83,7 @@ def noise_multiplier_for(
     """
 
     def fits(noise: float) -> bool:
-        return is_within([*already, Spent(noise, sample_rate, steps)], delta, target_epsilon)
+        return is_within([*already, Spent(noise, sample_rate, steps, is_discrete)], delta, target_epsilon)
 
     low, high = 0.0, 1.0
     is_possible = is_within(already, delta, target_epsilon)

@@ -150,8 +150,30 @@ class FederationConfig(Configuration):
             )
         if self.calibrate_severity and not self.calibrate:
             raise ValueError("calibrate_severity says how errors are counted; set calibrate to true, too")
-        if self.privacy and self.centring_round:
+        if self.privacy and self.privacy.moments is None and self.centring_round:
             raise ValueError("means of inputs are not differentially private; set centring_round to false")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_noise_on_moments_once(self) -> FederationConfig:
+        moments = self.privacy.moments if self.privacy else None
+        if moments is None:
+            return self
+        if not self.centring_round or self.rounds != 1:
+            raise ValueError(
+                "privacy.moments has noise drawn once, in the round that sets the ridge's moments; set rounds to 1 and "
+                "centring_round to true"
+            )
+        if moments.is_shared and not self.secure:
+            raise ValueError(
+                "privacy.moments.is_shared: a share of the noise protects nobody whose own sums can be seen; set secure"
+                " to true, or is_shared to false"
+            )
+        if moments.is_shared and moments.colluding >= self.least_sites:
+            raise ValueError(
+                f"privacy.moments.colluding = {moments.colluding}: a sum may be over {self.least_sites} sites, of which"
+                " one at least has to be honest; raise min_sites"
+            )
         return self
 
     @property

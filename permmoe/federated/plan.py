@@ -91,6 +91,11 @@ class RoundPlan(Configuration):
     def _sets_and_trains_all_of_the_model(self) -> RoundPlan:
         if self.model.ridge and not self.federation.centring_round:
             raise ValueError("model.ridge is set in the centring round; set federation.centring_round or leave it out")
+        privacy, ridge = self.federation.privacy, self.model.ridge
+        if privacy and privacy.moments and (ridge is None or ridge.share != 1):
+            raise ValueError(
+                "privacy.moments sets the ridge's moments and trains nothing else; set model.ridge.share to 1"
+            )
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:

@@ -77,9 +77,10 @@ class CombinationRidge(nn.Module):
         if config.ridge is None:
             raise ValueError("the model's configuration has no ridge")
         self.names, self.penalty = config.names, config.ridge.penalty
+        self.declared_scale = config.baseline_scale_points if config.ridge.directions == "declared" else None
         coarse = {m.name: INPUT_KINDS[m.kind].ridge_features(m, config.ridge.cells) for m in config.modalities}
         self.coarse = nn.ModuleDict({name: module for name, (module, _) in coarse.items()})
-        sizes = {name: size for name, (_, size) in coarse.items()}
+        self.sizes = sizes = {name: size for name, (_, size) in coarse.items()}
         blocks = {EVERYBODY: Moments(2, 2)}
         # Baseline and outcome stand behind a modality's features: their moments with them are over the same visits.
         blocks |= {name: Moments(size + 2, size + 2) for name, size in sizes.items()}
@@ -149,7 +150,7 @@ class CombinationRidge(nn.Module):
         everybody = self._block(EVERYBODY)
         spread = everybody.covariance()
         mean_baseline, mean_target = everybody.left.tolist()
-        scale = 1 / sqrt(spread[0, 0]) if spread[0, 0] > 0 else 0.0
+        scale = self._scale_of_score(float(spread[0, 0]))
         bases = {name: self.basis(name) for name in combination_of(mask, self.names)}
         bases = {name: basis for name, basis in bases.items() if basis.shape[1]}
         # Baseline first, then each modality in its own basis.
@@ -162,7 +163,8 @@ class CombinationRidge(nn.Module):
         matrix = torch.cat(rows)
         answer = torch.cat([(scale * spread[0, 1])[None], *with_target.values()])
         penalty = torch.full_like(answer, self.penalty)
-        penalty[0] = BASELINE_PENALTY
+        if not self.declared_scale:
+            penalty[0] = BASELINE_PENALTY
         solution = solved_in_bases(matrix, answer, penalty)
         pieces = torch.split(solution[1:], [basis.shape[1] for basis in bases.values()])
         features = {name: bases[name] @ piece for name, piece in zip(bases, pieces, strict=True)}
@@ -170,6 +172,12 @@ class CombinationRidge(nn.Module):
         intercept = mean_target - baseline * mean_baseline
         intercept -= sum(float(self.mean(n) @ own) for n, own in features.items())
         return Weights(intercept, baseline, features)
+
+    def _scale_of_score(self, variance: float) -> float:
+        """What the score at the visit is multiplied by before it is shrunk; `variance`: the visits' own, points²."""
+        if self.declared_scale:
+            return 1 / self.declared_scale
+        return 1 / sqrt(variance) if variance > 0 else 0.0
 
     def mean(self, name: str) -> Float64[Tensor, " feature"]:
         """A modality's mean features over the visits that have it; zeros where none has."""
@@ -179,7 +187,10 @@ class CombinationRidge(nn.Module):
         """Principal directions, scaled half of the way to equal variances: the fourth root of whitening.
 
         Unscaled, the few directions in which all brains differ most outweigh the rest; whitened, noise counts as much.
+        Declared directions are the features themselves.
         """
+        if self.declared_scale:
+            return torch.eye(self.sizes[name], dtype=torch.float64, device=self._block(name).left.device)
         variance, directions = torch.linalg.eigh(self._own(name)[:-2, :-2])
         kept = variance > SMALLEST_VARIANCE * variance[-1].clamp(min=1e-12)
         deviation = variance[kept].sqrt()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from permmoe.data.batch import observed_masks
@@ -26,15 +28,14 @@ def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
     weights their training, and ends with the mean over all sites' visits.
     """
     counts = {name: float(n) for name, n in zip(data.names, data.observed.sum(0).tolist(), strict=True)}
-    rows_of = {name: data.observed[:, column].nonzero().squeeze(1) for column, name in enumerate(data.names)}
+    rows_of = observed_rows(data)
     features: dict[str, Tensor] = {}
     for name, rows in rows_of.items():
         centred = [m for m in model.encoders[name].modules() if isinstance(m, Centred)]
         if not len(rows) or not (centred or model.ridge):
             continue
         total, coarse = torch.zeros(1, dtype=torch.float64), []
-        for some in torch.split(rows, READ_AT_ONCE):
-            inputs = data.batch(some).inputs[name]
+        for inputs in _inputs(data, name, rows):
             if centred:
                 total = total + inputs.double().sum(0)
             if model.ridge:
@@ -56,3 +57,24 @@ def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
         measured=measured,
     )
     return TrainingRecord(exposure, 0.0, len(data), behind=exposure)
+
+
+@torch.no_grad()
+def ridge_features(model: PerMMoE, data: VisitData) -> dict[str, Tensor]:
+    """What the model's ridge sees of each modality that any visit has, on the CPU: a row for each visit that has it."""
+    assert model.ridge
+    return {
+        name: torch.cat([model.ridge.features(name, x.to(device_of(model))).cpu() for x in _inputs(data, name, rows)])
+        for name, rows in observed_rows(data).items()
+        if len(rows)
+    }
+
+
+def observed_rows(data: VisitData) -> Mapping[str, Int[Tensor, " row"]]:
+    """By modality: the visits that have it."""
+    return {name: data.observed[:, column].nonzero().squeeze(1) for column, name in enumerate(data.names)}
+
+
+def _inputs(data: VisitData, name: str, rows: Int[Tensor, " row"]) -> Iterator[Tensor]:
+    """A modality's inputs, some visits at a time."""
+    return (data.batch(some).inputs[name] for some in torch.split(rows, READ_AT_ONCE))

@@ -1,14 +1,14 @@
 """A site's part of a round: check what the coordinator sent, train or evaluate on the site's own visits.
 
-A round trains plainly, trains with differential privacy, or sets means (the centring round). All three begin with the
-announced model and end with the change of every module that they trained.
+A round trains plainly, trains with differential privacy, or sets means (the centring round), with noise or without. All
+begin with the announced model and end with the change of every module that they trained.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -45,6 +45,7 @@ from permmoe_client.participation.grouped_visits import GroupedVisits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.kept_training import NOTHING_KEPT, KeptTraining
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
+from permmoe_client.participation.private_moments import private_moments
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
 from permmoe_client.participation.site_device import on_site_device, within_site_memory
@@ -116,6 +117,8 @@ class Training:
     """The drift that the training steered against, by module."""
     spent: tuple[Spent, ...] = ()
     """What the training cost in differential privacy."""
+    updates: Mapping[str, ModuleUpdate] | None = None
+    """What leaves, where it is not the change of the model."""
 
 
 def train_round(
@@ -154,13 +157,13 @@ def _train_on(
         LOG.info("round %d was trained before; its reply is sent again", instruction.round)
         return reply
     is_centring = plan.federation.is_centring(instruction.round)
-    train = _train_privately if plan.federation.privacy else _set_means if is_centring else _train_plainly
+    train = _kind_of_training(plan, is_centring=is_centring)
     data = site.training_visits(plan)
     LOG.info("round %d trains on %s", instruction.round, in_words(data))
     ready = time.perf_counter()
     training = train(loaded, data, kept)
     train_seconds = time.perf_counter() - ready
-    updates = _updates(loaded, training)
+    updates = _updates(loaded, training) if training.updates is None else training.updates
     figures = replace(training.figures, visits=_coarse(training.figures.visits, plan.federation.support_step))
     if plan.federation.privacy:
         # Times tell how many patients there are, and modalities which examinations they had: both stay here.
@@ -173,6 +176,14 @@ def _train_on(
     overhead_seconds = time.perf_counter() - started - train_seconds
     figures = replace(figures, train_seconds=train_seconds, overhead_seconds=overhead_seconds)
     return _reply(loaded, updates, figures, modalities=site.modalities(plan))
+
+
+def _kind_of_training(
+    plan: RoundPlan, *, is_centring: bool
+) -> Callable[[LoadedRound, VisitData, KeptTraining], Training]:
+    if privacy := plan.federation.privacy:
+        return _release_moments if privacy.moments else _train_privately
+    return _set_means if is_centring else _train_plainly
 
 
 def _train_plainly(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> Training:
@@ -268,6 +279,14 @@ def _train_privately(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -
     # A loss would say something about the patients, so it stays here.
     figures = TrainingFigures(visits=float(sum(cost.counts.values())))
     return Training(exposure_from(cost.counts, plan), figures, spent=cost.spent)
+
+
+def _release_moments(loaded: LoadedRound, data: VisitData, _: KeptTraining) -> Training:
+    """The moments of the model's ridge with noise, of single patients: the noise covers each of them."""
+    found = private_moments(loaded.plan, loaded.site, loaded.model, loaded.layout, data, loaded.least_count)
+    nothing = Exposure(0.0, {}, {}, {}, torch.zeros(loaded.plan.model.experts))
+    figures = TrainingFigures(visits=found.patients)
+    return Training(nothing, figures, spent=(found.spent,), updates=found.updates)
 
 
 def evaluate_round(

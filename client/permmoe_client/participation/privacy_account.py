@@ -24,7 +24,7 @@ from permmoe.config import PrivacyConfig
 from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
 from permmoe.errors import ConfigurationError, PermmoeError
-from permmoe.federated.accounting import Spent, epsilon, is_within, noise_multiplier_for
+from permmoe.federated.accounting import Spent, distinct, epsilon, is_within, noise_multiplier_for
 from permmoe.federated.audit import Entry
 from permmoe.federated.plan import RoundPlan
 from permmoe.runtime.files import write_file
@@ -52,13 +52,13 @@ class RoundCost:
 
 
 def spent_so_far(entries: Iterable[Entry], study: str | None = None) -> list[Spent]:
-    """All that the ledger says was spent, by one study or by all."""
-    return [
+    """All that the ledger says was spent, by one study or by all; what was released again counts once."""
+    return distinct(
         Spent(**part)
         for entry in entries
         if study is None or entry.facts.get("study") == study
         for part in entry.facts.get("spent", ())
-    ]
+    )
 
 
 def check_policy(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None) -> None:
@@ -100,6 +100,18 @@ def round_cost(plan: RoundPlan, site: SiteConfig, ledger: Ledger, data: VisitDat
     return RoundCost(noise, rate, steps, kept, spent)
 
 
+def check_release(plan: RoundPlan, site: SiteConfig, ledger: Ledger, spent: Spent) -> None:
+    """Check that what a study releases in one piece is within its target and this site's budget. Raises BudgetSpent."""
+    privacy = plan.federation.privacy
+    assert privacy
+    entries = list(ledger.entries())
+    of_study = distinct([*spent_so_far(entries, plan.digest()), spent])
+    _check(privacy.target_epsilon, privacy.delta, of_study, "the study's target_epsilon")
+    if budget := site.privacy_budget:
+        of_all = distinct([*spent_so_far(entries), spent])
+        _check(budget.epsilon, budget.delta, of_all, "this site's privacy_budget")
+
+
 def noise_seed(site: SiteConfig, number: int) -> int:
     """A seed that nobody else knows; in a simulation, which names one on purpose, a reproducible one."""
     if site.insecure_noise_seed is None:
@@ -133,7 +145,12 @@ def account(ledger: Ledger, delta: float) -> float:
 
 def spent_facts(spent: Sequence[Spent]) -> dict[str, object]:
     """What the ledger's entry says of the cost; nothing for a training without differential privacy."""
-    return {"spent": [asdict(part) for part in spent]} if spent else {}
+    return {"spent": [_without_defaults(asdict(part)) for part in spent]} if spent else {}
+
+
+def _without_defaults(part: dict[str, object]) -> dict[str, object]:
+    """Entries of DP-SGD say no more than its noise, its sample and its steps."""
+    return {name: value for name, value in part.items() if value or name not in ("is_discrete", "release")}
 
 
 def _check(limit: float | None, delta: float, spent: Sequence[Spent], what: str) -> None:

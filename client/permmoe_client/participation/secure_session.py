@@ -120,11 +120,16 @@ def check_terms(
 
 
 def rules_of(policy: ReleasePolicy, federation: FederationConfig) -> Rules:
-    """What the site insists on in a study: the stricter of its own policy and the study's settings."""
+    """What the site insists on in a study: the stricter of its own policy and the study's settings.
+
+    A block with shared noise needs as many holders as the noise was shared for: a site that takes part and does not
+    send it has added none.
+    """
+    shares = federation.privacy and federation.privacy.moments and federation.privacy.moments.is_shared
     return Rules(
         federation.secure_threshold,
         max(policy.min_cohort, federation.min_sites),
-        max(policy.min_holders, federation.min_holders),
+        max(policy.min_holders, federation.least_sites if shares else federation.min_holders),
         max(policy.min_cohort_difference, federation.min_cohort_difference),
     )
 

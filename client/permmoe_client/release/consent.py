@@ -18,6 +18,7 @@ from permmoe.plain_text import plain
 from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
 from permmoe_client.participation.query_order import question_count
 from permmoe_client.release.evaluation_consent import evaluation_in_words
+from permmoe_client.release.moments_consent import moments_in_words, moments_protection_in_words
 from permmoe_client.release.section import Section
 from permmoe_client.release.survey_consent import survey_in_words
 from permmoe_client.site import SiteConfig
@@ -28,14 +29,17 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
     if plan.survey is not None:
         return survey_in_words(plan, site)
     if plan.evaluation is not None:
-        return evaluation_in_words(plan, site, _prediction(plan, site), _protections(plan.federation))
+        return evaluation_in_words(plan, site, _prediction(plan, site), _protections(plan))
     federation, train = plan.federation, plan.train
     sizes = _module_sizes(plan)
     megabytes = 4e-6 * sum(sizes.values())
     reads = [kind.in_words(modalities) for kind, modalities in by_kind(plan.model.modalities)]
     least = federation.min_cell_count
     centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
-    if plan.model.ridge:
+    is_noised = federation.privacy is not None and federation.privacy.moments is not None
+    if is_noised:
+        centring = list(moments_in_words(plan))
+    elif plan.model.ridge:
         cells = " × ".join(map(str, plan.model.ridge.cells))
         centring.append(
             f"With them it sends covariances: how coarse voxels ({cells} a volume), columns, baseline "
@@ -58,6 +62,10 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             f"{megabytes:.1f} MB, and for each part how many visits trained it.",
             "The number of training visits, the sum of their training loss, times, and which modalities visits have.",
         )
+    passes = (
+        f"{federation.rounds} rounds of {federation.local_epochs} pass(es) over its training visits, "
+        f"{train.batch_size} visits at a time, from the weights that the coordinator sends."
+    )
     n_trainings, n_evaluations = question_count(federation)
     evaluation = (
         f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
@@ -98,8 +106,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             "What this site does",
             (
                 *_forgotten(plan),
-                f"{federation.rounds} rounds of {federation.local_epochs} pass(es) over its training visits, "
-                f"{train.batch_size} visits at a time, from the weights that the coordinator sends.",
+                *(() if is_noised else (passes,)),
                 *(centring if federation.centring_round else ()),
             ),
         ),
@@ -121,7 +128,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             "What protects it",
             (
                 "The connection is encrypted, and both sides prove who they are with keys of this federation.",
-                *_protections(federation),
+                *_protections(plan),
                 f"A round counts with replies of {federation.least_sites} site(s) or more.",
             ),
         ),
@@ -170,8 +177,9 @@ def _prediction(plan: RoundPlan, site: SiteConfig) -> tuple[str, ...]:
     )
 
 
-def _protections(federation: FederationConfig) -> tuple[str, ...]:
+def _protections(plan: RoundPlan) -> tuple[str, ...]:
     """Both kinds, each said to be there or not."""
+    federation = plan.federation
     privacy = federation.privacy
     if federation.secure:
         sum_ = (
@@ -183,6 +191,8 @@ def _protections(federation: FederationConfig) -> tuple[str, ...]:
             "NO secure sum: the coordinator sees this site's own update, from which somebody with enough effort may "
             "learn about its patients."
         )
+    if privacy and privacy.moments:
+        return sum_, *moments_protection_in_words(plan)
     if privacy is None:
         return sum_, "NO differential privacy: what a single patient adds to the model is not limited."
     noise = (

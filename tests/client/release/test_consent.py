@@ -7,6 +7,7 @@ from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.release.consent import changed_settings, study_in_words
 from permmoe_client.site import SiteConfig
+from tests.support.moments_study import moments_plan
 from tests.support.plan_leaves import leaves
 from tests.support.tiny_federation import tiny_plan
 
@@ -53,6 +54,20 @@ def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
     plan = tiny_plan(centring_round=True)
     with_ridge = plan.model_copy(update={"model": plan.model.model_copy(update={"ridge": RidgeConfig()})})
     assert "covariances" in said(with_ridge) and "5 × 6 × 5" in said(with_ridge)
+
+
+def test_words_of_moments_with_noise_say_what_it_costs_and_against_whom_it_holds() -> None:
+    own, shared = said(moments_plan(target_epsilon=8.0)), said(moments_plan(is_shared=True, target_epsilon=8.0))
+    assert (
+        "ε = 7.9" in own
+        and "against everybody outside this site" in own
+        and "share" not in own.split("All settings")[0]
+    )
+    assert "ε = 7.9" in shared and "with up to 1 of the sites" in shared and "no fewer than 4 sites" in shared
+    assert "the shares of 3 honest ones" in shared and "its own share alone would be left: ε = 1" in shared
+    for text in (own, shared):
+        assert "products of two of 21 numbers" in text and "another study is another draw" in text
+        assert "pass(es)" not in text and "covariances" not in text and "gradient" not in text.split("All settings")[0]
 
 
 def test_a_coordinators_words_cannot_pass_for_ours() -> None:

@@ -223,3 +223,26 @@ def test_unimodal_heads_are_refused_under_differential_privacy() -> None:
     private = FederationConfig(centring_round=False, evaluate_every=0, privacy=PrivacyConfig(noise_multiplier=1.0))
     with pytest.raises(ValidationError, match="unimodal_heads"):
         RoundPlan(model=small_config(unimodal_heads=True), federation=private)
+
+
+def test_declared_directions_are_shrunk_as_they_are_scaled_by_the_configuration() -> None:
+    """Against the normal equations; the score's slope is shrunk with the rest."""
+    ridge_config = RidgeConfig(cells=(1, 3, 2), penalty=0.3, share=1.0, directions="declared")
+    config = small_config(n_volumes=2, n_tables=1, ridge=ridge_config, baseline_scale_points=4.0)
+    train, test = complete(37, config), complete(11, config, seed=1)
+    ridge = ridge_of(measured(train, config))
+
+    def columns(data: VisitData) -> Tensor:
+        inputs = data.batch(everything(data)).inputs
+        return torch.cat(
+            [data.baseline[:, None].double() / 4, *(ridge.features(n, inputs[n]) for n in config.names)], dim=1
+        )
+
+    x, y = columns(train), train.target.double()
+    centre = x.mean(0)
+    covariance = (x - centre).T @ (x - centre) / len(x)
+    slopes = torch.linalg.solve(
+        covariance + 0.3 * torch.eye(len(covariance)).double(), (x - centre).T @ (y - y.mean()) / len(x)
+    )
+    expected = (columns(test) - centre) @ slopes + y.mean()
+    assert torch.allclose(predicted(ridge, test.batch(everything(test))).double(), expected, atol=1e-4)
