@@ -71,8 +71,9 @@ LIMITS = (
     "tell whether one patient took part with odds that are at most exp(ε) times better than before, except with "
     "probability δ. The bound covers the training alone: in this simulation the test errors above were computed with "
     "all visits in one place. The secure sum has no ε: it hides a site among the others, and does not hide a patient "
-    "from somebody who sees the final model. Each site draws its own noise, which costs small sites most. The seeds of "
-    "the noise are fixed here so that the study can be repeated, which no hospital may do."
+    "from somebody who sees the final model. Each site draws its own noise, which costs small sites most, unless a "
+    "method says that sites share it: then ε holds against those outside, together with as many of the sites as the "
+    "method says. The seeds of the noise are fixed here so that the study can be repeated, which no hospital may do."
 )
 
 
