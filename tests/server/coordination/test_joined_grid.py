@@ -185,7 +185,7 @@ def test_replies_stay_where_they_are_until_others_were_taken(grid: JoinedGrid, s
     with grid._changed:
         west.want(asked.values())
     fetched = superlinks["west"].seen.count
-    wait_until("it has some", lambda: fetched(STUDY_OBJECTS) >= ARRIVED_AT_ONCE)
+    wait_until("it has some", lambda: len(west._arrived) >= ARRIVED_AT_ONCE)
     ask(grid, 11)
     assert len(west._arrived) == ARRIVED_AT_ONCE and fetched(STUDY_OBJECTS) <= 2 * ARRIVED_AT_ONCE
     assert senders(pulled(grid, asked, lambda replies: len(replies) >= 7)) == list(NODES["west"])
