@@ -60,6 +60,15 @@ def rmse_figure(squared_error: Float[Array, "seed subject"]) -> Figure:
     return _filled(rmse, influence, n[:, 0] > 0, is_known.any(0))
 
 
+def average_figure(values: Float[Array, "seed subject"]) -> Figure:
+    """The mean over subjects; a subject's influence is what leaving it out changes, as of an RMSE."""
+    is_known = ~np.isnan(values)
+    n = is_known.sum(1, keepdims=True)
+    mean = np.where(is_known, values, 0.0).sum(1, keepdims=True) / np.maximum(n, 1)
+    moved = np.where(is_known, values - mean, 0.0) / np.sqrt(np.maximum(n * (n - 1), 1))
+    return _filled(mean[:, 0], moved, n[:, 0] > 0, is_known.any(0))
+
+
 def _filled(
     values: Float[Array, " seed"],
     influence: Float[Array, "seed subject"],

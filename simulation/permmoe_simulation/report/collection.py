@@ -16,6 +16,7 @@ from permmoe_simulation.report.content import interval, number, signed, table_di
 from permmoe_simulation.report.coverage import coverage_over_sites
 from permmoe_simulation.report.experts import ROUTING, expert_sentences
 from permmoe_simulation.report.files import Study, read_study
+from permmoe_simulation.report.forgetting import forgetting_chapter
 from permmoe_simulation.report.gap_closed import GAPS, share_interval
 from permmoe_simulation.report.growth import growth_sentences
 from permmoe_simulation.report.judged_intervals import UNSEEN
@@ -92,6 +93,7 @@ def _chapter(study: Study, looked: str) -> str:
         *_gaps(view),
         *_coverage(view),
         *_newcomers(view),
+        *forgetting_chapter(view),
         f"Repeat: `{summary.command}`\n",
     ]
     return "\n".join(lines)

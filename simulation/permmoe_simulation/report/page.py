@@ -19,6 +19,7 @@ from permmoe_simulation.report.coverage import COVERAGE_SECTION
 from permmoe_simulation.report.differences import DIFFERENCES
 from permmoe_simulation.report.experts import EXPERTS
 from permmoe_simulation.report.files import Study
+from permmoe_simulation.report.forgetting import FORGETTING_SECTION
 from permmoe_simulation.report.gap_closed import GAP_CLOSED
 from permmoe_simulation.report.growth import GROWTH
 from permmoe_simulation.report.images import IMAGES
@@ -51,6 +52,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     STRATA_SECTION,
     COVERAGE_SECTION,
     NEWCOMERS_SECTION,
+    FORGETTING_SECTION,
     LEARNING_SECTION,
     SLOW_SITES,
     SITES_SECTION,

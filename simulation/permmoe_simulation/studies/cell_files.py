@@ -1,9 +1,9 @@
 """The folder of a cell: what it keeps, how it is written and how it is read.
 
 A folder holds `predictions.npz` (test visits × combinations, with the spread of each where the method predicts one),
-`calibration.npz` (the same of the validation visits, of methods that are models), `learning.csv`, `rounds.csv`,
-`privacy.csv` and `activation.npz` where they apply, and `card.json`, written last: a folder without it is an unfinished
-cell.
+`calibration.npz` (the same of the validation visits, of methods that are models), `trained.npz` (of the training
+visits, of methods that forget), `learning.csv`, `rounds.csv`, `privacy.csv` and `activation.npz` where they apply, and
+`card.json`, written last: a folder without it is an unfinished cell.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ from permmoe_simulation.study_tables import LEARNING, PRIVACY, ROUNDS, StudyTabl
 CARD = "card.json"
 PREDICTIONS = "predictions.npz"
 CALIBRATION = "calibration.npz"
+TRAINED = "trained.npz"
+WITHDREW = "withdrew"
+"""The array of `TRAINED` that says of each visit whether its patient withdrew."""
 ACTIVATION = "activation.npz"
 SPREAD = "spread"
 """The array beside the predictions, which only the files of methods with a spread have."""
@@ -73,6 +77,10 @@ class CellOutcome:
     """The validation visits, which intervals are calibrated on; None of methods that have none."""
     spread: Matrix | None = None
     """As `Predicted.spread`, beside `predictions`."""
+    trained: Predicted | None = None
+    """The training visits of all sites, where the study asks what a model remembers of them."""
+    withdrew: frozenset[str] = frozenset()
+    """Those of them who withdrew."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,9 @@ def write_outcome(work: Path, outcome: CellOutcome, site_of: Mapping[str, str]) 
     _write_predicted(work / PREDICTIONS, Predicted(outcome.test, outcome.predictions, outcome.spread), site_of)
     if outcome.calibration:
         _write_predicted(work / CALIBRATION, outcome.calibration, site_of)
+    if outcome.trained:
+        withdrew = np.array([visit.subject_id in outcome.withdrew for visit in outcome.trained.visits])
+        _write_predicted(work / TRAINED, outcome.trained, site_of, {WITHDREW: withdrew})
     for table, rows in ((LEARNING, outcome.learning), (ROUNDS, outcome.rounds), (PRIVACY, outcome.privacy)):
         if rows:
             pd.DataFrame(rows).to_csv(work / table.file_name, index=False)
@@ -139,13 +150,16 @@ def write_outcome(work: Path, outcome: CellOutcome, site_of: Mapping[str, str]) 
         np.savez(work / ACTIVATION, share=found.share, load_cv=found.load_cv, collapsed=found.collapsed_experts)
 
 
-def _write_predicted(path: Path, found: Predicted, site_of: Mapping[str, str]) -> None:
+def _write_predicted(
+    path: Path, found: Predicted, site_of: Mapping[str, str], more: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> None:
     columns = {
         "subject": np.array([v.subject_id for v in found.visits], dtype=np.str_),
         "site": np.array([site_of[v.subject_id] for v in found.visits], dtype=np.str_),
         "baseline": np.array([v.baseline_cdrsb for v in found.visits]),
         "target": np.array([v.delta_cdrsb for v in found.visits], dtype=np.float64),
         "prediction": found.predictions,
+        **more,
     }
     if found.spread is not None:
         columns[SPREAD] = found.spread

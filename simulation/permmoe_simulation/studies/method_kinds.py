@@ -25,6 +25,8 @@ class MethodKind:
     """Whether it is one of permmoe.evaluation.baselines, which the method names."""
     is_of_a_site: bool = False
     """Whether every site has a model of its own and no other."""
+    forgets: bool = False
+    """Whether somebody withdraws from it, whom the method names."""
     uses_engine: bool = False
     """Whether an engine carries messages between a server and the sites."""
 
@@ -47,6 +49,9 @@ METHOD_KINDS: dict[str, MethodKind] = {
     "unimodal": MethodKind(f"{UNIMODAL_RUNNERS}:run_unimodal"),
     "late_fusion": MethodKind(f"{UNIMODAL_RUNNERS}:run_late_fusion"),
     "federated_late_fusion": MethodKind(f"{UNIMODAL_RUNNERS}:run_federated_late_fusion", uses_engine=True),
+    "forgetting": MethodKind(
+        "permmoe_simulation.studies.forgetting_runner:run_forgetting", uses_engine=True, forgets=True
+    ),
     "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference", is_trained=False, has_baseline=True),
     "local_reference": MethodKind(
         f"{RUNNERS_MODULE}:run_local_reference", is_trained=False, has_baseline=True, is_of_a_site=True

@@ -20,6 +20,7 @@ from permmoe.evaluation.intervals import FEWEST_SEEDS
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.modality import Modality, all_combinations, combination_name
 from permmoe_simulation.engines.engine import Engine
+from permmoe_simulation.studies.forgotten import Forgets
 from permmoe_simulation.studies.ladder import RUNGS, Ladder, with_rungs
 from permmoe_simulation.studies.method_kinds import METHOD_KINDS
 from permmoe_simulation.studies.partition import PartitionConfig
@@ -87,6 +88,10 @@ class Method(Configuration):
         1, ge=1, le=MOST_MEMBERS, exclude_if=lambda members: members == 1,
         description="trainings with seeds of their own, whose predictions are averaged; kinds that are trained",
     )  # fmt: skip
+    # As above.
+    forgets: Forgets | None = Field(
+        None, exclude_if=lambda forgets: forgets is None, description="kind forgetting: who withdraws, and what is done"
+    )
     train: dict[str, Any] = Field(default_factory=dict)
     federation: dict[str, Any] = Field(default_factory=dict)
 
@@ -101,6 +106,14 @@ class Method(Configuration):
     def _names_its_baseline(self) -> Method:
         if METHOD_KINDS[self.kind].has_baseline and self.baseline not in BASELINES:
             raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _says_whom_it_forgets(self) -> Method:
+        if METHOD_KINDS[self.kind].forgets != (self.forgets is not None):
+            raise ValueError("`forgets` goes with kind: forgetting, and only with it")
+        if self.forgets and (self.members > 1 or self.personal_epochs):
+            raise ValueError("one model forgets: leave out members and personal_epochs")
         return self
 
     @model_validator(mode="after")
@@ -372,7 +385,7 @@ class Cell(Configuration):
 
     def digest(self) -> str:
         """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
-        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs", "members"})
+        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs", "members", "forgets"})
         method = Method(label="", **own)
         return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
 
@@ -452,6 +465,10 @@ def _require_possible(source: str, method: Method, federation: FederationConfig,
         raise ConfigurationError(
             f"{source}: late fusion trains a model a modality, each of which would spend a patient's budget, and has "
             "no personal models; leave out federation.privacy, federation.private_modules and personal_epochs"
+        )
+    if method.forgets and (federation.privacy or federation.private_modules or federation.secure):
+        raise ConfigurationError(
+            f"{source}: a federation that forgets is plain in a study; leave out privacy, private_modules and secure"
         )
     is_of_a_site = METHOD_KINDS[method.kind].is_of_a_site
     is_personal = is_of_a_site or method.personal_epochs or (is_federated and federation.private_modules)
