@@ -3,6 +3,9 @@
 Which model that is follows from the study's record of rounds and from its chain of announced models, which sites have
 in their ledgers: the one that the first round began with that the hospital took part in. What the old study's later
 rounds made has seen them, and registered models of it are withdrawn at once: neither promoted nor handed out again.
+
+The round that sets means and the ridge's moments is run again like any other. That gives what subtracting the moments
+of who withdrew would, to the last bit, and needs nobody's own moments: the difference would be just these.
 """
 
 from __future__ import annotations

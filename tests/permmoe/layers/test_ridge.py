@@ -89,8 +89,27 @@ def test_a_combination_is_asked_with_its_own_weights_whatever_the_batch() -> Non
 
 def test_sites_averaged_by_their_visits_end_with_the_ridge_of_all_visits_in_one_place() -> None:
     sites = [small_visits(CONFIG, n, seed) for seed, n in enumerate((7, 23, 41))]
-    one_place = _joined(sites)
-    expected = measured(one_place)
+    assert_is_of_one_place(summed(sites), sites)
+
+
+def test_a_sites_moments_subtracted_leave_the_sums_of_a_federation_that_never_had_it_to_the_last_bit() -> None:
+    """So a centring round that is run again without a hospital is what subtracting it would give, and tells nobody its
+    own moments, as the difference would."""
+    gone, *others = sites = [small_visits(CONFIG, n, seed) for seed, n in enumerate((7, 23, 41))]
+    everybody, own, expected = summed(sites), summed([gone]), summed(others)
+    for name, module in everybody.modules.items():
+        if name in own.modules:
+            module.change -= own.modules[name].change
+            module.weight -= own.modules[name].weight
+    for name, module in expected.modules.items():
+        assert torch.equal(everybody.modules[name].change, module.change)
+        assert everybody.modules[name].weight == module.weight
+    assert all(module.weight == 0 for name, module in everybody.modules.items() if name not in expected.modules)
+    assert_is_of_one_place(expected, others)
+
+
+def summed(sites: list[VisitData]) -> RunningSum:
+    """The sum of a centring round of these sites."""
     start = make_model(CONFIG, 0)
     layout = ModuleLayout.of(start)
     before, running = layout.flatten_all(start.state_dict()), RunningSum()
@@ -101,6 +120,14 @@ def test_sites_averaged_by_their_visits_end_with_the_ridge_of_all_visits_in_one_
         after = layout.flatten_all(model.state_dict())
         updates = {m: ModuleUpdate.of(before[m], after[m], support[m]) for m in layout.modules if support[m] > 0}
         running = fold(running, updates, float(len(site)))
+    return running
+
+
+def assert_is_of_one_place(running: RunningSum, sites: list[VisitData]) -> None:
+    """That a sum leads to the ridge of all these sites' visits in one place."""
+    expected, start = measured(_joined(sites)), make_model(CONFIG, 0)
+    layout = ModuleLayout.of(start)
+    before = layout.flatten_all(start.state_dict())
     after = before | {m: before[m] + change for m, change in mean_changes(running, before)}
     federated = PerMMoE(CONFIG)
     federated.load_state_dict(layout.unflatten(after))
