@@ -67,10 +67,11 @@ class ServerSum:
 
     def take_count_shares(self, site: str, shares: CountShares) -> None:
         """Stage 4's reply. Raises SecureSumRefused."""
-        kept = set(self.choices.kept_by(site))
-        if set(shares.keys) != set(self.bits) - {site} or set(shares.mask_keys) != kept & set(self.lost):
+        kept = self.choices.kept_by(site)
+        lost = {name for name in kept if name in self.sealed and name not in self.bits}
+        if shares.keys.keys() != self.bits.keys() - {site} or shares.mask_keys.keys() != lost:
             raise SecureSumRefused("shares are missing, or of the wrong kind")
-        if len(shares.seeds) != sealed_bytes(len(kept & set(self.bits))):
+        if len(shares.seeds) != sealed_bytes(sum(name in self.bits for name in kept)):
             raise SecureSumRefused("sealed shares are missing")
         _require_length(shares.keys, SEALED_KEY_BYTES)
         _require_length(shares.mask_keys, masks.KEY_BYTES)
@@ -172,5 +173,5 @@ class ServerSum:
 
 def _require_length(secrets: Mapping[str, bytes], length: int) -> None:
     # What has another length would raise where all sites' are put together, and be the failure of all.
-    if any(len(secret) != length for secret in secrets.values()):
+    if not {*map(len, secrets.values())} <= {length}:
         raise SecureSumRefused("a key or a share has the wrong length")
