@@ -262,9 +262,12 @@ def ask(federation: SecureFederation, site: str, message: Message) -> Message:
 
 def test_attack_every_message_of_an_old_round_replayed_is_refused(tmp_path: Path) -> None:
     federation = found(tmp_path, secure_plan(rounds=2, evaluate_every=1), NAMES[:3])
-    sent, _ = messages_to("west", federation)
+    sent, replies = messages_to("west", federation)
     assert len(sent) == 5 * 2 + 5 * 2 + 5
-    answers = [ask(federation, "west", message) for message in sent]
+    newest, old = sent[-1], sent[:-1]
+    # The newest is what a coordinator sends again where an answer was lost: it tells nobody more than it did.
+    assert ask(federation, "west", newest).content.object_id == replies[-1].content.object_id
+    answers = [ask(federation, "west", message) for message in old]
     assert all(answer.has_error() for answer in answers)
     reasons = {answer.error.reason for answer in answers}
     assert reasons == {"ModelNotAnnounced", "AlreadyAnswered", "SecureSumRefused"}
