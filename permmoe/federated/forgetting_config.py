@@ -33,6 +33,7 @@ class ForgettingConfig(Configuration):
         pattern=DIGEST, description="the model that this round began with, as the chain of the earlier study has it"
     )
 
-    def covers(self, site: str, withdrawal: str, *, is_whole_site: bool) -> bool:
-        """Whether the study forgets this withdrawal."""
-        return (self.site, self.withdrawal, self.is_whole_site) == (site, withdrawal, is_whole_site)
+    def covers(self, other: ForgettingConfig) -> bool:
+        """Whether both forget the same withdrawal."""
+        own = self.site, self.withdrawal, self.is_whole_site
+        return own == (other.site, other.withdrawal, other.is_whole_site)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ class FollowUp:
     withdrawn: tuple[str, ...]
     """Registered models that have seen whoever withdrew."""
     elsewhere: tuple[str, ...]
-    """Names of other studies that the hospital took part in."""
+    """Other studies that the hospital took part in, and that do not forget the same: their names and digests."""
     left_out: tuple[str, ...] = ()
     """Secure: hospitals that no sum of the follow-up is over, since sums differ by several hospitals or by none."""
 
@@ -84,8 +84,9 @@ def forget(
         state, number = _newest_without(study, first[site])
         model = _packed(study.plan, state).digest()
         _require_announced(study, Link(number, "training", model))
+        earlier = study.plan.forgets.studies if study.plan.forgets else ()
         forgets = ForgettingConfig(
-            studies=_lineage(folder, study),
+            studies=tuple(dict.fromkeys((*_lineage(folder, study, 1), *earlier))),
             site=site,
             is_whole_site=is_whole_site,
             withdrawal=withdrawal,
@@ -98,23 +99,18 @@ def forget(
         left_out = _left_out(study, first, site, new.plan)
         _write(study, new, state)
         keep_study(folder, new)
-        seen = _that_saw(folder, study, site, forgets)
+        seen = _that_saw(folder, study, forgets)
         withdraw(folder, seen, f"it has seen {_whom(forgets)}; study {new.plan.digest()[:16]} is without", now)
-    elsewhere = {
-        other.plan.name
-        for other in known_studies(folder)
-        if other.plan.name != study.plan.name and site in first_rounds(RoundLog(other.rounds).read())
-    }
-    return FollowUp(new, seen, tuple(sorted(elsewhere)), left_out)
+        elsewhere = tuple(_elsewhere(folder, study, forgets))
+    return FollowUp(new, seen, elsewhere, left_out)
 
 
-def _lineage(folder: FederationFolder, study: Study) -> tuple[str, ...]:
-    """The study, those that it goes on from or that go on from it, and those that it was itself trained anew for."""
-    own = study.plan.digest()
-    later = _links_behind(study, 1)
-    alike = [other.plan.digest() for other in known_studies(folder) if later & _links_behind(other, 1)]
-    earlier = study.plan.forgets.studies if study.plan.forgets else ()
-    return tuple(dict.fromkeys((own, *alike, *earlier)))
+def _lineage(folder: FederationFolder, study: Study, first_round: int) -> tuple[str, ...]:
+    """Digests of the study, and of those that share a model with it that training from this round on led to: it goes on
+    from them, or they from it."""
+    later = _links_behind(study, first_round)
+    alike = [other.plan.digest() for other in known_studies(folder) if later & _links_behind(other, first_round)]
+    return tuple(dict.fromkeys((study.plan.digest(), *alike)))
 
 
 def _whom(forgets: ForgettingConfig) -> str:
@@ -194,21 +190,21 @@ def _is_kept(line: Mapping[str, Any], last_round: int) -> bool:
     return bool(line["round"] <= last_round and line.get("purpose") != "test")
 
 
-def _that_saw(folder: FederationFolder, study: Study, site: str, forgets: ForgettingConfig) -> tuple[str, ...]:
+def _that_saw(folder: FederationFolder, study: Study, forgets: ForgettingConfig) -> tuple[str, ...]:
     """The registered models that training with the hospital led to: the study's, and of studies that go on from it."""
-    later = _links_behind(study, forgets.first_round)
-    seen: dict[str, int] = {}
+    seen = _lineage(folder, study, forgets.first_round)
+    versions = read_registry(folder).versions
+    return tuple(v.name for v in versions if v.plan_digest in seen and v.round >= forgets.first_round)
+
+
+def _elsewhere(folder: FederationFolder, study: Study, forgets: ForgettingConfig) -> Iterator[str]:
+    """Other studies whose models may have seen whoever withdrew, by name and digest."""
+    seen = _lineage(folder, study, forgets.first_round)
     for other in known_studies(folder):
-        own = other.plan.forgets
-        is_free = own is not None and own.covers(site, forgets.withdrawal, is_whole_site=forgets.is_whole_site)
-        is_of_it = other.plan.digest() == study.plan.digest() or later & _links_behind(other, forgets.first_round)
-        if is_of_it and not is_free:
-            seen[other.plan.digest()] = forgets.first_round
-    return tuple(
-        version.name
-        for version in read_registry(folder).versions
-        if version.round >= seen.get(version.plan_digest, version.round + 1)
-    )
+        own, digest = other.plan.forgets, other.plan.digest()
+        is_free = own is not None and own.covers(forgets)
+        if digest not in seen and not is_free and forgets.site in first_rounds(RoundLog(other.rounds).read()):
+            yield f"{other.plan.name} ({digest[:16]})"
 
 
 def _links_behind(study: Study, first_round: int) -> frozenset[Link]:

@@ -178,6 +178,9 @@ def test_studies_that_go_on_from_a_forgotten_one_have_seen_them_too_and_the_foll
     assert registry.register(folder, made.study.model, NOW).name == "v0003"
     again = forgotten(federation, plan, "south", digest, whole=False)
     assert "v0003" not in again.withdrawn and "v0003" not in registry.read_registry(folder).withdrawn
+    assert again.elsewhere == (), "the follow-up forgets the same"
+    later = forgotten(federation, plan, "south", "7" * 64, whole=False)
+    assert later.elsewhere == (f"study ({made.study.plan.digest()[:16]})",), "it does not forget who withdraws later"
 
 
 def test_a_follow_up_waits_for_approvals_and_says_whom_it_forgets(tmp_path: Path) -> None:
