@@ -263,7 +263,7 @@ def forgetting_chapter(view: View) -> list[str]:
 
     lines = [
         f"{INTRODUCTION} RMSE in {view.unit}.\n",
-        f"| who withdraws | the model | {' | '.join(name.lower() for name in COLUMNS)} |",
+        f"| who withdraws | the model | {' | '.join(COLUMNS)} |",
         f"|---|---|{'---|' * len(COLUMNS)}",
     ]
     for row in rows:
