@@ -67,7 +67,7 @@ def private_moments(
         # Before anything is drawn: a draw that may not leave is none.
         check_release(plan, site.settings, site.ledger, noise.spent())
         own = patient_rows(rows, ridge_features(model, data), observed_rows(data), data.baseline, data.target)
-        below = _randomness(site.settings, plan.digest())
+        below = _randomness(site.settings, path.stem)
         triangle = summed_products(own, rows.privacy.row_norm) + noise.drawn(below)
         _keep(path, triangle)
     spent = replace(noise.spent(), release=hashlib.sha256(triangle.tobytes()).hexdigest())
@@ -99,8 +99,9 @@ def _keep(path: Path, triangle: Int64[np.ndarray, " entry"]) -> None:
     write_file(path, content.getvalue(), is_durable=True)
 
 
-def _randomness(site: SiteConfig, study: str) -> Below:
-    """The operating system's, which nobody can draw again; in a simulation, which names a seed on purpose, that."""
+def _randomness(site: SiteConfig, draw: str) -> Below:
+    """The operating system's, which nobody can draw again; in a simulation, which names a seed on purpose, that. Each
+    `draw` has its own: two sums with the same noise differ by their patients alone."""
     if site.insecure_noise_seed is None:
         return secrets.randbelow
-    return Random(derive_seed(site.insecure_noise_seed, site.name, study)).randrange
+    return Random(derive_seed(site.insecure_noise_seed, site.name, draw)).randrange
