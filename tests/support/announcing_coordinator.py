@@ -37,10 +37,10 @@ class AnnouncingCoordinator:
     links: list[Link] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: Path, plan: RoundPlan | None = None) -> AnnouncingCoordinator:
+    def of(cls, folder: Path, plan: RoundPlan | None = None, visits: int = 23) -> AnnouncingCoordinator:
         """A coordinator and one hospital, unpacked from its kit."""
         plan = plan or tiny_plan(rounds=9)
-        federation = found(folder, plan, ("north",))
+        federation = found(folder, plan, ("north",), visits=visits)
         place = federation.deployment.folder
         return cls(plan, federation.deployment.sites["north"], read_identity(place.server, place.server_key))
 

@@ -8,9 +8,10 @@ from permmoe.config import RidgeConfig
 from permmoe.federated.plan import RoundPlan
 from tests.support.tiny_federation import MODEL, tiny_plan
 
-TARGET = 40.0
-"""ε of the study where nothing else is said. Its hospitals have sixteen training patients, of whom an ε of any use
-would leave nothing to be seen."""
+TARGET = 8.0
+"""ε of the study where nothing else is said."""
+VISITS = 211
+"""Of a hospital: among a few patients there is nothing to be seen behind the noise."""
 
 
 def moments_plan(*, is_shared: bool = False, name: str = "study", row_norm: float = 5.0, **privacy: Any) -> RoundPlan:

@@ -74,12 +74,14 @@ class SecureFederation:
         return {name.removeprefix("weights:"): t for name, t in kept.items() if name.startswith("weights:")}
 
 
-def found(folder: Path, plan: RoundPlan, names: Sequence[str], **settings: Any) -> SecureFederation:
+def found(
+    folder: Path, plan: RoundPlan, names: Sequence[str], *, visits: int = 23, **settings: Any
+) -> SecureFederation:
     """Sites of these names (of tiny_federation.SITES) that approved the study; `settings` go into each site.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     own: dict[str, dict[str, Any]] = {}
     for name in names:
-        written = yaml.safe_load(write_site(folder, name).read_text())
+        written = yaml.safe_load(write_site(folder, name, visits=visits).read_text())
         written |= {"manifest": str(folder / written["manifest"]), "cache": str(folder / written["cache"])}
         own[name] = {**written, "threads": 1, "device": "cpu", "approved_studies": [plan.digest()], **settings}
     return SecureFederation(folder, plan, deploy(folder, "Tiny", own))

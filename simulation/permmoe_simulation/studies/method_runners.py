@@ -20,7 +20,7 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.splits import Split
 from permmoe.data.visits import VisitTable
 from permmoe.errors import ConfigurationError
-from permmoe.evaluation.activation import expert_activation
+from permmoe.evaluation.activation import Activation, expert_activation
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import ErrorSums, mean_squared_error
 from permmoe.federated.modules import ModuleLayout
@@ -60,7 +60,7 @@ def prepare_centralised(cell: Cell, sites: Sites, cache: VolumeCache, device: st
             test.visits,
             tested.predictions,
             _learning_rows(curve, "epoch"),
-            activation=expert_activation(model, test),
+            activation=_activation(model, test),
             calibration=predicted_of(model, validation),
             spread=tested.spread,
         )
@@ -152,10 +152,16 @@ def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
         _learning_rows(federation.evaluations, "round"),
         federation.rounds,
         federation.privacy,
-        expert_activation(model, test),
+        _activation(model, test),
         calibration,
         tested.spread,
     )
+
+
+def _activation(model: PerMMoE, data: VisitData) -> Activation | None:
+    """None where the ridge alone predicts: nobody asks its experts, whom nothing trained."""
+    ridge = model.config.ridge
+    return None if ridge and ridge.share == 1 else expert_activation(model, data)
 
 
 def joined(sites: Sites) -> VisitTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,16 @@ from permmoe_server.protocol.readiness import NoQuorum, StudyLost
 from tests.client.participation.test_privacy_account import ledger_of
 from tests.support.announcing_coordinator import AnnouncingCoordinator
 from tests.support.lying_coordinator import LyingCoordinator
-from tests.support.moments_study import TARGET, moments_plan, plan_without_noise
+from tests.support.moments_study import TARGET, VISITS, moments_plan, plan_without_noise
 from tests.support.secure_federation import SecureFederation, found
 from tests.support.tiny_federation import tiny_plan
 
 NAMES = ("north", "south", "west", "east", "mid")
 NEXT_TO_NONE = 1e-4
 """A noise multiplier."""
+
+
+hospitals = partial(found, visits=VISITS)
 
 
 def ridge_modules(federation: SecureFederation) -> dict[str, torch.Tensor]:
@@ -44,16 +48,16 @@ def ridge_modules(federation: SecureFederation) -> dict[str, torch.Tensor]:
 def test_a_study_sets_the_moments_of_all_sites_patients_and_costs_each_its_target(
     tmp_path: Path, is_shared: bool
 ) -> None:
-    noisy = found(tmp_path / "noisy", moments_plan(is_shared=is_shared), NAMES, insecure_noise_seed=1)
+    noisy = hospitals(tmp_path / "noisy", moments_plan(is_shared=is_shared), NAMES, insecure_noise_seed=1)
     [record] = noisy.run()
     assert record["is_aggregated"] and len(record["sites"]) == len(NAMES)
     for name in NAMES:
         [spent] = spent_so_far(ledger_of(noisy, name).entries())
         assert 0.95 * TARGET < account(ledger_of(noisy, name), 1e-5) == epsilon([spent], 1e-5) <= TARGET
     nearly = moments_plan(is_shared=is_shared, row_norm=64.0, noise_multiplier=NEXT_TO_NONE)
-    exact = found(tmp_path / "exact", nearly, NAMES)
+    exact = hospitals(tmp_path / "exact", nearly, NAMES)
     exact.run()
-    plain = found(tmp_path / "plain", plan_without_noise(), NAMES)
+    plain = hospitals(tmp_path / "plain", plan_without_noise(), NAMES)
     plain.run()
     model = PerMMoE(nearly.model)
     layout = ModuleLayout.of(model)
@@ -67,11 +71,13 @@ def test_a_study_sets_the_moments_of_all_sites_patients_and_costs_each_its_targe
 
 
 def test_with_shared_noise_the_model_is_nearer_to_the_truth_than_with_each_sites_own(tmp_path: Path) -> None:
-    plain = found(tmp_path / "plain", plan_without_noise(), NAMES)
+    plain = hospitals(tmp_path / "plain", plan_without_noise(), NAMES)
     plain.run()
     apart = {}
     for is_shared in (False, True):
-        federation = found(tmp_path / str(is_shared), moments_plan(is_shared=is_shared), NAMES, insecure_noise_seed=2)
+        federation = hospitals(
+            tmp_path / str(is_shared), moments_plan(is_shared=is_shared), NAMES, insecure_noise_seed=2
+        )
         federation.run()
         key = "ridge.moments.all-visits.product"
         apart[is_shared] = float((federation.weights()[key] - plain.weights()[key]).norm())
@@ -80,7 +86,7 @@ def test_with_shared_noise_the_model_is_nearer_to_the_truth_than_with_each_sites
 
 
 def test_asked_again_a_site_sends_the_same_bits_and_spends_nothing(tmp_path: Path) -> None:
-    coordinator = AnnouncingCoordinator.of(tmp_path, moments_plan())
+    coordinator = AnnouncingCoordinator.of(tmp_path, moments_plan(), visits=VISITS)
     weights = initial(coordinator.plan)
     first = coordinator.send(1, "training", weights)
     spent = account(coordinator.ledger, 1e-5)
@@ -97,7 +103,7 @@ def test_another_study_is_another_draw_and_is_refused_over_the_budget(
     second = moments_plan(name="the same again")
     budget = {"epsilon": 1.2 * TARGET, "delta": 1e-5}
     approved = {"approved_studies": [first.digest(), second.digest()], "privacy_budget": budget}
-    federation = found(tmp_path, first, NAMES[:3], **approved)
+    federation = hospitals(tmp_path, first, NAMES[:3], **approved)
     federation.run()
     once = ridge_modules(federation)
     shutil.rmtree(federation.out)
@@ -112,7 +118,7 @@ def test_attack_a_patient_who_withdraws_is_not_found_by_a_second_draw(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The sums without a patient, minus those with the patient, are the patient."""
-    coordinator = AnnouncingCoordinator.of(tmp_path, moments_plan())
+    coordinator = AnnouncingCoordinator.of(tmp_path, moments_plan(), visits=VISITS)
     weights = initial(coordinator.plan)
     assert coordinator.send(1, "training", weights).has_content()
     WithdrawalList(coordinator.ledger).add(["north-3"])
@@ -123,7 +129,7 @@ def test_attack_a_patient_who_withdraws_is_not_found_by_a_second_draw(
 
 def test_sums_are_on_the_disk_before_anything_of_them_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    federation = found(tmp_path, moments_plan(), NAMES[:1])
+    federation = hospitals(tmp_path, moments_plan(), NAMES[:1])
     synced: list[str] = []
     fsync = os.fsync
 
@@ -141,8 +147,8 @@ def test_sums_are_on_the_disk_before_anything_of_them_leaves(tmp_path: Path, mon
 
 def test_noise_follows_from_nothing_that_the_coordinator_knows(tmp_path: Path) -> None:
     plan = moments_plan()
-    runs = [found(tmp_path / name, plan, NAMES[:3]) for name in ("one", "other")]
-    seeded = [found(tmp_path / name, plan, NAMES[:3], insecure_noise_seed=7) for name in ("a", "b")]
+    runs = [hospitals(tmp_path / name, plan, NAMES[:3]) for name in ("one", "other")]
+    seeded = [hospitals(tmp_path / name, plan, NAMES[:3], insecure_noise_seed=7) for name in ("a", "b")]
     for federation in (*runs, *seeded):
         federation.run()
     one, other, a, b = (ridge_modules(federation) for federation in (*runs, *seeded))
@@ -152,7 +158,7 @@ def test_noise_follows_from_nothing_that_the_coordinator_knows(tmp_path: Path) -
 
 def test_with_shared_noise_every_site_sends_every_block_whatever_its_patients_have(tmp_path: Path) -> None:
     """South has one modality of three. Which blocks came would tell so, and a block without its noise lacks a share."""
-    federation = found(tmp_path, moments_plan(is_shared=True), ("south", "west", "north", "mid"))
+    federation = hospitals(tmp_path, moments_plan(is_shared=True), ("south", "west", "north", "mid"))
     [record] = federation.run()
     released = [name for name in record["released"] if name.startswith("ridge/")]
     assert len(released) == 7 and {"ridge/gene", "ridge/fluid/gene"} <= set(released)
@@ -161,7 +167,7 @@ def test_with_shared_noise_every_site_sends_every_block_whatever_its_patients_ha
 def test_attack_no_sum_of_fewer_sites_than_the_noise_is_shared_for_is_taken_part_in(tmp_path: Path) -> None:
     plan = moments_plan(is_shared=True)
     assert rules_of(ReleasePolicy(), plan.federation).min_sites == 4
-    liar = LyingCoordinator.of(found(tmp_path, plan, NAMES))
+    liar = LyingCoordinator.of(hospitals(tmp_path, plan, NAMES))
     assert liar.train(NAMES[:3]).total is None
     enough = liar.train(NAMES[:4])
     assert enough.total is not None, "one that dropped out is not missed"
@@ -170,7 +176,7 @@ def test_attack_no_sum_of_fewer_sites_than_the_noise_is_shared_for_is_taken_part
 def test_attack_a_block_that_some_of_the_sites_keep_to_themselves_stays_masked_with_its_too_little_noise(
     tmp_path: Path,
 ) -> None:
-    federation = found(tmp_path, moments_plan(is_shared=True), NAMES[:4])
+    federation = hospitals(tmp_path, moments_plan(is_shared=True), NAMES[:4])
     path = federation.deployment.sites["west"]
 
     settings = yaml.safe_load(path.read_text())
@@ -185,7 +191,7 @@ def test_attack_a_block_that_some_of_the_sites_keep_to_themselves_stays_masked_w
 
 
 def test_a_shared_study_whose_sum_failed_after_the_inputs_does_not_begin_again(tmp_path: Path) -> None:
-    federation = found(tmp_path, moments_plan(is_shared=True), NAMES)
+    federation = hospitals(tmp_path, moments_plan(is_shared=True), NAMES)
     federation.run()
     shutil.rmtree(federation.out)
     with pytest.raises((NoQuorum, StudyLost)):

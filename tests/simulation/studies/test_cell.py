@@ -22,7 +22,7 @@ from permmoe_client.site import read_site
 from permmoe_simulation.engines.engine import Engine
 from permmoe_simulation.engines.federated_training import provisioned_sites, train_federation, write_site
 from permmoe_simulation.studies.cell import run_cell, split_and_partition
-from permmoe_simulation.studies.cell_files import CALIBRATION, is_finished, read_predictions
+from permmoe_simulation.studies.cell_files import ACTIVATION, CALIBRATION, is_finished, read_predictions
 from permmoe_simulation.studies.sources import prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
 from tests.support.pretended_gpu import pretend_gpus
@@ -219,3 +219,16 @@ def test_a_finished_cell_is_not_run_again(made: tuple[VisitTable, Path], tmp_pat
     before = (run_cell(cell, visits, cache, tmp_path / "cell") / "card.json").stat().st_mtime_ns
     run_cell(cell, VisitTable(()), cache, tmp_path / "cell")
     assert (tmp_path / "cell" / "card.json").stat().st_mtime_ns == before
+
+
+def test_a_ridge_of_private_moments_is_accounted_at_every_site_and_says_nothing_of_experts(
+    made: tuple[VisitTable, Path], tmp_path: Path
+) -> None:
+    """Nobody asks its experts, whom nothing trained."""
+    privacy = {"noise_multiplier": 1.0, "moments": {"is_shared": True}}
+    federation = {"rounds": 1, "evaluate_every": 0, "secure": True, "min_sites": 4, "privacy": privacy}
+    ridge = {"cells": [1, 2, 1], "share": 1.0, "directions": "declared"}
+    folder = run_cell(cell_of("federated", model={"ridge": ridge}, federation=federation), *made, tmp_path / "cell")
+    accounts = pd.read_csv(folder / "privacy.csv")
+    assert len(accounts) > 4 and accounts["epsilon"].between(4, 5).all() and accounts["secure"].all()
+    assert not (folder / ACTIVATION).exists() and np.isfinite(read_predictions(folder)["t1"]).any()
