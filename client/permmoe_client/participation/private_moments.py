@@ -35,6 +35,7 @@ from permmoe.training.means import observed_rows, ridge_features
 from permmoe.training.seeds import derive_seed
 from permmoe_client.participation.privacy_account import BudgetSpent, check_release
 from permmoe_client.participation.running_site import RunningSite
+from permmoe_client.release.ledger import LedgerError
 from permmoe_client.site import SiteConfig
 
 
@@ -56,7 +57,8 @@ def private_moments(
     A site that shares the noise sends every block, whatever it has: its noise counts for the others, and which blocks
     came would tell what its patients have. One that noised its moments by itself keeps blocks of so few patients that
     they would be noise, as far as that can be told behind the noise. Raises BudgetSpent where the release would pass
-    the study's target or the site's budget, and where no block is left; DataError as `block_updates`.
+    the study's target or the site's budget, and where no block is left; LedgerError where what was drawn before is
+    damaged; DataError as `block_updates`.
     """
     privacy = plan.federation.privacy
     assert privacy and privacy.moments and model.ridge and site.ledger
@@ -88,7 +90,14 @@ def _path(plan: RoundPlan, site: RunningSite) -> Path:
 
 
 def _read(path: Path) -> Int64[np.ndarray, " entry"] | None:
-    return np.load(path, allow_pickle=False) if path.exists() else None
+    """What was drawn before, if anything was. Raises LedgerError for a damaged file: another draw is spent again."""
+    try:
+        return np.load(path, allow_pickle=False) if path.exists() else None
+    except (ValueError, EOFError):
+        raise LedgerError(
+            f"{path} is damaged; restore it from the back-up that the ledger is in. Without it the study can only draw "
+            "its noise again, which is spent again: that is what removing the file means"
+        ) from None
 
 
 def _keep(path: Path, triangle: Int64[np.ndarray, " entry"]) -> None:

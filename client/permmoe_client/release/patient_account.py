@@ -13,12 +13,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
-from pathlib import Path
 
 from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
-from permmoe.runtime.files import write_file
-from permmoe_client.release.ledger import Ledger, LedgerError, alone
+from permmoe_client.release.ledger import Ledger, alone
 from permmoe_client.release.outbox import bucket
+from permmoe_client.release.stated_file import StatedFile
 
 LOCK_FILE = ".patients.lock"
 PSEUDONYM_DIGITS = 16
@@ -49,6 +48,8 @@ class PatientAccount:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._folder = ledger, ledger.path.parent
+        without = "nobody knows what left about which patients"
+        self._file = StatedFile(ledger, "account", "patients_sha256", "patients", without)
 
     def groups(
         self, question: str, observed: Mapping[str, int], least: int, divide: Divide = combination_groups
@@ -89,19 +90,9 @@ class PatientAccount:
 
     def read(self) -> KeptAccount:
         """The account as the ledger's newest entry about it states it; empty without one. Raises LedgerError."""
-        entry = self._ledger.newest("account")
-        if entry is None:
+        content = self._file.read()
+        if content is None:
             return KeptAccount()
-        path = self._file(str(entry.facts.get("patients_sha256")))
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""
-        if path != self._file(hashlib.sha256(content).hexdigest()):
-            raise LedgerError(
-                f"{path} is absent or was changed, and without it nobody knows what left about which patients; "
-                "restore it from the back-up that the ledger is in"
-            )
         kept = json.loads(content)
         return KeptAccount(ReleaseAccount(kept["groups"]), kept["questions"])
 
@@ -109,19 +100,7 @@ class PatientAccount:
         if new == old:
             return
         content = json.dumps({"groups": new.account.groups, "questions": new.questions}, separators=(",", ":")).encode()
-        digest = hashlib.sha256(content).hexdigest()
-        # The file first: an entry never speaks of a file that is not there.
-        try:
-            write_file(self._file(digest), content, is_durable=True)
-        except OSError as error:
-            raise LedgerError(f"{self._folder} cannot be written to ({error.strerror}), so nothing may leave") from None
-        self._ledger.append("account", {"patients_sha256": digest, "patients": bucket(float(len(new.account.groups)))})
-        for path in self._folder.glob("patients-*.json"):
-            if path != self._file(digest):
-                path.unlink(missing_ok=True)
-
-    def _file(self, digest: str) -> Path:
-        return self._folder / f"patients-{digest}.json"
+        self._file.keep(content, {"patients": bucket(float(len(new.account.groups)))}, "nothing may leave")
 
 
 def _labels(old: KeptAccount, question: str, present: Mapping[str, int], least: int, divide: Divide) -> Labels:

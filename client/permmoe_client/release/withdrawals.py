@@ -16,12 +16,11 @@ import json
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 from permmoe.federated.audit import AuditError, Entry, LedgerHead
-from permmoe.runtime.files import write_file
-from permmoe_client.release.ledger import Ledger, LedgerError, alone
+from permmoe_client.release.ledger import Ledger, alone
 from permmoe_client.release.outbox import bucket
+from permmoe_client.release.stated_file import StatedFile
 
 LOCK_FILE = ".withdrawn.lock"
 SALT_BYTES = 32
@@ -97,26 +96,17 @@ class WithdrawalList:
     """The list of one site. Each call reads it anew."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._folder = ledger, ledger.path.parent
+        self._folder = ledger.path.parent
+        self._file = StatedFile(ledger, "withdrawal", "list_sha256", "withdrawn", "nobody knows who withdrew")
 
     def read(self) -> Withdrawals:
         """The list as the ledger's newest entry about it states it; empty without one.
 
         Raises LedgerError where the list is absent or was changed: who withdrew would train again without it.
         """
-        entry = self._ledger.newest("withdrawal")
-        if entry is None:
+        content = self._file.read()
+        if content is None:
             return NOBODY_WITHDREW
-        path = self._file(str(entry.facts.get("list_sha256")))
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""
-        if path != self._file(hashlib.sha256(content).hexdigest()):
-            raise LedgerError(
-                f"{path} is absent or was changed, and without it nobody knows who withdrew; restore it from the "
-                "back-up that the ledger is in"
-            )
         kept = json.loads(content)
         return Withdrawals(
             kept["subjects"], tuple(kept["beside"]), tuple(kept["unaccompanied"]), bool(kept["is_whole_site"])
@@ -168,28 +158,14 @@ class WithdrawalList:
                     ) from None
 
     def _keep(self, new: Withdrawals) -> LedgerHead:
-        content = json.dumps(asdict(new), separators=(",", ":")).encode()
-        digest = hashlib.sha256(content).hexdigest()
-        # The file first: an entry never speaks of a file that is not there.
-        try:
-            write_file(self._file(digest), content, is_durable=True)
-        except OSError as error:
-            raise LedgerError(f"{self._folder} cannot be written to ({error.strerror}), so nothing changed") from None
         facts = {
-            "list_sha256": digest,
             "commitments": new.heads()[-1],
             "withdrawn": bucket(float(len(new.subjects))),
             "left_out_beside_them": bucket(float(len(new.beside))),
             "whole_site": new.is_whole_site,
         }
-        head = self._ledger.append("withdrawal", facts)
-        for path in self._folder.glob("withdrawn-*.json"):
-            if path != self._file(digest):
-                path.unlink(missing_ok=True)
-        return head
-
-    def _file(self, digest: str) -> Path:
-        return self._folder / f"withdrawn-{digest}.json"
+        content = json.dumps(asdict(new), separators=(",", ":")).encode()
+        return self._file.keep(content, facts, "nothing changed")
 
 
 def read_withdrawals(ledger: Ledger | None) -> Withdrawals:

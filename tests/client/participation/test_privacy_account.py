@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from permmoe_client.release.ledger import Ledger
 from permmoe_client.site import read_site
 from permmoe_server.protocol.readiness import NoQuorum
 from tests.support.secure_federation import SecureFederation, found
+from tests.support.synced_files import record_synced_files
 from tests.support.tiny_federation import tiny_plan
 
 NAMES = ("north", "south", "west")
@@ -92,14 +92,7 @@ def test_counts_are_drawn_once_a_study_and_carry_noise(tmp_path: Path) -> None:
 def test_counts_are_on_the_disk_before_anything_of_them_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts that a power cut takes back would be drawn, and so spent, again."""
     federation = found(tmp_path, private_plan(rounds=1), NAMES[:1])
-    synced: list[str] = []
-    fsync = os.fsync
-
-    def recorded(handle: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", recorded)
+    synced = record_synced_files(monkeypatch)
     federation.run()
     [folder] = {ledger_of(federation, "north").path.parent}
     [counts] = folder.glob("counts-*.json")

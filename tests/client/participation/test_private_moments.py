@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from tests.support.announcing_coordinator import AnnouncingCoordinator
 from tests.support.lying_coordinator import LyingCoordinator
 from tests.support.moments_study import TARGET, VISITS, moments_plan, plan_without_noise
 from tests.support.secure_federation import SecureFederation, found
+from tests.support.synced_files import record_synced_files
 from tests.support.tiny_federation import tiny_plan
 
 NAMES = ("north", "south", "west", "east", "mid")
@@ -96,6 +96,23 @@ def test_asked_again_a_site_sends_the_same_bits_and_spends_nothing(tmp_path: Pat
     assert len(coordinator.entries()) == 2 and account(coordinator.ledger, 1e-5) == spent <= TARGET
 
 
+@pytest.mark.parametrize("left", [0, 5, 200])
+def test_a_damaged_file_of_sums_is_named_and_nothing_is_drawn_or_spent_again(
+    left: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = AnnouncingCoordinator.of(tmp_path, moments_plan(), visits=VISITS)
+    weights = initial(coordinator.plan)
+    assert coordinator.send(1, "training", weights).has_content()
+    spent = account(coordinator.ledger, 1e-5)
+    [sums] = coordinator.ledger.path.parent.glob("moments-*.npy")
+    sums.write_bytes(damaged := sums.read_bytes()[:left])
+    SITES.forget()
+    refused = coordinator.send(1, "training", weights)
+    assert not refused.has_content() and refused.error.reason == "LedgerError"
+    assert f"{sums} is damaged; restore it" in caplog.text
+    assert sums.read_bytes() == damaged and account(coordinator.ledger, 1e-5) == spent
+
+
 def test_another_study_is_another_draw_and_is_refused_over_the_budget(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,16 +145,8 @@ def test_attack_a_patient_who_withdraws_is_not_found_by_a_second_draw(
 
 
 def test_sums_are_on_the_disk_before_anything_of_them_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
     federation = hospitals(tmp_path, moments_plan(), NAMES[:1])
-    synced: list[str] = []
-    fsync = os.fsync
-
-    def recorded(handle: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
-        fsync(handle)
-
-    monkeypatch.setattr(os, "fsync", recorded)
+    synced = record_synced_files(monkeypatch)
     federation.run()
     folder = ledger_of(federation, "north").path.parent
     [sums] = folder.glob("moments-*.npy")
