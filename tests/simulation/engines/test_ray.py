@@ -34,6 +34,7 @@ if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is an optional extra", allow_module_level=True)
 
 import ray
+import ray._private.services as ray_services
 from ray.cluster_utils import Cluster
 
 from permmoe_simulation.engines.ray_workers import ATTEMPTS, WorkerLost, gpu_share
@@ -47,6 +48,20 @@ StartCluster = Callable[..., Cluster]
 def start_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[StartCluster]:
     """Starts a cluster whose head takes `head` clients at a time, and names it as RAY_ADDRESS until the test ends."""
     started: list[Cluster] = []
+    found = ray_services.get_node
+
+    def found_in_the_end(*where: Any) -> Any:
+        """Ray asks for half a minute whether its node is there; a busy machine can need more."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return found(*where)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    monkeypatch.setattr(ray_services, "get_node", found_in_the_end)
 
     def start(head: int = 1) -> Cluster:
         # Workers find this folder's modules as those of a node with the same file system do.
