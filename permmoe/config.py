@@ -296,6 +296,21 @@ class RoutingLosses(Configuration):
 OUR_ROUTING_LOSSES = RoutingLosses()
 
 
+class PretrainingConfig(Configuration):
+    """Masked reconstruction of scans before the outcome is learned (permmoe.training.pretraining)."""
+
+    epochs: int = Field(
+        20, ge=1, description="passes over all scans at one place; in a federation its pretraining_rounds count"
+    )
+    hidden: float = Field(0.5, gt=0, lt=1, description="share of a scan's blocks that is hidden")
+    block: int = Field(2, ge=1, description="edge of a hidden block, cells of the coarse grid")
+    is_across: bool = Field(
+        False, description="each scan also predicts the other scans of its visit, whole, from what is left of it"
+    )
+    batch_size: int = Field(32, ge=1, description="visits a step")
+    learning_rate: float = Field(5e-4, gt=0)
+
+
 class TrainConfig(Configuration):
     """How a model is fitted to visits at one place."""
 
@@ -343,13 +358,43 @@ class TrainConfig(Configuration):
         OUR_ROUTING_LOSSES, exclude_if=lambda losses: losses == OUR_ROUTING_LOSSES,
         description="how balance and specialisation are taken",
     )  # fmt: skip
+    pretraining: PretrainingConfig | None = Field(
+        None, exclude_if=lambda pretraining: pretraining is None,
+        description="encoders first learn from scans alone, also from those of visits without an outcome; none: never",
+    )  # fmt: skip
+    frozen_encoders: bool = Field(
+        False, exclude_if=lambda is_on: not is_on,
+        description="the outcome does not move the encoders of volumes: they stay as pretraining left them",
+    )  # fmt: skip
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _freezes_what_has_learned(self) -> TrainConfig:
+        if self.frozen_encoders and self.pretraining is None:
+            raise ValueError("frozen_encoders would keep random weights; set pretraining, too, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _stops_for_what_it_keeps(self) -> TrainConfig:
         if self.patience_epochs and self.keep == "last":
             raise ValueError("patience_epochs waits for a best epoch, and keep = last asks for none; set one of them")
         return self
+
+
+def require_pretrainable(model: ModelConfig, train: TrainConfig) -> None:
+    """Raise ValueError for a model whose encoders cannot be trained before the outcome as the settings ask for it."""
+    if train.pretraining is None:
+        return
+    encoder = model.encoder
+    if not encoder.declaration.reconstructs:
+        able = ", ".join(name for name, kind in ENCODERS.items() if kind.reconstructs)
+        raise ValueError(f"train.pretraining needs an encoder that reconstructs scans ({able}), not {encoder.kind!r}")
+    if encoder.token_map != "features":
+        raise ValueError("train.pretraining reads scans back off all features; set encoder.token_map to features")
+    if all(modality.has_columns for modality in model.modalities):
+        raise ValueError("train.pretraining hides parts of scans, and the model has none; leave it out")
+    if train.frozen_encoders and model.unimodal_heads:
+        raise ValueError("unimodal_heads belong to the encoders, which frozen_encoders keeps still; set one of them")
 
 
 class SplitConfig(Configuration):
@@ -381,6 +426,11 @@ class RunConfig(Configuration):
         1, ge=1, le=MOST_MEMBERS, exclude_if=lambda n: n == 1,
         description="models trained from different seeds, whose predictions are averaged; the first has train.seed",
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _can_be_pretrained(self) -> RunConfig:
+        require_pretrainable(self.model, self.train)
+        return self
 
 
 DEFAULT_RUN = RunConfig(

@@ -30,6 +30,9 @@ class EncoderKind:
     gains_from_gpu: bool
     """Whether a training step is faster on a GPU than on one CPU core, measured: what `device: auto` goes by. Small
     products keep a GPU waiting for the next one to be launched."""
+    reconstructs: bool = False
+    """Whether hidden parts of a scan can be read back off its tokens: its features are the scan itself, so that the map
+    to tokens, transposed, leads back (permmoe.training.pretraining)."""
     has_channels: bool = False
     """Whether it can drop whole channels behind its last stage (`dropout_of`)."""
 
@@ -49,6 +52,7 @@ ENCODERS: dict[str, EncoderKind] = {
         visits_at_once=256,
         gains_from_tiles=False,
         gains_from_gpu=False,
+        reconstructs=True,
     ),
     "cnn": EncoderKind(
         "Flex-MoE's six-layer CNN",

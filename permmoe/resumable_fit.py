@@ -40,10 +40,12 @@ def fit_in(
     config: TrainConfig,
     card: Mapping[str, Any],
     learning: Learning,
+    scans: VisitData,
 ) -> FitState:
     """Fit the model, or go on fitting it, with its checkpoint `last/` and its curve `learning.csv` in a folder.
 
-    Raises ConfigurationError for a folder begun with another configuration or other data, and where training diverges.
+    `scans` are the visits that encoders are pretrained on. Raises ConfigurationError for a folder begun with another
+    configuration or other data, and where training diverges.
     """
     folder.mkdir(parents=True, exist_ok=True)
     resume, curve = _resume(folder, card)
@@ -57,7 +59,7 @@ def fit_in(
             learning.on_epoch(report)
 
     try:
-        state = fit(model, train, validation, config, resume=resume, on_epoch=keep)
+        state = fit(model, train, validation, config, scans=scans, resume=resume, on_epoch=keep)
     except FloatingPointError as error:
         raise ConfigurationError(
             f"training diverged: {error}; lower train.learning_rate, and name a new folder or delete {folder}"

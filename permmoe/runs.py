@@ -56,15 +56,22 @@ def load_visits(
     columns: OutcomeColumns = USUAL_COLUMNS,
     *,
     are_trusted: bool = False,
+    with_unlabelled: bool = False,
 ) -> tuple[VisitData, Quarantine]:
     """Read a manifest's visits, split, with their volumes. `columns`: where the manifest holds the outcome.
 
-    Images that were not prepared as the model declares are left out. `are_trusted`: somebody vouches for those of which
-    nothing is known.
+    Visits without an outcome are itemised, or among the others `with_unlabelled`. Images that were not prepared as the
+    model declares are left out. `are_trusted`: somebody vouches for those of which nothing is known.
 
     Raises DataError where nothing is left to use, and for a manifest of another score than the model's.
     """
-    table, quarantine = read_manifest(manifest, config.model.modalities, score=config.model.score, columns=columns)
+    table, quarantine = read_manifest(
+        manifest,
+        config.model.modalities,
+        need_target=not with_unlabelled,
+        score=config.model.score,
+        columns=columns,
+    )
     table, unlike = with_matching_images(table, config.model.modalities, are_trusted=are_trusted)
     quarantine += unlike
     table = assign_splits(table, config.split)
@@ -98,7 +105,14 @@ def train_run(
     raised, and the same call goes on after the last whole epoch. A folder begun with another configuration or other
     data is refused with a ConfigurationError.
     """
-    data, quarantine = load_visits(manifest, config, cache, columns, are_trusted=are_trusted)
+    data, quarantine = load_visits(
+        manifest,
+        config,
+        cache,
+        columns,
+        are_trusted=are_trusted,
+        with_unlabelled=config.train.pretraining is not None,
+    )
     out.mkdir(parents=True, exist_ok=True)
     quarantine.write(out / "quarantine.csv")
     torch.set_num_threads(config.train.threads or torch.get_num_threads())
@@ -140,7 +154,7 @@ def train_run(
             state = fit_in(
                 _member_folder(out, member), model, train, data.part("validation"), own,
                 card | {"train": own.model_dump(mode="json")},
-                Learning(tracked, partial(on_epoch, member) if on_epoch else None),
+                Learning(tracked, partial(on_epoch, member) if on_epoch else None), data.scans(),
             )  # fmt: skip
             models.append(model)
             best_epochs.append(state.best_epoch)

@@ -146,8 +146,16 @@ class VisitData:
         return replace(self.subset(rows), observed=observed[rows])
 
     def part(self, split: Literal["train", "validation", "test"]) -> VisitData:
-        """The visits of one part of the split; possibly none."""
-        rows = [row for row, visit in enumerate(self.visits) if visit.split == split]
+        """The visits of one part of the split whose outcome is known; possibly none."""
+        rows = [i for i, visit in enumerate(self.visits) if visit.split == split and visit.delta_cdrsb is not None]
+        return self.subset(torch.tensor(rows, dtype=torch.long))
+
+    def scans(self) -> VisitData:
+        """The training visits and all visits without an outcome: what encoders learn from before there is an outcome.
+
+        Nobody who validates or judges a model is among them.
+        """
+        rows = [i for i, visit in enumerate(self.visits) if visit.split == "train" or visit.delta_cdrsb is None]
         return self.subset(torch.tensor(rows, dtype=torch.long))
 
 

@@ -19,7 +19,8 @@ def assign_splits(table: VisitTable, split: SplitConfig) -> VisitTable:
     """Give every visit its part; the order of rows plays no role. Splits that a table already has are kept.
 
     `subject`: each site divides its own subjects, ranked by a hash of seed and identifier, so a site needs to know no
-    other and its fractions are exact up to rounding. `site`: whole sites are held out. Raises DataError where only
+    other and its fractions are exact up to rounding. `site`: whole sites are held out. Beside visits with an outcome
+    those without one train encoders alone: they go to the training and move nobody else. Raises DataError where only
     some visits have a split.
     """
     given = sum(v.split != "" for v in table)
@@ -30,6 +31,10 @@ def assign_splits(table: VisitTable, split: SplitConfig) -> VisitTable:
             f"{given} of {len(table)} visits have a split; fill the column 'split' in every row, or leave it empty",
             for_log="only some rows of the manifest name a part of the split",
         )
+    known = table.where(lambda visit: visit.delta_cdrsb is not None)
+    if 0 < len(known) < len(table):
+        divided = {visit.subject_id: visit for visit in assign_splits(known, split)}
+        return VisitTable(tuple(divided.get(v.subject_id, replace(v, split="train")) for v in table))
     if split.scheme == "site":
         by_site = _divide_sites(table, split.seed, split.validation, split.test)
         return VisitTable(tuple(replace(v, split=by_site[v.site]) for v in table))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from permmoe.config import Configuration, ModelConfig, TrainConfig
+from permmoe.config import Configuration, ModelConfig, TrainConfig, require_pretrainable
 from permmoe.errors import ConfigurationError
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.federation_config import FederationConfig
@@ -96,6 +96,7 @@ class RoundPlan(Configuration):
             raise ValueError(
                 "privacy.moments sets the ridge's moments and trains nothing else; set model.ridge.share to 1"
             )
+        require_pretrainable(self.model, self.train)
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:

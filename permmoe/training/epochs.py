@@ -21,6 +21,7 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.devices import device_of, seeded
 from permmoe.training.correction import NO_CORRECTION, Correction
 from permmoe.training.exposure import Tally, TrainingRecord
+from permmoe.training.freezing import frozen_encoders
 from permmoe.training.hardware import autocast, keep_memory_of_steps, repeatable
 from permmoe.training.losses import WHOLE, Shares, total_loss
 from permmoe.training.optimiser import make_optimiser
@@ -77,7 +78,7 @@ def train_epochs(
         schedule = _schedule(data.observed, config, epoch, seed)
         steps = schedule.steps[done:]
         batches = data.batches([part.rows for step in steps for part in step], schedule.withheld)
-        with repeatable(config), seeded(derive_seed(seed, "noise", epoch), device):
+        with repeatable(config), seeded(derive_seed(seed, "noise", epoch), device), frozen_encoders(model, config):
             if point and done:
                 draw_on(point.tensors[RANDOM], device)
             for number, step in enumerate(steps, start=done + 1):

@@ -19,6 +19,7 @@ from permmoe.training.exposure import TrainingRecord
 from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
 from permmoe.training.optimiser import load_optimiser, make_optimiser, optimiser_tensors
+from permmoe.training.pretraining import pretrain
 from permmoe.training.within_memory import at_a_time, visits_of_a_step, within_memory
 
 
@@ -61,6 +62,7 @@ def fit(
     validation: VisitData,
     config: TrainConfig,
     *,
+    scans: VisitData | None = None,
     resume: FitState | None = None,
     is_centred: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
@@ -68,15 +70,18 @@ def fit(
     """Train in place until `config.epochs` or, with patience, until validation stops improving.
 
     The model ends with the weights that `config.keep` names: of the best validation epoch (the last one where there are
-    no validation visits) or of the last. With `averaging_decay` these are the running mean's. `is_centred` says that
-    the model brings the centres of its inputs along, and keeps them. `on_epoch` is called after each epoch with a state
-    from which `resume` continues bitwise. An epoch that does not fit into a GPU's memory begins anew with
-    micro-batches, which those behind it keep (`within_memory`).
+    no validation visits) or of the last. With `averaging_decay` these are the running mean's. `scans` are the visits
+    that encoders are pretrained on where the configuration asks for it, by default those that train. `is_centred` says
+    that the model brings the centres of its inputs along and keeps them; it has been pretrained, too. `on_epoch` is
+    called after each epoch with a state from which `resume` continues bitwise. An epoch that does not fit into a GPU's
+    memory begins anew with micro-batches, which those behind it keep (`within_memory`).
     """
     optimiser = make_optimiser(model, config)
     if resume:
         load_optimiser(optimiser, model, resume.optimiser)
-    epochs = fitting(model, train, validation, config, resume=resume, is_centred=is_centred, on_epoch=on_epoch)
+    epochs = fitting(
+        model, train, validation, config, scans=scans, resume=resume, is_centred=is_centred, on_epoch=on_epoch
+    )
     at_once = visits_of_a_step(config)
     trained: TrainedEpoch | None = None
     while True:
@@ -116,6 +121,7 @@ def fitting(
     validation: VisitData,
     config: TrainConfig,
     *,
+    scans: VisitData | None = None,
     resume: FitState | None = None,
     is_centred: bool = False,
     on_epoch: Callable[[EpochReport], None] | None = None,
@@ -130,6 +136,11 @@ def fitting(
         model.load_state_dict(dict(state.weights))
     elif not is_centred:
         set_means(model, train)
+        if how := config.pretraining:
+            with repeatable(config):
+                pretrain(
+                    model, train if scans is None else scans, how, first_epoch=0, epochs=how.epochs, seed=config.seed
+                )
     best_mse, best_epoch = (state.best_mse, state.best_epoch) if state else (inf, -1)
     best: Mapping[str, Tensor] = state.best_weights if state else _snapshot(model)
     average: Mapping[str, Tensor] = state.average if state else {}

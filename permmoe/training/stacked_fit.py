@@ -21,6 +21,8 @@ class Fit:
     validation: VisitData
     seed: int
     on_epoch: Callable[[EpochReport], None] | None = None
+    scans: VisitData | None = None
+    """As in `fit`."""
 
 
 def fit_stacked(fits: Sequence[Fit], config: TrainConfig) -> list[FitState]:
@@ -29,8 +31,18 @@ def fit_stacked(fits: Sequence[Fit], config: TrainConfig) -> list[FitState]:
     One that stops early waits for the others. No state can be resumed from: none holds the optimiser's. Raises what
     `fit` and `StackedTraining` raise.
     """
-    running = [fitting(one.model, one.train, one.validation, config, on_epoch=one.on_epoch) for one in fits]
-    # The first thing that a fit does is to set the means.
+    running = [
+        fitting(
+            one.model,
+            one.train,
+            one.validation,
+            config.model_copy(update={"seed": one.seed}),
+            scans=one.scans,
+            on_epoch=one.on_epoch,
+        )
+        for one in fits
+    ]
+    # The first thing that a fit does is to set the means, and to pretrain.
     epochs: list[int | None] = [next(one).epoch for one in running]
     training = StackedTraining(
         [one.model for one in fits], [one.train for one in fits], config, [one.seed for one in fits]

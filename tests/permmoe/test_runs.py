@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import permmoe.resumable_fit as resumable_fit
-from permmoe.config import RunConfig, SplitConfig, TrainConfig
+from permmoe.config import PretrainingConfig, RunConfig, SplitConfig, TrainConfig
+from permmoe.data.splits import Split
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.combinations import STRATA, combination_predictions
 from permmoe.evaluation.results_table import results_table
@@ -19,6 +20,8 @@ from permmoe.predict import load_model
 from permmoe.runs import load_visits, train_run, trained_config
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe.training.fit import EpochReport
+from tests.support.scanned_patients import MODEL as SCANNED
+from tests.support.scanned_patients import write_patients
 from tests.support.tiny_federation import MODEL, write_site
 
 CONFIG = RunConfig(
@@ -26,6 +29,7 @@ CONFIG = RunConfig(
     train=TrainConfig(epochs=5, warmup_epochs=1, batch_size=8, learning_rate=3e-3, seed=17),
     split=SplitConfig(validation=0.2, test=0.3, seed=5),
 )
+PARTS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Killed(BaseException):
@@ -198,3 +202,42 @@ def test_a_table_of_several_tracers_is_told_before_training_and_a_list_of_them_s
     assert "cannot be compared: MK6240 36, AV1451 1" in notes[0]
     clinical, *others = load_model(tmp_path / "run" / "model").config.modalities
     assert clinical.tracers == ("AV1451", "MK6240") and not any(modality.tracers for modality in others)
+
+
+def test_patients_without_an_outcome_train_encoders_and_move_nobody_and_no_figure(tmp_path: Path) -> None:
+    mixed = write_patients(tmp_path, "mixed", unlabelled=17)
+    known = write_without(mixed, tmp_path / "known.csv")
+    train = TrainConfig(epochs=1, batch_size=8, pretraining=PretrainingConfig(epochs=2))
+    config = RunConfig(model=SCANNED, train=train, split=CONFIG.split)
+    with_them, nobody = load_visits(mixed, config, tmp_path / "cache", with_unlabelled=True)
+    alone, itemised = load_visits(mixed, config, tmp_path / "cache")
+    assert (len(with_them), len(nobody), len(alone), len(itemised)) == (40, 0, 23, 17)
+    for part in PARTS:
+        assert [v.subject_id for v in with_them.part(part).visits] == [v.subject_id for v in alone.part(part).visits]
+    trained = {visit.subject_id for visit in alone.part("train").visits}
+    assert {visit.subject_id for visit in with_them.scans().visits} == trained | {f"mixed-{i}" for i in range(23, 40)}
+    weights = []
+    for number, manifest in enumerate((mixed, known)):
+        out = tmp_path / f"run-{number}"
+        results = train_run(manifest, out, config, cache=tmp_path / "cache")
+        assert results.n.max() == len(alone.part("test"))
+        weights.append(load_checkpoint(out / "model")[0]["encoders.t1.project.weight"])
+    assert not torch.equal(*weights)
+
+
+def test_rows_without_an_outcome_are_itemised_where_nothing_is_pretrained(tmp_path: Path) -> None:
+    config = RunConfig(model=SCANNED, train=TrainConfig(epochs=1, batch_size=8), split=CONFIG.split)
+    mixed = write_patients(tmp_path, "mixed", unlabelled=17)
+    weights = []
+    for number, manifest in enumerate((mixed, write_without(mixed, tmp_path / "known.csv"))):
+        train_run(manifest, tmp_path / f"run-{number}", config, cache=tmp_path / "cache")
+        weights.append(load_checkpoint(tmp_path / f"run-{number}" / "model")[0])
+    assert len(pd.read_csv(tmp_path / "run-0" / "quarantine.csv")) == 17
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def write_without(manifest: Path, path: Path) -> Path:
+    """The manifest without the patients whose outcome is not known."""
+    table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
+    table[table.delta_cdrsb != ""].to_csv(path, index=False)
+    return path

@@ -65,7 +65,8 @@ def prepare_centralised(cell: Cell, sites: Sites, cache: VolumeCache, device: st
             spread=tested.spread,
         )
 
-    only = PreparedFit(Fit(model, data.part("train"), data.part("validation"), cell.train.seed, keep))
+    fitted = Fit(model, data.part("train"), data.part("validation"), cell.train.seed, keep, data.scans())
+    only = PreparedFit(fitted)
     return PreparedCell(iter([only]), outcome)
 
 
@@ -89,7 +90,7 @@ def prepare_local(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> 
             for part, of_sites in found.items():
                 of_sites.append(_from_trained_modalities(model, train, data.part(part)))
 
-        return PreparedFit(Fit(model, train, data.part("validation"), cell.train.seed, keep), judge)
+        return PreparedFit(Fit(model, train, data.part("validation"), cell.train.seed, keep, data.scans()), judge)
 
     def outcome() -> CellOutcome:
         test = _of_all_sites(found["test"])
@@ -116,7 +117,8 @@ def run_local(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device
 
 def _run_alone(cell: Cell, prepared: PreparedCell) -> CellOutcome:
     for one in prepared.fits:
-        fit(one.fit.model, one.fit.train, one.fit.validation, cell.train, on_epoch=one.fit.on_epoch)
+        own = one.fit
+        fit(own.model, own.train, own.validation, cell.train, scans=own.scans, on_epoch=own.on_epoch)
         one.judge()
     return prepared.outcome()
 

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from permmoe.calibration.at_hospital import LEAST_PATIENTS
-from permmoe.config import MOST_MEMBERS, Configuration, ModelConfig, SplitConfig, TrainConfig, parse_config
+from permmoe.config import (
+    MOST_MEMBERS,
+    Configuration,
+    ModelConfig,
+    SplitConfig,
+    TrainConfig,
+    parse_config,
+    require_pretrainable,
+)
 from permmoe.data.cohort import CohortConfig
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.public_tables import TABLES
@@ -436,6 +444,11 @@ def _cell(
     train = parse_config(_overlay(study.train, method.train), TrainConfig, source)
     federation = parse_config(_overlay(study.federation, method.federation), FederationConfig, source)
     _require_possible(source, method, federation, regime, study.regimes[regime])
+    model = parse_config(_overlay(study.model, method.model), ModelConfig, source)
+    try:
+        require_pretrainable(model, train)
+    except ValueError as error:
+        raise ConfigurationError(f"{source}: {error}") from None
     return Cell(
         method=method,
         regime=regime,
@@ -444,7 +457,7 @@ def _cell(
         modalities=study.model.names,
         split=split,
         partition=study.regimes[regime].partition(),
-        model=parse_config(_overlay(study.model, method.model), ModelConfig, source),
+        model=model,
         train=train.model_copy(update={"seed": train.seed + seed}),
         federation=federation,
         engine=engine if METHOD_KINDS[method.kind].uses_engine else "inprocess",

@@ -73,7 +73,7 @@ def _in_one_place(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> 
         if not len(train):
             continue
         model = make_model(fit_scaling(train, config), cell.train.seed).to(device)
-        fit(model, train, data.part("validation"), cell.train)
+        fit(model, train, data.part("validation"), cell.train, scans=data.scans())
         found[name] = OneModality(predicted_of(model, data.part("test")), predicted_of(model, data.part("validation")))
     return found
 

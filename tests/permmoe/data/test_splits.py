@@ -93,3 +93,13 @@ def test_existing_splits_are_kept_and_half_a_split_is_refused() -> None:
 
 def test_empty_table_stays_empty() -> None:
     assert len(assign_splits(VisitTable(()), SplitConfig(seed=0, scheme="site"))) == 0
+
+
+def test_visits_without_an_outcome_train_and_move_nobody_else() -> None:
+    everybody = table({"north": 29, "south": 5})
+    mixed = VisitTable(tuple(replace(v, delta_cdrsb=None if i % 3 else v.delta_cdrsb) for i, v in enumerate(everybody)))
+    for scheme in ("subject", "site"):
+        config = SplitConfig(scheme=scheme, validation=0.2, test=0.3)
+        known = assign_splits(mixed.where(lambda v: v.delta_cdrsb is not None), config)
+        of_known = parts(known)
+        assert parts(assign_splits(mixed, config)) == {v.subject_id: of_known.get(v.subject_id, "train") for v in mixed}
