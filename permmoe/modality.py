@@ -38,6 +38,7 @@ class ModalityKind:
 MODALITY_KINDS: dict[str, ModalityKind] = {
     "volume": ModalityKind("a 3-D image", has_columns=False),
     "tabular": ModalityKind("numbers from the manifest", has_columns=True),
+    "history": ModalityKind("numbers of earlier visits, from the manifest", has_columns=True),
 }
 
 

@@ -17,6 +17,7 @@ from permmoe.data.adni_measurements import Measurements, measured_at, read_measu
 from permmoe.data.adni_people import identify
 from permmoe.data.adni_sources import origins_of
 from permmoe.data.adni_tables import read_assessments
+from permmoe.data.history import followed_columns
 from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.index_visits import (
     Subject,
@@ -76,7 +77,8 @@ def select_visits(
     require_image_modalities(modalities, "ADNI")
     require_image_folder(modalities, images)
     of_modalities = chain.from_iterable(kind_of(m).adni_columns(m) for m in modalities)
-    wanted = {column: origins_of(column) for column in (*of_modalities, *covariates)}
+    followed = followed_columns(modalities)
+    wanted = {column: origins_of(column) for column in (*of_modalities, *covariates, *followed)}
     wanted |= {score.column: score.origins} if score.column else {}
     last_day = None if is_synthetic_folder(tables) else today or date.today()
     clinical = read_assessments(tables, last_day, need_cdrsb=not score.column)
@@ -99,7 +101,7 @@ def select_visits(
             name=people.name(rid),
             site=people.site(rid),
             assessments=[
-                measured_at(visit, rid, measurements, rule, modalities, covariates)
+                measured_at(visit, rid, measurements, rule, modalities, covariates, followed)
                 for visit in assessments.get(rid, ())
             ],
             images=by_rid.get(rid, ()),

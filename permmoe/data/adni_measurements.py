@@ -21,10 +21,11 @@ from permmoe.data.adni_files import find_spreadsheet, find_table
 from permmoe.data.adni_rows import AdniRow, adni_rows
 from permmoe.data.adni_sources import AGE, WORDS, AdniTable, Origin
 from permmoe.data.cells import NumberReader
+from permmoe.data.history import SCORE
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.table_files import TableFile, column_key, read_table
-from permmoe.data.target_rule import Assessment, NumberSource, TargetRule
+from permmoe.data.target_rule import Assessment, Dated, NumberSource, TargetRule
 from permmoe.data.tracer_rule import is_read
 from permmoe.data.visit_scores import VisitScore
 from permmoe.errors import DataError, nearest
@@ -47,6 +48,16 @@ class MeasuredRow:
     """Of two rows as near, the one with the smaller preference counts."""
     tracer: str = ""
     """By its canonical name, or as the table has it; empty where it tells none."""
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A number that a visit has of a column."""
+
+    value: float
+    source: NumberSource
+    day: date
+    """Its row's; the visit's, where the row has none."""
 
 
 @dataclass(frozen=True)
@@ -119,24 +130,28 @@ def measured_at(
     rule: TargetRule,
     modalities: Sequence[Modality],
     covariates: Sequence[str] = (),
+    followed: Sequence[str] = (),
 ) -> Assessment:
     """The visit with the numbers of the tabular modalities that it has every column of, and what gave each; and with
-    those of `covariates` that it has, column by column."""
-    found: dict[str, tuple[float, NumberSource]] = {}
+    those of `covariates` and `followed` that it has, column by column."""
+    found: dict[str, _Number] = {}
     for modality in modalities:
         columns = kind_of(modality).adni_columns(modality)
         numbers = _numbers_at(assessment, rid, columns, measurements, rule, modality)
         if all(column in numbers for column in columns):
             found |= {column: number for column, number in numbers.items() if column not in found}
+
+    def single(columns: Sequence[str]) -> dict[str, _Number]:
+        each = [_numbers_at(assessment, rid, (column,), measurements, rule) for column in columns]
+        return {column: number for own in each for column, number in own.items()}
+
     return replace(
         assessment,
-        values={column: number for column, (number, _) in found.items()},
-        given_by={column: source for column, (_, source) in found.items()},
-        covariates={
-            column: number
-            for asked in covariates
-            for column, (number, _) in _numbers_at(assessment, rid, (asked,), measurements, rule).items()
-        },
+        values={column: number.value for column, number in found.items()},
+        given_by={column: number.source for column, number in found.items()},
+        covariates={column: number.value for column, number in single(covariates).items()},
+        followed={column: Dated(number.day, number.value) for column, number in single(followed).items()}
+        | dict(assessment.followed),
     )
 
 
@@ -144,11 +159,14 @@ def scored_at(
     assessment: Assessment, rid: int, score: VisitScore, measurements: Measurements, rule: TargetRule
 ) -> Assessment:
     """The visit with this score, in the model's unit, in place of CDR-SB; None where there is none."""
-    number = assessment.cdrsb
+    number, day = assessment.cdrsb, assessment.taken
     if score.column:
         found = _numbers_at(assessment, rid, (score.column,), measurements, rule).get(score.column)
-        number = None if found is None else found[0]
-    return replace(assessment, cdrsb=None if number is None else score.columns.in_unit(number))
+        number, day = (None, day) if found is None else (found.value, found.day)
+    if number is None:
+        return replace(assessment, cdrsb=None)
+    rated = score.columns.in_unit(number)
+    return replace(assessment, cdrsb=rated, followed={SCORE: Dated(day, rated)})
 
 
 def _numbers_at(
@@ -158,11 +176,11 @@ def _numbers_at(
     measurements: Measurements,
     rule: TargetRule,
     modality: Modality | None = None,
-) -> dict[str, tuple[float, NumberSource]]:
-    """Each column's number, and what gave it. Scans of tracers that the modality does not read give none."""
-    found: dict[str, tuple[float, NumberSource]] = {}
+) -> dict[str, _Number]:
+    """Each column's number. Scans of tracers that the modality does not read give none."""
+    found: dict[str, _Number] = {}
     if AGE in columns and assessment.age_years is not None:
-        found[AGE] = (round(assessment.age_years, 2), assessment.given_by[AGE])
+        found[AGE] = _Number(round(assessment.age_years, 2), assessment.given_by[AGE], assessment.taken)
     for names in _from_one_row(columns, measurements.origins).values():
         for rank in range(max(len(measurements.origins[name]) for name in names)):
             wanted = {
@@ -192,7 +210,7 @@ def _of_row(
     measurements: Measurements,
     rule: TargetRule,
     modality: Modality | None,
-) -> dict[str, tuple[float, NumberSource]]:
+) -> dict[str, _Number]:
     table = measurements.tables[next(iter(wanted.values())).table.name]
     sources = {name: column_key(origin.column) for name, origin in wanted.items()}
     rows = [row for row in table.rows.get(rid, ()) if all(source in row.values for source in sources.values())]
@@ -204,7 +222,8 @@ def _of_row(
     found = {}
     for name, source in sources.items():
         tracer = row.tracer if source.endswith("_SUVR") else ""
-        found[name] = (row.values[source], NumberSource(table.file, wanted[name].column, tracer))
+        origin = NumberSource(table.file, wanted[name].column, tracer)
+        found[name] = _Number(row.values[source], origin, row.taken or assessment.taken)
     return found
 
 

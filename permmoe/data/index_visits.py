@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from permmoe.data.diagnoses import WORDS
+from permmoe.data.history import Histories, history_of
 from permmoe.data.images import FoundImage, FoundImages
 from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantine, Quarantined
@@ -83,7 +84,9 @@ def select_index_visits(
         subject = replace(subject, images=_of_read_tracers(subject.images, modalities, unread))
         found = _index_visit(subject, rule, modalities, scanned)
         if isinstance(found, IndexVisit) and subject.site:
-            visits.append(_visit_of(subject, found, rule, modalities))
+            history = history_of(subject.name, subject.assessments, found.assessment, modalities)
+            visits.append(_visit_of(subject, found, rule, modalities, history))
+            left_out += history.left_out
             for column, source in found.assessment.given_by.items():
                 given_by[column][source] += 1
             choices += _choices(subject.name, found)
@@ -202,7 +205,9 @@ def _numbers(assessment: Assessment, modalities: Sequence[Modality]) -> dict[str
     return {name: values for name, values in numbers.items() if values is not None}
 
 
-def _visit_of(subject: Subject, index: IndexVisit, rule: TargetRule, modalities: Sequence[Modality]) -> Visit:
+def _visit_of(
+    subject: Subject, index: IndexVisit, rule: TargetRule, modalities: Sequence[Modality], history: Histories
+) -> Visit:
     """The visit in the terms of the visit table."""
     start = index.assessment
     assert start.cdrsb is not None
@@ -217,7 +222,7 @@ def _visit_of(subject: Subject, index: IndexVisit, rule: TargetRule, modalities:
         age_years=None if start.age_years is None else round(start.age_years, 2),
         phase=start.phase,
         volumes={name: image.path for name, image in index.images.items()},
-        tables=_numbers(start, modalities),
+        tables=_numbers(start, modalities) | dict(history.tables),
         covariates=start.covariates,
         tracers=_tracers_of_numbers(start, modalities),
     )

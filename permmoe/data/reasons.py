@@ -119,6 +119,9 @@ class Reason(StrEnum):
     IMPOSSIBLE_BASELINE = "score at the visit is no number on its scale", Remedy.COMPARE_SCORES
     IMPOSSIBLE_SCORE = "score is no number on its scale", Remedy.COMPARE_SCORES
     IMPOSSIBLE_OUTCOME = "score at the horizon is no number on its scale", Remedy.COMPARE_SCORES
+    TWO_NUMBERS_A_DAY = "two different numbers of one day", Remedy.COMPARE_SCORES
+    OTHER_SIDE = "code and date of an earlier or later visit contradict each other", Remedy.CHECK_DATES
+    NOT_BEFORE = "history does not begin before the visit", Remedy.CHECK_DATES
     IMPOSSIBLE_HORIZON = "horizon is not a positive number of months", Remedy.COMPARE_SCORES
 
     # Everything else about a row or a visit.

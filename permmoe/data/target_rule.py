@@ -78,6 +78,14 @@ class NumberSource:
 
 
 @dataclass(frozen=True)
+class Dated:
+    """A number, and the day that it is of."""
+
+    day: date
+    number: float
+
+
+@dataclass(frozen=True)
 class Assessment:
     """A dated clinical visit."""
 
@@ -100,6 +108,9 @@ class Assessment:
     """Numbers of single columns that no modality is made of, by name; no entry where one was not measured."""
     given_by: Mapping[str, NumberSource] = field(default_factory=dict)
     """By column, what gave its number, as far as the registry's reader says."""
+    followed: Mapping[str, Dated] = field(default_factory=dict)
+    """Numbers of the columns whose course is asked for (permmoe.data.history), each with its own day, which may be
+    another than the visit's."""
 
 
 @dataclass(frozen=True)

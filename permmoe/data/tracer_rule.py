@@ -15,6 +15,7 @@ from pathlib import Path
 from permmoe.data.image_names import image_name, stem
 from permmoe.data.quarantine import Quarantine, Quarantined
 from permmoe.data.reasons import Reason
+from permmoe.data.table_files import column_key
 from permmoe.data.visits import Visit, VisitTable
 from permmoe.modality import Modality
 from permmoe.tracers import tracer_in
@@ -31,6 +32,16 @@ def tracer_of(visit: Visit, modality: str) -> str:
 def is_read(modality: Modality, tracer: str) -> bool:
     """Whether a model reads PET of this tracer as this modality; an empty one is not told."""
     return not modality.tracers or not tracer or tracer in modality.tracers
+
+
+def is_of_its_tracer(column: str) -> bool:
+    """Whether numbers of a column can be compared for one PET tracer alone: uptake ratios and binding potentials.
+
+    Centiloids are made to be compared, also where their column says what they are made from.
+    """
+    words = column_key(column).split("_")
+    is_uptake = any(word.endswith(("SUVR", "FBP")) for word in words)
+    return is_uptake and not words[0].startswith("CENTIL")
 
 
 def with_read_tracers(visits: VisitTable, modalities: Sequence[Modality]) -> tuple[VisitTable, Quarantine]:

@@ -1,6 +1,6 @@
 """How each kind of modality enters the model.
 
-A third kind is one entry here, for the encoding, and one in permmoe.data.kinds, for the reading; its name is declared
+A further kind is one entry here, for the encoding, and one in permmoe.data.kinds, for the reading; its name is declared
 in permmoe.modality.
 """
 
@@ -75,6 +75,13 @@ def _volume_shape(modality: Modality, config: ModelConfig) -> tuple[int, ...]:
     return (1, *(pooled_cells(config) if config.encoder.declaration.reads == "cells" else config.grid.shape))
 
 
+_COLUMNS = InputKind(
+    encoder=table_encoder,
+    shape=lambda modality, config: (len(modality.columns),),
+    ridge_features=lambda modality, cells: (Standardise(modality), len(modality.columns)),
+    of_features=lambda modality, config, cells: Unstandardised(modality),
+)
+
 INPUT_KINDS: dict[str, InputKind] = {
     "volume": InputKind(
         encoder=volume_encoder,
@@ -82,11 +89,7 @@ INPUT_KINDS: dict[str, InputKind] = {
         ridge_features=lambda modality, cells: (CoarseVoxels(cells), prod(cells)),
         of_features=lambda modality, config, cells: Interpolated(cells, _volume_shape(modality, config)[1:]),
     ),
-    "tabular": InputKind(
-        encoder=table_encoder,
-        shape=lambda modality, config: (len(modality.columns),),
-        ridge_features=lambda modality, cells: (Standardise(modality), len(modality.columns)),
-        of_features=lambda modality, config, cells: Unstandardised(modality),
-    ),
+    "tabular": _COLUMNS,
+    "history": _COLUMNS,
 }
 """By the name that a modality's `kind` gives."""

@@ -1,6 +1,6 @@
 """The kinds of modality, and what the data side needs to know of each.
 
-A new kind is a file beside these two, an entry in `KINDS`, and its name in permmoe.modality.MODALITY_KINDS. Nothing
+A new kind is a file beside these, an entry in `KINDS`, and its name in permmoe.modality.MODALITY_KINDS. Nothing
 else on the data side asks which kind a modality is of.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from permmoe.data.kinds.history import HistoryKind
 from permmoe.data.kinds.kind import Kind
 from permmoe.data.kinds.tabular import TabularKind
 from permmoe.data.kinds.volume import VolumeKind
 from permmoe.modality import Modality
 
-KINDS: Mapping[str, Kind] = {"volume": VolumeKind(), "tabular": TabularKind()}
+KINDS: Mapping[str, Kind] = {"volume": VolumeKind(), "tabular": TabularKind(), "history": HistoryKind()}
 """In the order in which their columns stand in a manifest."""
 
 

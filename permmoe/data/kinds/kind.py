@@ -65,6 +65,10 @@ class Kind(Protocol):
     def is_image(self) -> bool:
         """Whether a visit has it as an image file, found in folders and named on the command line as one."""
 
+    @property
+    def is_of_earlier_visits(self) -> bool:
+        """Whether it is made of visits before the one that is predicted from (permmoe.data.history)."""
+
     def columns(self, modality: Modality) -> tuple[str, ...]:
         """The columns of the manifest that hold it."""
 

@@ -48,6 +48,7 @@ class TabularKind:
     """Numeric columns of the manifest, all of them filled or all empty. Modalities may share a column."""
 
     is_image: bool = False
+    is_of_earlier_visits: bool = False
 
     def columns(self, modality: Modality) -> tuple[str, ...]:
         """The columns that the modality declares."""

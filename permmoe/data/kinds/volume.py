@@ -48,6 +48,7 @@ class VolumeKind:
     """A column of the manifest that is named like the modality and holds the image's path."""
 
     is_image: bool = True
+    is_of_earlier_visits: bool = False
 
     def columns(self, modality: Modality) -> tuple[str, ...]:
         """The one column of its name."""

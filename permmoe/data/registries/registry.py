@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from itertools import chain
 from pathlib import Path
 
+from permmoe.data.history import followed_columns
 from permmoe.data.images import FoundImage, FoundImages, find_images
 from permmoe.data.index_visits import (
     Subject,
@@ -22,9 +23,8 @@ from permmoe.data.kinds import kind_of
 from permmoe.data.quarantine import Quarantined
 from permmoe.data.reasons import Reason
 from permmoe.data.selection import Selection
-from permmoe.data.table_files import column_key
-from permmoe.data.target_rule import Assessment, NumberSource, TargetRule, with_last_known
-from permmoe.data.tracer_rule import is_read
+from permmoe.data.target_rule import Assessment, Dated, NumberSource, TargetRule, with_last_known
+from permmoe.data.tracer_rule import is_of_its_tracer, is_read
 from permmoe.errors import ConfigurationError, nearest
 from permmoe.modality import Modality
 
@@ -107,11 +107,12 @@ def select_visits(
         raise ConfigurationError(f"{registry.name} has no score {score!r}; {nearest(score, registry.scores)}")
     require_image_modalities(modalities, registry.name)
     require_image_folder(modalities, images)
-    columns = dict.fromkeys(column for m in modalities for column in kind_of(m).adni_columns(m))
+    of_visits, followed = [kind_of(m).adni_columns(m) for m in modalities], followed_columns(modalities)
+    columns = dict.fromkeys([*chain.from_iterable(of_visits), *followed])
     found = registry.read(tables, score, [column for column in columns if column != AGE])
     last_day = (today or date.today()) if registry.has_calendar else date.max
     assessments = {
-        subject: with_numbers(_until(last_day, visits), subject, found.numbers, rule, modalities)
+        subject: with_numbers(_until(last_day, visits), subject, found.numbers, rule, modalities, followed)
         for subject, visits in found.assessments.items()
     }
     future = [
@@ -152,8 +153,10 @@ def with_numbers(
     tables: Sequence[NumberTable],
     rule: TargetRule,
     modalities: Sequence[Modality],
+    followed: Sequence[str] = (),
 ) -> list[Assessment]:
     """A subject's visits with the numbers of each table's row that is nearest in time, where those come from, and ages.
+    Those of the columns `followed` have their row's day.
 
     Scans lie within the rule's window of images, other rows within that of tables. All numbers of a table come from one
     row, so that they are of one scan or one test; of two rows as near, from the earlier one. Rows of PET tracers that a
@@ -161,13 +164,17 @@ def with_numbers(
     """
     given = []
     for visit in visits:
-        values, given_by = dict(visit.values), dict(visit.given_by)
+        values, given_by, courses = dict(visit.values), dict(visit.given_by), dict(visit.followed)
         if visit.age_years is not None:
             values[AGE] = visit.age_years
         for table in tables:
             window = timedelta(days=rule.image_window_days if table.is_of_scans else rule.table_window_days)
             near = [row for row in table.rows.get(subject, ()) if abs(row.day - visit.taken) <= window]
             near.sort(key=lambda row: (abs(row.day - visit.taken), row.day))
+            for column in followed:
+                row = next((row for row in near if column in row.values), None)
+                if row is not None:
+                    courses[column] = Dated(row.day, row.values[column])
             for modality in modalities:
                 row = next((row for row in near if is_read(modality, row.tracer)), None)
                 found = row.values if row else {}
@@ -175,18 +182,8 @@ def with_numbers(
                     values[column] = found[column]
                     tracer = row.tracer if row and is_of_its_tracer(column) else ""
                     given_by[column] = NumberSource(table.file, column, tracer)
-        given.append(replace(visit, values=values, given_by=given_by))
+        given.append(replace(visit, values=values, given_by=given_by, followed=courses))
     return given
-
-
-def is_of_its_tracer(column: str) -> bool:
-    """Whether numbers of a column can be compared for one PET tracer alone: uptake ratios and binding potentials.
-
-    Centiloids are made to be compared, also where their column says what they are made from.
-    """
-    words = column_key(column).split("_")
-    is_uptake = any(word.endswith(("SUVR", "FBP")) for word in words)
-    return is_uptake and not words[0].startswith("CENTIL")
 
 
 def _scanned(modalities: Sequence[Modality], tables: Sequence[NumberTable]) -> list[str]:
