@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from permmoe.data.cohort import CohortConfig, Subject, draw_subjects
+from permmoe.data.cohort.clinical_visits import DAYS_PER_MONTH
 from permmoe.data.cohort.settings import MODALITIES
-from permmoe.data.cohort.subjects import DAYS_PER_MONTH, PHASES
+from permmoe.data.cohort.subjects import PHASES
 from permmoe.data.target_rule import TargetRule
 
 Column = Float[np.ndarray, " subject"]

@@ -32,7 +32,7 @@ from permmoe.calibration.score_counts import ScoreCounts, count_scores
 from permmoe.config import ModelConfig, SplitConfig, TrainConfig
 from permmoe.data.cache import VolumeCache
 from permmoe.data.cohort import CohortConfig, Subject, draw_subjects
-from permmoe.data.cohort.subjects import ClinicalVisit
+from permmoe.data.cohort.clinical_visits import ClinicalVisit
 from permmoe.data.dataset import VisitData, fit_scaling
 from permmoe.data.splits import assign_splits
 from permmoe.data.visits import Visit, VisitTable

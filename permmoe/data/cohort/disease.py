@@ -167,6 +167,14 @@ def cdrsb_at(latents: Latents, months: int) -> float:
     return latents.severity_points + latents.decline_points_per_year * years * acceleration
 
 
+def cdrsb_before(latents: Latents, months: int) -> float:
+    """Noise-free CDR-SB, points, `months` before the index visit: the way to it, with its slope there and slower the
+    longer before, down to 0."""
+    years = months / 12
+    slowing = 1 + 0.10 * max(latents.decline_points_per_year, 0.0) * years
+    return max(latents.severity_points - latents.decline_points_per_year * years / slowing, 0.0)
+
+
 def rate_cdrsb(points: float, noise: float, rater_sd: float) -> float:
     """A clinician's rating of a noise-free CDR-SB: noisier where sicker, in half points from 0 to 18."""
     spread = rater_sd * (0.6 + 0.25 * max(points, 0.0) ** 0.5)

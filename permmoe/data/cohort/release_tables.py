@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from permmoe.data.cohort.disease import Latents, cdrsb_at
+from permmoe.data.cohort.clinical_visits import ClinicalVisit
+from permmoe.data.cohort.disease import Latents, cdrsb_at, cdrsb_before
 from permmoe.data.cohort.randomness import Purpose, stream
 from permmoe.data.cohort.scanners import Scanner, site_scanner
 from permmoe.data.cohort.scores import ClinicalScores
 from permmoe.data.cohort.settings import CohortConfig
-from permmoe.data.cohort.subjects import ClinicalVisit, Subject
+from permmoe.data.cohort.subjects import Subject
 from permmoe.data.cohort.tables import eleven_items
 
 RELEASED = "23Dec2025"
@@ -74,10 +75,13 @@ def _of_person(subject: Subject) -> Iterator[tuple[str, Row]]:
 
 def _of_visits(subject: Subject, seed: int) -> Iterator[tuple[str, Row]]:
     """ADAS, DXSUM, FAQ, MMSE and REGISTRY; a code stands where a form is missing."""
-    rng = stream(seed, Purpose.RELEASE_SCORES, subject.index)
+    of_planned = stream(seed, Purpose.RELEASE_SCORES, subject.index)
+    of_earlier = stream(seed, Purpose.EARLIER_RELEASE_SCORES, subject.index)
     missing = -1 if subject.phase.name == "ADNI1" else -4
     for visit in subject.visits:
-        points = max(0.0, cdrsb_at(subject.latents, visit.month - subject.index_month))
+        months, rng = visit.month - subject.index_month, of_earlier if visit.is_earlier else of_planned
+        course = cdrsb_before(subject.latents, -months) if visit.is_earlier else cdrsb_at(subject.latents, months)
+        points = max(0.0, course)
         noise, lost = rng.standard_normal(2), rng.random(3) < 0.02
         dated = {**_identity(subject, visit), "VISDATE": visit.day.isoformat()}
         adas = float(np.clip(round(8 + 5.0 * points + 4.0 * noise[0], 2), 0, 85))

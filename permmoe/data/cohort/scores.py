@@ -18,12 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from permmoe.data.cohort.disease import Demographics, Latents, cdrsb_at
+from permmoe.data.cohort.disease import Demographics, Latents, cdrsb_at, cdrsb_before
 from permmoe.data.cohort.realism import ScoreNoise
 
 MEAN_EDUCATION_YEARS, SD_EDUCATION_YEARS = 16.0, 2.7
 MEMORY_MEAN = 0.85
 """Of `memory_loss` at the index visit, about."""
+WELL = (0.3, -0.5)
+"""How ill somebody is taken to be who is well, points, and what memory has lost against the mean of MCI."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +42,43 @@ class ClinicalScores:
     """Words over five trials, 0 to 75."""
 
 
-def memory_loss(latents: Latents, months: int) -> float:
-    """What hippocampus and tau took from memory, and what the decline since the index visit adds."""
-    declined = cdrsb_at(latents, months) - latents.severity_points
+def memory_loss(latents: Latents, points: float) -> float:
+    """What hippocampus and tau took from memory, and what a CDR-SB of `points` adds to that of the index visit."""
+    declined = points - latents.severity_points
     at_first = 0.9 * latents.hippocampal_loss + 1.1 * max(latents.tau, 0.0) + 0.5 * latents.neurodegeneration
     return at_first + 0.3 * declined
 
 
 def draw_scores(
-    rng: np.random.Generator, person: Demographics, latents: Latents, months: Sequence[int], noise: ScoreNoise
-) -> list[ClinicalScores]:
-    """The scores at each of the visits, months after the index visit; before it a person is taken to be well."""
+    rng: np.random.Generator,
+    person: Demographics,
+    latents: Latents,
+    months: Sequence[int],
+    noise: ScoreNoise,
+    earlier: Sequence[int],
+    earlier_rng: np.random.Generator,
+) -> tuple[list[ClinicalScores], list[ClinicalScores]]:
+    """The scores at each of the visits, `months` after the index visit, where a negative number is a visit at which a
+    person was well; and those `earlier` months before it, on the way to it, with noise of their own."""
     own = rng.standard_normal(5)
-    visits, lost = rng.standard_normal((len(months), 4)), rng.random((len(months), 4)) < noise.missing
     educated = (person.education_years - MEAN_EDUCATION_YEARS) / SD_EDUCATION_YEARS
-    ability = 0.35 * educated + 0.94 * own[0]
-    return [
-        _scores(
-            severity=max(cdrsb_at(latents, month), 0.0) if month >= 0 else 0.3,
-            memory=memory_loss(latents, month) - MEMORY_MEAN if month >= 0 else -0.5,
-            ability=float(ability),
-            own=own[1:],
-            chance=visits[row] * (noise.mmse_points, noise.adas13_points, noise.faq_points, noise.ravlt_words),
-            lost=lost[row],
-        )
-        for row, month in enumerate(months)
-    ]
+    ability = float(0.35 * educated + 0.94 * own[0])
+    sizes = (noise.mmse_points, noise.adas13_points, noise.faq_points, noise.ravlt_words)
+
+    def drawn(rng: np.random.Generator, states: Sequence[tuple[float, float]]) -> list[ClinicalScores]:
+        visits, lost = rng.standard_normal((len(states), 4)), rng.random((len(states), 4)) < noise.missing
+        return [
+            _scores(severity, memory, ability, own[1:], visits[row] * sizes, lost[row])
+            for row, (severity, memory) in enumerate(states)
+        ]
+
+    later = [_state(latents, cdrsb_at(latents, month)) if month >= 0 else WELL for month in months]
+    return drawn(rng, later), drawn(earlier_rng, [_state(latents, cdrsb_before(latents, month)) for month in earlier])
+
+
+def _state(latents: Latents, points: float) -> tuple[float, float]:
+    """How ill a person with this noise-free CDR-SB is, points, and what memory has lost, against the mean of MCI."""
+    return max(points, 0.0), memory_loss(latents, points) - MEMORY_MEAN
 
 
 def _scores(

@@ -102,6 +102,12 @@ class CohortConfig(Configuration):
         0.5, ge=0, le=0.95, description="Pearson correlation of the amyloid and tau latents over subjects"
     )
     follow_up_months: int = Field(84, ge=0, le=84, description="last planned visit, months after the index visit")
+    # Absent from `model_dump` at its default, so that digests of cohorts written before stay what they were.
+    earlier_share: Probability = Field(
+        0.0, exclude_if=lambda share: share == 0,
+        description="share of those with MCI at their first visit who were seen before the index visit, too: half a "
+        "year to three years, without scans",
+    )  # fmt: skip
     grid: VolumeGrid = VolumeGrid()
     layout: Literal["bids", "caps"] = Field("bids", description="Clinica's adni-to-bids, or its CAPS")
     all_modalities: bool = Field(False, description="write all four for everybody, for upper bounds")

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
 
+from permmoe.data.cohort.clinical_visits import (
+    DAYS_PER_MONTH,
+    ENROLLED_WELL_MONTHS,
+    ClinicalVisit,
+    draw_visits,
+    months_before,
+    with_scores,
+)
 from permmoe.data.cohort.disease import (
     EVENLY,
     Demographics,
     Latents,
     Patterns,
-    cdrsb_at,
     draw_demographics,
     draw_latents,
     draw_patterns,
-    rate_cdrsb,
 )
 from permmoe.data.cohort.randomness import Purpose, stream
 from permmoe.data.cohort.realism import ADNI_AVAILABILITY
-from permmoe.data.cohort.scores import ClinicalScores, draw_scores
 from permmoe.data.cohort.settings import (
     LARGEST_COHORT,
     MODALITIES,
@@ -31,12 +35,6 @@ from permmoe.data.cohort.settings import (
     PhaseShares,
     SiteConfig,
 )
-
-DAYS_PER_MONTH = 30.4375
-PLANNED_MONTHS = (0, 6, 12, 24, 36, 48, 60, 72, 84)
-"""Visits counted from the index visit."""
-ENROLLED_WELL_MONTHS = 12
-"""How long before the index visit those were enrolled who were still well then."""
 
 
 @dataclass(frozen=True)
@@ -61,24 +59,6 @@ PHASES = (
 
 
 @dataclass(frozen=True)
-class ClinicalVisit:
-    """One row of the clinical tables."""
-
-    month: int
-    """Since enrolment, as in VISCODE and session labels."""
-    day: date
-    diagnosis: str
-    """CN, MCI or Dementia; empty where nobody wrote one down."""
-    cdrsb: float
-    """Points; −4 or −1, ADNI's codes for missing, where the form is not there."""
-    mmse: int | None
-    hippocampus_mm3: int
-    ventricles_mm3: int
-    scores: ClinicalScores | None = None
-    """Scores with causes of their own, `mmse` among them; None where the cohort has none."""
-
-
-@dataclass(frozen=True)
 class Subject:
     """Everything about one invented person but the voxels."""
 
@@ -90,7 +70,7 @@ class Subject:
     person: Demographics
     latents: Latents
     index_month: int
-    """Months from enrolment to the first visit with MCI, at which the images were taken."""
+    """Months from enrolment to the visit with MCI at which the images were taken."""
     observed: tuple[ImageModality, ...]
     """Modalities that the index visit has, in order; never empty."""
     visits: tuple[ClinicalVisit, ...]
@@ -98,7 +78,7 @@ class Subject:
 
     @property
     def index_visit(self) -> ClinicalVisit:
-        """The visit at which MCI was first diagnosed and the images were taken."""
+        """The visit with MCI at which the images were taken."""
         return next(visit for visit in self.visits if visit.month == self.index_month)
 
     @property
@@ -124,7 +104,9 @@ def draw_subject(config: CohortConfig, index: int) -> Subject:
     latents = draw_latents(rng, person, mix, config.amyloid_tau_correlation, config.realism, patterns)
     index_month = ENROLLED_WELL_MONTHS if rng.random() < 0.08 else 0
     enrolled = phase.first_enrolment + timedelta(days=int(rng.integers(0, 900)))
-    visits = _visits(config, index, phase, latents, index_month, enrolled)
+    index_day = enrolled + timedelta(days=round(index_month * DAYS_PER_MONTH))
+    earlier = 0 if index_month else months_before(config, index)
+    visits = draw_visits(config, index, phase.name, latents, index_month, index_day, earlier)
     return Subject(
         index=index,
         rid=rid,
@@ -133,9 +115,9 @@ def draw_subject(config: CohortConfig, index: int) -> Subject:
         site=site,
         person=person,
         latents=latents,
-        index_month=index_month,
+        index_month=index_month + earlier,
         observed=MODALITIES if config.all_modalities else _observed(config, index, phase, site, person, latents),
-        visits=_with_scores(config, index, person, latents, visits, index_month),
+        visits=with_scores(config, index, person, latents, visits, index_month + earlier),
         patterns=patterns,
     )
 
@@ -201,76 +183,3 @@ def _observed(
         ):
             present.append(name)
     return tuple(present) or (site.modalities[0],)
-
-
-def _visits(
-    config: CohortConfig, index: int, phase: Phase, latents: Latents, index_month: int, enrolled: date
-) -> tuple[ClinicalVisit, ...]:
-    """Visits by month: an enrolment as cognitively normal where the index visit came later, then until drop-out.
-
-    Every number is drawn for all planned visits first, so that a shorter follow-up only cuts the list.
-    """
-    rng = stream(config.seed, Purpose.VISITS, index)
-    decline = max(latents.decline_points_per_year, 0.0)
-    hazard = (1 + 0.45 * config.missing.by_decline * decline) / config.missing.mean_follow_up_months
-    last_month = min(config.follow_up_months, rng.exponential(1 / hazard))
-    ratings, *noise = rng.standard_normal((5, len(PLANNED_MONTHS)))
-    jitter_days = np.round(5 + 18 * noise[0]).astype(int)
-    skipped, form_lost, diagnosis_lost = rng.random((3, len(PLANNED_MONTHS)))
-
-    index_day = enrolled + timedelta(days=round(index_month * DAYS_PER_MONTH))
-    index_rating = max(0.5, rate_cdrsb(latents.severity_points, float(ratings[0]), 0.22))
-    measures = _measures(latents, 0, noise, 0)
-    first = ClinicalVisit(index_month, index_day, "MCI", index_rating, *measures)
-    visits = [first]
-    if index_month:
-        well = replace(first, month=0, day=enrolled, diagnosis="CN", cdrsb=0.0, mmse=min(measures[0] + 1, 30))
-        visits.insert(0, well)
-    for j, months in enumerate(PLANNED_MONTHS):
-        if j == 0 or months > last_month or skipped[j] < (0.04 if months % 12 == 0 else 0.25):
-            continue
-        points = cdrsb_at(latents, months)
-        rating = rate_cdrsb(points, float(ratings[j]), 0.40)
-        if form_lost[j] < 0.015:
-            rating = -1.0 if phase.name == "ADNI1" else -4.0
-        diagnosis = "Dementia" if points > 4.0 else "CN" if points < 0.35 else "MCI"
-        day = index_day + timedelta(days=round(months * DAYS_PER_MONTH) + int(jitter_days[j]))
-        visits.append(
-            ClinicalVisit(
-                index_month + months,
-                day,
-                "" if diagnosis_lost[j] < 0.03 else diagnosis,
-                rating,
-                *_measures(latents, months, noise, j),
-            )
-        )
-    return tuple(visits)
-
-
-def _with_scores(
-    config: CohortConfig,
-    index: int,
-    person: Demographics,
-    latents: Latents,
-    visits: tuple[ClinicalVisit, ...],
-    index_month: int,
-) -> tuple[ClinicalVisit, ...]:
-    """The visits with scores that have causes of their own, where the cohort has them."""
-    noise = config.realism.scores
-    if noise is None:
-        return visits
-    # For all planned visits, so that a shorter follow-up only cuts the list.
-    months = (-ENROLLED_WELL_MONTHS, *PLANNED_MONTHS)
-    drawn = draw_scores(stream(config.seed, Purpose.CLINICAL_SCORES, index), person, latents, months, noise)
-    by_month = dict(zip(months, drawn, strict=True))
-    scored = [(visit, by_month[visit.month - index_month]) for visit in visits]
-    return tuple(replace(visit, scores=scores, mmse=scores.mmse) for visit, scores in scored)
-
-
-def _measures(latents: Latents, months: int, noise: list[Float[np.ndarray, " visits"]], j: int) -> tuple[int, int, int]:
-    """MMSE, and the volumes of hippocampus and ventricles in mm³, `months` after the index visit."""
-    atrophy = min(latents.neurodegeneration + 0.12 * max(latents.tau, 0.0) * months / 12, 2.0)
-    mmse = np.clip(29.2 - 1.15 * cdrsb_at(latents, months) + 1.3 * noise[1][j], 0, 30)
-    hippocampus = 7600 - 1500 * atrophy - 700 * latents.hippocampal_loss + 350 * noise[2][j]
-    ventricles = 24000 * np.exp(0.65 * atrophy + 0.2 * noise[3][j])
-    return round(float(mmse)), round(float(hippocampus)), round(float(ventricles))

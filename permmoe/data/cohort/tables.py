@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from permmoe.data.cohort.clinical_visits import ClinicalVisit
 from permmoe.data.cohort.disease import EVENLY
 from permmoe.data.cohort.scanners import site_scanner
 from permmoe.data.cohort.settings import CohortConfig
-from permmoe.data.cohort.subjects import ClinicalVisit, Subject, case_mix
+from permmoe.data.cohort.subjects import Subject, case_mix
 
 _ECOG = tuple(
     f"Ecog{who}{what}"
@@ -223,7 +224,7 @@ def _named(values: Mapping[str, object], pattern: str) -> dict[str, object]:
 
 
 def _enrolment_diagnosis(subject: Subject) -> str:
-    if subject.index_month:
+    if subject.visits[0].diagnosis == "CN":
         return "CN"
     if subject.phase.name == "ADNI1":
         return "LMCI"

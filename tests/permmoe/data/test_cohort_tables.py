@@ -9,8 +9,9 @@ import pytest
 
 from permmoe.config import VolumeGrid, parse_config
 from permmoe.data.cohort import CohortConfig, MissingConfig, PhaseShares, SiteConfig, Subject, draw_subjects
+from permmoe.data.cohort.clinical_visits import DAYS_PER_MONTH
 from permmoe.data.cohort.settings import MODALITIES
-from permmoe.data.cohort.subjects import DAYS_PER_MONTH, PHASES, _enrolment
+from permmoe.data.cohort.subjects import PHASES, _enrolment
 from permmoe.data.cohort.tables import ADNIMERGE_COLUMNS, adnimerge_table, cdr_table, participants_table
 from permmoe.errors import ConfigurationError
 
