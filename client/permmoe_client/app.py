@@ -33,6 +33,7 @@ from permmoe.federated.secure.session import Blocks
 from permmoe.federated.summed_scores import severity_groups
 from permmoe.federated.survey_facts import Facts
 from permmoe.federated.survey_messages import NO_MODEL, SURVEY_QUERY, read_survey, survey_blocks, survey_numbers
+from permmoe.federated.trained_modules import trained_modules
 from permmoe_client.connection.identity import load_certificate
 from permmoe_client.own_log import reason
 from permmoe_client.participation import secure_session
@@ -136,7 +137,8 @@ def _train(content: RecordDict, site: RunningSite, state: RecordDict) -> RecordD
     kept.finish(reply)
     reply = released(reply, policy)
     facts = training_facts(reply, instruction)
-    blocks = training_blocks(site.layout(instruction.plan))
+    layout = site.layout(instruction.plan)
+    blocks = training_blocks(layout, trained_modules(instruction.plan, instruction.round, layout.modules))
     return _begin_sum(site, content, terms, blocks, training_numbers(reply), "training", facts)
 
 

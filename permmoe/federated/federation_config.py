@@ -35,6 +35,14 @@ class FederationConfig(Configuration):
     centring_round: bool = Field(
         True, description="round 1 trains nothing: it sets the encoders' mean inputs and the ridge's moments"
     )
+    # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    pretraining_rounds: int = Field(
+        0,
+        ge=0,
+        description="rounds behind the centring round in which sites train encoders on all of their scans, also of "
+        "patients without an outcome (train.pretraining); no other module is sent or averaged in them",
+        exclude_if=lambda rounds: rounds == 0,
+    )
     private_modules: tuple[str, ...] = Field(
         (), description="patterns such as head or encoder/*: each site keeps its own (BLOSSOM's private blocks)"
     )
@@ -142,6 +150,21 @@ class FederationConfig(Configuration):
             raise ValueError(f"wire = {self.wire} is neither masked nor accounted for; use fp32 with secure or privacy")
         if self.privacy and (self.drift_correction or self.private_modules):
             raise ValueError("drift_correction and private_modules are not accounted for under differential privacy")
+        if self.pretraining_rounds and self.privacy:
+            raise ValueError(
+                "pretraining has no differential privacy, and patients without an outcome have an account too; set "
+                "pretraining_rounds to 0"
+            )
+        if self.pretraining_rounds and self.max_staleness:
+            raise ValueError(
+                "an update that pretrained would come late into a round that learns the outcome; leave max_staleness "
+                "out, or pretraining_rounds"
+            )
+        if self.pretraining_rounds and self.rounds <= self.first_supervised - 1:
+            raise ValueError(
+                f"rounds = {self.rounds} and {self.first_supervised - 1} of them learn no outcome; raise rounds, or "
+                "lower pretraining_rounds"
+            )
         if self.privacy and self.evaluate_every:
             raise ValueError("evaluations are not differentially private; set evaluate_every to 0")
         if self.calibrate and not self.evaluate_every:
@@ -199,10 +222,27 @@ class FederationConfig(Configuration):
         """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""
         return self.centring_round and number == 1
 
+    @property
+    def first_supervised(self) -> int:
+        """The first round that learns the outcome."""
+        return 1 + int(self.centring_round) + self.pretraining_rounds
+
+    def is_pretraining(self, number: int) -> bool:
+        """Whether a round trains encoders on scans alone."""
+        return number < self.first_supervised and not self.is_centring(number)
+
+    def is_validated(self, number: int) -> bool:
+        """Whether sites evaluate the model of a round on their validation visits: none that learned no outcome yet,
+        but that of a centring round, whose ridge predicts already."""
+        return self.evaluate_every > 0 and number % self.evaluate_every == 0 and not self.is_pretraining(number)
+
     def of_round(self, number: int) -> FederationConfig:
         """The settings of a round. A mean over all sites' visits has one right weighting and no step size, and lacks
         nobody, since no later round corrects it: so the centring round is plain modality-aware averaging over the sites
-        that answer until the deadline, whatever the study compares."""
+        that answer until the deadline, whatever the study compares. In pretraining the server's optimiser has no
+        momentum, which would go on in rounds that learn something else."""
+        if self.is_pretraining(number):
+            return self.model_copy(update={"server_optimiser": "fedavg", "server_learning_rate": 1.0})
         if not self.is_centring(number):
             return self
         plain = {
@@ -215,5 +255,7 @@ class FederationConfig(Configuration):
         return self.model_copy(update=plain)
 
     def first_epoch(self, number: int) -> int:
-        """Number of the first local epoch of a round, 0 in the first round that trains."""
-        return (number - 1 - int(self.centring_round)) * self.local_epochs
+        """Number of the first local epoch of a round, 0 in the first round that pretrains, and in the first that learns
+        the outcome."""
+        first = 1 + int(self.centring_round) if self.is_pretraining(number) else self.first_supervised
+        return (number - first) * self.local_epochs

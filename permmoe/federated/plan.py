@@ -77,6 +77,11 @@ class RoundPlan(Configuration):
         return "survey" if self.survey else "evaluation" if self.evaluation else "training"
 
     @property
+    def pretrains(self) -> bool:
+        """Whether sites' scans of patients without an outcome are learned from."""
+        return self.kind == "training" and self.federation.pretraining_rounds > 0
+
+    @property
     def members(self) -> int:
         """How many models the judged one is made of; a study trains a single one."""
         return self.evaluation.members if self.evaluation else 1
@@ -97,6 +102,12 @@ class RoundPlan(Configuration):
                 "privacy.moments sets the ridge's moments and trains nothing else; set model.ridge.share to 1"
             )
         require_pretrainable(self.model, self.train)
+        has_rounds = self.federation.pretraining_rounds > 0
+        if self.kind == "training" and has_rounds != (self.train.pretraining is not None):
+            raise ValueError(
+                "train.pretraining says how encoders learn from scans, and federation.pretraining_rounds for how many "
+                "rounds; set both, or neither"
+            )
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:

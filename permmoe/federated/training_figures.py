@@ -65,7 +65,8 @@ class TrainingFigures:
             is_logged_by_site=False,
         )
     )
-    """Training loss summed over the visits of the last local epoch."""
+    """Training loss summed over the visits of the last local epoch; in pretraining, in place of squared points, the
+    share of the scans' squared cells that is left unexplained."""
     train_seconds: float = _declared(
         Figure(unit="s", absence="It does not say how long its training took.", range="not_negative")
     )

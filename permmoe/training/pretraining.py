@@ -48,19 +48,17 @@ def pretrain(
     """Train the encoders of volumes in place for some epochs; the means of their inputs have been set, and stay.
 
     Order and hidden blocks of an epoch follow from the seed and its number. Every call begins with a fresh optimiser.
-    The record's loss is summed over the visits of the last epoch that have a scan. Raises ValueError where no visit
-    has one, FloatingPointError where the loss stops being a number.
+    The record's loss is summed over the visits of the last epoch that have a scan; without any nothing is trained.
+    Raises FloatingPointError where the loss stops being a number.
     """
     names = pretrained_modalities(model.config)
     columns = [scans.names.index(name) for name in names]
     rows = scans.observed[:, columns].any(1).nonzero().flatten()
-    if not len(rows):
-        raise ValueError("no scan to train encoders on")
     device = device_of(model)
     moved = [p for name in names for p in model.encoders[name].parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(moved, lr=config.learning_rate, weight_decay=0.0)
     loss_sum = 0.0
-    for epoch in range(first_epoch, first_epoch + epochs):
+    for epoch in range(first_epoch, first_epoch + epochs) if len(rows) else ():
         loss_sum = 0.0
         generator = torch.Generator().manual_seed(derive_seed(seed, "pretraining", epoch))
         for part in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.batch_size):

@@ -32,7 +32,7 @@ def accompanied(
 ) -> Withdrawals:
     """The withdrawals with those who are left out beside them, kept on disk; a rehearsal, without `ledger`, keeps none.
 
-    `data`: the training visits of who is there. Raises LedgerError.
+    `data`: the training visits of who is there, and the scans that the study pretrains on. Raises LedgerError.
     """
     own = ledger or open_ledger(site)
     if own is None:
@@ -48,7 +48,7 @@ def accompanied(
 def _chosen(
     withdrawals: Withdrawals, data: VisitData, plan: RoundPlan, site: SiteConfig, ledger: Ledger
 ) -> tuple[str, ...]:
-    parts = parts_of(site, plan.model, plan.horizon_months, withdrawals.absent)
+    parts = parts_of(site, plan.model, plan.horizon_months, withdrawals.absent, with_unlabelled=plan.pretrains)
     left_before = frozenset(withdrawals.beside)
     withdrawn = [subject for subject in withdrawals.unaccompanied if subject not in left_before]
     gone = {subject for subject in withdrawn if parts.get(subject) == "train"}

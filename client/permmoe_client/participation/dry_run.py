@@ -32,6 +32,7 @@ from permmoe.federated.secure.blocks import (
     training_numbers,
 )
 from permmoe.federated.summed_scores import Scores, severity_groups
+from permmoe.federated.trained_modules import trained_modules
 from permmoe.preparation.progress import Progress
 from permmoe.runtime.files import write_file
 from permmoe.training.seeds import make_model, member_seed
@@ -70,7 +71,7 @@ class _Rehearsed:
 
 
 def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progress | None = None) -> str:
-    """Train as in the first round that trains and evaluate as after the first that is evaluated; nothing is sent.
+    """Train as in the first round that learns the outcome, evaluate as after the first evaluated one; nothing is sent.
 
     Both begin with the study's own first weights. Of a plain study `folder` then holds `training.bin` and
     `evaluation.bin`, the bytes of the two messages; `update.safetensors`, the sums by module; `training.json` and
@@ -91,7 +92,7 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     model = joined([make_model(plan.model, member_seed(plan.train.seed, i)) for i in range(plan.members)])
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
-    first = min(2 if plan.federation.centring_round else 1, plan.federation.rounds)
+    first = min(plan.federation.first_supervised, plan.federation.rounds)
     instruction = Instruction(_judging(plan, packed.digest()), first, packed.digest())
     content = write_instruction(instruction, packed)
     site = RunningSite(
@@ -131,7 +132,7 @@ def _training(reply: TrainReply, instruction: Instruction, settings: SiteConfig,
         "training.json": json.dumps(_figures(reply, instruction.plan), indent=1),
     }
     if instruction.plan.federation.secure:
-        blocks = training_blocks(layout)
+        blocks = training_blocks(layout, trained_modules(instruction.plan, instruction.round, layout.modules))
         rehearsed = rehearse_sum(settings, instruction, "training", blocks, training_numbers(reply))
         return _masked("training.bin", rehearsed, plain, f"{modules}, under a mask that is as long as all of them")
     return _Rehearsed(
@@ -205,9 +206,10 @@ def _first_evaluation(instruction: Instruction) -> Instruction | None:
         return None
     if instruction.plan.evaluation:
         return replace(instruction, part="test")
-    if federation.evaluate_every > federation.rounds:
+    validated = filter(federation.is_validated, range(1, federation.rounds + 1))
+    if (first := next(validated, None)) is None:
         return replace(instruction, round=federation.rounds, part="test")
-    return replace(instruction, round=federation.evaluate_every)
+    return replace(instruction, round=first)
 
 
 def _figures(reply: TrainReply, plan: RoundPlan) -> dict[str, object]:

@@ -159,7 +159,7 @@ NOTHING_KEPT = KeptTraining(None, 0.0, dict)
 
 def _question(site: RunningSite, instruction: Instruction) -> Facts:
     plan = instruction.plan
-    visits = site.training_visits(plan).visits
+    visits = site.training_visits(plan, instruction.round).visits
     return {
         "site": site.settings.name,
         "study": plan.digest(),

@@ -1,7 +1,8 @@
 """A site's part of a round: check what the coordinator sent, train or evaluate on the site's own visits.
 
-A round trains plainly, trains with differential privacy, or sets means (the centring round), with noise or without. All
-begin with the announced model and end with the change of every module that they trained.
+A round trains plainly, trains with differential privacy, trains encoders on scans alone (pretraining), or sets means
+(the centring round), with noise or without. All begin with the announced model and end with the change of every module
+that they trained.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.plausibility import check_model
 from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.summed_scores import severity_groups
+from permmoe.federated.trained_modules import trained_modules
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe.federated.update import ModuleUpdate
 from permmoe.federated.wire import as_received
@@ -38,6 +40,7 @@ from permmoe.training.exposure import Exposure, TrainingRecord
 from permmoe.training.hardware import repeatable
 from permmoe.training.means import set_means
 from permmoe.training.point import TrainingPoint
+from permmoe.training.pretraining import pretrain
 from permmoe.training.seeds import derive_seed
 from permmoe.training.within_memory import at_a_time, visits_of_a_step
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
@@ -156,9 +159,8 @@ def _train_on(
     if reply := kept.reply():
         LOG.info("round %d was trained before; its reply is sent again", instruction.round)
         return reply
-    is_centring = plan.federation.is_centring(instruction.round)
-    train = _kind_of_training(plan, is_centring=is_centring)
-    data = site.training_visits(plan)
+    train = _kind_of_training(plan, instruction.round)
+    data = site.training_visits(plan, instruction.round)
     LOG.info("round %d trains on %s", instruction.round, in_words(data))
     ready = time.perf_counter()
     training = train(loaded, data, kept)
@@ -170,7 +172,7 @@ def _train_on(
         return _reply(loaded, updates, figures, spent=training.spent)
     updates, residual = _rounded(updates, loaded)
     if needs_memory(plan):
-        trained = () if is_centring else tuple(updates)
+        trained = tuple(updates) if instruction.round >= plan.federation.first_supervised else ()
         memory = _memory_after(loaded, training.drift, trained, residual)
         remember(site.settings, plan, memory, site.withdrawals.head)
     overhead_seconds = time.perf_counter() - started - train_seconds
@@ -178,12 +180,12 @@ def _train_on(
     return _reply(loaded, updates, figures, modalities=site.modalities(plan))
 
 
-def _kind_of_training(
-    plan: RoundPlan, *, is_centring: bool
-) -> Callable[[LoadedRound, VisitData, KeptTraining], Training]:
+def _kind_of_training(plan: RoundPlan, number: int) -> Callable[[LoadedRound, VisitData, KeptTraining], Training]:
     if privacy := plan.federation.privacy:
         return _release_moments if privacy.moments else _train_privately
-    return _set_means if is_centring else _train_plainly
+    if plan.federation.is_pretraining(number):
+        return _pretrain
+    return _set_means if plan.federation.is_centring(number) else _train_plainly
 
 
 def _train_plainly(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> Training:
@@ -215,6 +217,22 @@ def _train_plainly(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> 
     record = within_site_memory(loaded.site, plan, visits_of_a_step(plan.train), train, loaded.begin_anew)
     figures = TrainingFigures(float(record.visits), record.loss_sum)
     return Training(record.exposure, figures, record.behind, drift)
+
+
+def _pretrain(loaded: LoadedRound, data: VisitData, _: KeptTraining) -> Training:
+    """Train encoders on the site's scans; it takes seconds, so that an interrupted one begins anew."""
+    plan, number = loaded.plan, loaded.instruction.round
+    assert plan.train.pretraining
+    with repeatable(plan.train):
+        record = pretrain(
+            loaded.model,
+            data,
+            plan.train.pretraining,
+            first_epoch=plan.federation.first_epoch(number),
+            epochs=plan.federation.local_epochs,
+            seed=derive_seed(plan.train.seed, loaded.site.settings.name, number),
+        )
+    return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum), record.behind)
 
 
 def _begun(kept: KeptTraining, loaded: LoadedRound, *cost: float) -> TrainingPoint | None:
@@ -382,11 +400,12 @@ def _updates(loaded: LoadedRound, training: Training) -> dict[str, ModuleUpdate]
     after, layout, federation = loaded.model.state_dict(), loaded.layout, loaded.plan.federation
     support = module_support(loaded.plan.model, training.exposure, federation.imputed_router_support)
     behind = module_support(loaded.plan.model, training.behind) if training.behind else {}
+    trained = trained_modules(loaded.plan, loaded.instruction.round, layout.modules)
     return {
         module: ModuleUpdate.of(
             loaded.before[module], layout.flatten(after, module), _coarse(support[module], federation.support_step)
         )
-        for module in layout.modules
+        for module in trained
         if support[module] > 0 and behind.get(module, inf) >= loaded.least_count and not is_private(module, loaded.plan)
     }
 

@@ -84,7 +84,7 @@ def question_count(federation: FederationConfig) -> tuple[int, int]:
     """How many trainings and how many evaluations a study may ask of a site."""
     if not federation.evaluate_every:
         return federation.rounds, 0
-    return federation.rounds, federation.rounds // federation.evaluate_every + 1
+    return federation.rounds, sum(map(federation.is_validated, range(1, federation.rounds + 1))) + 1
 
 
 def purpose_of(kind: Kind, instruction: Instruction) -> Purpose:
@@ -98,8 +98,7 @@ def _check_plan(query: _Query, federation: FederationConfig) -> None:
         raise QueryRefused(f"round {query.round} was asked for, and the study has rounds 1 to {federation.rounds}")
     if query.purpose == "training":
         return
-    every = federation.evaluate_every
     # "Evaluations are those of the plan: validation every so many rounds, test after the last."
-    is_planned = every and (query.round == federation.rounds if query.purpose == "test" else query.round % every == 0)
-    if not is_planned:
+    is_test = federation.evaluate_every and query.round == federation.rounds
+    if not (is_test if query.purpose == "test" else federation.is_validated(query.round)):
         raise QueryRefused(f"the study has no {query.purpose} after round {query.round}")

@@ -32,8 +32,9 @@ from permmoe_client.site import SiteConfig, read_site
 
 MOST_VISIT_SETS = 256
 """How many sets of visits a process keeps in memory; a set belongs to a site's settings and a study's model."""
-LoadVisits = Callable[[SiteConfig, ModelConfig, float | None, Absent], VisitData]
-"""Loads a site's visits for a study's model and its horizon, months, None where it declares none; but nobody absent."""
+LoadVisits = Callable[[SiteConfig, ModelConfig, float | None, Absent, bool], VisitData]
+"""Loads a site's visits for a study's model and its horizon, months, None where it declares none; but nobody absent.
+The last argument: whether those without an outcome are among them."""
 
 
 class Workshop:
@@ -105,15 +106,19 @@ class RunningSite:
 
     def visits(self, plan: RoundPlan) -> VisitData:
         """The site's visits for a study. Raises what `site_visits` raises."""
-        return self.workshop.visits(self.settings, plan.model, plan.horizon_months, self.withdrawals.absent)
+        absent = self.withdrawals.absent
+        return self.workshop.visits(self.settings, plan.model, plan.horizon_months, absent, plan.pretrains)
 
-    def training_visits(self, plan: RoundPlan) -> VisitData:
-        """Those that train: without who was left out beside patients who withdrew
-        (permmoe_client.participation.accompanied). That is decided at the first training after a withdrawal, and kept.
+    def training_visits(self, plan: RoundPlan, number: int) -> VisitData:
+        """Those that train in a round, whose scans alone do in pretraining: without who was left out beside patients
+        who withdrew (permmoe_client.participation.accompanied). That is decided at the first training after a
+        withdrawal, of all who train in the study, and kept.
         """
-        data = self.visits(plan).part("train")
+        every = self.visits(plan)
         if self.withdrawals.unaccompanied:
-            self.withdrawals = accompanied(self.withdrawals, data, plan, self.settings, self.ledger)
+            trained = every.scans() if plan.pretrains else every.part("train")
+            self.withdrawals = accompanied(self.withdrawals, trained, plan, self.settings, self.ledger)
+        data = every.scans() if plan.federation.is_pretraining(number) else every.part("train")
         rows = [row for row, visit in enumerate(data.visits) if visit.subject_id not in self.withdrawals.beside]
         return data if len(rows) == len(data) else data.subset(torch.tensor(rows, dtype=torch.long))
 

@@ -37,9 +37,12 @@ def site_visits(
     model: ModelConfig,
     horizon_months: float | None = None,
     absent: Absent = NOBODY_ABSENT,
+    with_unlabelled: bool = False,
     progress: Progress | None = None,
 ) -> VisitData:
     """Load the site's visits, split, with their inputs in memory; list what was left out in the cache folder.
+
+    Those without an outcome are among them `with_unlabelled`, and else left out.
 
     `horizon_months` is that of the study, if it declares one. Nobody who withdrew is among them, and no image of theirs
     is opened. `progress` is told how far the preparation of raw images is; without it the site's own log.
@@ -53,7 +56,7 @@ def site_visits(
             raise ConfigurationError(
                 f"site {site.name}: the study has no modality {name!r}; {nearest(name, model.names)}"
             )
-    everybody, left_out = _split_visits(site, model, horizon_months, absent, progress)
+    everybody, left_out = _split_visits(site, model, horizon_months, absent, progress, with_unlabelled=with_unlabelled)
     table = everybody.where(lambda visit: visit.subject_id not in absent)
     cache = VolumeCache(site.cache)
     data, broken = VisitData.load(table, model, cache, stem=fixed_stem(model))
@@ -65,6 +68,8 @@ def site_visits(
             raise DataError("the hospital withdrew: nobody takes part here", for_log="the hospital withdrew")
         raise DataError(f"site {site.name} has no visit to take part with", for_log=_nobody(left_out))
     LOG.info("%s", in_words(data))
+    if n := sum(visit.delta_cdrsb is None for visit in data.visits):
+        LOG.info("without an outcome, for pretraining alone: %d of them", n)
     if n := len(everybody) - len(table):
         LOG.info("left out: withdrew (%d)", n)
     for sentence in mixed_tracers(data.visits, model.modalities).values():
@@ -80,9 +85,17 @@ def site_visits(
     return data
 
 
-def parts_of(site: SiteConfig, model: ModelConfig, horizon_months: float | None, absent: Absent) -> Mapping[str, Split]:
-    """The part of the split of each patient of the site's table, also of the absent. Errors as of `site_visits`."""
-    table, _ = _split_visits(site, model, horizon_months, absent, None)
+def parts_of(
+    site: SiteConfig,
+    model: ModelConfig,
+    horizon_months: float | None,
+    absent: Absent,
+    *,
+    with_unlabelled: bool = False,
+) -> Mapping[str, Split]:
+    """The part of the split of each patient of the site's table, also of the absent; who has no outcome trains, where
+    anybody learns from it. Errors as of `site_visits`."""
+    table, _ = _split_visits(site, model, horizon_months, absent, None, with_unlabelled=with_unlabelled)
     return {visit.subject_id: visit.split for visit in table if visit.split}
 
 
@@ -92,10 +105,12 @@ def _split_visits(
     horizon_months: float | None,
     absent: Absent,
     progress: Progress | None,
+    *,
+    with_unlabelled: bool,
 ) -> tuple[VisitTable, Quarantine]:
     """The visits of everybody, with their parts. Those who withdrew are split as before, so that a withdrawal moves
     nobody else from one part to another; their images are not prepared."""
-    table, quarantine = _read_visits(site, model)
+    table, quarantine = _read_visits(site, model, with_unlabelled=with_unlabelled)
     require_horizon(site, {visit.horizon_months for visit in table}, horizon_months)
     if site.modalities:
         restricted = (_restricted(visit, site.modalities) for visit in table)
@@ -117,13 +132,21 @@ def _nobody(left_out: Quarantine) -> str:
     return f"no visit to take part with: {reasons}"
 
 
-def _read_visits(site: SiteConfig, model: ModelConfig) -> tuple[VisitTable, Quarantine]:
+def _read_visits(site: SiteConfig, model: ModelConfig, *, with_unlabelled: bool) -> tuple[VisitTable, Quarantine]:
     site.outcome.require(model.score)
     if site.folders:
         selection = select_folder_visits(site.folders, site.outcome, model.score, model.modalities)
-        return selection.visits.where(lambda visit: visit.delta_cdrsb is not None), selection.quarantine
+        visits = selection.visits
+        known = visits if with_unlabelled else visits.where(lambda visit: visit.delta_cdrsb is not None)
+        return known, selection.quarantine
     assert site.manifest
-    return read_manifest(site.manifest, model.modalities, score=model.score, columns=site.outcome)
+    return read_manifest(
+        site.manifest,
+        model.modalities,
+        need_target=not with_unlabelled,
+        score=model.score,
+        columns=site.outcome,
+    )
 
 
 def select_folder_visits(

@@ -108,6 +108,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
                 *_forgotten(plan),
                 *(() if is_noised else (passes,)),
                 *(centring if federation.centring_round else ()),
+                *_pretraining(plan),
             ),
         ),
         Section(
@@ -133,6 +134,20 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             ),
         ),
         Section("All settings", tuple(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).splitlines())),
+    )
+
+
+def _pretraining(plan: RoundPlan) -> tuple[str, ...]:
+    """Whose scans are learned from besides those of patients who train, and what then leaves."""
+    if not plan.pretrains:
+        return ()
+    n, least = plan.federation.pretraining_rounds, plan.federation.min_cell_count
+    return (
+        f"{n} of the rounds learn no outcome: encoders of images learn to read hidden parts of a scan off the rest, on "
+        "the scans of training patients AND OF ALL PATIENTS WITHOUT AN OUTCOME in your tables. These take part in "
+        "nothing else.",
+        f"What then leaves is the change of the encoders of images, of how many scans, and their loss; nothing that "
+        f"fewer than {least} patients trained. A withdrawal takes a patient without an outcome out as any other.",
     )
 
 

@@ -79,6 +79,7 @@ def training_facts(reply: TrainReply, instruction: Instruction) -> dict[str, obj
     packed = pack_updates(reply, instruction.up_wire)
     return {
         **_common(instruction, "training"),
+        **({"of": "scans alone"} if instruction.plan.federation.is_pretraining(instruction.round) else {}),
         **{name: bucket(value) for name, value in reply.figures.for_ledger().items()},
         "modules": {
             name: {"bytes": len(packed[name]), "support": bucket(update.support)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field
 
 import numpy as np
@@ -45,9 +45,11 @@ class TrainingSum:
     """The sums of the figures that sites add up; the others are 0."""
 
 
-def training_blocks(layout: ModuleLayout) -> Blocks:
-    """A block a module, its support behind its values, and the figures."""
-    return {module: layout.size(module) + 1 for module in layout.modules} | {FIGURES_BLOCK: len(SUMMED)}
+def training_blocks(layout: ModuleLayout, trained: Iterable[str] | None = None) -> Blocks:
+    """A block a module, its support behind its values, and the figures. `trained`: those that the round trains, by
+    default all."""
+    modules = layout.modules if trained is None else trained
+    return {module: layout.size(module) + 1 for module in modules} | {FIGURES_BLOCK: len(SUMMED)}
 
 
 def training_numbers(reply: TrainReply) -> Numbers:

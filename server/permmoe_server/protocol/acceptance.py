@@ -12,6 +12,7 @@
 | late | its round was closed, and the study takes no update that is so late (permmoe_server.protocol.at_work) |
 | unknown_modality | it has a modality that the study does not have |
 | empty | it trained no module |
+| untrained_module | it changes a module that the round does not train |
 | not_finite | a value is NaN or infinite |
 | visits, support_range | visits or a support are not above 0 and at most `max_support` |
 | norm | a module's mean change is longer than `max_update_norm` |
@@ -49,6 +50,7 @@ from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluati
 from permmoe.federated.secure.blocks import EvaluationSum
 from permmoe.federated.secure.session import SecureSumRefused
 from permmoe.federated.summed_scores import are_counts_of, are_of_groups, asks_for_scores, severity_groups
+from permmoe.federated.trained_modules import trained_modules
 from permmoe.federated.update import ModuleUpdate
 from permmoe.modality import all_combinations, combination_name
 from permmoe_server.protocol.aggregation import RunningSum
@@ -108,6 +110,9 @@ def accept_training(
     # "A reply without any trained module is no training."
     if not reply.updates:
         raise RejectedReply("empty")
+    # "A round changes the modules that it trains, and no other": frozen encoders stay.
+    if not set(reply.updates) <= set(trained_modules(instruction.plan, instruction.round, layout.modules)):
+        raise RejectedReply("untrained_module")
     # "Every figure is in the range that it is declared with."
     if broken := reply.figures.broken_rule(federation.max_support):
         raise RejectedReply(broken)

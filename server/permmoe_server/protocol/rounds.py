@@ -139,16 +139,16 @@ def stepped(
             config, state.weights[module], change, state.moments.get(module, {})
         )
     average: Mapping[str, Tensor] = {}
-    if config.averaging_decay and not config.is_centring(number):
+    if config.averaging_decay and number >= config.first_supervised:
         average = running_mean(state.average, weights, config.averaging_decay)
     return replace(state, round=number, weights=weights, moments=moments, average=average, receipts=receipts)
 
 
 def _parts_to_evaluate(config: FederationConfig, number: int) -> tuple[Part, ...]:
-    """The parts that sites evaluate after a round: validation every `evaluate_every` rounds, test after the last."""
+    """The parts that sites evaluate after a round: validation as `is_validated` says, test after the last."""
     if not config.evaluate_every:
         return ()
-    validation: tuple[Part, ...] = ("validation",) if number % config.evaluate_every == 0 else ()
+    validation: tuple[Part, ...] = ("validation",) if config.is_validated(number) else ()
     return (*validation, "test") if number == config.rounds else validation
 
 

@@ -93,6 +93,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "duplicate_reply": "Its site had answered this round already; the first reply counts.",
         "unknown_modality": "It has a modality that this study does not have.",
         "empty": "It trained no module.",
+        "untrained_module": "It changes a module that this round does not train.",
         "not_finite": "A value is NaN, infinite or beyond what a sum can hold, or a time is negative.",
         "support_range": "The data behind a module are not above 0 and within max_support.",
         "norm": "A module changed by more than max_update_norm.",

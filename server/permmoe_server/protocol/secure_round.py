@@ -21,6 +21,7 @@ from permmoe.federated.secure.blocks import (
     training_blocks,
 )
 from permmoe.federated.summed_scores import asks_for_scores, severity_groups, summed_securely
+from permmoe.federated.trained_modules import trained_modules
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
 from permmoe_server.protocol.aggregation import running_sum
@@ -54,19 +55,20 @@ class SecureRound:
         config = self.plan.federation.of_round(number)
         model = PackedModel.of(state.weights)
         instruction = self.federation.announced(Instruction(self.plan, number, model.digest()), "training")
+        modules = trained_modules(self.plan, number, self.layout.modules)
         task = SumTask(
             new_session(self.plan.digest(), "training", number, instruction.model_digest),
             write_instruction(instruction, model, state.receipts.values()),
             MessageType.TRAIN,
-            training_blocks(self.layout),
+            training_blocks(self.layout, modules),
         )
         outcome = sum_securely(self.federation, task, config, self.roster())
         trained = read_training(outcome.unmasked) if outcome.unmasked else None
         figures = trained.figures if trained else TrainingFigures()
         total = running_sum(trained.changes, figures.visits, len(outcome.arrived)) if trained else None
         is_usable = total is not None and bool(total.modules) and is_acceptable(total, config)
-        released = [m for m in self.layout.modules if m in outcome.unmasked.values] if outcome.unmasked else []
-        withheld = [m for m in self.layout.modules if m not in released] if outcome.unmasked else []
+        released = [m for m in modules if m in outcome.unmasked.values] if outcome.unmasked else []
+        withheld = [m for m in modules if m not in released] if outcome.unmasked else []
         # Under differential privacy no loss leaves a site.
         has_loss = figures.visits > 0 and not config.privacy
         records = [site_record(participant, outcome.arrived) for participant in outcome.participants]

@@ -29,9 +29,11 @@ class CountedVisits:
     def __init__(self) -> None:
         self.loaded: list[str] = []
 
-    def __call__(self, site: SiteConfig, model: ModelConfig, horizon_months: float | None, absent: Absent) -> VisitData:
+    def __call__(
+        self, site: SiteConfig, model: ModelConfig, horizon_months: float | None, absent: Absent, with_unlabelled: bool
+    ) -> VisitData:
         self.loaded.append(site.name)
-        return site_visits(site, model, horizon_months, absent)
+        return site_visits(site, model, horizon_months, absent, with_unlabelled)
 
 
 def test_visits_are_loaded_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def of_part(coordinator: AnnouncingCoordinator, part: Split) -> list[str]:
 
 def trains(coordinator: AnnouncingCoordinator) -> set[str]:
     """Who is in the hospital's next training, as its process decides."""
-    data = RunningSites().at(coordinator.site).training_visits(coordinator.plan)
+    data = RunningSites().at(coordinator.site).training_visits(coordinator.plan, 1)
     return {visit.subject_id for visit in data.visits}
 
 
@@ -81,7 +81,7 @@ def test_a_training_without_a_patient_is_that_of_a_hospital_that_never_had_it_bi
     (tmp_path / "never" / "north.csv").write_text("\n".join([f"{header},split", *kept]) + "\n")
     reply = trained(other, instruction(PLAN))
     digests = [entry.facts["update_sha256"] for entry in coordinator.entries() if entry.kind == "training"]
-    never = RunningSite(read_site(other)).training_visits(PLAN)
+    never = RunningSite(read_site(other)).training_visits(PLAN, 1)
     assert trains(coordinator) == {visit.subject_id for visit in never.visits}
     assert digests == [digest_of(module_digests(pack_updates(reply, "fp32")))]
 
@@ -97,7 +97,7 @@ def test_who_withdraws_counts_from_the_next_message_on_in_training_and_evaluatio
     assert there == manifest_subjects(tmp_path / "north.csv") - {*train[:LEAST], *validation[:1]}
     assert trains(coordinator) == {*train[LEAST:]}
     withdraw(coordinator, *train[LEAST : 2 * LEAST])
-    assert {v.subject_id for v in sites.at(coordinator.site).training_visits(PLAN).visits} == {*train[2 * LEAST :]}
+    assert {v.subject_id for v in sites.at(coordinator.site).training_visits(PLAN, 1).visits} == {*train[2 * LEAST :]}
 
 
 def test_a_patient_who_withdraws_alone_takes_others_out_of_trainings_who_stay_out(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_attack_no_two_trainings_and_no_sums_of_them_differ_by_few(seed: int, tm
         withdraw(coordinator, names[pick])
         sets.append(trains(coordinator))
         site = RunningSites().at(coordinator.site)
-        grouped = site.in_groups(f"means {pick}", site.training_visits(plan), LEAST)
+        grouped = site.in_groups(f"means {pick}", site.training_visits(plan, 1), LEAST)
         sets.append({visit.subject_id for visit in grouped.visits})
     patterns: dict[tuple[bool, ...], int] = {}
     for name in names:
@@ -214,9 +214,9 @@ def test_a_list_that_is_gone_stops_every_answer(tmp_path: Path) -> None:
 def test_images_of_who_withdrew_are_not_opened(tmp_path: Path) -> None:
     opened: list[Absent] = []
 
-    def load(site: SiteConfig, model: object, months: float | None, absent: Absent) -> object:
+    def load(site: SiteConfig, model: object, months: float | None, absent: Absent, unlabelled: bool) -> object:
         opened.append(absent)
-        return site_visits(site, MODEL, months, absent)
+        return site_visits(site, MODEL, months, absent, unlabelled)
 
     coordinator = hospital(tmp_path)
     sites = RunningSites(load)  # type: ignore[arg-type]

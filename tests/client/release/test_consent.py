@@ -9,6 +9,7 @@ from permmoe_client.release.consent import changed_settings, study_in_words
 from permmoe_client.site import SiteConfig
 from tests.support.moments_study import moments_plan
 from tests.support.plan_leaves import leaves
+from tests.support.scanned_federation import scanned_plan
 from tests.support.tiny_federation import tiny_plan
 
 PLAN = tiny_plan(min_cell_count=7)
@@ -54,6 +55,13 @@ def test_words_of_a_study_with_a_ridge_say_that_covariances_leave() -> None:
     plan = tiny_plan(centring_round=True)
     with_ridge = plan.model_copy(update={"model": plan.model.model_copy(update={"ridge": RidgeConfig()})})
     assert "covariances" in said(with_ridge) and "5 × 6 × 5" in said(with_ridge)
+
+
+def test_words_of_a_study_that_pretrains_name_the_patients_without_an_outcome() -> None:
+    assert "WITHOUT AN OUTCOME" not in said(PLAN)
+    text = said(scanned_plan(min_cell_count=7))
+    assert "2 of the rounds learn no outcome" in text and "ALL PATIENTS WITHOUT AN OUTCOME" in text
+    assert "fewer than 7 patients" in text and "5 training(s) and 4 evaluation(s)" in text
 
 
 def test_words_of_moments_with_noise_say_what_it_costs_and_against_whom_it_holds() -> None:

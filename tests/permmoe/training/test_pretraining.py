@@ -132,10 +132,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(visits: VisitDat
     assert are_identical(weights[0], weights[1]) and not are_identical(weights[0], weights[2])
 
 
-def test_visits_without_a_scan_are_no_scans() -> None:
+def test_visits_without_a_scan_train_nothing() -> None:
     data = small_visits(MIXED, 3, observed=torch.tensor([[False, False, False, True]] * 3))
-    with pytest.raises(ValueError, match="no scan"):
-        pretrain(make_model(MIXED, 0), data, HOW, first_epoch=0, epochs=1, seed=0)
+    model = make_model(MIXED, 0)
+    record = pretrain(model, data, HOW, first_epoch=0, epochs=1, seed=0)
+    assert (record.visits, record.loss_sum) == (0, 0.0) and not any(record.exposure.observed.values())
+    assert are_identical(weights_of(model), weights_of(make_model(MIXED, 0)))
 
 
 def test_frozen_encoders_stay_as_pretraining_left_them_and_all_else_learns() -> None:
