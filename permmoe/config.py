@@ -16,6 +16,8 @@ from permmoe.errors import ConfigurationError, refuse_unknown_keys
 from permmoe.modality import ADNI_MODALITIES, Modality
 from permmoe.plain_text import refuse_unprintable
 
+AGE = "age_years"
+"""The column of a manifest that every visit carries as far as it is known."""
 CDRSB_CHANGE = (-18.0, 18.0)
 """The range of a change in CDR-SB, a score from 0 to 18 points."""
 
@@ -148,6 +150,40 @@ class RidgeConfig(Configuration):
     )  # fmt: skip
 
 
+class Covariate(Configuration):
+    """A column of the table of visits that images are adjusted for; its scale is declared, so that nobody fits it."""
+
+    column: str
+    mean: float = Field(description="about what patients have, in the column's unit")
+    deviation: float = Field(gt=0, description="by about what they differ, in the column's unit")
+
+
+class HarmonisationConfig(Configuration):
+    """How sites of a federation take out of their images what their scanners add (permmoe.layers.harmonisation)."""
+
+    covariates: tuple[Covariate, ...] = Field(
+        (Covariate(column=AGE, mean=73.0, deviation=7.0),), max_length=5,
+        description="what images are adjusted for, besides the score at the visit",
+    )  # fmt: skip
+    is_scaled: bool = Field(True, description="false: sites differ by a shift alone, and not in spread")
+    least_visits: int = Field(
+        20, ge=10, description="a site with fewer visits of a modality leaves that modality as it is"
+    )
+
+    @field_validator("covariates")
+    @classmethod
+    def _are_named_once(cls, covariates: tuple[Covariate, ...]) -> tuple[Covariate, ...]:
+        names = [covariate.column for covariate in covariates]
+        if len(set(names)) != len(names):
+            raise ValueError(f"covariates are named twice: {', '.join(names)}")
+        return covariates
+
+    @property
+    def columns_beside_age(self) -> tuple[str, ...]:
+        """The covariates that visits carry only where somebody asks for them."""
+        return tuple(covariate.column for covariate in self.covariates if covariate.column != AGE)
+
+
 class HospitalLine(Configuration):
     """What a hospital that did not train a model makes of its predictions (permmoe.calibration.at_hospital)."""
 
@@ -221,6 +257,10 @@ class ModelConfig(Configuration):
         description="laplace, gaussian: a head of its own learns by this likelihood how far off each prediction may "
         "be, for intervals; the prediction is the same bit by bit",
     )  # fmt: skip
+    harmonisation: HarmonisationConfig | None = Field(
+        None, exclude_if=lambda found: found is None,
+        description="a federation's sites take the location and the scale of their own scanners out of their images",
+    )  # fmt: skip
     at_hospital: HospitalLine | None = Field(
         None, exclude_if=lambda line: line is None,
         description="the line that a hospital's own patients put behind the finished model; training knows none",
@@ -243,6 +283,11 @@ class ModelConfig(Configuration):
             raise ValueError("bank = translated takes the moments of the ridge; give ridge: {share: 0} for them alone")
         if self.ridge and not self.ridge.share and self.bank != "translated":
             raise ValueError("a ridge with share = 0 predicts nothing; leave ridge out, or set bank = translated")
+        if self.harmonisation and self.encoder.declaration.reads == "voxels":
+            raise ValueError(
+                f"harmonisation is of the cells of a coarse grid; encoder.kind = {self.encoder.kind} reads voxels: "
+                "take pooled, or leave harmonisation out"
+            )
         if self.score != CDR_SB and self.outcome_range == CDRSB_CHANGE:
             raise ValueError(
                 f"outcome_range is that of a change in CDR-SB; give that of a change in {self.score.name}, or null"
@@ -253,6 +298,11 @@ class ModelConfig(Configuration):
     def names(self) -> tuple[str, ...]:
         """The modalities' names in order."""
         return tuple(m.name for m in self.modalities)
+
+    @property
+    def harmonised_by(self) -> tuple[str, ...]:
+        """The columns of a table of visits, besides the age, that its harmonisation adjusts for."""
+        return self.harmonisation.columns_beside_age if self.harmonisation else ()
 
     @property
     def unit_points(self) -> float:
@@ -495,6 +545,15 @@ class PrivacyConfig(Configuration):
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
             raise ValueError("give either 'noise_multiplier' or 'target_epsilon'")
         return self
+
+
+def require_unharmonised(model: ModelConfig, option: str) -> None:
+    """Raise ConfigurationError where a model reads harmonised images, which one patient or one graph cannot have."""
+    if model.harmonisation:
+        raise ConfigurationError(
+            f"the model reads images that were harmonised among a hospital's patients, and {option} has one patient at "
+            f"a time; leave {option} out, or take a model without model.harmonisation"
+        )
 
 
 ConfigT = TypeVar("ConfigT", bound=Configuration)

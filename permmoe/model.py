@@ -15,6 +15,7 @@ from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.layers.attention import FUSIONS, FlexMoEAttention, FusionAttention
 from permmoe.layers.experts import Experts
+from permmoe.layers.harmonisation import Harmonisation
 from permmoe.layers.initialisation import initialise_as_flex_moe
 from permmoe.layers.input_kinds import INPUT_KINDS
 from permmoe.layers.missing_bank import MissingBank
@@ -96,6 +97,8 @@ class PerMMoE(nn.Module):
             {name: UnimodalHead(config) for name in config.names} if config.unimodal_heads else {}
         )
         self.ridge = CombinationRidge(config) if config.ridge else None
+        # It is asked by whoever loads a site's visits (permmoe.evaluation.harmonised), and not in the forward pass.
+        self.harmonisation = Harmonisation(config) if config.harmonisation else None
         self.translator = Translator(config) if config.bank == "translated" else None
         if config.initialisation == "flex_moe":
             initialise_as_flex_moe(self)

@@ -25,6 +25,7 @@ from permmoe.data.unlike import compare
 from permmoe.data.visits import VisitTable
 from permmoe.ensemble import Network, empty_network, members_of
 from permmoe.errors import DataError
+from permmoe.evaluation.harmonised import as_read
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import Combination
 from permmoe.runtime.checkpoint import load_checkpoint
@@ -54,6 +55,8 @@ class Prediction:
     """What each scan that the visit lacks would bring, the most narrowing first; none without a calibration."""
     by_member: tuple[float, ...] = ()
     """What each member of an ensemble predicts, whose mean the prediction is, points; none of a single model."""
+    as_scanned: Mapping[str, str] = field(default_factory=dict)
+    """Of a model that reads harmonised images: why a modality was read as its scanner wrote it, in words."""
     outside_calibration: tuple[str, ...] = ()
     """In words, what of the visit lies beyond the calibration's visits: its intervals may hold less often."""
 
@@ -105,13 +108,15 @@ def predict(
 
     Broken inputs, images that were prepared in another way than the training's, and images of another kind are
     quarantined; their visit goes on without them. `are_trusted`: somebody vouches for images of which nothing says how
-    they were prepared. A change is held where the score at the horizon, the score at the visit plus the change, lies on
+    they were prepared. Images of a hospital are harmonised together, where the model reads harmonised ones. A change is
+    held where the score at the horizon, the score at the visit plus the change, lies on
     the score's scale.
     """
     network, config = model.network, model.config
     visits, unlike_prepared = with_matching_images(visits, config.modalities, are_trusted=are_trusted)
     compared = compare(visits, config.modalities, config.grid, cache, model.usual)
     data, broken = VisitData.load(compared.visits, config, cache, stem=fixed_stem(config))
+    data, as_scanned = as_read(network, data)
     predictions: list[Prediction] = []
     with torch.no_grad():
         for rows in torch.split(torch.arange(len(data)), config.encoder.declaration.visits_at_once):
@@ -130,7 +135,8 @@ def predict(
                 low, high = change_bounds(visit.baseline_cdrsb, config)
                 held = tuple(min(max(one, low), high) for one in by_member)
                 found = Prediction(
-                    visit.subject_id, min(max(value, low), high), used, imputed, unlike, by_member=held
+                    visit.subject_id, min(max(value, low), high), used, imputed, unlike, by_member=held,
+                    as_scanned={name: why for name, why in as_scanned.get(visit.site, {}).items() if name in used},
                 )  # fmt: skip
                 predictions.append(_with_intervals(found, model, visit.baseline_cdrsb, spread))
     return predictions, unlike_prepared + compared.left_out + broken

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from permmoe.command_options import OutcomeOption, TrustOption
-from permmoe.config import CDR_SB, Score
+from permmoe.config import CDR_SB, Score, require_unharmonised
 from permmoe.data.cache import VolumeCache
 from permmoe.data.kinds import kind_of
 from permmoe.data.manifest import read_manifest
@@ -53,13 +53,16 @@ def predict_command(
     if report:
         require_report(report, is_folder=manifest is not None)
     trained = load_model(model)
+    if report:
+        require_unharmonised(trained.config, "--report")
     score = trained.config.score
     if manifest is not None:
         if image or value or baseline is not None:
             raise ConfigurationError("give either --manifest, or --image with --baseline-cdrsb, not both")
         visits, quarantine = read_manifest(
-            manifest, trained.config.modalities, need_target=False, score=score, columns=read_outcome(outcome)
-        )
+            manifest, trained.config.modalities, need_target=False, score=score, columns=read_outcome(outcome),
+            covariates=trained.config.harmonised_by,
+        )  # fmt: skip
     else:
         if baseline is None or not score.holds(baseline):
             raise ConfigurationError(f"give {_baseline_option(score)}")
@@ -131,10 +134,12 @@ def _nothing_to_predict(manifest: Path | None, n_left_out: int) -> str:
 
 
 def _warn_of_unlike(model: TrainedModel, predictions: list[Prediction]) -> None:
-    """Say which images are unlike the training's, and which the model cannot compare."""
+    """Say which images are unlike the training's, which are not harmonised, and which the model cannot compare."""
     for p in predictions:
         for name in p.unlike_training:
             typer.echo(f"warning: {p.subject_id}: {name} is unlike the training's images; look at it", err=True)
+        for name, why in p.as_scanned.items():
+            typer.echo(f"warning: {p.subject_id}: {name} is not harmonised and read as it is: {why}", err=True)
     if unknown := [name for name in model.unknown if any(name in p.used for p in predictions)]:
         typer.echo(
             f"warning: {', '.join(unknown)}: the model's card does not say what is usual among the training's images; "

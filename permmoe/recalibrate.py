@@ -18,6 +18,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.data.outcome_columns import USUAL_COLUMNS, OutcomeColumns
 from permmoe.data.splits import Split
 from permmoe.errors import ConfigurationError
+from permmoe.evaluation.harmonised import as_read
 from permmoe.predict import TrainedModel, load_model
 from permmoe.runs import load_visits, trained_config
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -58,6 +59,7 @@ def calibrate_model(
             "the manifest has the visits that trained the model, whose errors are too small; give --part validation, "
             "or another manifest"
         )
+    visits, _ = as_read(trained.network, visits)
     data = visits if part is None else visits.part(part)
     if trained.calibration is not None and not alone and part is None:
         line, found = _with_own_patients(trained, trained.calibration, data)

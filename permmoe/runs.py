@@ -71,6 +71,7 @@ def load_visits(
         need_target=not with_unlabelled,
         score=config.model.score,
         columns=columns,
+        covariates=config.model.harmonised_by,
     )
     table, unlike = with_matching_images(table, config.model.modalities, are_trusted=are_trusted)
     quarantine += unlike
@@ -105,6 +106,8 @@ def train_run(
     raised, and the same call goes on after the last whole epoch. A folder begun with another configuration or other
     data is refused with a ConfigurationError.
     """
+    if config.model.harmonisation:
+        raise ConfigurationError("model.harmonisation is between the sites of a federation; leave it out at one place")
     data, quarantine = load_visits(
         manifest,
         config,

@@ -95,17 +95,23 @@ def read_manifest(
 
 
 def write_manifest(
-    table: VisitTable, path: Path, modalities: Sequence[Modality], columns: OutcomeColumns = USUAL_COLUMNS
+    table: VisitTable,
+    path: Path,
+    modalities: Sequence[Modality],
+    columns: OutcomeColumns = USUAL_COLUMNS,
+    *,
+    covariates: Sequence[str] = (),
 ) -> None:
     """Write visits so that `read_manifest` gives them back; the file is complete or absent. Numbers are written as they
-    are: `columns` names a change, and has no unit of its own.
+    are: `columns` names a change, and has no unit of its own. `covariates` are columns of numbers that visits carry.
 
     Images under the manifest's folder are written as relative paths, so that the folder can be moved; others as
     absolute paths. Raises DataError where two modalities hold different numbers under one name.
     """
-    header = _written_columns(modalities, columns, table)
+    header = tuple(dict.fromkeys((*_written_columns(modalities, columns, table), *covariates)))
     folder = absolute(path.parent)
-    cells = [_cells_of(visit, folder, modalities, columns) for visit in table]
+    numbers = [{name: repr(v.covariates[name]) for name in covariates if name in v.covariates} for v in table]
+    cells = [own | _cells_of(visit, folder, modalities, columns) for visit, own in zip(table, numbers, strict=True)]
     write_csv_atomically(path, header, [[row.get(name, "") for name in header] for row in cells])
 
 

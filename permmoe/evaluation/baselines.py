@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from permmoe.config import AGE
 from permmoe.data.dataset import VisitData
 from permmoe.evaluation import clinical_columns
 from permmoe.evaluation.boosting import boosting
@@ -30,7 +31,7 @@ def training_mean(train: VisitData, test: VisitData) -> Float[Array, "visit comb
 
 def clinical_null(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
     """Ridge on baseline CDR-SB and age, and nothing else. A missing age takes the training mean."""
-    known = [name for name in clinical_columns.measured_columns(train) if name == clinical_columns.AGE]
+    known = [name for name in clinical_columns.measured_columns(train) if name == AGE]
     return _for_all_combinations(test, clinical_columns.ridge(train, test, known))
 
 

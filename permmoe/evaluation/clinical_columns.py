@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from permmoe.config import AGE
 from permmoe.data.dataset import VisitData
 from permmoe.data.visits import Visit
 
 Array = np.ndarray
-AGE = "age_years"
 PENALTIES = np.logspace(-2, 4, 13)
 """Ridge penalties tried by cross-validation on the training visits."""
 BOOSTING = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from permmoe.config import require_unharmonised
 from permmoe.errors import ConfigurationError
 from permmoe.predict import load_model
 from permmoe.runtime.checkpoint_card import read_checked
@@ -22,6 +23,8 @@ def export(
     if onnx is None and monai_bundle is None and card is None:
         raise ConfigurationError("name what to write: --onnx FOLDER, --monai-bundle FOLDER or --card README.md")
     trained = load_model(model)
+    if onnx is not None or monai_bundle is not None:
+        require_unharmonised(trained.config, "--onnx or --monai-bundle")
     _, facts = read_checked(model)
     if onnx is not None:
         from permmoe.export.onnx_file import export_onnx

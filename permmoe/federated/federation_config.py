@@ -36,6 +36,13 @@ class FederationConfig(Configuration):
         True, description="round 1 trains nothing: it sets the encoders' mean inputs and the ridge's moments"
     )
     # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    harmonising_round: bool = Field(
+        False,
+        description="round 1 trains nothing: it sums how sites' images differ, for model.harmonisation; the centring "
+        "round is then the second",
+        exclude_if=lambda is_on: not is_on,
+    )
+    # As above.
     pretraining_rounds: int = Field(
         0,
         ge=0,
@@ -51,7 +58,7 @@ class FederationConfig(Configuration):
     min_sites: int = Field(1, ge=1, description="replies without which a round is not aggregated")
     max_failed_rounds: int = Field(5, ge=1, description="tries at a round without enough replies that end a study")
     round_deadline_seconds: float = Field(3600.0, gt=0)
-    # Absent from `model_dump` at its default, so that digests of older studies, and their approvals, stay valid.
+    # As above.
     close_after: float = Field(
         1.0,
         gt=0,
@@ -218,32 +225,41 @@ class FederationConfig(Configuration):
         """How long a site may take to answer a round: as long as its update could still count."""
         return self.round_deadline_seconds * (1 + self.max_staleness)
 
+    def is_harmonising(self, number: int) -> bool:
+        """Whether a round sums how sites' images differ and trains nothing; rounds count from 1."""
+        return self.harmonising_round and number == 1
+
     def is_centring(self, number: int) -> bool:
-        """Whether a round sets the encoders' mean inputs and trains nothing; rounds count from 1."""
-        return self.centring_round and number == 1
+        """Whether a round sets the encoders' mean inputs and trains nothing."""
+        return self.centring_round and number == 1 + self.harmonising_round
+
+    def sets_means(self, number: int) -> bool:
+        """Whether a round sets means over visits and trains nothing."""
+        return self.is_harmonising(number) or self.is_centring(number)
 
     @property
     def first_supervised(self) -> int:
         """The first round that learns the outcome."""
-        return 1 + int(self.centring_round) + self.pretraining_rounds
+        return 1 + int(self.harmonising_round) + int(self.centring_round) + self.pretraining_rounds
 
     def is_pretraining(self, number: int) -> bool:
         """Whether a round trains encoders on scans alone."""
-        return number < self.first_supervised and not self.is_centring(number)
+        return number < self.first_supervised and not self.sets_means(number)
 
     def is_validated(self, number: int) -> bool:
         """Whether sites evaluate the model of a round on their validation visits: none that learned no outcome yet,
         but that of a centring round, whose ridge predicts already."""
-        return self.evaluate_every > 0 and number % self.evaluate_every == 0 and not self.is_pretraining(number)
+        learned_nothing = self.is_pretraining(number) or self.is_harmonising(number)
+        return self.evaluate_every > 0 and number % self.evaluate_every == 0 and not learned_nothing
 
     def of_round(self, number: int) -> FederationConfig:
         """The settings of a round. A mean over all sites' visits has one right weighting and no step size, and lacks
-        nobody, since no later round corrects it: so the centring round is plain modality-aware averaging over the sites
-        that answer until the deadline, whatever the study compares. In pretraining the server's optimiser has no
+        nobody, since no later round corrects it: so a round that sets means is plain modality-aware averaging over the
+        sites that answer until the deadline, whatever the study compares. In pretraining the server's optimiser has no
         momentum, which would go on in rounds that learn something else."""
         if self.is_pretraining(number):
             return self.model_copy(update={"server_optimiser": "fedavg", "server_learning_rate": 1.0})
-        if not self.is_centring(number):
+        if not self.sets_means(number):
             return self
         plain = {
             "aggregation": MODALITY_FEDAVG.name,
@@ -257,5 +273,5 @@ class FederationConfig(Configuration):
     def first_epoch(self, number: int) -> int:
         """Number of the first local epoch of a round, 0 in the first round that pretrains, and in the first that learns
         the outcome."""
-        first = 1 + int(self.centring_round) if self.is_pretraining(number) else self.first_supervised
+        first = self.first_supervised - (self.pretraining_rounds if self.is_pretraining(number) else 0)
         return (number - first) * self.local_epochs

@@ -47,7 +47,7 @@ class Instruction:
     def up_wire(self) -> Wire:
         """The format in which the changes of this round travel."""
         federation = self.plan.federation
-        return up_format(federation.wire, is_centring=federation.is_centring(self.round))
+        return up_format(federation.wire, sets_means=federation.sets_means(self.round))
 
 
 def write_instruction(

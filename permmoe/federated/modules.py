@@ -13,6 +13,7 @@
 | `spread` | the head of the spread, where there is one | visits |
 | `ridge/<m>`, `ridge/<m>/<m'>` | moments of features | visits with m (and m') observed, in the centring round |
 | `ridge/all-visits` | moments of baseline and outcome | visits, in the centring round |
+| `harmonisation/<m>` | how sites' scanners differ in modality m | visits with m observed, in the harmonising round |
 | `member-<i>/…` | any of these, of an ensemble's member i | none: an ensemble is judged, not trained |
 
 Routers, experts and the bank are stacked in the model, so a module may be one slice of a parameter.
@@ -150,6 +151,8 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
         support["spread"] = exposure.visits
     if config.ridge:
         support |= _ridge_support(config.names, exposure.measured)
+    if config.harmonisation:
+        support |= {f"harmonisation/{name}": exposure.scanned.get(name, 0.0) for name in config.names}
     support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
     if config.bank == "unconditioned":
         return support | {f"bank/{name}": exposure.imputed.get(name, 0.0) for name in config.names}
@@ -177,6 +180,7 @@ def reachable_modules(config: ModelConfig, names: tuple[str, ...], members: int 
     encoded = config.names if config.bank == "translated" else tuple(name for name in config.names if name in names)
     routed = encoded if config.bank == "none" else config.names
     found |= {f"encoder/{name}" for name in encoded}
+    found |= {f"harmonisation/{name}" for name in names} if config.harmonisation else set()
     found |= {"spread"} if config.spread != "none" else set()
     found |= {"router/shared"} if config.routers == "shared" else {f"router/{name}" for name in routed}
     if config.ridge:
@@ -228,6 +232,8 @@ def _owner(parameter: str) -> str:
             return f"encoder/{modality}"
         case ["ridge", "moments", block, *_]:
             return f"ridge/{block}"
+        case ["harmonisation", "moments", modality, *_]:
+            return f"harmonisation/{modality}"
         case ["attention", *_]:
             return "trunk"
         case ["head", *_]:

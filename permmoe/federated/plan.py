@@ -96,6 +96,16 @@ class RoundPlan(Configuration):
     def _sets_and_trains_all_of_the_model(self) -> RoundPlan:
         if self.model.ridge and not self.federation.centring_round:
             raise ValueError("model.ridge is set in the centring round; set federation.centring_round or leave it out")
+        is_told = self.federation.harmonising_round
+        if self.kind == "training" and (self.model.harmonisation is not None) != is_told:
+            raise ValueError(
+                "model.harmonisation is told in the harmonising round; set federation.harmonising_round to true with "
+                "it, or leave out both"
+            )
+        if self.model.harmonisation and self.federation.privacy:
+            raise ValueError("sums of a harmonisation have no noise; leave it out under differential privacy")
+        if self.model.harmonisation and self.members > 1:
+            raise ValueError("an ensemble has no harmonisation of its own; judge its members one by one")
         privacy, ridge = self.federation.privacy, self.model.ridge
         if privacy and privacy.moments and (ridge is None or ridge.share != 1):
             raise ValueError(

@@ -13,6 +13,6 @@ def trained_modules(plan: RoundPlan, number: int, modules: Iterable[str]) -> tup
     encoders = {f"encoder/{modality.name}" for modality in plan.model.modalities if not modality.has_columns}
     if plan.federation.is_pretraining(number):
         return tuple(module for module in modules if module in encoders)
-    if plan.train.frozen_encoders and not plan.federation.is_centring(number):
+    if plan.train.frozen_encoders and not plan.federation.sets_means(number):
         return tuple(module for module in modules if module not in encoders)
     return tuple(modules)

@@ -41,14 +41,15 @@ def down_format(module: str, wire: Wire) -> Wire:
     """How a module's parameters travel to a site.
 
     Never in eight bits, which is for changes; and a ridge is as sensitive to its moments as its covariance is
-    ill-conditioned, so those stay exact. They travel once.
+    ill-conditioned, so those stay exact, and so does what a harmonisation takes variances from. They travel once.
     """
-    return "fp32" if wire == "fp32" or own_name(module).startswith("ridge/") else "fp16"
+    is_exact = wire == "fp32" or own_name(module).startswith(("ridge/", "harmonisation/"))
+    return "fp32" if is_exact else "fp16"
 
 
-def up_format(wire: Wire, *, is_centring: bool) -> Wire:
-    """How changes travel to the server: exactly in the centring round, whose means no later one corrects."""
-    return "fp32" if is_centring else wire
+def up_format(wire: Wire, *, sets_means: bool) -> Wire:
+    """How changes travel to the server: exactly in a round that sets means, which no later one corrects."""
+    return "fp32" if sets_means else wire
 
 
 def packed_size(size: int, wire: Wire) -> int:

@@ -29,6 +29,8 @@ class Exposure:
     """Gate mass that each expert received, in visits: the tokens of one visit share a mass of 1."""
     measured: Mapping[int, float] = field(default_factory=dict)
     """For each observed set, visits whose moments the ridge was set from; empty where only gradients were followed."""
+    scanned: Mapping[str, float] = field(default_factory=dict)
+    """For each modality, visits whose moments tell how sites' scanners differ; empty but in the harmonising round."""
 
 
 @dataclass(frozen=True)

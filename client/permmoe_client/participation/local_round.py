@@ -1,8 +1,8 @@
 """A site's part of a round: check what the coordinator sent, train or evaluate on the site's own visits.
 
 A round trains plainly, trains with differential privacy, trains encoders on scans alone (pretraining), or sets means
-(the centring round), with noise or without. All begin with the announced model and end with the change of every module
-that they trained.
+(the harmonising and the centring round), with noise or without. All begin with the announced model and end with the
+change of every module that they trained.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from permmoe.calibration.calibration import severity_ends
 from permmoe.data.dataset import VisitData
 from permmoe.ensemble import Network
+from permmoe.evaluation.harmonised import harmonised, in_words
 from permmoe.federated.accounting import Spent
 from permmoe.federated.instructions import Instruction, read_model
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
@@ -42,6 +43,7 @@ from permmoe.training.means import set_means
 from permmoe.training.point import TrainingPoint
 from permmoe.training.pretraining import pretrain
 from permmoe.training.seeds import derive_seed
+from permmoe.training.site_moments import set_site_moments
 from permmoe.training.within_memory import at_a_time, visits_of_a_step
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
 from permmoe_client.participation.grouped_visits import GroupedVisits
@@ -52,7 +54,7 @@ from permmoe_client.participation.private_moments import private_moments
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
 from permmoe_client.participation.site_device import on_site_device, within_site_memory
-from permmoe_client.participation.site_visits import in_words
+from permmoe_client.participation.site_visits import in_words as visits_in_words
 from permmoe_client.participation.study_memory import Memory, is_private, needs_memory, recall, remember
 
 LOG = logging.getLogger("permmoe.client")
@@ -161,7 +163,9 @@ def _train_on(
         return reply
     train = _kind_of_training(plan, instruction.round)
     data = site.training_visits(plan, instruction.round)
-    LOG.info("round %d trains on %s", instruction.round, in_words(data))
+    if not plan.federation.is_harmonising(instruction.round):
+        data = _without_scanners(loaded, data)
+    LOG.info("round %d trains on %s", instruction.round, visits_in_words(data))
     ready = time.perf_counter()
     training = train(loaded, data, kept)
     train_seconds = time.perf_counter() - ready
@@ -185,7 +189,22 @@ def _kind_of_training(plan: RoundPlan, number: int) -> Callable[[LoadedRound, Vi
         return _release_moments if privacy.moments else _train_privately
     if plan.federation.is_pretraining(number):
         return _pretrain
+    if plan.federation.is_harmonising(number):
+        return _set_site_moments
     return _set_means if plan.federation.is_centring(number) else _train_plainly
+
+
+def _without_scanners(loaded: LoadedRound, data: VisitData) -> VisitData:
+    """The site's visits without what its scanners add, where the study harmonises sites."""
+    if loaded.plan.model.harmonisation is None:
+        return data
+    assert loaded.model.harmonisation
+    found = harmonised(loaded.model.harmonisation, data)
+    # Once: nothing of it changes while a study goes on.
+    if loaded.instruction.round <= loaded.plan.federation.first_supervised:
+        for sentence in in_words(found.as_they_were):
+            LOG.warning("%s", sentence)
+    return found.data
 
 
 def _train_plainly(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> Training:
@@ -267,6 +286,12 @@ def _set_means(loaded: LoadedRound, data: VisitData, _: KeptTraining) -> Trainin
     return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum), record.behind)
 
 
+def _set_site_moments(loaded: LoadedRound, data: VisitData, _: KeptTraining) -> Training:
+    """Set the moments that tell how sites' scanners differ to the site's; over groups of patients, as `_set_means`."""
+    record = set_site_moments(loaded.model, loaded.in_groups("training", data))
+    return Training(record.exposure, TrainingFigures(float(record.visits), record.loss_sum), record.behind)
+
+
 def _train_privately(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -> Training:
     """Train with differential privacy: all that leaves follows from noisy changes and counts with noise."""
     # With Opacus, which takes seconds to import; sites of other studies need not wait for it.
@@ -324,7 +349,8 @@ def _evaluate_on(
     check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, device, needs_memory=keeps_modules)
-    grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, site.visits(plan)))
+    visits = _without_scanners(loaded, site.visits(plan))
+    grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, visits))
     with repeatable(plan.train):
         return evaluated(instruction, site.settings.name, loaded.network, grouped, loaded.least_count)
 
@@ -388,7 +414,7 @@ def _check_plausible(
         most=site.settings.release.max_model_change,
         means=site.means(plan),
         are_means_set=plan.federation.aggregation_rule.keeps_unchanged
-        and not (plan.federation.centring_round and since <= 1 < next_round),
+        and not any(map(plan.federation.sets_means, range(since, next_round))),
     )
 
 

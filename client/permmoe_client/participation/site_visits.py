@@ -135,7 +135,7 @@ def _nobody(left_out: Quarantine) -> str:
 def _read_visits(site: SiteConfig, model: ModelConfig, *, with_unlabelled: bool) -> tuple[VisitTable, Quarantine]:
     site.outcome.require(model.score)
     if site.folders:
-        selection = select_folder_visits(site.folders, site.outcome, model.score, model.modalities)
+        selection = select_folder_visits(site.folders, site.outcome, model.score, model.modalities, model.harmonised_by)
         visits = selection.visits
         known = visits if with_unlabelled else visits.where(lambda visit: visit.delta_cdrsb is not None)
         return known, selection.quarantine
@@ -146,15 +146,23 @@ def _read_visits(site: SiteConfig, model: ModelConfig, *, with_unlabelled: bool)
         need_target=not with_unlabelled,
         score=model.score,
         columns=site.outcome,
+        covariates=model.harmonised_by,
     )
 
 
 def select_folder_visits(
-    folders: DataFolders, outcome: OutcomeColumns, score: Score, modalities: Sequence[Modality]
+    folders: DataFolders,
+    outcome: OutcomeColumns,
+    score: Score,
+    modalities: Sequence[Modality],
+    covariates: Sequence[str] = (),
 ) -> Selection:
-    """The index visits of tables and images, also those without an outcome. Raises DataError."""
+    """The index visits of tables and images, also those without an outcome, with the numbers of these columns. Raises
+    DataError."""
     tables_score = score_of_tables(outcome, folders.score, score)
-    selection = select_visits(folders.tables, folders.images, folders.target, modalities, tables_score)
+    selection = select_visits(
+        folders.tables, folders.images, folders.target, modalities, tables_score, covariates=covariates
+    )
     selection.require_visits()
     for note in selection.notes:
         LOG.info("%s", note)

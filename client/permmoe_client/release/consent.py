@@ -18,6 +18,7 @@ from permmoe.plain_text import plain
 from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
 from permmoe_client.participation.query_order import question_count
 from permmoe_client.release.evaluation_consent import evaluation_in_words
+from permmoe_client.release.harmonising_consent import harmonising_in_words
 from permmoe_client.release.moments_consent import moments_in_words, moments_protection_in_words
 from permmoe_client.release.section import Section
 from permmoe_client.release.survey_consent import survey_in_words
@@ -35,7 +36,11 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
     megabytes = 4e-6 * sum(sizes.values())
     reads = [kind.in_words(modalities) for kind, modalities in by_kind(plan.model.modalities)]
     least = federation.min_cell_count
-    centring = [f"The first round trains nothing: the site sends means of its inputs, over {least} subjects or more."]
+    harmonising = harmonising_in_words(plan) if plan.model.harmonisation else ()
+    ordinal = "second" if harmonising else "first"
+    centring = [
+        f"The {ordinal} round trains nothing: the site sends means of its inputs, over {least} subjects or more."
+    ]
     is_noised = federation.privacy is not None and federation.privacy.moments is not None
     if is_noised:
         centring = list(moments_in_words(plan))
@@ -107,6 +112,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             (
                 *_forgotten(plan),
                 *(() if is_noised else (passes,)),
+                *harmonising,
                 *(centring if federation.centring_round else ()),
                 *_pretraining(plan),
             ),

@@ -13,7 +13,7 @@ from permmoe_client.site import SiteConfig
 
 NOT_OBEYED = (
     "rounds", "local_epochs", "aggregation", "server_optimiser", "server_learning_rate", "server_momentum",
-    "averaging_decay", "proximal_weight", "centring_round", "private_modules", "drift_correction",
+    "averaging_decay", "proximal_weight", "centring_round", "harmonising_round", "private_modules", "drift_correction",
     "imputed_router_support", "evaluate_every", "max_update_norm", "privacy",
 )  # fmt: skip
 """Settings of a federation that concern training alone."""

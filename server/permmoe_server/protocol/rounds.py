@@ -79,7 +79,7 @@ def run_rounds(
         room.learn(training.record.sites)
         if training.total is None:
             record = RoundRecord(number, False, training.record, clock.now() - started)
-            is_lost = record.is_used_up and not config.is_centring(number)
+            is_lost = record.is_used_up and not config.sets_means(number)
             state = replace(state, round=number if is_lost else state.round, receipts=training.receipts)
             federation.observer.on_round(state, record)
             yield state, record
@@ -154,9 +154,9 @@ def _parts_to_evaluate(config: FederationConfig, number: int) -> tuple[Part, ...
 
 def _check_another_try_is_allowed(config: FederationConfig, failed: RoundRecord, failed_in_a_row: int) -> None:
     """Raise NoQuorum where a failed try was the last one."""
-    if failed.is_used_up and config.is_centring(failed.round):
+    if failed.is_used_up and config.sets_means(failed.round):
         raise StudyLost(
-            "the first round failed after sites had given their input, and they give it once; start the study "
+            f"round {failed.round} failed after sites had given their input, and they give it once; start the study "
             "under another name"
         )
     if failed_in_a_row >= config.max_failed_rounds:

@@ -89,7 +89,8 @@ def register(folder: FederationFolder, model: Path, now: datetime) -> ModelVersi
         raise DataError(f"{model} is not the model of a federated study; name the folder 'model' of a study")
     plan = _plan_of(card)
     # The ridge is fitted in the centring round; any other model leaves it as it went in, but for its mean inputs.
-    if card["round"] < plan.federation.first_supervised and plan.model.ridge is None:
+    federation, number = plan.federation, card["round"]
+    if federation.is_harmonising(number) or (number < federation.first_supervised and plan.model.ridge is None):
         raise NothingTrained(f"the one in {model} is of a round that learns no outcome: it sets means, or pretrains")
     with locked(folder):
         registry = read_registry(folder)

@@ -139,7 +139,7 @@ def write_site(
 ) -> Path:
     """A hospital's manifest and its site file, as its IT department would have them; returns the site file."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_manifest(sites[name], folder / "manifest.csv", cell.model.modalities)
+    write_manifest(sites[name], folder / "manifest.csv", cell.model.modalities, covariates=cell.model.harmonised_by)
     site = {"name": name, "manifest": "manifest.csv", **_own_settings(cell, cache, plan, device)}
     (folder / "site.yaml").write_text(yaml.safe_dump(site, sort_keys=False))
     return folder / "site.yaml"
@@ -155,7 +155,8 @@ def provisioned_sites(
     found = None if is_provisioned else deploy(folder, "Simulation", own)
     files = dict(found.sites) if found else {name: folder / "hospitals" / name / "site.yaml" for name in sites}
     for name, path in files.items():
-        write_manifest(sites[name], path.parent / "manifest.csv", cell.model.modalities)
+        manifest = path.parent / "manifest.csv"
+        write_manifest(sites[name], manifest, cell.model.modalities, covariates=cell.model.harmonised_by)
     federation = FederationFolder((folder / "federation").absolute())
     return files, {
         "sites": str(_write_directory(folder, files)),

@@ -23,6 +23,7 @@ from permmoe.errors import ConfigurationError
 from permmoe.evaluation.activation import Activation, expert_activation
 from permmoe.evaluation.baselines import BASELINES
 from permmoe.evaluation.combinations import ErrorSums, mean_squared_error
+from permmoe.evaluation.harmonised import harmonised
 from permmoe.federated.modules import ModuleLayout
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations
@@ -144,8 +145,8 @@ def run_federated(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, de
     model.to(device)
     data = loaded(joined(sites), cell.model, cache)
     test, validation = data.part("test"), data.part("validation")
-    if cell.method.personal_epochs or federation.private:
-        tested, calibration = _personal_predictions(cell, sites, cache, federation, device)
+    if cell.method.personal_epochs or federation.private or cell.model.harmonisation:
+        tested, calibration = _predictions_at_sites(cell, sites, cache, federation, device)
     else:
         tested, calibration = (predicted_of(model, part) for part in (test, validation))
     return CellOutcome(
@@ -237,11 +238,11 @@ def _require_outcomes_on_scale(score: Score, sites: Sites) -> None:
         )
 
 
-def _personal_predictions(
+def _predictions_at_sites(
     cell: Cell, sites: Sites, cache: VolumeCache, federation: TrainedFederation, device: str
 ) -> tuple[Predicted, Predicted]:
     """Each site's test and validation visits, predicted by its own model: with its private modules, fine-tuned if the
-    method says."""
+    method says; of harmonised images where the model takes those."""
     found: dict[Split, list[Predicted]] = {"test": [], "validation": []}
     for site, table in sites.items():
         data = loaded(table, cell.model, cache)
@@ -249,6 +250,8 @@ def _personal_predictions(
         layout = ModuleLayout.of(model)
         modules = layout.flatten_all(dict(federation.weights)) | dict(federation.private.get(site, {}))
         model.load_state_dict(layout.unflatten(modules))
+        if model.harmonisation:
+            data = harmonised(model.harmonisation, data).data
         model.to(device)
         if cell.method.personal_epochs:
             tuning = cell.train.model_copy(update={"epochs": cell.method.personal_epochs, "warmup_epochs": 0})

@@ -76,9 +76,10 @@ class PartitionConfig(Configuration):
         "and their test visits are predicted by what the other sites trained",
     )  # fmt: skip
     # As above.
-    unseen_visits: Literal["test", "all"] = Field(
+    unseen_visits: Literal["test", "all", "alone"] = Field(
         "test", exclude_if=lambda visits: visits == "test",
-        description="of unseen sites; all: their training and validation visits are test visits too, and none left out",
+        description="of unseen sites; all: their training and validation visits are test visits too, and none left "
+        "out; alone: these are all test visits that there are, and the other sites train on their own",
     )  # fmt: skip
     attendance: dict[str, tuple[PositiveInt, PositiveInt]] = Field(
         default_factory=dict, description="first and last round of sites that join late or leave; others: all rounds"
@@ -128,6 +129,8 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
             f"no site has {config.min_training_visits} training visit(s); lower min_training_visits or the test share"
         )
     unseen = _unseen(taking_part, config, np.random.default_rng((seed, 2)))
+    if unseen and config.unseen_visits == "alone":
+        taking_part = {site: _without_tests(table) for site, table in taking_part.items()}
     return taking_part | unseen, {s: t for s, t in sites.items() if s not in taking_part}
 
 
@@ -150,6 +153,11 @@ def _unseen(sites: Sites, config: PartitionConfig, generator: np.random.Generato
     if config.unseen_visits == "test":
         return {site: tests[site] for site in drawn}
     return {site: VisitTable(tuple(replace(v, split="test") for v in sites[site])) for site in drawn}
+
+
+def _without_tests(table: VisitTable) -> VisitTable:
+    """The visits of a site that trains on those, too, that another study would test."""
+    return VisitTable(tuple(replace(visit, split="train") if visit.split == "test" else visit for visit in table))
 
 
 def _thinned(

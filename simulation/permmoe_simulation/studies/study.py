@@ -272,14 +272,29 @@ class StudyConfig(Configuration):
             raise ValueError("newcomers: every site trains; let some be unseen in a regime, such as `unseen: 2`")
         return self
 
+    @model_validator(mode="after")
+    def _harmonises_sites_of_federations(self) -> StudyConfig:
+        for (name, method), model in zip(self.methods.items(), self._models[1:], strict=True):
+            if model.harmonisation and method.kind != "federated":
+                raise ValueError(
+                    f"methods.{name}: model.harmonisation is between the sites of a federation, and kind {method.kind} "
+                    "has none; give it to methods of kind federated"
+                )
+        return self
+
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The model's, and those of methods: a visit may have one name as image and as numbers."""
-        models = [
+        return tuple(dict.fromkeys(modality for model in self._models for modality in model.modalities))
+
+    @property
+    def _models(self) -> tuple[ModelConfig, ...]:
+        """The study's, and those of its methods."""
+        own = (
             parse_config(_overlay(self.model, method.model), ModelConfig, f"methods.{name} of study {self.name}")
             for name, method in self.methods.items()
-        ]
-        return tuple(dict.fromkeys(modality for model in (self.model, *models) for modality in model.modalities))
+        )
+        return (self.model, *own)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -288,8 +303,10 @@ class StudyConfig(Configuration):
 
     @property
     def covariates(self) -> tuple[str, ...]:
-        """Columns that visits carry for the ladder."""
-        return () if self.ladder is None else self.ladder.columns
+        """Columns that visits carry for the ladder and for harmonisations."""
+        of_ladder = () if self.ladder is None else self.ladder.columns
+        of_models = (column for model in self._models for column in model.harmonised_by)
+        return tuple(dict.fromkeys((*of_ladder, *of_models)))
 
     @property
     def ladder_pairs(self) -> tuple[tuple[str, str], ...]:

@@ -79,4 +79,4 @@ def test_means_and_moments_travel_exactly_and_models_never_in_eight_bits() -> No
     for ridge in ("ridge/t1", "member-12/ridge/t1"):
         assert {down_format(ridge, wire) for wire in ("fp32", "fp16", "int8")} == {"fp32"}
     assert down_format("member-12/head", "fp16") == down_format("bank/ridge/t1", "fp16") == "fp16"
-    assert up_format("int8", is_centring=True) == "fp32" and up_format("int8", is_centring=False) == "int8"
+    assert up_format("int8", sets_means=True) == "fp32" and up_format("int8", sets_means=False) == "int8"

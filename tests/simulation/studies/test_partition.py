@@ -260,6 +260,19 @@ def test_all_visits_of_unseen_sites_are_judged_where_that_is_asked_and_all_else_
         assert sites[site] == kept
 
 
+def test_unseen_sites_alone_are_judged_where_that_is_asked_and_the_others_train_on_their_tests() -> None:
+    all_of_them = PartitionConfig(unseen=2, unseen_visits="all")
+    expected, _ = partition(split_visits(), NAMES, all_of_them, seed=3)
+    sites, _ = partition(split_visits(), NAMES, all_of_them.model_copy(update={"unseen_visits": "alone"}), seed=3)
+    trained = training_sites(sites)
+    assert len(trained) == 5 and list(sites) == list(expected)
+    for site, table in expected.items():
+        assert {v.split for v in sites[site]} == ({"train", "validation"} if site in trained else {"test"})
+        if site in trained:
+            table = VisitTable(tuple(replace(v, split="train") if v.split == "test" else v for v in table))
+        assert sites[site] == table
+
+
 def test_over_seeds_every_site_is_unseen_and_trains() -> None:
     drawn = [
         frozenset(set(sites) - set(training_sites(sites)))
