@@ -200,8 +200,8 @@ def _without_scanners(loaded: LoadedRound, data: VisitData) -> VisitData:
         return data
     assert loaded.model.harmonisation
     found = harmonised(loaded.model.harmonisation, data)
-    # Once: nothing of it changes while a study goes on.
-    if loaded.instruction.round <= loaded.plan.federation.first_supervised:
+    # Behind the harmonising round alone: nothing of it changes while a study goes on.
+    if loaded.instruction.round == 2:
         for sentence in in_words(found.as_they_were):
             LOG.warning("%s", sentence)
     return found.data

@@ -272,16 +272,6 @@ class StudyConfig(Configuration):
             raise ValueError("newcomers: every site trains; let some be unseen in a regime, such as `unseen: 2`")
         return self
 
-    @model_validator(mode="after")
-    def _harmonises_sites_of_federations(self) -> StudyConfig:
-        for (name, method), model in zip(self.methods.items(), self._models[1:], strict=True):
-            if model.harmonisation and method.kind != "federated":
-                raise ValueError(
-                    f"methods.{name}: model.harmonisation is between the sites of a federation, and kind {method.kind} "
-                    "has none; give it to methods of kind federated"
-                )
-        return self
-
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The model's, and those of methods: a visit may have one name as image and as numbers."""
@@ -462,6 +452,7 @@ def _cell(
     federation = parse_config(_overlay(study.federation, method.federation), FederationConfig, source)
     _require_possible(source, method, federation, regime, study.regimes[regime])
     model = parse_config(_overlay(study.model, method.model), ModelConfig, source)
+    _require_sites_to_harmonise(source, method, federation, model)
     try:
         require_pretrainable(model, train)
     except ValueError as error:
@@ -506,6 +497,19 @@ def _require_possible(source: str, method: Method, federation: FederationConfig,
         raise ConfigurationError(
             f"{source}: a site that trains nothing (regimes.{name}.unseen) has no model of its own; leave out the "
             "method, or the regime"
+        )
+
+
+def _require_sites_to_harmonise(source: str, method: Method, federation: FederationConfig, model: ModelConfig) -> None:
+    """Raise ConfigurationError for a harmonisation without a federation, or without the round that tells it."""
+    if model.harmonisation and method.kind != "federated":
+        raise ConfigurationError(
+            f"{source}: model.harmonisation is between the sites of a federation, and kind {method.kind} has none; "
+            "leave it out there"
+        )
+    if (model.harmonisation is not None) != federation.harmonising_round:
+        raise ConfigurationError(
+            f"{source}: model.harmonisation and federation.harmonising_round go together; give both, or neither"
         )
 
 

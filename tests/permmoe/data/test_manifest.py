@@ -223,6 +223,15 @@ def test_written_manifest_reads_back_equal(tmp_path: Path, drawn: list[tuple[dic
     assert len(quarantine) == 0
 
 
+def test_columns_that_visits_carry_are_written_where_that_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    whole = Visit("s1", "011", "bl", 1.0, 0.5, 24.0, volumes={"t1": tmp_path / "a.nii.gz"}, covariates={"sex": 2.0})
+    table = VisitTable((whole, replace(whole, subject_id="s2", covariates={})))
+    write_manifest(table, tmp_path / "m.csv", T1_AND_FLUID, covariates=("sex", "nobody"))
+    assert read_manifest(tmp_path / "m.csv", T1_AND_FLUID, covariates=("sex", "nobody"))[0] == table
+    assert all(not visit.covariates for visit in read_manifest(tmp_path / "m.csv", T1_AND_FLUID)[0])
+
+
 def test_written_manifest_may_move_with_its_images(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     (folder / "sub").mkdir(parents=True)

@@ -12,11 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
+from permmoe.calibration.calibrate import predicted
 from permmoe.config import parse_config
+from permmoe.data.cache import VolumeCache
+from permmoe.data.dataset import VisitData
 from permmoe.data.visits import VisitTable
 from permmoe.encoder_kinds import ENCODERS
 from permmoe.errors import DeviceUnusable, PermmoeError
+from permmoe.evaluation.harmonised import harmonised
 from permmoe.federated.plan import RoundPlan
+from permmoe.layers.encoders import fixed_stem
+from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
 from permmoe_client.site import read_site
 from permmoe_simulation.engines.engine import Engine
@@ -232,3 +238,31 @@ def test_a_ridge_of_private_moments_is_accounted_at_every_site_and_says_nothing_
     accounts = pd.read_csv(folder / "privacy.csv")
     assert len(accounts) > 4 and accounts["epsilon"].between(4, 5).all() and accounts["secure"].all()
     assert not (folder / ACTIVATION).exists() and np.isfinite(read_predictions(folder)["t1"]).any()
+
+
+def test_a_federation_of_harmonised_images_is_judged_at_each_site_on_its_own_harmonised_images(tmp_path: Path) -> None:
+    cell = cell_of(
+        "federated",
+        model={"harmonisation": {"covariates": [], "least_visits": 10}},
+        federation={"rounds": 3, "harmonising_round": True},
+    )
+    two_sites = {"synthetic": {**settings()["data"]["synthetic"], "sites": 2}}
+    source = parse_config(settings(data=two_sites), StudyConfig, "study").data
+    data = prepare_data(source, STUDY.model, tmp_path, 1, QUIET)
+    visits, cache = data.visits, data.cache
+    found = read_predictions(run_cell(cell, visits, cache, tmp_path / "cell")).set_index("subject")["t1"].dropna()
+    sites, _ = split_and_partition(visits, cell)
+    model = PerMMoE(cell.model)
+    model.load_state_dict(dict(train_federation(cell, sites, cache, tmp_path / "again").weights))
+    assert model.harmonisation
+    expected, moved = {}, 0.0
+    for table in sites.values():
+        loaded, _ = VisitData.load(table, cell.model, VolumeCache(cache), stem=fixed_stem(cell.model))
+        own = harmonised(model.harmonisation, loaded)
+        assert "t1" not in own.as_they_were
+        tests, as_scanned = own.data.part("test"), loaded.part("test")
+        predictions, raw = predicted(model, tests)[0][:, 0], predicted(model, as_scanned)[0][:, 0]
+        expected |= dict(zip([visit.subject_id for visit in tests.visits], predictions, strict=True))
+        moved = max(moved, float(np.nanmax(np.abs(predictions - raw))))
+    assert moved > 1e-3 and len(found)
+    np.testing.assert_allclose(found.to_numpy(), [expected[subject] for subject in found.index], atol=1e-5)

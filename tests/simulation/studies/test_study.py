@@ -161,6 +161,30 @@ def test_a_model_of_a_site_by_itself_is_refused_where_sites_train_nothing(method
         one_cell(study(methods=methods, regimes={"new": {"unseen": 1}}))
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"kind": "centralised", "model": {"harmonisation": {}}}, "kind centralised has none; leave it out there"),
+        ({"kind": "federated", "model": {"harmonisation": {}}}, "go together; give both, or neither"),
+        ({"kind": "federated", "federation": {"harmonising_round": True}}, "go together; give both, or neither"),
+    ],
+    ids=["centralised", "without its round", "round alone"],
+)
+def test_images_are_harmonised_between_sites_of_a_federation_that_tell(method: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"methods\.m of study s: .*{message}"):
+        one_cell(study(methods={"m": {"label": "m", **method}}))
+
+
+def test_visits_carry_what_images_are_harmonised_by_without_a_ladder_too() -> None:
+    sex = {"column": "PTGENDER", "mean": 1.5, "deviation": 0.5}
+    age = {"column": "age_years", "mean": 73.0, "deviation": 7.0}
+    method = {
+        "kind": "federated", "label": "m", "model": {"harmonisation": {"covariates": [age, sex]}},
+        "federation": {"harmonising_round": True},
+    }  # fmt: skip
+    assert study(methods={"m": method}).covariates == ("PTGENDER",) and study().covariates == ()
+
+
 def test_other_data_or_another_baseline_is_another_cell() -> None:
     assert one_cell(study(), "other").digest() != one_cell(study()).digest()
     a, b = ({"k": {"kind": "reference", "label": "k", "baseline": name}} for name in ("kernel_ridge", "training_mean"))
