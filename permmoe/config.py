@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from permmoe.encoder_kinds import ENCODERS, EncoderKind, encoder_kind
 from permmoe.errors import ConfigurationError, refuse_unknown_keys
@@ -261,6 +270,11 @@ class ModelConfig(Configuration):
         None, exclude_if=lambda found: found is None,
         description="a federation's sites take the location and the scale of their own scanners out of their images",
     )  # fmt: skip
+    horizons_months: tuple[PositiveFloat, ...] = Field(
+        (), exclude_if=lambda months: not months,
+        description="the model is told the horizon, and trained on the change at each of these that a patient has; "
+        "none: it knows of one horizon alone, that of the table",
+    )  # fmt: skip
     at_hospital: HospitalLine | None = Field(
         None, exclude_if=lambda line: line is None,
         description="the line that a hospital's own patients put behind the finished model; training knows none",
@@ -288,11 +302,23 @@ class ModelConfig(Configuration):
                 f"harmonisation is of the cells of a coarse grid; encoder.kind = {self.encoder.kind} reads voxels: "
                 "take pooled, or leave harmonisation out"
             )
+        if self.horizons_months:
+            self._require_told_heads()
         if self.score != CDR_SB and self.outcome_range == CDRSB_CHANGE:
             raise ValueError(
                 f"outcome_range is that of a change in CDR-SB; give that of a change in {self.score.name}, or null"
             )
         return self
+
+    def _require_told_heads(self) -> None:
+        """Whatever predicts has to be told the horizon."""
+        if list(self.horizons_months) != sorted(set(self.horizons_months)) or len(self.horizons_months) < 2:
+            raise ValueError("horizons_months: name two horizons or more, each once, the nearest first")
+        if self.head != "perceptron":
+            raise ValueError("horizons_months: a linear head cannot bend with the horizon; set head = perceptron")
+        for name, is_set in (("ridge", self.ridge is not None), ("unimodal_heads", self.unimodal_heads)):
+            if is_set:
+                raise ValueError(f"horizons_months: {name} predicts without a horizon; leave one of them out")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ class Encoded:
     """For each modality that any visit has, a row for every visit that has it, in batch order."""
     features: Mapping[str, Float64[Tensor, "n feature"]] = field(default_factory=dict)
     """The same inputs as the ridge sees them; empty without a ridge, and while training unless it translates."""
+    horizon: Float[Tensor, " batch"] | None = None
+    """Months, for a model that is told."""
 
     def keeping(self, visits: Int[Tensor, " row"], kept: Bool[Tensor, "row modality"]) -> Encoded:
         """The visits of these rows, as if only the kept modalities had been collected; a visit may come repeatedly.
@@ -56,6 +58,7 @@ class Encoded:
             self.baseline[visits],
             {name: tokens[rows[name]] for name, tokens in self.tokens.items()},
             {name: features[rows[name]] for name, features in self.features.items()},
+            None if self.horizon is None else self.horizon[visits],
         )
 
     def with_baseline(self, baseline: Float[Tensor, " batch"]) -> Encoded:
@@ -127,7 +130,7 @@ class PerMMoE(nn.Module):
         # to, and on other visits its residuals are larger.
         ridge = None if self.training and not self.translator else self.ridge
         features = {name: ridge.features(name, rows) for name, rows in inputs.items()} if ridge else {}
-        return Encoded(self.config.names, batch.observed, batch.baseline, tokens, features)
+        return Encoded(self.config.names, batch.observed, batch.baseline, tokens, features, batch.horizon)
 
     def fuse(self, encoded: Encoded) -> Output:
         """Predict from encoded visits: all of the model behind the encoders. Raises as `forward`.
@@ -141,7 +144,7 @@ class PerMMoE(nn.Module):
         routing: Routing = self.routers(normed, encoded.observed, present)
         mixed = self.experts(normed.flatten(0, 2), routing.gates.flatten(0, 2)).view_as(hidden)
         hidden = only(hidden + dropped(mixed, self.config.dropout, self.training), present)
-        prediction: Tensor = self.head(hidden, encoded.baseline)
+        prediction: Tensor = self.head(hidden, encoded.baseline, encoded.horizon)
         spread = self.spread(hidden, encoded.baseline, encoded.observed, prediction) if self.spread else None
         if self.training:
             return Output(prediction, routing, spread, self.unimodal(tokens))
@@ -219,24 +222,43 @@ class UnimodalHead(nn.Module):
 
 
 class Head(nn.Module):
-    """The prediction head: a perceptron on each modality's mean token, in the order of M, and baseline CDR-SB."""
+    """The prediction head: a perceptron on each modality's mean token, in the order of M, and baseline CDR-SB.
+
+    Of a model that is told the horizon it has the horizon, too, and what it predicts grows in proportion to it: a line
+    through no change at the visit, bent by what the perceptron makes of the horizon.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.centre_points, self.scale_points = config.baseline_centre_points, config.baseline_scale_points
+        self.horizons = config.horizons_months
         self.norm = nn.LayerNorm(config.width)
-        self.hidden = nn.Linear(len(config.modalities) * config.width + 1, config.head_hidden)
+        inputs = len(config.modalities) * config.width + (2 if self.horizons else 1)
+        self.hidden = nn.Linear(inputs, config.head_hidden)
         self.dropout = Dropout(config.dropout)
         self.out = nn.Linear(config.head_hidden, 1)
 
     def forward(
-        self, tokens: Float[Tensor, "batch modality token dim"], baseline: Float[Tensor, " batch"]
+        self,
+        tokens: Float[Tensor, "batch modality token dim"],
+        baseline: Float[Tensor, " batch"],
+        horizon: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Change in CDR-SB, points, from tokens and baseline CDR-SB in points."""
-        scaled = (baseline - self.centre_points) / self.scale_points
-        summary = torch.cat([self.norm(tokens.mean(2)).flatten(1), scaled.unsqueeze(1)], dim=1)
+        """Change in CDR-SB, points, from tokens, baseline CDR-SB in points and the horizon in months.
+
+        Raises ValueError where a model that is told the horizon gets none.
+        """
+        scaled = [((baseline - self.centre_points) / self.scale_points).unsqueeze(1)]
+        share = None
+        if self.horizons:
+            if horizon is None:
+                raise ValueError("the model is told the horizon (model.horizons_months), and the batch has none")
+            share = horizon / (sum(self.horizons) / len(self.horizons))
+            scaled.append(share.unsqueeze(1) - 1)
+        summary = torch.cat([self.norm(tokens.mean(2)).flatten(1), *scaled], dim=1)
         prediction: Tensor = self.out(self.dropout(F.gelu(self.hidden(summary))))
-        return prediction.squeeze(1).float()
+        change = prediction.squeeze(1).float()
+        return change if share is None else share * change
 
 
 class LinearHead(nn.Module):
@@ -248,9 +270,12 @@ class LinearHead(nn.Module):
         self.out = nn.Linear(len(config.modalities) * config.width + 1, 1)
 
     def forward(
-        self, tokens: Float[Tensor, "batch modality token dim"], baseline: Float[Tensor, " batch"]
+        self,
+        tokens: Float[Tensor, "batch modality token dim"],
+        baseline: Float[Tensor, " batch"],
+        horizon: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """As `Head.forward`."""
+        """As `Head.forward`, of a model that is told no horizon."""
         scaled = (baseline - self.centre_points) / self.scale_points
         prediction: Tensor = self.out(torch.cat([tokens.mean(2).flatten(1), scaled.unsqueeze(1)], dim=1))
         return prediction.squeeze(1).float()

@@ -24,12 +24,15 @@ class Batch:
     """CDR-SB at the visit, points."""
     target: Float[Tensor, " batch"]
     """Change in CDR-SB at the horizon, points; NaN where unknown."""
+    horizon: Float[Tensor, " batch"] | None = None
+    """Months, for a model that is told; None for any other."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its values on a device."""
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
         baseline, target = (x.to(device, non_blocking=True) for x in (self.baseline, self.target))
-        return Batch(inputs, self.observed, baseline, target)
+        horizon = None if self.horizon is None else self.horizon.to(device, non_blocking=True)
+        return Batch(inputs, self.observed, baseline, target, horizon)
 
 
 def observed_masks(observed: Bool[Tensor, "batch modality"]) -> Int[Tensor, " batch"]:

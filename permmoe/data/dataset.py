@@ -13,6 +13,7 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.data.cache import VolumeCache
+from permmoe.data.horizons import Horizons
 from permmoe.data.kinds import kind_of
 from permmoe.data.kinds.kind import Source
 from permmoe.data.prefetch import one_ahead
@@ -42,6 +43,8 @@ class VisitData:
     stored_rows: Int[Tensor, "visit modality"]
     """Each visit's row in `inputs`, `ABSENT` where it lacks the modality."""
     inputs: Mapping[str, Rows]
+    horizons: Horizons | None = None
+    """What is known at the horizons of a model that is told them; None for any other."""
 
     @classmethod
     def load(
@@ -90,6 +93,7 @@ class VisitData:
             target=torch.tensor(deltas, dtype=torch.float32),
             stored_rows=torch.where(observed, observed.long().cumsum(0) - 1, ABSENT),
             inputs=inputs,
+            horizons=Horizons.of(visits, model.horizons_months) if model.horizons_months else None,
         )
         return data, Quarantine(tuple(items))
 
@@ -101,18 +105,30 @@ class VisitData:
         """Whether batches are read from files."""
         return any(isinstance(rows, FileRows) for rows in self.inputs.values())
 
-    def batches(self, parts: Sequence[Int[Tensor, " _"]], withheld: Bool[Tensor, "visit modality"]) -> Iterator[Batch]:
-        """A batch of each part's rows, in order. From files the next one is read while this one is in use."""
+    def batches(
+        self,
+        parts: Sequence[Int[Tensor, " _"]],
+        withheld: Bool[Tensor, "visit modality"],
+        at: Int[Tensor, " visit"] | None = None,
+    ) -> Iterator[Batch]:
+        """A batch of each part's rows, in order, as `batch` makes it. From files the next one is read while this one is
+        in use."""
 
         def load(rows: Int[Tensor, " _"]) -> Batch:
-            return self.batch(rows, withheld[rows])
+            return self.batch(rows, withheld[rows], None if at is None else at[rows])
 
         return one_ahead(load, parts) if self.is_on_disk else map(load, parts)
 
-    def batch(self, rows: Int[Tensor, " batch"], withheld: Bool[Tensor, "batch modality"] | None = None) -> Batch:
+    def batch(
+        self,
+        rows: Int[Tensor, " batch"],
+        withheld: Bool[Tensor, "batch modality"] | None = None,
+        at: Int[Tensor, " batch"] | None = None,
+    ) -> Batch:
         """The visits of these rows, as if the withheld modalities had not been collected.
 
-        Raises ValueError where nothing is left of a visit.
+        `at`: at which of `horizons` each visit's outcome is, by default at its own. Raises ValueError where nothing is
+        left of a visit.
         """
         observed = self.observed[rows]
         if withheld is not None:
@@ -124,7 +140,11 @@ class VisitData:
             stored = self.stored_rows[rows, column][observed[:, column]]
             if len(stored):
                 inputs[name] = self.inputs[name].read(stored)
-        return Batch(inputs, observed, self.baseline[rows], self.target[rows])
+        target, horizon = self.target[rows], None
+        if self.horizons is not None:
+            horizon = self.horizons.own[rows] if at is None else self.horizons.months[at]
+            target = target if at is None else self.horizons.changes[rows, at]
+        return Batch(inputs, observed, self.baseline[rows], target, horizon)
 
     def subset(self, rows: Int[Tensor, " n"]) -> VisitData:
         """The visits of these rows, in this order, with the same inputs in memory."""
@@ -135,6 +155,7 @@ class VisitData:
             baseline=self.baseline[rows],
             target=self.target[rows],
             stored_rows=self.stored_rows[rows],
+            horizons=None if self.horizons is None else self.horizons.subset(rows),
         )
 
     def limited(self, observed: Bool[Tensor, "visit modality"]) -> VisitData:
@@ -146,8 +167,12 @@ class VisitData:
         return replace(self.subset(rows), observed=observed[rows])
 
     def part(self, split: Literal["train", "validation", "test"]) -> VisitData:
-        """The visits of one part of the split whose outcome is known; possibly none."""
-        rows = [i for i, visit in enumerate(self.visits) if visit.split == split and visit.delta_cdrsb is not None]
+        """The visits of one part of the split whose outcome is known; possibly none. A model that is told the horizon
+        trains on those, too, whose change is known at another one alone."""
+        known = torch.tensor([visit.delta_cdrsb is not None for visit in self.visits], dtype=torch.bool)
+        if self.horizons is not None and split == "train":
+            known = known | self.horizons.known.any(1)
+        rows = [i for i, visit in enumerate(self.visits) if visit.split == split and bool(known[i])]
         return self.subset(torch.tensor(rows, dtype=torch.long))
 
     def scans(self) -> VisitData:

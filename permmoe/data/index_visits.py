@@ -225,6 +225,11 @@ def _visit_of(
         tables=_numbers(start, modalities) | dict(history.tables),
         covariates=start.covariates,
         tracers=_tracers_of_numbers(start, modalities),
+        later_changes={
+            months: change
+            for months in rule.further_horizons_months
+            if (change := outcome(subject.assessments, start, rule, months)) is not None
+        },
     )
 
 

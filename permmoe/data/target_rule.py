@@ -50,6 +50,12 @@ class TargetRule(Configuration):
         description="how long a diagnosis holds where a visit has none: ADNI makes one a year, and visits may be late",
     )
 
+    # Absent from `model_dump` at its default, so that approvals of older studies stay valid.
+    further_horizons_months: tuple[float, ...] = Field(
+        (), exclude_if=lambda months: not months,
+        description="further horizons at which the change is looked for, for a model that is told the horizon",
+    )  # fmt: skip
+
     @field_validator("diagnoses")
     @classmethod
     def _in_one_set_of_words(cls, diagnoses: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,13 +152,17 @@ def choose_index_visit(
     return None
 
 
-def outcome(assessments: Iterable[Assessment], index: Assessment, rule: TargetRule) -> float | None:
-    """Return the change in CDR-SB by rule 3 of the module's header, points; None where no visit is near the horizon.
+def outcome(
+    assessments: Iterable[Assessment], index: Assessment, rule: TargetRule, horizon_months: float | None = None
+) -> float | None:
+    """Return the change in CDR-SB by rule 3 of the module's header, points; None where no visit is near the horizon,
+    which is the rule's unless another one is given.
 
     Of two visits equally near the earlier one counts.
     """
+    horizon = rule.horizon_months if horizon_months is None else horizon_months
     distances = [
-        (abs((a.taken - index.taken).days / DAYS_A_MONTH - rule.horizon_months), a.taken, a.cdrsb)
+        (abs((a.taken - index.taken).days / DAYS_A_MONTH - horizon), a.taken, a.cdrsb)
         for a in assessments
         if a.cdrsb is not None and a.taken > index.taken
     ]

@@ -39,6 +39,9 @@ class Visit:
     tracers: Mapping[str, str] = field(default_factory=dict)
     """The PET tracer of each modality, as far as a table tells it; permmoe.data.tracer_rule also asks the images."""
 
+    later_changes: Mapping[float, float] = field(default_factory=dict)
+    """Changes at other horizons than the table's, points, by months; no entry where one is not known."""
+
     def observed(self, names: Sequence[str]) -> Combination:
         """The modalities among `names` that this visit has."""
         return tuple(name for name in names if name in self.volumes or name in self.tables)
@@ -84,7 +87,7 @@ class VisitTable:
         rows = [
             [v.subject_id, v.site, v.session, v.baseline_cdrsb, v.delta_cdrsb, v.horizon_months, v.age_years, v.phase,
              sorted((m, p.name) for m, p in v.volumes.items()), sorted(v.tables.items()), *filter(None, [v.split]),
-             *filter(None, [sorted(v.covariates.items())])]
+             *filter(None, [sorted(v.covariates.items())]), *filter(None, [sorted(v.later_changes.items())])]
             for v in self.visits
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from permmoe.config import AGE
 from permmoe.data.dataset import VisitData
+from permmoe.errors import ConfigurationError
 from permmoe.evaluation import clinical_columns
 from permmoe.evaluation.boosting import boosting
 from permmoe.evaluation.clinical_columns import PENALTIES
@@ -67,18 +68,57 @@ def kernel_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combi
         deviations = [1.0, *(_deviations(block) for block in blocks[1:])]  # baseline CDR-SB stays in points
         x, y = _joined(blocks, deviations), train.target[fit_rows].double().numpy()
         centre = x.mean(0)
-        slope = _cross_validated(x - centre, y - y.mean())
+        slope = _cross_validated(x - centre, y - y.mean(), np.arange(len(y)))
         x_test = _joined(_pooled(test, test_rows, combination), deviations)
         predictions[test_rows, column] = (x_test - centre) @ slope + y.mean()
     return predictions
 
 
-def _cross_validated(x: Float[Array, "visit feature"], y: Float[Array, " visit"]) -> Float[Array, " feature"]:
-    """The slopes of the penalty with the least squared error over the folds, the smallest of equally good ones."""
+def horizon_ridge(train: VisitData, test: VisitData) -> Float[Array, "visit combination"]:
+    """`kernel_ridge` for all horizons: a change a year, linear in the same features, times the years of the horizon.
+
+    Each combination is trained on the change at every horizon at which a visit with it has one, an outcome a row; a
+    visit's rows are in one fold. Raises ConfigurationError for visits that were loaded for a model that is told none.
+    """
+    if train.horizons is None or test.horizons is None:
+        raise ConfigurationError("horizon_ridge is told the horizon: give its method model: {horizons_months: [...]}")
+    combinations = all_combinations(train.names)
+    predictions = np.full((len(test), len(combinations)), np.nan)
+    known, changes = train.horizons.known.numpy(), train.horizons.changes.double().numpy()
+    all_years, own_years = (months.double().numpy() / 12 for months in (train.horizons.months, test.horizons.own))
+    fallback = float(changes[known].sum() / (known * all_years).sum())
+    for column, combination in enumerate(combinations):
+        fit_rows, test_rows = _rows_with(train, combination), _rows_with(test, combination)
+        if not len(test_rows):
+            continue
+        if len(fit_rows) < 2 * FOLDS:
+            predictions[test_rows, column] = fallback * own_years[test_rows]
+            continue
+        blocks = _pooled(train, fit_rows, combination)
+        deviations = [1.0, *(_deviations(block) for block in blocks[1:])]
+        patients, horizons = np.nonzero(known[fit_rows])
+        years, y = all_years[horizons], changes[fit_rows][patients, horizons]
+        x = _joined(blocks, deviations)[patients]
+        # Without these means the rest of either is orthogonal to the years: the change a year common to all needs no
+        # penalty, as the intercept of a single horizon needs none.
+        centre, rate = (years**2 @ x) / (years**2).sum(), (years @ y) / (years**2).sum()
+        slope = _cross_validated(years[:, None] * (x - centre), y - years * rate, patients)
+        x_test = _joined(_pooled(test, test_rows, combination), deviations)
+        predictions[test_rows, column] = own_years[test_rows] * (rate + (x_test - centre) @ slope)
+    return predictions
+
+
+def _cross_validated(
+    x: Float[Array, "row feature"], y: Float[Array, " row"], patients: Int[Array, " row"]
+) -> Float[Array, " feature"]:
+    """The slopes of the penalty with the least squared error over the folds, the smallest of equally good ones. All
+    rows of a patient, counted from 0, are in one fold."""
     from sklearn.model_selection import KFold
 
     errors = np.zeros(len(PENALTIES))
-    for fitted, held_out in KFold(FOLDS, shuffle=True, random_state=0).split(x):
+    for _, held_out_patients in KFold(FOLDS, shuffle=True, random_state=0).split(np.arange(patients.max() + 1)):
+        held_out = np.isin(patients, held_out_patients)
+        fitted = ~held_out
         residuals = x[held_out] @ _slopes(x[fitted], y[fitted]) - y[held_out, None]
         errors += (residuals**2).mean(0)
     return _slopes(x, y)[:, errors.argmin()]
@@ -102,6 +142,7 @@ BASELINES: Mapping[str, Baseline] = {
     "clinical_ridge": clinical_ridge,
     "clinical_boosting": clinical_boosting,
     "kernel_ridge": kernel_ridge,
+    "horizon_ridge": horizon_ridge,
     "boosting": boosting,
 }
 """The baselines by the names that a study uses."""

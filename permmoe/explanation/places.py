@@ -98,6 +98,7 @@ class _Game:
     observed: Tensor
     baseline: Tensor
     target: Tensor
+    horizon: Tensor | None
 
     @classmethod
     def of(cls, network: Network, batch: Batch) -> _Game | None:
@@ -117,7 +118,7 @@ class _Game:
                 parts, share = REGIONS, cell_shares(network.config.grid, cells)[:, None]
             shares[modality.name] = share
             players += [(modality.name, part) for part in parts]
-        return cls(tuple(players), ends, shares, batch.observed, batch.baseline, batch.target)
+        return cls(tuple(players), ends, shares, batch.observed, batch.baseline, batch.target, batch.horizon)
 
     def batch(self, present: Float[Tensor, "row player"]) -> Batch:
         """The visit once a row, each with those parts of it that are present, 0 to 1."""
@@ -128,7 +129,8 @@ class _Game:
             weight = torch.tensordot(present[:, first : first + len(share)], share, dims=1)
             inputs[name] = average + weight * (own - average)
             first += len(share)
-        return Batch(inputs, self.observed.expand(n, -1), self.baseline.expand(n), self.target.expand(n))
+        horizon = None if self.horizon is None else self.horizon.expand(n)
+        return Batch(inputs, self.observed.expand(n, -1), self.baseline.expand(n), self.target.expand(n), horizon)
 
 
 def average_input(network: Network, modality: Modality) -> Float[Tensor, "1 ..."] | None:

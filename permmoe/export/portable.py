@@ -33,12 +33,17 @@ class PortableModel(nn.Module):
     """A view of a model in evaluation mode. Its inputs are one tensor a modality, `observed` and `baseline`."""
 
     def __init__(self, network: Network) -> None:
-        """Raises ConfigurationError for a model that translates missing modalities."""
+        """Raises ConfigurationError for a model that translates missing modalities, or is told the horizon."""
         super().__init__()
         self.config = network.config
         if self.config.bank == "translated":
             raise ConfigurationError(
                 "a model with bank = translated cannot be exported: the graph has no translation of missing modalities"
+            )
+        if self.config.horizons_months:
+            raise ConfigurationError(
+                "a model that is told the horizon (model.horizons_months) cannot be exported: the graph has no such "
+                "input; train one for the horizon alone"
             )
         models = network.models if isinstance(network, Ensemble) else (network,)
         self.members = nn.ModuleList(PortableMember(model) for model in models)

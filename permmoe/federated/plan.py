@@ -118,6 +118,8 @@ class RoundPlan(Configuration):
                 "train.pretraining says how encoders learn from scans, and federation.pretraining_rounds for how many "
                 "rounds; set both, or neither"
             )
+        if self.model.horizons_months:
+            raise ValueError("hospitals' tables have outcomes of one horizon; leave model.horizons_months out")
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:

@@ -75,9 +75,9 @@ def train_epochs(
     model.train()
     for epoch in range(point.epoch if point else first_epoch, first_epoch + epochs):
         done, loss_sum = (point.step, point.loss_sum) if point and epoch == point.epoch else (0, 0.0)
-        schedule = _schedule(data.observed, config, epoch, seed)
+        schedule = _schedule(data, config, epoch, seed)
         steps = schedule.steps[done:]
-        batches = data.batches([part.rows for step in steps for part in step], schedule.withheld)
+        batches = data.batches([part.rows for step in steps for part in step], schedule.withheld, schedule.at)
         with repeatable(config), seeded(derive_seed(seed, "noise", epoch), device), frozen_encoders(model, config):
             if point and done:
                 draw_on(point.tensors[RANDOM], device)
@@ -126,19 +126,23 @@ class _Schedule:
 
     steps: list[list[_Part]]
     withheld: Bool[Tensor, "visit modality"]
+    at: Int[Tensor, " visit"] | None
+    """The horizon at which each visit trains in this epoch; None of a model that is told none."""
 
 
-def _schedule(observed: Bool[Tensor, "visit modality"], config: TrainConfig, epoch: int, seed: int) -> _Schedule:
+def _schedule(data: VisitData, config: TrainConfig, epoch: int, seed: int) -> _Schedule:
+    observed = data.observed
     generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
     order = epoch_order(observed, generator, config.warmup_order if epoch < config.warmup_epochs else None)
     withheld = modality_dropout(observed, config.modality_dropout, generator)
+    at = None if data.horizons is None else data.horizons.drawn(generator)
     left = observed & ~withheld
     steps = []
     for rows in torch.split(order, config.batch_size):
         parts = torch.split(rows, config.micro_batch or len(rows))
         shares = [Shares.of(left[part], left[rows]) if len(parts) > 1 else WHOLE for part in parts]
         steps.append([_Part(part, share) for part, share in zip(parts, shares, strict=True)])
-    return _Schedule(steps, withheld)
+    return _Schedule(steps, withheld, at)
 
 
 def _finite(value: Tensor, name: str, epoch: int) -> float:

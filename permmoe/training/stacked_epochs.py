@@ -182,6 +182,8 @@ def why_not_stacked(model: PerMMoE, data: Sequence[VisitData], config: TrainConf
         return "models are stacked whose steps are short; an encoder that reads voxels fills a device by itself"
     if model.translator is not None:
         return "the dense pass of a stack has no translation of missing modalities"
+    if model.config.horizons_months:
+        return "the dense pass of a stack is told no horizon"
     if config.frozen_encoders:
         return "a stack moves all weights of its models, and frozen_encoders keeps some of them still"
     if config.micro_batch or config.checkpoint_encoders:

@@ -28,9 +28,9 @@ STEPS, BATCH = 4, 4
 class VisitsReadFirst(VisitData):
     """Visits whose batches are read when they are needed, and none ahead of its step."""
 
-    def batches(self, parts: Sequence[Tensor], withheld: Tensor) -> Iterator[Batch]:
+    def batches(self, parts: Sequence[Tensor], withheld: Tensor, at: Tensor | None = None) -> Iterator[Batch]:
         """The batches of VisitData."""
-        return (self.batch(rows, withheld[rows]) for rows in parts)
+        return (self.batch(rows, withheld[rows], None if at is None else at[rows]) for rows in parts)
 
 
 def loader(scale: Scale) -> Figures:

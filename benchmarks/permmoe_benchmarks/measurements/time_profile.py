@@ -47,11 +47,11 @@ class TimedVisits(VisitData):
 
     watch: Stopwatch = field(default_factory=Stopwatch)
 
-    def batch(self, rows: Tensor, withheld: Tensor | None = None) -> Batch:
+    def batch(self, rows: Tensor, withheld: Tensor | None = None, at: Tensor | None = None) -> Batch:
         """The batch of VisitData."""
         self.watch.begin("gathering the batch")
         try:
-            return super().batch(rows, withheld)
+            return super().batch(rows, withheld, at)
         finally:
             self.watch.end()
 

@@ -42,10 +42,10 @@ class WatchedVisits(VisitData):
 
     on_epoch: Callable[[], object] = lambda: None
 
-    def batches(self, parts: Sequence[Tensor], withheld: Tensor) -> Iterator[Batch]:
+    def batches(self, parts: Sequence[Tensor], withheld: Tensor, at: Tensor | None = None) -> Iterator[Batch]:
         """The batches of VisitData."""
         self.on_epoch()
-        return super().batches(parts, withheld)
+        return super().batches(parts, withheld, at)
 
 
 def trainer_step(scale: Scale, encoder: str, variant: Variant = "as it is") -> Figures:

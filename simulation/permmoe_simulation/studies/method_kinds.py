@@ -27,6 +27,8 @@ class MethodKind:
     """Whether every site has a model of its own and no other."""
     forgets: bool = False
     """Whether somebody withdraws from it, whom the method names."""
+    may_withhold: bool = False
+    """Whether a method can go without a modality that others of its study have."""
     uses_engine: bool = False
     """Whether an engine carries messages between a server and the sites."""
 
@@ -44,7 +46,9 @@ UNIMODAL_RUNNERS = "permmoe_simulation.studies.unimodal_runners"
 
 METHOD_KINDS: dict[str, MethodKind] = {
     "federated": MethodKind(f"{RUNNERS_MODULE}:run_federated", uses_engine=True),
-    "centralised": MethodKind(f"{RUNNERS_MODULE}:run_centralised", f"{RUNNERS_MODULE}:prepare_centralised"),
+    "centralised": MethodKind(
+        f"{RUNNERS_MODULE}:run_centralised", f"{RUNNERS_MODULE}:prepare_centralised", may_withhold=True
+    ),
     "local": MethodKind(f"{RUNNERS_MODULE}:run_local", f"{RUNNERS_MODULE}:prepare_local", is_of_a_site=True),
     "unimodal": MethodKind(f"{UNIMODAL_RUNNERS}:run_unimodal"),
     "late_fusion": MethodKind(f"{UNIMODAL_RUNNERS}:run_late_fusion"),
@@ -52,7 +56,7 @@ METHOD_KINDS: dict[str, MethodKind] = {
     "forgetting": MethodKind(
         "permmoe_simulation.studies.forgetting_runner:run_forgetting", uses_engine=True, forgets=True
     ),
-    "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference", is_trained=False, has_baseline=True),
+    "reference": MethodKind(f"{RUNNERS_MODULE}:run_reference", is_trained=False, has_baseline=True, may_withhold=True),
     "local_reference": MethodKind(
         f"{RUNNERS_MODULE}:run_local_reference", is_trained=False, has_baseline=True, is_of_a_site=True
     ),

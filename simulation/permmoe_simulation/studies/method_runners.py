@@ -26,47 +26,55 @@ from permmoe.evaluation.combinations import ErrorSums, mean_squared_error
 from permmoe.evaluation.harmonised import harmonised
 from permmoe.federated.modules import ModuleLayout
 from permmoe.layers.encoders import fixed_stem
-from permmoe.modality import all_combinations
 from permmoe.model import PerMMoE
 from permmoe.training.fit import EpochReport, fit
 from permmoe.training.seeds import make_model
 from permmoe.training.stacked_fit import Fit
 from permmoe_simulation.engines.federated_training import TrainedFederation, train_federation
-from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Matrix, Predicted, Rows
+from permmoe_simulation.studies.cell_files import FEDERATION, CellOutcome, Predicted, Rows
 from permmoe_simulation.studies.partition import Sites
 from permmoe_simulation.studies.prepared_cell import PreparedCell, PreparedFit
 from permmoe_simulation.studies.study import Cell
+from permmoe_simulation.studies.without_modalities import from_the_rest, mean_change, without
 
 
 def run_reference(cell: Cell, sites: Sites, cache: VolumeCache, folder: Path, device: str) -> CellOutcome:
     """A baseline of permmoe.evaluation.baselines, on all visits in one place."""
     data = loaded(joined(sites), cell.model, cache)
-    test = data.part("test")
-    return CellOutcome(test.visits, BASELINES[cell.method.baseline](data.part("train"), test))
+    train, test = without(data.part("train"), cell.method.withheld), data.part("test")
+    predictions = BASELINES[cell.method.baseline](train, test)
+    if cell.method.withheld:
+        predictions = from_the_rest(predictions, train, test, otherwise=mean_change(train))
+    return CellOutcome(test.visits, predictions)
 
 
 def prepare_centralised(cell: Cell, sites: Sites, cache: VolumeCache, device: str) -> PreparedCell:
     """One model, all visits in one place."""
     data = loaded(joined(sites), cell.model, cache)
-    model = make_model(fit_scaling(data.part("train"), cell.model), cell.train.seed).to(device)
+    withheld = cell.method.withheld
+    train, judged_while_training = (without(data.part(part), withheld) for part in ("train", "validation"))
+    model = make_model(fit_scaling(train, cell.model), cell.train.seed).to(device)
     curve: dict[int, Mapping[str, ErrorSums]] = {}
+
+    def predicted_in(part: VisitData) -> Predicted:
+        return _from_trained_modalities(model, train, part) if withheld else predicted_of(model, part)
 
     def keep(report: EpochReport) -> None:
         curve[report.epoch + 1] = report.validation
 
     def outcome() -> CellOutcome:
         test, validation = data.part("test"), data.part("validation")
-        tested = predicted_of(model, test)
+        tested = predicted_in(test)
         return CellOutcome(
             test.visits,
             tested.predictions,
             _learning_rows(curve, "epoch"),
-            activation=_activation(model, test),
-            calibration=predicted_of(model, validation),
+            activation=_activation(model, without(test, withheld)),
+            calibration=predicted_in(validation),
             spread=tested.spread,
         )
 
-    fitted = Fit(model, data.part("train"), data.part("validation"), cell.train.seed, keep, data.scans())
+    fitted = Fit(model, train, judged_while_training, cell.train.seed, keep, without(data.scans(), withheld))
     only = PreparedFit(fitted)
     return PreparedCell(iter([only]), outcome)
 
@@ -185,22 +193,16 @@ def predicted_of(model: PerMMoE, data: VisitData) -> Predicted:
 
 
 def _from_trained_modalities(model: PerMMoE, train: VisitData, test: VisitData) -> Predicted:
-    """Predictions from those modalities of each combination that the hospital has seen in training.
+    """Predictions from those modalities of each combination that the training visits have.
 
     A hospital knows which modalities these are. Where a combination has none of them, the mean change of the training
     visits is predicted, with a spread of one unit, as of a model that has learned none.
     """
-    trained = {name for name, n in zip(train.names, train.observed.sum(0).tolist(), strict=True) if n}
-    combinations = all_combinations(test.names)
-    usable = [tuple(name for name in combination if name in trained) for combination in combinations]
-
-    def replaced(own: Matrix, otherwise: float) -> Matrix:
-        instead = [own[:, combinations.index(c)] if c else np.full(len(test), otherwise) for c in usable]
-        return np.where(np.isnan(own), np.nan, np.stack(instead, axis=1))
-
     found = predicted_of(model, test)
-    spread = None if found.spread is None else replaced(found.spread, model.config.unit_points)
-    return Predicted(test.visits, replaced(found.predictions, float(train.target.double().mean())), spread)
+    spread = None
+    if found.spread is not None:
+        spread = from_the_rest(found.spread, train, test, otherwise=model.config.unit_points)
+    return Predicted(test.visits, from_the_rest(found.predictions, train, test, mean_change(train)), spread)
 
 
 def require_federable(model: ModelConfig, sites: Sites) -> None:

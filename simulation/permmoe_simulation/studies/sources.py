@@ -62,9 +62,10 @@ def prepare_data(
     wanted = modalities or model.modalities
     if source.synthetic is not None:
         USUAL_COLUMNS.require(model.score)
-        rule = TargetRule(horizon_months=source.horizon_months)
+        rule = TargetRule(horizon_months=source.horizon_months, further_horizons_months=source.further_horizons_months)
         found, quarantine = _cohort_visits(source.synthetic, rule, wanted, covariates, folder, workers, progress)
-        visits = found.where(lambda visit: visit.delta_cdrsb is not None)
+        # Those whose change is known at a further horizon alone train the models that are told the horizon.
+        visits = found.where(lambda visit: visit.delta_cdrsb is not None or bool(visit.later_changes))
     elif source.planted is not None:
         visits, quarantine = planted_visits(source.planted, wanted), Quarantine(())
     elif source.table is not None:

@@ -51,6 +51,11 @@ class DataSource(Configuration):
         None, exclude_if=lambda planted: planted is None, description="invented numbers of which the truth is known"
     )
     horizon_months: float = Field(24.0, gt=0, description="synthetic: from the index visit to the outcome")
+    # As above.
+    further_horizons_months: tuple[float, ...] = Field(
+        (), exclude_if=lambda months: not months,
+        description="synthetic: further ones, for methods whose model is told the horizon",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> DataSource:
@@ -100,6 +105,12 @@ class Method(Configuration):
     forgets: Forgets | None = Field(
         None, exclude_if=lambda forgets: forgets is None, description="kind forgetting: who withdraws, and what is done"
     )
+    # As above.
+    withheld: tuple[str, ...] = Field(
+        (), exclude_if=lambda names: not names,
+        description="modalities that the method does without, in training and in what it predicts: a combination with "
+        "them is predicted from the rest of it, for the same patients as by methods that have them",
+    )  # fmt: skip
     train: dict[str, Any] = Field(default_factory=dict)
     federation: dict[str, Any] = Field(default_factory=dict)
 
@@ -114,6 +125,13 @@ class Method(Configuration):
     def _names_its_baseline(self) -> Method:
         if METHOD_KINDS[self.kind].has_baseline and self.baseline not in BASELINES:
             raise ValueError(f"unknown baseline {self.baseline!r}; {nearest(self.baseline, BASELINES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_do_without(self) -> Method:
+        if self.withheld and not METHOD_KINDS[self.kind].may_withhold:
+            able = " or ".join(name for name, kind in METHOD_KINDS.items() if kind.may_withhold)
+            raise ValueError(f"withheld goes with kind: {able}; leave it out, or leave the modality out of the model")
         return self
 
     @model_validator(mode="after")
@@ -254,6 +272,15 @@ class StudyConfig(Configuration):
         for name in (name for p in self.published for name in p.percent_by_stratum):
             if name not in self.outcome.strata:
                 raise ValueError(f"no stratum {name!r}; {nearest(name, self.outcome.strata)}")
+        return self
+
+    @model_validator(mode="after")
+    def _withholds_modalities_that_it_has(self) -> StudyConfig:
+        for name, modality in ((name, m) for name, method in self.methods.items() for m in method.withheld):
+            if modality not in self.model.names:
+                raise ValueError(f"method {name!r} withholds {modality!r}; {nearest(modality, self.model.names)}")
+            if set(self.methods[name].withheld) >= set(self.model.names):
+                raise ValueError(f"method {name!r} withholds all modalities; leave it one at least")
         return self
 
     @model_validator(mode="after")

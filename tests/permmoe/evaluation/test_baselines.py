@@ -14,13 +14,17 @@ import permmoe.evaluation.baselines as baselines
 from permmoe.data.dataset import VisitData
 from permmoe.data.rows import MemoryRows
 from permmoe.data.visits import VisitTable
-from permmoe.evaluation.baselines import BASELINES, clinical_null, kernel_ridge, training_mean
+from permmoe.errors import ConfigurationError
+from permmoe.evaluation.baselines import BASELINES, clinical_null, horizon_ridge, kernel_ridge, training_mean
 from permmoe.evaluation.combinations import error_sums
 from permmoe.modality import all_combinations
 from tests.support.model_batches import small_config
 from tests.support.small_visits import small_visits
+from tests.support.told_visits import told
 
 CONFIG = small_config(n_volumes=2, n_tables=1)
+BY_NAME = BASELINES | {"horizon_ridge": lambda train, test: horizon_ridge(told(train), told(test))}
+"""All of them, the one that is told the horizon too, where all changes are of one."""
 
 
 @pytest.fixture(scope="module")
@@ -33,30 +37,30 @@ def test() -> VisitData:
     return small_visits(CONFIG, 23, seed=1)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_targets_of_the_test_visits_change_nothing(train: VisitData, test: VisitData, name: str) -> None:
-    predictions = BASELINES[name](train, test)
+    predictions = BY_NAME[name](train, test)
     unknown = replace(test, target=torch.full_like(test.target, float("nan")))
-    assert np.array_equal(BASELINES[name](train, unknown), predictions, equal_nan=True)
+    assert np.array_equal(BY_NAME[name](train, unknown), predictions, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_a_test_visit_s_prediction_does_not_depend_on_the_others(train: VisitData, test: VisitData, name: str) -> None:
-    together = BASELINES[name](train, test)
-    alone = BASELINES[name](train, test.subset(torch.tensor([4])))
+    together = BY_NAME[name](train, test)
+    alone = BY_NAME[name](train, test.subset(torch.tensor([4])))
     np.testing.assert_allclose(alone[0], together[4], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_training_targets_do_matter(train: VisitData, test: VisitData, name: str) -> None:
     shifted = replace(train, target=train.target + 3)
-    difference = BASELINES[name](shifted, test) - BASELINES[name](train, test)
+    difference = BY_NAME[name](shifted, test) - BY_NAME[name](train, test)
     np.testing.assert_allclose(difference[~np.isnan(difference)], 3.0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_visits_without_the_combination_get_no_prediction(train: VisitData, test: VisitData, name: str) -> None:
-    predictions = BASELINES[name](train, test)
+    predictions = BY_NAME[name](train, test)
     expected = [
         [
             all(test.observed[row, test.names.index(m)] for m in combination)
@@ -119,7 +123,7 @@ def test_one_decomposition_finds_the_penalty_and_the_slopes_of_a_grid_search(n: 
     grid = {"alpha": baselines.PENALTIES}
     search = GridSearchCV(KernelRidge(), grid, scoring="neg_mean_squared_error", cv=folds).fit(x, y)
     asked = drawn.normal(size=(5, 31))
-    np.testing.assert_allclose(asked @ baselines._cross_validated(x, y), search.predict(asked), rtol=1e-6)
+    np.testing.assert_allclose(asked @ baselines._cross_validated(x, y, np.arange(n)), search.predict(asked), rtol=1e-6)
 
 
 def test_kernel_ridge_does_not_depend_on_the_units_of_a_table_s_columns(train: VisitData, test: VisitData) -> None:
@@ -156,3 +160,37 @@ def test_combination_with_too_few_training_visits_falls_back_to_the_training_mea
 
 def test_kernel_ridge_is_reproducible(train: VisitData, test: VisitData) -> None:
     assert np.array_equal(kernel_ridge(train, test), kernel_ridge(train, test), equal_nan=True)
+
+
+def test_a_ridge_for_all_horizons_is_weighted_least_squares_of_changes_a_year(
+    train: VisitData, test: VisitData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the primal, with the change a year common to all as a column without a penalty, for one penalty."""
+    monkeypatch.setattr(baselines, "PENALTIES", np.array([3.0]))
+    months = (12.0, 24.0, 60.0)
+    changes = train.target[:, None] * torch.tensor(months) / 24 + torch.randn(len(train), 3)
+    changes[::2, 2] = float("nan")
+    rows, tested = train.observed[:, 2].nonzero().squeeze(1), test.observed[:, 2].nonzero().squeeze(1)
+
+    def values(data: VisitData, which: torch.Tensor) -> np.ndarray:
+        own = data.batch(which).inputs["table0"].double().numpy()
+        spread = train.batch(rows).inputs["table0"].double().numpy().std(0)
+        return np.column_stack([data.baseline[which].double(), own / spread / own.shape[1] ** 0.5])
+
+    x, design, y = values(train, rows), [], []
+    for place, row in enumerate(rows.tolist()):
+        for j, month in enumerate(months):
+            if not changes[row, j].isnan():
+                design.append(month / 12 * np.append(1.0, x[place]))
+                y.append(float(changes[row, j]))
+    matrix, penalty = np.array(design), 3.0 * np.diag([0.0, *np.ones(x.shape[1])])
+    slope = np.linalg.solve(matrix.T @ matrix + penalty, matrix.T @ np.array(y))
+    expected = 2.0 * (np.column_stack([np.ones(len(tested)), values(test, tested)]) @ slope)
+    found = horizon_ridge(told(train, months, changes), told(test, months))
+    column = all_combinations(CONFIG.names).index((CONFIG.names[2],))
+    np.testing.assert_allclose(found[tested.numpy(), column], expected, rtol=1e-5)
+
+
+def test_a_ridge_that_is_told_no_horizon_says_what_to_set(train: VisitData, test: VisitData) -> None:
+    with pytest.raises(ConfigurationError, match=r"give its method model: \{horizons_months"):
+        horizon_ridge(train, test)

@@ -35,6 +35,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "local-kernel-ridge": {"kind": "local_reference", "label": "local kernel ridge", "baseline": "kernel_ridge"},
     "federated": {"kind": "federated", "label": "federated"},
 }
+WITHOUT: dict[str, dict[str, Any]] = {
+    f"{name}-without": {**KINDS[name], "withheld": ["lipids"]} for name in ("centralised", "kernel-ridge")
+}
 STUDIES = sorted((Path(__file__).parents[3] / "configs" / "studies" / "other-modalities").glob("*.yaml"))
 
 
@@ -48,7 +51,7 @@ def study(**changes: Any) -> StudyConfig:
         "model": {"modalities": modalities, "baseline_centre_points": 0, **small},
         "train": {"epochs": 3, "batch_size": 16, "warmup_epochs": 1},
         "seeds": [0],
-        "methods": KINDS,
+        "methods": KINDS | WITHOUT,
         **changes,
     }
     return parse_config(values, StudyConfig, "study")
@@ -92,6 +95,38 @@ def test_what_a_test_visit_measures_changes_no_other_prediction(kind: str, visit
     before, after = predictions(kind, visits, tmp_path / "a"), predictions(kind, changed, tmp_path / "b")
     np.testing.assert_allclose(after.loc[others, "body"], before.loc[others, "body"], rtol=1e-6)
     assert after.loc[odd, "body"] != before.loc[odd, "body"]
+
+
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_a_method_without_a_modality_sees_no_number_of_it_and_judges_the_same_patients(
+    kind: str, visits: VisitTable, tmp_path: Path
+) -> None:
+    def other_lipids(visit: Visit) -> Visit:
+        lipids = tuple(-3 * number + 11 for number in visit.tables["lipids"])
+        return replace(visit, tables={**visit.tables, "lipids": lipids})
+
+    before = predictions(kind, visits, tmp_path / "before")
+    after = predictions(kind, VisitTable(tuple(map(other_lipids, visits))), tmp_path / "after")
+    pd.testing.assert_frame_equal(before, after)
+    by_all = predictions(kind.removesuffix("-without"), visits, tmp_path / "all")
+    assert by_all.index.equals(before.index) and by_all.notna().equals(before.notna())
+    for combination, rest in (("person+lipids", "person"), ("person+body+lipids", "person+body")):
+        assert np.array_equal(before[combination], before[rest])
+        assert not np.array_equal(by_all[combination], by_all[rest])
+    assert before["lipids"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ({"kind": "federated", "withheld": ["lipids"]}, "withheld goes with kind: centralised or reference"),
+        ({"kind": "centralised", "withheld": ["lipid"]}, "withholds 'lipid'; did you mean 'lipids'"),
+        ({"kind": "centralised", "withheld": list(GROUPS)}, "withholds all modalities; leave it one at least"),
+    ],
+)
+def test_what_cannot_be_withheld_is_refused(method: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        study(methods={"a": {"label": "a", **method}})
 
 
 def test_a_baseline_at_a_hospital_by_itself_is_the_baseline_of_its_own_visits(
