@@ -427,7 +427,7 @@ class Cell(Configuration):
 
     def digest(self) -> str:
         """SHA-256 of what the results depend on: names and texts do not count, and overrides only as they come out."""
-        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs", "members", "forgets"})
+        own = self.method.model_dump(include={"kind", "baseline", "personal_epochs", "members", "forgets", "withheld"})
         method = Method(label="", **own)
         return super(Cell, self.model_copy(update={"method": method, "regime": ""})).digest()
 

@@ -114,6 +114,7 @@ def test_a_method_without_a_modality_sees_no_number_of_it_and_judges_the_same_pa
         assert np.array_equal(before[combination], before[rest])
         assert not np.array_equal(by_all[combination], by_all[rest])
     assert before["lipids"].nunique() == 1
+    assert cell_of(kind).digest() != cell_of(kind.removesuffix("-without")).digest()
 
 
 @pytest.mark.parametrize(
