@@ -188,9 +188,14 @@ class HarmonisationConfig(Configuration):
         return covariates
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The covariates' columns of the table of visits."""
+        return tuple(covariate.column for covariate in self.covariates)
+
+    @property
     def columns_beside_age(self) -> tuple[str, ...]:
         """The covariates that visits carry only where somebody asks for them."""
-        return tuple(covariate.column for covariate in self.covariates if covariate.column != AGE)
+        return tuple(column for column in self.columns if column != AGE)
 
 
 class HospitalLine(Configuration):

@@ -118,7 +118,8 @@ def adni(
         "the target rule",
     )  # fmt: skip
     say(f"reading tables in {tables}" + (f" and looking for images under {images}" if images else ""))
-    selection = select_visits(tables, images, rule, settings.modalities, score_named(score))
+    modalities, columns = settings.modalities, settings.harmonised_by
+    selection = select_visits(tables, images, rule, modalities, score_named(score), covariates=columns)
     write_selection(selection, out, settings, horizon, score)
 
 
@@ -133,7 +134,7 @@ def write_selection(selection: Selection, out: Path, model: ModelConfig, horizon
     selection.quarantine.write(report)
     _show_steps(selection)
     selection.require_visits()
-    write_manifest(selection.visits, out, model.modalities, columns)
+    write_manifest(selection.visits, out, model.modalities, columns, covariates=model.harmonised_by)
     if selection.choices:
         selection.write_choices(choices)
         say(f"images taken among several of one day are listed in {choices} (names patients: keep it at the site)")
@@ -170,9 +171,11 @@ def inspect(
     settings = model_of(model)
     columns = read_outcome(outcome)
     visits, quarantine = read_manifest(
-        manifest, settings.modalities, need_target=False, score=settings.score, columns=columns
-    )
-    if unread := unread_columns(manifest_header(manifest), settings.modalities, columns):
+        manifest, settings.modalities, need_target=False, score=settings.score, columns=columns,
+        covariates=settings.harmonised_by,
+    )  # fmt: skip
+    header = manifest_header(manifest)
+    if unread := unread_columns(header, settings.modalities, columns, covariates=settings.harmonised_by):
         say(f"note: columns that nothing reads: {', '.join(unread)}")
     for sentence in mixed_tracers(visits, settings.modalities).values():
         say(f"note: {sentence}")

@@ -125,10 +125,14 @@ def required_columns(
 
 
 def unread_columns(
-    header: Sequence[str], modalities: Sequence[Modality], columns: OutcomeColumns = USUAL_COLUMNS
+    header: Sequence[str],
+    modalities: Sequence[Modality],
+    columns: OutcomeColumns = USUAL_COLUMNS,
+    *,
+    covariates: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The columns of a manifest that nothing reads: a name among them may be a mistake."""
-    known = {*required_columns(modalities, need_target=True, columns=columns), *OPTIONAL}
+    known = {*required_columns(modalities, need_target=True, columns=columns), *OPTIONAL, *covariates}
     known |= {tracer_column(modality) for modality in modalities}
     return tuple(name for name in header if name and name not in known)
 

@@ -79,7 +79,7 @@ def cannot_be_told(model: Harmonisation, data: VisitData, name: str) -> str:
     if n < model.config.least_visits:
         return f"{n} patients have it, and {model.config.least_visits} are needed to tell scanners from patients"
     is_absent = _table(model, data, name).isnan().all(0)[1:].tolist()
-    absent = [c.column for c, nobody_has in zip(model.config.covariates, is_absent, strict=True) if nobody_has]
+    absent = [column for column, nobody_has in zip(model.config.columns, is_absent, strict=True) if nobody_has]
     return f"no patient has {', '.join(absent)}, which it would be adjusted for" if absent else ""
 
 
@@ -109,7 +109,7 @@ def _table(model: Harmonisation, data: VisitData, name: str) -> Float64[Tensor, 
     """NaN where a number is missing."""
     rows = _having(data, name).nonzero().flatten().tolist()
     visits = [data.visits.visits[row] for row in rows]
-    columns = [covariate.column for covariate in model.config.covariates]
+    columns = model.config.columns
     table = [[visit.baseline_cdrsb, *(_number(visit, column) for column in columns)] for visit in visits]
     return model.scaled_covariates(torch.tensor(table, dtype=torch.float64).reshape(len(rows), 1 + len(columns)))
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from permmoe.config import Covariate, HarmonisationConfig
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION
@@ -120,6 +121,17 @@ def _study_over_36_months(h: Hospital) -> None:
     study = STUDY.model_copy(update={"horizon_months": 36.0})
     h.study(study)
     h.settings(approved_studies=[STUDY.digest(), study.digest()])
+
+
+def _study_that_adjusts_images_for_a_column_that_is_away(h: Hospital) -> None:
+    sex = Covariate(column="PTGENDER", mean=1.5, deviation=0.5)
+    model = STUDY.model.model_copy(update={"harmonisation": HarmonisationConfig(covariates=(sex,))})
+    federation = STUDY.federation.model_copy(update={"harmonising_round": True})
+    study = STUDY.model_copy(update={"model": model, "federation": federation})
+    for pending in (h.folder / "ledger" / "pending").iterdir():
+        pending.unlink()
+    h.study(study)
+    h.settings(approved_studies=[study.digest()])
 
 
 def _another_flower(h: Hospital) -> None:
@@ -349,6 +361,7 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("data.source", FAILS, settings(manifest=None, folders={"tables": "absent", "images": "images"})),
     ("data.outcome", FAILS, settings(outcome={"name": "MMSE", "baseline": "mmse", "change": "mmse_change"})),
     ("data.columns", FAILS, _missing_column),
+    ("data.columns", WARNS, _study_that_adjusts_images_for_a_column_that_is_away),
     ("data.unique_subjects", FAILS, repeated_subjects),
     ("data.split_names", FAILS, column("split", SUBJECTS[3], slice(0, 1))),
     ("data.readable", FAILS, column("horizon_months", "36", slice(0, 1))),

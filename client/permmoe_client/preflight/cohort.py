@@ -41,6 +41,8 @@ class Cohort:
     """Why the table does not hold what the study predicts; empty where it does."""
     absent_columns: tuple[str, ...] = ()
     unread_columns: tuple[str, ...] = ()
+    absent_covariates: tuple[str, ...] = ()
+    """Columns that the study's harmonisation adjusts images for."""
     """Columns of the manifest that nothing reads."""
     repeated_subjects: tuple[str, ...] = ()
     unknown_split_lines: tuple[int, ...] = ()
@@ -95,12 +97,15 @@ def _from_manifest(path: Path, site: SiteConfig, model: ModelConfig) -> Cohort:
         return Cohort(absent_columns=absent, repeated_subjects=repeated, unknown_split_lines=unknown)
     try:
         table, left_out = read_manifest(
-            path, model.modalities, need_target=False, score=model.score, columns=site.outcome
-        )
+            path, model.modalities, need_target=False, score=model.score, columns=site.outcome,
+            covariates=model.harmonised_by,
+        )  # fmt: skip
     except (DataError, OSError) as error:
         return Cohort(table=Attempt(trouble=str(error)))
-    unread = unread_columns(header, model.modalities, site.outcome)
-    return Cohort(unread_columns=unread, table=Attempt(table), left_out=left_out)
+    unread = unread_columns(header, model.modalities, site.outcome, covariates=model.harmonised_by)
+    asked = model.harmonisation.columns if model.harmonisation else ()
+    absent = tuple(name for name in asked if name not in header)
+    return Cohort(unread_columns=unread, absent_covariates=absent, table=Attempt(table), left_out=left_out)
 
 
 def _from_folders(site: SiteConfig, model: ModelConfig) -> Cohort:

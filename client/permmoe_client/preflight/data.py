@@ -55,6 +55,11 @@ def columns(facts: Facts) -> Outcome:
             f"the manifest lacks {len(absent)} column(s): {', '.join(absent)}",
             "rename or add them; a modality that was never collected is an empty column",
         )
+    if absent := facts.cohort.absent_covariates:
+        return warning(
+            f"the manifest lacks {', '.join(absent)}, which the study adjusts images for: none are harmonised here",
+            "add the column(s), as far as patients' numbers are known; permmoe data adni writes them with --model",
+        )
     unread = facts.cohort.unread_columns
     return ok("every column of the study is there" + (f"; not read: {', '.join(unread)}" if unread else ""))
 

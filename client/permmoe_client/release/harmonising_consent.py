@@ -9,7 +9,7 @@ def harmonising_in_words(plan: RoundPlan) -> tuple[str, ...]:
     """What the harmonising round sends, and what stays here. The study has a harmonisation."""
     harmonisation = plan.model.harmonisation
     assert harmonisation
-    columns = ", ".join(("the score at the visit", *(c.column for c in harmonisation.covariates)))
+    columns = ", ".join(("the score at the visit", *harmonisation.columns))
     least = max(harmonisation.least_visits, plan.federation.min_cell_count)
     return (
         f"The first round trains nothing: of each modality that {least} subjects or more have, the site sends means "

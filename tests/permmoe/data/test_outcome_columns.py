@@ -64,7 +64,9 @@ def test_names_and_units_are_compared_without_regard_to_case() -> None:
 def test_columns_of_another_score_are_required_and_nothing_else_is(tmp_path: Path) -> None:
     assert required_columns([FLUID], need_target=True, columns=OWN)[3:6] == ("mmse_0", "mmse_24", "horizon_months")
     assert required_columns([FLUID], need_target=False, columns=OWN)[3:5] == ("mmse_0", "horizon_months")
-    assert unread_columns(["mmse_0", "mmse_24", "delta_cdrsb"], [FLUID], OWN) == ("delta_cdrsb",)
+    header = ["mmse_0", "mmse_24", "delta_cdrsb"]
+    assert unread_columns(header, [FLUID], OWN) == ("delta_cdrsb",)
+    assert unread_columns(header, [FLUID], OWN, covariates=("delta_cdrsb",)) == ()
     with pytest.raises(DataError, match="'mmse_24': did you mean 'mmse_36'"):
         read_manifest(table(tmp_path, "mmse_0,mmse_36", "a,x,s,24,1,28,27"), [FLUID], score=MMSE, columns=OWN)
 
