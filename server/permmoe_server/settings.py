@@ -17,20 +17,20 @@ from permmoe_server.provisioning.authority import checked_host
 class GatewayLimits(Configuration):
     """The gateway's limits on sizes, rates and times.
 
-    The defaults suit Flower's objects of 5 MiB and a node that polls each second. The bytes held are at most
-    `held_bytes` for bodies in both directions, and for each connection a read buffer below 0.5 MiB and a reply that it
-    has not read yet.
+    The bytes held are at most `held_bytes` for bodies in both directions, and for each connection a read buffer below
+    0.5 MiB and a reply that it has not read yet.
     """
 
     body_bytes: int = Field(8 << 20, gt=0, description="longest request body")
-    response_bytes: int = Field(64 << 20, gt=0, description="longest response of the superlink")
+    response_bytes: int = Field(16 << 20, gt=0, description="longest response of the superlink")
     held_bytes: int = Field(512 << 20, gt=0, description="bodies and responses held at once, over all connections")
+    room_seconds: float = Field(60.0, gt=0, description="for a request to wait until there is room for its bytes")
     head_bytes: int = Field(16 << 10, gt=0, description="longest incomplete request header")
     handshake_seconds: float = Field(10.0, gt=0, description="from the TCP connection to a finished TLS handshake")
     head_seconds: float = Field(10.0, gt=0, description="from the first byte to a whole request header")
     body_seconds: float = Field(60.0, gt=0, description="from the request header to a whole body")
     upstream_seconds: float = Field(
-        60.0, gt=0, description="for the superlink to answer in full, which lets sites wait 20 s"
+        100.0, gt=0, description="for the superlink to answer in full, which lets sites wait 80 s"
     )
     reply_seconds: float = Field(60.0, gt=0, description="for the client to take the answer")
     idle_seconds: int = Field(75, gt=0, description="between two requests of one connection")
@@ -40,6 +40,11 @@ class GatewayLimits(Configuration):
     requests_per_second: float = Field(50.0, gt=0, description="tokens that a site gains each second")
     request_burst: int = Field(200, gt=0, description="tokens that a site can hold")
     sites: int = Field(4096, gt=0, description="sites whose tokens are remembered")
+
+    @property
+    def exchange_seconds(self) -> float:
+        """From a request's head until its answer was taken, seconds."""
+        return self.room_seconds + self.body_seconds + self.upstream_seconds + self.reply_seconds
 
 
 class ServerConfig(Configuration):

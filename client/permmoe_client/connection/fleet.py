@@ -74,11 +74,13 @@ from permmoe.federated.parcel import (
     unpack,
 )
 from permmoe.federated.reply_signature import sign_reply
+from permmoe.runtime.silent_peer import socket_options
 from permmoe_client.connection.clock import ahead_seconds, clock_text, is_clock_right
 from permmoe_client.connection.route import Proxy, refusal
 
-REQUEST_SECONDS = 30.0
-"""How long the other end may be silent within one request."""
+CONNECT_SECONDS, REQUEST_SECONDS = 30.0, 200.0
+"""How long the other end may take to be reached, and be silent within one request: a coordinator with hundreds of
+hospitals lets some of them wait, each for longer than its gateway may take. A machine that is gone shows earlier."""
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts at one request; the last one repeats."""
 STOP_SECONDS = 0.25
@@ -356,7 +358,9 @@ def _http_client(tls: ssl.SSLContext, proxy: Proxy | None) -> httpx.Client:
     if proxy:
         user = None if proxy.user is None else (proxy.user, proxy.password)
         through = httpx.Proxy(f"http://{proxy}", auth=user)
-    return httpx.Client(verify=tls, proxy=through, trust_env=False, timeout=REQUEST_SECONDS, follow_redirects=False)
+    transport = httpx.HTTPTransport(verify=tls, proxy=through, trust_env=False, socket_options=socket_options())
+    timeout = httpx.Timeout(REQUEST_SECONDS, connect=CONNECT_SECONDS)
+    return httpx.Client(transport=transport, trust_env=False, timeout=timeout, follow_redirects=False)
 
 
 def _clock(response: httpx.Response) -> str:

@@ -7,8 +7,8 @@ wait that was under way ends late, at its own bound.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 MOST_ANSWERED = 10_000
 """Replies that are remembered. What comes after its exchange is over is never asked for."""
@@ -24,18 +24,19 @@ class Mailbox:
         self._answered: dict[str, None] = {}
         """Messages with a whole reply that nobody has asked for yet, in the order of arrival."""
 
-    async def wait_for_message(self, node: int, seconds: float) -> bool:
-        """Return whether there is a message for the node, once there is one or after so many seconds. A node waits
-        once: its earlier wait ends with this one."""
+    @contextmanager
+    def waits(self, node: int) -> Iterator[asyncio.Event]:
+        """Yield the node's bell: it rings as soon as there is a message for the node, which waits within the block.
+
+        A node waits once: its earlier wait ends with this one.
+        """
         self.ring([node])
         bell = self._bells[node] = asyncio.Event()
         try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), seconds)
+            yield bell
         finally:
             if self._bells.get(node) is bell:
                 del self._bells[node]
-        return bell.is_set()
 
     def waiting(self) -> list[int]:
         """Return the nodes that wait for a message."""
@@ -53,8 +54,7 @@ class Mailbox:
         if found := self._taken(wanted):
             return found
         self._reply_bell.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._reply_bell.wait(), seconds)
+        await rung(self._reply_bell, seconds)
         return self._taken(wanted)
 
     def answered(self, message: str) -> None:
@@ -69,3 +69,10 @@ class Mailbox:
         for message in found:
             del self._answered[message]
         return found
+
+
+async def rung(bell: asyncio.Event, seconds: float) -> bool:
+    """Return whether a bell rings within so many seconds, as soon as it does."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(bell.wait(), seconds)
+    return bell.is_set()

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, HTTPException
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
@@ -50,10 +50,11 @@ from permmoe.federated.message_paths import (
     WAIT_SECONDS,
 )
 from permmoe.federated.parcel import joined, separated
-from permmoe_server.coordination.mailbox import Mailbox
+from permmoe_server.coordination.mailbox import Mailbox, rung
 from permmoe_server.coordination.reply_announcement import Refused, check_reply
 from permmoe_server.coordination.site_messages import NotGiven, SiteMessages
 from permmoe_server.coordination.study_messages import StudyMessages
+from permmoe_server.coordination.turns import Turns
 from permmoe_server.gateway.asker import AskerGone, unless_gone
 
 LOG = logging.getLogger("permmoe.server")
@@ -62,6 +63,10 @@ DESK_PATHS = SITE_PATHS | STUDY_PATHS
 REPLY_PATHS = frozenset({REPLY, REPLY_OBJECTS})
 REPLIES_AT_ONCE = 8
 """Replies of sites in memory at one time."""
+TURNS_AT_ONCE, TURN_SECONDS = 16, 10.0
+"""Sites that were told of a message and have not fetched it; how long a place is kept for one that does not come."""
+TURN_WAIT_SECONDS = 60.0
+"""How long a site waits for its turn. It asks again after that, and is served at once."""
 REPLY_WAIT_SECONDS = 2.0
 """How long the study's process waits for a reply; then it is told of sites that were lost, too."""
 
@@ -78,6 +83,7 @@ class MessageDesk:
         assert isinstance(state, SqlLinkState), "the superlink keeps its state in a database"
         self._state = state
         self._sites, self._studies, self._mailbox = SiteMessages(state), StudyMessages(state), Mailbox()
+        self._turns = Turns(TURNS_AT_ONCE, TURN_SECONDS)
         self._worker = ThreadPoolExecutor(1, "messages")
         self._reading = asyncio.Semaphore(REPLIES_AT_ONCE)
         self._attending: asyncio.Task[None] | None = None
@@ -147,10 +153,20 @@ class MessageDesk:
         if not answer.messages_list:
             if self._attending is None:
                 self._attending = asyncio.create_task(self._attend())
-            waiting = self._mailbox.wait_for_message(request.node.node_id, WAIT_SECONDS)
-            if await unless_gone(waiting, receive):
-                answer = await self._worked(lambda: self._sites.next_message(request))
+            # The bell hangs before anything else is awaited, so that it rings for a message that comes meanwhile.
+            with self._mailbox.waits(request.node.node_id) as bell:
+                answer = await unless_gone(self._later_message(request, bell), receive)
         return bytes(answer.SerializeToString())
+
+    async def _later_message(self, request: PullMessagesRequest, bell: asyncio.Event) -> PullMessagesResponse:
+        """The message for which a bell rings, once it is the node's turn; none where either takes too long."""
+        node = request.node.node_id
+        if not await rung(bell, WAIT_SECONDS) or not await self._turns.take(node, TURN_WAIT_SECONDS):
+            return PullMessagesResponse()
+        answer = await self._worked(lambda: self._sites.next_message(request))
+        if not answer.messages_list:
+            self._turns.end(node)
+        return answer
 
     async def _attend(self) -> None:
         """Count nodes as online while they wait: all of them in one transaction, where each would send heartbeats."""
@@ -171,7 +187,9 @@ class MessageDesk:
             self._authenticate(scope, requests[0])
             return serialised(self._sites.objects(requests))
 
-        return await self._worked(look)
+        answer = await self._worked(look)
+        self._turns.end(requests[0].node.node_id)
+        return answer
 
     async def _reply(self, scope: Scope, body: bytes) -> bytes:
         announcement, *rest = separated(body)

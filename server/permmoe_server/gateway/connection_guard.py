@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any, cast
 
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from permmoe.runtime.silent_peer import socket_options
 from permmoe_server.gateway.addresses import peer_address, peer_network
 from permmoe_server.gateway.refusals import Refusals, refusal_body
 from permmoe_server.gateway.rules import GATEWAY_RULES
 from permmoe_server.settings import GatewayLimits
-
-PROBES = {"TCP_KEEPIDLE": 8, "TCP_KEEPINTVL": 4, "TCP_KEEPCNT": 3}
-"""Seconds of silence before the kernel asks whether the other end is there, between two questions, and how many in vain
-end the connection. A site that waits for a message is silent; so a network on the way never sees that for longer."""
 
 
 class GuardedConnection(H11Protocol):
@@ -39,7 +35,8 @@ class GuardedConnection(H11Protocol):
         super().connection_made(transport)
         verified = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         self.app_state = {**self.app_state, "certificate": verified}
-        _probe(transport)
+        for option in socket_options():
+            transport.get_extra_info("socket").setsockopt(*option)
         own_network = peer_network(peer_address(self.client))
         # "At most `connections` in all, and `connections_per_address` of one address."
         if len(self.connections) > self._limits.connections:
@@ -78,8 +75,7 @@ class GuardedConnection(H11Protocol):
         is_answering = self.cycle is not None and not self.cycle.response_complete
         if is_answering and self._watched is not self.cycle:
             self._watched = self.cycle
-            seconds = self._limits.body_seconds + self._limits.upstream_seconds + self._limits.reply_seconds
-            self._set_deadline(seconds, "slow_exchange")
+            self._set_deadline(self._limits.exchange_seconds, "slow_exchange")
         elif not is_answering and self._watched is not None:
             self._watched = None
             self._clear_deadline()
@@ -115,12 +111,3 @@ class GuardedConnection(H11Protocol):
         head = f"HTTP/1.1 {status} Refused\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()
-
-
-def _probe(transport: asyncio.Transport) -> None:
-    connection = transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in PROBES.items():
-        # Systems other than Linux call them otherwise, or have none.
-        if option := getattr(socket, name, None):
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)

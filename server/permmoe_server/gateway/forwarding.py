@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import httpx
 from starlette.types import Receive, Send
 
+from permmoe.federated.message_paths import OBJECTS
 from permmoe_server.coordination.local_socket import ORIGIN
 from permmoe_server.gateway.asker import AskerGone, unless_gone
-from permmoe_server.gateway.held_bytes import HeldBytes
+from permmoe_server.gateway.held_bytes import HeldBytes, Room
 from permmoe_server.gateway.refusals import Refused
 from permmoe_server.gateway.upstream import Upstream
 from permmoe_server.settings import GatewayLimits
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+SHORT_ANSWER_BYTES = 64 << 10
+"""An answer to anything but a request for a message's objects."""
 
 # RFC 9110, section 7.6.1, and the headers that only this hop may set for the next one.
 _HOP_BY_HOP = frozenset(
@@ -34,22 +38,22 @@ class Forwarder:
     def __init__(self, upstream: Upstream, limits: GatewayLimits) -> None:
         self._origin = httpx.URL(ORIGIN)
         self._upstream, self._limits = upstream, limits
-        self._held = HeldBytes(limits.held_bytes)
+        # A site's own exchanges hold no more than one of the longest, however many connections it opens.
+        self._held = HeldBytes(limits.held_bytes, limits.body_bytes + limits.response_bytes, limits.room_seconds)
 
     async def forward(self, path: bytes, site: bytes, headers: RawHeaders, receive: Receive, send: Send) -> None:
         """Read the whole body, send it to the superlink and return its answer to the client, whose certificate is
         `site`.
 
-        A slow or incomplete body never reaches the superlink, which learns of a client that goes away. Raises Refused
-        before anything is sent to the client, and AskerGone.
+        The body is read once there is room for all of it and for the answer. A slow or incomplete one never reaches the
+        superlink, which learns of a client that goes away. Raises Refused before anything is sent to the client, and
+        AskerGone.
         """
-        with (
-            self._held.buffer(self._limits.body_bytes, "body_size") as add_request,
-            self._held.buffer(self._limits.response_bytes, "upstream") as add_response,
-        ):
+        expected = self._limits.response_bytes if path == OBJECTS.encode() else SHORT_ANSWER_BYTES
+        async with self._held.room(site, _announced(headers, self._limits.body_bytes) + expected) as room:
             try:
                 async with asyncio.timeout(self._limits.body_seconds):
-                    body = await _read_body(receive, add_request)
+                    body = await _read_body(receive, self._limits.body_bytes, room)
             except TimeoutError:
                 raise Refused("slow_body") from None
             request = httpx.Request(
@@ -58,22 +62,21 @@ class Forwarder:
                 headers=_end_to_end(headers, _OWN_REQUEST_HEADERS),
                 content=bytes(body),
             )
-            response, content = await unless_gone(self._ask(site, request, add_response), receive)
+            response, content = await unless_gone(self._ask(site, request, room), receive)
+            room.close()
             await send_answer(
                 send, response.status_code, _end_to_end(response.headers.raw, {b"content-length"}), bytes(content)
             )
 
-    async def _ask(
-        self, site: bytes, request: httpx.Request, append: Callable[[bytes], bytearray]
-    ) -> tuple[httpx.Response, bytearray]:
+    async def _ask(self, site: bytes, request: httpx.Request, room: Room) -> tuple[httpx.Response, bytearray]:
         """Return the superlink's answer and its body. Raises Refused."""
         try:
             async with asyncio.timeout(self._limits.upstream_seconds):
                 response = await (await self._upstream.of(site)).handle_async_request(request)
                 try:
-                    content = append(b"")
+                    content = bytearray()
                     async for chunk in response.aiter_raw():
-                        content = append(chunk)
+                        room.add(content, chunk, self._limits.response_bytes, "upstream")
                 finally:
                     await response.aclose()
         except TimeoutError:
@@ -90,14 +93,21 @@ async def send_answer(send: Send, status: int, headers: RawHeaders, body: bytes)
     await send({"type": "http.response.body", "body": body})
 
 
-async def _read_body(receive: Receive, append: Callable[[bytes], bytearray]) -> bytearray:
-    while True:
+async def _read_body(receive: Receive, longest: int, room: Room) -> bytearray:
+    body, has_more = bytearray(), True
+    while has_more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise AskerGone
-        body = append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return body
+        room.add(body, message.get("body", b""), longest, "body_size")
+        has_more = message.get("more_body", False)
+    return body
+
+
+def _announced(headers: RawHeaders, longest: int) -> int:
+    """Return how long a request's body says that it is; the longest that may be where it does not say."""
+    lengths = [int(value) for name, value in headers if name == b"content-length"]
+    return min(lengths[0], longest) if lengths else longest
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]], also_dropped: frozenset[bytes] | set[bytes]) -> RawHeaders:

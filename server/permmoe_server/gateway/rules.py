@@ -31,7 +31,7 @@ _RULES = (
     GatewayRule("rate", "Its site sent too many requests in a short time.", 429),
     GatewayRule("connections", "Too many connections were open.", 503),
     GatewayRule("address_connections", "Its address had too many connections open.", 503),
-    GatewayRule("busy", "Too many bytes of other requests were held at that moment.", 503),
+    GatewayRule("busy", "Bytes of other requests were held for so long that there was no room for it.", 503),
     GatewayRule("upstream", "The superlink behind the gateway was down, or sent too much.", 502),
     GatewayRule("upstream_slow", "The superlink behind the gateway took too long to answer.", 504),
 )

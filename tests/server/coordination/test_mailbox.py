@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 
-from permmoe_server.coordination.mailbox import MOST_ANSWERED, Mailbox
+from permmoe_server.coordination.mailbox import MOST_ANSWERED, Mailbox, rung
+
+
+async def waited(mailbox: Mailbox, node: int, seconds: float) -> bool:
+    with mailbox.waits(node) as bell:
+        return await rung(bell, seconds)
 
 
 def test_a_bell_wakes_the_node_that_it_is_for_and_no_other() -> None:
     async def scene() -> list[bool]:
         mailbox = Mailbox()
-        waits = [asyncio.create_task(mailbox.wait_for_message(node, 0.3)) for node in (3, 5, 7)]
+        waits = [asyncio.create_task(waited(mailbox, node, 0.3)) for node in (3, 5, 7)]
         await asyncio.sleep(0.05)
         mailbox.ring([5, 99])
         return list(await asyncio.gather(*waits))
@@ -19,23 +24,33 @@ def test_a_bell_wakes_the_node_that_it_is_for_and_no_other() -> None:
     assert asyncio.run(scene()) == [False, True, False]
 
 
-def test_a_node_that_asks_again_ends_its_earlier_wait_and_waits_once() -> None:
-    async def scene() -> tuple[bool, bool, int]:
+def test_a_bell_that_rings_before_anybody_listens_to_it_is_heard() -> None:
+    async def scene() -> bool:
         mailbox = Mailbox()
-        first = asyncio.create_task(mailbox.wait_for_message(3, 60.0))
+        with mailbox.waits(3) as bell:
+            mailbox.ring([3])
+            return await rung(bell, 60.0)
+
+    assert asyncio.run(scene())
+
+
+def test_a_node_that_asks_again_ends_its_earlier_wait_and_waits_once() -> None:
+    async def scene() -> tuple[bool, bool, list[int]]:
+        mailbox = Mailbox()
+        first = asyncio.create_task(waited(mailbox, 3, 60.0))
         await asyncio.sleep(0.05)
-        second = asyncio.create_task(mailbox.wait_for_message(3, 0.3))
+        second = asyncio.create_task(waited(mailbox, 3, 0.3))
         ended = await asyncio.wait_for(first, 10.0)
-        return ended, await second, len(mailbox._bells)
+        return ended, await second, mailbox.waiting()
 
     # The first one looks once more, and finds what there is; the second is not told of that.
-    assert asyncio.run(scene()) == (True, False, 0)
+    assert asyncio.run(scene()) == (True, False, [])
 
 
 def test_a_wait_that_is_given_up_leaves_no_bell_and_those_who_wait_are_known() -> None:
     async def scene() -> tuple[list[int], list[int]]:
         mailbox = Mailbox()
-        waits = [asyncio.create_task(mailbox.wait_for_message(node, 60.0)) for node in (3, 5)]
+        waits = [asyncio.create_task(waited(mailbox, node, 60.0)) for node in (3, 5)]
         await asyncio.sleep(0.05)
         before = mailbox.waiting()
         waits[0].cancel()
@@ -51,7 +66,7 @@ def test_a_wait_that_is_given_up_leaves_no_bell_and_those_who_wait_are_known() -
 def test_a_wait_is_bounded() -> None:
     async def scene() -> None:
         mailbox = Mailbox()
-        assert not await mailbox.wait_for_message(3, 0.1)
+        assert not await waited(mailbox, 3, 0.1)
         assert await mailbox.wait_for_replies(["a"], 0.1) == []
 
     begun = time.monotonic()

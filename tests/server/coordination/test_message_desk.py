@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
 import sqlite3
 import threading
@@ -48,9 +49,11 @@ from permmoe.federated.parcel import PARCEL_BYTES, joined, object_name
 from permmoe_client.connection.fleet import Fleet, Unreachable
 from permmoe_server.coordination import message_desk
 from permmoe_server.coordination.local_socket import connected
+from permmoe_server.coordination.message_desk import TURNS_AT_ONCE
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.coordination.site_messages import MOST_TIMES_GIVEN_AGAIN, STATUS_SECONDS
 from permmoe_server.protocol.reply_sizes import ReplySize
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.real_superlink import RealSuperlink, openssh
 
 LARGE = 3 * PARCEL_BYTES // 4 + 17
@@ -358,6 +361,38 @@ def test_a_site_that_waits_is_online_without_a_word_and_one_that_went_away_while
     waiting, gone = (now - then for now, then in zip(online_until(superlink, waits, leaves), first, strict=True))
     assert waiting > 1.0 and gone == 0.0
     waits._stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_rounds_messages_go_to_so_many_sites_at_a_time_and_who_waits_for_its_turn_is_online(
+    superlink: RealSuperlink, grid: NonblockingGrid
+) -> None:
+    sites = [superlink.site() for _ in range(TURNS_AT_ONCE + 4)]
+    told: queue.Queue[Fleet] = queue.Queue()
+
+    def wait(site: Fleet) -> None:
+        question = PullMessagesRequest(node=site._node).SerializeToString()
+        if PullMessagesResponse.FromString(post(site._client, NEXT_MESSAGE, question)).messages_list:
+            told.put(site)
+
+    threads = [threading.Thread(target=wait, args=[site]) for site in sites]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    [*names] = grid.push_messages([to(site, content()) for site in sites])
+    first = [told.get(timeout=PATIENCE_SECONDS) for _ in range(TURNS_AT_ONCE)]
+    with pytest.raises(queue.Empty):
+        told.get(timeout=1.0)
+    # One fetches its message, and another one is told.
+    received = first[0].receive()
+    assert received and received.metadata.message_id in names
+    later = [told.get(timeout=PATIENCE_SECONDS)]
+    # The others do not come, and are not waited for.
+    later += [told.get(timeout=PATIENCE_SECONDS) for _ in range(3)]
+    assert {site.node_id for site in [*first, *later]} == {site.node_id for site in sites}
+    heard = online_until(superlink, first[1], later[-1])
+    assert heard[1] > heard[0]
     for thread in threads:
         thread.join()
 

@@ -52,7 +52,7 @@ def test_an_idle_connection_is_closed_without_being_called_refused(open_door: Op
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut_off(open_door: OpenDoor, lines: queue.Queue[str]) -> None:
-    door = open_door(body_seconds=0.2, upstream_seconds=6, reply_seconds=0.2)
+    door = open_door(room_seconds=0.2, body_seconds=0.2, upstream_seconds=6, reply_seconds=0.2, response_bytes=32 << 20)
     door.upstream.reply = b"b" * (24 << 20)
     with door.connect() as client:
         client.sendall(post(PULL, b"", close=False) * 3)
