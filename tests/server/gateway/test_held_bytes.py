@@ -97,6 +97,21 @@ def test_who_waits_too_long_is_refused_and_who_goes_away_leaves_no_bytes_behind(
     played(scene())
 
 
+def test_who_goes_away_at_the_very_moment_when_there_is_room_leaves_it_to_others() -> None:
+    async def scene() -> None:
+        held = HeldBytes(100, 100, LONG)
+        async with held.room(b"a", 100):
+            going = asyncio.create_task(stays(held, b"b", 90, [], asyncio.Event()))
+            await asyncio.sleep(SOON)
+        going.cancel()
+        with suppress(asyncio.CancelledError):
+            await going
+        async with held.room(b"c", 100):
+            pass
+
+    played(scene())
+
+
 def test_bytes_that_were_set_aside_and_are_not_needed_are_anothers() -> None:
     async def scene() -> None:
         held = HeldBytes(100, 100, LONG)
