@@ -39,7 +39,7 @@ SETTLING_SECONDS, IDLE_SECONDS = 10.0, 20.0
 CONNECTING_AT_ONCE = 8
 """Hundreds of handshakes at once, of one process on the gateways' own cores, take longer than a gateway waits."""
 # All sites have one address here.
-LIMITS = {"limits": {"connections": 4096, "connections_per_address": 4096}}
+LIMITS = {"connections": 4096, "connections_per_address": 4096}
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class Servers:
         return [found for process, name in self.first for found in programs(process, name)]
 
 
-def superlink_round(clients: int, rounds: int, regions: int = 0) -> Figures:
+def superlink_round(clients: int, rounds: int, regions: int = 0, held_mb: int = 512) -> Figures:
     """Return the seconds of a round, memory and processor time of the coordinator's programs, and bytes.
 
     The sites are spread over so many regions, whose programs count with the coordinator's; by default there is none,
     and all sites are the coordinator's own. After the last round all sites wait for messages: that takes `idle_cores`
-    of a core.
+    of a core. Each gateway holds so many MB of bodies at once.
     """
     sites = ThinSites.of(clients, secure=False, rounds=rounds)
     connected = ConnectedSites(sites)
@@ -111,7 +111,7 @@ def superlink_round(clients: int, rounds: int, regions: int = 0) -> Figures:
         study.write_text(yaml.safe_dump(sites.plan.model_dump(mode="json")))
         own = {name: {"manifest": "manifest.csv"} for name in sites.names.values()}
         homes = {f"region-{i:02}": list(own)[i::regions] for i in range(regions)}
-        deployment = deploy(folder, "Scaling", own, LIMITS, homes)
+        deployment = deploy(folder, "Scaling", own, {"limits": {**LIMITS, "held_bytes": held_mb << 20}}, homes)
         started = [
             *((deployment.start_region(region), "region") for region in homes),
             (deployment.start_server("--study", str(study), "--stay"), "coordinator"),

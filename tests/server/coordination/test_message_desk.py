@@ -52,6 +52,7 @@ from permmoe_server.coordination.local_socket import connected
 from permmoe_server.coordination.message_desk import TURNS_AT_ONCE
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.coordination.site_messages import MOST_TIMES_GIVEN_AGAIN, STATUS_SECONDS
+from permmoe_server.coordination.turns import Turns
 from permmoe_server.protocol.reply_sizes import ReplySize
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.real_superlink import RealSuperlink, openssh
@@ -599,6 +600,29 @@ def test_a_few_replies_are_in_memory_at_one_time(tmp_path: Path) -> None:
 
     assert {status for status, _ in asyncio.run(all_answers())} == {400}
     assert most == message_desk.REPLIES_AT_ONCE
+
+
+def test_a_site_that_has_fetched_its_message_lets_the_next_one_have_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = FastAPI()
+    state = SqlLinkState(":memory:", NoOpFederationManager(), SqlObjectStore(":memory:"))
+    app.state.linkstate_factory = SimpleNamespace(state=lambda: state)
+    desk = message_desk.MessageDesk(app)
+    monkeypatch.setattr(desk, "_authenticate", lambda scope, request: None)
+    monkeypatch.setattr(desk._sites, "objects", lambda requests: [])
+    monkeypatch.setattr(desk, "_turns", Turns(1, seconds=PATIENCE_SECONDS))
+
+    async def fetch() -> bytes:
+        return requests_of(5)[OBJECTS]
+
+    async def nothing_more() -> dict[str, Any]:
+        return await asyncio.Future()
+
+    async def scene() -> tuple[bool, bool, bool]:
+        first, early = await desk._turns.take(5, 0.0), await desk._turns.take(7, 0.1)
+        await desk.answer({"path": OBJECTS, "headers": []}, fetch, nothing_more)
+        return first, early, await desk._turns.take(7, PATIENCE_SECONDS)
+
+    assert asyncio.run(scene()) == (True, False, True)
 
 
 def test_names_are_the_digests_of_what_they_name(superlink: RealSuperlink, grid: NonblockingGrid) -> None:
