@@ -22,8 +22,9 @@ from permmoe.runtime.devices import CPU
 from permmoe.runtime.provenance import versions
 
 ADDRESS, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Ray reports to nobody, and does not announce what a later version of it will do."""
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
+"""Ray reports to nobody, and does not announce what a later version of it will do. The processes of clients are no less
+urgent than others, as in one process; Ray's own default lets them wait for whatever else the machine does."""
 STARTS = 5
 """Ray gives its own processes half a minute to start, which a busy machine can need more than once."""
 REACH_SECONDS = 10.0
@@ -87,7 +88,7 @@ def join() -> None:
 def _require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
         raise ConfigurationError("the engine 'ray' needs Ray, which is not installed; run: pip install 'permmoe[ray]'")
-    os.environ.update(QUIET)
+    os.environ.update(SETTINGS)
 
 
 def _start(workers: int, gpus: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from permmoe_server.app import app as server_app
 from permmoe_simulation.engines import ray_cluster as cluster_module
 from permmoe_simulation.engines.engine import Engine, ray_workers, run_federation
 from permmoe_simulation.engines.grid import InProcessGrid
-from permmoe_simulation.engines.ray_cluster import ADDRESS, VISIBLE, complaint_of, ray_cluster
+from permmoe_simulation.engines.ray_cluster import ADDRESS, SETTINGS, VISIBLE, complaint_of, ray_cluster
 from tests.support.patience import PATIENCE_SECONDS, wait_until
 from tests.support.pretended_gpu import pretend_gpus
 from tests.support.tiny_federation import node_configs, tiny_plan
@@ -66,6 +67,8 @@ def start_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[StartCluster]:
     def start(head: int = 1) -> Cluster:
         # Workers find this folder's modules as those of a node with the same file system do.
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        for name, value in SETTINGS.items():
+            monkeypatch.setenv(name, value)
         started.append(Cluster(initialize_head=True, head_node_args={"num_cpus": head, "num_gpus": 0}))
         monkeypatch.setenv(ADDRESS, started[-1].address)
         return started[-1]
@@ -141,20 +144,23 @@ def test_ray_gives_the_same_weights_as_this_process_bit_by_bit(tmp_path: Path) -
     assert not ray.is_initialized() and ADDRESS not in os.environ
 
 
-def test_a_whole_study_on_a_cluster_of_two_nodes_has_the_tables_of_one_in_this_process(
+def test_two_whole_studies_at_once_on_a_cluster_of_two_nodes_have_the_tables_of_one_in_this_process(
     tmp_path: Path, start_cluster: StartCluster
 ) -> None:
     methods = {name: METHODS[name] for name in ("federated", "clinical-null")}
     study = write_settings(tmp_path / "tiny.yaml", seeds=[0], methods=methods, comparisons=[], claims=[])
-    ended = run(study, tmp_path / "here")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    cluster = start_cluster(head=1)
-    cluster.add_node(num_cpus=1)
-    ended = run(study, tmp_path / "there", "--engine", "ray")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    for name in TABLES:
-        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
-    assert not list((tmp_path / "there").glob(".seen*"))
+
+    def tables(name: str, *options: str) -> dict[str, bytes]:
+        ended = run(study, tmp_path / name, *options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert not list((tmp_path / name).glob(".seen*"))
+        return {table: (tmp_path / name / table).read_bytes() for table in TABLES}
+
+    here = tables("here")
+    start_cluster(head=1).add_node(num_cpus=1)
+    with ThreadPoolExecutor(2) as studies:
+        first, second = (studies.submit(tables, name, "--engine", "ray") for name in ("first", "second"))
+    assert first.result() == second.result() == here
 
 
 def test_both_nodes_of_a_cluster_answer(tmp_path: Path, start_cluster: StartCluster) -> None:
