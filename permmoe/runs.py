@@ -108,6 +108,8 @@ def train_run(
     """
     if config.model.harmonisation:
         raise ConfigurationError("model.harmonisation is between the sites of a federation; leave it out at one place")
+    if config.model.horizons_months:
+        raise ConfigurationError("a manifest has outcomes of one horizon; leave model.horizons_months out")
     data, quarantine = load_visits(
         manifest,
         config,

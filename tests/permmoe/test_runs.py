@@ -53,6 +53,12 @@ def undisturbed(manifest: Path) -> Path:
     return manifest.parent / "run"
 
 
+def test_a_manifest_of_one_horizon_trains_no_model_that_is_told_the_horizon(manifest: Path, tmp_path: Path) -> None:
+    told = CONFIG.model_copy(update={"model": MODEL.model_copy(update={"horizons_months": (24.0, 36.0)})})
+    with pytest.raises(ConfigurationError, match=r"outcomes of one horizon; leave model\.horizons_months out"):
+        trained(manifest, tmp_path / "run", told)
+
+
 def same_files(a: Path, b: Path) -> bool:
     names = ("last/tensors.safetensors", "model/tensors.safetensors", "learning.csv", "results.csv", "model/card.json")
     return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)

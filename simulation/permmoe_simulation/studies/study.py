@@ -480,6 +480,7 @@ def _cell(
     _require_possible(source, method, federation, regime, study.regimes[regime])
     model = parse_config(_overlay(study.model, method.model), ModelConfig, source)
     _require_sites_to_harmonise(source, method, federation, model)
+    _require_told(source, method, model)
     try:
         require_pretrainable(model, train)
     except ValueError as error:
@@ -524,6 +525,16 @@ def _require_possible(source: str, method: Method, federation: FederationConfig,
         raise ConfigurationError(
             f"{source}: a site that trains nothing (regimes.{name}.unseen) has no model of its own; leave out the "
             "method, or the regime"
+        )
+
+
+def _require_told(source: str, method: Method, model: ModelConfig) -> None:
+    """Raise ConfigurationError where a model is to be told the horizon, and the method tells none."""
+    kind = METHOD_KINDS[method.kind]
+    if model.horizons_months and (kind.uses_engine or (kind.has_baseline and method.baseline != "horizon_ridge")):
+        raise ConfigurationError(
+            f"{source}: model.horizons_months is for models that are trained in one place or at each site, and for the "
+            "baseline horizon_ridge; leave it out"
         )
 
 

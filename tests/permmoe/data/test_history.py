@@ -190,27 +190,32 @@ def test_whole_chain_from_adnis_tables_to_a_manifest_and_back(tmp_path: Path) ->
 
 
 def test_another_outcome_than_cdr_sb_is_followed_by_the_days_of_its_own_table(tmp_path: Path) -> None:
-    """The first visit's test was made up for after the index visit, and so is not before it."""
-    write_table(tmp_path, "CDR.csv", "RID,PTID,VISCODE2,VISDATE,CDRSB", *(f"2,011_S_0002,f,{day},1" for day in DAYS))
-    write_table(tmp_path, "DXSUM.csv", "RID,PTID,VISCODE2,EXAMDATE,DIAGNOSIS", *(f"2,011_S_0002,f,{d},2" for d in DAYS))
+    """The first visit's test, which its code tells, was made up for after the index visit, and so is not before it."""
+    visits = {"bl": "2010-01-01", "m06": "2010-05-01"}
+    rated = [f"2,011_S_0002,{code},{day},1" for code, day in visits.items()]
+    diagnosed = [f"2,011_S_0002,{code},{day},2" for code, day in visits.items()]
+    write_table(tmp_path, "CDR.csv", "RID,PTID,VISCODE2,VISDATE,CDRSB", *rated)
+    write_table(tmp_path, "DXSUM.csv", "RID,PTID,VISCODE2,EXAMDATE,DIAGNOSIS", *diagnosed)
+    write_table(
+        tmp_path, "UCD_WMH.csv", "RID,PTID,VISCODE2,EXAMDATE,TOTAL_WMH,STATUS", "2,011_S_0002,m06,2010-05-01,3,"
+    )
+    scans = Modality(name="lesions", kind="tabular", columns=("UCD_WMH.TOTAL_WMH",))
+    slope = Modality(name="slope", kind="history", columns=("score_per_year",))
+    rule = TargetRule(image_window_days=10)
 
-    def course(first_test: str) -> list[dict[str, tuple[float, ...]]]:
-        rows = [f"2,011_S_0002,f,{first_test},30", f"2,011_S_0002,f,{DAYS[1]},26"]
-        write_table(tmp_path, "MMSE.csv", "RID,PTID,VISCODE2,VISDATE,MMSCORE", *rows)
-        write_table(
-            tmp_path, "UCD_WMH.csv", "RID,PTID,VISCODE2,EXAMDATE,TOTAL_WMH,STATUS", f"2,011_S_0002,f,{DAYS[1]},3,"
-        )
-        scans = Modality(name="lesions", kind="tabular", columns=("UCD_WMH.TOTAL_WMH",))
-        rule = TargetRule(image_window_days=10)
-        return [
-            dict(v.tables) for v in select_visits(tmp_path, None, rule, (scans, COURSE), score_named("mmse")).visits
-        ]
+    def found(first_test: str) -> list[dict[str, tuple[float, ...]]]:
+        tests = [f"2,011_S_0002,bl,{first_test},30", "2,011_S_0002,m06,2010-05-01,26"]
+        write_table(tmp_path, "MMSE.csv", "RID,PTID,VISCODE2,VISDATE,MMSCORE", *tests)
+        selection = select_visits(tmp_path, None, rule, (scans, slope), score_named("mmse"))
+        return [dict(v.tables) for v in selection.visits]
 
-    assert "course" in course("2010-01-08")[0]
-    assert "course" not in course("2010-05-12")[0]
+    assert found("2010-01-08") == [{"lesions": (3.0,), "slope": (pytest.approx(-4 * 365.25 / 113),)}]
+    assert found("2010-09-12") == [{"lesions": (3.0,)}]
 
 
-DAYS = ("2010-01-01", "2010-05-01")
+def test_a_number_of_an_earlier_visit_that_was_measured_after_the_index_visit_does_not_count() -> None:
+    found = selected(visit(0, mmse=10.0, measured=650), visit(400, scan=20.0))
+    assert [v.observed(("history", "course")) for v in found.visits] == [("course",)]
 
 
 def test_histories_of_other_registries_come_from_their_own_visits(tmp_path: Path) -> None:

@@ -130,6 +130,13 @@ def test_what_cannot_be_withheld_is_refused(method: dict[str, Any], sentence: st
         study(methods={"a": {"label": "a", **method}})
 
 
+@pytest.mark.parametrize("method", [KINDS["federated"], KINDS["kernel-ridge"]], ids=["federated", "kernel-ridge"])
+def test_a_method_that_tells_no_horizon_has_no_model_that_is_told_it(method: dict[str, Any]) -> None:
+    made = study(methods={"a": {**method, "model": {"horizons_months": [24, 36]}}})
+    with pytest.raises(ConfigurationError, match=r"model\.horizons_months is for models .* leave it out"):
+        cells(made, dict.fromkeys(made.regimes, "d"), "inprocess")
+
+
 def test_a_baseline_at_a_hospital_by_itself_is_the_baseline_of_its_own_visits(
     visits: VisitTable, tmp_path: Path
 ) -> None:
