@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
@@ -52,12 +53,22 @@ def run(folder: Path, plan: RoundPlan, visits: Mapping[str, int] = VISITS) -> di
     """The newest weights of a plain study at these sites, by module."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(plan.canonical_json())
-    paths = [approve(write_site(folder, name, visits=n), plan) for name, n in visits.items()]
+    paths = [approve(site_with_scanner(folder, name, n), plan) for name, n in visits.items()]
     config = {"plan": str(folder / "plan.json"), "out": str(folder / "out")}
     run_in_process(server_app, client_app, [{"site-config": str(path)} for path in paths], config)
     kept, _ = load_checkpoint(folder / "out" / "last")
     newest = {name.removeprefix("weights:"): t for name, t in kept.items() if name.startswith("weights:")}
     return LAYOUT.flatten_all(newest)
+
+
+def site_with_scanner(folder: Path, name: str, visits: int) -> Path:
+    """A site whose scanner adds 0, 1, 2 or 3 to all inputs, by the place of its name in VISITS."""
+    path = write_site(folder, name, visits=visits)
+    table = pd.read_csv(folder / f"{name}.csv", dtype={"subject_id": str, "site": str})
+    columns = [column for modality in HARMONISED.modalities for column in modality.columns]
+    table[columns] += list(VISITS).index(name)
+    table.to_csv(folder / f"{name}.csv", index=False)
+    return path
 
 
 def data_of(folder: Path, name: str) -> VisitData:
@@ -109,6 +120,8 @@ def test_the_secure_sum_sets_the_same_and_shows_no_site(tmp_path: Path) -> None:
     names = ("north", "south", "west", "east")
     plan = plan_of(rounds=2, secure=True, min_sites=3, secure_threshold=0.5, max_failed_rounds=1)
     federation: SecureFederation = found(tmp_path, plan, names, visits=71)
+    for name in names:
+        site_with_scanner(tmp_path, name, 71)
     records = federation.run()
     assert [record["is_aggregated"] for record in records] == [True, True]
     # Fluid has too few sites to be released.
@@ -139,13 +152,15 @@ def test_a_site_evaluates_its_own_harmonised_visits(tmp_path: Path) -> None:
     plan = RoundPlan.model_validate(
         {**plan.model_dump(), "federation": plan.federation.model_dump() | {"evaluate_every": 2}}
     )
-    weights = run(tmp_path, plan, {"north": 83})
+    weights = run(tmp_path, plan, {"north": 83, "south": 61})
     record = json.loads((tmp_path / "out" / "rounds.jsonl").read_text().splitlines()[-1])
     model = PerMMoE(HARMONISED)
     model.load_state_dict(LAYOUT.unflatten(weights))
     assert model.harmonisation
     own = harmonised(model.harmonisation, data_of(tmp_path, "north")).data.part("test")
-    expected = combination_sums(model.eval(), own)["clinical"]
+    other = harmonised(model.harmonisation, data_of(tmp_path, "south")).data.part("test")
+    sums = [combination_sums(model.eval(), data)["clinical"] for data in (own, other)]
+    expected = sums[0] + sums[1]
     told = record["test"]["sums"]["clinical"]
     assert told["n"] == expected.n and told["squared"] == pytest.approx(expected.squared)
 
