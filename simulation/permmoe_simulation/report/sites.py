@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from permmoe.data.visits import VisitTable
 from permmoe_simulation.report.content import Entry, Section, Table, Text, count
 from permmoe_simulation.report.section import ReportSection
 from permmoe_simulation.report.view import View
@@ -16,7 +17,7 @@ from permmoe_simulation.study_tables import StudyTable, text, whole
 PARTS = ("train", "validation", "test")
 SITES = StudyTable(
     "sites",
-    "the visits of a site by modality and by part, for the partition of the study's first cell",
+    "a site's visits by modality, and those of each part whose outcome is known, for the study's first cell",
     (*text("site"), *whole(*PARTS, unit="visits")),
     has_modality_columns=True,
 )
@@ -28,9 +29,13 @@ def site_rows(done: FinishedStudy) -> pd.DataFrame:
     rows: list[Mapping[str, Any]] = []
     for site, table in done.sites.items():
         counts = {name: sum(name in visit.observed(names) for visit in table) for name in names}
-        parts = {part: sum(visit.split == part for visit in table) for part in PARTS}
+        parts = {part: _known(table, part) for part in PARTS}
         rows.append({"site": site, **counts, **parts})
     return pd.DataFrame(rows)
+
+
+def _known(table: VisitTable, part: str) -> int:
+    return sum(visit.split == part and visit.delta_cdrsb is not None for visit in table)
 
 
 def sites_section(view: View) -> Section:

@@ -60,6 +60,21 @@ class Missingness(Configuration):
         return self
 
 
+class KnownOutcomes(Configuration):
+    """Of which training visits the outcome is known, at each hospital. Validation and test visits keep theirs."""
+
+    labelled: float = Field(gt=0, le=1, description="share of a hospital's training visits that keep their outcome")
+    unlabelled: float = Field(
+        ge=0, lt=1, description="share that stays without it, for pretraining alone; what is left is taken away"
+    )
+
+    @model_validator(mode="after")
+    def _are_shares_of_one_whole(self) -> KnownOutcomes:
+        if self.labelled + self.unlabelled > 1 + 1e-9:
+            raise ValueError(f"labelled = {self.labelled} and unlabelled = {self.unlabelled} are more than all visits")
+        return self
+
+
 class PartitionConfig(Configuration):
     """How visits are dealt out."""
 
@@ -74,6 +89,12 @@ class PartitionConfig(Configuration):
         0, ge=0, exclude_if=lambda sites: sites == 0,
         description="sites, drawn by the seed, that train nothing: their training and validation visits are left out, "
         "and their test visits are predicted by what the other sites trained",
+    )  # fmt: skip
+    # As above.
+    outcomes: KnownOutcomes | None = Field(
+        None, exclude_if=lambda outcomes: outcomes is None,
+        description="training visits whose outcome is known, drawn by the seed: the same ones whatever share of the "
+        "others stays without; none: all",
     )  # fmt: skip
     # As above.
     unseen_visits: Literal["test", "all", "alone"] = Field(
@@ -123,6 +144,9 @@ def partition(visits: VisitTable, names: tuple[str, ...], config: PartitionConfi
     sites = {site: VisitTable(tuple(groups[site])) for site in sorted(groups)}
     # A stream of its own: the same visits lie at the same sites whatever is missing there.
     sites = _thinned(sites, names, config.missing, np.random.default_rng((seed, 1)))
+    if config.outcomes:
+        drawn = np.random.default_rng((seed, 3))
+        sites = {site: _with_known(table, config.outcomes, drawn) for site, table in sites.items()}
     taking_part = {s: t for s, t in sites.items() if _training_visits(t) >= config.min_training_visits}
     if not taking_part:
         raise ConfigurationError(
@@ -187,6 +211,21 @@ def _thinned(
     return {site: table for site, table in thinned.items() if len(table)}
 
 
+def _with_known(table: VisitTable, outcomes: KnownOutcomes, generator: np.random.Generator) -> VisitTable:
+    """The hospital's visits of which so many train, so many have lost their outcome, and the others are gone."""
+    training = [v.subject_id for v in table if v.split == "train"]
+    order = [training[i] for i in generator.permutation(len(training))]
+    n_known = round(outcomes.labelled * len(order))
+    known, without = set(order[:n_known]), set(order[n_known : n_known + round(outcomes.unlabelled * len(order))])
+    return VisitTable(
+        tuple(
+            replace(visit, delta_cdrsb=None) if visit.subject_id in without else visit
+            for visit in table
+            if visit.split != "train" or visit.subject_id in known | without
+        )
+    )
+
+
 def _scanners(
     sites: tuple[str, ...], names: tuple[str, ...], n_kept: int, generator: np.random.Generator
 ) -> dict[str, Combination]:
@@ -242,7 +281,7 @@ def _site_name(code: str) -> str:
 
 
 def _training_visits(table: VisitTable) -> int:
-    return sum(v.split == "train" for v in table)
+    return sum(v.split == "train" and v.delta_cdrsb is not None for v in table)
 
 
 def _dirichlet(

@@ -13,6 +13,7 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import ConfigurationError, DataError, PermmoeError
 from permmoe.modality import all_combinations
 from permmoe_simulation.studies.partition import (
+    KnownOutcomes,
     Missingness,
     PartitionConfig,
     PartitionSite,
@@ -295,3 +296,46 @@ def test_a_site_without_test_visits_is_never_unseen() -> None:
     assert set(sites) - set(training_sites(sites)) == {"000", "001"}
     with pytest.raises(ConfigurationError, match="2 of them with test visits"):
         partition(only_two, NAMES, PartitionConfig(unseen=3), seed=3)
+
+
+def divided_visits() -> VisitTable:
+    return VisitTable(tuple(replace(v, split="test" if i % 4 == 0 else "train") for i, v in enumerate(visits())))
+
+
+def known_and_without(unlabelled: float, labelled: float = 0.25, seed: int = 3) -> tuple[set[str], set[str], set[str]]:
+    """Training patients with an outcome and without one, and everybody who validates or tests."""
+    config = PartitionConfig(
+        kind="table", table=TABLE, outcomes=KnownOutcomes(labelled=labelled, unlabelled=unlabelled)
+    )
+    sites, _ = partition(divided_visits(), NAMES, config, seed)
+    found = [v for table in sites.values() for v in table]
+    training = [v for v in found if v.split == "train"]
+    assert all(v.delta_cdrsb is not None for v in found if v.split != "train")
+    return (
+        {v.subject_id for v in training if v.delta_cdrsb is not None},
+        {v.subject_id for v in training if v.delta_cdrsb is None},
+        {v.subject_id for v in found if v.split != "train"},
+    )
+
+
+def test_the_same_patients_have_an_outcome_whatever_share_of_the_others_stays_without() -> None:
+    sites, _ = partition(divided_visits(), NAMES, PartitionConfig(kind="table", table=TABLE), 3)
+    training = sum(v.split == "train" for table in sites.values() for v in table)
+    nobody, as_many, rest = (known_and_without(share) for share in (0.0, 0.25, 0.75))
+    assert nobody[0] == as_many[0] == rest[0] and nobody[2] == as_many[2] == rest[2]
+    assert nobody[1] == set() and as_many[1] < rest[1] and not rest[0] & rest[1]
+    # Rounded at each of the sites.
+    assert abs(len(as_many[0]) - training / 4) <= len(TABLE) and len(rest[0]) + len(rest[1]) == training
+    assert known_and_without(0.25, seed=4)[0] != as_many[0]
+
+
+def test_a_site_whose_training_patients_all_lack_an_outcome_takes_no_part() -> None:
+    few = VisitTable(tuple(visit(i) for i in range(3)))
+    outcomes = KnownOutcomes(labelled=0.1, unlabelled=0.9)
+    with pytest.raises(ConfigurationError, match="no site has 1 training visit"):
+        partition(few, NAMES, PartitionConfig(outcomes=outcomes), 0)
+
+
+def test_shares_of_more_than_everybody_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than all"):
+        KnownOutcomes(labelled=0.5, unlabelled=0.6)
