@@ -115,6 +115,7 @@ def train(
             on_epoch=show,
             on_note=lambda sentence: typer.echo(f"note: {sentence}", err=True),
             tracking=tracking,
+            weights=config.parent if config else None,
         )
     _print_results(results, Part.test, settings.model.score)
     if unlike := unlike_counts(out):

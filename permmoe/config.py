@@ -64,6 +64,17 @@ class VolumeGrid(Configuration):
     spacing_mm: float = Field(4.0, gt=0, description="edge of a cubic voxel, mm")
 
 
+class EncoderWeights(Configuration):
+    """A file of encoders that is brought along (permmoe.encoder_weights), named so that no other passes for it."""
+
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="its name, without a folder: each machine has its own"
+    )
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the whole file")
+    licence: str = Field(min_length=1, max_length=100, description="as the file's header states it, such as CC-BY-4.0")
+    source: str = Field("", max_length=300, description="who trained them on what, for the model's card")
+
+
 class EncoderConfig(Configuration):
     """How an observed volume becomes tokens. Tabular modalities take a two-layer perceptron, or slices of columns."""
 
@@ -83,6 +94,11 @@ class EncoderConfig(Configuration):
         description="features: every token is a linear map of all features; slices: as in Flex-MoE's code, a volume's "
         "features become d numbers, which (or a table's columns) are cut into T slices, each mapped to a token by one "
         "map for all of them",
+    )  # fmt: skip
+
+    weights: EncoderWeights | None = Field(
+        None, exclude_if=lambda weights: weights is None,
+        description="a file that the encoders of volumes start from, the means of their inputs included; none: random",
     )  # fmt: skip
 
     @field_validator("kind")
@@ -445,15 +461,9 @@ class TrainConfig(Configuration):
     )  # fmt: skip
     frozen_encoders: bool = Field(
         False, exclude_if=lambda is_on: not is_on,
-        description="the outcome does not move the encoders of volumes: they stay as pretraining left them",
+        description="the outcome does not move the encoders of volumes: they stay as pretraining, or a file, has them",
     )  # fmt: skip
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _freezes_what_has_learned(self) -> TrainConfig:
-        if self.frozen_encoders and self.pretraining is None:
-            raise ValueError("frozen_encoders would keep random weights; set pretraining, too, or leave it out")
-        return self
 
     @model_validator(mode="after")
     def _stops_for_what_it_keeps(self) -> TrainConfig:
@@ -463,19 +473,28 @@ class TrainConfig(Configuration):
 
 
 def require_pretrainable(model: ModelConfig, train: TrainConfig) -> None:
-    """Raise ValueError for a model whose encoders cannot be trained before the outcome as the settings ask for it."""
+    """Raise ValueError for a model whose encoders cannot be trained before the outcome, brought along or kept still as
+    the settings ask for it."""
+    encoder, has_scans = model.encoder, not all(modality.has_columns for modality in model.modalities)
+    if encoder.weights and not has_scans:
+        raise ValueError("encoder.weights are of encoders of volumes, and the model has none; leave them out")
+    if train.frozen_encoders and not (train.pretraining or encoder.weights):
+        raise ValueError(
+            "frozen_encoders would keep random weights; set pretraining or encoder.weights, or leave it out"
+        )
+    if train.frozen_encoders and model.unimodal_heads:
+        raise ValueError("unimodal_heads belong to the encoders, which frozen_encoders keeps still; set one of them")
     if train.pretraining is None:
         return
-    encoder = model.encoder
+    if encoder.weights:
+        raise ValueError("encoder.weights have learned from scans already; leave out train.pretraining, or them")
     if not encoder.declaration.reconstructs:
         able = ", ".join(name for name, kind in ENCODERS.items() if kind.reconstructs)
         raise ValueError(f"train.pretraining needs an encoder that reconstructs scans ({able}), not {encoder.kind!r}")
     if encoder.token_map != "features":
         raise ValueError("train.pretraining reads scans back off all features; set encoder.token_map to features")
-    if all(modality.has_columns for modality in model.modalities):
+    if not has_scans:
         raise ValueError("train.pretraining hides parts of scans, and the model has none; leave it out")
-    if train.frozen_encoders and model.unimodal_heads:
-        raise ValueError("unimodal_heads belong to the encoders, which frozen_encoders keeps still; set one of them")
 
 
 class SplitConfig(Configuration):

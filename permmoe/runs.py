@@ -34,6 +34,7 @@ from permmoe.data.synthetic import is_synthetic
 from permmoe.data.tracer_rule import mixed_tracers
 from permmoe.data.unlike import described_images, unlike_the_rest, usual_images
 from permmoe.data.visits import Visit
+from permmoe.encoder_weights import brought_encoders
 from permmoe.ensemble import MEMBERS_KEY, Network, joined
 from permmoe.errors import ConfigurationError, DataError
 from permmoe.evaluation.results_table import results_table
@@ -96,11 +97,12 @@ def train_run(
     on_epoch: Callable[[int, EpochReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     tracking: Tracking = NOT_TRACKED,
+    weights: Path | None = None,
 ) -> pd.DataFrame:
     """Train, or go on training, in `out`; returns the results table of the test visits.
 
     `on_epoch` is told which member of an ensemble, from 0, has done another epoch; `on_note`, in sentences that name no
-    subject, what of the data is doubtful.
+    subject, what of the data is doubtful. `weights` is the folder of the file that `model.encoder.weights` names.
 
     Where the GPU of `device` fails, the CPU goes on if `falls_back`, and the card says so; else DeviceUnusable is
     raised, and the same call goes on after the last whole epoch. A folder begun with another configuration or other
@@ -110,6 +112,8 @@ def train_run(
         raise ConfigurationError("model.harmonisation is between the sites of a federation; leave it out at one place")
     if config.model.horizons_months:
         raise ConfigurationError("a manifest has outcomes of one horizon; leave model.horizons_months out")
+    # Before anything is read that takes long.
+    brought = brought_encoders(config.model, weights)
     data, quarantine = load_visits(
         manifest,
         config,
@@ -155,7 +159,7 @@ def train_run(
             own = config.train.model_copy(update={"seed": member_seed(config.train.seed, member)})
             tracked_settings = {**config.model_dump(mode="json"), "train": own.model_dump(mode="json"), **facts}
             tracked = tracking.run("permmoe train", run_name("training", tracked_settings), tracked_settings)
-            model = make_model(settings, own.seed).to(on)
+            model = make_model(settings, own.seed, brought).to(on)
             state = fit_in(
                 _member_folder(out, member), model, train, data.part("validation"), own,
                 card | {"train": own.model_dump(mode="json")},

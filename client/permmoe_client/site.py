@@ -130,6 +130,9 @@ class SiteConfig(Configuration):
         ge=0,
         description="with 'state': a round's training that is interrupted has lost no more work than this, seconds",
     )
+    weights: Path | None = Field(
+        None, description="folder of files of encoders that studies name (model.encoder.weights), by their own names"
+    )
     logs: Path | None = Field(None, description="folder of log files; without it they go to standard error")
     log_format: LogFormat = Field("text", description="how lines of the log are written: text, or json for machines")
     health_socket: Path | None = Field(None, description="Unix socket for gRPC health probes; none: no probes")

@@ -57,7 +57,7 @@ def _body(card: Mapping[str, Any], config: ModelConfig) -> str:
         "What it predicts": _task(card, config),
         "Intended use": "Research on progression and on missing modalities, with images prepared as the training's. "
         "Not for diagnosis, prognosis or treatment of a patient, and not on images of another kind.",
-        "Training": _training(card),
+        "Training": _training(card, config),
         "Error": _error(card, config),
         "Calibration": _calibration(card),
         "Limitations": _limitations(card),
@@ -82,10 +82,13 @@ def _task(card: Mapping[str, Any], config: ModelConfig) -> str:
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
-def _training(card: Mapping[str, Any]) -> str:
+def _training(card: Mapping[str, Any], config: ModelConfig) -> str:
     facts = {"data digest": card.get("data_digest"), "weights (SHA-256)": card.get("tensors_sha256")}
     if (members := card.get(MEMBERS_KEY, 1)) != 1:
         facts |= {"models, whose predictions are averaged": members}
+    if weights := config.encoder.weights:
+        facts |= {"encoders from (SHA-256)": weights.sha256, "their licence": weights.licence}
+        facts |= {"their source": weights.source or None}
     if plan := _plan(card):
         facts |= {"federated study": plan.get("name"), "rounds": card.get("round")}
     facts |= {f"{name} version": found for name, found in (card.get("versions") or {}).items()}

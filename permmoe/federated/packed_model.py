@@ -28,6 +28,12 @@ class PackedModel:
         modules = {name: pack(values, down_format(name, wire)) for name, values in weights.items()}
         return cls(modules, module_digests(modules))
 
+    def joined(self, other: PackedModel | None) -> PackedModel:
+        """These modules and another model's, whose own count where both have one."""
+        if other is None:
+            return self
+        return PackedModel({**self.modules, **other.modules}, {**self.digests, **other.digests})
+
     def digest(self) -> str:
         """Return one digest of all modules, in hexadecimal."""
         return digest_of(self.digests)

@@ -120,6 +120,8 @@ class RoundPlan(Configuration):
             )
         if self.model.horizons_months:
             raise ValueError("hospitals' tables have outcomes of one horizon; leave model.horizons_months out")
+        if self.train.frozen_encoders and self.federation.privacy:
+            raise ValueError("frozen_encoders are not kept still under differential privacy; leave it out")
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:

@@ -22,7 +22,8 @@ READ_AT_ONCE = 64
 
 @torch.no_grad()
 def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
-    """Set what is a mean over visits: the centre of every encoder that has one, and the ridge's moments.
+    """Set what is a mean over visits: the centre of every encoder that has one and did not bring it along, and the
+    ridge's moments.
 
     The record's exposure says how many visits each mean is over, so that a federation weights the sites' means as it
     weights their training, and ends with the mean over all sites' visits.
@@ -32,6 +33,8 @@ def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
     features: dict[str, Tensor] = {}
     for name, rows in rows_of.items():
         centred = [m for m in model.encoders[name].modules() if isinstance(m, Centred)]
+        if model.config.encoder.weights:
+            centred = []
         if not len(rows) or not (centred or model.ridge):
             continue
         total, coarse = torch.zeros(1, dtype=torch.float64), []

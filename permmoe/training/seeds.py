@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from permmoe.config import ModelConfig
+from permmoe.errors import ConfigurationError
 from permmoe.model import PerMMoE
 from permmoe.runtime.devices import seeded
 
@@ -20,7 +24,19 @@ def member_seed(seed: int, member: int) -> int:
     return derive_seed(seed, "member", member) if member else seed
 
 
-def make_model(config: ModelConfig, seed: int) -> PerMMoE:
-    """A freshly initialised model; the same seed gives the same weights and leaves the global generator alone."""
+def make_model(config: ModelConfig, seed: int, brought: Mapping[str, Tensor] | None = None) -> PerMMoE:
+    """A freshly initialised model; the same seed gives the same weights and leaves the global generator alone.
+
+    `brought` are the parameters of the file that `encoder.weights` names (permmoe.encoder_weights). Raises
+    ConfigurationError where it names one and nothing was brought.
+    """
     with seeded(derive_seed(seed, "initial weights")):
-        return PerMMoE(config)
+        model = PerMMoE(config)
+    if config.encoder.weights and not brought:
+        raise ConfigurationError(
+            f"encoder.weights names {config.encoder.weights.file}, which nothing here reads: studies of invented "
+            "patients and benchmarks start from random encoders; leave it out"
+        )
+    if brought:
+        model.load_state_dict({**model.state_dict(), **brought})
+    return model

@@ -32,8 +32,8 @@ from permmoe.errors import ConfigurationError
 from permmoe.federated.audit import countersign
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan, StudyKind, read_plan
+from permmoe.model import PerMMoE
 from permmoe.runtime.memory_pages import keep_freed_pages
-from permmoe.training.seeds import make_model
 from permmoe_server.coordination.node_homes import NodeHomes
 from permmoe_server.coordination.node_keys import NodeKeys
 from permmoe_server.protocol.federation import (
@@ -141,7 +141,7 @@ def _largest_replies(plan: RoundPlan, roster: RosterSource | None) -> LargestRep
 
     if plan.survey:
         return survey_replies(plan, n_sites)
-    return largest_replies(plan, ModuleLayout.of(make_model(plan.model, plan.train.seed)), n_sites)
+    return largest_replies(plan, ModuleLayout.of(PerMMoE(plan.model)), n_sites)
 
 
 def _regions(context: Context) -> tuple[FederationFolder, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from permmoe.encoder_weights import brought_encoders
 from permmoe.ensemble import joined
 from permmoe.errors import ConfigurationError
 from permmoe.federated.instructions import Instruction, write_instruction
@@ -89,7 +90,8 @@ def dry_run(settings: SiteConfig, plan: RoundPlan, folder: Path, progress: Progr
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if plan.survey is not None:
         return rehearse_survey(settings, plan, folder)
-    model = joined([make_model(plan.model, member_seed(plan.train.seed, i)) for i in range(plan.members)])
+    brought = brought_encoders(plan.model, settings.weights)
+    model = joined([make_model(plan.model, member_seed(plan.train.seed, i), brought) for i in range(plan.members)])
     layout = ModuleLayout.of(model)
     packed = PackedModel.of(layout.flatten_all(model.state_dict()), plan.federation.wire)
     first = min(plan.federation.first_supervised, plan.federation.rounds)

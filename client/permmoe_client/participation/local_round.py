@@ -378,7 +378,7 @@ def _load(
         content,
         instruction,
         layout,
-        held.model if held else None,
+        site.brought(plan).joined(held.model if held else None),
         reachable_modules(plan.model, site.modalities(plan), plan.members),
     )
     weights = received.unpacked(layout, wire)

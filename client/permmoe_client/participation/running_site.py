@@ -14,11 +14,14 @@ from torch import Tensor
 from permmoe.config import ModelConfig
 from permmoe.data.batch import observed_masks
 from permmoe.data.dataset import VisitData
+from permmoe.encoder_weights import brought_encoders
 from permmoe.ensemble import Network, empty_network
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
 from permmoe.federated.survey_groups import survey_groups
+from permmoe.federated.trained_modules import brought_modules
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.accompanied import accompanied
@@ -51,8 +54,10 @@ class Workshop:
         self.network: Callable[[ModelConfig, int], tuple[Network, ModuleLayout]] = lru_cache(maxsize=1)(_with_layout)
         """A network of so many members with arbitrary weights, and its layout. It is the same object for all: overwrite
         all its weights."""
-        self.initial: Callable[[ModelConfig, int], Mapping[str, Tensor]] = lru_cache(maxsize=1)(_initial_weights)
-        """The initial weights of a study by module, from its model and its seed."""
+        self.initial: Callable[[ModelConfig, int, Path | None], Mapping[str, Tensor]] = lru_cache(maxsize=1)(
+            _initial_weights
+        )
+        """The initial weights of a study by module, from its model, its seed and the folder of weights files."""
         self.means: Callable[[ModelConfig, int], Mapping[str, Int[Tensor, " _"]]] = lru_cache(maxsize=1)(
             lambda config, members: _places_of_means(*self.network(config, members))
         )
@@ -86,8 +91,8 @@ def _places_of_means(model: Network, layout: ModuleLayout) -> Mapping[str, Int[T
     }
 
 
-def _initial_weights(config: ModelConfig, seed: int) -> Mapping[str, Tensor]:
-    model = make_model(config, seed)
+def _initial_weights(config: ModelConfig, seed: int, weights: Path | None) -> Mapping[str, Tensor]:
+    model = make_model(config, seed, brought_encoders(config, weights))
     return ModuleLayout.of(model).flatten_all(model.state_dict())
 
 
@@ -160,8 +165,16 @@ class RunningSite:
         return self.workshop.network(plan.model, plan.members)
 
     def initial(self, plan: RoundPlan) -> Mapping[str, Tensor]:
-        """The weights that a study begins with, flat, by module."""
-        return self.workshop.initial(plan.model, plan.train.seed)
+        """The weights that a study begins with, flat, by module. Raises ConfigurationError for a weights file that the
+        study names and this site does not have."""
+        return self.workshop.initial(plan.model, plan.train.seed, self.settings.weights)
+
+    def brought(self, plan: RoundPlan) -> PackedModel:
+        """The modules that no message holds, since every site has them from a file. Raises as `initial`."""
+        if not (names := brought_modules(plan)):
+            return PackedModel({}, {})
+        initial = self.initial(plan)
+        return PackedModel.of({name: initial[name] for name in sorted(names)}, plan.federation.wire)
 
     def means(self, plan: RoundPlan) -> Mapping[str, Int[Tensor, " _"]]:
         """For each module with parameters that training does not move, which of its elements these are."""

@@ -36,7 +36,7 @@ def extend(folder: FederationFolder, study: Study, rounds: int) -> Study:
     with running(folder):
         if not has_checkpoint(study.folder / "last"):
             raise ConfigurationError(f"{study.folder} has no finished round; run the study first")
-        new = study_of(folder, _longer(study.plan, rounds))
+        new = study_of(folder, _longer(study.plan, rounds), study.weights)
         if new.folder.exists():
             raise ConfigurationError(f"{new.folder} is there already; run it with --study {new.plan_file}")
         unfinished = new.folder.with_name(f".{new.folder.name}.new")

@@ -25,9 +25,9 @@ from permmoe.federated.model_chain import Link
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
+from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.files import PUBLIC_MODE, write_file
-from permmoe.training.seeds import make_model
 from permmoe_server.protocol.at_work import NOBODY_AT_WORK
 from permmoe_server.protocol.round_records import FederationState
 from permmoe_server.provisioning.federation_folder import FederationFolder
@@ -38,7 +38,7 @@ from permmoe_server.studies.registry import read_registry, withdraw
 from permmoe_server.studies.round_log import RoundLog
 from permmoe_server.studies.seen_sites import checkpoint_before, first_rounds
 from permmoe_server.studies.study_folder import Study, keep_study, known_studies, study_of
-from permmoe_server.studies.study_run import ROUNDS_FILE
+from permmoe_server.studies.study_run import ROUNDS_FILE, first_state
 from permmoe_server.studies.study_state import load_state, save_state
 from permmoe_server.studies.sum_log import FILE as SUMS_FILE
 from permmoe_server.studies.sum_log import read_sums
@@ -93,7 +93,7 @@ def forget(
             first_round=number,
             model_sha256=model,
         )
-        new = study_of(folder, study.plan.model_copy(update={"forgets": forgets}))
+        new = study_of(folder, study.plan.model_copy(update={"forgets": forgets}), study.weights)
         if new.folder.exists():
             raise ConfigurationError(f"{new.folder} is there already; run it with --study {new.plan_file}")
         left_out = _left_out(study, first, site, new.plan)
@@ -119,8 +119,7 @@ def _whom(forgets: ForgettingConfig) -> str:
 
 def _newest_without(study: Study, first: int) -> tuple[FederationState, int]:
     """The state from before a site's first round, and that round; where none was kept, the study's beginning."""
-    model = make_model(study.plan.model, study.plan.train.seed)
-    layout = ModuleLayout.of(model)
+    layout = ModuleLayout.of(PerMMoE(study.plan.model))
     kept = checkpoint_before(study.folder, first)
     if has_checkpoint(kept):
         state = load_state(kept.parent, study.plan, layout, kept.name)
@@ -128,7 +127,7 @@ def _newest_without(study: Study, first: int) -> tuple[FederationState, int]:
             raise DataError(f"{kept} is not of the round before round {first}; take it from a back-up")
         # A site that had begun a round and not answered may be the one that withdrew.
         return replace(state, at_work=NOBODY_AT_WORK), first
-    return FederationState(0, layout.flatten_all(model.state_dict())), 1
+    return first_state(study.plan, study.folder), 1
 
 
 def _packed(plan: RoundPlan, state: FederationState) -> PackedModel:
@@ -173,7 +172,7 @@ def _write(study: Study, new: Study, state: FederationState) -> None:
         if (study.folder / name).exists():
             shutil.copy2(study.folder / name, unfinished / name)
     if state.round:
-        save_state(unfinished, new.plan, ModuleLayout.of(make_model(new.plan.model, new.plan.train.seed)), state)
+        save_state(unfinished, new.plan, ModuleLayout.of(PerMMoE(new.plan.model)), state)
         for name in (ROUNDS_FILE, MODELS_FILE):
             _copy_lines(study.folder / name, unfinished / name, state.round)
     unfinished.rename(new.folder)

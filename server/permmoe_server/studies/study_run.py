@@ -5,6 +5,7 @@ joined/         the same before each round with a site that had not taken part (
 rounds.jsonl    a record for each try at a round (permmoe_server.studies.round_line)
 models.jsonl    every model that sites were sent, where the server has a key (permmoe_server.studies.model_register)
 receipts.jsonl  the newest receipt for each site's ledger (permmoe_server.studies.receipt_file)
+weights/        the file that the plan's encoders are brought along in, where it names one
 sums.jsonl      the sites of each secure sum (permmoe_server.studies.sum_log)
 model/          for `permmoe predict`: the weights of the round with the least validation error, or of the newest round
                 where nothing is evaluated
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from permmoe.calibration.calibration import CARD_KEY
+from permmoe.encoder_weights import brought_encoders
 from permmoe.evaluation.combinations import mean_squared_error
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.summed_scores import calibration_from
+from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
 from permmoe.runtime.checkpoint_card import has_checkpoint
 from permmoe.runtime.files import PUBLIC_MODE, append_line, write_file
@@ -42,6 +45,7 @@ from permmoe_server.studies.study_state import load_state, save_state, study_car
 from permmoe_server.studies.sum_log import read_sums
 
 ROUNDS_FILE = "rounds.jsonl"
+WEIGHTS_FOLDER = "weights"
 
 
 def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
@@ -49,11 +53,10 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
 
     Raises ConfigurationError for a folder of another plan, NoQuorum where too few sites answer.
     """
-    model = make_model(plan.model, plan.train.seed)
-    layout = ModuleLayout.of(model)
+    layout = ModuleLayout.of(PerMMoE(plan.model))
     rounds = out / ROUNDS_FILE
     federation = as_left(federation, out)
-    state = load_state(out, plan, layout) or FederationState(0, layout.flatten_all(model.state_dict()))
+    state = load_state(out, plan, layout) or first_state(plan, out)
     state = replace(state, receipts=load_receipts(out))
     _forget_later_rounds(rounds, state.round)
     best_mse = _best_so_far(out, state.round)
@@ -82,6 +85,13 @@ def run_study(federation: Federation, plan: RoundPlan, out: Path) -> None:
             save_checkpoint(out / "model", layout.unflatten(state.evaluated_weights), card)
         # Last of all: a round counts as done when everything of it is on disk.
         save_state(out, plan, layout, state)
+
+
+def first_state(plan: RoundPlan, out: Path) -> FederationState:
+    """The state that a study in this folder begins with. Raises ConfigurationError for a weights file that the plan
+    names and the folder does not hold, or holds otherwise."""
+    model = make_model(plan.model, plan.train.seed, brought_encoders(plan.model, out / WEIGHTS_FOLDER))
+    return FederationState(0, ModuleLayout.of(model).flatten_all(model.state_dict()))
 
 
 def _calibration(plan: RoundPlan, record: RoundRecord) -> dict[str, Any]:
