@@ -101,6 +101,9 @@ def adni(
     table_window: Annotated[
         int, typer.Option(help="How far from a visit a row of another table may lie that lacks its code, days.")
     ] = TargetRule().table_window_days,
+    history_months: Annotated[
+        float, typer.Option(help="How long after a subject's first visit the index visit has to be, months.")
+    ] = 0.0,
     score: Annotated[
         str, typer.Option(help=f"The score whose change is the outcome: {', '.join(SCORE_COLUMNS)}.")
     ] = "cdr-sb",
@@ -112,7 +115,7 @@ def adni(
         {
             "horizon_months": horizon, "window_months": window, "image_window_days": image_window,
             "diagnoses": tuple(diagnosis or ("MCI",)), "diagnosis_window_days": diagnosis_window,
-            "table_window_days": table_window,
+            "table_window_days": table_window, "history_months": history_months,
         },
         TargetRule,
         "the target rule",

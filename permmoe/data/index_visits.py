@@ -34,8 +34,9 @@ from permmoe.errors import DataError, nearest
 from permmoe.modality import Modality
 
 NEVER_DIAGNOSED = "no accepted diagnosis at any visit"
+NO_LATER_VISIT = "no visit so long after the first"
 STEPS = (
-    Reason.TWO_PEOPLE, Reason.NO_CLINICAL_VISIT, NEVER_DIAGNOSED, Reason.NO_DIAGNOSIS_IN_TIME,
+    Reason.TWO_PEOPLE, Reason.NO_CLINICAL_VISIT, NO_LATER_VISIT, NEVER_DIAGNOSED, Reason.NO_DIAGNOSIS_IN_TIME,
     Reason.NO_MODALITY_IN_TIME,
 )  # fmt: skip
 """Where a subject may be lost, in the order in which it is asked; then for want of a site."""
@@ -183,15 +184,18 @@ def _index_visit(
         return subject.refused
     if not subject.assessments:
         return Reason.NO_CLINICAL_VISIT
-    accepted = [assessment for assessment in subject.assessments if rule.accepts(assessment)]
+    visits = rule.late_enough(subject.assessments)
+    if not visits:
+        return NO_LATER_VISIT
+    accepted = [assessment for assessment in visits if rule.accepts(assessment)]
     if not accepted:
         return NEVER_DIAGNOSED
     if all(assessment.cdrsb is None for assessment in accepted):
         return Reason.NO_DIAGNOSIS_IN_TIME
     names = [m.name for m in modalities if kind_of(m).is_image]
-    numbers = [(assessment, _numbers(assessment, modalities)) for assessment in subject.assessments]
+    numbers = [(assessment, _numbers(assessment, modalities)) for assessment in visits]
     with_scan = [assessment for assessment, has in numbers if any(name in has for name in scanned)]
-    by_image = choose_index_visit(subject.assessments, subject.images, rule, names) if names else None
+    by_image = choose_index_visit(visits, subject.images, rule, names) if names else None
     by_table = choose_index_visit(with_scan, (), rule, ())
     if by_image and (by_table is None or by_image.assessment.taken <= by_table.assessment.taken):
         return by_image

@@ -37,6 +37,9 @@ DiagnosisOption = Annotated[list[str] | None, typer.Option(help="Accepted at the
 DiagnosisWindowOption = Annotated[
     int | None, typer.Option(help="How long a diagnosis holds where a visit has none, days.")
 ]
+HistoryOption = Annotated[
+    float | None, typer.Option(help="How long after a subject's first visit the index visit has to be, months.")
+]
 ScoreOption = Annotated[str, typer.Option(help=f"The score whose change is the outcome: {', '.join(SCORES)}.")]
 
 
@@ -88,6 +91,7 @@ def _make_manifest(
     diagnosis: DiagnosisOption = None,
     diagnosis_window: DiagnosisWindowOption = None,
     table_window: TableWindowOption = None,
+    history_months: HistoryOption = None,
     score: ScoreOption = "cdr-sb",
     model: ModelOption = None,
 ) -> None:
@@ -99,6 +103,7 @@ def _make_manifest(
         "diagnoses": tuple(diagnosis) if diagnosis else None,
         "diagnosis_window_days": diagnosis_window,
         "table_window_days": table_window,
+        "history_months": history_months,
     }
     options = {name: value for name, value in given.items() if value is not None}
     rule = parse_config(registry.rule.model_dump() | options, TargetRule, "the target rule")

@@ -6,6 +6,7 @@ For each subject, at most once:
    image, or numbers that a table has of one. It is chosen by date, without regard to what came later or whether
    anything did. A subject without such a scan has the earliest visit with numbers of any other table.
    A visit without a diagnosis has the last one that was made before, no more than `diagnosis_window_days` earlier.
+   With `history_months` visits count that are so long after the subject's first one, and no earlier ones.
 2. Of each modality the image nearest to the index visit is taken; of several of one day a registered one, then the
    first by name.
 3. y = CDR-SB at the visit nearest to `horizon_months` after it, ±`window_months`, − CDR-SB at the index visit;
@@ -50,7 +51,11 @@ class TargetRule(Configuration):
         description="how long a diagnosis holds where a visit has none: ADNI makes one a year, and visits may be late",
     )
 
-    # Absent from `model_dump` at its default, so that approvals of older studies stay valid.
+    # Absent from `model_dump` at their defaults, so that approvals of older studies stay valid.
+    history_months: float = Field(
+        0.0, ge=0, exclude_if=lambda months: months == 0,
+        description="how long after a subject's first visit the index visit has to be, so that there is a history",
+    )  # fmt: skip
     further_horizons_months: tuple[float, ...] = Field(
         (), exclude_if=lambda months: not months,
         description="further horizons at which the change is looked for, for a model that is told the horizon",
@@ -61,6 +66,11 @@ class TargetRule(Configuration):
     def _in_one_set_of_words(cls, diagnoses: tuple[str, ...]) -> tuple[str, ...]:
         """`LMCI`, `EMCI` and `mci` are MCI, as in the tables."""
         return tuple(dict.fromkeys(diagnosis_of(name) for name in diagnoses))
+
+    def late_enough(self, assessments: Sequence[Assessment]) -> list[Assessment]:
+        """A subject's visits that are `history_months` after the first of them, or later."""
+        first = min((assessment.taken for assessment in assessments), default=date.max)
+        return [a for a in assessments if (a.taken - first).days >= self.history_months * DAYS_A_MONTH]
 
     def accepts(self, assessment: Assessment) -> bool:
         """Whether a visit has an accepted diagnosis that is not too old."""

@@ -167,6 +167,33 @@ def test_what_cannot_be_followed_is_refused_in_a_sentence(column: str, sentence:
         followed_columns([Modality(name="history", kind="history", columns=(column,))])
 
 
+LATE = TargetRule(history_months=12)
+
+
+def test_with_history_months_the_index_visit_is_so_long_after_the_first_and_whoever_has_none_is_counted() -> None:
+    year = [visit(0, scan=10.0), visit(200, scan=11.0), visit(366, 1.5, scan=12.0), visit(800, 3.0, scan=13.0)]
+    subjects = [Subject("a", "x", year), Subject("b", "x", year[:2])]
+    found = select_index_visits(subjects, LATE, (SCAN, COURSE), without_site=Reason.NO_IDENTITY)
+    assert [(v.subject_id, v.tables["centiloid"]) for v in found.visits] == [("a", (12.0,))]
+    assert found.visits.visits[0].tables["course"][1] == pytest.approx(366 / 365.25)
+    assert found.steps == {"in tables or images": 2, "lost: no visit so long after the first": 1}
+    assert len(found.quarantine) == 0 and "history_months" not in TargetRule().model_dump()
+
+
+@given(earlier=VISITS, after=VISITS)
+def test_with_history_months_whoever_came_later_or_not_moves_no_index_visit(
+    earlier: list[Assessment], after: list[Assessment]
+) -> None:
+    def index(visits: list[Assessment]) -> list[tuple[float, ...]]:
+        found = select_index_visits([Subject("a", "x", visits)], LATE, (SCAN,), without_site=Reason.NO_IDENTITY)
+        return [v.tables["centiloid"] for v in found.visits]
+
+    first = visit(-901, scan=1.0)
+    until = [first, *earlier, visit(901, scan=20.0)]
+    later = [replace(v, taken=v.taken + timedelta(days=1900), values={"CL": 3.0}) for v in after]
+    assert index([*until, *later]) == index(until) == [(20.0,)]
+
+
 def test_whole_chain_from_adnis_tables_to_a_manifest_and_back(tmp_path: Path) -> None:
     tables = write_table(
         tmp_path / "t",
