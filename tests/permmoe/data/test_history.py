@@ -134,7 +134,7 @@ def test_a_visit_whose_code_and_date_contradict_each_other_is_itemised_and_count
 def test_two_different_numbers_of_one_day_are_itemised_and_neither_counts() -> None:
     index = visit(400, 1.5, scan=20.0)
     once = selected(visit(0, 1.0), index, modalities=(SCAN, COURSE))
-    twice = selected(visit(0, 1.0), visit(200, 3.0), visit(200, 4.0), index, modalities=(SCAN, COURSE))
+    twice = selected(visit(0, 1.0), visit(150, 3.0), visit(150, 4.0), index, modalities=(SCAN, COURSE))
     assert [v.tables for v in twice.visits] == [v.tables for v in once.visits]
     assert reasons(twice) == [("course", "score", Reason.TWO_NUMBERS_A_DAY)]
     same = selected(visit(0, 1.0), visit(0, 1.0), index, modalities=(SCAN, COURSE))
