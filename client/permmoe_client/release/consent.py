@@ -115,6 +115,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
                 *harmonising,
                 *(centring if federation.centring_round else ()),
                 *_pretraining(plan),
+                *_brought(plan, site),
             ),
         ),
         Section(
@@ -154,6 +155,21 @@ def _pretraining(plan: RoundPlan) -> tuple[str, ...]:
         "nothing else.",
         f"What then leaves is the change of the encoders of images, of how many scans, and their loss; nothing that "
         f"fewer than {least} patients trained. A withdrawal takes a patient without an outcome out as any other.",
+    )
+
+
+def _brought(plan: RoundPlan, site: SiteConfig) -> tuple[str, ...]:
+    """Which file of encoders it begins with, and whether this site has named where such files are."""
+    if (weights := plan.model.encoder.weights) is None:
+        return ()
+    source = f", from {plain(weights.source)}" if weights.source else ""
+    moved = (
+        "no round moves them, and no message holds them" if plan.train.frozen_encoders else "the rounds train them on"
+    )
+    place = "" if site.weights else " Name that folder as 'weights' in site.yaml: without the file a round is refused."
+    return (
+        f"Its encoders of images begin as the file {weights.file} has them (SHA-256 {weights.sha256}, licence "
+        f"{plain(weights.licence)}{source}), which this site needs in its folder of such files; {moved}.{place}",
     )
 
 

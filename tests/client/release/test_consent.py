@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from permmoe.config import RidgeConfig, Score
+from pathlib import Path
+
+from permmoe.config import EncoderWeights, RidgeConfig, Score
 from permmoe.data.outcome_columns import OutcomeColumns
 from permmoe.federated.plan import RoundPlan
 from permmoe_client.release.consent import changed_settings, study_in_words
@@ -62,6 +64,20 @@ def test_words_of_a_study_that_pretrains_name_the_patients_without_an_outcome() 
     text = said(scanned_plan(min_cell_count=7))
     assert "2 of the rounds learn no outcome" in text and "ALL PATIENTS WITHOUT AN OUTCOME" in text
     assert "fewer than 7 patients" in text and "5 training(s) and 4 evaluation(s)" in text
+
+
+def test_words_of_a_study_with_a_file_of_encoders_name_it_its_licence_and_what_is_missing_here() -> None:
+    plan = scanned_plan(pretraining_rounds=0)
+    weights = EncoderWeights(file="brains.safetensors", sha256="ab" * 32, licence="CC-BY-4.0", source="a cohort")
+    encoder = plan.model.encoder.model_copy(update={"weights": weights})
+    named = plan.model_copy(update={"model": plan.model.model_copy(update={"encoder": encoder})})
+    text = said(named).split("All settings")[0]
+    assert "the file brains.safetensors" in text and f"SHA-256 {'ab' * 32}, licence CC-BY-4.0, from a cohort" in text
+    assert "'weights' in site.yaml" in text and "the rounds train them on" in text
+    frozen = named.model_copy(update={"train": named.train.model_copy(update={"frozen_encoders": True})})
+    assert "no message holds them" in said(frozen) and "safetensors" not in said(plan)
+    has_folder = SITE.model_copy(update={"weights": Path("weights")})
+    assert not any("'weights' in site.yaml" in s for part in study_in_words(named, has_folder) for s in part.sentences)
 
 
 def test_words_of_moments_with_noise_say_what_it_costs_and_against_whom_it_holds() -> None:
