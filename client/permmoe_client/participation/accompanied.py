@@ -48,20 +48,27 @@ def accompanied(
 def _chosen(
     withdrawals: Withdrawals, data: VisitData, plan: RoundPlan, site: SiteConfig, ledger: Ledger
 ) -> tuple[str, ...]:
-    parts = parts_of(site, plan.model, plan.horizon_months, withdrawals.absent, with_unlabelled=plan.pretrains)
+    """Of patients with an outcome and of those without, each by themselves: the latter are in rounds of pretraining
+    alone, so that the two are trained sets of their own."""
+    parts = parts_of(site, plan.model, plan.horizon_months, withdrawals.absent)
+    without = parts_of(site, plan.model, plan.horizon_months, withdrawals.absent, with_unlabelled=plan.pretrains)
     left_before = frozenset(withdrawals.beside)
     withdrawn = [subject for subject in withdrawals.unaccompanied if subject not in left_before]
-    gone = {subject for subject in withdrawn if parts.get(subject) == "train"}
-    staying = [visit.subject_id for visit in data.visits if visit.subject_id not in left_before]
-    groups = PatientAccount(ledger).groups_of((*staying, *withdrawn))
+    # Whose row is no more in the table may have trained, with an outcome or without, or not at all.
+    unknown = [subject for subject in withdrawn if subject not in without]
     least = max(site.release.min_cell_count, plan.federation.min_cell_count)
-    # Whose row is no more in the table may have trained, or not: `least` others of the same group leave in either case.
-    stand_ins = {
-        other for subject in withdrawn if subject not in parts for other in _alike(subject, staying, groups)[:least]
-    }
-    present = frozenset(staying)
-    trained = {subject: group for subject, group in groups.items() if subject in gone or subject in present}
-    return tuple(sorted(leaving_together(trained, gone | stand_ins, least) - gone))
+    found: set[str] = set()
+    for has_outcome in (True, False):
+        gone = {s for s in withdrawn if without.get(s) == "train" and (s in parts) == has_outcome}
+        visits = [visit for visit in data.visits if (visit.delta_cdrsb is not None) == has_outcome]
+        staying = [visit.subject_id for visit in visits if visit.subject_id not in left_before]
+        groups = PatientAccount(ledger).groups_of((*staying, *gone, *unknown))
+        # `least` others of the same group leave in either case.
+        stand_ins = {other for subject in unknown for other in _alike(subject, staying, groups)[:least]}
+        present = frozenset(staying)
+        trained = {subject: group for subject, group in groups.items() if subject in gone or subject in present}
+        found |= leaving_together(trained, gone | stand_ins, least) - gone
+    return tuple(sorted(found))
 
 
 def _alike(subject: str, staying: Sequence[str], groups: Mapping[str, int]) -> list[str]:

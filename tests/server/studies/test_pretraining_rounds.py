@@ -163,12 +163,37 @@ def test_a_patient_without_an_outcome_who_withdrew_is_not_learned_from_and_does_
     ledger = open_ledger(read_site(path))
     assert ledger
     WithdrawalList(ledger).add((gone,))
+    labelled = learned_from(4)
     after = learned_from(2)
     assert gone not in after and after < before
-    # Others leave with the patient, so that no comparison of the two trainings is about fewer than five.
-    assert len(before - after) >= 5
-    # The trained set is decided once for both kinds of rounds.
-    assert learned_from(4) <= after
+    # Others without an outcome leave with the patient, so that no comparison of pretrainings is about fewer than five;
+    # and nobody with one does, whose trainings would then differ by fewer.
+    assert len(before - after) >= 5 and not (before - after) & labelled
+    assert learned_from(4) == labelled
+
+
+def test_attack_no_two_trained_sets_differ_by_few_whoever_withdraws(tmp_path: Path) -> None:
+    """With an outcome or without: each kind of round is held against itself."""
+    least = 5
+    plan = scanned_plan(rounds=4, min_cell_count=least)
+    federation = provisioned(tmp_path, plan)
+    federation.run()
+    path = federation.deployment.sites["north"]
+
+    def sets() -> tuple[set[str], set[str]]:
+        site = RunningSites().at(path)
+        first, second = (site.training_visits(plan, number) for number in (2, 4))
+        return {v.subject_id for v in first.visits}, {v.subject_id for v in second.visits}
+
+    before = sets()
+    ledger = open_ledger(read_site(path))
+    assert ledger
+    for pick in (LABELLED + 1, LABELLED + 12, next(i for i in range(LABELLED) if f"north-{i}" in before[1])):
+        WithdrawalList(ledger).add((f"north-{pick}",))
+        after = sets()
+        for old, new in zip(before, after, strict=True):
+            assert new <= old and (len(old - new) == 0 or len(old - new) >= least or not new)
+        before = after
 
 
 def test_a_site_is_asked_for_no_evaluation_of_a_model_that_learned_no_outcome() -> None:
