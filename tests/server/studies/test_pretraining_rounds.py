@@ -173,9 +173,10 @@ def test_a_patient_without_an_outcome_who_withdrew_is_not_learned_from_and_does_
 
 
 def test_attack_no_two_trained_sets_differ_by_few_whoever_withdraws(tmp_path: Path) -> None:
-    """With an outcome or without: each kind of round is held against itself."""
+    """With an outcome or without: each kind of round is held against itself. No sum left, which alone would tell the
+    two apart in the site's account."""
     least = 5
-    plan = scanned_plan(rounds=4, min_cell_count=least)
+    plan = scanned_plan(rounds=4, min_cell_count=least, centring_round=False, evaluate_every=0)
     federation = provisioned(tmp_path, plan)
     federation.run()
     path = federation.deployment.sites["north"]
@@ -234,6 +235,14 @@ def test_an_update_of_a_module_that_the_round_does_not_train_is_rejected(
 def test_pretraining_that_cannot_work_is_refused(federation: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scanned_plan(**federation)
+
+
+def test_the_servers_momentum_begins_behind_the_pretraining_and_epochs_are_counted_anew() -> None:
+    federation = scanned_plan(server_optimiser="fedavgm", server_learning_rate=0.5).federation
+    rounds = [federation.of_round(number) for number in range(1, 6)]
+    assert [one.server_optimiser for one in rounds] == ["fedavg"] * 3 + ["fedavgm"] * 2
+    assert [one.server_learning_rate for one in rounds] == [1.0] * 3 + [0.5] * 2
+    assert [federation.first_epoch(number) for number in range(2, 6)] == [0, 2, 0, 2]
 
 
 def test_rounds_and_the_way_they_learn_go_together() -> None:
