@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -29,7 +30,7 @@ from permmoe_benchmarks.library.curve import Curve
 from permmoe_benchmarks.library.processes import processor_seconds, programs
 from permmoe_benchmarks.library.thin_sites import NO_DEADLINE_SECONDS, ThinSites
 from permmoe_benchmarks.library.timing import Figures
-from permmoe_client.connection.fleet import Refused, Unreachable, connect
+from permmoe_client.connection.fleet import Fleet, Refused, Unreachable, connect
 from permmoe_client.connection.identity import client_context, load_key
 from permmoe_client.site import read_site
 from permmoe_simulation.engines.local_deployment import Deployment, deploy, ended
@@ -38,6 +39,11 @@ SETTLING_SECONDS, IDLE_SECONDS = 10.0, 20.0
 """How long the coordinator is looked at after the last round, while all sites wait for a message."""
 CONNECTING_AT_ONCE = 8
 """Hundreds of handshakes at once, of one process on the gateways' own cores, take longer than a gateway waits."""
+SWITCH_SECONDS, STOP_SECONDS = 0.1, 30.0
+"""How often a thread that waits for Python's lock asks for it, and one that waits for a message looks whether it is to
+stop: of a thousand threads that is much work, and by default each does so every 5 ms and every 0.25 s."""
+AWAY_SECONDS = 1.0
+"""How long a site pauses where a coordinator that it is connected to did not answer in time."""
 # All sites have one address here.
 LIMITS = {"connections": 4096, "connections_per_address": 4096}
 
@@ -54,14 +60,18 @@ class ConnectedSites:
     def running(self, settings: dict[str, Path]) -> Iterator[None]:
         """Run a thread for each site's settings file until the end of the block."""
         threads = [threading.Thread(target=self._serve, args=item, daemon=True) for item in settings.items()]
+        switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             for thread in threads:
                 thread.start()
             yield
         finally:
+            sys.setswitchinterval(switch_seconds)
             self.stop.set()
+            # Those that wait for a message end with this process.
             for thread in threads:
-                thread.join(5.0)
+                thread.join(5.0 / len(threads))
 
     def _serve(self, name: str, settings: Path) -> None:
         coordinator = read_site(settings).coordinator
@@ -71,10 +81,18 @@ class ConnectedSites:
             with contextlib.suppress(Unreachable, Refused), contextlib.ExitStack() as connection:
                 with self.entrance:
                     fleet = connection.enter_context(connect(coordinator.host, coordinator.port, tls, key, self.stop))
+                fleet.stop_seconds = STOP_SECONDS
                 while not self.stop.is_set():
-                    if (message := fleet.receive()) is not None:
-                        fleet.send(self._answer(message, name), 0.0)
-            self.stop.wait(1.0)
+                    self._next(fleet, name)
+            self.stop.wait(AWAY_SECONDS)
+
+    def _next(self, fleet: Fleet, name: str) -> None:
+        """Answer the next message, if one comes. Raises Refused where the connection no longer counts."""
+        try:
+            if (message := fleet.receive()) is not None:
+                fleet.send(self._answer(message, name), 0.0)
+        except Unreachable:
+            self.stop.wait(AWAY_SECONDS)
 
     def _answer(self, message: Message, name: str) -> Message:
         if message.metadata.message_type == APPROVAL_MESSAGE:

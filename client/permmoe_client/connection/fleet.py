@@ -84,7 +84,6 @@ hospitals lets some of them wait, each for longer than its gateway may take. A m
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts at one request; the last one repeats."""
 STOP_SECONDS = 0.25
-"""How soon a site that waits for a message notices that it is to stop."""
 
 Answer = TypeVar("Answer")
 
@@ -118,6 +117,8 @@ class Fleet:
         origin: str = "",
     ) -> None:
         self._client, self._node, self._key, self._stop = client, node, key, stop
+        self.stop_seconds = STOP_SECONDS
+        """How soon a site that waits for a message notices that it is to stop."""
         self._proxy, self._origin = proxy, origin
         self._is_new = True
         """Whether no request for a message was answered yet."""
@@ -161,7 +162,7 @@ class Fleet:
         try:
             while not self._stop.is_set():
                 with suppress(queue.Empty):
-                    answer, error = done.get(timeout=STOP_SECONDS)
+                    answer, error = done.get(timeout=self.stop_seconds)
                     if error:
                         raise error
                     self._heard_at = time.monotonic()
