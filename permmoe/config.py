@@ -282,6 +282,11 @@ class ModelConfig(Configuration):
         "learned noise; flex_moe: PyTorch's and FastMoE's, which Flex-MoE's code starts from",
     )  # fmt: skip
 
+    gate: Literal["linear", "laplace"] = Field(
+        "linear", exclude_if=lambda value: value == "linear",
+        description="a router's logits; linear: h·W; laplace: minus the distance of h from each column of W, as in "
+        "FuseMoE, so that an expert has a place among the tokens and no direction",
+    )  # fmt: skip
     spread: Literal["none", "laplace", "gaussian"] = Field(
         "none", exclude_if=lambda value: value == "none",
         description="laplace, gaussian: a head of its own learns by this likelihood how far off each prediction may "
@@ -373,6 +378,12 @@ class RoutingLosses(Configuration):
     over_modalities: Literal["mean", "sum"] = Field(
         "mean", description="of specialisation over modalities, and of balance over the pools that are balanced"
     )
+    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    balance: Literal["variation", "entropy"] = Field(
+        "variation", exclude_if=lambda value: value == "variation",
+        description="variation: the squared coefficient of variation over experts, as the choices below have it; "
+        "entropy: FuseMoE's, that each modality's share of experts be narrow and that of all modalities be wide",
+    )  # fmt: skip
     balance_pool: Literal["router", "modality"] = Field(
         "router",
         description="tokens that are balanced with each other: all that a router sees, or each modality's by "
@@ -421,7 +432,7 @@ class TrainConfig(Configuration):
     auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
     unimodal_weight: float = Field(1.0, ge=0, description="of the unimodal heads' squared error, where there are any")
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
-    balance: bool = Field(True, description="squared coefficient of variation of importance and load")
+    balance: bool = Field(True, description="keep experts in use, as routing_losses.balance says")
     gradient_norm: float | None = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm; none: never")
     averaging_decay: float = Field(
         0.0, ge=0, lt=1, description="of the running mean over epochs that is evaluated and kept; 0: the newest weights"

@@ -1,7 +1,12 @@
-"""Noisy top-k routers: one for each modality in PerM-MoE, one for all in Flex-MoE; the two differ in nothing else."""
+"""Noisy top-k routers: one for each modality in PerM-MoE, one for all in Flex-MoE; the two differ in nothing else.
+
+Their logits are linear in a token or, as in FuseMoE (Han et al. 2024, arXiv 2402.03226), minus its distance from a
+place that each expert has.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -15,6 +20,8 @@ from permmoe.layers.noise import normal_like
 
 NOISE_FLOOR = 1e-2
 """Least standard deviation of the noise on a logit, as in Shazeer's code."""
+LEAST_SQUARED_DISTANCE = 1e-6
+"""Of a token from an expert's place: below it the difference of two squares is rounding, and the root has no slope."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Routers(nn.Module):
         n_routers = len(config.modalities) if config.routers == "per_modality" else 1
         shape = (n_routers, config.width, config.experts)
         self.top_k, self.router_noise = config.top_k, config.router_noise
+        self.logits = GATES[config.gate]
         self.weight = nn.Parameter(torch.randn(shape) * config.width**-0.5)
         self.noise_weight = nn.Parameter(torch.zeros(shape))
 
@@ -64,7 +72,7 @@ class Routers(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             by_modality = tokens.float().transpose(0, 1)
             rows = by_modality.reshape(len(self.weight), -1, tokens.shape[-1])
-            logits = noisy = torch.bmm(rows, self.weight)
+            logits = noisy = self.logits(rows, self.weight)
             if self.training and self.router_noise:
                 scale = F.softplus(torch.bmm(rows, self.noise_weight)) + NOISE_FLOOR
                 noisy = logits + scale * normal_like(logits)
@@ -78,6 +86,22 @@ class Routers(nn.Module):
         if present is not None:
             gates, load = (x * present[:, :, None, None] for x in (gates, load))
         return Routing(logits, noisy, gates, observed, load, len(self.weight), present)
+
+
+def laplace_logits(
+    tokens: Float[Tensor, "router row dim"], places: Float[Tensor, "router dim expert"]
+) -> Float[Tensor, "router row expert"]:
+    """−‖h − w_e‖₂: FuseMoE's Laplace gate, whose softmax is that of exp(−‖h − w_e‖).
+
+    By one product, as the squared distance is |h|² − 2 h·w + |w|². At an expert's very place the gradient is zero.
+    """
+    squared = tokens.square().sum(2, keepdim=True) + places.square().sum(1, keepdim=True)
+    squared = squared - 2 * torch.bmm(tokens, places)
+    return -squared.clamp(min=LEAST_SQUARED_DISTANCE).sqrt()
+
+
+GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"linear": torch.bmm, "laplace": laplace_logits}
+"""From tokens and W_m to logits, by the name that `ModelConfig.gate` gives."""
 
 
 def top_k_gates(

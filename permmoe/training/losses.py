@@ -18,6 +18,8 @@ from permmoe.model import Output
 
 LEAST_SQUARED_MEAN = 1e-10
 """Keeps the variation of experts that received nothing at zero."""
+LEAST_IMPORTANCE = 1e-12
+"""Keeps the share and the entropy of what received nothing at zero."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,10 @@ def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> F
 
     Importance is the sum of an expert's gates (Shazeer 2017, equations 6, 7 and 11). By default a pool is what a router
     sees, and the average over pools keeps λ's meaning whether there are one or |M| routers. It couples the visits of a
-    batch: switch it off under per-sample privacy.
+    batch: switch it off under per-sample privacy. With `balance: entropy` it is `entropy_loss` instead.
     """
+    if how.balance == "entropy":
+        return entropy_loss(routing)
     n_pools = routing.n_routers if how.balance_pool == "router" else routing.gates.shape[1]
     gates, load = routing.gates, routing.load
     if how.balance_visits == "together":
@@ -141,6 +145,25 @@ def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> F
         of_others = (gates * ~is_full)[..., 1:], (load * ~is_full)[..., 1:]
         variation = variation + _pooled_variation(*of_others, n_pools, how)
     return variation.mean() if how.over_modalities == "mean" else variation.sum()
+
+
+def entropy_loss(routing: Routing) -> Float[Tensor, ""]:
+    """Mean entropy of the modalities' expert shares minus the entropy of their mean share, nats (FuseMoE, section 3).
+
+    A modality's share of an expert is its mean gate over the tokens that were routed, so that shares sum to 1. The loss
+    is minus the Jensen-Shannon divergence of the modalities that have tokens: 0 where all use the experts alike, −ln of
+    their number where none shares an expert with another.
+    """
+    importance = routing.gates.sum((0, 2))
+    total = importance.sum(1, keepdim=True)
+    share = importance / total.clamp(min=LEAST_IMPORTANCE)
+    n_modalities = (total > 0).sum().clamp(min=1)
+    return _entropy(share).sum() / n_modalities - _entropy(share.sum(0) / n_modalities)
+
+
+def _entropy(share: Float[Tensor, "*pool expert"]) -> Float[Tensor, "*pool"]:
+    """Nats; an expert without a share adds nothing, and its gradient is a number."""
+    return -(share * share.clamp(min=LEAST_IMPORTANCE).log()).sum(-1)
 
 
 def specialisation_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> Float[Tensor, ""]:

@@ -50,6 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "with a ridge": {"ridge": RidgeConfig(cells=(2, 3, 4))},
     "at a hospital": {"at_hospital": HospitalLine(intercept=-0.7, slope=0.4)},
     "without a bank": {"bank": "none"},
+    "FuseMoE": {"gate": "laplace", "bank": "unconditioned"},
     "Flex-MoE": {"routers": "shared", "fusion": "flex_moe", "head": "linear", "tokens": 3,
                  "encoder": EncoderConfig(cells=(5, 4, 3), token_map="slices")},
     "of convolutions, without bounds": {"encoder": EncoderConfig(kind="sfcn_lite"), "outcome_range": None,

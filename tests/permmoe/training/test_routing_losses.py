@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import log
 from statistics import pvariance, variance
 
 import pytest
@@ -157,3 +158,55 @@ def test_losses_leave_digests_alone_until_others_are_named() -> None:
     assert TrainConfig(routing_losses=RoutingLosses()).digest() == TrainConfig().digest()
     assert "routing_losses" not in TrainConfig().model_dump()
     assert TrainConfig(routing_losses=PUBLIC).digest() != TrainConfig().digest()
+
+
+def slow_entropy(routing: Routing) -> float:
+    """By its definition: each modality's share of experts over its routed tokens, and the mean of these shares."""
+    n_visits, n_modalities, n_tokens, n_experts = routing.gates.shape
+    shares = []
+    for m in range(n_modalities):
+        tokens = [routing.gates[v, m, t].tolist() for v in range(n_visits) for t in range(n_tokens)]
+        routed = [gates for gates in tokens if sum(gates)]
+        if routed:
+            shares.append([sum(gates[e] for gates in routed) / len(routed) for e in range(n_experts)])
+
+    def entropy(share: Sequence[float]) -> float:
+        return -sum(p * log(p) for p in share if p)
+
+    mean = [sum(share[e] for share in shares) / len(shares) for e in range(n_experts)]
+    return sum(map(entropy, shares)) / len(shares) - entropy(mean)
+
+
+ENTROPY = RoutingLosses(balance="entropy")
+
+
+@pytest.mark.parametrize("routers", ["per_modality", "shared"])
+def test_the_entropy_loss_is_what_its_description_says(routers: str) -> None:
+    routing = some_routing(routers, mixed_visits())
+    assert balance_loss(routing, ENTROPY).item() == pytest.approx(slow_entropy(routing), rel=1e-4)
+
+
+def test_the_entropy_loss_counts_no_modality_that_was_not_routed() -> None:
+    observed = mixed_visits()
+    observed[:, 1] = False
+    torch.manual_seed(0)
+    routing = Routers(small_config()).train()(torch.randn(7, 3, 5, 7), observed, observed)
+    assert balance_loss(routing, ENTROPY).item() == pytest.approx(slow_entropy(routing), rel=1e-4)
+
+
+def test_the_entropy_loss_is_least_where_modalities_share_no_expert_and_zero_where_they_use_them_alike() -> None:
+    observed = torch.ones(7, 3, dtype=torch.bool)
+    apart = torch.zeros(7, 3, 5, 11)
+    for m in range(3):
+        apart[:, m, :, m] = 1.0
+    alike = torch.full((7, 3, 5, 11), 1 / 11)
+    losses = [balance_loss(Routing(g, g, g, observed, g, 3), ENTROPY).item() for g in (apart, alike)]
+    assert losses == pytest.approx([-log(3), 0.0], abs=1e-5)
+
+
+def test_the_entropy_loss_has_a_gradient_that_is_a_number_where_an_expert_gets_nothing() -> None:
+    gates = torch.zeros(4, 3, 5, 11)
+    gates[..., 0] = 1
+    gates.requires_grad_()
+    balance_loss(Routing(gates, gates, gates, torch.ones(4, 3, dtype=torch.bool), gates, 3), ENTROPY).backward()
+    assert gates.grad is not None and gates.grad.isfinite().all()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from permmoe.config import EncoderConfig, ModelConfig, RidgeConfig, TrainConfig
+from permmoe.config import EncoderConfig, ModelConfig, RidgeConfig, RoutingLosses, TrainConfig
 from permmoe.data.dataset import VisitData
 from permmoe.layers.experts import Experts
 from permmoe.layers.noise import Numbers, dropped, predrawn
@@ -39,6 +39,10 @@ VARIANTS: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "tokens that are not learned": (small_config(3, 0, bank="random", **QUIET), TRAIN),
     "no bank": (small_config(2, 1, bank="none", **QUIET), TRAIN),
     "no bank, as Flex-MoE attends": (small_config(2, 1, bank="none", fusion="flex_moe", **QUIET), TRAIN),
+    "FuseMoE": (
+        small_config(2, 1, gate="laplace", bank="unconditioned", **QUIET),
+        TRAIN.model_copy(update={"specialisation": False, "routing_losses": RoutingLosses(balance="entropy")}),
+    ),
     "unimodal heads": (small_config(2, 1, unimodal_heads=True, **QUIET), TRAIN),
     "experts of which one grouped product is made": (small_config(2, 1, width=8, expert_hidden=24, **QUIET), TRAIN),
     "a spread": (small_config(2, 1, spread="gaussian", **QUIET), TRAIN),
