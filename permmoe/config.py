@@ -214,6 +214,13 @@ class HarmonisationConfig(Configuration):
         return tuple(column for column in self.columns if column != AGE)
 
 
+class ClusterConfig(Configuration):
+    """The clusters whose centres stand in for missing modalities (permmoe.layers.clusters)."""
+
+    per_modality: int = Field(8, ge=2, description="clusters of each modality's tokens, K")
+    temperature: float = Field(0.5, gt=0, description="of the contrastive loss that draws tokens to their centre")
+
+
 class HospitalLine(Configuration):
     """What a hospital that did not train a model makes of its predictions (permmoe.calibration.at_hospital)."""
 
@@ -235,10 +242,11 @@ class ModelConfig(Configuration):
     width: int = Field(32, ge=1, description="width of a token, d")
     heads: int = Field(4, ge=1, description="attention heads")
     experts: int = Field(16, ge=1, description="experts, E")
-    bank: Literal["learned", "unconditioned", "zeros", "random", "none", "translated"] = Field(
+    bank: Literal["learned", "unconditioned", "zeros", "random", "none", "translated", "clusters"] = Field(
         "learned",
         description="what stands in for m: B[P, m]; one B[m] whatever P is; zeros; fixed random tokens; none: nothing, "
-        "m is masked out of attention, experts and head; translated: what a ridge makes of the observed ones, encoded",
+        "m is masked out of attention, experts and head; translated: what a ridge makes of the observed ones, encoded; "
+        "clusters: what visits have of m whose observed tokens are in the same clusters",
     )
     attention: bool = Field(True, description="false: modalities meet in the head alone")
     top_k: int = Field(4, ge=1, description="experts a token is sent to, k")
@@ -282,6 +290,10 @@ class ModelConfig(Configuration):
         "learned noise; flex_moe: PyTorch's and FastMoE's, which Flex-MoE's code starts from",
     )  # fmt: skip
 
+    clusters: ClusterConfig = Field(
+        ClusterConfig(), exclude_if=lambda clusters: clusters == ClusterConfig(),
+        description="of bank = clusters; without it they say nothing",
+    )  # fmt: skip
     gate: Literal["linear", "laplace"] = Field(
         "linear", exclude_if=lambda value: value == "linear",
         description="a router's logits; linear: h·W; laplace: minus the distance of h from each column of W, as in "
@@ -431,6 +443,11 @@ class TrainConfig(Configuration):
     modality_dropout: float = Field(0.4, ge=0, lt=1, description="chance to withhold an observed modality, never all")
     auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
     unimodal_weight: float = Field(1.0, ge=0, description="of the unimodal heads' squared error, where there are any")
+    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    alignment_weight: float = Field(
+        0.1, ge=0, exclude_if=lambda weight: weight == 0.1,
+        description="of the contrastive loss of a model with bank = clusters; of others it plays no role",
+    )  # fmt: skip
     specialisation: bool = Field(True, description="tie each incomplete combination to its designated expert")
     balance: bool = Field(True, description="keep experts in use, as routing_losses.balance says")
     gradient_norm: float | None = Field(1.0, gt=0, description="clip the whole gradient to this L2 norm; none: never")

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from permmoe.config import ModelConfig
 from permmoe.data.batch import Batch
 from permmoe.layers.attention import FUSIONS, FlexMoEAttention, FusionAttention
+from permmoe.layers.clusters import Clusters
 from permmoe.layers.experts import Experts
 from permmoe.layers.harmonisation import Harmonisation
 from permmoe.layers.initialisation import initialise_as_flex_moe
@@ -77,6 +78,9 @@ class Output:
     """How far off the prediction may be, points; None of a model without a head for it."""
     unimodal: Float[Tensor, "batch modality"] | None = None
     """What each observed modality predicts by itself, points; None unless a model with unimodal heads is training."""
+    misalignment: Float[Tensor, "batch modality"] | None = None
+    """The contrastive loss of each observed modality's tokens (permmoe.layers.clusters), nats; None unless a model with
+    clusters is training."""
     by_member: Float[Tensor, "batch member"] | None = None
     """What the members of an ensemble predict, points; None of a single model."""
 
@@ -103,6 +107,7 @@ class PerMMoE(nn.Module):
         # It is asked by whoever loads a site's visits (permmoe.evaluation.harmonised), and not in the forward pass.
         self.harmonisation = Harmonisation(config) if config.harmonisation else None
         self.translator = Translator(config) if config.bank == "translated" else None
+        self.clusters = Clusters(config) if config.bank == "clusters" else None
         if config.initialisation == "flex_moe":
             initialise_as_flex_moe(self)
         # Last, so that it changes no other initial weight.
@@ -138,7 +143,7 @@ class PerMMoE(nn.Module):
         In evaluation, predictions are held within the outcome's range; in training they are not, for at a bound a
         gradient would be zero.
         """
-        tokens, present = self._tokens(encoded), self.missing_bank.present(encoded.observed)
+        tokens, present = self.completed(encoded), self.missing_bank.present(encoded.observed)
         hidden = self.attention(tokens, present)
         normed = self.attention.expert_norm(hidden)
         routing: Routing = self.routers(normed, encoded.observed, present)
@@ -147,7 +152,8 @@ class PerMMoE(nn.Module):
         prediction: Tensor = self.head(hidden, encoded.baseline, encoded.horizon)
         spread = self.spread(hidden, encoded.baseline, encoded.observed, prediction) if self.spread else None
         if self.training:
-            return Output(prediction, routing, spread, self.unimodal(tokens))
+            misalignment = self.clusters.misalignment(tokens) if self.clusters else None
+            return Output(prediction, routing, spread, self.unimodal(tokens), misalignment)
         if self.ridge and self.config.ridge and self.config.ridge.share:
             linear = self.ridge(encoded.features, encoded.observed, encoded.baseline)
             prediction = torch.lerp(prediction, linear, self.config.ridge.share)
@@ -164,8 +170,8 @@ class PerMMoE(nn.Module):
         heads = zip(self.unimodal_heads.values(), tokens.unbind(1), strict=True)
         return torch.stack([head(of_modality) for head, of_modality in heads], dim=1)
 
-    def _tokens(self, encoded: Encoded) -> Float[Tensor, "batch modality token dim"]:
-        """Encoded tokens where a modality was observed; elsewhere the bank's, or those of translated inputs."""
+    def completed(self, encoded: Encoded) -> Float[Tensor, "batch modality token dim"]:
+        """Encoded tokens where a modality was observed; elsewhere what stands in for it."""
         observed = encoded.observed
         if not bool(observed.any(1).all()):
             raise ValueError("a visit of this batch has no observed modality")
@@ -181,7 +187,8 @@ class PerMMoE(nn.Module):
         rows = torch.cat([*pieces, *others])
         places = torch.cat([_places_by_modality(observed), places_of_others])
         places = places.to(rows.device, non_blocking=True)
-        return torch.empty_like(rows).index_copy(0, places, rows).view(*observed.shape, *rows.shape[1:])
+        tokens = torch.empty_like(rows).index_copy(0, places, rows).view(*observed.shape, *rows.shape[1:])
+        return self.clusters.completed(tokens, observed) if self.clusters else tokens
 
     def _stand_ins(self, encoded: Encoded) -> tuple[list[Tensor], Int[Tensor, " missing"]]:
         """Tokens for what each visit lacks, and the place of each."""

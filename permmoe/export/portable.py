@@ -33,12 +33,14 @@ class PortableModel(nn.Module):
     """A view of a model in evaluation mode. Its inputs are one tensor a modality, `observed` and `baseline`."""
 
     def __init__(self, network: Network) -> None:
-        """Raises ConfigurationError for a model that translates missing modalities, or is told the horizon."""
+        """Raises ConfigurationError for a model that translates missing modalities or completes them from clusters, or
+        is told the horizon."""
         super().__init__()
         self.config = network.config
-        if self.config.bank == "translated":
+        if self.config.bank in ("translated", "clusters"):
             raise ConfigurationError(
-                "a model with bank = translated cannot be exported: the graph has no translation of missing modalities"
+                f"a model with bank = {self.config.bank} cannot be exported: the graph has no way to complete what is "
+                "missing; export one with another bank"
             )
         if self.config.horizons_months:
             raise ConfigurationError(

@@ -13,6 +13,8 @@ from permmoe.federated.aggregation_rules import MODALITY_FEDAVG, RULES, Aggregat
 
 Wire = Literal["fp32", "fp16", "int8"]
 """How numbers travel (permmoe.federated.wire)."""
+CLUSTERS = "cluster/"
+"""What the modules of clusters' centres begin with (permmoe.federated.modules)."""
 
 
 class FederationConfig(Configuration):
@@ -269,6 +271,13 @@ class FederationConfig(Configuration):
             "max_staleness": 0,
         }
         return self.model_copy(update=plain)
+
+    def of_module(self, module: str) -> FederationConfig:
+        """The settings of a module's step at the server. Centres of clusters are means over the sites' visits, as in
+        the centring round: they are put where they are, and have no momentum."""
+        if not module.startswith(CLUSTERS):
+            return self
+        return self.model_copy(update={"server_optimiser": "fedavg", "server_learning_rate": 1.0})
 
     def first_epoch(self, number: int) -> int:
         """Number of the first local epoch of a round, 0 in the first round that pretrains, and in the first that learns

@@ -8,6 +8,7 @@
 | `expert/<e>` | FFN_e | gate mass that tokens sent to expert e, visits |
 | `bank/<P>/<m>` | B[P, m], where the bank has tokens | visits whose observed set is exactly P |
 | `bank/<m>` | B[m] of an unconditioned bank | visits with m imputed |
+| `cluster/<m>/<k>/<m'>` | C[m, k, m'] of a bank of clusters | visits with m in cluster k, and with m' |
 | `trunk` | embeddings, attention, norms | visits |
 | `head` | prediction head | visits |
 | `spread` | the head of the spread, where there is one | visits |
@@ -16,7 +17,7 @@
 | `harmonisation/<m>` | how sites' scanners differ in modality m | visits with m observed, in the harmonising round |
 | `member-<i>/…` | any of these, of an ensemble's member i | none: an ensemble is judged, not trained |
 
-Routers, experts and the bank are stacked in the model, so a module may be one slice of a parameter.
+Routers, experts, the bank and clusters are stacked in the model, so a module may be one slice of a parameter.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from permmoe.config import ModelConfig
 from permmoe.ensemble import Ensemble, Network
+from permmoe.federated.federation_config import CLUSTERS
 from permmoe.federated.member_modules import of_member
 from permmoe.layers.missing_bank import WITHOUT_TOKENS
 from permmoe.layers.ridge import EVERYBODY, block_name
@@ -156,6 +158,10 @@ def module_support(config: ModelConfig, exposure: Exposure, imputed_router_suppo
     support |= {f"expert/{e}": mass for e, mass in enumerate(exposure.expert_mass.tolist())}
     if config.bank == "unconditioned":
         return support | {f"bank/{name}": exposure.imputed.get(name, 0.0) for name in config.names}
+    if config.bank == "clusters":
+        centres = _cluster_names(config, config.names)
+        visits = [0.0] * len(centres) if exposure.clustered is None else exposure.clustered.tolist()
+        return support | dict(zip(centres, visits, strict=True))
     if config.bank in WITHOUT_TOKENS:
         return support
     return support | {
@@ -171,7 +177,8 @@ def reachable_modules(config: ModelConfig, names: tuple[str, ...], members: int 
 
     Encoders of other modalities, and what stands for a modality beside an observed set that no visit can have, play no
     part in its passes. Routers and experts all do: imputed tokens go through them too, but for a model without a bank,
-    whose routers of other modalities play none. Where the others are translated, their encoders and moments do.
+    whose routers of other modalities play none. Where the others are translated, their encoders and moments do; where
+    they are completed from clusters, what the site's own modalities' clusters say of the others.
     """
     if members > 1:
         own = reachable_modules(config, names)
@@ -186,6 +193,8 @@ def reachable_modules(config: ModelConfig, names: tuple[str, ...], members: int 
     if config.ridge:
         pairs = combinations_with_replacement(encoded, 2)
         found |= {f"ridge/{EVERYBODY}"} | {f"ridge/{block_name(a, b)}" for a, b in pairs}
+    if config.bank == "clusters":
+        return frozenset(found | set(_cluster_names(config, encoded)))
     if config.bank in WITHOUT_TOKENS:
         return frozenset(found)
     if config.bank == "unconditioned":
@@ -220,6 +229,8 @@ def _slice_owners(config: ModelConfig, parameter: str) -> list[str] | None:
             return [f"expert/{e}" for e in range(config.experts)]
         case "missing_bank":
             return _bank_names(config)
+        case "clusters":
+            return _cluster_names(config, config.names)
     return None
 
 
@@ -250,6 +261,12 @@ def _bank_names(config: ModelConfig) -> list[str]:
     if config.bank == "unconditioned":
         return [f"bank/{name}" for name in config.names]
     return [_bank_name(config.names, mask, missing) for mask, missing in bank_pairs(len(config.names))]
+
+
+def _cluster_names(config: ModelConfig, clustered: Sequence[str]) -> list[str]:
+    """The modules of these modalities' clusters, in the order of their centres."""
+    n_clusters = config.clusters.per_modality
+    return [f"{CLUSTERS}{n}/{k}/{m}" for n in clustered for k in range(n_clusters) for m in config.names]
 
 
 def _bank_name(names: Sequence[str], mask: int, missing: int) -> str:

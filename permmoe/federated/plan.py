@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from permmoe.config import Configuration, ModelConfig, TrainConfig, require_pretrainable
 from permmoe.errors import ConfigurationError
+from permmoe.federated.aggregation_rules import MODALITY_FEDAVG
 from permmoe.federated.evaluation_config import EvaluationConfig
 from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.forgetting_config import ForgettingConfig
@@ -122,6 +123,18 @@ class RoundPlan(Configuration):
             raise ValueError("hospitals' tables have outcomes of one horizon; leave model.horizons_months out")
         if self.train.frozen_encoders and self.federation.privacy:
             raise ValueError("frozen_encoders are not kept still under differential privacy; leave it out")
+        if self.model.bank in ("translated", "clusters") and privacy and not privacy.moments:
+            raise ValueError(
+                f"bank = {self.model.bank} completes visits from means that have no noise, and single patients' "
+                "gradients are computed without it; take another bank under differential privacy"
+            )
+        if self.model.bank == "clusters" and (
+            self.federation.aggregation_rule != MODALITY_FEDAVG or self.federation.drift_correction
+        ):
+            raise ValueError(
+                "bank = clusters: centres are means over the sites' visits, which modality_fedavg without "
+                "drift_correction averages; set aggregation and drift_correction so"
+            )
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
         if self.model.spread != "none" and self.federation.privacy:

@@ -10,8 +10,8 @@ from permmoe.config import ModelConfig
 from permmoe.data.batch import observed_masks
 from permmoe.modality import bank_pairs
 
-WITHOUT_TOKENS = ("none", "translated")
-"""Values of `ModelConfig.bank` under which nothing is kept for a missing modality."""
+WITHOUT_TOKENS = ("none", "translated", "clusters")
+"""Values of `ModelConfig.bank` under which the bank keeps nothing for a missing modality."""
 
 
 class MissingBank(nn.Module):
@@ -19,7 +19,8 @@ class MissingBank(nn.Module):
 
     Each pair has its own, so a combination that was never trained on still has (its initial) tokens. For ablation
     `ModelConfig.bank` makes it one embedding for each modality, whatever P is, or tokens that are never trained; or it
-    holds none: then zeros mark the places of modalities that play no part (`present`) or are translated.
+    holds none: then zeros mark the places of modalities that play no part (`present`), are translated or are completed
+    from clusters.
     """
 
     rows: Tensor

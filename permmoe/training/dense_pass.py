@@ -43,7 +43,8 @@ class DensePerMMoE(nn.Module):
         baseline: Float[Tensor, " batch"],
         rows: Int[Tensor, "batch modality"] | None = None,
     ) -> Output:
-        """As `PerMMoE.forward` of a model without a ridge, or of one that is training; not of one that translates.
+        """As `PerMMoE.forward` of a model without a ridge, or of one that is training; not of one that translates or
+        has clusters.
 
         `rows`: where each observed input stands among the rows of all inputs, one modality's behind the other's; by
         default every modality has a row for every visit.

@@ -19,8 +19,9 @@ from permmoe.config import TrainConfig
 from permmoe.data.dataset import VisitData
 from permmoe.model import PerMMoE
 from permmoe.runtime.devices import device_of, seeded
+from permmoe.training.clustering import set_clusters
 from permmoe.training.correction import NO_CORRECTION, Correction
-from permmoe.training.exposure import Tally, TrainingRecord
+from permmoe.training.exposure import Tally, TrainingRecord, with_clusters
 from permmoe.training.freezing import frozen_encoders
 from permmoe.training.hardware import autocast, keep_memory_of_steps, repeatable
 from permmoe.training.losses import WHOLE, Shares, total_loss
@@ -56,7 +57,8 @@ def train_epochs(
 
     Without `optimiser` a fresh one is made, as a federation's stateless sites do. A step adds up the gradients of its
     micro-batches, each weighted by its share of what each loss is a mean over. With a `point` of this very training
-    only what lies behind it is trained, to the same bits; `keeper` is offered such points. Raises ValueError for no
+    only what lies behind it is trained, to the same bits; `keeper` is offered such points. In the end the centres of
+    the model's clusters, where it has any, are set from the visits. Raises ValueError for no
     visits and FloatingPointError where the loss or its gradient stops being finite, before the step that would spread
     it.
     """
@@ -104,7 +106,8 @@ def train_epochs(
                     random = {TALLY: tally.tensors(), RANDOM: random_numbers(device)}
                     tensors = {**model_groups(model, optimiser), **random}
                     keeper.keep(TrainingPoint(epoch, number, loss_sum, visits_of_a_step(config), tensors))
-    return TrainingRecord(tally.exposure(epochs), loss_sum, len(data), tally.behind())
+    record = TrainingRecord(tally.exposure(epochs), loss_sum, len(data), tally.behind())
+    return with_clusters(record, set_clusters(model, model.clusters, data)) if model.clusters else record
 
 
 def step_count(n_visits: int, config: TrainConfig, epochs: int) -> int:

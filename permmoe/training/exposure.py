@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from permmoe.data.batch import observed_masks
@@ -31,6 +31,8 @@ class Exposure:
     """For each observed set, visits whose moments the ridge was set from; empty where only gradients were followed."""
     scanned: Mapping[str, float] = field(default_factory=dict)
     """For each modality, visits whose moments tell how sites' scanners differ; empty but in the harmonising round."""
+    clustered: Float64[Tensor, " centre"] | None = None
+    """For each centre of the model's clusters, visits that it is a mean over; None of a model without clusters."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class TrainingRecord:
     visits: int
     behind: Exposure
     """The same parts by how many different visits each one saw, in all epochs together: how many are behind it."""
+
+
+def with_clusters(record: TrainingRecord, visits: Float64[Tensor, " centre"]) -> TrainingRecord:
+    """The record of a training that set the centres of clusters in the end, each from so many different visits."""
+    exposure, behind = (replace(own, clustered=visits) for own in (record.exposure, record.behind))
+    return replace(record, exposure=exposure, behind=behind)
 
 
 def exposure_of(

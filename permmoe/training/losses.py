@@ -45,7 +45,8 @@ WHOLE = Shares(1.0, 1.0, 1.0)
 def total_loss(
     output: Output, batch: Batch, config: TrainConfig, shares: Shares = WHOLE, likelihood: str = "laplace"
 ) -> Float[Tensor, ""]:
-    """Mean squared error in squared points, that of the unimodal heads, and the auxiliary losses, where switched on.
+    """Mean squared error in squared points, that of the unimodal heads, the contrastive loss of clusters over observed
+    modalities, and the auxiliary losses, where switched on.
 
     Every target must be known: a NaN stays a NaN. With `shares` the losses of micro-batches add up to the batch's, but
     for the balance loss: it compares the visits that it is given, and is weighted by the number of visits.
@@ -54,6 +55,9 @@ def total_loss(
     loss = shares.visits * F.mse_loss(output.prediction, batch.target)
     if output.unimodal is not None:
         loss = loss + shares.observed * config.unimodal_weight * unimodal_loss(output.unimodal, batch)
+    if output.misalignment is not None:
+        of_observed = output.misalignment[batch.observed.to(output.misalignment.device, non_blocking=True)]
+        loss = loss + shares.observed * config.alignment_weight * of_observed.mean()
     if output.spread is not None:
         loss = loss + shares.visits * spread_loss(output, batch, likelihood)
     if config.balance:

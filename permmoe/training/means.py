@@ -14,7 +14,8 @@ from permmoe.data.dataset import VisitData
 from permmoe.layers.encoders import Centred
 from permmoe.model import PerMMoE
 from permmoe.runtime.devices import device_of
-from permmoe.training.exposure import Exposure, TrainingRecord
+from permmoe.training.clustering import set_clusters
+from permmoe.training.exposure import Exposure, TrainingRecord, with_clusters
 
 READ_AT_ONCE = 64
 """Visits read at a time while inputs are averaged."""
@@ -22,8 +23,8 @@ READ_AT_ONCE = 64
 
 @torch.no_grad()
 def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
-    """Set what is a mean over visits: the centre of every encoder that has one and did not bring it along, and the
-    ridge's moments.
+    """Set what is a mean over visits: the centre of every encoder that has one and did not bring it along, the ridge's
+    moments, and the centres of clusters.
 
     The record's exposure says how many visits each mean is over, so that a federation weights the sites' means as it
     weights their training, and ends with the mean over all sites' visits.
@@ -59,7 +60,8 @@ def set_means(model: PerMMoE, data: VisitData) -> TrainingRecord:
         expert_mass=torch.zeros(model.config.experts),
         measured=measured,
     )
-    return TrainingRecord(exposure, 0.0, len(data), behind=exposure)
+    record = TrainingRecord(exposure, 0.0, len(data), behind=exposure)
+    return with_clusters(record, set_clusters(model, model.clusters, data)) if model.clusters else record
 
 
 @torch.no_grad()

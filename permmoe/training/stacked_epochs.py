@@ -184,6 +184,8 @@ def why_not_stacked(model: PerMMoE, data: Sequence[VisitData], config: TrainConf
         return "the dense pass of a stack has no translation of missing modalities"
     if model.config.horizons_months:
         return "the dense pass of a stack is told no horizon"
+    if model.clusters is not None:
+        return "the dense pass of a stack has no clusters, whose centres are set behind each epoch"
     if config.frozen_encoders:
         return "a stack moves all weights of its models, and frozen_encoders keeps some of them still"
     if config.micro_batch or config.checkpoint_encoders:

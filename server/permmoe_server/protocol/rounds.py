@@ -136,7 +136,7 @@ def stepped(
     weights, moments = dict(state.weights), dict(state.moments)
     for module, change in mean_changes(total, state.weights, config.aggregation_rule):
         weights[module], moments[module] = server_step(
-            config, state.weights[module], change, state.moments.get(module, {})
+            config.of_module(module), state.weights[module], change, state.moments.get(module, {})
         )
     average: Mapping[str, Tensor] = {}
     if config.averaging_decay and number >= config.first_supervised:

@@ -124,9 +124,12 @@ def test_a_file_that_predicts_otherwise_is_not_written(tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_translates_what_is_missing_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="cannot be exported: the graph has no translation"):
-        PortableModel(network(bank="translated", ridge=RidgeConfig(cells=(2, 3, 4), share=0.0)))
+@pytest.mark.parametrize(
+    "changes", [{"bank": "translated", "ridge": RidgeConfig(cells=(2, 3, 4), share=0.0)}, {"bank": "clusters"}]
+)
+def test_a_model_that_completes_what_is_missing_from_what_was_observed_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be exported: the graph has no way to complete"):
+        PortableModel(network(**changes))
 
 
 @pytest.mark.parametrize(("n", "cells"), [((11, 13, 17), (5, 4, 3)), ((7, 5, 3), (7, 5, 3)), ((10, 6, 9), (5, 3, 2))])

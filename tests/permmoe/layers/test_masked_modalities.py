@@ -58,7 +58,7 @@ def test_what_was_observed_is_fused_as_by_a_model_that_has_no_other_modality(fus
     """The head alone sees a place for it, with zeros."""
     config = masked(fusion=fusion)
     model, batch = trained(config), without_volume1(config)
-    tokens = model._tokens(model.encode(batch))
+    tokens = model.completed(model.encode(batch))
     kept = [0, 2]
     smaller = PerMMoE(config.model_copy(update={"modalities": tuple(config.modalities[i] for i in kept)})).eval()
     state = dict(model.attention.state_dict())
