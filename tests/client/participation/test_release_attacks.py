@@ -16,8 +16,10 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.errors import PermmoeError
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.federated.instructions import Instruction, Part, read_instruction
+from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import TrainReply
+from permmoe.training.seeds import make_model
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.running_site import RunningSite, Workshop
 from permmoe_client.release.ledger import Ledger
@@ -192,6 +194,26 @@ def test_attack_experts_that_few_patients_trained(tmp_path: Path) -> None:
     four, nine = Hospital(tmp_path / "4", visits(*[ALL] * 4)), Hospital(tmp_path / "9", visits(*[ALL] * 9))
     assert four.training(1).updates == {}
     assert any(module.startswith("expert/") for module in nine.training(1).updates)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_attack_centres_of_clusters_that_few_patients_are_in(tmp_path: Path, number: int) -> None:
+    """Round 1 sets means alone, round 2 trains. A centre of one patient is what the encoder makes of that patient."""
+    plan = tiny_plan(min_cell_count=LEAST, centring_round=True)
+    model = plan.model.model_copy(update={"bank": "clusters"})
+    plan = RoundPlan.model_validate({**plan.model_dump(), "model": model.model_dump()})
+    start = make_model(plan.model, plan.train.seed)
+    weights = ModuleLayout.of(start).flatten_all(start.state_dict())
+    lax = plan.model_copy(update={"federation": plan.federation.model_copy(update={"min_cell_count": 1})})
+    data = visits(*[ALL] * 20, *[CLINICAL] * 11)
+    updates = Hospital(tmp_path, data).training(number, weights, plan).updates
+    others = Hospital(tmp_path / "lax", data, least=1).training(number, weights, lax).updates
+    found, every = (
+        {module: update.support for module, update in own.items() if module.startswith("cluster/")}
+        for own in (updates, others)
+    )
+    assert found == {module: n for module, n in every.items() if n >= LEAST}
+    assert found and len(found) < len(every)
 
 
 def test_attack_a_patient_withdrawn_between_two_rounds(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_the_cohort_of_every_shipped_study_can_be_told_from_its_summary(path: Pa
         pytest.skip("a study of a deployment, which is not collected")
     study = StudyConfig.model_validate(values)
     told = summary(configuration=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
-    if path.stem in ("recipe-search", "recipe-search-rivals", "new-hospital-choice"):
+    if path.stem.startswith("recipe-search") or path.stem == "new-hospital-choice":
         with pytest.raises(ConfigurationError, match="settings are chosen"):
             look_of(told, "results.md")
     else:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from permmoe.config import DEFAULT_RUN, RunConfig, TrainConfig, parse_config, read_config
+from permmoe.config import DEFAULT_RUN, RoutingLosses, RunConfig, TrainConfig, parse_config, read_config
 from permmoe.errors import ConfigurationError
 from permmoe_simulation.recipes_page import recipes_page
 from permmoe_simulation.studies.recipe_choice import (
@@ -28,7 +28,10 @@ from permmoe_simulation.summary import MethodSummary, Summary
 
 STUDIES = Path(__file__).parents[3] / "configs" / "studies"
 SEARCH = read_config(STUDIES / "recipe-search.yaml", StudyConfig)
-SEARCHES = (SEARCH.name, "recipe-search-rivals")
+RIVALS = ("recipe-search-rivals", "recipe-search-rivals-2")
+SEARCHES = (SEARCH.name, *RIVALS)
+FUSEMOE = {"specialisation": False, "routing_losses": RoutingLosses(balance="entropy", balance_pool="modality")}
+"""The losses that are part of FuseMoE's gate, whatever the recipe."""
 COMBINATIONS = ("t1", "t1+tau")
 NOT_REPORTED = {"adni-clinical", "new-hospital-choice"}
 """Studies whose file says that they are on a cohort of development, and that a published run takes another."""
@@ -231,12 +234,21 @@ def test_a_search_that_chooses_no_default_says_nothing_of_one() -> None:
     assert "default" not in page and page.count("**, chosen") == 3
 
 
-def test_the_recipes_of_rivals_are_those_that_permmoe_was_given() -> None:
-    rivals = read_config(STUDIES / "recipe-search-rivals.yaml", StudyConfig)
+def trainings(searched: StudyConfig) -> dict[str, TrainConfig]:
+    """By METHOD.RECIPE, what it is trained by on one cohort."""
+    one = searched.model_copy(update={"regimes": dict(list(searched.regimes.items())[:1])})
+    return {name: cell.train for name, cell in cells(one, dict.fromkeys(one.regimes, ""), "inprocess")}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_recipes_of_rivals_are_those_that_permmoe_was_given(name: str) -> None:
+    rivals = read_config(STUDIES / f"{name}.yaml", StudyConfig)
+    theirs, ours = trainings(rivals), trainings(SEARCH)
     for method, recipes in recipes_of(rivals).items():
         assert recipes == recipes_of(SEARCH)["permmoe"]
+        losses = FUSEMOE if method == "fusemoe" else {}
         for recipe in recipes:
-            assert rivals.methods[f"{method}.{recipe}"].train == SEARCH.methods[f"permmoe.{recipe}"].train
+            assert theirs[f"{method}.{recipe}"] == ours[f"permmoe.{recipe}"].model_copy(update=losses)
     shared = ("data", "regimes", "split", "seeds", "model", "train")
     assert all(getattr(rivals, name) == getattr(SEARCH, name) for name in shared)
 

@@ -19,7 +19,11 @@ NO_COMPARISON = {"federation-demo"}
 """A federation that is shown, not a study that compares methods."""
 FOR_BITS = {"every-variant"}
 """Its tables say nothing of what is better: no method of it is held against anything."""
-SEARCHES = {"recipe-search": "recipes.md", "recipe-search-rivals": "recipes-rivals.md"}
+SEARCHES = {
+    "recipe-search": "recipes.md",
+    "recipe-search-rivals": "recipes-rivals.md",
+    "recipe-search-rivals-2": "recipes-rivals-2.md",
+}
 """Their methods are recipes, held against other recipes of the same method; no clinical reference has one. Each has a
 page in docs/ that says what it chose."""
 CHOICES = set(SEARCHES) | {"new-hospital-choice"}
@@ -46,9 +50,10 @@ def test_every_study_of_patients_with_clinical_columns_has_the_ladder_in_every_p
 
 RECIPE = ("learning_rate", "weight_decay", "averaging_decay", "keep", "modality_dropout")
 """What the search of recipes varies, but for epochs, which some profiles cut for everybody."""
+OF_RIVALS = ("masked", "translator", "fusemoe", "clusmfl")
 TRAINED_AS = {
     f"{prefix}{method}": method
-    for method in ("permmoe", "flexmoe", "ridge-permmoe", "unimodal", "masked", "translator")
+    for method in ("permmoe", "flexmoe", "ridge-permmoe", "unimodal", *OF_RIVALS)
     for prefix in ("", "federated-", "centralised-", "local-", "zero-fill-")
 } | {"late-fusion": "unimodal", "federated-late-fusion": "unimodal"}
 """The search's name of a method, by what studies call it."""
