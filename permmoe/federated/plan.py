@@ -123,10 +123,10 @@ class RoundPlan(Configuration):
             raise ValueError("hospitals' tables have outcomes of one horizon; leave model.horizons_months out")
         if self.train.frozen_encoders and self.federation.privacy:
             raise ValueError("frozen_encoders are not kept still under differential privacy; leave it out")
-        if self.model.bank in ("translated", "clusters") and privacy and not privacy.moments:
+        if self.model.bank == "clusters" and privacy and not privacy.moments:
             raise ValueError(
-                f"bank = {self.model.bank} completes visits from means that have no noise, and single patients' "
-                "gradients are computed without it; take another bank under differential privacy"
+                "bank = clusters completes visits from centres, which have no noise; take another bank under "
+                "differential privacy"
             )
         if self.model.bank == "clusters" and (
             self.federation.aggregation_rule != MODALITY_FEDAVG or self.federation.drift_correction

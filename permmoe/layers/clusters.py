@@ -25,9 +25,9 @@ class Clusters(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        n_modalities = len(config.modalities)
+        self.n_modalities = len(config.modalities)
         self.per_modality, self.temperature = config.clusters.per_modality, config.clusters.temperature
-        n_rows = n_modalities * self.per_modality * n_modalities
+        n_rows = self.n_modalities * self.per_modality * self.n_modalities
         # Near zero, where the nearest centre is the one in whose direction a token lies.
         start = config.bank_deviation * torch.randn(n_rows, config.tokens, config.width)
         self.centres = nn.Parameter(start, requires_grad=False)
@@ -35,8 +35,7 @@ class Clusters(nn.Module):
 
     def table(self) -> Float[Tensor, "modality cluster other token dim"]:
         """C, by its three indices."""
-        n_modalities = round((len(self.centres) / self.per_modality) ** 0.5)
-        return self.centres.view(n_modalities, self.per_modality, n_modalities, *self.centres.shape[1:])
+        return self.centres.view(self.n_modalities, self.per_modality, self.n_modalities, *self.centres.shape[1:])
 
     def own(self) -> Float[Tensor, "modality cluster token dim"]:
         """C[m, k, m]: the clusters' own centres."""

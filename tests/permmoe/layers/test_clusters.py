@@ -236,7 +236,7 @@ def test_a_study_whose_server_would_not_average_centres_by_their_visits_is_refus
 
 def test_centres_without_noise_have_no_part_in_a_private_study() -> None:
     private = FederationConfig(privacy=PrivacyConfig(noise_multiplier=1.0), evaluate_every=0, centring_round=False)
-    with pytest.raises(ValidationError, match="bank = clusters completes visits from means that have no noise"):
+    with pytest.raises(ValidationError, match="centres, which have no noise"):
         RoundPlan(model=CONFIG, federation=private)
 
 
