@@ -81,7 +81,10 @@ def _with_layout(config: ModelConfig, members: int) -> tuple[Network, ModuleLayo
 
 
 def _places_of_means(model: Network, layout: ModuleLayout) -> Mapping[str, Int[Tensor, " _"]]:
-    moved = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    """What the centring round alone sets; centres of clusters follow no gradient either, but every round moves them."""
+    moved = {
+        name: parameter.requires_grad or name.startswith("clusters.") for name, parameter in model.named_parameters()
+    }
     return {
         module: torch.cat([torch.full((piece.size,), not moved[piece.parameter]) for piece in slices])
         .nonzero()

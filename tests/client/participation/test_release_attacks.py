@@ -196,14 +196,19 @@ def test_attack_experts_that_few_patients_trained(tmp_path: Path) -> None:
     assert any(module.startswith("expert/") for module in nine.training(1).updates)
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_attack_centres_of_clusters_that_few_patients_are_in(tmp_path: Path, number: int) -> None:
-    """Round 1 sets means alone, round 2 trains. A centre of one patient is what the encoder makes of that patient."""
+def clustered_study() -> tuple[RoundPlan, dict[str, torch.Tensor]]:
+    """A plan whose model completes what is missing from clusters, and the weights that it begins with."""
     plan = tiny_plan(min_cell_count=LEAST, centring_round=True)
     model = plan.model.model_copy(update={"bank": "clusters"})
     plan = RoundPlan.model_validate({**plan.model_dump(), "model": model.model_dump()})
     start = make_model(plan.model, plan.train.seed)
-    weights = ModuleLayout.of(start).flatten_all(start.state_dict())
+    return plan, ModuleLayout.of(start).flatten_all(start.state_dict())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_attack_centres_of_clusters_that_few_patients_are_in(tmp_path: Path, number: int) -> None:
+    """Round 1 sets means alone, round 2 trains. A centre of one patient is what the encoder makes of that patient."""
+    plan, weights = clustered_study()
     lax = plan.model_copy(update={"federation": plan.federation.model_copy(update={"min_cell_count": 1})})
     data = visits(*[ALL] * 20, *[CLINICAL] * 11)
     updates = Hospital(tmp_path, data).training(number, weights, plan).updates
@@ -214,6 +219,17 @@ def test_attack_centres_of_clusters_that_few_patients_are_in(tmp_path: Path, num
     )
     assert found == {module: n for module, n in every.items() if n >= LEAST}
     assert found and len(found) < len(every)
+
+
+def test_attack_centres_of_clusters_that_no_round_leads_to(tmp_path: Path) -> None:
+    """Every round moves them, as it moves what follows gradients, and no further."""
+    plan, weights = clustered_study()
+    hospital = Hospital(tmp_path, visits(*[ALL] * 20, *[CLINICAL] * 11))
+    for number, step in ((1, 0.0), (2, 0.3), (3, 0.4)):
+        weights = {m: x + step if m.startswith("cluster/") else x for m, x in weights.items()}
+        far = weights | {"cluster/clinical/0/clinical": weights["cluster/clinical/0/clinical"] + 3}
+        assert_refused(lambda n=number, w=far: hospital.training(n, w, plan), "ImplausibleModel")
+        hospital.training(number, weights, plan)
 
 
 def test_attack_a_patient_withdrawn_between_two_rounds(tmp_path: Path) -> None:
