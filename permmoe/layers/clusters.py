@@ -7,7 +7,8 @@ has both: the centre C[n, k, m] is the mean of m's tokens over the visits with m
 n. With m = n it is the cluster's own centre, and setting it again is a step of Lloyd's algorithm for k-means.
 
 A federation averages each centre by the visits behind it, which gives the mean over all sites' visits: its clusters are
-those of everybody, and a centre of few patients is withheld as any other module is.
+those of everybody, and a centre of few patients is withheld as any other module is. No centre moves far in one round,
+for a site takes a model that moved far for one that was made for an attack.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Clusters(nn.Module):
         super().__init__()
         self.n_modalities = len(config.modalities)
         self.per_modality, self.temperature = config.clusters.per_modality, config.clusters.temperature
+        self.most_move = config.clusters.most_move
         n_rows = self.n_modalities * self.per_modality * self.n_modalities
         # Near zero, where the nearest centre is the one in whose direction a token lies.
         start = config.bank_deviation * torch.randn(n_rows, config.tokens, config.width)
@@ -80,6 +82,11 @@ class Clusters(nn.Module):
 
     @torch.no_grad()
     def put(self, sums: Float64[Tensor, "row token dim"], counts: Float64[Tensor, " row"]) -> None:
-        """Make each centre the mean of what was summed; one of no visit stays where it is."""
-        means = (sums / counts.clamp(min=1)[:, None, None]).float()
-        self.centres.copy_(torch.where(counts[:, None, None] > 0, means, self.centres))
+        """Make each centre the mean of what was summed, or move it towards that mean by as much as it may move.
+
+        One of no visit stays where it is. A centre of few visits goes far where some of them come to it or leave it.
+        """
+        means = sums / counts.clamp(min=1)[:, None, None]
+        move = torch.where(counts[:, None, None] > 0, means - self.centres, 0.0)
+        length = move.square().mean((1, 2), keepdim=True).sqrt()
+        self.centres.add_((move * (self.most_move / length.clamp(min=self.most_move))).float())

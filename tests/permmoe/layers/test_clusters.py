@@ -29,7 +29,7 @@ from tests.support.model_batches import random_batch, random_pattern, small_conf
 from tests.support.small_visits import small_visits
 
 K = 5
-CONFIG = small_config(n_volumes=2, n_tables=1, bank="clusters", clusters=ClusterConfig(per_modality=K))
+CONFIG = small_config(n_volumes=2, n_tables=1, bank="clusters", clusters=ClusterConfig(per_modality=K, most_move=99.0))
 OBSERVED = torch.tensor([[True, False, True], [True, True, True], [False, False, True]])
 
 
@@ -97,6 +97,21 @@ def test_centres_are_the_means_of_visits_that_have_both_and_others_stay_where_th
         assert visits[n, k, m] == len(rows)
         wanted = torch.stack(rows).mean(0) if rows else before[n, k, m]
         torch.testing.assert_close(clusters.table()[n, k, m], wanted)
+
+
+def test_a_centre_moves_towards_its_mean_by_no_more_than_it_may() -> None:
+    clusters, tokens = spread_out(), tokens_of(31)
+    clusters.most_move = 0.4
+    sums, counts = clusters.sums(tokens, random_pattern(31, 3))
+    before = clusters.centres.clone()
+    wanted = torch.where(counts[:, None, None] > 0, sums / counts.clamp(min=1)[:, None, None], before) - before
+    clusters.put(sums, counts)
+    moved, far = clusters.centres - before, wanted.square().mean((1, 2)).sqrt() > 0.4
+    assert far.any() and not far.all()
+    torch.testing.assert_close(moved[~far], wanted[~far].float())
+    torch.testing.assert_close(moved[far].square().mean((1, 2)).sqrt(), torch.full((int(far.sum()),), 0.4))
+    cosines = torch.cosine_similarity(moved[far].flatten(1), wanted[far].float().flatten(1), dim=1)
+    torch.testing.assert_close(cosines, torch.ones_like(cosines))
 
 
 def test_setting_centres_again_and_again_brings_tokens_nearer_to_them_until_nothing_moves() -> None:
