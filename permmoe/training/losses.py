@@ -56,8 +56,8 @@ def total_loss(
     if output.unimodal is not None:
         loss = loss + shares.observed * config.unimodal_weight * unimodal_loss(output.unimodal, batch)
     if output.misalignment is not None:
-        of_observed = output.misalignment[batch.observed.to(output.misalignment.device, non_blocking=True)]
-        loss = loss + shares.observed * config.alignment_weight * of_observed.mean()
+        alignment = mean_of_observed(output.misalignment, batch)
+        loss = loss + shares.observed * config.alignment_weight * alignment
     if output.spread is not None:
         loss = loss + shares.visits * spread_loss(output, batch, likelihood)
     if config.balance:
@@ -106,9 +106,13 @@ def masked_total_loss(
 
 def unimodal_loss(unimodal: Float[Tensor, "batch modality"], batch: Batch) -> Float[Tensor, ""]:
     """Mean squared error of the unimodal heads over the observed modalities of all visits, squared points."""
-    squared = (unimodal - batch.target[:, None]).square()
-    chosen = batch.observed.flatten().nonzero().squeeze(1).to(squared.device, non_blocking=True)
-    return squared.flatten().index_select(0, chosen).mean()
+    return mean_of_observed((unimodal - batch.target[:, None]).square(), batch)
+
+
+def mean_of_observed(values: Float[Tensor, "batch modality"], batch: Batch) -> Float[Tensor, ""]:
+    """Over the observed modalities of all visits; no device is waited for."""
+    chosen = batch.observed.flatten().nonzero().squeeze(1).to(values.device, non_blocking=True)
+    return values.flatten().index_select(0, chosen).mean()
 
 
 def spread_loss(output: Output, batch: Batch, likelihood: str) -> Float[Tensor, ""]:
@@ -152,7 +156,7 @@ def balance_loss(routing: Routing, how: RoutingLosses = OUR_ROUTING_LOSSES) -> F
 
 
 def entropy_loss(routing: Routing) -> Float[Tensor, ""]:
-    """Mean entropy of the modalities' expert shares minus the entropy of their mean share, nats (FuseMoE, section 3).
+    """Mean entropy of the modalities' expert shares minus the entropy of their mean share, nats, as in FuseMoE's text.
 
     A modality's share of an expert is its mean gate over the tokens that were routed, so that shares sum to 1. The loss
     is minus the Jensen-Shannon divergence of the modalities that have tokens: 0 where all use the experts alike, −ln of
