@@ -220,7 +220,7 @@ class ClusterConfig(Configuration):
     per_modality: int = Field(8, ge=2, description="clusters of each modality's tokens, K")
     temperature: float = Field(0.5, gt=0, description="of the contrastive loss that draws tokens to their centre")
     most_move: float = Field(
-        0.4,
+        0.2,
         gt=0,
         description="root mean square by which a training moves a centre at most; a site refuses a model of which a "
         "module moves by more than its release.max_model_change in a round, by default 0.5",
