@@ -602,6 +602,17 @@ class MomentsPrivacy(Configuration):
         return scale
 
 
+class EvaluationPrivacy(Configuration):
+    """Noise on how large a model's errors are, once for each evaluation (permmoe.federated.private_errors)."""
+
+    share: float = Field(
+        0.3, gt=0, lt=1, description="of the privacy that target_epsilon stands for (as ρ of zCDP): for all evaluations"
+    )
+    largest_error: float = Field(
+        4.0, gt=0.5, le=20, description="units (points of CDR-SB): larger errors count as this, which keeps noise small"
+    )
+
+
 class PrivacyConfig(Configuration):
     """Differential privacy of a patient, inside each site: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), or `moments`.
 
@@ -623,11 +634,18 @@ class PrivacyConfig(Configuration):
         None, exclude_if=lambda moments: moments is None,
         description="no gradients: noise once on the moments of model.ridge, which then predicts alone",
     )  # fmt: skip
+    # As above.
+    evaluation: EvaluationPrivacy | None = Field(
+        None, exclude_if=lambda evaluation: evaluation is None,
+        description="errors of validation and test patients are counted with noise; none: nothing is evaluated",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _has_one_noise(self) -> PrivacyConfig:
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
             raise ValueError("give either 'noise_multiplier' or 'target_epsilon'")
+        if self.evaluation and self.target_epsilon is None:
+            raise ValueError("evaluation.share is of target_epsilon; give that in place of noise_multiplier")
         return self
 
 

@@ -174,8 +174,17 @@ class FederationConfig(Configuration):
                 f"rounds = {self.rounds} and {self.first_supervised - 1} of them learn no outcome; raise rounds, or "
                 "lower pretraining_rounds"
             )
-        if self.privacy and self.evaluate_every:
-            raise ValueError("evaluations are not differentially private; set evaluate_every to 0")
+        if self.privacy and self.evaluate_every and self.privacy.evaluation is None:
+            raise ValueError(
+                "without privacy.evaluation no evaluation is differentially private; set evaluate_every to 0, or "
+                "privacy.evaluation: {}"
+            )
+        if self.privacy and self.privacy.evaluation and not self.evaluate_every:
+            raise ValueError("privacy.evaluation is noise for evaluations; set evaluate_every to 1 or more")
+        if self.privacy and self.calibrate_severity:
+            raise ValueError(
+                "errors by severity are not counted under differential privacy; leave calibrate_severity out"
+            )
         if self.calibrate and not self.evaluate_every:
             raise ValueError(
                 "calibrate goes with evaluations of the validation visits; set evaluate_every to 1 or more"
@@ -253,6 +262,16 @@ class FederationConfig(Configuration):
         but that of a centring round, whose ridge predicts already."""
         learned_nothing = self.is_pretraining(number) or self.is_harmonising(number)
         return self.evaluate_every > 0 and number % self.evaluate_every == 0 and not learned_nothing
+
+    @property
+    def has_private_evaluations(self) -> bool:
+        """Whether errors are counted with noise."""
+        return self.privacy is not None and self.privacy.evaluation is not None
+
+    @property
+    def n_evaluations(self) -> int:
+        """Evaluations that a study may ask of a site: those of validation visits, and the test after the last round."""
+        return sum(map(self.is_validated, range(1, self.rounds + 1))) + 1 if self.evaluate_every else 0
 
     def of_round(self, number: int) -> FederationConfig:
         """The settings of a round. A mean over all sites' visits has one right weighting and no step size, and lacks

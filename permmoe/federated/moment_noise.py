@@ -6,22 +6,22 @@ change of ‖u‖² ≤ R². Its upper triangle travels, in whole steps of `STEP
 its noise has half the variance; then a change of the matrix by Δ in all costs ρ = Δ² / 2σ², with σ² the variance on the
 diagonal (Canonne, Kamath and Steinke 2020, arXiv 2004.00010, theorem 4, entry by entry).
 
-Where sites share the noise, the sum of h sites' numbers is no discrete Gaussian, and next to one: ρ = ½ (Δ / √h σ +
-τ √d)² for d numbers, with τ as below (Kairouz, Liu and Steinke 2021, arXiv 2102.06387).
+What shares of noise are worth together is in permmoe.federated.shared_noise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, exp, fsum, pi, sqrt
+from math import ceil, sqrt
 
 import numpy as np
 from jaxtyping import Int64
 
-from permmoe.config import PrivacyConfig
-from permmoe.federated.accounting import Spent, noise_multiplier_for
+from permmoe.federated.accounting import Spent
 from permmoe.federated.discrete_gaussian import Below, discrete_gaussians
 from permmoe.federated.federation_config import FederationConfig
+from permmoe.federated.shared_noise import distance, honest_shares
+from permmoe.federated.study_budget import release_multiplier
 
 STEP = 2.0**-6
 """Products are rounded to multiples of this: far finer than the noise, and sums of ten thousand patients stay exact in
@@ -67,16 +67,8 @@ def moment_noise(federation: FederationConfig, size: int) -> MomentNoise:
     privacy = federation.privacy
     assert privacy and privacy.moments
     shares, change = honest_shares(federation), sensitivity(privacy.moments.row_norm, size)
-    noise = ceil((_multiplier(privacy) * change) ** 2 / (2 * shares))
+    noise = ceil((release_multiplier(federation) * change) ** 2 / (2 * shares))
     return MomentNoise(size, privacy.moments.row_norm, noise, shares)
-
-
-def honest_shares(federation: FederationConfig) -> int:
-    """Sites whose noise is sure to be in what is released: all of a sum are `least_sites` at least, whoever drops out,
-    and of these `colluding` may know their own noise, or have added none. Where nothing is shared, 1: the site's own.
-    """
-    moments = federation.privacy.moments if federation.privacy else None
-    return federation.least_sites - moments.colluding if moments and moments.is_shared else 1
 
 
 def sensitivity(row_norm: float, size: int) -> float:
@@ -88,16 +80,4 @@ def sensitivity(row_norm: float, size: int) -> float:
 def privacy_loss(change: float, variance: int, shares: int, n_numbers: int) -> float:
     """√2ρ of one release: of numbers that one patient changes by `change` in all, under the noise of so many sites.
     `variance` is that off the diagonal."""
-    return change / sqrt(2 * shares * variance) + _distance(variance, shares) * sqrt(n_numbers)
-
-
-def _multiplier(privacy: PrivacyConfig) -> float:
-    if privacy.noise_multiplier:
-        return privacy.noise_multiplier
-    assert privacy.target_epsilon
-    return noise_multiplier_for(privacy.target_epsilon, privacy.delta, 1.0, 1, is_discrete=True)
-
-
-def _distance(variance: int, shares: int) -> float:
-    """τ: how far a sum of so many discrete Gaussians is from one; 0 beside any ε from a deviation of nine steps on."""
-    return 10 * fsum(exp(-2 * pi**2 * variance * k / (k + 1)) for k in range(1, shares))
+    return change / sqrt(2 * shares * variance) + distance(variance, shares) * sqrt(n_numbers)

@@ -157,6 +157,8 @@ class RoundPlan(Configuration):
             raise ValueError("a study is a survey or an evaluation; leave one of them out")
         if (self.federation.rounds, self.federation.evaluate_every) != (1, 1):
             raise ValueError("an evaluation judges once: leave out federation.rounds and federation.evaluate_every")
+        if self.federation.privacy:
+            raise ValueError("sums that judge a finished model have no noise; leave federation.privacy out")
         if self.federation.private_modules:
             raise ValueError("an evaluation judges one model for all; leave federation.private_modules out")
         return self

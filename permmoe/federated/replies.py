@@ -18,6 +18,7 @@ from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import Wire
 from permmoe.federated.module_records import read_modules, write_modules
 from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.private_errors import ErrorCounts
 from permmoe.federated.records import MalformedRecord, number, record_of, typed
 from permmoe.federated.roster import SITE_NAME
 from permmoe.federated.summed_scores import Scores
@@ -64,6 +65,10 @@ class EvaluationReply:
     """Of the same combinations; only where the study asks for them (`asks_for_scores`)."""
     severity: Scores = field(default_factory=dict)
     """Those of a severity group, by combination and group (`of_group`); only where the study asks for them."""
+    noised: ErrorCounts | None = None
+    """In place of all of these, in a private study: counts of errors with noise."""
+    spent: tuple[Spent, ...] = ()
+    """The privacy budget that they spent, for the ledger; it is never sent."""
 
 
 def write_train_reply(reply: TrainReply, wire: Wire = "fp32") -> RecordDict:
@@ -132,6 +137,8 @@ def write_evaluation_reply(reply: EvaluationReply) -> RecordDict:
         content["scores"] = MetricRecord({name: _sparse(row) for name, row in reply.scores.items()})
     if reply.severity:
         content["severity"] = MetricRecord({name: _sparse(row) for name, row in reply.severity.items()})
+    if reply.noised is not None:
+        content["noised"] = MetricRecord({str(place): row for place, row in enumerate(reply.noised.tolist())})
     return content
 
 
@@ -158,7 +165,21 @@ def read_evaluation_reply(content: RecordDict) -> EvaluationReply:
         _read_further(content),
         _read_scores(content, "scores"),
         _read_scores(content, "severity"),
+        _read_noised(content),
     )
+
+
+def _read_noised(content: RecordDict) -> ErrorCounts | None:
+    if "noised" not in content:
+        return None
+    record = record_of(content, "noised", MetricRecord)
+    rows = [record.get(str(place)) for place in range(len(record))]
+    if not all(isinstance(row, list) and all(type(n) is int and abs(n) < 1 << 62 for n in row) for row in rows):
+        raise MalformedRecord("noised")
+    lengths = {len(row) for row in rows if isinstance(row, list)}
+    if len(lengths) != 1:
+        raise MalformedRecord("noised")
+    return np.array(rows, np.int64)
 
 
 def _read_scores(content: RecordDict, record: str) -> dict[str, Int64[np.ndarray, " bin"]]:

@@ -15,6 +15,7 @@ from permmoe.calibration.score_counts import ScoreCounts, least_visits
 from permmoe.federated.plan import RoundPlan
 from permmoe.modality import all_combinations, combination_name
 
+COUNTED_WITH_NOISE = ", counted with noise that protects each patient; intervals are longer by what it may hide"
 Scores = Mapping[str, Int64[np.ndarray, " bin"]]
 """Combination -> visits by bin of the grid of permmoe.calibration.score_counts."""
 
@@ -119,12 +120,15 @@ def calibration_from(scores: SummedScores, plan: RoundPlan) -> Calibration | Non
     if scores.visits < least_visits(min(LEVELS)):
         return None
     ends = severity_ends(plan.model) if scores.severity else ()
+    # Noise covers each single visit.
+    is_noised = plan.federation.has_private_evaluations
+    least = 1 if is_noised else plan.federation.min_cell_count
     found = ScoreCounts.none(plan.model.names, 2 + len(ends) if ends else 1)
     columns = range(1, found.counts.shape[1])
     for row, combination in enumerate(all_combinations(plan.model.names)):
         name = combination_name(combination)
         if name in scores.counts:
-            found.counts[row] = _of_card(scores, name, len(columns), plan.federation.min_cell_count)
+            found.counts[row] = _of_card(scores, name, len(columns), least)
             told = [scores.group_hospitals.get(of_group(name, column - 1), 0) for column in columns]
             found.sites[row] = scores.hospitals[name], *told
     found.visits[0], found.sites[-1, 0] = scores.visits, scores.sites
@@ -137,7 +141,8 @@ def calibration_from(scores: SummedScores, plan: RoundPlan) -> Calibration | Non
         unit_points=plan.model.unit_points,
         scale="unit" if plan.model.spread == "none" else "spread",
         severity_ends=ends,
-        source=f"validation visits of {scores.sites} hospitals of the study that trained it",
+        source=f"validation visits of {scores.sites} hospitals of the study that trained it"
+        + (COUNTED_WITH_NOISE if is_noised else ""),
         chose_the_weights=plan.train.keep != "last",
     )
 

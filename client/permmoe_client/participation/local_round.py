@@ -50,6 +50,7 @@ from permmoe_client.participation.grouped_visits import GroupedVisits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
 from permmoe_client.participation.kept_training import NOTHING_KEPT, KeptTraining
 from permmoe_client.participation.privacy_account import check_policy, exposure_from, noise_seed, round_cost
+from permmoe_client.participation.private_errors import private_errors
 from permmoe_client.participation.private_moments import private_moments
 from permmoe_client.participation.query_order import check_query
 from permmoe_client.participation.running_site import RunningSite
@@ -347,8 +348,13 @@ def _evaluate_on(
 ) -> EvaluationReply:
     plan = instruction.plan
     check_query(instruction, "evaluation", site.ledger.of_study(plan.digest()) if site.ledger else ())
+    check_policy(plan, site.settings, site.ledger)
     keeps_modules = bool(plan.federation.private_modules)
     loaded = _load(instruction, content, site, state, instruction.round + 1, device, needs_memory=keeps_modules)
+    if plan.federation.privacy:
+        # Of single patients: the noise covers each of them.
+        with repeatable(plan.train):
+            return private_errors(instruction, site, loaded.network, evaluated_visits(instruction, site.visits(plan)))
     visits = _without_scanners(loaded, site.visits(plan))
     grouped = loaded.in_severity_groups(instruction.part, evaluated_visits(instruction, visits))
     with repeatable(plan.train):

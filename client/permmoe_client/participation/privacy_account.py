@@ -26,7 +26,9 @@ from permmoe.data.dataset import VisitData
 from permmoe.errors import ConfigurationError, PermmoeError
 from permmoe.federated.accounting import Spent, distinct, epsilon, is_within, noise_multiplier_for
 from permmoe.federated.audit import Entry
+from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.study_budget import spent_on_evaluations
 from permmoe.runtime.files import write_file
 from permmoe.training.exposure import Exposure
 from permmoe.training.seeds import derive_seed
@@ -89,7 +91,7 @@ def round_cost(plan: RoundPlan, site: SiteConfig, ledger: Ledger, data: VisitDat
         raise BudgetSpent("no observed set has enough patients here to count for anything once noise is added")
     rate = min(1.0, privacy.patients_per_step / sum(kept.values()))
     steps = math.ceil(federation.local_epochs / rate)
-    noise = privacy.noise_multiplier or _noise_for_study(privacy, rate, steps * federation.rounds)
+    noise = privacy.noise_multiplier or _noise_for_study(federation, rate, steps * federation.rounds)
     of_study = spent_so_far(entries, plan.digest())
     of_counts = Spent(privacy.count_noise, 1.0, 1)
     spent = (Spent(noise, rate, steps),) if of_study else (of_counts, Spent(noise, rate, steps))
@@ -165,10 +167,11 @@ def _check(limit: float | None, delta: float, spent: Sequence[Spent], what: str)
 
 
 @lru_cache(maxsize=64)
-def _noise_for_study(privacy: PrivacyConfig, rate: float, steps: int) -> float:
-    assert privacy.target_epsilon
-    counts = Spent(privacy.count_noise, 1.0, 1)
-    return noise_multiplier_for(privacy.target_epsilon, privacy.delta, rate, steps, [counts])
+def _noise_for_study(federation: FederationConfig, rate: float, steps: int) -> float:
+    privacy = federation.privacy
+    assert privacy and privacy.target_epsilon
+    others = [Spent(privacy.count_noise, 1.0, 1), *spent_on_evaluations(federation)]
+    return noise_multiplier_for(privacy.target_epsilon, privacy.delta, rate, steps, others)
 
 
 def _counts(path: Path, plan: RoundPlan, site: SiteConfig, data: VisitData, privacy: PrivacyConfig) -> dict[int, float]:

@@ -82,9 +82,7 @@ def _of_newest_round(answered: Iterable[Entry]) -> list[_Query]:
 
 def question_count(federation: FederationConfig) -> tuple[int, int]:
     """How many trainings and how many evaluations a study may ask of a site."""
-    if not federation.evaluate_every:
-        return federation.rounds, 0
-    return federation.rounds, sum(map(federation.is_validated, range(1, federation.rounds + 1))) + 1
+    return federation.rounds, federation.n_evaluations
 
 
 def purpose_of(kind: Kind, instruction: Instruction) -> Purpose:

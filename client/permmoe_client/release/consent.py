@@ -20,6 +20,7 @@ from permmoe_client.participation.query_order import question_count
 from permmoe_client.release.evaluation_consent import evaluation_in_words
 from permmoe_client.release.harmonising_consent import harmonising_in_words
 from permmoe_client.release.moments_consent import moments_in_words, moments_protection_in_words
+from permmoe_client.release.private_errors_consent import private_errors_in_words
 from permmoe_client.release.section import Section
 from permmoe_client.release.survey_consent import survey_in_words
 from permmoe_client.site import SiteConfig
@@ -72,29 +73,6 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
         f"{train.batch_size} visits at a time, from the weights that the coordinator sends."
     )
     n_trainings, n_evaluations = question_count(federation)
-    evaluation = (
-        f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
-        f"sums of errors and outcomes. They are over groups of {least} subjects or more who are always summed "
-        "together, so that no two sums differ by fewer; a subject whose modalities too few others have counts with "
-        "some of them."
-        if federation.evaluate_every
-        else "No evaluation: only updates of the model are sent."
-    )
-    if federation.calibrate:
-        bins = (
-            "exactly, under the mask"
-            if federation.secure
-            else f"no size with fewer than {least} of them: they count as larger instead"
-        )
-        evaluation += (
-            " So that the model's predictions have intervals: of the validation visits also how many have an error of "
-            f"which size, for each combination ({bins})."
-        )
-        if severity_groups(plan, "validation"):
-            evaluation += (
-                f" The same by severity at the visit, of groups of {least} subjects or more who are as ill; a subject "
-                "whose severity too few others share is not among them."
-            )
     questions = (
         f"In all the study may ask this site for {n_trainings} training(s) and {n_evaluations} evaluation(s), each "
         "once, in their order; the site answers nothing else."
@@ -123,7 +101,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             (
                 *update,
                 *(() if federation.privacy else (f"What fewer than {least} subjects trained here does not leave.",)),
-                evaluation,
+                _evaluation(plan),
                 questions,
                 "The site's own release policy may hold back parts, and may be stricter about small numbers.",
             ),
@@ -141,6 +119,38 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             ),
         ),
         Section("All settings", tuple(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).splitlines())),
+    )
+
+
+def _evaluation(plan: RoundPlan) -> str:
+    """What leaves of the errors of a study's model."""
+    federation, least = plan.federation, plan.federation.min_cell_count
+    if not federation.evaluate_every:
+        return "No evaluation: only updates of the model are sent."
+    if federation.has_private_evaluations:
+        return private_errors_in_words(plan)
+    sums = (
+        f"Every {federation.evaluate_every} round(s): for each combination of modalities the number of visits and four "
+        f"sums of errors and outcomes. They are over groups of {least} subjects or more who are always summed "
+        "together, so that no two sums differ by fewer; a subject whose modalities too few others have counts with "
+        "some of them."
+    )
+    if not federation.calibrate:
+        return sums
+    bins = (
+        "exactly, under the mask"
+        if federation.secure
+        else f"no size with fewer than {least} of them: they count as larger instead"
+    )
+    sums += (
+        " So that the model's predictions have intervals: of the validation visits also how many have an error of "
+        f"which size, for each combination ({bins})."
+    )
+    if not severity_groups(plan, "validation"):
+        return sums
+    return sums + (
+        f" The same by severity at the visit, of groups of {least} subjects or more who are as ill; a subject "
+        "whose severity too few others share is not among them."
     )
 
 

@@ -8,6 +8,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe.federated.private_moments import RowLayout
 from permmoe.layers.ridge import CombinationRidge
 from permmoe.plain_text import plain
+from permmoe_client.release.private_errors_consent import evaluations_spent
 
 
 def moments_in_words(plan: RoundPlan) -> tuple[str, ...]:
@@ -33,13 +34,16 @@ def moments_protection_in_words(plan: RoundPlan) -> tuple[str, ...]:
     privacy = federation.privacy
     assert privacy and privacy.moments
     noise = moment_noise(federation, _row_size(plan))
-    cost = f"ε = {epsilon([noise.spent()], privacy.delta):.2f} at δ = {privacy.delta:g}, once, for the whole study"
+    cost = (
+        f"ε = {epsilon([noise.spent(), *evaluations_spent(plan)], privacy.delta):.2f} at δ = {privacy.delta:g}, once, "
+        "for the whole study"
+    )
     account = (
         "`permmoe-client ledger` keeps account, and nothing is sent that would pass the site's own privacy_budget."
     )
     if not privacy.moments.is_shared:
         return (f"Differential privacy of every patient: {cost}, against everybody outside this site. {account}",)
-    alone = epsilon([noise.spent(shares=1)], privacy.delta)
+    alone = epsilon([noise.spent(shares=1), *evaluations_spent(plan, shares=1)], privacy.delta)
     return (
         f"Differential privacy of every patient by noise that sites share: {cost}. It holds against the coordinator "
         f"and whoever sees the model, together with up to {privacy.moments.colluding} of the sites in the sum: the "

@@ -113,6 +113,7 @@ def evaluation_facts(reply: EvaluationReply, instruction: Instruction) -> dict[s
         **({"scores": sorted(reply.scores)} if reply.scores else {}),
         **({"severity": sorted(reply.severity)} if reply.severity else {}),
         "combinations": {name: bucket(float(s.n)) for name, s in reply.sums.items()},
+        **spent_facts(reply.spent),
     }
 
 

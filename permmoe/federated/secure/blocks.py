@@ -18,6 +18,7 @@ from permmoe.federated.fixed_point import ONE, FixedPointOverflowError, to_fixed
 from permmoe.federated.instructions import Part
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.private_errors import ErrorCounts, error_noise
 from permmoe.federated.replies import EvaluationReply, TrainReply
 from permmoe.federated.secure.exchanged import UnmaskedSum
 from permmoe.federated.secure.session import Blocks, SecureSumRefused
@@ -27,6 +28,8 @@ from permmoe.modality import all_combinations, combination_name
 
 FIGURES_BLOCK = "figures"
 """The block of the figures that sites add up."""
+ERRORS_BLOCK = "errors"
+"""The block of a private study's counts of errors: of all combinations, so that every site holds it, with its noise."""
 PAIRS = -(-N_BINS // 2)
 """Numbers that hold the counts of all bins."""
 TRIPLES = -(-len(WIDE_BINS) // 3)
@@ -86,12 +89,16 @@ class EvaluationSum:
     """Only where the study asks for them."""
     severity: Scores = field(default_factory=dict)
     """In wide bins, by combination and severity group; only where the study asks for them."""
+    noised: ErrorCounts | None = None
+    """In place of all of these, in a private study."""
 
 
 def evaluation_blocks(plan: RoundPlan, part: Part) -> Blocks:
     """A block a combination: n and four sums; two more where the study judges a finished model; scores if asked for,
     and those of each severity group. A group has no block of its own: of one that few sites have, its sum and the
-    combination's would tell by subtraction what the block did not."""
+    combination's would tell by subtraction what the block did not. Of a private study one block of all counts."""
+    if plan.federation.has_private_evaluations:
+        return {ERRORS_BLOCK: error_noise(plan).size}
     size = 5 + 2 * (plan.evaluation is not None) + PAIRS * asks_for_scores(plan, part)
     size += TRIPLES * severity_groups(plan, part)
     return {combination_name(c): size for c in all_combinations(plan.model.names)}
@@ -99,6 +106,8 @@ def evaluation_blocks(plan: RoundPlan, part: Part) -> Blocks:
 
 def evaluation_numbers(reply: EvaluationReply, groups: int = 0) -> Numbers:
     """A site's blocks: the combinations that it has enough subjects for. `groups`: of `severity_groups`."""
+    if reply.noised is not None:
+        return {ERRORS_BLOCK: reply.noised.reshape(-1)}
     nobody = np.zeros(N_BINS, np.int64)
     return {
         name: np.concatenate(
@@ -112,8 +121,13 @@ def evaluation_numbers(reply: EvaluationReply, groups: int = 0) -> Numbers:
     }
 
 
-def read_evaluation(unmasked: UnmaskedSum, groups: int = 0) -> EvaluationSum:
-    """The sums of all sites by combination. `groups`: of `severity_groups`."""
+def read_evaluation(unmasked: UnmaskedSum, plan: RoundPlan, part: Part) -> EvaluationSum:
+    """The sums of all sites by combination."""
+    if plan.federation.has_private_evaluations:
+        # The block is there or it is not, where fewer sites hold it than share its noise.
+        errors = unmasked.values.get(ERRORS_BLOCK)
+        return EvaluationSum({}, noised=None if errors is None else errors.reshape(error_noise(plan).shape))
+    groups = severity_groups(plan, part)
     blocks = {name: block for name, block in unmasked.values.items() if round(block[0] / ONE) > 0}
     values = {name: (block[:7] / ONE).tolist() for name, block in blocks.items()}
     severity: dict[str, Int64[np.ndarray, " bin"]] = {}

@@ -20,6 +20,7 @@
 | unknown_combination, min_cell_count, negative_sum | an evaluation holds what no honest site sends |
 | evaluated_visits | it counts more visits than its site may have (`most_evaluated`) |
 | further_sums | its further sums are absent, not asked for, or not those of the same errors |
+| noised | counts of errors with noise are absent, not asked for, or not of the plan's shape |
 | scores | counts of errors are absent, not asked for, of few visits, or not of as many as it evaluated |
 | sums_range, sums_nested | its sums are not sums of errors (permmoe.evaluation.consistent_sums) |
 """
@@ -32,6 +33,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from flwr.app import RecordDict
 from torch import Tensor
@@ -45,6 +47,7 @@ from permmoe.federated.fixed_point import ONE
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.private_errors import error_noise
 from permmoe.federated.records import MalformedRecord
 from permmoe.federated.replies import EvaluationReply, TrainReply, read_evaluation_reply, read_train_reply
 from permmoe.federated.secure.blocks import EvaluationSum
@@ -57,6 +60,8 @@ from permmoe_server.protocol.aggregation import RunningSum
 
 LOG = logging.getLogger("permmoe.server")
 
+MOST_DEVIATIONS = 12
+"""Of its noise, that a count may be away: more has a chance of 1 in 10^32."""
 SMALL_PART = 20
 """Visits by which a site may evaluate more than it trains on: of a few patients the split may lay most aside."""
 
@@ -158,13 +163,16 @@ def accept_evaluation(
     with distrusted():
         reply = read_evaluation_reply(content)
     _check_header(reply, instruction, answered, sender)
+    most = most_evaluated(trained, reply.site, instruction.plan.federation.max_support)
+    # "A private study's evaluation is counts with noise, and nothing else; no other study's has any."
+    if instruction.plan.federation.has_private_evaluations or reply.noised is not None:
+        _check_noised(reply, instruction.plan, most)
     known = {combination_name(c) for c in all_combinations(instruction.plan.model.names)}
     for name, sums in reply.sums.items():
         if name not in known:
             raise RejectedReply("unknown_combination")
         _check_sums(sums, instruction.plan)
     # "A site evaluates no more visits than it may have."
-    most = most_evaluated(trained, reply.site, instruction.plan.federation.max_support)
     if any(sums.n > most for sums in reply.sums.values()):
         raise RejectedReply("evaluated_visits")
     # "Who judges a finished model says of each combination what goes with its sums; nobody else does."
@@ -190,6 +198,8 @@ def accept_evaluation(
 def is_acceptable_evaluation(found: EvaluationSum, plan: RoundPlan, n_sites: int) -> bool:
     """Whether a secure sum of evaluations keeps the rules for single ones, all of which hold for sums as well."""
     sums = found.sums
+    if found.noised is not None:
+        return bool(np.abs(found.noised).max() <= plan.federation.max_support * n_sites)
     return (
         all(one.n <= plan.federation.max_support * n_sites for one in sums.values())
         and all(is_consistent(one, plan.model.outcome_range) for one in sums.values())
@@ -233,6 +243,17 @@ def _check_update(update: ModuleUpdate, federation: FederationConfig) -> None:
     # "The mean change of a module is no longer than max_update_norm."
     if norm > federation.max_update_norm * update.support:
         raise RejectedReply("norm")
+
+
+def _check_noised(reply: EvaluationReply, plan: RoundPlan, most: float) -> None:
+    if not plan.federation.has_private_evaluations or reply.noised is None or reply.sums:
+        raise RejectedReply("noised")
+    noise = error_noise(plan)
+    if reply.noised.shape != noise.shape:
+        raise RejectedReply("noised")
+    # "A count is of no more visits than a site may have, but for noise."
+    if np.abs(reply.noised).max() > max(most, 0) + MOST_DEVIATIONS * math.sqrt(noise.variance):
+        raise RejectedReply("evaluated_visits")
 
 
 def _check_sums(sums: ErrorSums, plan: RoundPlan) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from math import fsum, isfinite, nan
 from typing import TypeVar
 
+import numpy as np
 from flwr.app import MessageType
 
 from permmoe.evaluation.combinations import ErrorSums
@@ -17,6 +18,7 @@ from permmoe.federated.fixed_point import FixedPointOverflowError
 from permmoe.federated.instructions import Instruction, Part, write_instruction
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.private_errors import ErrorCounts
 from permmoe.federated.records import content_bytes
 from permmoe.federated.replies import TrainReply
 from permmoe.federated.summed_scores import Scores, asks_for_scores, summed_plainly
@@ -35,6 +37,7 @@ from permmoe_server.protocol.round_records import (
     SiteTraining,
     TrainingOutcome,
     TrainingRecord,
+    estimated_evaluation,
     in_order,
 )
 from permmoe_server.protocol.rules import AT_WORK
@@ -172,6 +175,7 @@ class PlainRound:
         further: dict[str, Mapping[str, FurtherSums]] = {}
         scores: dict[str, Scores] = {}
         severity: dict[str, Scores] = {}
+        noised: dict[str, ErrorCounts] = {}
         busy = self._busy(sites) if part == "validation" else frozenset()
         rejected = dict.fromkeys(sites.quarantined, QUARANTINED) | dict.fromkeys(busy & set(sites.nodes), AT_WORK)
         records = [SiteRecord(node, sites.name(node) or "", rejected=rule) for node, rule in rejected.items()]
@@ -193,12 +197,19 @@ class PlainRound:
             else:
                 by_site[reply.site], further[reply.site] = reply.sums, reply.further
                 scores[reply.site], severity[reply.site] = reply.scores, reply.severity
+                if reply.noised is not None:
+                    noised[reply.site] = reply.noised
                 receipts = self.federation.countersigned(receipts, [reply.head])
                 self.downlink.confirm(node, instruction, model.digests)
                 ledger = reply.head.digest if reply.head else ""
                 records.append(replace(record, site=reply.site, ledger=ledger))
-        summed = summed_plainly(scores, severity) if asks_for_scores(self.plan, part) else None
-        evaluation = Evaluation(_added(by_site), tuple(sorted(by_site)), rejected, _added(further), summed)
+        answered = tuple(sorted(by_site))
+        if config.has_private_evaluations:
+            total = np.sum([*noised.values()], axis=0) if noised else None
+            evaluation = estimated_evaluation(total, self.plan, part, answered, rejected)
+        else:
+            summed = summed_plainly(scores, severity) if asks_for_scores(self.plan, part) else None
+            evaluation = Evaluation(_added(by_site), answered, rejected, _added(further), summed)
         return EvaluationOutcome(evaluation, receipts, in_order(records))
 
 

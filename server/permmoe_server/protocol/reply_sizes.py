@@ -25,6 +25,7 @@ from permmoe.federated.audit import LedgerHead
 from permmoe.federated.federation_config import Wire
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
+from permmoe.federated.private_errors import error_noise
 from permmoe.federated.replies import EvaluationReply, TrainReply, write_evaluation_reply, write_head, write_train_reply
 from permmoe.federated.roster import LONGEST_SITE_NAME
 from permmoe.federated.secure.blocks import evaluation_blocks, training_blocks
@@ -93,9 +94,10 @@ def _plain_replies(plan: RoundPlan, layout: ModuleLayout, n_sites: int) -> Mappi
     scores = dict.fromkeys(combinations, np.ones(N_BINS, np.int64)) if plan.federation.calibrate else {}
     groups = range(severity_groups(plan, "validation"))
     severity = {of_group(name, group): row for name, row in scores.items() for group in groups}
-    evaluation = write_evaluation_reply(
-        EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further, scores=scores, severity=severity)
-    )
+    reply = EvaluationReply(site, LARGEST_ROUND, DIGEST, sums, further=further, scores=scores, severity=severity)
+    if plan.federation.has_private_evaluations:
+        reply = EvaluationReply(site, LARGEST_ROUND, DIGEST, {}, noised=np.ones(error_noise(plan).shape, np.int64))
+    evaluation = write_evaluation_reply(reply)
     write_head(training, HEAD)
     write_head(evaluation, HEAD)
     # Which format a round's changes have depends on the round: none takes more than this.

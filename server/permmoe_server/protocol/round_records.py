@@ -13,7 +13,11 @@ from torch import Tensor
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.audit import Receipt
-from permmoe.federated.summed_scores import SummedScores
+from permmoe.federated.error_estimates import ErrorDeviation, error_estimates, estimated_scores
+from permmoe.federated.instructions import Part
+from permmoe.federated.plan import RoundPlan
+from permmoe.federated.private_errors import ErrorCounts
+from permmoe.federated.summed_scores import SummedScores, asks_for_scores
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.aggregation import RunningSum
 from permmoe_server.protocol.at_work import NOBODY_AT_WORK, StillAtWork
@@ -135,6 +139,19 @@ class Evaluation:
     """Of the same visits; only where a study judges a finished model."""
     scores: SummedScores | None = None
     """Of the same visits; only where the study asks for them. They go into the model's card and into no record."""
+    noise: Mapping[str, ErrorDeviation] = field(default_factory=dict)
+    """What noise does to the errors; only in a private study, whose sums are estimates."""
+
+
+def estimated_evaluation(
+    total: ErrorCounts | None, plan: RoundPlan, part: Part, sites: tuple[str, ...], rejected: Mapping[int, str]
+) -> Evaluation:
+    """The evaluation of a private study, from these sites' counts with noise, added up; None where there are none."""
+    if total is None:
+        return Evaluation({}, sites, rejected)
+    found = error_estimates(total, plan, len(sites))
+    scores = estimated_scores(found, len(sites)) if asks_for_scores(plan, part) else None
+    return Evaluation(found.sums, sites, rejected, scores=scores, noise=found.deviations)
 
 
 @dataclass(frozen=True)

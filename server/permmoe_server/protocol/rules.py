@@ -104,6 +104,7 @@ REPLY_RULES: Mapping[str, str] = MappingProxyType(
         "evaluated_visits": "An evaluation counts more visits than its site said that it trained on.",
         "sums_range": "Sums of errors are not those of outcomes and predictions within the outcome's range.",
         "further_sums": "Bias and spread of errors are absent, not asked for, or not those of the same errors.",
+        "noised": "Counts of errors with noise are absent, not asked for, or not of the study's shape.",
         "scores": "Counts of errors are absent, not asked for, of few visits, or not of as many as it evaluated.",
         "wrong_survey": "It answers another survey.",
         "survey_counts": "A number is of what the survey did not ask for, or of fewer than min_cell_count patients.",

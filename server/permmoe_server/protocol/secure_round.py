@@ -20,7 +20,7 @@ from permmoe.federated.secure.blocks import (
     read_training,
     training_blocks,
 )
-from permmoe.federated.summed_scores import asks_for_scores, severity_groups, summed_securely
+from permmoe.federated.summed_scores import asks_for_scores, summed_securely
 from permmoe.federated.trained_modules import brought_modules, trained_modules
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
@@ -34,6 +34,7 @@ from permmoe_server.protocol.round_records import (
     SiteRecord,
     TrainingOutcome,
     TrainingRecord,
+    estimated_evaluation,
     in_order,
 )
 from permmoe_server.protocol.secure_stages import Participant, SumTask, new_session, sum_securely
@@ -101,24 +102,21 @@ class SecureRound:
             evaluation_blocks(self.plan, part),
         )
         outcome = sum_securely(self.federation, task, self.plan.federation, self.roster(), state.summed)
-        groups = severity_groups(self.plan, part)
-        found = read_evaluation(outcome.unmasked, groups) if outcome.unmasked else EvaluationSum({})
+        found = read_evaluation(outcome.unmasked, self.plan, part) if outcome.unmasked else EvaluationSum({})
         if not is_acceptable_evaluation(found, self.plan, len(outcome.arrived)):
             # Whose part of it is false nobody sees; the round counts as one that was not evaluated.
             LOG.warning("round %d: the sum of the %s is not one of errors, and is not used", state.round, part)
             found = EvaluationSum({})
-        record = Evaluation(
-            found.sums,
-            outcome.arrived,
-            {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived},
-            found.further,
-            summed_securely(found.scores, self.plan, len(outcome.arrived), found.severity)
-            if asks_for_scores(self.plan, part)
-            else None,
-        )
+        lost = {p.node: p.rejected for p in outcome.participants if p.rejected and p.site not in outcome.arrived}
+        if self.plan.federation.has_private_evaluations:
+            record = estimated_evaluation(found.noised, self.plan, part, outcome.arrived, lost)
+        else:
+            summed = summed_securely(found.scores, self.plan, len(outcome.arrived), found.severity)
+            scores = summed if asks_for_scores(self.plan, part) else None
+            record = Evaluation(found.sums, outcome.arrived, lost, found.further, scores)
         receipts = self.federation.countersigned(state.receipts, [p.head for p in outcome.participants])
         sites = in_order(site_record(participant, outcome.arrived) for participant in outcome.participants)
-        return EvaluationOutcome(record, receipts, sites, outcome.is_used_up and not found.sums)
+        return EvaluationOutcome(record, receipts, sites, outcome.is_used_up and not record.sums)
 
 
 def site_record(participant: Participant, arrived: Collection[str]) -> SiteRecord:

@@ -13,6 +13,7 @@ from permmoe.federated.replies import EvaluationReply
 from permmoe.federated.secure.blocks import evaluation_numbers, read_evaluation
 from permmoe.federated.secure.exchanged import UnmaskedSum
 from permmoe.modality import all_combinations, combination_name
+from tests.support.tiny_federation import tiny_plan
 
 NAMES = ("clinical", "fluid", "gene")
 RANGES = [(-18.0, 18.0), (0.0, 30.0), (-5.0, -1.0), (0.1, 0.2), (1e-3, 1e3)]
@@ -45,7 +46,8 @@ def test_every_honest_sum_of_one_site_and_of_many_is_consistent(bounds: tuple[fl
             name: sum(evaluation_numbers(EvaluationReply("s", 1, "d", sums))[name] for sums in sites if name in sums)
             for name in names
         }
-        together = read_evaluation(UnmaskedSum({name: np.asarray(values) for name, values in fixed.items()})).sums
+        unmasked = UnmaskedSum({name: np.asarray(values) for name, values in fixed.items()})
+        together = read_evaluation(unmasked, tiny_plan(), "validation").sums
         assert all(is_consistent(one, bounds) for one in together.values()) and are_nested(together, is_complete=False)
 
 

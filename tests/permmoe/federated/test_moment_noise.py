@@ -21,12 +21,12 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.moment_noise import (
     STEP,
     MomentNoise,
-    honest_shares,
     moment_noise,
     privacy_loss,
     sensitivity,
 )
 from permmoe.federated.private_moments import summed_products
+from permmoe.federated.shared_noise import honest_shares
 
 DELTA = 1e-5
 
