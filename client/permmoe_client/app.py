@@ -40,6 +40,7 @@ from permmoe_client.participation import secure_session
 from permmoe_client.participation.announced_model import require_announced
 from permmoe_client.participation.kept_training import KeptTraining
 from permmoe_client.participation.local_round import evaluate_round, train_round
+from permmoe_client.participation.privacy_account import check_policy
 from permmoe_client.participation.query_order import purpose_of
 from permmoe_client.participation.running_site import RunningSite, RunningSites
 from permmoe_client.participation.secure_session import SessionTerms, Stage, check_terms
@@ -163,6 +164,7 @@ def _survey(content: RecordDict, site: RunningSite) -> RecordDict:
     plan = read_survey(content)
     # "Nothing of the site's data is read for a study that it has not approved."
     _check_approval(plan, site)
+    check_policy(plan, site.settings, site.ledger)
     _keep_receipt(content, site)
     if not plan.federation.secure:
         counted = count_patients(plan, site.settings, site.ledger)

@@ -39,11 +39,12 @@ class ErrorDeviation:
 
 @dataclass(frozen=True)
 class ErrorEstimates:
-    """What is known of the errors of all sites' visits, by combination; nothing of one that is not seen behind noise."""
+    """What is known of the errors of all sites' visits, by combination; nothing of one that is not seen behind the
+    noise."""
 
     sums: Mapping[str, ErrorSums]
-    """Number of visits, Σ |error| and Σ error², estimated, of errors of `largest_error` at most; outcomes are not summed,
-    so that no R² follows."""
+    """Number of visits, Σ |error| and Σ error², estimated, of errors of `largest_error` at most; outcomes are not
+    summed, so that no R² follows."""
     deviations: Mapping[str, ErrorDeviation]
     counts: Mapping[str, Int64[np.ndarray, " bin"]]
     """On the calibration's grid: visits of which no share has less of large errors than the true one, but for chance of

@@ -28,7 +28,7 @@ SMALLEST_ERROR = 0.5
 TOGETHER = 23
 """So many bins of the calibration's grid are one here, whose ends are 26% apart: each bin has noise of its own."""
 
-ErrorCounts = Int64[np.ndarray, "combination bin"]
+ErrorCounts = Int64[np.ndarray, "combination size"]
 """Visits by combination, as `all_combinations` orders them, and bin of `error_bins`; below zero where noise says so."""
 
 

@@ -71,11 +71,11 @@ def check_policy(plan: RoundPlan, site: SiteConfig, ledger: Ledger | None) -> No
     """
     if plan.federation.privacy and ledger is None:
         raise ConfigurationError("differential privacy needs a ledger to keep account in; connect the site with a kit")
-    # "A site with a budget trains only what is accounted": a single other study would make the account false.
+    # "A site with a budget answers only what is accounted": a single other study would make the account false.
     if site.privacy_budget and plan.federation.privacy is None:
         raise BudgetSpent(
             "this site has a privacy_budget and the study has no differential privacy, so its cost has no bound; ask "
-            "the coordinator for a study with `privacy`"
+            "the coordinator for a study with `privacy`; surveys have none"
         )
 
 
@@ -140,7 +140,7 @@ def exposure_from(counts: Mapping[int, float], plan: RoundPlan) -> Exposure:
 def account(ledger: Ledger, delta: float) -> float:
     """ε of all that the site has released. Infinite where something left without differential privacy."""
     entries = list(ledger.entries())
-    if any(entry.kind in ("training", "evaluation") and "spent" not in entry.facts for entry in entries):
+    if any(entry.kind in ("training", "evaluation", "survey") and "spent" not in entry.facts for entry in entries):
         return math.inf
     return epsilon(spent_so_far(entries), delta)
 
@@ -160,9 +160,8 @@ def _check(limit: float | None, delta: float, spent: Sequence[Spent], what: str)
         return
     if not is_within(spent, delta, limit):
         raise BudgetSpent(
-            f"with this round ε would be {epsilon(spent, delta):.3f} at δ = {delta:g}, over {what} of {limit:g}; "
-            "nothing was trained. "
-            "What was released stays within it"
+            f"with this answer ε would be {epsilon(spent, delta):.3f} at δ = {delta:g}, over {what} of {limit:g}; "
+            "nothing was sent. What was released stays within it"
         )
 
 

@@ -69,9 +69,10 @@ def privacy_section(view: View) -> Section | None:
 LIMITS = (
     "How to read ε: somebody who sees everything that a site released, and who knows all of its other patients, can "
     "tell whether one patient took part with odds that are at most exp(ε) times better than before, except with "
-    "probability δ. The bound covers the training alone: in this simulation the test errors above were computed with "
-    "all visits in one place. The secure sum has no ε: it hides a site among the others, and does not hide a patient "
-    "from somebody who sees the final model. Each site draws its own noise, which costs small sites most, unless a "
+    "probability δ. The bound covers the training, and evaluations that sites count with noise: in this simulation the "
+    "test errors above were computed with all visits in one place. The secure sum has no ε: it hides a site among the "
+    "others, and does not hide a patient from somebody who sees the final model. Each site draws its own noise, which "
+    "costs small sites most, unless a "
     "method says that sites share it: then ε holds against those outside, together with as many of the sites as the "
     "method says. The seeds of the noise are fixed here so that the study can be repeated, which no hospital may do."
 )

@@ -68,6 +68,13 @@ def test_a_hospital_that_approved_a_training_refuses_a_survey(tmp_path: Path) ->
     assert asked(path).error.reason == "StudyNotApproved"
 
 
+def test_a_site_with_a_privacy_budget_answers_no_survey(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its numbers have no noise, so nothing bounds what they cost."""
+    budget = {"epsilon": 8.0, "delta": 1e-5}
+    path = approve(write_site(tmp_path, "north", visits=40, privacy_budget=budget), PLAN)
+    assert asked(path).error.reason == "BudgetSpent" and "surveys have none" in caplog.text
+
+
 def test_a_hospital_that_approved_a_survey_trains_and_evaluates_nothing_for_it(tmp_path: Path) -> None:
     path = write_site(tmp_path, "north")
     for kind in (MessageType.TRAIN, MessageType.EVALUATE):

@@ -10,6 +10,7 @@ from permmoe.federated.plan import RoundPlan
 from permmoe_client.release.consent import changed_settings, study_in_words
 from permmoe_client.site import SiteConfig
 from tests.support.moments_study import moments_plan
+from tests.support.noised_errors import noised_plan
 from tests.support.plan_leaves import leaves
 from tests.support.scanned_federation import scanned_plan
 from tests.support.tiny_federation import tiny_plan
@@ -89,6 +90,21 @@ def test_words_of_moments_with_noise_say_what_it_costs_and_against_whom_it_holds
     for text in (own, shared):
         assert "products of two of 21 numbers" in text and "another study is another draw" in text
         assert "pass(es)" not in text and "covariances" not in text and "gradient" not in text
+
+
+def test_words_of_evaluations_with_noise_say_what_is_counted_and_that_the_study_costs_no_more() -> None:
+    own, shared = (said(noised_plan(is_shared=s)).split("All settings")[0] for s in (False, True))
+    for text in (own, shared):
+        assert "12 sizes of 7 combinations" in text and "30% of the privacy" in text and "1 training(s) and 2" in text
+        assert "the intervals of the model's predictions" in text and "No number is held back" in text
+        assert "four sums of errors" not in text and "No evaluation" not in text
+    assert "ε = 7.9" in own and "its share of the noise" not in own and "its share of the noise" in shared
+    values = noised_plan().model_dump()
+    del values["federation"]["privacy"]["moments"]
+    values["federation"] |= {"centring_round": False, "rounds": 9, "evaluate_every": 3}
+    values["model"]["ridge"] = None
+    text = said(RoundPlan.model_validate(values)).split("All settings")[0]
+    assert "Every 3 round(s), of the validation patients" in text and "at most ε = 8" in text
 
 
 def test_a_coordinators_words_cannot_pass_for_ours() -> None:

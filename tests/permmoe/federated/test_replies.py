@@ -45,6 +45,24 @@ def test_sums_come_back_by_combination() -> None:
     assert read_evaluation_reply(on_the_wire(write_evaluation_reply(sent))) == sent
 
 
+def test_counts_with_noise_come_back_also_below_zero() -> None:
+    noised = np.array([[3, -2, 0], [5, 7, -11]])
+    sent = EvaluationReply("north", 7, "d", {}, noised=noised)
+    got = read_evaluation_reply(on_the_wire(write_evaluation_reply(sent)))
+    assert got.noised is not None and (got.noised == noised).all() and not got.sums
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"0": [1, 2], "1": [3]}, {"0": [1, 2], "2": [3, 4]}, {"0": [1.5, 2.0]}, {"0": [1 << 62]}, {"0": 5}]
+)
+def test_counts_with_noise_that_are_no_table_of_whole_numbers_are_malformed(record: dict[str, list[int]]) -> None:
+    content = write_evaluation_reply(EvaluationReply("north", 7, "d", {}))
+    content["noised"] = MetricRecord(record)
+    with pytest.raises(MalformedRecord) as error:
+        read_evaluation_reply(content)
+    assert error.value.rule == "noised"
+
+
 def array_of(values: np.ndarray, **claims: object) -> Array:
     array = Array(values)
     fields = {"dtype": array.dtype, "shape": array.shape, "stype": array.stype, "data": array.data} | claims
