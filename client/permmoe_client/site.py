@@ -72,6 +72,10 @@ class ReleasePolicy(Configuration):
     max_model_change: float = Field(
         0.5, gt=0, description="root mean square by which a round may move a module of the model that is sent here"
     )
+    cluster_centres: bool = Field(
+        False,
+        description="studies with model.bank = clusters: centres of two rounds may be over patients that differ by one",
+    )
     daily_bytes: int = Field(10_000_000_000, ge=0, description="most that leaves in any 24 hours, bytes")
     require_secure: bool = Field(False, description="only studies with the secure sum: no update leaves unmasked")
     min_cohort: int = Field(3, ge=3, description="secure: a sum over fewer sites is refused, whatever the study says")

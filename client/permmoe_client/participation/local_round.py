@@ -45,6 +45,7 @@ from permmoe.training.pretraining import pretrain
 from permmoe.training.seeds import derive_seed
 from permmoe.training.site_moments import set_site_moments
 from permmoe.training.within_memory import at_a_time, visits_of_a_step
+from permmoe_client.participation.cluster_centres import check_centres
 from permmoe_client.participation.evaluated import evaluated, evaluated_visits
 from permmoe_client.participation.grouped_visits import GroupedVisits
 from permmoe_client.participation.held_model import HeldModel, held_model, hold_model
@@ -157,6 +158,7 @@ def _train_on(
     plan = instruction.plan
     check_query(instruction, "training", site.ledger.of_study(plan.digest()) if site.ledger else ())
     check_policy(plan, site.settings, site.ledger)
+    check_centres(plan, site.settings.release)
     # The model is loaded before the memory is asked for, so that a malformed model is reported as such.
     loaded = _load(instruction, content, site, state, instruction.round, device, needs_memory=needs_memory(plan))
     if reply := kept.reply():

@@ -180,6 +180,7 @@ def _own_settings(cell: Cell, cache: Path, plan: RoundPlan, device: str) -> dict
         "release": {
             "min_cell_count": cell.federation.min_cell_count,
             "min_cohort_difference": cell.federation.min_cohort_difference,
+            "cluster_centres": True,
         },
         **({"insecure_noise_seed": cell.train.seed} if cell.federation.privacy else {}),
     }

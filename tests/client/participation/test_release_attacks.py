@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.replies import TrainReply
 from permmoe.training.seeds import make_model
+from permmoe_client.participation.cluster_centres import CentresStay
 from permmoe_client.participation.local_round import evaluate_round, train_round
 from permmoe_client.participation.running_site import RunningSite, Workshop
 from permmoe_client.release.ledger import Ledger
@@ -65,7 +67,10 @@ class Hospital:
 
     def __init__(self, folder: Path, data: VisitData, least: int = LEAST) -> None:
         self.settings = SiteConfig(
-            name="north", manifest=folder / "none.csv", cache=folder, release=ReleasePolicy(min_cell_count=least)
+            name="north",
+            manifest=folder / "none.csv",
+            cache=folder,
+            release=ReleasePolicy(min_cell_count=least, cluster_centres=True),
         )
         self.ledger = Ledger(folder / "ledger", "north", KEY)
         self.site = RunningSite(self.settings, self.ledger, Workshop(lambda *_: data))
@@ -219,6 +224,16 @@ def test_attack_centres_of_clusters_that_few_patients_are_in(tmp_path: Path, num
     )
     assert found == {module: n for module, n in every.items() if n >= LEAST}
     assert found and len(found) < len(every)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_attack_centres_of_clusters_at_a_hospital_that_did_not_say_so(tmp_path: Path, number: int) -> None:
+    plan, weights = clustered_study()
+    hospital = Hospital(tmp_path, visits(*[ALL] * 20, *[CLINICAL] * 11))
+    usual = hospital.settings.model_copy(update={"release": ReleasePolicy()})
+    hospital.site = replace(hospital.site, settings=usual)
+    with pytest.raises(CentresStay, match=r"release\.cluster_centres is not set; nothing was trained"):
+        hospital.training(number, weights, plan)
 
 
 def test_attack_centres_of_clusters_that_no_round_leads_to(tmp_path: Path) -> None:
