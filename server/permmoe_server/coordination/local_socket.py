@@ -29,6 +29,9 @@ TIMEOUT_SECONDS = 30.0
 """In which something of an answer comes."""
 ANSWER_SECONDS, ANSWER_BYTES = 120.0, 64 << 20
 """Of a whole answer. A region's superlink is not one's own: what it answers is bounded, as what a site sends is."""
+IDLE_SECONDS, KEPT_SECONDS = 2.0, 30
+"""For how long a connection without a request is used again, and is kept by the superlink. One that the superlink drops
+as a request comes would show as a failed request, so that the first is much shorter: programs also wait for a core."""
 ORIGIN = "http://superlink"
 """Stands in requests where a host would; it names nothing."""
 
@@ -72,13 +75,16 @@ def connected(
     client = kind(ORIGIN, interceptors=[version, *interceptors], retry_invoker=retry_invoker)
     client._client.close()
     client._client = httpx.Client(
-        transport=BoundedTransport(uds=socket_address(path)), timeout=TIMEOUT_SECONDS, trust_env=False
+        transport=BoundedTransport(socket_address(path)), timeout=TIMEOUT_SECONDS, trust_env=False
     )
     return client
 
 
 class BoundedTransport(httpx.HTTPTransport):
-    """A transport whose answers end: in bytes, none of them packed, and in time."""
+    """A transport to a socket's address, whose answers end: in bytes, none of them packed, and in time."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(uds=address, trust_env=False, limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         response = super().handle_request(request)

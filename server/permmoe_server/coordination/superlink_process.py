@@ -17,7 +17,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
-from permmoe_server.coordination.local_socket import BACKLOG, listen
+from permmoe_server.coordination.local_socket import BACKLOG, KEPT_SECONDS, listen
 from permmoe_server.coordination.message_desk import MessageDesk
 from permmoe_server.coordination.process_log import log_process
 from permmoe_server.coordination.region_desk import RegionDesk
@@ -40,6 +40,7 @@ def main(folder: FederationFolder) -> None:
         log_config=None,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEPT_SECONDS,
         # Sites that wait for a message keep requests open for as long as they are let.
         timeout_graceful_shutdown=1,
     )

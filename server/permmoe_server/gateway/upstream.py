@@ -7,10 +7,8 @@ from types import TracebackType
 
 import httpx
 
+from permmoe_server.coordination.local_socket import IDLE_SECONDS
 from permmoe_server.settings import GatewayLimits
-
-IDLE_SECONDS = 2.0
-"""Idle connections are dropped before the superlink drops them (5 s), which would show as a failed request."""
 
 
 class Upstream:

@@ -11,9 +11,10 @@ from socket import socket
 
 import httpx
 import pytest
+from flwr.supercore.runtime import RuntimeHttpClient
 
 from permmoe_server.coordination import local_socket
-from permmoe_server.coordination.local_socket import BoundedTransport, listen
+from permmoe_server.coordination.local_socket import BoundedTransport, connected, listen
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def answering(path: Path, answer: Callable[[socket], None]) -> Iterator[httpx.Cl
             with suppress(OSError):
                 answer(connection)
 
-    with listen(path) as listener, httpx.Client(transport=BoundedTransport(uds=str(path))) as client:
+    with listen(path) as listener, httpx.Client(transport=BoundedTransport(str(path))) as client:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield client
@@ -76,3 +77,32 @@ def test_attack_a_packed_answer_is_not_unpacked(tmp_path: Path) -> None:
     answer = head(content_encoding="gzip", content_length=str(len(packed))) + packed
     with answering(tmp_path / "s", lambda c: c.sendall(answer)) as client, pytest.raises(httpx.ReadError):
         client.post("http://superlink/")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["idle for too long", "idle for a moment"])
+def test_a_connection_is_used_again_only_where_it_was_not_idle_for_long(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_socket, "IDLE_SECONDS", seconds)
+    connections = 0
+
+    def serve() -> None:
+        nonlocal connections
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connections += 1
+                threading.Thread(target=answer_all, args=[connection], daemon=True).start()
+
+    def answer_all(connection: socket) -> None:
+        with connection, suppress(OSError):
+            while connection.recv(65536):
+                connection.sendall(head(content_length="5") + b"whole")
+
+    with listen(tmp_path / "s") as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        client = connected(RuntimeHttpClient, tmp_path / "s", "test")
+        for _ in range(3):
+            assert client._client.post("http://superlink/").content == b"whole"
+        client.close()
+    assert connections == (1 if seconds else 3)

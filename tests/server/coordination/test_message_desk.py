@@ -48,7 +48,7 @@ from permmoe.federated.message_paths import (
 from permmoe.federated.parcel import PARCEL_BYTES, joined, object_name
 from permmoe_client.connection.fleet import Fleet, Unreachable
 from permmoe_server.coordination import message_desk
-from permmoe_server.coordination.local_socket import connected
+from permmoe_server.coordination.local_socket import IDLE_SECONDS, connected, socket_address
 from permmoe_server.coordination.message_desk import TURNS_AT_ONCE
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.coordination.site_messages import MOST_TIMES_GIVEN_AGAIN, STATUS_SECONDS
@@ -527,6 +527,18 @@ def test_attack_bodies_that_are_none_are_refused_and_disturb_nobody(
     [name] = grid.push_messages([to(site, content())])
     received = site.receive()
     assert received and received.metadata.message_id == name
+
+
+def test_the_superlink_keeps_an_idle_connection_for_longer_than_its_peers_would_use_it(
+    superlink: RealSuperlink,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(socket_address(superlink.folder.superlink_socket))
+        raw.settimeout(IDLE_SECONDS + 4.0)  # uvicorn drops them after 5 s by default
+        raw.sendall(b"GET / HTTP/1.1\r\nhost: superlink\r\n\r\n")
+        assert raw.recv(65536)
+        with pytest.raises(TimeoutError):
+            raw.recv(1)
 
 
 def test_attack_a_thousand_questions_of_one_site_hold_nobody_up(
