@@ -11,7 +11,7 @@ what modality-aware averaging is for trained modules, and exact. No gradient mov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
@@ -69,6 +69,31 @@ class Moments(nn.Module):
         return covariance
 
 
+class KnownMoments:
+    """Numbers moments by their values: a federation loads the same ones in every round, and solving them takes long."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._values: list[Tensor] = []
+        self._versions: object = None
+
+    def number_of(self, moments: Sequence[Tensor]) -> int:
+        """The number of these values, from 1: that of the last ones, or the next. Values are compared after a write."""
+        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in moments)
+        if versions != self._versions:
+            self._versions = versions
+            if not self._are_known(moments):
+                self._number += 1
+                self._values = [tensor.detach().clone() for tensor in moments]
+        return self._number
+
+    def _are_known(self, moments: Sequence[Tensor]) -> bool:
+        return bool(self._values) and all(
+            known.device == tensor.device and torch.equal(known, tensor)
+            for known, tensor in zip(self._values, moments, strict=True)
+        )
+
+
 class CombinationRidge(nn.Module):
     """Predicts from coarse voxels, tables' columns and baseline CDR-SB; all zero until its moments are set."""
 
@@ -86,7 +111,8 @@ class CombinationRidge(nn.Module):
         blocks |= {name: Moments(size + 2, size + 2) for name, size in sizes.items()}
         blocks |= {block_name(a, b): Moments(sizes[a], sizes[b]) for a, b in combinations(self.names, 2)}
         self.moments = nn.ModuleDict(blocks)
-        self._solved: tuple[object, dict[int, Weights]] = (None, {})
+        self._known = KnownMoments()
+        self._solved: tuple[int, dict[int, Weights]] = (0, {})
 
     def features(self, name: str, inputs: Float[Tensor, "n ..."]) -> Float64[Tensor, "n feature"]:
         """A modality's inputs, as a batch holds them, as the ridge sees them: coarse voxels or scaled columns."""
@@ -142,9 +168,9 @@ class CombinationRidge(nn.Module):
             solved[mask] = self._solve(mask)
         return solved[mask]
 
-    def state(self) -> object:
-        """Another value after the moments were set or loaded."""
-        return tuple((parameter.data_ptr(), parameter._version) for parameter in self.moments.parameters())
+    def state(self) -> int:
+        """Another number whenever the moments are not what they were when it was asked for last."""
+        return self._known.number_of(list(self.moments.parameters()))
 
     def _solve(self, mask: int) -> Weights:
         everybody = self._block(EVERYBODY)

@@ -41,7 +41,7 @@ class Translator(nn.Module):
         self.inputs_of = nn.ModuleDict(
             {m.name: INPUT_KINDS[m.kind].of_features(m, config, cells) for m in config.modalities}
         )
-        self._solved: tuple[object, dict[tuple[int, str], Translation]] = (None, {})
+        self._solved: tuple[int, dict[tuple[int, str], Translation]] = (0, {})
 
     @torch.no_grad()
     def forward(

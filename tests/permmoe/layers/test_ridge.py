@@ -15,7 +15,8 @@ from permmoe.federated.federation_config import FederationConfig
 from permmoe.federated.modules import ModuleLayout, module_support
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.update import ModuleUpdate
-from permmoe.layers.ridge import BASELINE_PENALTY, CombinationRidge
+from permmoe.layers import ridge as ridge_module
+from permmoe.layers.ridge import BASELINE_PENALTY, CombinationRidge, solved_in_bases
 from permmoe.model import PerMMoE
 from permmoe.training.epochs import train_epochs
 from permmoe.training.means import set_means
@@ -203,6 +204,25 @@ def test_weights_follow_the_moments_when_these_are_replaced() -> None:
     new = predicted(ridge_of(second), batch)
     first.load_state_dict(second.state_dict())
     assert torch.equal(predicted(ridge_of(first), batch), new) and not torch.equal(old, new)
+
+
+def test_moments_that_are_loaded_again_as_they_were_are_not_solved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[Tensor] = []
+
+    def counted(matrix: Tensor, answer: Tensor, penalty: Tensor) -> Tensor:
+        solved.append(answer)
+        return solved_in_bases(matrix, answer, penalty)
+
+    monkeypatch.setattr(ridge_module, "solved_in_bases", counted)
+    model, batch = measured(complete(31)), complete(7, seed=6).batch(torch.arange(7))
+    same, other = measured(complete(31)).state_dict(), measured(complete(31, seed=5)).state_dict()
+    first = predicted(ridge_of(model), batch)
+    model.load_state_dict(same)
+    assert torch.equal(predicted(ridge_of(model), batch), first) and len(solved) == 1
+    model.load_state_dict(other)
+    assert not torch.equal(predicted(ridge_of(model), batch), first) and len(solved) == 2
+    model.load_state_dict(same)
+    assert torch.equal(predicted(ridge_of(model), batch), first) and len(solved) == 3
 
 
 def test_prediction_is_the_share_of_both_and_training_sees_the_experts_alone() -> None:
