@@ -16,7 +16,7 @@ from permmoe.data.visits import Visit, VisitTable
 from permmoe.explanation.modalities import Added, Expected, added
 from permmoe.explanation.places import Places, places
 from permmoe.layers.encoders import fixed_stem
-from permmoe.layers.ridge import EVERYBODY
+from permmoe.layers.moments import EVERYBODY
 from permmoe.predict import Prediction, TrainedModel
 
 MEAN_CHANGE = "the mean change of the model's training patients"

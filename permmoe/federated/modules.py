@@ -37,7 +37,7 @@ from permmoe.ensemble import Ensemble, Network
 from permmoe.federated.federation_config import CLUSTERS
 from permmoe.federated.member_modules import of_member
 from permmoe.layers.missing_bank import WITHOUT_TOKENS
-from permmoe.layers.ridge import EVERYBODY, block_name
+from permmoe.layers.moments import EVERYBODY, block_name
 from permmoe.modality import bank_pairs, combination_name, combination_of
 from permmoe.training.exposure import Exposure
 

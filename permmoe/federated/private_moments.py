@@ -24,7 +24,7 @@ from permmoe.errors import DataError
 from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.moment_noise import STEP
 from permmoe.federated.update import ModuleUpdate
-from permmoe.layers.ridge import EVERYBODY, block_name
+from permmoe.layers.moments import EVERYBODY, block_name
 
 ONE, SCORE, OUTCOME = 0, -2, -1
 """Places of a row; the marks of modalities stand behind the one, their features behind the marks."""

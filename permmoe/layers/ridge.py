@@ -11,8 +11,8 @@ what modality-aware averaging is for trained modules, and exact. No gradient mov
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import sqrt
 
@@ -23,19 +23,13 @@ from torch import Tensor, nn
 from permmoe.config import ModelConfig
 from permmoe.data.batch import observed_masks
 from permmoe.layers.input_kinds import INPUT_KINDS
+from permmoe.layers.moments import EVERYBODY, KnownMoments, Moments, block_name
 from permmoe.modality import combination_of
 
-EVERYBODY = "all-visits"
-"""Key of the moments that need no modality; a modality's name cannot hold a hyphen."""
 BASELINE_PENALTY = 1e-3
 """The slope of baseline CDR-SB is estimated from all visits, so it needs next to no shrinking."""
 SMALLEST_VARIANCE = 1e-6
 """Directions with a smaller share of the largest variance are noise of 32-bit sums."""
-
-
-def block_name(first: str, second: str) -> str:
-    """The key of the moments of two modalities, given in the model's order: of one with itself, its own name."""
-    return first if first == second else f"{first}/{second}"
 
 
 @dataclass(frozen=True)
@@ -48,50 +42,13 @@ class Weights:
     features: Mapping[str, Float64[Tensor, " feature"]]
 
 
-class Moments(nn.Module):
-    """Means over visits of two vectors and of their outer product."""
+@dataclass
+class _Solved:
+    """What follows from the moments of one state, as far as it was asked for."""
 
-    def __init__(self, left: int, right: int) -> None:
-        super().__init__()
-        self.left = nn.Parameter(torch.zeros(left), requires_grad=False)
-        self.right = nn.Parameter(torch.zeros(right), requires_grad=False)
-        self.product = nn.Parameter(torch.zeros(left, right), requires_grad=False)
-
-    def set_from(self, left: Float64[Tensor, "visit left"], right: Float64[Tensor, "visit right"]) -> None:
-        """The means over these visits, of which there must be one at least."""
-        self.left.copy_(left.mean(0))
-        self.right.copy_(right.mean(0))
-        self.product.copy_(left.T @ right / len(left))
-
-    def covariance(self) -> Float64[Tensor, "left right"]:
-        """The covariance of the two vectors over the visits of the block."""
-        covariance: Tensor = self.product.double() - torch.outer(self.left.double(), self.right.double())
-        return covariance
-
-
-class KnownMoments:
-    """Numbers moments by their values: a federation loads the same ones in every round, and solving them takes long."""
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._values: list[Tensor] = []
-        self._versions: object = None
-
-    def number_of(self, moments: Sequence[Tensor]) -> int:
-        """The number of these values, from 1: that of the last ones, or the next. Values are compared after a write."""
-        versions = tuple((tensor.data_ptr(), tensor._version) for tensor in moments)
-        if versions != self._versions:
-            self._versions = versions
-            if not self._are_known(moments):
-                self._number += 1
-                self._values = [tensor.detach().clone() for tensor in moments]
-        return self._number
-
-    def _are_known(self, moments: Sequence[Tensor]) -> bool:
-        return bool(self._values) and all(
-            known.device == tensor.device and torch.equal(known, tensor)
-            for known, tensor in zip(self._values, moments, strict=True)
-        )
+    state: int
+    weights: dict[int, Weights] = field(default_factory=dict)
+    bases: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CombinationRidge(nn.Module):
@@ -112,7 +69,7 @@ class CombinationRidge(nn.Module):
         blocks |= {block_name(a, b): Moments(sizes[a], sizes[b]) for a, b in combinations(self.names, 2)}
         self.moments = nn.ModuleDict(blocks)
         self._known = KnownMoments()
-        self._solved: tuple[int, dict[int, Weights]] = (0, {})
+        self._solved = _Solved(0)
 
     def features(self, name: str, inputs: Float[Tensor, "n ..."]) -> Float64[Tensor, "n feature"]:
         """A modality's inputs, as a batch holds them, as the ridge sees them: coarse voxels or scaled columns."""
@@ -160,13 +117,16 @@ class CombinationRidge(nn.Module):
 
     def weights(self, mask: int) -> Weights:
         """The model of a combination, given as a bit mask. Solved once for the moments as they are now."""
+        solved = self._solved_now()
+        if mask not in solved.weights:
+            solved.weights[mask] = self._solve(mask)
+        return solved.weights[mask]
+
+    def _solved_now(self) -> _Solved:
         state = self.state()
-        if self._solved[0] != state:
-            self._solved = (state, {})
-        solved = self._solved[1]
-        if mask not in solved:
-            solved[mask] = self._solve(mask)
-        return solved[mask]
+        if self._solved.state != state:
+            self._solved = _Solved(state)
+        return self._solved
 
     def state(self) -> int:
         """Another number whenever the moments are not what they were when it was asked for last."""
@@ -215,6 +175,12 @@ class CombinationRidge(nn.Module):
         Unscaled, the few directions in which all brains differ most outweigh the rest; whitened, noise counts as much.
         Declared directions are the features themselves.
         """
+        bases = self._solved_now().bases
+        if name not in bases:
+            bases[name] = self._basis(name)
+        return bases[name]
+
+    def _basis(self, name: str) -> Float64[Tensor, "feature direction"]:
         if self.declared_scale:
             return torch.eye(self.sizes[name], dtype=torch.float64, device=self._block(name).left.device)
         variance, directions = torch.linalg.eigh(self._own(name)[:-2, :-2])

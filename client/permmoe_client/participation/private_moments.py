@@ -23,7 +23,7 @@ from permmoe.federated.private_moments import (
     summed_products,
 )
 from permmoe.federated.update import ModuleUpdate
-from permmoe.layers.ridge import EVERYBODY
+from permmoe.layers.moments import EVERYBODY
 from permmoe.model import PerMMoE
 from permmoe.training.means import observed_rows, ridge_features
 from permmoe_client.participation.drawn_once import drawn_once

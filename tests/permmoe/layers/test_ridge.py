@@ -225,6 +225,22 @@ def test_moments_that_are_loaded_again_as_they_were_are_not_solved_again(monkeyp
     assert torch.equal(predicted(ridge_of(model), batch), first) and len(solved) == 3
 
 
+def test_directions_of_a_modality_are_found_once_for_all_combinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    ridge, found = ridge_of(measured(complete(31))), list[Tensor]()
+    plainly = torch.linalg.eigh
+
+    def counted(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        found.append(matrix)
+        return plainly(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    combinations = range(1, 2 ** len(CONFIG.names))
+    for mask in combinations:
+        ridge.weights(mask)
+    # One a combination, of its own matrix, and one a modality.
+    assert len(found) == len(combinations) + len(CONFIG.names)
+
+
 def test_prediction_is_the_share_of_both_and_training_sees_the_experts_alone() -> None:
     model = measured(complete(31))
     plain = PerMMoE(CONFIG.model_copy(update={"ridge": None})).eval()
