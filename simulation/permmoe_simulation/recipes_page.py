@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from permmoe.config import parse_config
+from permmoe_simulation.report.published_command import published_command
 from permmoe_simulation.studies.recipe_choice import (
     CHOICE_RULE,
     Candidate,
@@ -42,7 +43,7 @@ def recipes_page(summary: Summary, results: pd.DataFrame, command: str, *, choos
         f"{len(study.regimes)} cohorts for each seed of trainings and splits ({', '.join(map(str, study.seeds))}).",
         "What is chosen here is set in studies, and nothing is chosen on a cohort that is reported.",
         "",
-        f"This page is made by `{command}`; do not edit it. Repeat the search: `{summary.command}`.",
+        f"This page is made by `{command}`; do not edit it. Repeat the search: `{published_command(summary.command)}`.",
         f"{summary.date}; {digests}.",
         "",
         "**The rule**, written before the search ran. A recipe's figure is the RMSE on a cohort's test visits,",

@@ -14,6 +14,7 @@ from permmoe_simulation.power.plan import PowerConfig
 from permmoe_simulation.power.truth import Truth
 from permmoe_simulation.power.verdicts import CLAIM, ClaimKey
 from permmoe_simulation.report.content import count, interval, listed, number, signed
+from permmoe_simulation.report.published_command import published_command
 from permmoe_simulation.report.style import standalone, with_mark
 from permmoe_simulation.studies.study import MEAN, StudyConfig
 
@@ -70,7 +71,7 @@ def power_page(found: PowerFindings, run: RunOfPage, figure: str) -> str:
         "",
         f"SYNTHETIC DATA: {plan.description}",
         "",
-        f"This page is made by `{run.command}`; do not edit it. {run.date}; {digests}; "
+        f"This page is made by `{published_command(run.command)}`; do not edit it. {run.date}; {digests}; "
         f"{', '.join(f'{name} {version}' for name, version in run.versions.items())}.",
         "",
         f"At each point {count(plan.cohorts, 'cohort')} (seeds {plan.seeds[0]} to {plan.seeds[-1]}) were planted, and "

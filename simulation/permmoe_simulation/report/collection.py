@@ -25,6 +25,7 @@ from permmoe_simulation.report.lookups import MEAN, in_order, scores, unmirrored
 from permmoe_simulation.report.newcomers import newcomers
 from permmoe_simulation.report.page import SECTIONS
 from permmoe_simulation.report.published import beside, carried_sentence, regimes_of
+from permmoe_simulation.report.published_command import published_command
 from permmoe_simulation.report.ranking import beyond_chance
 from permmoe_simulation.report.section import tables_of
 from permmoe_simulation.report.slow_sites import slow_sites_sentences
@@ -94,7 +95,7 @@ def _chapter(study: Study, looked: str) -> str:
         *_coverage(view),
         *_newcomers(view),
         *forgetting_chapter(view),
-        f"Repeat: `{summary.command}`\n",
+        f"Repeat: `{published_command(summary.command)}`\n",
     ]
     return "\n".join(lines)
 

@@ -66,7 +66,8 @@ def test_a_run_leaves_a_row_for_every_claim_and_for_the_second_training_and_a_pa
     ]
     assert (power["cohorts"] == 1).all() and (power["not_judged"] == 0).all()
     page = (out / "power.md").read_text()
-    assert "SYNTHETIC DATA" in page and "](power.svg)" in page and "`python simulation/power.py " in page
+    assert "SYNTHETIC DATA" in page and "](power.svg)" in page
+    assert f"`python simulation/power.py {finished[0]}`" in page, "without folders of results, and cells at a time"
     assert "2 tests (2 claims, 1 regime)" in page
     svg = (out / "power.svg").read_text()
     assert svg.startswith("<svg xmlns=") and "synthetic data" in svg and "2 hospitals" in svg

@@ -33,6 +33,11 @@ def test_every_study_stands_there_with_its_command_its_digests_and_its_findings(
     assert all(finding in text for finding in summary["findings"])
 
 
+def test_no_place_of_the_machine_that_computed_a_study_is_published(study: Path) -> None:
+    change_summary(study, command="python simulation/run.py a.yaml --out /scratch/of-mine --workers 1 --profile full")
+    assert "Repeat: `python simulation/run.py a.yaml --profile full`" in page_of(study)
+
+
 def test_of_many_findings_the_one_that_leads_them_stands_there(study: Path) -> None:
     change_summary(study, findings=["Of 3 claims none hold.", "The first does not.", "The second does not."])
     text = page_of(study)

@@ -211,7 +211,7 @@ def test_no_study_that_is_reported_has_a_cohort_of_development(path: Path) -> No
 
 def summary(searched: StudyConfig, **changes: Any) -> Summary:
     values: dict[str, Any] = {
-        "study": searched.name, "synthetic": True, "modalities": searched.model.names, "command": "python run_it.py",
+        "study": searched.name, "synthetic": True, "modalities": searched.model.names, "command": "python run_it.py --out /scratch",
         "methods": {name: MethodSummary(label=method.label) for name, method in searched.methods.items()},
         "configuration": yaml.safe_dump(searched.model_dump(mode="json")), "digests": {"study": "0f" * 32},
         "date": "2026-01-05", **changes,
@@ -222,7 +222,7 @@ def summary(searched: StudyConfig, **changes: Any) -> Summary:
 def test_the_page_has_the_rule_every_recipe_with_its_figures_and_what_was_chosen() -> None:
     page = recipes_page(summary(study()), rows(FIGURES), "python choose_it.py")
     assert "SYNTHETIC DATA" in page and "one standard error" in page
-    assert "`python choose_it.py`" in page and "`python run_it.py`" in page and "`0f0f0f0f`" in page
+    assert "`python choose_it.py`" in page and "`python run_it.py`." in page and "`0f0f0f0f`" in page
     assert "| plain | – | 1.400 | 1.600 | 1.500 | 1.500 | +0.100 (0.000) |" in page
     assert "| **slow**, chosen | `{train: {epochs: 90}}` | 1.300 | 1.500 | 1.400 | 1.400 | the best |" in page
     assert "`a.slow` the default" in page
