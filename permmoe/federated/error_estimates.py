@@ -2,6 +2,9 @@
 
 Means are linear in the counts, which keep their noise, also below zero: setting each of many counts to zero or more
 would add to every sum what noise took away from none. Only the mean itself is brought back to where means can be.
+
+Of few combinations anything can be said, and noise has its part in which: so bounds of what is said are as wide as
+their choice needs (Benjamini and Yekutieli 2005, doi 10.1198/016214504000001907).
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -22,19 +26,27 @@ from permmoe.modality import all_combinations, combination_name
 
 SURE = 1.645
 """Deviations of the noise that an interval allows for: it is as long as without noise, or longer, 19 times of 20."""
-FEWEST_DEVIATIONS = 2.0
-"""Of a combination's number of visits, and of its mean error, in deviations of their own noise, for anything to be said
-of it."""
+FEWEST_DEVIATIONS = 3.0
+"""Of a combination's number of visits, in deviations of its own noise (`_own_noise`), for anything to be said of it."""
+UNTRUE = 0.05
+"""Of all combinations of which anything is said, the share that is expected to be beyond its bounds."""
 ROUNDING = 1e-6
 """Visits: by less than this a share of them is above a whole number because it was divided and multiplied."""
 
+Values = Float64[np.ndarray, " bin"]
+"""A figure of each visit whose error lies in a bin, points or points²."""
+
 
 @dataclass(frozen=True)
-class ErrorDeviation:
-    """How far noise takes two figures of a combination from what they would be without: SD, points."""
+class ErrorBounds:
+    """Between what a combination's figures are without noise, wherever in their bins errors lie; larger errors than
+    `largest_error` count as that here too. Of the combinations that have bounds, 1 in 20 is expected to be beyond."""
 
-    mae: float
-    rmse: float
+    visits: tuple[float, float]
+    mae: tuple[float, float]
+    """Points."""
+    rmse: tuple[float, float]
+    """Points."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class ErrorEstimates:
     sums: Mapping[str, ErrorSums]
     """Number of visits, Σ |error| and Σ error², estimated, of errors of `largest_error` at most; outcomes are not
     summed, so that no R² follows."""
-    deviations: Mapping[str, ErrorDeviation]
+    bounds: Mapping[str, ErrorBounds]
     counts: Mapping[str, Int64[np.ndarray, " bin"]]
     """On the calibration's grid: visits of which no share has less of large errors than the true one, but for chance of
     1 in 20. So an interval that is read from them is longer by what noise may hide."""
@@ -57,25 +69,31 @@ def error_estimates(total: ErrorCounts, plan: RoundPlan, sites: int) -> ErrorEst
     assert privacy and privacy.evaluation
     bins = error_bins(privacy.evaluation)
     deviation = sqrt(error_noise(plan).variance * sites)
-    sizes, squares = _means(bins, plan.model.unit_points)
-    sums: dict[str, ErrorSums] = {}
-    deviations: dict[str, ErrorDeviation] = {}
-    counts: dict[str, Int64[np.ndarray, " bin"]] = {}
+    least, most = _ends(bins, plan.model.unit_points)
+    # As if errors were spread evenly over each bin.
+    sizes, squares = (least + most) / 2, (least**2 + least * most + most**2) / 3
+    told: dict[str, Int64[np.ndarray, " bin"]] = {}
+    means: dict[str, float] = {}
     for combination, row in zip(all_combinations(plan.model.names), total, strict=True):
         n, name = int(row.sum()), combination_name(combination)
-        if n < max(plan.federation.min_cell_count, FEWEST_DEVIATIONS * deviation * sqrt(len(bins))):
+        if n < plan.federation.min_cell_count:
             continue
         mean = float(np.clip(sizes @ row / n, 0.0, sizes[-1]))
+        if n >= FEWEST_DEVIATIONS * deviation * _own_noise(sizes - mean):
+            told[name], means[name] = row, mean
+    # "Of so many parameters, that share of the chosen ones may be left out by each of their bounds."
+    reach = deviation * NormalDist().inv_cdf(1 - UNTRUE * max(len(told), 1) / (2 * len(total)))
+    sums: dict[str, ErrorSums] = {}
+    for name, row in told.items():
+        n, mean = int(row.sum()), means[name]
         # "The mean of squares is no less than the square of the mean."
         square = float(np.clip(squares @ row / n, mean**2, squares[-1]))
-        noise = deviation * float(np.linalg.norm(sizes - mean)) / n
-        if mean < FEWEST_DEVIATIONS * noise:
-            continue
         sums[name] = ErrorSums(n, n * square, n * mean, 0.0, 0.0)
-        noise_of_squares = deviation * float(np.linalg.norm(squares - square)) / n
-        deviations[name] = ErrorDeviation(noise, noise_of_squares / (2 * sqrt(square)))
-        counts[name] = not_smaller(row, bins, deviation)
-    return ErrorEstimates(sums, deviations, counts)
+    return ErrorEstimates(
+        sums,
+        {name: _bounds(row, least, most, reach) for name, row in told.items()},
+        {name: not_smaller(row, bins, deviation) for name, row in told.items()},
+    )
 
 
 def estimated_scores(found: ErrorEstimates, sites: int) -> SummedScores:
@@ -106,12 +124,37 @@ def not_smaller(
     return np.asarray(-np.diff(left, prepend=n))
 
 
-def _means(
-    bins: Int64[np.ndarray, " bin"], unit_points: float
-) -> tuple[Float64[np.ndarray, " bin"], Float64[np.ndarray, " bin"]]:
-    """The mean error and its mean square in each bin, points: as if errors were spread evenly over it. All errors of
-    the last count as where it begins."""
-    ends = unit_points * EDGES[np.minimum(bins, N_EDGES - 1)]
-    starts = np.append(0.0, ends[:-1])
-    ends[-1] = starts[-1]
-    return (starts + ends) / 2, (starts**2 + starts * ends + ends**2) / 3
+def _own_noise(apart: Values) -> float:
+    """The deviation of the noise on a number of visits, in that of one count, without what it shares with the noise on
+    these visits' mean error. `apart`: the bins' errors less that mean.
+
+    There are more bins above the mean than below. So noise that makes visits more makes their errors larger, and who is
+    chosen for the whole of it is chosen for large errors.
+    """
+    return sqrt(len(apart) - apart.sum() ** 2 / (apart**2).sum())
+
+
+def _bounds(row: Int64[np.ndarray, " bin"], least: Values, most: Values, reach: float) -> ErrorBounds:
+    """Between errors that all lie at the lower ends of their bins and such at the upper ends, by so much noise more."""
+    n, noise = int(row.sum()), reach * sqrt(len(row))
+    squares = _mean(row, least**2, -reach), _mean(row, most**2, reach)
+    return ErrorBounds(
+        (max(n - noise, 0.0), n + noise),
+        (_mean(row, least, -reach), _mean(row, most, reach)),
+        (sqrt(squares[0]), sqrt(squares[1])),
+    )
+
+
+def _mean(row: Int64[np.ndarray, " bin"], values: Values, reach: float) -> float:
+    """The visits' mean of values, so far beyond it as the noise of each count reaches, where means can be."""
+    n = int(row.sum())
+    mean = float(values @ row) / n
+    return float(np.clip(mean + reach * np.linalg.norm(values - mean) / n, 0.0, values[-1]))
+
+
+def _ends(bins: Int64[np.ndarray, " bin"], unit_points: float) -> tuple[Values, Values]:
+    """Where each bin begins and ends, points. All errors of the last count as where it begins."""
+    most = unit_points * EDGES[np.minimum(bins, N_EDGES - 1)]
+    least = np.append(0.0, most[:-1])
+    most[-1] = least[-1]
+    return least, most

@@ -19,6 +19,14 @@ def secure_round_line(number: int, released: tuple[str, ...], withheld: tuple[st
     return json.dumps(record) + "\n"
 
 
+def private_round_line(number: int) -> str:
+    """Return the line of a private round, whose sums are estimates; of one combination there are none."""
+    record = json.loads(round_line(number))
+    del record["validation"]["sums"]["t1+tau"]
+    record["validation"]["bounds"] = {"t1": {"visits": [3, 23], "mae": [0.7, 1.9], "rmse": [1.25, 3.5]}}
+    return json.dumps(record) + "\n"
+
+
 def round_line(number: int, *, is_aggregated: bool = True, rmse: float = 2.0) -> str:
     """Return the line of a round in which the site north alone sent a reply that was accepted."""
     sums = {"t1": {"n": 13, "squared": 13 * rmse**2}, "t1+tau": {"n": 5, "squared": 5 * rmse**2}}

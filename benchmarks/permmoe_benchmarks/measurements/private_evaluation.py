@@ -9,6 +9,8 @@ same model on the same visits, without noise; coverage is on the test visits.
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,12 @@ from jaxtyping import Float64
 from permmoe.calibration.calibrate import predicted
 from permmoe.calibration.calibration import read_calibration
 from permmoe.calibration.intervals import LEVELS
-from permmoe.calibration.score_counts import ScoreCounts, count_scores, least_visits
+from permmoe.calibration.score_counts import EDGES, ScoreCounts, count_scores, least_visits
 from permmoe.config import EvaluationPrivacy, read_config
 from permmoe.data.cache import VolumeCache
 from permmoe.data.dataset import VisitData
 from permmoe.data.splits import Split
+from permmoe.federated.private_errors import error_bins
 from permmoe.layers.encoders import fixed_stem
 from permmoe.modality import all_combinations, combination_name
 from permmoe.model import PerMMoE
@@ -34,6 +37,7 @@ from permmoe.runtime.provenance import versions
 from permmoe_benchmarks.library.cohort import QUIET
 from permmoe_benchmarks.library.scale import SHARED
 from permmoe_simulation.engines.federated_training import train_federation
+from permmoe_simulation.report.published_command import published_command
 from permmoe_simulation.studies.cell import split_and_partition
 from permmoe_simulation.studies.sources import StudyData, prepare_data
 from permmoe_simulation.studies.study import Cell, StudyConfig, cells
@@ -52,8 +56,11 @@ class Judged:
     """Combinations with a mean absolute error."""
     mae_errors: tuple[float, ...]
     """Of each of these, less what it is without noise, points."""
-    mae_deviations: tuple[float, ...]
-    """What the federation says of them."""
+    mae_reach: tuple[float, ...]
+    """Half of how far its bounds are apart, points."""
+    beyond: float
+    """Share of these whose bounds do not hold what it is without noise, errors over the largest counted as that; 0
+    where there are none."""
     length: Mapping[float, tuple[float, ...]]
     """By level, of combinations whose interval ends: its length over that without noise."""
     held: Mapping[float, tuple[float, ...]]
@@ -76,8 +83,15 @@ def judge(cell: Cell, data: StudyData) -> Judged:
     scored = {part: _scores(model, cell, data, part) for part in ("validation", "test")}
     names = [combination_name(c) for c in all_combinations(cell.model.names)]
     unit = cell.model.unit_points
+    assert cell.federation.privacy and cell.federation.privacy.evaluation
+    largest = float(EDGES[error_bins(cell.federation.privacy.evaluation)[-2]])
     exact = {name: unit * float(np.nanmean(scored["test"][:, j])) for j, name in enumerate(names)}
+    counted = {
+        name: unit * float(np.nanmean(np.minimum(scored["test"][:, j], largest))) for j, name in enumerate(names)
+    }
     own = {name: sums["absolute"] / sums["n"] for name, sums in line["test"]["sums"].items()}
+    bounds = {name: found["mae"] for name, found in line["test"].get("bounds", {}).items()}
+    beyond = [not low <= counted[name] <= high for name, (low, high) in bounds.items()]
     calibration = read_calibration(card, "the federation's model")
     noised = calibration.counts(cell.model.names) if calibration else ScoreCounts.none(cell.model.names, 1)
     without = _counted(cell, scored["validation"])
@@ -95,7 +109,8 @@ def judge(cell: Cell, data: StudyData) -> Judged:
     return Judged(
         len(own),
         tuple(own[name] - exact[name] for name in own),
-        tuple(noise["mae"] for noise in line["test"].get("noise", {}).values()),
+        tuple((high - low) / 2 for low, high in bounds.values()),
+        float(np.mean(beyond)) if beyond else 0.0,
         {level: tuple(values) for level, values in length.items()},
         {level: tuple(values) for level, values in held.items()},
         unit * float(np.mean(np.sqrt(np.nanmean(scored["test"] ** 2, axis=0)))),
@@ -140,20 +155,22 @@ def page(found: Mapping[str, Sequence[Judged]], bare: Mapping[str, Sequence[floa
         "",
         "Each federation of study `private-2` counts the errors of its test and validation patients with noise, at an "
         "ε that is the whole study's. *told*: combinations, of 15, of which anything is said behind the noise. *MAE "
-        "off by*: root mean square of how far a mean absolute error that is told is from the one without noise, and "
-        "what the federation itself says (SD of its noise). *end*: share of combinations whose interval ends anywhere; "
-        "*length*: median, over that without noise; *hold*: mean share of test visits. *RMSE*: of the model, evaluated "
-        "without noise at one place, and of the same federation that evaluates nothing. Points of CDR-SB; synthetic "
-        "patients.",
+        "off by*: root mean square of how far a mean absolute error that is told is from the one without noise. "
+        "*bounds*: how far to either side the federation's own bounds of it reach, on average; *beyond*: share of "
+        "those told that they do not hold, errors over largest_error counted as that, averaged over federations (0 "
+        "where nothing is told; 5% is promised). *end*: share of combinations whose interval ends anywhere; *length*: "
+        "median, over that without noise; *hold*: mean share of test visits. *RMSE*: of the model, evaluated without "
+        "noise at one place, and of the same federation that evaluates nothing. Points of CDR-SB; synthetic patients.",
         "",
-        f"| method | ε | told | MAE off by | says | {levels} | RMSE | without evaluations |",
-        f"|---|---|---|---|---|{'---|---|---|' * len(LEVELS)}---|---|",
+        f"| method | ε | told | MAE off by | bounds | beyond | {levels} | RMSE | without evaluations |",
+        f"|---|---|---|---|---|---|{'---|---|---|' * len(LEVELS)}---|---|",
     ]
     for name, runs in found.items():
         errors = [error for run in runs for error in run.mae_errors]
-        deviations = [deviation for run in runs for deviation in run.mae_deviations]
+        reach = [value for run in runs for value in run.mae_reach]
         told = f"{np.mean([run.told for run in runs]):.1f}"
-        cells_ = [name, f"{max(run.epsilon for run in runs):.2f}", told, _rms(errors), _rms(deviations)]
+        cells_ = [name, f"{max(run.epsilon for run in runs):.2f}", told, _rms(errors)]
+        cells_ += [f"± {np.mean(reach):.2f}" if reach else "–", f"{np.mean([run.beyond for run in runs]):.0%}"]
         for level in LEVELS:
             length = [value for run in runs for value in run.length[level]]
             held = [value for run in runs for value in run.held[level]]
@@ -173,7 +190,7 @@ def write(
     cohort_seed: Annotated[int, typer.Option(help="Of the synthetic cohort; 10 to 19 to choose settings on.")] = (
         FRESH_COHORT
     ),
-    seeds: Annotated[int, typer.Option(help="Splits and draws of noise, from 0 on.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Splits and draws of noise, from 0 on.")] = 20,
     share: Annotated[float, typer.Option(help="privacy.evaluation.share")] = EvaluationPrivacy().share,
     largest_error: Annotated[float, typer.Option(help="As above.")] = EvaluationPrivacy().largest_error,
 ) -> None:
@@ -201,10 +218,11 @@ def write(
             cell.model.unit_points * float(np.mean(np.sqrt(np.nanmean(tested**2, axis=0))))
         )
     about = (
-        f"cohort seed {cohort_seed}, {seeds} splits and draws of noise, evaluation.share {share:g}, largest_error "
-        f"{largest_error:g}; {versions()}."
+        f"cohort seed {cohort_seed} (digest `{data.digest[:8]}`), training seeds 0 to {seeds - 1}, each a split and a "
+        f"draw of noise, evaluation.share {share:g}, largest_error {largest_error:g}; {versions()}."
     )
-    out.write_text(page(found, bare, "python benchmarks/private_evaluation.py", about))
+    command = published_command(shlex.join(["python", "benchmarks/private_evaluation.py", *sys.argv[1:]]))
+    out.write_text(page(found, bare, command, about))
     print(f"{sum(map(len, found.values()))} federations -> {out}")
 
 

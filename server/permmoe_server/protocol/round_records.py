@@ -13,7 +13,7 @@ from torch import Tensor
 from permmoe.evaluation.combinations import ErrorSums
 from permmoe.evaluation.further_sums import FurtherSums
 from permmoe.federated.audit import Receipt
-from permmoe.federated.error_estimates import ErrorDeviation, error_estimates, estimated_scores
+from permmoe.federated.error_estimates import ErrorBounds, error_estimates, estimated_scores
 from permmoe.federated.instructions import Part
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.private_errors import ErrorCounts
@@ -139,8 +139,8 @@ class Evaluation:
     """Of the same visits; only where a study judges a finished model."""
     scores: SummedScores | None = None
     """Of the same visits; only where the study asks for them. They go into the model's card and into no record."""
-    noise: Mapping[str, ErrorDeviation] = field(default_factory=dict)
-    """What noise does to the errors; only in a private study, whose sums are estimates."""
+    bounds: Mapping[str, ErrorBounds] = field(default_factory=dict)
+    """Between what the figures of the sums are without noise; only in a private study, whose sums are estimates."""
 
 
 def estimated_evaluation(
@@ -151,7 +151,7 @@ def estimated_evaluation(
         return Evaluation({}, sites, rejected)
     found = error_estimates(total, plan, len(sites))
     scores = estimated_scores(found, len(sites)) if asks_for_scores(plan, part) else None
-    return Evaluation(found.sums, sites, rejected, scores=scores, noise=found.deviations)
+    return Evaluation(found.sums, sites, rejected, scores=scores, bounds=found.bounds)
 
 
 @dataclass(frozen=True)

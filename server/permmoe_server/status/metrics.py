@@ -124,7 +124,7 @@ def _scores(status: CoordinatorStatus) -> Iterator[Metric]:
     labels = ["combination", "data"]
     rmse = GaugeMetricFamily(
         "permmoe_validation_rmse_points",
-        "RMSE of the newest model, in the study's unit.",
+        "RMSE of the newest model, in the study's unit; an estimate in a private study.",
         labels=labels,
     )
     visits = GaugeMetricFamily("permmoe_validation_visits", "Visits that the RMSE is over.", labels=labels)

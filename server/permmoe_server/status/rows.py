@@ -20,7 +20,7 @@ from permmoe_server.status.findings import (
     round_seconds,
     seconds_left,
 )
-from permmoe_server.studies.round_log import RoundSummary
+from permmoe_server.studies.round_log import RoundSummary, Score
 
 NAMED_MODULES = 6
 """The number of modules that a sentence names before it counts the rest."""
@@ -166,13 +166,20 @@ def score_rows(records: Sequence[RoundSummary], evaluated: RoundSummary) -> list
             ScoreRow(
                 name,
                 str(score.n) if score else NOTHING,
-                f"{score.rmse:.2f}" if score else NOTHING,
+                rmse_text(score) if score else NOTHING,
                 f"{points[0][1]:.2f}",
                 f"{best:.2f} ({best_at})",
-                f"{tested.rmse:.2f} ({tested.n})" if tested else NOTHING,
+                f"{rmse_text(tested)} ({tested.n})" if tested else NOTHING,
             )
         )
     return rows
+
+
+def rmse_text(score: Score) -> str:
+    """Return an error and, where noise was added to what it comes from, its bounds."""
+    if score.between is None:
+        return f"{score.rmse:.2f}"
+    return f"{score.rmse:.2f}, {score.between[0]:.2f} to {score.between[1]:.2f}"
 
 
 def round_row(record: RoundSummary) -> RoundRow:

@@ -26,7 +26,7 @@ from permmoe_server.status.findings import (
     round_seconds,
     seconds_left,
 )
-from permmoe_server.status.rows import approval_text, at_work_sentence, away_text, unscored_sentence
+from permmoe_server.status.rows import approval_text, at_work_sentence, away_text, rmse_text, unscored_sentence
 
 TIMEOUT_SECONDS = 10.0
 
@@ -119,7 +119,7 @@ def _scores(status: CoordinatorStatus, number: int) -> Table:
     for name, points in rmse_curves(status.records).items():
         score = evaluated and evaluated.validation.get(name)
         table.add_row(
-            _text(name), str(score.n) if score else "-", f"{score.rmse:.2f}" if score else "-", f"{points[0][1]:.2f}"
+            _text(name), str(score.n) if score else "-", rmse_text(score) if score else "-", f"{points[0][1]:.2f}"
         )
     return table
 

@@ -46,8 +46,8 @@ def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
     del written["scores"]
     if not evaluation.further:
         del written["further"]
-    if not evaluation.noise:
-        del written["noise"]
+    if not evaluation.bounds:
+        del written["bounds"]
     return written
 
 

@@ -35,6 +35,8 @@ class Score:
     """The number of visits at all sites."""
     rmse: float
     """The root mean squared error, points of the study's score."""
+    between: tuple[float, float] | None = None
+    """In a private study, whose figures are estimates: the bounds of the RMSE."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,14 @@ def _released(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ..
 
 
 def _scores(evaluation: Mapping[str, Any] | None) -> dict[str, Score]:
-    sums = (evaluation or {}).get("sums", {})
-    scores = {str(name): _score(int(s["n"]), float(s["squared"])) for name, s in sums.items() if s["n"]}
+    sums, bounds = (evaluation or {}).get("sums", {}), (evaluation or {}).get("bounds", {})
+    scores = {
+        str(name): _score(int(s["n"]), float(s["squared"]), bounds.get(name)) for name, s in sums.items() if s["n"]
+    }
     return {name: score for name, score in scores.items() if isfinite(score.rmse)}
 
 
-def _score(n: int, squared: float) -> Score:
+def _score(n: int, squared: float, bounds: Mapping[str, Any] | None) -> Score:
     """Return what permmoe.evaluation.combinations.ErrorSums.rmse does, without importing a deep-learning library."""
-    return Score(n, sqrt(squared / n))
+    low, high = map(float, bounds["rmse"]) if bounds else (None, None)
+    return Score(n, sqrt(squared / n), None if low is None or high is None else (low, high))

@@ -12,17 +12,20 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from permmoe.calibration.calibrate import predicted
 from permmoe.calibration.calibration import read_calibration
+from permmoe.calibration.score_counts import EDGES
 from permmoe.evaluation.combinations import combination_sums
 from permmoe.federated.instructions import Instruction
 from permmoe.federated.plan import RoundPlan
-from permmoe.federated.private_errors import error_noise
+from permmoe.federated.private_errors import error_bins, error_noise
 from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe.runtime.files import UNFINISHED_PREFIX
 from permmoe_client.app import SITES
 from permmoe_client.participation.privacy_account import account
 from permmoe_client.participation.site_visits import site_visits
+from permmoe_client.release.ledger import Ledger
 from permmoe_client.release.withdrawals import WithdrawalList
 from permmoe_client.site import read_site
 from tests.client.participation.test_privacy_account import ledger_of
@@ -47,8 +50,8 @@ def test_a_study_evaluates_within_its_target_and_its_record_and_card_say_that_th
     for part in ("validation", "test"):
         told = record[part]
         assert len(told["sites"]) == len(NAMES) and not told["rejected"]
-        assert told["sums"].keys() == told["noise"].keys() and told["sums"]
-        assert all(noise["mae"] > 0 for noise in told["noise"].values())
+        assert told["sums"].keys() == told["bounds"].keys() and told["sums"]
+        assert all(0 <= bounds["mae"][0] < bounds["mae"][1] for bounds in told["bounds"].values())
         assert all(sums["target"] == sums["target_squared"] == 0 for sums in told["sums"].values())
     for name in NAMES:
         kinds = [entry.kind for entry in ledger_of(federation, name).entries() if "spent" in entry.facts]
@@ -69,8 +72,9 @@ def test_with_little_noise_the_sums_are_those_of_all_sites_errors(tmp_path: Path
     for name, own in record["test"]["sums"].items():
         n, absolute = exact[name]
         assert own["n"] == pytest.approx(n, abs=4 * of_a_number)
-        noise = record["test"]["noise"][name]["mae"]
-        assert own["absolute"] / own["n"] == pytest.approx(absolute / n, abs=4 * noise + 0.03)
+        low, high = record["test"]["bounds"][name]["mae"]
+        middle, reach = (low + high) / 2, high - low
+        assert middle - reach <= absolute / n <= middle + reach, "twice as far as one in twenty is beyond"
 
 
 def errors_at_all_sites(federation: SecureFederation, part: Any) -> dict[str, tuple[int, float]]:
@@ -110,6 +114,66 @@ def test_asked_again_a_site_sends_the_same_bits_and_spends_nothing(tmp_path: Pat
     test = coordinator.send(1, "test", weights)
     assert dict(test.content["noised"]) != dict(first.content["noised"])
     assert spent < account(coordinator.ledger, 1e-5) <= TARGET
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_each_site_adds_as_much_noise_as_its_account_is_charged_with(tmp_path: Path, is_shared: bool) -> None:
+    plan = noised_plan(is_shared=is_shared)
+    federation = hospitals(tmp_path, plan, NAMES, insecure_noise_seed=1)
+    federation.run()
+    noise = np.stack([own for name in NAMES for own in added_noise(federation, name)])
+    assert noise.shape == (2 * len(NAMES), *error_noise(plan).shape)
+    variance = error_noise(plan).variance
+    # 840 numbers: their variance is off by 5%.
+    assert 0.8 * variance < noise.var() < 1.25 * variance
+    assert abs(noise.mean()) < 4 * sqrt(variance / noise.size)
+    assert all(0.4 * variance < own.var() < 2 * variance for own in noise), "at each site, and each time"
+
+
+def added_noise(federation: SecureFederation, name: str) -> list[np.ndarray]:
+    """Of both evaluations of a site. No file says which it answers: it is that whose counts are nearest."""
+    sent = [np.load(path) for path in noised_files(ledger_of(federation, name))]
+    exact = [errors_in_bins(federation, name, part) for part in ("validation", "test")]
+    return [min((counts - own for own in exact), key=np.linalg.norm) for counts in sent]
+
+
+def noised_files(ledger: Ledger) -> list[Path]:
+    return list(ledger.path.parent.glob("errors-*.npy"))
+
+
+def errors_in_bins(federation: SecureFederation, name: str, part: Any) -> np.ndarray:
+    """The reference, patient by patient: how many errors of the study's model lie in which bin."""
+    plan = federation.plan
+    assert plan.federation.privacy and plan.federation.privacy.evaluation
+    bins = error_bins(plan.federation.privacy.evaluation)
+    ends = np.append(EDGES[bins[:-1]], np.inf)
+    model = PerMMoE(plan.model)
+    model.load_state_dict(load_checkpoint(federation.out / "model")[0])
+    data = site_visits(read_site(federation.deployment.sites[name]), plan.model).part(part)
+    counts = np.zeros((7, len(bins)), np.int64)
+    for visit, outcome in zip(predicted(model, data)[0], data.target.tolist(), strict=True):
+        for combination, prediction in enumerate(visit):
+            if not np.isnan(prediction):
+                error = abs(outcome - prediction)
+                counts[combination, next(place for place, end in enumerate(ends) if error <= end)] += 1
+    return counts
+
+
+def test_an_evaluation_over_the_site_s_own_budget_is_neither_drawn_nor_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = AnnouncingCoordinator.of(tmp_path, noised_plan(), visits=VISITS)
+    weights = initial(coordinator.plan)
+    assert coordinator.send(1, "training", weights).has_content()
+    spent = account(coordinator.ledger, 1e-5)
+    settings = yaml.safe_load(coordinator.site.read_text())
+    budget = {"epsilon": 1.001 * spent, "delta": 1e-5}
+    coordinator.site.write_text(yaml.safe_dump({**settings, "privacy_budget": budget}))
+    SITES.forget()
+    refused = coordinator.send(1, "validation", weights)
+    assert not refused.has_content() and refused.error.reason == "BudgetSpent"
+    assert "over this site's privacy_budget" in caplog.text
+    assert not noised_files(coordinator.ledger) and account(coordinator.ledger, 1e-5) == spent
 
 
 def test_attack_no_sum_of_single_errors_is_in_the_reply(tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def found_by_attack(with_odd: np.ndarray, without: np.ndarray, noise: ErrorNoise
     return best
 
 
+def test_noise_is_as_large_as_what_is_charged() -> None:
+    noise, randomness = error_noise(noised_plan()), Random(2)
+    drawn = np.stack([noise.drawn(randomness.randrange) for _ in range(40)])
+    assert drawn.var() == pytest.approx(noise.variance, rel=0.1)
+    assert noise.spent().noise_multiplier == pytest.approx(np.sqrt(noise.variance / 7))
+
+
 def test_noise_has_the_shape_of_the_counts() -> None:
     noise = error_noise(noised_plan())
     assert noise.shape == (7, len(error_bins(EvaluationPrivacy()))) and len(MODEL.names) == 3

@@ -80,4 +80,4 @@ def test_a_block_that_too_few_sites_hold_is_an_evaluation_without_figures() -> N
     found = read_evaluation(UnmaskedSum({}), PLAN, "validation")
     assert found.noised is None and is_acceptable_evaluation(found, PLAN, 3)
     record = estimated_evaluation(found.noised, PLAN, "validation", ("north",), {})
-    assert not record.sums and not record.noise and record.scores is None
+    assert not record.sums and not record.bounds and record.scores is None

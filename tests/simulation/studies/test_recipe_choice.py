@@ -211,7 +211,8 @@ def test_no_study_that_is_reported_has_a_cohort_of_development(path: Path) -> No
 
 def summary(searched: StudyConfig, **changes: Any) -> Summary:
     values: dict[str, Any] = {
-        "study": searched.name, "synthetic": True, "modalities": searched.model.names, "command": "python run_it.py --out /scratch",
+        "study": searched.name, "synthetic": True, "modalities": searched.model.names,
+        "command": "python run_it.py --out /scratch",
         "methods": {name: MethodSummary(label=method.label) for name, method in searched.methods.items()},
         "configuration": yaml.safe_dump(searched.model_dump(mode="json")), "digests": {"study": "0f" * 32},
         "date": "2026-01-05", **changes,
