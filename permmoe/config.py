@@ -370,6 +370,11 @@ class ModelConfig(Configuration):
         return tuple(m.name for m in self.modalities)
 
     @property
+    def has_learned_bank(self) -> bool:
+        """Whether what stands in for a missing modality follows a gradient."""
+        return self.bank in ("learned", "unconditioned")
+
+    @property
     def harmonised_by(self) -> tuple[str, ...]:
         """The columns of a table of visits, besides the age, that its harmonisation adjusts for."""
         return self.harmonisation.columns_beside_age if self.harmonisation else ()
@@ -445,7 +450,12 @@ class TrainConfig(Configuration):
     warmup_order: Literal["most_first", "fewest_first"] = Field("most_first", description="by number of modalities")
     batch_size: int = Field(32, ge=1, description="visits a step")
     learning_rate: float = Field(3e-4, gt=0)
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's, decoupled; at 0 AdamW is Adam")
+    # Absent from `model_dump` at its default, so that digests and approvals of older studies stay valid.
+    optimiser: Literal["adamw", "sgd"] = Field(
+        "adamw", exclude_if=lambda name: name == "adamw",
+        description="adamw; sgd: steps in proportion to the gradient, without momentum, for large batches",
+    )  # fmt: skip
+    weight_decay: float = Field(1e-2, ge=0, description="decoupled from the gradient's size; at 0 AdamW is Adam")
     modality_dropout: float = Field(0.4, ge=0, lt=1, description="chance to withhold an observed modality, never all")
     auxiliary_weight: float = Field(0.01, ge=0, description="λ of balance and specialisation")
     unimodal_weight: float = Field(1.0, ge=0, description="of the unimodal heads' squared error, where there are any")
@@ -613,6 +623,25 @@ class EvaluationPrivacy(Configuration):
     )
 
 
+ModuleKind = Literal["encoder", "router", "expert", "bank", "trunk", "head"]
+"""What the names of modules that a gradient trains begin with (permmoe.federated.modules)."""
+
+
+class ModuleBounds(Configuration):
+    """How long each module's part of a patient's gradient may be, in proportion to the others'.
+
+    The bounds are such that all of them together, as the root of their sum of squares, are `max_gradient_norm`: with
+    ones each of M modules has max_gradient_norm / √M (McMahan et al. 2018, arXiv 1710.06963).
+    """
+
+    encoder: float = Field(1.0, gt=0, description="of each encoder")
+    router: float = Field(1.0, gt=0, description="of each router")
+    expert: float = Field(1.0, gt=0, description="of each expert")
+    bank: float = Field(1.0, gt=0, description="of each token of the missing bank")
+    trunk: float = Field(1.0, gt=0, description="of what all modalities share")
+    head: float = Field(1.0, gt=0, description="of the prediction head")
+
+
 class PrivacyConfig(Configuration):
     """Differential privacy of a patient, inside each site: DP-SGD (Abadi et al. 2016, arXiv 1607.00133), or `moments`.
 
@@ -635,6 +664,17 @@ class PrivacyConfig(Configuration):
         description="no gradients: noise once on the moments of model.ridge, which then predicts alone",
     )  # fmt: skip
     # As above.
+    trains: tuple[ModuleKind, ...] = Field(
+        (), exclude_if=lambda kinds: not kinds,
+        description="kinds of modules that are trained; all others stay as the study begins with them, travel in no "
+        "message and have no noise; empty: all are trained",
+    )  # fmt: skip
+    # As above.
+    module_bounds: ModuleBounds | None = Field(
+        None, exclude_if=lambda bounds: bounds is None,
+        description="each module's part of a patient's gradient is clipped by itself; none: the whole is clipped",
+    )  # fmt: skip
+    # As above.
     evaluation: EvaluationPrivacy | None = Field(
         None, exclude_if=lambda evaluation: evaluation is None,
         description="errors of validation and test patients are counted with noise; none: nothing is evaluated",
@@ -646,6 +686,10 @@ class PrivacyConfig(Configuration):
             raise ValueError("give either 'noise_multiplier' or 'target_epsilon'")
         if self.evaluation and self.target_epsilon is None:
             raise ValueError("evaluation.share is of target_epsilon; give that in place of noise_multiplier")
+        if self.moments and (self.trains or self.module_bounds):
+            raise ValueError("moments have no gradient; leave out trains and module_bounds, or moments")
+        if len(set(self.trains)) != len(self.trains):
+            raise ValueError(f"trains names a kind twice: {', '.join(self.trains)}")
         return self
 
 

@@ -21,6 +21,7 @@ from permmoe.federated.modules import ModuleLayout
 from permmoe.federated.packed_model import PackedModel, digest_of, module_digests
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.records import MalformedRecord, record_of, typed
+from permmoe.federated.trained_modules import fixed_modules
 from permmoe.federated.wire import down_format, packed_size, up_format
 
 Part = Literal["validation", "test"]
@@ -59,9 +60,11 @@ def write_instruction(
     """Write the message that opens a round; receipts are for the ledgers of the sites they name.
 
     `travelling` names the modules that are sent; the site holds the others, or has no use for them. By default all are
-    sent.
+    sent. Those that every participant has by itself never are.
     """
-    sent = model.modules if travelling is None else {name: model.modules[name] for name in travelling}
+    fixed = fixed_modules(instruction.plan, model.modules)
+    wanted = model.modules if travelling is None else travelling
+    sent = {name: model.modules[name] for name in wanted if name not in fixed}
     settings = ConfigRecord(
         {
             "plan": instruction.plan.canonical_json(),
@@ -129,8 +132,9 @@ def read_model(
     """Return the model that an instruction names, from what came with it and what the site holds of earlier ones.
 
     `needed` names the modules that the site has a use for, by default all; others are returned only where they came or
-    are held. Raises MalformedRecord where the digests are not those of the named model or a module that came does
-    not have the digest stated for it, ModulesMissing where a needed module neither came nor is held.
+    are held. Raises MalformedRecord where the digests are not those of the named model, or a module came that does not
+    have the digest stated for it or that no message of this study holds, ModulesMissing where a needed module neither
+    came nor is held.
     """
     digests = read_digests(record_of(content, "digests", ConfigRecord))
     if set(digests) != set(layout.modules):
@@ -140,6 +144,9 @@ def read_model(
     names = typed(record_of(content, "instruction", ConfigRecord), "travelling", str).split()
     if not set(names) <= set(layout.modules):
         raise MalformedRecord("unknown_module")
+    # "What every participant has by itself is in no message": it never changes.
+    if fixed_modules(instruction.plan, layout.modules) & set(names):
+        raise MalformedRecord("fixed_module")
     wire = instruction.plan.federation.wire
     sizes = {name: packed_size(layout.size(name), down_format(name, wire)) for name in names}
     came = read_modules(record_of(content, "model", ArrayRecord), sizes)

@@ -138,6 +138,11 @@ class ModuleLayout:
         }
 
 
+def kind_of(module: str) -> str:
+    """What a module's name begins with, such as `router` of `router/t1`."""
+    return module.partition("/")[0]
+
+
 def module_support(config: ModelConfig, exposure: Exposure, imputed_router_support: float = 0.0) -> dict[str, float]:
     """The support of every module at a site, in visits; the table above, with κ = `imputed_router_support`."""
     support = {"trunk": exposure.visits, "head": exposure.visits}

@@ -137,6 +137,8 @@ class RoundPlan(Configuration):
             )
         if self.model.unimodal_heads and self.federation.privacy:
             raise ValueError("unimodal_heads are not trained under differential privacy; leave them out")
+        if privacy and "bank" in privacy.trains and not self.model.has_learned_bank:
+            raise ValueError(f"bank = {self.model.bank} has no tokens to train; leave bank out of privacy.trains")
         if self.model.spread != "none" and self.federation.privacy:
             raise ValueError("the spread is not trained under differential privacy; leave model.spread out")
         return self

@@ -35,9 +35,8 @@ class MissingBank(nn.Module):
         self.is_masked = config.bank == "none"
         n_rows = 0 if is_empty else len(pairs) if is_conditioned else n_modalities
         scale = {"zeros": 0.0, "random": 1.0}.get(config.bank, config.bank_deviation)
-        is_learned = config.bank in ("learned", "unconditioned")
         tokens = scale * torch.randn(n_rows, config.tokens, config.width)
-        self.embeddings = nn.Parameter(tokens, requires_grad=is_learned)
+        self.embeddings = nn.Parameter(tokens, requires_grad=config.has_learned_bank)
         rows = torch.full((1 << n_modalities, n_modalities), -1)
         for row, (mask, missing) in enumerate(pairs):
             rows[mask, missing] = 0 if is_empty else row if is_conditioned else missing

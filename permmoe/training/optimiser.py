@@ -1,4 +1,4 @@
-"""The optimiser of every training without differential privacy, and its state as named tensors."""
+"""The optimiser of every training that the outcome guides, and its state as named tensors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from permmoe.config import TrainConfig
 from permmoe.model import PerMMoE
 
 
-def make_optimiser(model: PerMMoE, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters; weight decay spares biases, norms and single vectors."""
+def make_optimiser(model: PerMMoE, config: TrainConfig) -> torch.optim.Optimizer:
+    """The configuration's optimiser over all parameters; weight decay spares biases, norms and single vectors."""
     decayed = [p for p in model.parameters() if is_decayed(p)]
     others = [p for p in model.parameters() if not is_decayed(p)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 

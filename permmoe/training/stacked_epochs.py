@@ -188,6 +188,8 @@ def why_not_stacked(model: PerMMoE, data: Sequence[VisitData], config: TrainConf
         return "the dense pass of a stack has no clusters, whose centres are set behind each epoch"
     if config.frozen_encoders:
         return "a stack moves all weights of its models, and frozen_encoders keeps some of them still"
+    if config.optimiser != "adamw":
+        return f"a stack's steps are AdamW's, and the optimiser is {config.optimiser}"
     if config.micro_batch or config.checkpoint_encoders:
         return "micro_batch and checkpoint_encoders save memory, which a stack multiplies"
     if not all(isinstance(rows, MemoryRows) for own in data for rows in own.inputs.values()):

@@ -47,7 +47,17 @@ def private_step(batch: int) -> Figures:
 
     def private() -> None:
         privacy = PrivacyConfig(noise_multiplier=1.0)
-        train_privately(model, data, train, privacy, noise_multiplier=1.0, sample_rate=1.0, steps=1, seed=0)
+        train_privately(
+            model,
+            data,
+            train,
+            privacy,
+            noise_multiplier=1.0,
+            sample_rate=1.0,
+            steps=1,
+            patients=float(len(data)),
+            seed=0,
+        )
 
     before = resident_memory_mb()
     figures: Figures = {}

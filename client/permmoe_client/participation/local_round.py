@@ -23,6 +23,7 @@ from permmoe.data.dataset import VisitData
 from permmoe.ensemble import Network
 from permmoe.evaluation.harmonised import harmonised, in_words
 from permmoe.federated.accounting import Spent
+from permmoe.federated.gradient_bounds import gradient_bounds, trained_parameters
 from permmoe.federated.instructions import Instruction, read_model
 from permmoe.federated.modules import ModuleLayout, module_support, reachable_modules
 from permmoe.federated.plan import RoundPlan
@@ -302,17 +303,24 @@ def _train_privately(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -
 
     plan, site = loaded.plan, loaded.site
     assert plan.federation.privacy and site.ledger
+    privacy, layout = plan.federation.privacy, loaded.layout
+    modules = trained_modules(plan, loaded.instruction.round, layout.modules)
+    trained = trained_parameters(loaded.model, layout, modules)
     cost = round_cost(plan, site.settings, site.ledger, data, loaded.least_count)
+    patients = float(sum(cost.counts.values()))
     point = _begun(kept, loaded, cost.noise_multiplier, cost.sample_rate, float(cost.steps))
     train = partial(
         train_privately,
         loaded.model,
         data,
         plan.train,
-        plan.federation.privacy,
+        privacy,
         noise_multiplier=cost.noise_multiplier,
         sample_rate=cost.sample_rate,
         steps=cost.steps,
+        patients=patients,
+        trained=trained,
+        bounds=gradient_bounds(privacy, layout, modules, trained),
         seed=noise_seed(site.settings, loaded.instruction.round),
         keeper=kept,
     )
@@ -323,7 +331,7 @@ def _train_privately(loaded: LoadedRound, data: VisitData, kept: KeptTraining) -
 
     within_site_memory(site, plan, VISITS_AT_ONCE, fitting, loaded.begin_anew)
     # A loss would say something about the patients, so it stays here.
-    figures = TrainingFigures(visits=float(sum(cost.counts.values())))
+    figures = TrainingFigures(visits=patients)
     return Training(exposure_from(cost.counts, plan), figures, spent=cost.spent)
 
 
@@ -386,7 +394,7 @@ def _load(
         content,
         instruction,
         layout,
-        site.brought(plan).joined(held.model if held else None),
+        site.fixed(plan).joined(held.model if held else None),
         reachable_modules(plan.model, site.modalities(plan), plan.members),
     )
     weights = received.unpacked(layout, wire)

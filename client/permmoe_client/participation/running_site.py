@@ -21,7 +21,7 @@ from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.release_account import Labels, ReleaseAccount, combination_groups
 from permmoe.federated.survey_groups import survey_groups
-from permmoe.federated.trained_modules import brought_modules
+from permmoe.federated.trained_modules import fixed_modules
 from permmoe.training.seeds import make_model
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.participation.accompanied import accompanied
@@ -172,9 +172,9 @@ class RunningSite:
         study names and this site does not have."""
         return self.workshop.initial(plan.model, plan.train.seed, self.settings.weights)
 
-    def brought(self, plan: RoundPlan) -> PackedModel:
-        """The modules that no message holds, since every site has them from a file. Raises as `initial`."""
-        if not (names := brought_modules(plan)):
+    def fixed(self, plan: RoundPlan) -> PackedModel:
+        """The modules that no message holds, since every site has them by itself. Raises as `initial`."""
+        if not (names := fixed_modules(plan, self.layout(plan).modules)):
             return PackedModel({}, {})
         initial = self.initial(plan)
         return PackedModel.of({name: initial[name] for name in sorted(names)}, plan.federation.wire)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
+from permmoe.federated.modules import kind_of
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
 
@@ -84,7 +85,7 @@ def patterns(facts: Facts) -> Outcome:
     names = facts.layout.modules
     idle = [p for p in facts.site.release.modules if not any(fnmatchcase(name, p) for name in names)]
     if idle:
-        kinds = ", ".join(sorted({name.partition("/")[0] for name in names}))
+        kinds = ", ".join(sorted({kind_of(name) for name in names}))
         return warning(f"'release.modules' names {idle[0]!r}, which fits no module", f"modules are of: {kinds}")
     return ok("every pattern fits a module")
 

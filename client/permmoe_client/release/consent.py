@@ -10,14 +10,16 @@ import yaml
 from permmoe.config import CDR_SB
 from permmoe.data.kinds import by_kind
 from permmoe.federated.federation_config import FederationConfig
-from permmoe.federated.modules import ModuleLayout
+from permmoe.federated.modules import ModuleLayout, kind_of
 from permmoe.federated.plan import RoundPlan
 from permmoe.federated.summed_scores import severity_groups
+from permmoe.federated.trained_modules import trained_modules
 from permmoe.model import PerMMoE
 from permmoe.plain_text import plain
 from permmoe_client.participation.horizon import horizon_of_settings, other_horizon
 from permmoe_client.participation.query_order import question_count
 from permmoe_client.release.evaluation_consent import evaluation_in_words
+from permmoe_client.release.gradients_consent import gradients_protection_in_words, steps_in_words, trained_in_words
 from permmoe_client.release.harmonising_consent import harmonising_in_words
 from permmoe_client.release.moments_consent import moments_in_words, moments_protection_in_words
 from permmoe_client.release.private_errors_consent import private_errors_in_words
@@ -33,7 +35,8 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
     if plan.evaluation is not None:
         return evaluation_in_words(plan, site, _prediction(plan, site), _protections(plan))
     federation, train = plan.federation, plan.train
-    sizes = _module_sizes(plan)
+    layout = ModuleLayout.of(PerMMoE(plan.model))
+    sizes = _sent_sizes(plan, layout)
     megabytes = 4e-6 * sum(sizes.values())
     reads = [kind.in_words(modalities) for kind, modalities in by_kind(plan.model.modalities)]
     least = federation.min_cell_count
@@ -55,9 +58,10 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
     update: tuple[str, ...]
     if federation.secure:
         rare = f"fewer than {federation.min_holders} sites"
+        losses = "" if federation.privacy else ", and the sum of training losses"
         update = (
             f"The change of all {len(sizes)} parts of the model ({', '.join(_families(sizes))}), how many visits "
-            f"trained each, and the sum of training losses: masked, {2 * megabytes:.1f} MB, the same for every site.",
+            f"trained each{losses}: masked, {2 * megabytes:.1f} MB, the same for every site.",
             f"The coordinator learns the sums over all sites, never this site's own. What {rare} hold stays masked, "
             "and how many hold it only the sites learn.",
             _differences(federation),
@@ -66,11 +70,16 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
         update = (
             f"The change of up to {len(sizes)} parts of the model ({', '.join(_families(sizes))}), together up to "
             f"{megabytes:.1f} MB, and for each part how many visits trained it.",
-            "The number of training visits, the sum of their training loss, times, and which modalities visits have.",
+            "The number of training patients, as far as noise tells it; neither their loss nor times nor modalities."
+            if federation.privacy
+            else "The number of training visits, the sum of their training loss, times, and which modalities visits "
+            "have.",
         )
+    is_private = federation.privacy is not None and not is_noised
+    steps = steps_in_words(plan) if is_private else f"{train.batch_size} visits at a time"
     passes = (
-        f"{federation.rounds} rounds of {federation.local_epochs} pass(es) over its training visits, "
-        f"{train.batch_size} visits at a time, from the weights that the coordinator sends."
+        f"{federation.rounds} rounds of {federation.local_epochs} pass(es) over its training visits, {steps}, from the "
+        "weights that the coordinator sends."
     )
     n_trainings, n_evaluations = question_count(federation)
     questions = (
@@ -90,6 +99,7 @@ def study_in_words(plan: RoundPlan, site: SiteConfig) -> tuple[Section, ...]:
             (
                 *_forgotten(plan),
                 *(() if is_noised else (passes,)),
+                *trained_in_words(plan, layout.modules),
                 *harmonising,
                 *(centring if federation.centring_round else ()),
                 *_pretraining(plan),
@@ -242,17 +252,7 @@ def _protections(plan: RoundPlan) -> tuple[str, ...]:
         return sum_, *moments_protection_in_words(plan)
     if privacy is None:
         return sum_, "NO differential privacy: what a single patient adds to the model is not limited."
-    noise = (
-        f"noise of {privacy.noise_multiplier:g} times the limit on a patient's gradient at every step"
-        if privacy.noise_multiplier
-        else f"noise so that the whole study costs a patient here at most ε = {privacy.target_epsilon:g}"
-    )
-    return (
-        sum_,
-        f"Differential privacy of every patient: {noise}, at δ = {privacy.delta:g}; `permmoe-client ledger` keeps "
-        "account, and training stops before the site's own privacy_budget is passed. A training that comes too late "
-        "for its round is spent all the same.",
-    )
+    return sum_, *gradients_protection_in_words(plan)
 
 
 def changed_settings(old: RoundPlan, new: RoundPlan) -> tuple[str, ...]:
@@ -275,15 +275,17 @@ def _differences(federation: FederationConfig) -> str:
     return f"Sums are over sites of which {least} or more, or none, change from one to another (min_cohort_difference)."
 
 
-def _module_sizes(plan: RoundPlan) -> dict[str, int]:
-    layout = ModuleLayout.of(PerMMoE(plan.model))
-    return {module: layout.size(module) for module in layout.modules}
+def _sent_sizes(plan: RoundPlan, layout: ModuleLayout) -> dict[str, int]:
+    """Numbers of each module that some round trains: no other is sent back."""
+    rounds = range(1, plan.federation.rounds + 1)
+    sent = {module for number in rounds for module in trained_modules(plan, number, layout.modules)}
+    return {module: layout.size(module) for module in layout.modules if module in sent}
 
 
 def _families(sizes: dict[str, int]) -> list[str]:
     families: dict[str, int] = {}
     for module in sizes:
-        families[module.split("/")[0]] = families.get(module.split("/")[0], 0) + 1
+        families[kind_of(module)] = families.get(kind_of(module), 0) + 1
     return [f"{count} {name}" if count > 1 else name for name, count in families.items()]
 
 

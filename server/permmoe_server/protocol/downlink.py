@@ -18,7 +18,6 @@ from permmoe.federated.instructions import Instruction, ModulesMissing, write_in
 from permmoe.federated.modules import ModuleLayout, reachable_modules
 from permmoe.federated.packed_model import PackedModel
 from permmoe.federated.records import content_bytes
-from permmoe.federated.trained_modules import brought_modules
 from permmoe_server.protocol.exchange import AskAgain, error_type, exchange, never, nobody, send
 from permmoe_server.protocol.federation import Federation
 
@@ -35,8 +34,7 @@ class Downlink:
     def travelling(self, node: int, instruction: Instruction, model: PackedModel) -> frozenset[str]:
         """The modules that have to be sent to a node."""
         held = self.held.get(node, {})
-        needed = frozenset(self._needed(node, instruction)) - brought_modules(instruction.plan)
-        return frozenset(m for m in needed if held.get(m) != model.digests[m])
+        return frozenset(m for m in self._needed(node, instruction) if held.get(m) != model.digests[m])
 
     def confirm(self, node: int, instruction: Instruction, digests: Mapping[str, bytes]) -> None:
         """Remember that the site answered, so that it holds what it needs of the model with these digests."""

@@ -21,7 +21,7 @@ from permmoe.federated.secure.blocks import (
     training_blocks,
 )
 from permmoe.federated.summed_scores import asks_for_scores, summed_securely
-from permmoe.federated.trained_modules import brought_modules, trained_modules
+from permmoe.federated.trained_modules import trained_modules
 from permmoe.federated.training_figures import TrainingFigures
 from permmoe_server.protocol.acceptance import is_acceptable, is_acceptable_evaluation
 from permmoe_server.protocol.aggregation import running_sum
@@ -51,11 +51,6 @@ class SecureRound:
     layout: ModuleLayout
     roster: RosterSource
 
-    @property
-    def _travelling(self) -> frozenset[str]:
-        """The same modules to every site: which of them it can use would tell its modalities."""
-        return frozenset(self.layout.modules) - brought_modules(self.plan)
-
     def train(self, state: FederationState, number: int) -> TrainingOutcome:
         """Let every connected site train, and sum what they would have replied."""
         config = self.plan.federation.of_round(number)
@@ -64,7 +59,8 @@ class SecureRound:
         modules = trained_modules(self.plan, number, self.layout.modules)
         task = SumTask(
             new_session(self.plan.digest(), "training", number, instruction.model_digest),
-            write_instruction(instruction, model, state.receipts.values(), self._travelling),
+            # The same modules to every site: which of them it can use would tell its modalities.
+            write_instruction(instruction, model, state.receipts.values()),
             MessageType.TRAIN,
             training_blocks(self.layout, modules),
         )
@@ -97,7 +93,7 @@ class SecureRound:
         instruction = self.federation.announced(Instruction(self.plan, state.round, model.digest(), part), part)
         task = SumTask(
             new_session(self.plan.digest(), part, state.round, instruction.model_digest),
-            write_instruction(instruction, model, state.receipts.values(), self._travelling),
+            write_instruction(instruction, model, state.receipts.values()),
             MessageType.EVALUATE,
             evaluation_blocks(self.plan, part),
         )

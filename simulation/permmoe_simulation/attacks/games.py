@@ -160,7 +160,17 @@ def _private_update(
     steps = ceil(study.local_epochs / rate)
     noise = _noise(epsilon, study.delta, rate, steps)
     privacy = PrivacyConfig(target_epsilon=epsilon, delta=study.delta)
-    train_privately(model, data, study.train, privacy, noise_multiplier=noise, sample_rate=rate, steps=steps, seed=seed)
+    train_privately(
+        model,
+        data,
+        study.train,
+        privacy,
+        noise_multiplier=noise,
+        sample_rate=rate,
+        steps=steps,
+        patients=float(len(data)),
+        seed=seed,
+    )
     # Every module comes back with the same weight: which of them were trained is not told.
     return _changes(start, model, dict.fromkeys(ModuleLayout.of(start).modules, float(study.membership_visits)))
 

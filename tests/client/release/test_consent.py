@@ -92,6 +92,26 @@ def test_words_of_moments_with_noise_say_what_it_costs_and_against_whom_it_holds
         assert "pass(es)" not in text and "covariances" not in text and "gradient" not in text
 
 
+def private_words(**privacy: object) -> str:
+    plan = tiny_plan(evaluate_every=0, privacy={"target_epsilon": 8.0, **privacy})
+    return said(plan).split("All settings")[0]
+
+
+def test_words_of_gradients_with_noise_say_how_much_of_a_patient_goes_into_a_step_and_what_it_trains() -> None:
+    whole = private_words(max_gradient_norm=1.5, patients_per_step=40)
+    assert "gradient is shortened to a length of 1.5, and noise is added" in whole and "at most ε = 8" in whole
+    assert "about 40 of them" in whole and "visits at a time" not in whole
+    assert "up to 22 parts" in whole and "alone. The other" not in whole
+    assert "neither their loss nor times nor modalities" in whole and "sum of their training loss" not in whole
+    few = private_words(max_gradient_norm=1.5, trains=["head", "router"], module_bounds={})
+    assert "up to 4 parts of the model (3 router, head)" in few
+    assert "kinds head, router alone. The other 18 of 22 stay" in few and "no message holds them" in few
+    assert "in each of 4 parts by itself, to bounds that make it 1.5 long at most as a whole" in few
+    assert "noise of 2 times that length" in said(
+        tiny_plan(evaluate_every=0, privacy={"noise_multiplier": 2.0, "module_bounds": {}})
+    )
+
+
 def test_words_of_evaluations_with_noise_say_what_is_counted_and_that_the_study_costs_no_more() -> None:
     own, shared = (said(noised_plan(is_shared=s)).split("All settings")[0] for s in (False, True))
     for text in (own, shared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,6 +80,31 @@ def test_a_site_refuses_an_announcement_that_is_none(attack: Callable[[RecordDic
     with pytest.raises(MalformedRecord) as refused:
         read_model(content, INSTRUCTION, LAYOUT)
     assert refused.value.rule == rule
+
+
+PRIVATE = {"noise_multiplier": 1.0, "trains": ["head", "router"]}
+OF_HEADS = Instruction(tiny_plan(evaluate_every=0, privacy=PRIVATE), 2, PACKED_MODEL.digest())
+"""A round of a study that trains heads and routers alone."""
+
+
+@pytest.mark.parametrize("travelling", [None, {"head", "trunk"}])
+def test_what_every_participant_has_by_itself_is_in_no_message(travelling: set[str] | None) -> None:
+    content = on_the_wire(write_instruction(OF_HEADS, PACKED_MODEL, travelling=travelling))
+    routers = set() if travelling else {"router/clinical", "router/fluid", "router/gene"}
+    assert set(content["instruction"]["travelling"].split()) == {"head"} | routers
+    got = read_model(content, OF_HEADS, LAYOUT, held=PACKED_MODEL).unpacked(LAYOUT)
+    assert all(torch.equal(got[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_attack_a_coordinator_that_sends_another_model_in_place_of_what_nobody_trains_is_refused() -> None:
+    bent = PackedModel.of(WEIGHTS | {"encoder/gene": WEIGHTS["encoder/gene"] + 0.1})
+    announced = replace(OF_HEADS, model_digest=bent.digest())
+    content = write_instruction(announced, bent)
+    with pytest.raises(ModulesMissing):
+        read_model(content, announced, LAYOUT, held=PACKED_MODEL)
+    of_another_study = write_instruction(replace(INSTRUCTION, model_digest=bent.digest()), bent)
+    with pytest.raises(MalformedRecord, match="fixed_module"):
+        read_model(of_another_study, announced, LAYOUT, held=PACKED_MODEL)
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,13 @@ def test_whom_nobody_asks_for_points_trains_the_same_bits(visits: VisitData) -> 
 
 
 PRIVATE = {"noise_multiplier": 1.0, "sample_rate": 0.4, "steps": 6, "seed": 5}
+PRIVATE_TRAIN = TRAIN.model_copy(update={"balance": False})
 
 
-def privately(visits: VisitData, **settings: object) -> dict[str, torch.Tensor]:
+def privately(visits: VisitData, train: TrainConfig = PRIVATE_TRAIN, **settings: object) -> dict[str, torch.Tensor]:
     model = make_model(CONFIG, 1)
-    train = TRAIN.model_copy(update={"balance": False})
-    train_privately(model, visits, train, PrivacyConfig(noise_multiplier=1.0), **{**PRIVATE, **settings})  # type: ignore[arg-type]
+    own = {**PRIVATE, "patients": float(len(visits)), **settings}
+    train_privately(model, visits, train, PrivacyConfig(noise_multiplier=1.0), **own)  # type: ignore[arg-type]
     return weights_of(model)
 
 
@@ -113,14 +114,10 @@ def test_a_private_training_goes_on_with_the_steps_that_are_left(visits: VisitDa
     assert are_identical(privately(visits, point=seen.points[-1]), dict(seen.points[-1].tensors["weights"]))
 
 
-def test_attack_no_step_behind_a_point_has_noise_that_a_step_before_it_had(
-    visits: VisitData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attack_no_step_behind_a_point_has_noise_that_a_step_before_it_had(visits: VisitData) -> None:
     """Even with the seed of the first part: noise that two steps share could be subtracted."""
-    monkeypatch.setattr(
-        "permmoe.training.private_trainer.make_optimiser", lambda model, _: torch.optim.SGD(model.parameters(), lr=1.0)
-    )
-    nobody = {"sample_rate": 1e-9}
+    plain = PRIVATE_TRAIN.model_copy(update={"optimiser": "sgd", "learning_rate": 1.0, "weight_decay": 0.0})
+    nobody = {"sample_rate": 1e-9, "train": plain}
 
     def noise(seen: EveryPoint, start: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         flat = [

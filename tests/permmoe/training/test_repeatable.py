@@ -136,7 +136,7 @@ def trained(config: ModelConfig, train: TrainConfig) -> dict[str, Tensor]:
 def of_private_training(config: ModelConfig) -> None:
     train_privately(
         make_model(config, 0), small_visits(config, 2), DETERMINISTIC.model_copy(update={"balance": False}),
-        PrivacyConfig(noise_multiplier=1.0), noise_multiplier=1.0, sample_rate=1.0, steps=1, seed=0,
+        PrivacyConfig(noise_multiplier=1.0), noise_multiplier=1.0, sample_rate=1.0, steps=1, patients=2.0, seed=0,
     )  # fmt: skip
 
 
