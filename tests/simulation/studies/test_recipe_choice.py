@@ -29,11 +29,11 @@ from permmoe_simulation.summary import MethodSummary, Summary
 STUDIES = Path(__file__).parents[3] / "configs" / "studies"
 SEARCH = read_config(STUDIES / "recipe-search.yaml", StudyConfig)
 RIVALS = ("recipe-search-rivals", "recipe-search-rivals-2")
-SEARCHES = (SEARCH.name, *RIVALS)
+SEARCHES = (SEARCH.name, *RIVALS, "recipe-search-combined")
 FUSEMOE = {"specialisation": False, "routing_losses": RoutingLosses(balance="entropy", balance_pool="modality")}
 """The losses that are part of FuseMoE's gate, whatever the recipe."""
 COMBINATIONS = ("t1", "t1+tau")
-NOT_REPORTED = {"adni-clinical", "new-hospital-choice"}
+NOT_REPORTED = {"adni-clinical", "new-hospital-choice", "costs"}
 """Studies whose file says that they are on a cohort of development, and that a published run takes another."""
 
 
