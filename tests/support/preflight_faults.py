@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from permmoe.config import Covariate, HarmonisationConfig
+from permmoe.config import Covariate, EncoderWeights, HarmonisationConfig, ModelConfig
+from permmoe.encoder_weights import write_encoder_weights
+from permmoe.model import PerMMoE
 from permmoe_client.connection.identity import open_ledger
 from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION
@@ -35,6 +37,8 @@ from tests.support.preflight_hospital import (
     certificate,
     subject,
 )
+
+LICENCE = "CC-BY-4.0"
 
 
 def garbage(name: str) -> Callable[[Hospital], None]:
@@ -132,6 +136,48 @@ def _study_that_adjusts_images_for_a_column_that_is_away(h: Hospital) -> None:
         pending.unlink()
     h.study(study)
     h.settings(approved_studies=[study.digest()])
+
+
+def names_encoders(h: Hospital, of: ModelConfig = MODEL, *, licence: str = LICENCE, is_approved: bool = True) -> Path:
+    """A study that begins with encoders of a file, which the hospital has in its folder of such files."""
+    file = h.folder / "weights" / "scans.safetensors"
+    digest = write_encoder_weights(PerMMoE(of), file, licence=LICENCE, source="invented patients")
+    named = EncoderWeights(file=file.name, sha256=digest, licence=licence)
+    encoder = MODEL.encoder.model_copy(update={"weights": named})
+    study = STUDY.model_copy(update={"model": MODEL.model_copy(update={"encoder": encoder})})
+    h.study(study)
+    h.settings(weights="weights", approved_studies=[STUDY.digest(), *([study.digest()] if is_approved else [])])
+    return file
+
+
+def _without_the_file_of_encoders(h: Hospital) -> None:
+    names_encoders(h).unlink()
+
+
+def _no_folder_of_encoders(h: Hospital) -> None:
+    names_encoders(h)
+    h.settings(weights=None)
+
+
+def _another_file_of_encoders(h: Hospital) -> None:
+    _overwrite(names_encoders(h))
+
+
+def _prepares_images_into(folder: str) -> Callable[[Hospital], object]:
+    """With tables alone, so that there is nothing to prepare for a try."""
+
+    def make(h: Hospital) -> None:
+        h.column("t1", "")
+        h.column("pet", "")
+        h.settings(prepare={"folder": folder})
+
+    return make
+
+
+def _open_folder_of_prepared_images(h: Hospital) -> None:
+    _prepares_images_into("prepared")(h)
+    (h.folder / "prepared").mkdir()
+    (h.folder / "prepared").chmod(0o755)
 
 
 def _another_flower(h: Hospital) -> None:
@@ -308,6 +354,8 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("files.cache", FAILS, settings(cache="manifest.csv")),
     ("files.cache_mode", FAILS, _open_folder("cache")),
     ("files.cache_space", FAILS, machine(free_bytes=lambda folder: 10**12 if folder.name == "ledger" else 1000)),
+    ("files.prepared", FAILS, _prepares_images_into("manifest.csv/prepared")),
+    ("files.prepared_mode", FAILS, _open_folder_of_prepared_images),
     ("files.ledger", FAILS, machine(is_writable=lambda folder: folder.name != "ledger")),
     ("files.ledger_mode", FAILS, mode("ledger", 0o770)),
     ("files.ledger_space", FAILS, machine(free_bytes=lambda folder: 10**12 if folder.name != "ledger" else 1000)),
@@ -398,6 +446,11 @@ FAULTS: list[tuple[str, Verdict, Callable[[Hospital], object]]] = [
     ("studies.waiting", WARNS, _another_study),
     ("studies.whole", WARNS, _study_under_a_false_name),
     ("studies.whole", WARNS, lambda h: (h.folder / "ledger" / "pending" / "x.json").write_text("{")),
+    ("studies.encoders", FAILS, _without_the_file_of_encoders),
+    ("studies.encoders", FAILS, _no_folder_of_encoders),
+    ("studies.encoders", FAILS, _another_file_of_encoders),
+    ("studies.encoders", FAILS, lambda h: names_encoders(h, MODEL.model_copy(update={"width": 16}))),
+    ("studies.encoders", FAILS, lambda h: names_encoders(h, licence="CC0-1.0")),
     ("studies.withdrawn", FAILS, _without_the_list_of_withdrawn),
     ("studies.withdrawn", WARNS, lambda h: _withdrawals(h).add([], is_whole_site=True)),
     ("studies.modules", FAILS, settings(release={"modules": ["decoder/*"]})),

@@ -40,9 +40,9 @@ class Cohort:
     other_score: str = ""
     """Why the table does not hold what the study predicts; empty where it does."""
     absent_columns: tuple[str, ...] = ()
-    unread_columns: tuple[str, ...] = ()
     absent_covariates: tuple[str, ...] = ()
     """Columns that the study's harmonisation adjusts images for."""
+    unread_columns: tuple[str, ...] = ()
     """Columns of the manifest that nothing reads."""
     repeated_subjects: tuple[str, ...] = ()
     unknown_split_lines: tuple[int, ...] = ()

@@ -124,6 +124,20 @@ def cache_space(facts: Facts) -> Outcome:
     return _space(facts, facts.site.cache, max(0, needed - present), "cache")
 
 
+def prepared(facts: Facts) -> Outcome:
+    """Images that the site prepares go into a folder of their own."""
+    if facts.site.prepare is None:
+        return ok("the site prepares no images")
+    return _folder(facts, facts.site.prepare.folder, "prepare.folder")
+
+
+def prepared_mode(facts: Facts) -> Outcome:
+    """The folder of prepared images holds patients' images, and pictures of them."""
+    if facts.site.prepare is None:
+        return ok("the site prepares no images")
+    return _closed(facts.site.prepare.folder, "patients' images")
+
+
 def ledger(facts: Facts) -> Outcome:
     """The ledger is the record of what left."""
     return _folder(facts, _ledger_folder(facts), "ledger")
@@ -240,6 +254,8 @@ CHECKS = (
     Check("files.cache", "The cache folder can be used", cache),
     Check("files.cache_mode", "Nobody else can look into the cache folder", cache_mode),
     Check("files.cache_space", "The cache folder's disk has room for all images", cache_space),
+    Check("files.prepared", "The folder of prepared images can be used", prepared),
+    Check("files.prepared_mode", "Nobody else can look into the folder of prepared images", prepared_mode),
     Check("files.ledger", "The ledger's folder can be used", ledger),
     Check("files.ledger_mode", "Nobody else can write the ledger", ledger_mode),
     Check("files.ledger_space", "The ledger's disk has room", ledger_space),

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
 
+from permmoe.config import ModelConfig
+from permmoe.encoder_weights import brought_encoders, require_weights_file
+from permmoe.errors import ConfigurationError
 from permmoe.federated.modules import kind_of
 from permmoe_client.preflight.facts import Check, Facts
 from permmoe_client.preflight.outcome import Outcome, Skip, failed, ok, warning
@@ -53,6 +58,41 @@ def whole(facts: Facts) -> Outcome:
             facts.damaged_plans,
         )
     return ok(f"{len(facts.plans)} at hand")
+
+
+def encoders(facts: Facts) -> Outcome:
+    """A study may begin with encoders from a file that every hospital brings along, and refuses a round without it."""
+    naming = {digest: plan for digest, plan in facts.plans.items() if plan.model.encoder.weights}
+    for digest, plan in sorted(naming.items(), key=lambda item: item[0] not in facts.approved):
+        if (trouble := _trouble_with_encoders(plan.model, facts.site.weights)) is not None:
+            judged = failed if digest in facts.approved else warning
+            return judged(f"{plan.name!r}: {trouble.what}", trouble.remedy)
+    return ok(f"{len(naming)} studies name a file of encoders, and it is there" if naming else "no study names a file")
+
+
+class _Trouble(NamedTuple):
+    what: str
+    remedy: str
+
+
+def _trouble_with_encoders(model: ModelConfig, folder: Path | None) -> _Trouble | None:
+    weights = model.encoder.weights
+    assert weights
+    get = f"get {weights.file} with SHA-256 {weights.sha256} from whoever asked you to take part, put it into"
+    if folder is None:
+        return _Trouble(
+            f"its encoders begin as {weights.file} has them, and the settings name no folder of such files",
+            f"{get} a folder, and name that folder as 'weights' in the settings",
+        )
+    try:
+        require_weights_file(weights, folder)
+    except ConfigurationError as error:
+        return _Trouble(f"{error.for_log} ({folder})", f"{get} {folder}")
+    try:
+        brought_encoders(model, folder)
+    except ConfigurationError as error:
+        return _Trouble(error.for_log, "the file is the one that the study names: tell the coordinator what is wrong")
+    return None
 
 
 def withdrawn(facts: Facts) -> Outcome:
@@ -120,6 +160,7 @@ CHECKS = (
     Check("studies.approved", "A study is approved", approved),
     Check("studies.waiting", "No study waits for a decision", waiting),
     Check("studies.whole", "Studies at hand are what their digests say", whole),
+    Check("studies.encoders", "Files of encoders that studies begin with are there", encoders),
     Check("studies.withdrawn", "Who withdrew is known", withdrawn),
     Check("studies.modules", "Some modules' updates may leave", modules),
     Check("studies.patterns", "Every pattern of modules fits one", patterns),

@@ -12,7 +12,7 @@ import pytest
 from permmoe.config import ModelConfig
 from permmoe_client.preflight.report import Verdict
 from permmoe_client.preflight.run import CONFIGURATION, preflight
-from tests.support.preflight_faults import FAULTS
+from tests.support.preflight_faults import FAULTS, names_encoders
 from tests.support.preflight_hospital import (
     SUBJECTS,
     Hospital,
@@ -48,6 +48,20 @@ def test_a_fault_is_found_by_its_check_alone_and_names_no_subject(
     assert report.exit_code == {Verdict.WARNING: 1, Verdict.FAILED: 2}[verdict]
     for text in (report.to_json(), shown(report)):
         assert not [name for name in SUBJECTS if name in text]
+
+
+def test_a_site_that_has_the_file_of_encoders_passes_and_before_the_approval_is_only_warned_without_it(
+    hospital: Hospital,
+) -> None:
+    file = names_encoders(hospital)
+    assert not wrong(hospital.check())
+    file.unlink()
+    # The digest says which file it is, and the folder where it goes.
+    [found] = [f for f in hospital.check().findings if f.check == "studies.encoders"]
+    assert found.verdict is Verdict.FAILED and str(file.parent) in found.remedy and "SHA-256" in found.remedy
+    names_encoders(hospital, is_approved=False).unlink()
+    [found] = [f for f in hospital.check().findings if f.check == "studies.encoders"]
+    assert found.verdict is Verdict.WARNING and file.name in found.detail
 
 
 def test_a_kit_whose_files_are_dated_1980_is_as_old_as_its_certificate(hospital: Hospital) -> None:
