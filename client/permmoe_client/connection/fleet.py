@@ -74,8 +74,8 @@ from permmoe.federated.parcel import (
     unpack,
 )
 from permmoe.federated.reply_signature import sign_reply
-from permmoe.runtime.silent_peer import socket_options
 from permmoe_client.connection.clock import ahead_seconds, clock_text, is_clock_right
+from permmoe_client.connection.probed_transport import ProbedTransport
 from permmoe_client.connection.route import Proxy, refusal
 
 CONNECT_SECONDS, REQUEST_SECONDS = 30.0, 200.0
@@ -359,7 +359,7 @@ def _http_client(tls: ssl.SSLContext, proxy: Proxy | None) -> httpx.Client:
     if proxy:
         user = None if proxy.user is None else (proxy.user, proxy.password)
         through = httpx.Proxy(f"http://{proxy}", auth=user)
-    transport = httpx.HTTPTransport(verify=tls, proxy=through, trust_env=False, socket_options=socket_options())
+    transport = ProbedTransport(verify=tls, proxy=through, trust_env=False)
     timeout = httpx.Timeout(REQUEST_SECONDS, connect=CONNECT_SECONDS)
     return httpx.Client(transport=transport, trust_env=False, timeout=timeout, follow_redirects=False)
 

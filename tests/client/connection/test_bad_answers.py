@@ -27,10 +27,12 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from permmoe.federated.message_paths import NEXT_MESSAGE
 from permmoe.federated.parcel import joined, pack, separated
+from permmoe.runtime.silent_peer import PROBES
 from permmoe_client.connection.fleet import BadMessage, Fleet, Unreachable
 from permmoe_client.connection.node import run_node
 from permmoe_server.provisioning.authority import issue_server, new_authority
 from tests.support.connect_proxy import connect_proxy
+from tests.support.open_sockets import probes
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.preflight_hospital import NOW, Hospital
 
@@ -149,6 +151,23 @@ def test_a_client_goes_through_the_proxy_that_the_check_went_through(hospital: H
         with running(hospital) as log:
             assert "HTTP status 503" in log.wait_for("cannot be reached")
         assert proxy.asked
+
+
+@pytest.mark.parametrize("is_led", [False, True])
+def test_a_client_that_waits_finds_out_that_the_coordinator_s_machine_is_gone(is_led: bool, hospital: Hospital) -> None:
+    """Its kernel asks the other one; by way of a proxy, the proxy's."""
+    found: list[dict[str, int]] = []
+    with connect_proxy() as proxy:
+
+        def while_it_waits() -> str:
+            found.append(probes(peer=proxy.port if is_led else server.port))
+            return ""
+
+        server = hospital.serve(status="503 Service Unavailable", header=while_it_waits)
+        hospital.settings(coordinator={"proxy": proxy.url if is_led else "direct"})
+        with running(hospital) as log:
+            log.wait_for("cannot be reached")
+    assert found[0] == PROBES
 
 
 class Answers(FleetHttpClient):

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from permmoe.runtime.silent_peer import PROBES
 from tests.support.gateway import (
     PULL,
     OpenDoor,
@@ -15,6 +16,7 @@ from tests.support.gateway import (
     read_one,
     status,
 )
+from tests.support.open_sockets import probes
 from tests.support.patience import PATIENCE_SECONDS
 
 
@@ -49,6 +51,15 @@ def test_an_idle_connection_is_closed_without_being_called_refused(open_door: Op
         read_one(client, b"an answer")
         assert read_all(client) == b""
     assert door.refused() == {}
+
+
+def test_the_gateway_finds_out_that_a_client_s_machine_is_gone(open_door: OpenDoor) -> None:
+    door = open_door()
+    with door.connect() as client:
+        client.sendall(post(PULL, b"first", close=False))
+        read_one(client, b"an answer")
+        assert probes(local=door.port, peer=client.getsockname()[1]) == PROBES
+        assert probes(local=client.getsockname()[1], peer=door.port) == {}, "of this end nobody asked for it"
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut_off(open_door: OpenDoor, lines: queue.Queue[str]) -> None:
