@@ -11,7 +11,7 @@ Flower hands over `run_config`, of which every value is a text:
 | stop | goes with `standing`: a file that, where it exists, ends the run after the present round |
 | roster, authority | needed by a secure study: the signed roster, and the certificate that it is verified with |
 | server-key, server-certificate | optional: with them sites get receipts, and a signed chain of models |
-| regions | optional: a folder with the folder of each region |
+| regions | optional: a folder with the folder of each region, read anew before each exchange |
 
 Over a superlink `sites` and `roster` are needed: what comes counts as a site's where it is signed with the site's key.
 """
@@ -112,14 +112,16 @@ def _untrusting(
 ) -> AbstractContextManager[MessageGrid]:
     """Return a grid that neither waits nor trusts, where `grid` is Flower's connection to a superlink.
 
-    It reaches the sites of the regions, too, that the run names. Raises ConfigurationError where the run names no
-    `sites` or no `roster`: whose a reply is could not be told.
+    Where the run names a folder for regions, it reaches their sites, too, and those of regions that are added while the
+    study runs. Raises ConfigurationError where the run names no `sites` or no `roster`: whose a reply is could not be
+    told.
     """
     # Importing the module takes a second. Where no one has imported it, the grid cannot be of its class.
     if HTTP_GRID not in sys.modules:
         return nullcontext(grid)
     from flwr.superlink.grid.http_grid import HttpGrid
 
+    from permmoe_server.coordination.grid_member import Connect
     from permmoe_server.coordination.joined_grid import JoinedGrid
     from permmoe_server.coordination.nonblocking_grid import FewAtOnce, NonblockingGrid
     from permmoe_server.coordination.region_run import region_run
@@ -129,10 +131,14 @@ def _untrusting(
     _path(context, "sites")
     largest, directory, listed = _largest_replies(plan, roster), _site_directory(context), _roster_file(context)
     keys = NodeKeys(directory, listed)
-    if not (regions := _regions(context)):
+    if "regions" not in context.run_config:
         return nullcontext(NonblockingGrid(grid, largest, keys))
-    others = {region.name: partial(region_run, region) for region in regions}
-    return JoinedGrid(grid, others, largest, NodeHomes(directory, listed), keys)
+    folder = _path(context, "regions")
+
+    def regions() -> dict[str, Connect]:
+        return {region.name: partial(region_run, region) for region in FederationFolder.all_in(folder)}
+
+    return JoinedGrid(grid, regions, largest, NodeHomes(directory, listed), keys)
 
 
 def _largest_replies(plan: RoundPlan, roster: RosterSource | None) -> LargestReply:
@@ -142,11 +148,6 @@ def _largest_replies(plan: RoundPlan, roster: RosterSource | None) -> LargestRep
     if plan.survey:
         return survey_replies(plan, n_sites)
     return largest_replies(plan, ModuleLayout.of(PerMMoE(plan.model)), n_sites)
-
-
-def _regions(context: Context) -> tuple[FederationFolder, ...]:
-    """Return the folders of the federation's regions; none where the run names no `regions`."""
-    return FederationFolder.all_in(_path(context, "regions")) if "regions" in context.run_config else ()
 
 
 def _standing_file(context: Context) -> StandingFile | None:

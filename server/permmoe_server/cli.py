@@ -15,7 +15,7 @@ from permmoe.federated.roster import site_fingerprint
 from permmoe.runtime.command_line import VersionOption, run
 from permmoe.runtime.tables import print_whole
 from permmoe.runtime.tracking.tracker import TRACK_HELP
-from permmoe_server.provisioning import administration
+from permmoe_server.provisioning import administration, regions
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.running import run_region_until_end, run_until_end
 from permmoe_server.settings import read_server
@@ -29,6 +29,7 @@ console = Console(highlight=False)
 
 FolderArgument = Annotated[Path, typer.Argument(help="The federation's folder.")]
 RegionOption = Annotated[str | None, typer.Option(help="The region that the hospital connects to.")]
+RegionArgument = Annotated[str, typer.Argument(help="The region's name in the federation, such as west.")]
 SiteArgument = Annotated[str, typer.Argument(help="The site's name in the federation, such as north.")]
 
 
@@ -160,14 +161,21 @@ def rotate_certificate(
 @app.command("add-region")
 def add_region(
     folder: FolderArgument,
-    name: Annotated[str, typer.Argument(help="The region's name in the federation, such as west.")],
+    name: RegionArgument,
     host: Annotated[str, typer.Option(help="Name or IP address by which its sites reach it.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port by which its sites reach it.")] = 8443,
 ) -> None:
     """Write the folder of a region: a gateway and a superlink more, for hospitals that one machine is too small for."""
-    region = administration.add_region(FederationFolder(folder), name, host, port)
+    region = regions.add_region(FederationFolder(folder), name, host, port)
     _say(f"region {name} in {region}; copy the folder to the region's machine in secret, it holds its key")
-    _say(f"there: permmoe-server region {name}; here: start permmoe-server again")
+    _say(f"there: permmoe-server region {name}; a coordinator that runs knows the region from now on")
+
+
+@app.command("remove-region")
+def remove_region(folder: FolderArgument, name: RegionArgument) -> None:
+    """Delete the folder of a region that no hospital connects to; the others notice nothing."""
+    regions.remove_region(FederationFolder(folder), name)
+    _say(f"region {name} is no part of the federation any more; what runs on its own machine can be ended and deleted")
 
 
 @app.command()

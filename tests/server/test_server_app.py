@@ -22,10 +22,12 @@ from permmoe.model import PerMMoE
 from permmoe.runtime.checkpoint import load_checkpoint
 from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
+from permmoe_server.coordination.joined_grid import JoinedGrid
 from permmoe_server.coordination.nonblocking_grid import NonblockingGrid
 from permmoe_server.protocol.federation import RoundObserver
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.regions import add_region
 from permmoe_server.studies import study_run
 from permmoe_simulation.engines.grid import InProcessGrid, run_in_process
 from tests.support.tiny_federation import MODEL, node_configs, tiny_plan
@@ -238,6 +240,11 @@ def test_flowers_connection_to_a_superlink_is_used_without_waiting_for_anybody_a
     grid = object.__new__(HttpGrid)
     with server_module._untrusting(grid, tiny_plan(), None, Context(1, 1, {}, RecordDict(), named)) as used:
         assert isinstance(used, NonblockingGrid)
+    with_regions = {**named, "regions": str(folder.regions)}
+    joined = server_module._untrusting(grid, tiny_plan(), None, Context(1, 1, {}, RecordDict(), with_regions))
+    assert isinstance(joined, JoinedGrid) and joined._regions() == {}
+    add_region(folder, "west", "west.example.org")
+    assert joined._regions().keys() == {"west"}
     for absent in named:
         lacking = {key: value for key, value in named.items() if key != absent}
         with pytest.raises(ConfigurationError, match=absent):

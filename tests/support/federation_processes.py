@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from permmoe_client.app import app as client_app
 from permmoe_server.app import app as server_app
 from permmoe_server.settings import read_server
 from permmoe_simulation.engines.grid import FIRST_NODE, run_in_process
-from permmoe_simulation.engines.local_deployment import Deployment, deploy, wait_for
+from permmoe_simulation.engines.local_deployment import Deployment, deploy, join, wait_for
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.tiny_federation import SITES, approve, write_site
 
@@ -150,17 +151,25 @@ def deploy_tiny(
     plan: RoundPlan,
     sites: Mapping[str, Mapping[str, Any]] | None = None,
     regions: Mapping[str, Collection[str]] | None = None,
+    names: Collection[str] = tuple(SITES),
 ) -> Deployment:
     """The tiny federation with the study in `study.yaml`, approved by every site; `regions`: region -> its sites."""
     folder.mkdir(exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
-    own: dict[str, dict[str, Any]] = {}
-    for name in SITES:
-        settings = yaml.safe_load(write_site(folder, name).read_text())
-        settings |= {"manifest": str(folder / settings["manifest"]), "cache": str(folder / settings["cache"])}
-        own[name] = {**settings, "threads": 1, "device": "cpu", "approved_studies": [plan.digest()]}
-        own[name] |= (sites or {}).get(name, {})
+    own = {name: _settings(folder, plan, name) | dict((sites or {}).get(name, {})) for name in names}
     return deploy(folder, "Tiny", own, regions=regions)
+
+
+def join_tiny(deployment: Deployment, plan: RoundPlan, name: str, region: str) -> Deployment:
+    """The tiny federation with one more of its sites, which has approved the study, in a region."""
+    own = _settings(deployment.folder.path.parent, plan, name)
+    return replace(deployment, sites={**deployment.sites, name: join(deployment.folder, name, own, region)})
+
+
+def _settings(folder: Path, plan: RoundPlan, name: str) -> dict[str, Any]:
+    settings = yaml.safe_load(write_site(folder, name).read_text())
+    settings |= {"manifest": str(folder / settings["manifest"]), "cache": str(folder / settings["cache"])}
+    return {**settings, "threads": 1, "device": "cpu", "approved_studies": [plan.digest()]}
 
 
 def find(server: int, program: str) -> int | None:

@@ -78,8 +78,8 @@ class Sent:
 
 @lru_cache
 def site_key(node: int) -> ec.EllipticCurvePrivateKey:
-    """The key of the site that a node is."""
-    return ec.generate_private_key(ec.SECP384R1())
+    """The key of the site that a node is: the same in all threads, who may ask for it first at the same time."""
+    return ec.derive_private_key(1 + node, ec.SECP384R1())
 
 
 def site_keys(*nodes: int) -> Mapping[int, ec.EllipticCurvePublicKey]:

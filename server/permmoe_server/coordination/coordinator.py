@@ -22,7 +22,7 @@ from permmoe_server.coordination.admission import KnownSite, admit, write_direct
 from permmoe_server.coordination.ports import coordinator_ports, require_free_ports
 from permmoe_server.coordination.processes import kept_running
 from permmoe_server.coordination.programs import prepare, programs
-from permmoe_server.coordination.region_keeper import RegionKeeper, RegionState, kept_regions, known_sites, sites_of
+from permmoe_server.coordination.region_keeper import KeptRegions, kept_regions, known_sites, sites_of
 from permmoe_server.coordination.site_reports import SitePapers, SiteReports, first_status
 from permmoe_server.coordination.study_runner import Progress, StudyFailed, StudyHeldUp, StudyRunner
 from permmoe_server.coordination.superlink import Superlink, SuperlinkAway
@@ -85,7 +85,7 @@ class _Coordinator:
         study: Study | None,
         board: StatusBoard,
         tracked: TrackedRounds | None,
-        regions: Sequence[RegionKeeper],
+        regions: KeptRegions,
         *,
         stay: bool,
     ) -> None:
@@ -137,14 +137,12 @@ class _Coordinator:
         roster = administration.list_sites(self._folder)
         self._upkeep.look(monotonic(), datetime.now(UTC))
         self._board.update(roster_serial=roster.serial, machine=self._upkeep.machine)
+        self._regions.tend()
         own = admit(sites_of(roster, ""), self._superlink)
-        sites = known_sites(roster, own, self._region_states())
+        sites = known_sites(roster, own, self._regions.states)
         # Those of the coordinator's own superlink come first: what a region says displaces none of them.
         write_directory(self._folder.sites, [*own, *sites])
         return sites
-
-    def _region_states(self) -> tuple[RegionState, ...]:
-        return tuple(region.state for region in self._regions)
 
     def _idle(self, progress: Progress, reason: str) -> Progress:
         """Wait for what the coordinator itself needs; a while of it is usual."""
@@ -163,7 +161,7 @@ class _Coordinator:
         if self._tracked:
             self._tracked.show(records, is_finished=progress.phase == "finished")
         changes: dict[str, Any] = {}
-        regions = self._region_states()
+        regions = self._regions.states
         if sites is not None:
             told = {site: version for region in regions for site, version in region.news.versions.items()}
             papers = SitePapers(self._upkeep.versions(told), self._upkeep.certificate_ends)

@@ -67,6 +67,8 @@ class GridMember:
         """Why a vital superlink is not reached any more."""
         self.has_tried = False
         """Whether it has been reached, or found to be away."""
+        self.has_ended = False
+        """Whether it works no more, and nothing more comes of it but what has arrived."""
         self._connect, self._untrusting, self._changed, self._is_vital = connect, untrusting, changed, is_vital
         self._sendings: deque[Sending] = deque()
         self._open: dict[str, float] = {}
@@ -84,14 +86,21 @@ class GridMember:
     def close(self) -> None:
         """End the run, where that does not take long."""
         with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
+            self.leave()
         self._thread.join(CLOSE_SECONDS)
 
+    def leave(self) -> None:
+        """End the run as soon as nothing is under way; what is not answered then fails."""
+        self._is_closing = True
+        self._changed.notify_all()
+
     def send(self, messages: Sequence[Message], parcels: PackedContents) -> Sending:
-        """Begin to send messages."""
+        """Begin to send messages; one that is left sends no more."""
         sending = Sending(messages, parcels)
-        self._sendings.append(sending)
+        if self._is_closing:
+            sending.end()
+        else:
+            self._sendings.append(sending)
         self._changed.notify_all()
         return sending
 
@@ -121,8 +130,11 @@ class GridMember:
                 with self._changed:
                     self._lose(error)
                     if self._is_vital:
-                        return
+                        break
                     self._changed.wait_for(lambda: self._is_closing, COME_BACK_SECONDS)
+        with self._changed:
+            self._give_up()
+            self.has_ended = True
 
     def _serve(self, grid: NonblockingGrid) -> None:
         """Work until it is closed. Raises what a superlink that is away makes a grid raise."""
@@ -178,12 +190,17 @@ class GridMember:
             self._changed.notify_all()
 
     def _lose(self, error: Exception) -> None:
-        """Of what was sent no reply comes any more; nothing else is sent."""
+        """It does not answer, or in a way that nobody thought of."""
         if self._is_vital:
             self.failure = error
-        elif not self._is_away:
+        elif not self._is_away and not self._is_closing:
             LOG.warning("region %s does not answer (%s); its sites are missing until it does", self.name, _name(error))
-        self.nodes, self.has_tried, self._is_away, self._look_at = frozenset(), True, True, 0.0
+        self.has_tried, self._is_away, self._look_at = True, True, 0.0
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Of what was sent no reply comes any more; nothing else is sent."""
+        self.nodes = frozenset()
         while self._sendings:
             self._sendings.popleft().end()
         self._arrived += [failed(name, ErrorCode.NODE_UNAVAILABLE) for name in self._open]

@@ -2,6 +2,7 @@
 
 A node belongs to one of them, and nobody but that one is asked who is connected there, is given messages for it, or is
 believed what it replies. A region that is away is like its sites being away; the coordinator's own superlink is not.
+Regions may be added and removed meanwhile: each time that somebody asks who is connected, those that there are count.
 """
 
 from __future__ import annotations
@@ -30,28 +31,23 @@ REPLY_SECONDS = 2.0
 
 Homes = Callable[[], Mapping[int, str]]
 """Returns the region of each node, or OWN, at this moment."""
+Regions = Callable[[], Mapping[str, Connect]]
+"""Returns how to reach each region that there is at this moment."""
 
 
 class JoinedGrid:
     """What permmoe_server.protocol.rounds needs of a grid, over several superlinks."""
 
-    def __init__(
-        self, own: HttpGrid, regions: Mapping[str, Connect], largest: LargestReply, homes: Homes, keys: NodeKeys
-    ) -> None:
-        self._homes, self._changed = homes, threading.Condition()
-
-        def member(name: str, connect: Connect, *, is_vital: bool) -> GridMember:
-            joined = partial(NonblockingGrid, largest=largest, keys=keys)
-            return GridMember(name, connect, joined, self._changed, is_vital=is_vital)
-
-        self._own = member(OWN, lambda: nullcontext(own), is_vital=True)
-        others = [member(name, connect, is_vital=False) for name, connect in regions.items()]
-        self._members = [self._own, *others]
+    def __init__(self, own: HttpGrid, regions: Regions, largest: LargestReply, homes: Homes, keys: NodeKeys) -> None:
+        self._regions, self._homes, self._changed = regions, homes, threading.Condition()
+        self._untrusting = partial(NonblockingGrid, largest=largest, keys=keys)
+        self._own = self._member(OWN, lambda: nullcontext(own), is_vital=True)
+        self._members = [self._own]
 
     def __enter__(self) -> JoinedGrid:
         """Reach the superlinks."""
-        for member in self._members:
-            member.start()
+        self._own.start()
+        self._look_for_regions()
         with self._changed:
             self._changed.wait_for(lambda: all(member.has_tried for member in self._members), FIRST_SECONDS)
         return self
@@ -63,7 +59,8 @@ class JoinedGrid:
             member.close()
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes that are connected."""
+        """Return the nodes that are connected, of the regions that there are."""
+        self._look_for_regions()
         homes = self._homes()
         with self._changed:
             self._check()
@@ -103,6 +100,24 @@ class JoinedGrid:
             self._check()
             arrived = [reply for member in self._members for reply in member.take()]
         yield from arrived
+
+    def _look_for_regions(self) -> None:
+        """Begin to reach regions that were added, without waiting for one, and leave those that were removed."""
+        found = self._regions()
+        with self._changed:
+            # One that was left is gone once it has ended, and what it still had to tell was taken.
+            there = [member for member in self._members if not member.has_ended or member.has_arrived]
+            for member in there:
+                if member is not self._own and member.name not in found:
+                    member.leave()
+            names = {member.name for member in there}
+            added = [self._member(name, connect) for name, connect in found.items() if name not in names]
+            self._members = sorted([*there, *added], key=lambda member: member.name)
+        for member in added:
+            member.start()
+
+    def _member(self, name: str, connect: Connect, *, is_vital: bool = False) -> GridMember:
+        return GridMember(name, connect, self._untrusting, self._changed, is_vital=is_vital)
 
     def _check(self) -> None:
         """Raise what ended the connection to the coordinator's own superlink."""

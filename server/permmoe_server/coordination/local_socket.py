@@ -48,16 +48,21 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-@lru_cache(maxsize=256)
 def socket_address(path: Path) -> str:
     """Return a path by which a socket can be reached; one that is too long for an address goes by its open folder.
 
-    The folder then stays open for as long as the process runs, once however often it is asked for. Raises OSError where
-    there is no such folder.
+    The folder then stays open for as long as the process runs, once however often it is asked for; where it was deleted
+    and made anew, the new one is opened. Raises OSError where there is no such folder.
     """
     if len(os.fsencode(path)) <= LONGEST_PATH:
         return str(path)
-    return f"/proc/self/fd/{os.open(path.parent, os.O_PATH | os.O_DIRECTORY)}/{path.name}"
+    found = path.parent.stat()
+    return f"/proc/self/fd/{_opened(path.parent, found.st_dev, found.st_ino)}/{path.name}"
+
+
+@lru_cache(maxsize=256)
+def _opened(folder: Path, _device: int, _inode: int) -> int:
+    return os.open(folder, os.O_PATH | os.O_DIRECTORY)
 
 
 def connected(

@@ -78,8 +78,11 @@ class RegionKeeper:
                     LOG.warning("region %s does not answer (%s)", self._region.name, type(error).__name__)
                 offline = tuple(replace(site, is_online=False) for site in self.state.sites)
                 self.state = replace(self.state, is_there=False, sites=offline)
-                # It may have been put back from a copy.
+                # It may have been put back from a copy, or made anew.
                 self._handed_over = b""
+                if superlink:
+                    superlink.close()
+                    superlink = None
             was_there = self.state.is_there
             self._stop.wait(LOOK_SECONDS)
         if superlink:
@@ -131,17 +134,43 @@ def sites_of(roster: Roster, region: str) -> tuple[RosterSite, ...]:
     return tuple(site for site in roster.sites if site.region == region)
 
 
-@contextmanager
-def kept_regions(federation: FederationFolder) -> Iterator[tuple[RegionKeeper, ...]]:
-    """Look after the regions of a federation for as long as the block lasts."""
-    keepers = tuple(RegionKeeper(federation, region) for region in FederationFolder.all_in(federation.regions))
-    for keeper in keepers:
-        keeper.start()
-    try:
-        yield keepers
-    finally:
-        for keeper in keepers:
+class KeptRegions:
+    """The coordinator's hold on all regions that there are."""
+
+    def __init__(self, federation: FederationFolder) -> None:
+        self._federation = federation
+        self._keepers: dict[str, RegionKeeper] = {}
+
+    @property
+    def states(self) -> tuple[RegionState, ...]:
+        """The regions as they were seen last, in the order of their names."""
+        return tuple(keeper.state for _, keeper in sorted(self._keepers.items()))
+
+    def tend(self) -> None:
+        """Begin to look after regions that were added, and no longer after those that were removed."""
+        found = {region.name: region for region in FederationFolder.all_in(self._federation.regions)}
+        for name in self._keepers.keys() - found.keys():
+            self._keepers.pop(name).stop()
+            LOG.info("region %s was removed", name)
+        for name in sorted(found.keys() - self._keepers.keys()):
+            self._keepers[name] = RegionKeeper(self._federation, found[name])
+            self._keepers[name].start()
+            LOG.info("region %s is looked after", name)
+
+    def stop(self) -> None:
+        """Look after none any more."""
+        for keeper in self._keepers.values():
             keeper.stop()
+
+
+@contextmanager
+def kept_regions(federation: FederationFolder) -> Iterator[KeptRegions]:
+    """Yield the coordinator's hold on the regions of a federation, which ends with the block."""
+    regions = KeptRegions(federation)
+    try:
+        yield regions
+    finally:
+        regions.stop()
 
 
 def _believed(news: RegionNews, sites: Iterable[RosterSite]) -> RegionNews:

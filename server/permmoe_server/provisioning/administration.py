@@ -1,7 +1,6 @@
 """Commands on a federation's folder: they found it, add and remove sites, and renew the server's certificate.
 
     ca.crt  ca.key  server.crt  server.key  roster.signed.json  server.yaml  kits/NAME.zip  certificates/NAME.crt
-    regions/NAME/{ca.crt  server.crt  server.key  roster.signed.json  server.yaml  executor.secret}
 
 Every file is replaced whole. One command at a time works on a folder, and no command touches another site's kit.
 """
@@ -9,7 +8,6 @@ Every file is replaced whole. One command at a time works on a folder, and no co
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -43,7 +41,7 @@ from permmoe_server.provisioning.authority import (
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.folder_locks import locked, require_founded
 from permmoe_server.provisioning.kit import Kit
-from permmoe_server.settings import read_server, region_template, server_template
+from permmoe_server.settings import read_server, server_template
 from permmoe_server.studies.receipt_file import forget_receipts
 
 
@@ -67,7 +65,7 @@ def init(folder: FederationFolder, name: str, host: str, port: int = 8443) -> st
         write_file(new.authority_key, authority.key_pem)
         write_file(new.authority, authority.certificate_pem, mode=PUBLIC_MODE)
         write_file(new.settings, server_template(host, port).encode(), mode=PUBLIC_MODE)
-        _write_server(new, issue_server(authority, host, now, read_server(new.settings).certificate_days))
+        write_server(new, issue_server(authority, host, now, read_server(new.settings).certificate_days))
         _write_roster(new, Roster(federation=name, serial=1), authority)
         new.kits.mkdir(mode=0o700)
         try:
@@ -93,13 +91,13 @@ def add_site(folder: FederationFolder, name: str, public_key: Path | None = None
             f"{name!r} cannot name a site; use up to 64 of a-z, 0-9, _ and - that begin with a letter or digit"
         )
     with locked(folder):
-        authority, roster = _authority(folder), list_sites(folder)
+        authority, roster = authority_of(folder), list_sites(folder)
         if name in roster.names:
             raise ConfigurationError(
                 f"site {name!r} is in the federation already; use another name, or remove it first"
             )
         if region:
-            _region(folder, region)
+            existing_region(folder, region)
         private, public = (None, _read_public_key(public_key, roster)) if public_key else new_node_key()
         # A site of this name that was removed may have had another key, and so another ledger.
         forget_receipts(folder.studies, name)
@@ -116,10 +114,10 @@ def renew_site(folder: FederationFolder, name: str, public_key: Path | None = No
     ConfigurationError for a name that is not on the roster, a region that there is not, and for an unusable key.
     """
     with locked(folder):
-        authority, roster = _authority(folder), list_sites(folder)
+        authority, roster = authority_of(folder), list_sites(folder)
         _refuse_unknown(name, roster)
         if region:
-            _region(folder, region)
+            existing_region(folder, region)
         if public_key or region is not None:
             [site], others = [one for one in roster.sites if one.name == name], roster.without_site(name)
             key = _read_public_key(public_key, others).decode() if public_key else site.public_key
@@ -135,7 +133,7 @@ def renew_due(folder: FederationFolder, now: datetime) -> tuple[str, ...]:
     The sites fetch them over their connections. Roster and kits stay as they are.
     """
     with locked(folder):
-        authority, roster = _authority(folder), list_sites(folder)
+        authority, roster = authority_of(folder), list_sites(folder)
         days = read_server(folder.settings).site_certificate_days
         due = [site for site in roster.sites if _is_due(folder.certificate_of(site.name), authority, days, now)]
         for site in due:
@@ -159,7 +157,7 @@ def _write_member(
     """Write a site's certificate and its kit, to `path`, and the roster that it is on; return the kit's path."""
     settings, now = read_server(folder.settings), datetime.now(UTC)
     [site] = [site for site in roster.sites if site.name == name]
-    reached = read_server(_region(folder, site.region).settings) if site.region else settings
+    reached = read_server(existing_region(folder, site.region).settings) if site.region else settings
     kit = Kit(
         federation=roster.federation,
         site=name,
@@ -189,42 +187,12 @@ def _refuse_unknown(name: str, roster: Roster) -> None:
 def remove_site(folder: FederationFolder, name: str) -> None:
     """Take a site off the roster and delete its kit. Raises ConfigurationError for a name that is not on it."""
     with locked(folder):
-        authority, roster = _authority(folder), list_sites(folder)
+        authority, roster = authority_of(folder), list_sites(folder)
         _refuse_unknown(name, roster)
         _write_roster(folder, roster.without_site(name), authority)
         folder.kit_of(name).unlink(missing_ok=True)
         folder.renewed_kit_of(name).unlink(missing_ok=True)
         folder.certificate_of(name).unlink(missing_ok=True)
-
-
-def add_region(folder: FederationFolder, name: str, host: str, port: int = 8443) -> Path:
-    """Write the folder of a region, which appears whole or not at all; return its path.
-
-    It holds what a gateway and a superlink need, and no key that can add sites. Raises ConfigurationError for a name
-    that is taken or invalid, and for an invalid host.
-    """
-    if not SITE_NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"{name!r} cannot name a region; use up to 64 of a-z, 0-9, _ and - that begin with a letter or digit"
-        )
-    with locked(folder):
-        region, now = folder.region(name), datetime.now(UTC)
-        if region.path.exists():
-            raise ConfigurationError(f"region {name!r} is in the federation already; use another name")
-        days = read_server(folder.settings).certificate_days
-        server = issue_server(_authority(folder), checked_host(host), now, days, REGION_NAME)
-        new = FederationFolder(Path(tempfile.mkdtemp(prefix=".region.new-", dir=folder.path)))
-        try:
-            write_file(new.authority, folder.authority.read_bytes(), mode=PUBLIC_MODE)
-            write_file(new.settings, region_template(host, port).encode(), mode=PUBLIC_MODE)
-            write_file(new.roster, folder.roster.read_bytes(), mode=PUBLIC_MODE)
-            write_file(new.executor_secret, secrets.token_bytes(32))
-            _write_server(new, server)
-            folder.regions.mkdir(mode=0o700, exist_ok=True)
-            new.path.replace(region.path)
-        finally:
-            shutil.rmtree(new.path, ignore_errors=True)
-    return region.path
 
 
 def rotate_certificate(folder: FederationFolder, region: str = "") -> datetime:
@@ -235,14 +203,15 @@ def rotate_certificate(folder: FederationFolder, region: str = "") -> datetime:
     not match; the same command repairs this.
     """
     with locked(folder):
-        served, name = (_region(folder, region), REGION_NAME) if region else (folder, SERVER_NAME)
+        served, name = (existing_region(folder, region), REGION_NAME) if region else (folder, SERVER_NAME)
         host, days = read_server(served.settings).host, read_server(folder.settings).certificate_days
-        issued = issue_server(_authority(folder), host, datetime.now(UTC), days, name)
-        _write_server(served, issued)
+        issued = issue_server(authority_of(folder), host, datetime.now(UTC), days, name)
+        write_server(served, issued)
     return issued.certificate.not_valid_after_utc
 
 
-def _region(folder: FederationFolder, name: str) -> FederationFolder:
+def existing_region(folder: FederationFolder, name: str) -> FederationFolder:
+    """Return the folder of a region. Raises ConfigurationError where there is none of this name."""
     region = folder.region(name)
     if not SITE_NAME.fullmatch(name) or not region.path.is_dir():
         names = [found.name for found in FederationFolder.all_in(folder.regions)]
@@ -255,7 +224,7 @@ def list_sites(folder: FederationFolder) -> Roster:
     """Return the roster after verifying its signature. Raises ConfigurationError where it is invalid."""
     require_founded(folder)
     try:
-        return read_roster(folder.roster.read_bytes(), _authority(folder).certificate)
+        return read_roster(folder.roster.read_bytes(), authority_of(folder).certificate)
     except RosterError as error:
         raise ConfigurationError(f"{folder.roster}: {error}") from None
 
@@ -277,7 +246,8 @@ def require_secret_keys(folder: FederationFolder) -> None:
             )
 
 
-def _authority(folder: FederationFolder) -> Identity:
+def authority_of(folder: FederationFolder) -> Identity:
+    """Return the authority's certificate and key. Raises ConfigurationError where they do not match."""
     return read_identity(folder.authority, folder.authority_key)
 
 
@@ -294,7 +264,8 @@ def _read_public_key(path: Path, roster: Roster) -> bytes:
     return text.encode()
 
 
-def _write_server(folder: FederationFolder, server: Identity) -> None:
+def write_server(folder: FederationFolder, server: Identity) -> None:
+    """Write a server's key and certificate."""
     write_file(folder.server_key, server.key_pem)
     write_file(folder.server, server.certificate_pem, mode=PUBLIC_MODE)
 

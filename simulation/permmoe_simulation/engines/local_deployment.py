@@ -20,6 +20,7 @@ import yaml
 from permmoe.errors import PermmoeError
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.regions import add_region
 from permmoe_server.settings import read_server
 from permmoe_server.status.coordinator_status import CoordinatorStatus, StatusError
 from permmoe_server.status.terminal import fetch_status
@@ -96,16 +97,25 @@ def deploy(
     administration.init(federation, name, "127.0.0.1", ports["port"])
     _overlay(federation.settings, {**ports, "listen": "127.0.0.1", **(settings or {})})
     homes: dict[str, str] = {}
-    for (region, of_region), port in zip((regions or {}).items(), free_ports(len(regions or {})), strict=True):
-        administration.add_region(federation, region, "127.0.0.1", port)
-        _overlay(federation.region(region).settings, {"listen": "127.0.0.1", **(settings or {})})
+    for region, of_region in (regions or {}).items():
+        found_region(federation, region, settings)
         homes |= dict.fromkeys(of_region, region)
-    files: dict[str, Path] = {}
-    for site, own in sites.items():
-        kit = administration.add_site(federation, site, region=homes.get(site, ""))
-        files[site] = unpack_kit(kit, folder / "hospitals")
-        _overlay(files[site], own)
+    files = {site: join(federation, site, own, homes.get(site, "")) for site, own in sites.items()}
     return Deployment(federation, files, folder / "logs")
+
+
+def found_region(federation: FederationFolder, name: str, settings: Mapping[str, Any] | None = None) -> None:
+    """Add a region at a free port of 127.0.0.1; `settings`: what it writes into server.yaml."""
+    add_region(federation, name, "127.0.0.1", *free_ports(1))
+    _overlay(federation.region(name).settings, {"listen": "127.0.0.1", **(settings or {})})
+
+
+def join(federation: FederationFolder, site: str, own: Mapping[str, Any], region: str = "") -> Path:
+    """Add a site and unpack its kit beside the federation's folder; return its site.yaml, with its `own` settings."""
+    kit = administration.add_site(federation, site, region=region)
+    file = unpack_kit(kit, federation.path.parent / "hospitals")
+    _overlay(file, own)
+    return file
 
 
 def unpack_kit(kit: Path, folder: Path) -> Path:

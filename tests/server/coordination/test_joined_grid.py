@@ -15,7 +15,7 @@ from flwr.proto.runtime_pb2 import PushAppMessagesResponse
 
 from permmoe.federated.message_paths import STUDY_MESSAGES, STUDY_OBJECTS, STUDY_REPLIES
 from permmoe_server.coordination import grid_member, joined_grid
-from permmoe_server.coordination.grid_member import ARRIVED_AT_ONCE
+from permmoe_server.coordination.grid_member import ARRIVED_AT_ONCE, Connect
 from permmoe_server.coordination.joined_grid import OWN, JoinedGrid
 from permmoe_server.protocol.reply_sizes import ReplySize
 from tests.support.patience import PATIENCE_SECONDS, wait_until
@@ -32,6 +32,7 @@ class Played(ReplyingGrid):
 
     nodes: tuple[int, ...]
     may_answer: threading.Event = field(default_factory=threading.Event)
+    may_connect: threading.Event = field(default_factory=threading.Event)
     is_away: bool = False
     says: Mapping[str, bytes] = field(default_factory=dict)
     """Path -> what it answers in place of the truth."""
@@ -41,6 +42,7 @@ class Played(ReplyingGrid):
     def __post_init__(self) -> None:
         super().__init__(self.nodes)
         self.may_answer.set()
+        self.may_connect.set()
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request.url.path)
@@ -61,6 +63,7 @@ class Played(ReplyingGrid):
 
     @contextmanager
     def connected(self) -> Iterator[ReplyingGrid]:
+        assert self.may_connect.wait(PATIENCE_SECONDS)
         self._refuse_where_away()
         self.connections += 1
         yield self
@@ -78,8 +81,16 @@ def superlinks(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Played]]:
 
 
 @pytest.fixture
-def grid(superlinks: dict[str, Played]) -> Iterator[JoinedGrid]:
-    regions = {name: superlink.connected for name, superlink in superlinks.items() if name}
+def removed() -> set[str]:
+    """The regions that there are not, at this moment."""
+    return set()
+
+
+@pytest.fixture
+def grid(superlinks: dict[str, Played], removed: set[str]) -> Iterator[JoinedGrid]:
+    def regions() -> dict[str, Connect]:
+        return {name: superlink.connected for name, superlink in superlinks.items() if name and name not in removed}
+
     with JoinedGrid(superlinks[OWN], regions, lambda _: SIZE, lambda: HOMES, lambda: site_keys(*HOMES)) as joined:
         yield joined
 
@@ -159,6 +170,76 @@ def test_of_a_region_that_dies_each_message_fails_once_and_after_it_came_back_it
     everything = {**asked, **{-node: name for node, name in again.items()}}
     found = pulled(grid, everything, lambda replies: len(replies) >= 2)
     assert {reply.metadata.reply_to_message_id for reply in found} == set(again.values())
+
+
+@pytest.fixture
+def later(removed: set[str]) -> None:
+    """West is not there in the beginning. A test names it before the grid."""
+    removed.add("west")
+
+
+@pytest.mark.usefixtures("later")
+def test_a_region_that_is_added_takes_part_from_then_on_and_nobody_waits_until_it_can_be_reached(
+    grid: JoinedGrid, superlinks: dict[str, Played], removed: set[str]
+) -> None:
+    assert sorted(grid.get_node_ids()) == [11, 12, 21, 22]
+    assert ask(grid, 31) == {31: ""}
+    superlinks["west"].may_connect.clear()
+    removed.clear()
+    asked = ask(grid, 11, 21)
+    # It is asked for its nodes, and does not say yet that it is there, nor that it is not.
+    assert sorted(grid.get_node_ids()) == [11, 12, 21, 22]
+    answer(superlinks, asked, 11, 21)
+    assert senders(pulled(grid, asked, lambda replies: len(replies) >= 2)) == [11, 21]
+    superlinks["west"].is_away = True
+    superlinks["west"].may_connect.set()
+    assert sorted(grid.get_node_ids()) == [11, 12, 21, 22]
+    superlinks["west"].is_away = False
+    wait_until("west is there", lambda: sorted(grid.get_node_ids()) == sorted(HOMES))
+    asked = ask(grid, *HOMES)
+    answer(superlinks, asked, *HOMES)
+    assert senders(pulled(grid, asked, lambda replies: len(replies) >= len(HOMES))) == sorted(HOMES)
+    assert superlinks["west"].connections == 1
+
+
+def test_of_a_region_that_is_removed_each_message_fails_once_and_one_of_its_name_takes_part_again(
+    grid: JoinedGrid, superlinks: dict[str, Played], removed: set[str]
+) -> None:
+    asked = ask(grid, *HOMES)
+    answer(superlinks, asked, 11, 21, 31)
+    found = pulled(grid, asked, lambda replies: len(replies) >= 3)
+    removed.add("west")
+    assert set(grid.get_node_ids()) <= set(HOMES)
+    assert ask(grid, 31) == {31: ""}, "what is sent to it goes nowhere, at once"
+    answer(superlinks, asked, 12, 22)
+    found += pulled(grid, asked, lambda replies: len(replies) >= 8)
+    assert senders(found) == [11, 12, 21, 22, 31]
+    lost = [reply for reply in found if reply.has_error()]
+    assert {reply.error.code for reply in lost} == {ErrorCode.NODE_UNAVAILABLE}
+    assert {reply.metadata.reply_to_message_id for reply in lost} == {asked[node] for node in NODES["west"][1:]}
+    assert len(found) == len(HOMES) and sorted(grid.get_node_ids()) == [11, 12, 21, 22]
+    assert [member.name for member in grid._members] == [OWN, "east"]
+    removed.clear()
+    wait_until("west is there", lambda: sorted(grid.get_node_ids()) == sorted(HOMES))
+    again = ask(grid, 31, 11)
+    answer(superlinks, again, 31, 11)
+    assert senders(pulled(grid, again, lambda replies: len(replies) >= 2)) == [11, 31]
+
+
+@pytest.mark.parametrize("path", [STUDY_MESSAGES, STUDY_REPLIES])
+def test_attack_a_region_that_is_added_and_answers_what_is_no_answer_or_nothing_changes_nothing_for_others(
+    path: str, later: None, grid: JoinedGrid, superlinks: dict[str, Played], removed: set[str]
+) -> None:
+    superlinks["west"].says = {path: b"\0" * 80}
+    superlinks["west"].nodes = (*NODES["west"], 11, 21)
+    removed.clear()
+    wait_until("west says who is there", lambda: sorted(grid.get_node_ids()) == sorted(HOMES))
+    for _ in range(3):
+        asked = ask(grid, 11, 21, 31)
+        sent_to = {node: name for node, name in asked.items() if name}
+        answer(superlinks, sent_to, *(sent_to.keys() - {31}))
+        found = pulled(grid, sent_to, lambda replies: {11, 21} <= set(senders(replies)))
+        assert senders(found) == [11, 21]
 
 
 def test_what_is_sent_to_a_region_that_does_not_take_it_is_given_up_and_others_go_on(

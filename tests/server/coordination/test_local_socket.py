@@ -7,14 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from socket import socket
+from shutil import rmtree
+from socket import AF_UNIX, socket
 
 import httpx
 import pytest
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from permmoe_server.coordination import local_socket
-from permmoe_server.coordination.local_socket import BoundedTransport, connected, listen
+from permmoe_server.coordination.local_socket import BoundedTransport, connected, listen, socket_address
 
 
 @contextmanager
@@ -38,6 +39,22 @@ def answering(path: Path, answer: Callable[[socket], None]) -> Iterator[httpx.Cl
 def head(**headers: str) -> bytes:
     lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
     return ("HTTP/1.1 200 OK\r\n" + "".join(lines) + "\r\n").encode()
+
+
+def test_a_path_that_is_too_long_leads_to_the_folder_that_is_there_now(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    for word in (b"first", b"second"):
+        folder.mkdir()
+        with listen(folder / "s") as listener, socket(AF_UNIX) as client:
+            client.connect(socket_address(folder / "s"))
+            assert socket_address(folder / "s") == socket_address(folder / "s")
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.sendall(word)
+            assert client.recv(9) == word
+        rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        socket_address(folder / "s")
 
 
 def test_an_answer_of_usual_size_arrives(tmp_path: Path) -> None:

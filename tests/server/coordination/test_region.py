@@ -13,6 +13,7 @@ from permmoe_server.coordination.region import run_region
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.federation_folder import FederationFolder
 from permmoe_server.provisioning.folder_locks import running
+from permmoe_server.provisioning.regions import add_region
 from permmoe_simulation.engines.local_deployment import free_ports
 
 
@@ -20,7 +21,7 @@ from permmoe_simulation.engines.local_deployment import free_ports
 def federation(tmp_path: Path) -> FederationFolder:
     made = FederationFolder(tmp_path / "federation")
     administration.init(made, "Dementia 7", "127.0.0.1")
-    administration.add_region(made, "west", "127.0.0.1", free_ports(1)[0])
+    add_region(made, "west", "127.0.0.1", free_ports(1)[0])
     return made
 
 

@@ -38,15 +38,16 @@ from permmoe_server.provisioning.region_papers import (
     read_region_papers,
     write_region_papers,
 )
+from permmoe_server.provisioning.regions import add_region, remove_region
 from permmoe_server.studies.receipt_file import save_receipts
-from tests.support.patience import wait_until
+from tests.support.patience import PATIENCE_SECONDS, wait_until
 
 
 @pytest.fixture
 def federation(tmp_path: Path) -> FederationFolder:
     made = FederationFolder(tmp_path / "federation")
     administration.init(made, "Dementia 7", "fl.example.org")
-    administration.add_region(made, "west", "west.example.org")
+    add_region(made, "west", "west.example.org")
     administration.add_site(made, "north", region="west")
     administration.add_site(made, "south")
     return made
@@ -194,12 +195,31 @@ def test_a_region_that_is_started_after_the_coordinator_is_looked_after_once_it_
 
     monkeypatch.setattr(region_keeper, "Superlink", Region)
     monkeypatch.setattr(region_keeper, "LOOK_SECONDS", 0.02)
-    with kept_regions(federation) as [keeper]:
-        wait_until("it is there", lambda: keeper.state.is_there)
-        assert keeper.state.sites == (KnownSite("north", 31, False),) and keeper.state.news.versions == {"north": "1.2"}
+    with kept_regions(federation) as regions:
+        regions.tend()
+        wait_until("it is there", lambda: regions.states[0].is_there)
+        [west] = regions.states
+        assert west.sites == (KnownSite("north", 31, False),) and west.news.versions == {"north": "1.2"}
         administration.renew_site(federation, "north", region="west")
-        wait_until("the new roster is there", lambda: len(handed_over) >= 3 and keeper.state.is_there)
+        wait_until("the new roster is there", lambda: len(handed_over) >= 3 and regions.states[0].is_there)
     assert handed_over[0].roster != handed_over[1].roster == handed_over[2].roster
+
+
+def test_regions_that_are_added_and_removed_meanwhile_are_looked_after_and_left(federation: FederationFolder) -> None:
+    with kept_regions(federation) as regions:
+        assert regions.states == ()
+        regions.tend()
+        [west] = regions._keepers.values()
+        add_region(federation, "east", "east.example.org")
+        regions.tend()
+        assert regions.states == (RegionState("east"), RegionState("west"))
+        assert regions._keepers["west"] is west and all(one._thread.is_alive() for one in regions._keepers.values())
+        administration.renew_site(federation, "north", region="east")
+        remove_region(federation, "west")
+        regions.tend()
+        assert regions.states == (RegionState("east"),)
+        west._thread.join(PATIENCE_SECONDS)
+        assert not west._thread.is_alive()
 
 
 def test_of_a_region_that_has_not_answered_yet_the_sites_are_known_and_offline(

@@ -89,7 +89,7 @@ def test_a_region_that_forgot_everything_takes_part_again_and_what_was_on_the_wa
     sites, homes = {OWN: own.site(), "east": region.site()}, dict[int, str]()
     homes.update({site.node_id: name for name, site in sites.items()})
     regions = {"east": lambda: region_run(region.folder)}
-    with JoinedGrid(own.grid(), regions, lambda _: SIZE, lambda: homes, lambda: own.keys | region.keys) as grid:
+    with JoinedGrid(own.grid(), lambda: regions, lambda _: SIZE, lambda: homes, lambda: own.keys | region.keys) as grid:
 
         def ask(name: str) -> str:
             [sent] = grid.push_messages([Message(words("a"), sites[name].node_id, "train", ttl=600.0, group_id="1")])

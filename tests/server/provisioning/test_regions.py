@@ -13,6 +13,8 @@ from permmoe_client.site import read_site
 from permmoe_server.provisioning import administration
 from permmoe_server.provisioning.authority import read_identity
 from permmoe_server.provisioning.federation_folder import FederationFolder
+from permmoe_server.provisioning.folder_locks import running
+from permmoe_server.provisioning.regions import add_region, remove_region
 from permmoe_server.settings import read_server
 from permmoe_simulation.engines.local_deployment import unpack_kit
 
@@ -21,7 +23,7 @@ from permmoe_simulation.engines.local_deployment import unpack_kit
 def folder(tmp_path: Path) -> FederationFolder:
     made = FederationFolder(tmp_path / "federation")
     administration.init(made, "Dementia 7", "fl.example.org", 9443)
-    administration.add_region(made, "west", "west.example.org", 9444)
+    add_region(made, "west", "west.example.org", 9444)
     return made
 
 
@@ -83,10 +85,33 @@ def test_a_region_that_there_is_not_is_refused_by_name_and_nothing_changes(name:
         with pytest.raises(ConfigurationError, match="no region"):
             administration.rotate_certificate(folder, name)
     with pytest.raises(ConfigurationError, match=r"cannot name a region|already"):
-        administration.add_region(folder, name if name != "wets" else "west", "x.example.org")
+        add_region(folder, name if name != "wets" else "west", "x.example.org")
     with pytest.raises(ConfigurationError, match="no host name"):
-        administration.add_region(folder, "east", "https://x")
+        add_region(folder, "east", "https://x")
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_region_goes_once_no_hospital_is_at_home_there_and_it_does_not_run_from_its_folder(
+    folder: FederationFolder,
+) -> None:
+    administration.add_site(folder, "north", region="west")
+    administration.add_site(folder, "south", region="west")
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match=r"region 'west': north, south; .*renew-site"):
+        remove_region(folder, "west")
+    with pytest.raises(ConfigurationError, match="no region 'wets'"):
+        remove_region(folder, "wets")
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+    administration.renew_site(folder, "north", region="")
+    administration.remove_site(folder, "south")
+    with running(folder.region("west")), pytest.raises(ConfigurationError, match="is running on"):
+        remove_region(folder, "west")
+    assert folder.region("west").executor_secret.exists()
+    remove_region(folder, "west")
+    assert FederationFolder.all_in(folder.regions) == () and not list(folder.path.glob(".region*"))
+    add_region(folder, "west", "west.example.org")
+    administration.renew_site(folder, "north", region="west")
+    assert regions_of(folder) == {"north": "west"}
 
 
 def test_a_regions_certificate_is_renewed_and_the_coordinators_stays(folder: FederationFolder) -> None:
