@@ -120,11 +120,16 @@ class ServerSum:
             raise SecureSumRefused(f"{fewest} keepers of a site are left of the {t} that it takes")
 
     def unmask(
-        self, lost_keys: Mapping[str, bytes], unmaskings: Mapping[str, Unmasking], silent: Collection[str]
+        self,
+        lost_keys: Mapping[str, bytes],
+        unmaskings: Mapping[str, Unmasking],
+        silent: Collection[str],
+        threads: int = 1,
     ) -> UnmaskedSum:
         """The sums of the blocks that every site released.
 
-        `unmaskings` of every site that is not silent. Raises SecureSumRefused where they do not fit together.
+        `unmaskings` of every site that is not silent; `threads` make masks. Raises SecureSumRefused where they do not
+        fit together.
         """
         salt = self.participants.session.digest()
         if {*unmaskings, *silent} != set(self.bits):
@@ -137,13 +142,13 @@ class ServerSum:
             for name, place in places(self.blocks).items()
             if all(name in unmasking.block_keys for unmasking in unmaskings.values())
         }
-        masks.add_masks(self.total, pairs)
+        masks.add_masks(self.total, pairs, threads)
         for block, place in released.items():
             own = [
                 *(u.block_keys[block] for u in unmaskings.values()),
                 *(block_key(s, salt, block) for s in seeds.values()),
             ]
-            masks.add_masks(self.total[place], [(key, False) for key in own])
+            masks.add_masks(self.total[place], [(key, False) for key in own], threads)
         return UnmaskedSum({name: self.total[place].view(np.int64) for name, place in released.items()})
 
     def _silent_seeds(self, unmaskings: Mapping[str, Unmasking], silent: Collection[str]) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from flwr.app import ConfigRecord, RecordDict
 
 from permmoe.federated.audit import LedgerHead
@@ -183,7 +184,7 @@ class _Run:
         self.federation.sums.add(self.task.session, server.bits)
         openings, silent = self._unmask(server, lost_keys)
         started = self.federation.clock.now()
-        unmasked = server.unmask(lost_keys, openings, silent)
+        unmasked = server.unmask(lost_keys, openings, silent, torch.get_num_threads())
         self.seconds["unmask"] = self.federation.clock.now() - started
         return unmasked
 

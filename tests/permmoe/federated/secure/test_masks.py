@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from permmoe.federated.secure import masks
 from permmoe.federated.secure.masks import CHUNK_BYTES, HEAD_BYTES, KEYS_AT_ONCE, SHORT_BYTES, add_mask, add_masks
 
 ENDS = (HEAD_BYTES, SHORT_BYTES, CHUNK_BYTES, 2 * CHUNK_BYTES)
@@ -46,6 +47,22 @@ def test_many_masks_at_once_are_the_masks_one_after_another(n_keys: int, n: int)
         mask = slow_mask(key, n, np.uint64)
         expected = expected + mask if is_added else expected - mask
     assert np.array_equal(numbers, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_keys", [0, 1, 5, KEYS_AT_ONCE])
+def test_threads_that_share_the_keys_add_the_masks_of_one(
+    n_keys: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks, "THREADED_BYTES", 0)
+    keys = [(secrets.token_bytes(32), bool(i % 3)) for i in range(n_keys)]
+    vector = some_numbers(3 * SHORT_BYTES, np.uint64)
+    expected, piece = vector.copy(), slice(SHORT_BYTES, 2 * SHORT_BYTES + 1)
+    add_masks(vector[piece], keys, threads)
+    for key, is_added in keys:
+        mask = slow_mask(key, SHORT_BYTES + 1, np.uint64)
+        expected[piece] += mask if is_added else -mask
+    assert np.array_equal(vector, expected)
 
 
 def test_masks_are_added_to_the_given_piece_of_a_vector_alone() -> None:
