@@ -43,6 +43,7 @@ from permmoe.federated.message_paths import (
     STUDY_MESSAGES,
     STUDY_OBJECTS,
     STUDY_PATHS,
+    WAIT_SECONDS,
     post,
 )
 from permmoe.federated.parcel import PARCEL_BYTES, joined, object_name
@@ -428,7 +429,7 @@ def test_a_site_that_is_to_stop_does_not_wait_for_an_answer(superlink: RealSuper
     site = superlink.site()
     threading.Timer(0.3, site._stop.set).start()
     begun = time.monotonic()
-    assert site.receive() is None and time.monotonic() - begun < 4.0
+    assert site.receive() is None and time.monotonic() - begun < WAIT_SECONDS / 2
 
 
 def requests_of(node: int, run_id: int = 1) -> dict[str, bytes]:
@@ -558,10 +559,10 @@ def test_attack_a_thousand_questions_of_one_site_hold_nobody_up(
     threads = [threading.Thread(target=ask) for _ in range(100)]
     for thread in threads:
         thread.start()
-    begun = time.monotonic()
     [name] = grid.push_messages([to(honest, content())])
     received = honest.receive()
-    assert received and received.metadata.message_id == name and time.monotonic() - begun < 6.0
+    # The last of its questions still waits, as long as a question may.
+    assert received and received.metadata.message_id == name and len(answered) < 100
     for thread in threads:
         thread.join()
     assert answered == [200] * 100
