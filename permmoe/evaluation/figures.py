@@ -107,6 +107,23 @@ def mean_figure(figures: Sequence[Figure]) -> Figure:
     return _combined(used, [1 / len(used)] * len(used), known)
 
 
+def mean_over_cohorts(figures: Sequence[Figure]) -> Figure:
+    """The mean of figures of different people: each cohort weighs alike, and no subject is in two of them.
+
+    A seed's value is its mean over the cohorts, for what a seed draws for one it draws for all. Raises ValueError for
+    no cohort, and where they have different numbers of seeds.
+    """
+    if not figures or len({len(figure.by_seed) for figure in figures}) != 1:
+        raise ValueError("a mean over cohorts needs one figure at least, all of them with the same seeds")
+    share = 1 / len(figures)
+    return Figure(
+        share * np.sum([figure.by_seed for figure in figures], axis=0),
+        share * np.concatenate([figure.influence for figure in figures], axis=1),
+        np.all([figure.known for figure in figures], axis=0),
+        np.concatenate([figure.tested for figure in figures]),
+    )
+
+
 def contrast(figures: Sequence[Figure], weights: Sequence[float]) -> Figure:
     """The weighted sum of figures; known with a seed where all of them are."""
     return _combined(figures, weights, np.all([figure.known for figure in figures], axis=0))

@@ -12,6 +12,7 @@ import pandas as pd
 from permmoe.calibration.intervals import LEVELS
 from permmoe.evaluation.intervals import LEVEL
 from permmoe_simulation.report.axis import ALONG_AXIS, TRENDS, crossing_sentence
+from permmoe_simulation.report.cohorts import over_cohorts_chapter
 from permmoe_simulation.report.content import interval, number, signed, table_digits
 from permmoe_simulation.report.coverage import coverage_over_sites
 from permmoe_simulation.report.experts import ROUTING, expert_sentences
@@ -90,6 +91,7 @@ def _chapter(study: Study, looked: str) -> str:
         f"\n## {summary.study}\n",
         f"*{summary.data_label.capitalize()}, {_seeds(summary.seeds)}, {summary.date}; {digests}.* {looked}\n",
         *(f"{sentence}\n" for sentence in statements),
+        *over_cohorts_chapter(view),
         *_pairs(view),
         *_gaps(view),
         *_coverage(view),

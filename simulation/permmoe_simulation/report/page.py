@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from permmoe_simulation.report.accuracy import NUMBERS, RMSE
 from permmoe_simulation.report.again import AGAIN_SECTION
 from permmoe_simulation.report.axis import AXIS
+from permmoe_simulation.report.cohorts import COHORTS_SECTION
 from permmoe_simulation.report.content import Entry, Fold, Item, Plot, Section, Table, interval, signed, table_digits
 from permmoe_simulation.report.costs import ROUND_COSTS
 from permmoe_simulation.report.coverage import COVERAGE_SECTION
@@ -44,6 +45,7 @@ SECTIONS: tuple[ReportSection, ...] = (
     RMSE,
     METHODS,
     LADDER_SECTION,
+    COHORTS_SECTION,
     DIFFERENCES,
     AGAIN_SECTION,
     RANKING,

@@ -231,6 +231,11 @@ class StudyConfig(Configuration):
     gap: Gap | None = None
     published: tuple[Published, ...] = Field((), description="what others found for the same pairs on other data")
     axis: str = Field("", description="what the regimes' values count, such as `sites`; every regime then has one")
+    # As for the ladder.
+    regimes_are_cohorts: bool = Field(
+        False, exclude_if=lambda are: not are,
+        description="each regime has patients of its own, so that differences are also stated as a mean over them",
+    )  # fmt: skip
     outcome: Outcome = Outcome()
     # As for the ladder.
     newcomers: tuple[Annotated[int, Field(ge=LEAST_PATIENTS)], ...] = Field(
