@@ -72,11 +72,11 @@ def over_cohorts_sentence(view: View) -> str:
     worse = [view.label(name) for name in averaged["reference"][told & (averaged["difference"] > 0)]]
     beaten = int(((single["p_holm"] < LEVEL) & (single["difference"] > 0)).sum())
     won = int(((single["p_holm"] < LEVEL) & (single["difference"] < 0)).sum())
-    cohorts = int(rows["cohorts"].iloc[0])
+    cohorts, pairs = int(rows["cohorts"].iloc[0]), f"{len(averaged)} pair{'s' * (len(averaged) != 1)}"
     return (
-        f"All {cohorts} cohorts together, {len(averaged)} pair{'s' * (len(averaged) != 1)} averaged over combinations: the first method errs less "
-        f"beyond chance than {', '.join(better) or 'none'}, and more than {', '.join(worse) or 'none'}. With single "
-        f"combinations it errs less beyond chance in {won} and more in {beaten} of {len(single)}."
+        f"All {cohorts} cohorts together, {pairs} averaged over combinations: the first method errs less beyond chance "
+        f"than {', '.join(better) or 'none'}, and more than {', '.join(worse) or 'none'}. With single combinations it "
+        f"errs less beyond chance in {won} and more in {beaten} of {len(single)}."
     )
 
 
