@@ -18,7 +18,7 @@ from permmoe.data import commands as data_commands
 from permmoe.data import registry_commands
 from permmoe.data.outcome_columns import read_outcome
 from permmoe.data.splits import Split
-from permmoe.evaluation.harmonised import as_read
+from permmoe.evaluation.harmonised import in_words
 from permmoe.evaluation.results_table import results_table
 from permmoe.export.commands import export
 from permmoe.modality import combination_name
@@ -144,7 +144,10 @@ def evaluate(
     data, _ = load_visits(
         manifest, trained_config(model), _cache_folder(cache, manifest), read_outcome(outcome), are_trusted=trust
     )
-    data, _ = as_read(trained.network, data)
+    data, as_scanned = trained.as_read(data)
+    for site, reasons in as_scanned.items():
+        for sentence in in_words(reasons):
+            typer.echo(f"warning: {site}: {sentence}", err=True)
     results = results_table(trained.network, data if part is Part.all else data.part(cast(Split, part.value)))
     _print_results(results, part, trained.config.score)
     if out:

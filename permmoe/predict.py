@@ -13,6 +13,7 @@ import torch
 from permmoe.calibration.calibration import Calibration, change_bounds, intervals_of, read_calibration
 from permmoe.calibration.intervals import PredictionInterval
 from permmoe.calibration.next_scan import NextScan, next_scans
+from permmoe.calibration.read_alike import require_read_alike
 from permmoe.calibration.score_counts import ScoreCounts
 from permmoe.config import ModelConfig, parse_config
 from permmoe.data.cache import VolumeCache
@@ -88,6 +89,20 @@ class TrainedModel:
         """The modalities of images that cannot be compared with the training's: the card says nothing of those."""
         return tuple(m.name for m in self.config.modalities if kind_of(m).is_image and m.name not in self.usual)
 
+    def as_read(self, data: VisitData) -> tuple[VisitData, Mapping[str, Mapping[str, str]]]:
+        """Visits as the network reads them, and by hospital why modalities are read as they were scanned.
+
+        Raises ConfigurationError where a hospital calibrated the model on images that were read otherwise.
+        """
+        own = self.calibration.own_patients if self.calibration else None
+        # Its hospital's patients trained nothing, whatever part of a split they are in.
+        found, as_scanned = as_read(self.network, data, nobody_trained=own is not None)
+        if own:
+            for site, reasons in as_scanned.items():
+                here = data.observed[torch.tensor([visit.site == site for visit in data.visits])].any(0).tolist()
+                require_read_alike(own, [n for n, has in zip(data.names, here, strict=True) if has], reasons)
+        return found, as_scanned
+
 
 def load_model(folder: Path) -> TrainedModel:
     """The model of a checkpoint folder, in evaluation mode. Raises PermmoeError where it cannot be used."""
@@ -111,12 +126,14 @@ def predict(
     they were prepared. Images of a hospital are harmonised together, where the model reads harmonised ones. A change is
     held where the score at the horizon, the score at the visit plus the change, lies on
     the score's scale.
+
+    Raises ConfigurationError as `TrainedModel.as_read`.
     """
     network, config = model.network, model.config
     visits, unlike_prepared = with_matching_images(visits, config.modalities, are_trusted=are_trusted)
     compared = compare(visits, config.modalities, config.grid, cache, model.usual)
     data, broken = VisitData.load(compared.visits, config, cache, stem=fixed_stem(config))
-    data, as_scanned = as_read(network, data)
+    data, as_scanned = model.as_read(data)
     predictions: list[Prediction] = []
     with torch.no_grad():
         for rows in torch.split(torch.arange(len(data)), config.encoder.declaration.visits_at_once):

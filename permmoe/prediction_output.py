@@ -107,6 +107,11 @@ def _said_of_hospital(own: OwnPatients, line: HospitalLine, score: Score) -> lis
         f"calibrated on {own.patients} people of this hospital, together with those who calibrated the model before",
         f"predictions: {line.intercept:+.2f} {escape(score.unit)} and {line.slope:.2f} times what the model predicts",
         f"intervals: {own.widening:.2f} times as long as the model's own",
+        *(
+            f"{name}: read as it was scanned, for too few of them have it to tell what the hospital's scanners add; "
+            "predictions read it so, too"
+            for name in own.as_scanned
+        ),
     ]
 
 

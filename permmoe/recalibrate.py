@@ -59,13 +59,13 @@ def calibrate_model(
             "the manifest has the visits that trained the model, whose errors are too small; give --part validation, "
             "or another manifest"
         )
-    visits, _ = as_read(trained.network, visits)
-    data = visits if part is None else visits.part(part)
     if trained.calibration is not None and not alone and part is None:
-        line, found = _with_own_patients(trained, trained.calibration, data)
+        line, found = _with_own_patients(trained, trained.calibration, visits)
         config = trained.config.model_copy(update={"at_hospital": line})
         card = {**card, "model": config.model_dump(mode="json")}
     else:
+        visits, _ = as_read(trained.network, visits)
+        data = visits if part is None else visits.part(part)
         whose = f"{'all' if part is None else f'the {part}'} visits of a manifest, not of the training"
         found = require_calibration(calibrate(trained.network, data, source=whose), len(data))
     save_checkpoint(out, state, recalibrated(card, found))
@@ -75,14 +75,19 @@ def calibrate_model(
 def _with_own_patients(
     model: TrainedModel, calibration: Calibration, data: VisitData
 ) -> tuple[HospitalLine, Calibration]:
-    """The line of the visits' hospital, and the model's calibration as these visits change it."""
+    """The line of the visits' hospital, and the model's calibration as these visits change it.
+
+    None of them trained the model, so that all of them tell what the hospital's scanners add: as where it predicts.
+    """
+    data, as_scanned = as_read(model.network, data, nobody_trained=True)
     counts, config = calibration.counts(model.config.names), model.config
     predictions, scales = predicted(model.network, data)
     baseline, target = data.baseline.double().numpy(), data.target.double().numpy()
     found = at_hospital(predictions, target, reaches(counts, config, scales, baseline, LEVELS[0]))
     patients = int((~np.isnan(target)).sum())
     about = calibration.model_dump(exclude={"scores", "visits", "sites", "bins", "own_patients"})
-    own = OwnPatients(patients=patients, widening=found.widening)
+    names = {name for reasons in as_scanned.values() for name in reasons}
+    own = OwnPatients(patients=patients, widening=found.widening, as_scanned=tuple(sorted(names)))
     return found.line, calibration_of(counts.stretched(found.widening), **about, own_patients=own)
 
 

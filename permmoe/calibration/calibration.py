@@ -31,6 +31,11 @@ class OwnPatients(Configuration):
 
     patients: int = Field(ge=1)
     widening: float = Field(gt=0, description="by which the intervals of the model's own calibration are longer")
+    # Absent from a card where there is none, so that cards of other models are as before.
+    as_scanned: tuple[str, ...] = Field(
+        (), exclude_if=lambda names: not names,
+        description="of a model that reads harmonised images: modalities that too few of them had to be harmonised",
+    )  # fmt: skip
 
 
 class Calibration(Configuration):

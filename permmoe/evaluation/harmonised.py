@@ -26,14 +26,15 @@ class Harmonised:
     """Why a modality was left as it is, by its name; in words, with no more than counts."""
 
 
-def harmonised(model: Harmonisation, data: VisitData) -> Harmonised:
+def harmonised(model: Harmonisation, data: VisitData, *, nobody_trained: bool = False) -> Harmonised:
     """The visits of one site with harmonised inputs.
 
-    The site's shift and scale are told by its training visits or, at a site that has none, by all its visits: by images
-    and covariates, and by no outcome. A modality that too few of these have, or that no site has told of, stays.
+    The site's shift and scale are told by its training visits or, at a site that has none, and where `nobody_trained`
+    whatever part a visit is in, by all its visits: by images and covariates, and by no outcome. A modality that too few
+    of these have, or that no site has told of, stays.
     """
     told_by = data.part("train")
-    source = told_by if len(told_by) else data
+    source = told_by if len(told_by) and not nobody_trained else data
     inputs, reasons = dict(data.inputs), dict[str, str]()
     for name in _observed(data):
         shared = model.moments_of(name).shared()
@@ -52,9 +53,11 @@ def harmonised(model: Harmonisation, data: VisitData) -> Harmonised:
     return Harmonised(replace(data, inputs=inputs), reasons)
 
 
-def as_read(network: Network, data: VisitData) -> tuple[VisitData, Mapping[str, Mapping[str, str]]]:
+def as_read(
+    network: Network, data: VisitData, *, nobody_trained: bool = False
+) -> tuple[VisitData, Mapping[str, Mapping[str, str]]]:
     """Visits of any number of hospitals as a network reads them: harmonised hospital by hospital, where its training
-    was. Beside them, by hospital, why modalities were left as they are."""
+    was. Beside them, by hospital, why modalities were left as they are. `nobody_trained`: as of `harmonised`."""
     model = None if isinstance(network, Ensemble) else network.harmonisation
     if model is None:
         return data, {}
@@ -64,7 +67,8 @@ def as_read(network: Network, data: VisitData) -> tuple[VisitData, Mapping[str, 
     reasons: dict[str, Mapping[str, str]] = {}
     for site in data.visits.sites:
         own = [row for row, visit in enumerate(data.visits) if visit.site == site]
-        found = harmonised(model, data.subset(torch.tensor(own, dtype=torch.long)))
+        of_site = data.subset(torch.tensor(own, dtype=torch.long))
+        found = harmonised(model, of_site, nobody_trained=nobody_trained)
         reasons[site] = found.as_they_were
         for name in _observed(found.data):
             stored = _stored(found.data, name)

@@ -7,13 +7,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from permmoe.calibration.calibration import CARD_KEY, EARLIER_KEY
 from permmoe.calibration.intervals import AT_HOME, ELSEWHERE, RANGES_UNTOLD
+from permmoe.config import HarmonisationConfig
+from permmoe.model import PerMMoE
 from permmoe.predict import load_model
 from permmoe.prediction_output import NO_CALIBRATION
+from permmoe.runs import load_visits, trained_config
 from permmoe.runtime.checkpoint import load_checkpoint, save_checkpoint
+from permmoe.training.site_moments import set_site_moments
 from tests.support.command_line import Command, exit_status
 from tests.support.tiny_federation import MODEL, write_site
 
@@ -173,3 +178,65 @@ def test_the_table_of_predictions_has_columns_for_intervals(work: Path, permmoe:
         assert row["basis_80"] == "combination" and int(row["visits_80"]) >= 9
     permmoe("predict", work / "bare" / "model", "--manifest", work / "east.csv", "--out", out)
     assert all(row["low_80"] == "" == row["basis_95"] for row in csv.DictReader(out.open()))
+
+
+@pytest.fixture(scope="module")
+def harmonised(work: Path) -> Path:
+    """The model, as if it had been trained on images without what scanners add; 20 patients tell of a scanner."""
+    state, card = load_checkpoint(work / "run" / "model")
+    config = MODEL.model_copy(update={"harmonisation": HarmonisationConfig(covariates=(), least_visits=20)})
+    network = PerMMoE(config)
+    network.load_state_dict(dict(state), strict=False)
+    data, _ = load_visits(work / "north.csv", trained_config(work / "run" / "model"), work / "cache-north")
+    set_site_moments(network, data)
+    with torch.no_grad():
+        for name in config.names:
+            # Another site differed.
+            moments = network.get_submodule(f"harmonisation.moments.{name}")
+            moments.between_features.copy_(moments.features.square() + 1)
+    folder = work / "harmonised"
+    save_checkpoint(folder, network.state_dict(), {**card, "model": config.model_dump(mode="json")})
+    return folder
+
+
+def test_a_model_of_harmonised_images_that_a_hospital_calibrated_reads_no_patient_of_it_otherwise(
+    work: Path, harmonised: Path, tmp_path: Path, permmoe: Command
+) -> None:
+    own = tmp_path / "own"
+    status, shown, _ = permmoe("calibrate", harmonised, "--manifest", work / "east.csv", "--out", own)
+    assert status == 0 and "as it was scanned" not in shown
+    calibration = load_model(own).calibration
+    assert calibration and calibration.own_patients and calibration.own_patients.as_scanned == ()
+    assert permmoe("predict", own, "--manifest", work / "east.csv")[0] == 0
+    alone = (*VALUES, "--baseline-cdrsb", "1.5")
+    status, _, errors = permmoe("predict", own, *alone)
+    assert status == 2 and "would be read as it was scanned: 1 patients have it" in " ".join(errors.split())
+    assert "Give a manifest that has the patients who calibrated the model as well" in " ".join(errors.split())
+    assert permmoe("predict", harmonised, *alone)[0] == 0, "the model that it was made from only warns"
+    status, _, errors = permmoe("evaluate", own, work / "mid.csv")
+    assert status == 2 and "would be read as it was scanned" in " ".join(errors.split())
+
+
+def test_a_hospital_of_few_patients_calibrates_on_images_as_scanned_and_calibrates_again_when_it_has_more(
+    work: Path, harmonised: Path, tmp_path: Path, permmoe: Command
+) -> None:
+    rows = (work / "east.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "few.csv").write_text("".join(rows[:16]))
+    own = tmp_path / "own"
+    status, shown, _ = permmoe("calibrate", harmonised, "--manifest", tmp_path / "few.csv", "--out", own)
+    assert status == 0 and "clinical: read as it was scanned, for too few of them have it" in " ".join(shown.split())
+    assert permmoe("predict", own, *VALUES, "--baseline-cdrsb", "1.5")[0] == 0
+    status, _, errors = permmoe("predict", own, "--manifest", work / "east.csv")
+    assert status == 2 and "again, with these patients" in " ".join(errors.split())
+
+
+def test_all_patients_of_a_hospital_that_never_trained_tell_what_its_scanners_add(
+    work: Path, harmonised: Path, tmp_path: Path, permmoe: Command
+) -> None:
+    """Of 25, the part of a split that would train has fewer than 20."""
+    rows = (work / "east.csv").read_text().splitlines(keepends=True)
+    manifest, own = tmp_path / "enough.csv", tmp_path / "own"
+    manifest.write_text("".join(rows[:26]))
+    status, shown, _ = permmoe("calibrate", harmonised, "--manifest", manifest, "--out", own)
+    assert status == 0 and "clinical: read as it was scanned" not in " ".join(shown.split())
+    assert permmoe("evaluate", own, manifest)[0] == permmoe("predict", own, "--manifest", manifest)[0] == 0
