@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import RecordDict
 
 from permmoe.federated.release_account import ReleaseAccount
 from permmoe.federated.secure.exchanged import Evidence, UnmaskedSum, Unmasking
+from permmoe.federated.secure.messages import read_keys, write_keys
 from permmoe.federated.secure.server_sum import ServerSum
 from permmoe.federated.secure.session import Advertisement, Participants, Session
 from permmoe.federated.secure.site_sum import Rules, SiteSum
@@ -79,12 +81,17 @@ class Sum:
         """What an honest server sends every site."""
         return self.server.evidence(self.server.lost_keys())
 
+    def keys_for(self, site: str) -> Mapping[str, bytes]:
+        """The sealed keys that an honest server sends a site, as it reads them."""
+        content = RecordDict({"count-shares": write_keys(self.server.keys_for(site))})
+        return read_keys(content, self.server.counted.keys() - {site})
+
     def opened(self, without: Collection[str] = ()) -> Sum:
         """Every site has counted."""
         evidence = self.evidence()
         for name in self.server.counted:
             if name not in without:
-                self.sites[name].open(evidence, self.server.keys_for(name))
+                self.sites[name].open(evidence, self.keys_for(name))
         return self
 
     def unmasked(self, without: Collection[str] = ()) -> UnmaskedSum:

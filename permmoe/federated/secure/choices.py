@@ -93,7 +93,8 @@ class Choices:
         return self.table.diagonal()
 
     def _names(self, is_there: Bool[np.ndarray, " site"]) -> tuple[str, ...]:
-        return tuple(self.participants.names[number] for number in np.flatnonzero(is_there))
+        names = self.participants.names
+        return tuple([names[number] for number in np.flatnonzero(is_there).tolist()])
 
     def _checked(self) -> Choices:
         # "Each site chose as many keepers as it must, itself among them": of fewer it would take fewer to recover it.

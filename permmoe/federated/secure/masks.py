@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -62,10 +63,15 @@ def agree(own: X25519PrivateKey, peer: bytes) -> bytes:
 def is_usable(peer: bytes) -> bool:
     """Whether a secret can be shared with this public key: with a few, of low order, every secret is zero."""
     try:
-        agree(X25519PrivateKey.generate(), peer)
+        agree(_any_key(), peer)
     except ValueError:
         return False
     return True
+
+
+@cache
+def _any_key() -> X25519PrivateKey:
+    return X25519PrivateKey.generate()
 
 
 def add_mask(numbers: UInt[np.ndarray, " n"], key: bytes, *, is_added: bool = True) -> None:

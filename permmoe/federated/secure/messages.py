@@ -169,7 +169,7 @@ def read_choices(content: RecordDict, participants: Participants) -> Choices:
 
 def write_count_shares(shares: CountShares) -> RecordDict:
     """Stage 4's reply."""
-    sealed = ConfigRecord({**write_keys(shares.keys), "seeds": shares.seeds})
+    sealed = ConfigRecord({**write_keys(_joined(shares.keys)), "seeds": shares.seeds})
     return RecordDict({"count-shares": sealed, "mask-keys": write_bytes(shares.mask_keys)})
 
 
@@ -179,9 +179,9 @@ def read_count_shares(content: RecordDict, others: Collection[str]) -> CountShar
     return CountShares(read_keys(content, others), seeds, read_bytes(content, "mask-keys"))
 
 
-def write_keys(keys: Mapping[str, bytes]) -> ConfigRecord:
+def write_keys(packed: bytes) -> ConfigRecord:
     """Sealed keys, all of one length, one after another in the order of the sites' names."""
-    return ConfigRecord({"keys": _joined(keys)})
+    return ConfigRecord({"keys": packed})
 
 
 def read_keys(content: RecordDict, names: Collection[str]) -> dict[str, bytes]:

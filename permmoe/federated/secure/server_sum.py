@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import UInt8, UInt64
 
 from permmoe.federated.secure import masks
 from permmoe.federated.secure.choices import Choices
@@ -33,6 +33,8 @@ class ServerSum:
     bits: dict[str, MaskedBits] = field(default_factory=dict)
     total: UInt64[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.uint64))
     counted: dict[str, CountShares] = field(default_factory=dict)
+    _keys: UInt8[np.ndarray, "receiver sender byte"] | None = field(default=None, init=False)
+    """The sealed keys of stage 4, sites in the order of their names; None until they are asked for."""
 
     def take_shares(self, site: str, sealed: Mapping[str, bytes]) -> None:
         """Stage 2's reply. Raises SecureSumRefused unless there is one for each other keeper that a site must have."""
@@ -75,7 +77,7 @@ class ServerSum:
             raise SecureSumRefused("sealed shares are missing")
         _require_length(shares.keys, SEALED_KEY_BYTES)
         _require_length(shares.mask_keys, masks.KEY_BYTES)
-        self.counted[site] = shares
+        self.counted[site], self._keys = shares, None
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -99,9 +101,24 @@ class ServerSum:
         """What every site counts holders from."""
         return Evidence(dict(self.bits), {site: shares.seeds for site, shares in self.counted.items()}, lost_keys)
 
-    def keys_for(self, site: str) -> dict[str, bytes]:
-        """The keys to the evidence's seeds, as the others sealed them for this site."""
-        return {sender: shares.keys[site] for sender, shares in self.counted.items() if sender != site}
+    def keys_for(self, site: str) -> bytes:
+        """The keys to the evidence's seeds, as the others sealed them for this site: one after another, in the order of
+        the others' names."""
+        if self._keys is None:
+            self._keys = self._by_receiver()
+        is_other = [sender != site for sender in sorted(self.counted)]
+        return self._keys[sorted(self.bits).index(site), is_other].tobytes()
+
+    def _by_receiver(self) -> UInt8[np.ndarray, "receiver sender byte"]:
+        """The keys that each site is to be given, together: to look for one in what each sender gave takes a second
+        where a thousand sites take part."""
+        receivers, none = sorted(self.bits), bytes(SEALED_KEY_BYTES)
+        rows = (
+            b"".join([self.counted[sender].keys.get(name, none) for name in receivers])
+            for sender in sorted(self.counted)
+        )
+        table = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, len(receivers), SEALED_KEY_BYTES)
+        return np.ascontiguousarray(table.transpose(1, 0, 2))
 
     def check_unmasking(self, site: str, unmasking: Unmasking, silent: Collection[str]) -> None:
         """Check stage 5's reply of one site by itself. Raises SecureSumRefused."""

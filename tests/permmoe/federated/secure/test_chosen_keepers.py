@@ -171,7 +171,7 @@ def test_attack_a_bystander_told_of_other_choices_and_all_others_notice() -> Non
     sum_.counted()
     for site in (bystander, chosen):
         with pytest.raises(SecureSumRefused, match="not sealed for this site and these inputs"):
-            sum_.sites[site].open(sum_.evidence(), sum_.server.keys_for(site))
+            sum_.sites[site].open(sum_.evidence(), sum_.keys_for(site))
 
 
 def test_attack_a_site_that_deals_shares_to_fewer_keepers() -> None:
@@ -208,7 +208,7 @@ def test_attack_two_stories_and_as_many_colluding_keepers_as_the_bound_allows(n_
     evidence = sum_.server.evidence({})
     for name in told:
         with pytest.raises(SecureSumRefused, match="too few of a site's keepers were told of the same inputs"):
-            sum_.sites[name].open(evidence, sum_.server.keys_for(name))
+            sum_.sites[name].open(evidence, sum_.keys_for(name))
 
 
 def test_a_site_surrounded_by_more_colluding_keepers_than_the_bound_is_given_away() -> None:
@@ -216,7 +216,7 @@ def test_a_site_surrounded_by_more_colluding_keepers_than_the_bound_is_given_awa
     sum_ = Sum.advertised(KEYS).shared().masked(ALL)
     victim = sum_.sites["site-05"]
     [key], _ = two_stories(sum_, "site-05", 3)
-    victim.open(sum_.server.evidence({}), sum_.server.keys_for("site-05"))
+    victim.open(sum_.server.evidence({}), sum_.keys_for("site-05"))
     assert key == session.masks.private_bytes(victim._mask) and victim.unmask().block_keys
 
 

@@ -35,7 +35,7 @@ def refuses(
 ) -> None:
     """Whether site-00 refuses other evidence, or other sealed keys, than an honest server's."""
     with pytest.raises(SecureSumRefused, match=match):
-        sum_.sites["site-00"].open(evidence or sum_.evidence(), keys or sum_.server.keys_for("site-00"))
+        sum_.sites["site-00"].open(evidence or sum_.evidence(), keys or sum_.keys_for("site-00"))
 
 
 def test_attack_bits_changed_to_invent_holders() -> None:
@@ -46,12 +46,12 @@ def test_attack_bits_changed_to_invent_holders() -> None:
 
 
 def with_key(sum_: Sum, key: bytes) -> Mapping[str, bytes]:
-    return {**sum_.server.keys_for("site-00"), "site-01": key}
+    return {**sum_.keys_for("site-00"), "site-01": key}
 
 
 def test_attack_a_sealed_key_of_one_peer_passed_off_as_anothers() -> None:
     sum_ = rare()
-    refuses(sum_, "site-01 was not sealed", keys=with_key(sum_, sum_.server.keys_for("site-00")["site-02"]))
+    refuses(sum_, "site-01 was not sealed", keys=with_key(sum_, sum_.keys_for("site-00")["site-02"]))
 
 
 def test_attack_a_sealed_key_that_was_meant_for_another_site() -> None:
@@ -71,7 +71,7 @@ def test_attack_sealed_shares_of_stage_2_in_the_place_of_a_key_of_stage_4() -> N
 
 def test_attack_a_sealed_key_of_an_old_session_replayed() -> None:
     sum_, old = rare(), rare()
-    refuses(sum_, "site-01 was not sealed", keys=with_key(sum_, old.server.keys_for("site-00")["site-01"]))
+    refuses(sum_, "site-01 was not sealed", keys=with_key(sum_, old.keys_for("site-00")["site-01"]))
 
 
 def test_attack_shares_of_an_old_session_replayed_under_the_key_of_this_one() -> None:
@@ -83,12 +83,12 @@ def test_attack_shares_of_an_old_session_replayed_under_the_key_of_this_one() ->
 
 def test_attack_a_sealed_key_of_a_site_that_sent_no_input() -> None:
     sum_ = rare()
-    refuses(sum_, "sent no input", keys={**sum_.server.keys_for("site-00"), "site-05": bytes(48)})
+    refuses(sum_, "sent no input", keys={**sum_.keys_for("site-00"), "site-05": bytes(48)})
 
 
 def test_attack_sealed_shares_left_out_below_the_threshold() -> None:
     sum_ = rare()
-    evidence, keys = sum_.evidence(), sum_.server.keys_for("site-00")
+    evidence, keys = sum_.evidence(), sum_.keys_for("site-00")
     few = {name: evidence.seeds[name] for name in ("site-00", "site-01")}
     refuses(sum_, "2 sites are left", evidence=replace(evidence, seeds=few), keys={"site-01": keys["site-01"]})
 

@@ -34,6 +34,17 @@ def test_sites_that_drop_out_at_any_stage_are_recovered_down_to_the_threshold(st
     assert all(np.array_equal(unmasked.values[block], expected[block]) for block in expected)
 
 
+def test_each_site_is_given_the_keys_that_the_others_sealed_for_it_and_none_twice() -> None:
+    sum_ = Sum.advertised(list(KEYS)).shared().masked(ALL, {"site-02"})
+    for silent in ({"site-01", "site-04"}, {"site-04"}):
+        # One more answers after keys were asked for.
+        for name in sorted(sum_.server.bits.keys() - silent - sum_.server.counted.keys()):
+            sum_.server.take_count_shares(name, sum_.sites[name].count(list(sum_.server.bits)))
+        for site in sum_.server.bits:
+            one_by_one = {sender: shares.keys[site] for sender, shares in sum_.server.counted.items() if sender != site}
+            assert sum_.keys_for(site) == one_by_one
+
+
 def test_twenty_random_federations_with_dropouts_at_every_stage_give_the_sum_of_all_that_sent_an_input() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
