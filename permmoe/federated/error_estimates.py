@@ -29,7 +29,7 @@ SURE = 1.645
 FEWEST_DEVIATIONS = 3.0
 """Of a combination's number of visits, in deviations of its own noise (`_own_noise`), for anything to be said of it."""
 UNTRUE = 0.05
-"""Of all combinations of which anything is said, the share that is expected to be beyond its bounds."""
+"""Of all combinations of which anything is said, the largest share that is expected beyond its bounds."""
 ROUNDING = 1e-6
 """Visits: by less than this a share of them is above a whole number because it was divided and multiplied."""
 
@@ -40,7 +40,7 @@ Values = Float64[np.ndarray, " bin"]
 @dataclass(frozen=True)
 class ErrorBounds:
     """Between what a combination's figures are without noise, wherever in their bins errors lie; larger errors than
-    `largest_error` count as that here too. Of the combinations that have bounds, 1 in 20 is expected to be beyond."""
+    `largest_error` count as that here too. Of the combinations that have bounds, 1 in 20 at most is expected beyond."""
 
     visits: tuple[float, float]
     mae: tuple[float, float]
