@@ -73,10 +73,11 @@ def over_cohorts_sentence(view: View) -> str:
     beaten = int(((single["p_holm"] < LEVEL) & (single["difference"] > 0)).sum())
     won = int(((single["p_holm"] < LEVEL) & (single["difference"] < 0)).sum())
     cohorts, pairs = int(rows["cohorts"].iloc[0]), f"{len(averaged)} pair{'s' * (len(averaged) != 1)}"
+    told_of = [f"less than {', '.join(better)}"] * bool(better) + [f"more than {', '.join(worse)}"] * bool(worse)
+    found = f"the first method errs {' and '.join(told_of)} beyond chance" if told_of else "nothing is beyond chance"
     return (
-        f"All {cohorts} cohorts together, {pairs} averaged over combinations: the first method errs less beyond chance "
-        f"than {', '.join(better) or 'none'}, and more than {', '.join(worse) or 'none'}. With single combinations it "
-        f"errs less beyond chance in {won} and more in {beaten} of {len(single)}."
+        f"All {cohorts} cohorts together, {pairs} averaged over combinations: {found}. With single combinations the "
+        f"first method errs less beyond chance in {won} and more in {beaten} of {len(single)}."
     )
 
 

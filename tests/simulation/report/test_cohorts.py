@@ -82,7 +82,9 @@ def test_the_report_and_the_page_of_findings_have_the_means_and_say_what_is_beyo
     )  # fmt: skip
     OVER_COHORTS.write(rows, folder)
     html, page = page_of(folder), collected([folder], "").page
-    assert "errs less beyond chance than Flex-MoE, and more than none." in page
+    assert "combinations: the first method errs less than Flex-MoE beyond chance." in page
     assert all("errs less beyond chance in 0 and more in 0 of 1." in text for text in (html, page))
     assert "All cohorts together" in html
+    OVER_COHORTS.write(rows.assign(p_holm=0.2), folder)
+    assert "1 pair averaged over combinations: nothing is beyond chance." in collected([folder], "").page
     assert "| PerM-MoE − Flex-MoE | **−0.200 (−0.300 to −0.100)** | 870 | 0.002 |" in page
