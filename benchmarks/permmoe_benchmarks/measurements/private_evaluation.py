@@ -219,7 +219,8 @@ def write(
         )
     about = (
         f"cohort seed {cohort_seed} (digest `{data.digest[:8]}`), training seeds 0 to {seeds - 1}, each a split and a "
-        f"draw of noise, evaluation.share {share:g}, largest_error {largest_error:g}; {versions()}."
+        f"draw of noise, evaluation.share {share:g}, largest_error {largest_error:g}; "
+        f"{', '.join(f'{name} {version}' for name, version in versions().items())}."
     )
     command = published_command(shlex.join(["python", "benchmarks/private_evaluation.py", *sys.argv[1:]]))
     out.write_text(page(found, bare, command, about))
