@@ -23,10 +23,10 @@ PLAIN = "plain"
 
 
 def costs_of(study: Study) -> pd.DataFrame:
-    """A row for each method, in the study's order, means over its seeds.
+    """A row for each method, the plain one first and the others in the study's order, means over its seeds.
 
-    `rounds`; `megabytes` of messages, to and from all sites together; `seconds` of the whole cell, of `training` at all
-    sites together and of the `server`. Raises ConfigurationError for a study without a plain federation's costs.
+    `rounds`; `megabytes` of messages, to and from all sites together; `seconds` of the whole cell, and of `training` at
+    all sites together, 0 where they do not tell. Raises ConfigurationError for a study without a plain federation.
     """
     rounds, cells = study.table(ROUNDS), study.table(COSTS)
     if rounds is None or cells is None or PLAIN not in set(rounds["method"]):
@@ -35,17 +35,17 @@ def costs_of(study: Study) -> pd.DataFrame:
         )
     rounds = rounds.assign(megabytes=(rounds["bytes_down"] + rounds["bytes_up"]) / 1e6)
     by_round = rounds.groupby(["method", "seed", "round"], as_index=False).agg(
-        megabytes=("megabytes", "sum"), training=("train_seconds", "sum"), server=("server_seconds", "first")
+        megabytes=("megabytes", "sum"), training=("train_seconds", "sum")
     )
     by_cell = by_round.groupby(["method", "seed"], as_index=False).agg(
         rounds=("round", "nunique"),
         megabytes=("megabytes", "sum"),
         training=("training", "sum"),
-        server=("server", "sum"),
     )
     by_cell = by_cell.merge(cells[["method", "seed", "seconds"]], on=["method", "seed"])
     found = by_cell.drop(columns="seed").groupby("method").mean()
-    return found.loc[[method for method in study.summary.methods if method in found.index]]
+    others = [method for method in study.summary.methods if method in found.index and method != PLAIN]
+    return found.loc[[PLAIN, *others]]
 
 
 def costs_page(study: Study, command: str) -> str:
@@ -64,17 +64,20 @@ def costs_page(study: Study, command: str) -> str:
         f"{digests}; {versions}.",
         "",
         "Bytes are of all hospitals together, up and down, over the whole study. *Training* is the hospitals' own, one "
-        "after another; *whole* is everything that the simulation does, predictions of the test patients among it. "
+        "after another, which in a secure sum they do not tell; *whole* is everything that the simulation does, "
+        "predictions of the test patients among it. "
         "What each part gained is in [studies.md](studies.md).",
         "",
-        "| part | rounds | MB | × plain | training, s | × plain | server, s | whole, s | × plain |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| part | rounds | MB | × plain | training, s | × plain | whole, s | × plain |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for method, own in found.iterrows():
+        of_plain = {name: f"{own[name] / plain[name]:.2f}" for name in ("megabytes", "training", "seconds")}
+        # No hospital of a secure sum tells its own times.
+        training = f"{own.training:.1f} | {of_plain['training']}" if own.training else "– | –"
         lines.append(
-            f"| {told.methods[str(method)].label} | {own.rounds:.0f} | {own.megabytes:.1f} | "
-            f"{own.megabytes / plain.megabytes:.2f} | {own.training:.1f} | {own.training / plain.training:.2f} | "
-            f"{own.server:.2f} | {own.seconds:.1f} | {own.seconds / plain.seconds:.2f} |"
+            f"| {told.methods[str(method)].label} | {own.rounds:.0f} | {own.megabytes:.1f} | {of_plain['megabytes']} | "
+            f"{training} | {own.seconds:.1f} | {of_plain['seconds']} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from permmoe_simulation.summary import MethodSummary, Summary
 SUMMARY = Summary(
     study="costs", synthetic=True, modalities=("t1",), seeds=(0,), date="2026-01-05", machine="a machine",
     command="python simulation/run.py costs.yaml", digests={"study": "0f" * 32}, versions={"torch": "2.0"},
-    methods={"plain": MethodSummary(label="plain one"), "secure": MethodSummary(label="secure sum")},
+    methods={"secure": MethodSummary(label="secure sum"), "plain": MethodSummary(label="plain one")},
 )  # fmt: skip
 
 
@@ -33,19 +33,24 @@ def study(*rows: dict[str, object]) -> Study:
 SECURE, PLAIN = rounds_of("secure", 3, 3_000_000, 2.0), rounds_of("plain", 3, 1_000_000, 1.0)
 
 
-def test_bytes_and_training_are_those_of_all_sites_and_the_servers_time_counts_once_a_round() -> None:
+def test_bytes_and_training_are_those_of_all_sites_and_rounds() -> None:
     found = costs_of(study(*reversed(SECURE + PLAIN)))
     assert list(found.index) == ["plain", "secure"]
     assert found.loc["plain"].to_dict() == {
-        "rounds": 3, "megabytes": 12.0, "training": 6.0, "server": 1.5, "seconds": 10.0,
+        "rounds": 3, "megabytes": 12.0, "training": 6.0, "seconds": 10.0,
     }  # fmt: skip
 
 
 def test_the_page_holds_every_part_against_the_plain_federation() -> None:
     page = costs_page(study(*SECURE, *PLAIN), "python costs.py")
-    assert "| plain one | 3 | 12.0 | 1.00 | 6.0 | 1.00 | 1.50 | 10.0 | 1.00 |" in page
-    assert "| secure sum | 3 | 24.0 | 2.00 | 12.0 | 2.00 | 1.50 | 15.0 | 1.50 |" in page
+    assert "| plain one | 3 | 12.0 | 1.00 | 6.0 | 1.00 | 10.0 | 1.00 |" in page
+    assert "| secure sum | 3 | 24.0 | 2.00 | 12.0 | 2.00 | 15.0 | 1.50 |" in page
     assert "SYNTHETIC DATA" in page and "`python costs.py`" in page and "study `0f0f0f0f`" in page
+
+
+def test_training_that_a_secure_sum_does_not_tell_is_no_number() -> None:
+    silent = [{**row, "train_seconds": float("nan")} for row in SECURE]
+    assert "| secure sum | 3 | 24.0 | 2.00 | – | – | 15.0 | 1.50 |" in costs_page(study(*silent, *PLAIN), "costs")
 
 
 def test_costs_without_a_plain_federation_are_refused_and_the_command_is_named() -> None:
