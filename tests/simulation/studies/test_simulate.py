@@ -92,9 +92,10 @@ def is_running(process: int) -> bool:
 
 
 OF_SOME_STUDIES = (
-    "gaps", "along_axis", "trends", "again", "ladder", "ladder_columns", "newcomers", "forgetting"
+    "gaps", "along_axis", "trends", "again", "ladder", "ladder_columns", "newcomers", "forgetting", "over_cohorts"
 )  # fmt: skip
-"""Tables of studies that name a gap, an axis, a ladder, new hospitals or whom to forget, or have seeds to judge by."""
+"""Tables of studies that name a gap, an axis, a ladder, cohorts, new hospitals or whom to forget, or have seeds that a
+judgement needs."""
 
 
 def test_every_promised_table_is_there_with_its_columns(finished: Path) -> None:
