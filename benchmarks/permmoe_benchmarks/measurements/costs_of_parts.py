@@ -60,7 +60,7 @@ def costs_page(study: Study, command: str) -> str:
         f"{told.data_label.upper()}, a cohort of development, of which no accuracy is reported. One training of each, "
         f"one after another in one process on {told.machine}, with seeds {', '.join(map(str, told.seeds))}.",
         "",
-        f"This page is made by `{command}`; do not edit it. Repeat: `{published_command(told.command)}`. {told.date}; "
+        f"This page is made by `{command}`; do not edit it. Repeat: `{published_command(told.command)} --workers 1`. {told.date}; "
         f"{digests}; {versions}.",
         "",
         "Bytes are of all hospitals together, up and down, over the whole study. *Training* is the hospitals' own, one "
