@@ -60,8 +60,8 @@ def costs_page(study: Study, command: str) -> str:
         f"{told.data_label.upper()}, a cohort of development, of which no accuracy is reported. One training of each, "
         f"one after another in one process on {told.machine}, with seeds {', '.join(map(str, told.seeds))}.",
         "",
-        f"This page is made by `{command}`; do not edit it. Repeat: `{published_command(told.command)} --workers 1`. {told.date}; "
-        f"{digests}; {versions}.",
+        f"This page is made by `{command}`; do not edit it. Repeat: "
+        f"`{published_command(told.command)} --workers 1`. {told.date}; {digests}; {versions}.",
         "",
         "Bytes are of all hospitals together, up and down, over the whole study. *Training* is the hospitals' own, one "
         "after another, which in a secure sum they do not tell; *whole* is everything that the simulation does, "
